@@ -99,7 +99,8 @@ fn main() {
     let wanted = |workload: &str| {
         options.workloads.is_empty()
             || options.workloads.iter().any(|name| {
-                workload == name || workload.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
+                workload == name
+                    || workload.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
             })
     };
     let all = TIMED.iter().chain(&FRAMES).chain(&RESIDENT).chain(["tables"].iter()).chain(&COLLECT);
@@ -115,9 +116,11 @@ fn main() {
         .chain([&COLLECTOR])
         .filter(|side| match options.sides.as_slice() {
             [] => true,
-            names => names.iter().any(|name| {
-                side.name == name || sides::named(name).is_some_and(|named| named.base == Some(side.name))
-            }) || (side.name == COLLECTOR.name && names.iter().any(|name| name == "heapgauge")),
+            names => {
+                names.iter().any(|name| {
+                    side.name == name || sides::named(name).is_some_and(|named| named.base == Some(side.name))
+                }) || (side.name == COLLECTOR.name && names.iter().any(|name| name == "heapgauge"))
+            }
         })
         .filter(|side| side.name != COLLECTOR.name || COLLECT.iter().any(|workload| wanted(workload)))
         .collect();
@@ -129,8 +132,12 @@ fn main() {
             std::process::exit(2);
         }
     });
-    let mut runner =
-        Runner { milliseconds: options.milliseconds, raw, begin: Instant::now(), results: Results::default() };
+    let mut runner = Runner {
+        milliseconds: options.milliseconds,
+        raw,
+        begin: Instant::now(),
+        results: Results::default(),
+    };
     build::all(&chosen, &mut runner.results);
 
     let timed: Vec<&'static str> = TIMED.into_iter().filter(|workload| wanted(workload)).collect();
@@ -164,7 +171,10 @@ fn main() {
         }
     }
     eprintln!("all done after {} s", runner.begin.elapsed().as_secs());
-    print!("{}", tables::all(&runner.results, &chosen, options.rounds, options.peer_rounds, options.milliseconds));
+    print!(
+        "{}",
+        tables::all(&runner.results, &chosen, options.rounds, options.peer_rounds, options.milliseconds)
+    );
 }
 
 impl Runner {

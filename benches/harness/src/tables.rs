@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::Results;
 use crate::sides::{COLLECTOR, Role, Side};
 use crate::stats::{median, quantile};
-use crate::{COLLECT, RESIDENT, TIMED};
+use crate::{COLLECT, RESIDENT};
 
 /// Tables with nothing in them are left out.
 pub fn all(results: &Results, sides: &[&Side], rounds: u32, peer_rounds: u32, milliseconds: u64) -> String {
@@ -103,7 +103,8 @@ impl Page<'_> {
                         let (side, base) = (numbers(&side, "ns"), numbers(&base, "ns"));
                         let minus = *workload == "deep-25";
                         let apart = |side: f64, base: f64| if minus { side - base } else { side / base };
-                        let each: Vec<f64> = side.iter().zip(&base).map(|(side, base)| apart(*side, *base)).collect();
+                        let each: Vec<f64> =
+                            side.iter().zip(&base).map(|(side, base)| apart(*side, *base)).collect();
                         spread(apart(median(&side), median(&base)), &each, minus)
                     }
                     _ => self.reason(side, workload),
@@ -124,7 +125,8 @@ impl Page<'_> {
         self.heading("Nanoseconds to allocate and free one `Box`", &["side"], &heads);
         for side in self.sides.iter().filter(|side| side.role != Role::Collector) {
             let name = self.name(side);
-            let at: Vec<Option<f64>> = depths.iter().map(|workload| self.nanoseconds(side, workload)).collect();
+            let at: Vec<Option<f64>> =
+                depths.iter().map(|workload| self.nanoseconds(side, workload)).collect();
             let mut row = format!("| {name} |");
             for (workload, nanoseconds) in depths.iter().zip(&at) {
                 let cell = nanoseconds.map_or_else(|| self.reason(side, workload), |ns| format!("{ns:.1}"));
@@ -177,7 +179,10 @@ impl Page<'_> {
             for base in &bases {
                 let bare = self.bytes(base.name, shape);
                 let cell = bare.map_or_else(|| self.reason(base, shape), |bytes| format!("{bytes:.1}"));
-                let tracked = self.sides.iter().find(|side| side.role == Role::Heapgauge && side.base == Some(base.name));
+                let tracked = self
+                    .sides
+                    .iter()
+                    .find(|side| side.role == Role::Heapgauge && side.base == Some(base.name));
                 let with = match (bare, tracked, tracked.and_then(|side| self.bytes(side.name, shape))) {
                     (Some(bare), _, Some(bytes)) => {
                         format!("{bytes:.1} ({:+.1}, {:+.1} %)", bytes - bare, (bytes / bare - 1.0) * 100.0)
@@ -197,11 +202,15 @@ impl Page<'_> {
                 .into_iter()
                 .map(|side| {
                     let bytes = self.bytes(side.name, "rss-0");
-                    let more = bytes.map_or_else(|| self.reason(side, "rss-0"), |bytes| format!("{:+.0}", bytes - bare));
+                    let more = bytes
+                        .map_or_else(|| self.reason(side, "rss-0"), |bytes| format!("{:+.0}", bytes - bare));
                     format!("{} {more}", self.name(side))
                 })
                 .collect();
-            let line = format!("\nBytes more than glibc alone for a block of 8 to 128 bytes: {}.\n", more.join(", "));
+            let line = format!(
+                "\nBytes more than glibc alone for a block of 8 to 128 bytes: {}.\n",
+                more.join(", ")
+            );
             self.text.push_str(&line);
         }
     }
@@ -246,7 +255,11 @@ impl Page<'_> {
         if counts.is_empty() || !self.sides.iter().any(|side| side.role == Role::Collector) {
             return;
         }
-        let heads = ["ms of CPU, first time", "ms of CPU, names cached", "lost by a thread that allocates, while collections follow each other"];
+        let heads = [
+            "ms of CPU, first time",
+            "ms of CPU, names cached",
+            "lost by a thread that allocates, while collections follow each other",
+        ];
         self.heading("A collection, stacks booked in 2 threads", &["stacks"], &heads);
         for workload in counts {
             let count = workload.trim_start_matches("collect-");
@@ -293,7 +306,10 @@ impl Page<'_> {
     }
 
     fn has_failed(&self, side: &Side, workload: &str) -> bool {
-        self.results.failures.keys().any(|(name, of)| *name == side.name && (of.is_empty() || *of == workload))
+        self.results
+            .failures
+            .keys()
+            .any(|(name, of)| *name == side.name && (of.is_empty() || *of == workload))
     }
 
     fn bytes(&self, side: &str, shape: &str) -> Option<f64> {
@@ -308,7 +324,10 @@ impl Page<'_> {
             Some((_, pairs)) => pairs.iter().map(|(of_side, _)| of_side.clone()).collect(),
             None => {
                 let alone = self.results.alone.iter();
-                alone.filter(|((name, of), _)| *name == side.name && *of == workload).flat_map(|(_, v)| v.clone()).collect()
+                alone
+                    .filter(|((name, of), _)| *name == side.name && *of == workload)
+                    .flat_map(|(_, v)| v.clone())
+                    .collect()
             }
         };
         let values = numbers(&values, "ns");
@@ -383,12 +402,5 @@ mod tests {
     fn versions_come_from_the_lock_file() {
         assert_eq!(version("dhat"), Some("0.3.3"));
         assert_eq!(version("no such package"), None);
-    }
-
-    #[test]
-    fn no_workload_of_the_tables_is_unknown() {
-        for workload in ["json-1", "json-2", "html", "script", "branch", "deep-5", "deep-25", "deep-60"] {
-            assert!(TIMED.contains(&workload), "{workload}");
-        }
     }
 }

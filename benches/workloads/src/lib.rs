@@ -6,6 +6,7 @@
 //! on the workload, so that the harness sees whether all sides did the same work, and nothing can be left out
 //! by the optimiser.
 
+mod collect;
 mod deep;
 mod json;
 mod memory;
@@ -27,8 +28,19 @@ pub struct Side {
     pub tracker_memory: Option<fn() -> u64>,
     /// Records at least 64 frames of a stack from now on.
     pub whole_stacks: Option<fn()>,
-    /// Begins collecting: what comes back makes one collection a call and tells how many stacks it saw.
-    pub collector: Option<fn() -> Box<dyn FnMut() -> usize + Send>>,
+    /// Makes a collector: each call of it is a collection.
+    pub collector: Option<fn() -> Collect>,
+}
+
+/// One collector: a call collects, and gives its latest collection out again for a second.
+pub type Collect = Box<dyn FnMut() -> Collected>;
+
+/// What one collection says about itself.
+pub struct Collected {
+    /// Counts the collections of this collector: a number seen before is the same collection.
+    pub number: u64,
+    /// Live blocks of the sites that are shown.
+    pub named_blocks: u64,
 }
 
 impl Side {
@@ -82,8 +94,7 @@ fn run(side: &Side, workload: &str, time: Duration) -> Option<Value> {
         ("branch", None) => deep::branch(time),
         ("rss", Some(shape)) => memory::resident(shape)?,
         ("tables", None) => memory::tables(side.tracker_memory),
-        ("collect", Some(stacks)) => memory::collect(side.collector?, stacks, time),
+        ("collect", Some(stacks)) => collect::run(side.collector?, stacks),
         _ => return None,
     })
 }
-

@@ -1,14 +1,12 @@
-//! What tracking costs in memory, and what reading it costs in time.
+//! What tracking costs in memory.
 
 use std::alloc::Layout;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Barrier, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
-use crate::deep::{self, grow};
+use crate::deep::grow;
 use crate::timing::Numbers;
 
 /// Resident bytes of this process.
@@ -147,98 +145,4 @@ fn body(work: fn(&mut Vec<Box<[u64; 2]>>), hold: impl Fn()) {
     work(&mut blocks);
     hold();
     black_box(&blocks);
-}
-
-/// How long one collection takes with `stacks` live stacks counted in two threads, and how much an allocating
-/// thread loses while collections follow each other without a pause.
-pub fn collect(begin: fn() -> Box<dyn FnMut() -> usize + Send>, stacks: usize, time: Duration) -> Value {
-    let mut collect = begin();
-    let stop = Arc::new(AtomicBool::new(false));
-    let turns = Arc::new(AtomicU64::new(0));
-    let (ready, wait_ready) = mpsc::channel();
-    // Both have booked all stacks. The first goes on allocating; the second only keeps its counts, because with
-    // two cores a third busy thread would measure the scheduler.
-    let threads: Vec<_> = [true, false]
-        .into_iter()
-        .map(|busy| {
-            let (stop, turns, ready) = (stop.clone(), turns.clone(), ready.clone());
-            std::thread::spawn(move || {
-                let mut blocks = Vec::with_capacity(stacks);
-                grow(stacks, deep::addresses() + 8, &mut blocks);
-                ready.send(()).expect("the measuring thread waits");
-                while !stop.load(Relaxed) {
-                    if busy {
-                        for turn in 0..64_u64 {
-                            black_box(Box::new([turn; 8]));
-                        }
-                        // Only this thread writes.
-                        turns.store(turns.load(Relaxed) + 64, Relaxed);
-                    } else {
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                }
-                black_box(&blocks);
-            })
-        })
-        .collect();
-    for _ in &threads {
-        wait_ready.recv().expect("the threads are alive");
-    }
-
-    // Names are cached once a collection is no longer much slower than the next; some more to be sure.
-    let first = cpu_milliseconds(&mut collect);
-    let naming = Instant::now();
-    let mut before = first;
-    while naming.elapsed() < Duration::from_secs(20) {
-        let now = cpu_milliseconds(&mut collect);
-        if now > before * 0.9 && now < before * 1.1 {
-            break;
-        }
-        before = now;
-    }
-    let mut seen = 0;
-    let mut collections: Vec<f64> = (0..9).map(|_| cpu_milliseconds(|| seen = collect())).collect();
-    collections.sort_by(f64::total_cmp);
-
-    // The same thread, busy with collections or with arithmetic, in turns.
-    let rate = |work: &mut dyn FnMut()| {
-        let (from, begin) = (turns.load(Relaxed), Instant::now());
-        while begin.elapsed() < time / 4 {
-            work();
-        }
-        (turns.load(Relaxed) - from) as f64 / begin.elapsed().as_secs_f64()
-    };
-    let (mut collecting, mut computing) = (0.0, 0.0);
-    for _ in 0..4 {
-        computing += rate(&mut || {
-            black_box((0..10_000_u64).fold(1, |sum, turn| sum ^ black_box(turn)));
-        });
-        collecting += rate(&mut || {
-            black_box(collect());
-        });
-    }
-    stop.store(true, Relaxed);
-    for thread in threads {
-        thread.join().expect("an allocating thread");
-    }
-    json!({
-        "first_ms": first,
-        "ms": collections[collections.len() / 2],
-        "loss": 1.0 - collecting / computing,
-        "seen": seen,
-        "checksum": stacks,
-    })
-}
-
-/// Processor time of the calling thread, so that other processes do not count.
-fn cpu_milliseconds<R>(mut work: impl FnMut() -> R) -> f64 {
-    let now = || {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the clock is a constant and the struct is ours.
-        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-        time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-    };
-    let begin = now();
-    black_box(work());
-    now() - begin
 }

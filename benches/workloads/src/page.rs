@@ -29,7 +29,8 @@ fn page() -> String {
     let mut numbers = Numbers::new(2);
     let mut text = String::from("<!DOCTYPE html><html><head><title>List</title></head><body>");
     while text.len() < 100_000 {
-        write!(text, "<h2 id=s{0}>Section {0}</h2><p>", numbers.below(10_000)).expect("a String takes everything");
+        write!(text, "<h2 id=s{0}>Section {0}</h2><p>", numbers.below(10_000))
+            .expect("a String takes everything");
         for _ in 0..60 + numbers.below(240) {
             write!(text, "word{} ", numbers.below(2_000)).expect("a String takes everything");
         }

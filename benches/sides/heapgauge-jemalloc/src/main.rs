@@ -1,7 +1,7 @@
 //! heapgauge around jemalloc.
 
 #[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator<tikv_jemallocator::Jemalloc> = 
+static ALLOC: heapgauge::TrackingAllocator<tikv_jemallocator::Jemalloc> =
     heapgauge::TrackingAllocator::new(tikv_jemallocator::Jemalloc);
 
 fn main() {

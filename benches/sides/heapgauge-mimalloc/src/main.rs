@@ -1,7 +1,7 @@
 //! heapgauge around mimalloc.
 
 #[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator<mimalloc::MiMalloc> = 
+static ALLOC: heapgauge::TrackingAllocator<mimalloc::MiMalloc> =
     heapgauge::TrackingAllocator::new(mimalloc::MiMalloc);
 
 fn main() {
