@@ -48,56 +48,51 @@ pub fn run(begin: fn() -> Collect, stacks: usize) -> Value {
     }
 
     // In a collector's first collections stacks get their names.
-    let mut collectors: Vec<Collect> = (0..COLLECTORS).map(|_| begin()).collect();
-    let mut numbers = [0; COLLECTORS];
-    let mut once = |collectors: &mut [Collect]| {
+    let mut collectors: Vec<Collector> =
+        (0..COLLECTORS).map(|_| Collector { collect: begin(), number: 0 }).collect();
+    let all_named = 2 * stacks as u64;
+    let mut first = None;
+    let mut turns_to_name = 0;
+    loop {
         let mut unnamed = 0;
-        let each: Vec<f64> = collectors
-            .iter_mut()
-            .zip(&mut numbers)
-            .map(|(collect, number)| {
-                let (milliseconds, Collected { number: now, named_blocks }) = processor_time(collect);
-                assert!(now > *number, "a collection was given out twice");
-                *number = now;
-                unnamed += usize::from(named_blocks < 2 * stacks as u64);
-                milliseconds
-            })
-            .collect();
-        (each, unnamed)
-    };
-    let (first, mut unnamed) = once(&mut collectors);
-    let mut turns_to_name = 1;
-    while unnamed > 0 && turns_to_name < 40 {
-        std::thread::sleep(Duration::from_millis(1_020));
-        unnamed = once(&mut collectors).1;
+        for collector in &mut collectors {
+            let (milliseconds, named_blocks) = collector.once();
+            first.get_or_insert(milliseconds);
+            unnamed += usize::from(named_blocks < all_named);
+        }
         turns_to_name += 1;
+        if unnamed == 0 {
+            break;
+        }
+        assert!(turns_to_name < 40, "after {turns_to_name} collections not all stacks have a name");
+        std::thread::sleep(Duration::from_millis(1_020));
     }
-    assert_eq!(unnamed, 0, "after {turns_to_name} collections not all stacks have a name");
 
-    // This thread collects for some milliseconds, then computes as long: what the other loses is due to the
-    // collections and not to this thread's being busy.
-    let mut all = vec![];
-    let (mut collecting, mut computing) = (Rate::default(), Rate::default());
+    // This thread collects, then computes as long: what the other loses is due to the collection and not to this
+    // thread's being busy.
+    let (mut times, mut losses) = (vec![], vec![]);
     for _ in 0..TURNS {
         std::thread::sleep(Duration::from_millis(1_020));
-        let took = collecting.during(&operations, || all.extend(once(&mut collectors).0));
-        computing.during(&operations, || {
-            let begin = Instant::now();
-            while begin.elapsed() < took {
-                black_box((0..1_000_u64).fold(1, |sum, number| sum ^ black_box(number)));
-            }
-        });
+        for collector in &mut collectors {
+            let (took, collecting) = rate(&operations, || times.push(collector.once().0));
+            let (_, computing) = rate(&operations, || {
+                let begin = Instant::now();
+                while begin.elapsed() < took {
+                    black_box((0..200_u64).fold(1, |sum, number| sum ^ black_box(number)));
+                }
+            });
+            losses.push(1.0 - collecting / computing);
+        }
     }
     stop.store(true, Relaxed);
     for thread in threads {
         thread.join().expect("a thread that allocates");
     }
-    all.sort_by(f64::total_cmp);
     json!({
-        "first_ms": first[0],
+        "first_ms": first,
         "turns_to_name": turns_to_name,
-        "ms": all[all.len() / 2],
-        "loss": 1.0 - collecting.per_second() / computing.per_second(),
+        "ms": median(times),
+        "loss": median(losses),
         "checksum": stacks,
     })
 }
@@ -111,25 +106,32 @@ fn allocate(operations: &AtomicU64) {
     operations.store(operations.load(Relaxed) + 64, Relaxed);
 }
 
-/// Operations of another thread, counted while this one does something.
-#[derive(Default)]
-struct Rate {
-    operations: u64,
-    time: Duration,
+/// How long it took, and operations of the other thread a second meanwhile.
+fn rate(operations: &AtomicU64, work: impl FnOnce()) -> (Duration, f64) {
+    let (from, begin) = (operations.load(Relaxed), Instant::now());
+    work();
+    let took = begin.elapsed();
+    (took, (operations.load(Relaxed) - from) as f64 / took.as_secs_f64())
 }
 
-impl Rate {
-    fn during(&mut self, operations: &AtomicU64, work: impl FnOnce()) -> Duration {
-        let (from, begin) = (operations.load(Relaxed), Instant::now());
-        work();
-        let took = begin.elapsed();
-        self.operations += operations.load(Relaxed) - from;
-        self.time += took;
-        took
-    }
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
 
-    fn per_second(&self) -> f64 {
-        self.operations as f64 / self.time.as_secs_f64()
+/// A collector and the number of its latest collection.
+struct Collector {
+    collect: Collect,
+    number: u64,
+}
+
+impl Collector {
+    /// Milliseconds of processor time a new collection took, and the blocks it has a name for.
+    fn once(&mut self) -> (f64, u64) {
+        let (milliseconds, Collected { number, named_blocks }) = processor_time(&mut self.collect);
+        assert!(number > self.number, "a collection was given out twice");
+        self.number = number;
+        (milliseconds, named_blocks)
     }
 }
 

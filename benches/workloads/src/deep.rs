@@ -86,13 +86,16 @@ fn split(depth: u32, left: &mut u32) -> u64 {
     black_box(first) + black_box(second) + black_box(third)
 }
 
+/// One block for each stack.
+pub type Blocks = Vec<Box<[u64; 2]>>;
+
 /// Makes `count` live stacks of exactly `frames` return addresses up to and including the caller's, each with
 /// one block, and pushes the blocks. Room in `blocks` must be there already.
 ///
 /// # Panics
 ///
 /// If the caller's own stack leaves no room for enough branches.
-pub fn grow(count: usize, frames: usize, blocks: &mut Vec<Box<[u64; 2]>>) {
+pub fn grow(count: usize, frames: usize, blocks: &mut Blocks) {
     let depth = frames.checked_sub(addresses() + 1).expect("a shallower stack");
     assert!(8_usize.pow(depth as u32) >= count, "{depth} frames are too few for {count} stacks");
     let full = blocks.len() + count;
@@ -103,7 +106,7 @@ pub fn grow(count: usize, frames: usize, blocks: &mut Vec<Box<[u64; 2]>>) {
 
 /// Eight call sites, so that few frames make many stacks.
 #[inline(never)]
-fn fan(depth: usize, full: usize, blocks: &mut Vec<Box<[u64; 2]>>) -> usize {
+fn fan(depth: usize, full: usize, blocks: &mut Blocks) -> usize {
     if blocks.len() == full {
         return 0;
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 
 use serde_json::{Value, json};
 
-use crate::deep::grow;
+use crate::deep::{Blocks, grow};
 use crate::timing::Numbers;
 
 /// Resident bytes of this process.
@@ -113,7 +113,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(count: usize, work: fn(&mut Vec<Box<[u64; 2]>>)) -> Held {
+    fn new(count: usize, work: fn(&mut Blocks)) -> Held {
         let (done, all_done) = (Arc::new(Barrier::new(count + 1)), Arc::new(Barrier::new(count + 1)));
         let threads = (0..count)
             .map(|_| {
@@ -139,7 +139,7 @@ impl Held {
 }
 
 #[inline(never)]
-fn body(work: fn(&mut Vec<Box<[u64; 2]>>), hold: impl Fn()) {
+fn body(work: fn(&mut Blocks), hold: impl Fn()) {
     // Room that is reserved and not resident until used, in every thread alike.
     let mut blocks = Vec::with_capacity(20_000);
     work(&mut blocks);
