@@ -77,13 +77,36 @@ fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(reason(&String::from_utf8_lossy(&output.stderr))) }
 }
 
-/// The first error in one line, with the lines that belong to it.
+/// The first error in one line, without where this machine keeps things.
 fn reason(stderr: &str) -> String {
-    let mut lines = stderr.lines().map(str::trim).skip_while(|line| !line.contains("error"));
+    let is_error = |line: &&str| line.starts_with("error") || line.contains(": error");
+    let mut lines = stderr.lines().map(str::trim).skip_while(|line| !is_error(line));
     let first = lines.next().unwrap_or("cargo says nothing").trim_start_matches("error: ");
-    if !first.ends_with(':') {
-        return first.to_string();
+    let reason = match (first.ends_with(':'), lines.next()) {
+        (true, Some(second)) => format!("{first} {second}"),
+        _ => first.to_string(),
+    };
+    let here = root().parent().unwrap_or(root());
+    reason.replace(&format!("{}/", here.display()), "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_is_the_reason() {
+        let stderr =
+            "a/lib.rs:2:1: warning: never used\nb/main.rs:1:2: error[E0433]: no `C` in `b`\nerror: could not";
+        assert_eq!(reason(stderr), "b/main.rs:1:2: error[E0433]: no `C` in `b`");
     }
-    let rest: Vec<&str> = lines.take_while(|line| !line.is_empty() && !line.contains(": ")).collect();
-    format!("{first} {}", rest.join(", "))
+
+    #[test]
+    fn a_reason_in_two_lines_is_one() {
+        let stderr = "error: rustc 1.95.0 is not supported by the following package:\n  p@0.3.0 requires rustc 1.96\nEither";
+        assert_eq!(
+            reason(stderr),
+            "rustc 1.95.0 is not supported by the following package: p@0.3.0 requires rustc 1.96"
+        );
+    }
 }

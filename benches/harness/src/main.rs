@@ -185,7 +185,9 @@ impl Runner {
             if self.failed(side, workload) || self.failed(base, workload) {
                 return;
             }
-            self.progress(side, workload, round, rounds);
+            if round == 0 {
+                self.progress(side, workload, rounds);
+            }
             let side_first = round % 2 == 1;
             let first = self.run(if side_first { side } else { base }, workload);
             let second = self.run(if side_first { base } else { side }, workload);
@@ -208,7 +210,9 @@ impl Runner {
             if self.failed(side, workload) {
                 return;
             }
-            self.progress(side, workload, round, rounds);
+            if round == 0 {
+                self.progress(side, workload, rounds);
+            }
             if let Some(said) = self.run(side, workload) {
                 self.results.alone.entry((side.name, workload)).or_default().push(said);
             }
@@ -219,9 +223,9 @@ impl Runner {
         ["", workload].iter().any(|workload| self.results.failures.contains_key(&(side.name, *workload)))
     }
 
-    fn progress(&self, side: &Side, workload: &str, round: u32, rounds: u32) {
+    fn progress(&self, side: &Side, workload: &str, rounds: u32) {
         let seconds = self.begin.elapsed().as_secs();
-        eprintln!("{seconds:>4} s  {} {workload} {}/{rounds}", side.name, round + 1);
+        eprintln!("{seconds:>4} s  {} {workload}, {rounds} rounds", side.name);
     }
 
     fn run(&mut self, side: &Side, workload: &'static str) -> Option<Value> {

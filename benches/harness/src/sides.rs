@@ -20,10 +20,12 @@ pub struct Side {
     pub role: Role,
     pub base: Option<&'static str>,
     pub frame_pointers: bool,
+    /// What a reader must know to compare it with the others.
+    pub remark: &'static str,
 }
 
 const fn side(name: &'static str, package: &'static str, role: Role, base: Option<&'static str>) -> Side {
-    Side { name, package, role, base, frame_pointers: false }
+    Side { name, package, role, base, frame_pointers: false, remark: "" }
 }
 
 const fn peer(name: &'static str, package: &'static str) -> Side {
@@ -34,16 +36,26 @@ const fn with_frame_pointers(side: Side) -> Side {
     Side { frame_pointers: true, ..side }
 }
 
+const fn remarked(side: Side, remark: &'static str) -> Side {
+    Side { remark, ..side }
+}
+
 /// In the order of the tables.
 pub const SIDES: [Side; 12] = [
     side("system", "", Role::Bare, None),
     side("heapgauge", "heapgauge", Role::Heapgauge, Some("system")),
     with_frame_pointers(peer("heapscope", "heapscope")),
-    with_frame_pointers(peer("pprof-alloc", "pprof-alloc")),
-    peer("dhat", "dhat"),
+    remarked(
+        with_frame_pointers(peer("pprof-alloc", "pprof-alloc")),
+        "set to record every block; its default is one per 512 KiB",
+    ),
+    remarked(peer("dhat", "dhat"), "keeps 10 frames of a stack, its default"),
     peer("alloc-track", "alloc-track"),
-    peer("re-memory", "re_memory"),
-    peer("jemalloc-prof", "tikv-jemallocator"),
+    remarked(peer("re_memory", "re_memory"), "set to record every block; its default leaves out small ones"),
+    remarked(
+        peer("jemalloc-prof", "tikv-jemallocator"),
+        "samples one stack per 512 KiB (lg_prof_sample 19); much of the difference to System is jemalloc itself",
+    ),
     side("jemalloc", "tikv-jemallocator", Role::Bare, None),
     side("heapgauge-jemalloc", "heapgauge", Role::Heapgauge, Some("jemalloc")),
     side("mimalloc", "mimalloc", Role::Bare, None),

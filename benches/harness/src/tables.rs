@@ -341,9 +341,10 @@ impl Page<'_> {
             Some(version) => format!("{} {version}", side.name),
             None => side.name.to_string(),
         };
-        if let Some(note) = self.results.notes.get(side.name) {
+        let note = self.results.notes.get(side.name).map_or("", String::as_str);
+        for remark in [side.remark, note].into_iter().filter(|remark| !remark.is_empty()) {
             name.push(' ');
-            name.push_str(&self.remark(format!("{}: {note}", side.name)));
+            name.push_str(&self.remark(format!("{}: {remark}", side.name)));
         }
         name
     }
