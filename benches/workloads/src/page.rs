@@ -1,4 +1,5 @@
-//! A gentler real program: parse a 100 kB HTML page into a tree, select in it, drop it, repeat.
+//! A gentler real program, a fifth as many allocations a millisecond as `json`: parse a 100 kB HTML page into a
+//! tree, select in it, drop it, repeat.
 
 use std::fmt::Write;
 use std::hint::black_box;

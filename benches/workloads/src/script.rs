@@ -1,5 +1,5 @@
 //! A gentler real program with deep stacks: a script interpreter running a script that computes with numbers and
-//! makes maps, arrays and strings, some 3,000 allocations per millisecond.
+//! makes maps, arrays and strings, a fifth as many allocations a millisecond as `json`.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ keys.sort();
 let joined = "";
 for key in keys { joined += key + "=" + counts[key] + ";"; }
 let primes = 0;
-for number in 2..1500 {
+for number in 2..1000 {
     let divisor = 2;
     while divisor * divisor <= number && number % divisor != 0 { divisor += 1; }
     if divisor * divisor > number { primes += 1; }
