@@ -56,7 +56,7 @@ fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
     let Some(first) = sides.first() else { return Ok(()) };
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["build", "--quiet", "--locked", "--release", "--message-format", "short"])
+        .args(["build", "--quiet", "--release", "--message-format", "short"])
         .arg("--target-dir")
         .arg(target(first.frame_pointers))
         .current_dir(root())
