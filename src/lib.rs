@@ -31,3 +31,9 @@ pub use control::{
     traced_memory, tracker_memory,
 };
 pub use error::Error;
+
+mod frame;
+mod symbols;
+
+pub use frame::{Frame, Traceback};
+pub use symbols::LOOK_THROUGH;
