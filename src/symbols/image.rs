@@ -32,7 +32,9 @@ fn parse_maps(maps: &str) -> Vec<Module> {
         // 55d96c4bf000-55d96c4c5000 r-xp 00001000 fe:00 1234   /path/with blanks
         let Some(at) = line.find('/') else { continue };
         let path = line[at..].trim_end_matches(" (deleted)");
-        let Some((low, high)) = line.split(' ').next().and_then(|range| range.split_once('-')) else { continue };
+        let Some((low, high)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+            continue;
+        };
         let (Ok(low), Ok(high)) = (usize::from_str_radix(low, 16), usize::from_str_radix(high, 16)) else {
             continue;
         };
@@ -52,9 +54,7 @@ fn parse_maps(maps: &str) -> Vec<Module> {
 
 /// The module that holds `address`.
 pub(super) fn module_of(modules: &[Module], address: usize) -> Option<usize> {
-    modules
-        .iter()
-        .position(|module| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address)))
+    modules.iter().position(|module| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address)))
 }
 
 /// The symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.

@@ -23,6 +23,7 @@ use crate::frame::{Frame, Traceback, UNKNOWN};
 use image::{Functions, Image, Module};
 use origin::{Layout, Origin, Place};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -42,6 +43,9 @@ const LEAST_PER_BATCH: usize = 16;
 
 /// Between two looks at the overhead within a batch.
 const ADDRESSES_PER_CHECK: usize = 32;
+
+/// No code lies in the first page.
+const LOWEST_CODE: usize = 4096;
 
 /// `HEAPGAUGE_MAX_OVERHEAD` unless told otherwise.
 const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
@@ -91,10 +95,9 @@ impl Site {
 pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
     let line = line.to_string();
     let bytes = [function.as_bytes(), b"\0", file.as_bytes(), b"\0", line.as_bytes()];
-    bytes
-        .into_iter()
-        .flatten()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// How far a call of [`Symbols::resolve`] came: stacks that have their names, of those given.
@@ -117,7 +120,6 @@ pub(crate) struct Symbols {
     orphaned: bool,
     /// The overhead limit was reached: what has no name yet goes by module and offset.
     full: AtomicBool,
-    /// Addresses the last batches left without a name because of the limit.
     over_limit: AtomicU64,
     quality: OnceLock<&'static str>,
 }
@@ -162,14 +164,17 @@ pub(crate) fn global() -> &'static Symbols {
 impl Symbols {
     fn new(parent: Option<&Symbols>) -> Symbols {
         let inside = INSIDE_BACKTRACE.load(Ordering::Acquire);
-        let look_through = parent.and_then(|parent| parent.look_through.try_lock().ok().map(|kept| kept.clone()));
+        let look_through =
+            parent.and_then(|parent| parent.look_through.try_lock().ok().map(|kept| kept.clone()));
         let max_overhead = parent.map_or(DEFAULT_MAX_OVERHEAD, |p| p.max_overhead.load(Ordering::Relaxed));
         Symbols {
             names: Mutex::default(),
             batch: Mutex::default(),
-            look_through: Mutex::new(look_through.unwrap_or_else(|| {
-                Arc::new(LOOK_THROUGH.iter().map(|krate| (*krate).to_owned()).collect())
-            })),
+            look_through: Mutex::new(
+                look_through.unwrap_or_else(|| {
+                    Arc::new(LOOK_THROUGH.iter().map(|krate| (*krate).to_owned()).collect())
+                }),
+            ),
             max_overhead: AtomicU64::new(max_overhead),
             orphaned: inside != 0 && inside != std::process::id(),
             full: AtomicBool::new(false),
@@ -203,7 +208,12 @@ impl Symbols {
 
     /// At most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
     /// ended before the thread's first frame.
-    pub(crate) fn traceback(&self, addresses: &'static [usize], limit: usize, truncated: bool) -> Option<Traceback> {
+    pub(crate) fn traceback(
+        &self,
+        addresses: &'static [usize],
+        limit: usize,
+        truncated: bool,
+    ) -> Option<Traceback> {
         let _own = control::own();
         let names = self.names();
         let frames = self.frames(&names, addresses)?;
@@ -231,6 +241,7 @@ impl Symbols {
             progress.total += 1;
             let mut missing = self.names().missing(stack);
             if self.full.load(Ordering::Relaxed) || self.orphaned {
+                self.over_limit.fetch_add(missing.len() as u64, Ordering::Relaxed);
                 missing.clear();
             }
             for address in missing.iter() {
@@ -247,7 +258,8 @@ impl Symbols {
                 batch.name(*address);
                 over = batch.named >= LEAST_PER_BATCH && begin.elapsed() >= budget;
             }
-            let nameless = |names: &Names| missing.iter().any(|address| !names.addresses.contains_key(address));
+            let nameless =
+                |names: &Names| missing.iter().any(|address| !names.addresses.contains_key(address));
             if missing.is_empty() || self.full.load(Ordering::Relaxed) || !nameless(&self.names()) {
                 progress.named += 1;
             }
@@ -260,7 +272,8 @@ impl Symbols {
         self.names().bytes() as u64
     }
 
-    /// Addresses that go by module and offset because the overhead limit was reached.
+    /// How often an address had to go by module and offset because the overhead limit was reached, or because
+    /// this process was forked in the middle of a batch. Grows with every `resolve` that meets one.
     pub(crate) fn over_limit(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
@@ -316,19 +329,26 @@ impl Symbols {
             return Some(vec![(frame, Origin::Program)]);
         }
         let mut frames = Vec::with_capacity(addresses.len() * 2);
-        let mut modules = None;
         for address in addresses {
+            // What some walks put behind the thread's first frame.
+            if *address <= LOWEST_CODE {
+                continue;
+            }
             match names.addresses.get(address) {
                 Some(&(from, count)) => {
                     let chain = &names.chains[from as usize..][..count as usize];
                     frames.extend(chain.iter().map(|&at| names.frames[at as usize].clone()));
                 }
                 None if self.orphaned || self.full.load(Ordering::Relaxed) => {
-                    let modules = modules.get_or_insert_with(image::modules);
-                    frames.push((Arc::new(unnamed(modules, address.wrapping_sub(1))), Origin::Program));
+                    let modules = names.modules.get_or_init(image::modules);
+                    let (frame, origin) = unnamed(modules, address - 1);
+                    frames.push((Arc::new(frame), origin));
                 }
                 None => return None,
             }
+        }
+        if frames.is_empty() {
+            frames.push((Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard));
         }
         Some(frames)
     }
@@ -366,13 +386,15 @@ fn main_module(modules: &[Module]) -> Option<&Module> {
     modules.iter().find(|module| module.path.to_string_lossy() == exe)
 }
 
-fn unnamed(modules: &[Module], address: usize) -> Frame {
-    let module = image::module_of(modules, address).map(|at| &modules[at]);
-    Frame {
-        module: module.map(|module| module.name.clone()),
-        offset: module.map(|module| (address - module.low) as u64),
-        ..Frame::new(None, UNKNOWN, 0)
-    }
+/// The frame of an address without a name. Where it lies in no file or in the C library, it is no site.
+fn unnamed(modules: &[Module], address: usize) -> (Frame, Origin) {
+    let unknown = Frame::new(None, UNKNOWN, 0);
+    let Some(module) = image::module_of(modules, address).map(|at| &modules[at]) else {
+        return (unknown, Origin::Standard);
+    };
+    let frame =
+        Frame { module: Some(module.name.clone()), offset: Some((address - module.low) as u64), ..unknown };
+    (frame, origin::module_origin(&module.name))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -396,11 +418,14 @@ struct Names {
     sites: HashMap<Arc<Frame>, Arc<Site>>,
     /// By where the interned addresses of a stack lie and how many they are.
     stacks: HashMap<(usize, usize), Arc<Site>>,
+    /// Read when the first address has to go by module and offset.
+    modules: OnceCell<Vec<Module>>,
 }
 
 impl Names {
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
-        addresses.iter().copied().filter(|address| !self.addresses.contains_key(address)).collect()
+        let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
+        addresses.iter().copied().filter(|address| !known(*address)).collect()
     }
 
     fn insert(&mut self, address: usize, frames: Vec<(Frame, Origin)>) {
@@ -495,12 +520,13 @@ impl<'a> Batch<'a> {
         };
         INSIDE_BACKTRACE.store(std::process::id(), Ordering::Release);
         let modules = image::modules();
-        FIRST_MODULES.get_or_init(|| modules.iter().map(|module| (module.path.clone(), module.low)).collect());
+        FIRST_MODULES
+            .get_or_init(|| modules.iter().map(|module| (module.path.clone(), module.low)).collect());
         Some(Batch { symbols, modules, opened: HashMap::new(), named: 0, _alone: alone })
     }
 
     fn name(&mut self, address: usize) {
-        let frames = self.frames(address.wrapping_sub(1));
+        let frames = self.frames(address - 1);
         self.named += 1;
         self.symbols.names().insert(address, frames);
         if self.named.is_multiple_of(ADDRESSES_PER_CHECK) {
@@ -526,7 +552,7 @@ impl<'a> Batch<'a> {
         let at = image::module_of(&self.modules, address);
         let found = if self.is_known_to_backtrace(at) { look_up(address) } else { Vec::new() };
         if found.iter().all(|frame| frame.name.is_none()) {
-            return vec![(unnamed(&self.modules, address), Origin::Program)];
+            return vec![unnamed(&self.modules, address)];
         }
         let module = at.map(|at| &self.modules[at]);
         let opened = self.opened.entry(at.unwrap_or(usize::MAX)).or_insert_with(|| Opened::of(module));
@@ -644,4 +670,151 @@ fn qualify(name: &str, place: Option<&Place>, caller: Option<&str>) -> String {
     caller
         .and_then(|caller| names::closure_path(&bare, caller, place.krate.as_deref()))
         .unwrap_or_else(|| names::within(&place.module, &bare))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> &'static [usize] {
+        let mut addresses = Vec::new();
+        backtrace::trace(|frame| {
+            addresses.push(frame.ip() as usize);
+            true
+        });
+        addresses.leak()
+    }
+
+    /// Stacks of one address each, all different, in the middle of this program's code.
+    fn code(count: usize) -> Vec<&'static [usize]> {
+        let begin = Symbols::resolve as *const () as usize;
+        (1..=count).map(|at| &*vec![begin + at].leak()).collect()
+    }
+
+    #[test]
+    fn the_id_of_a_site_is_fnv_1a() {
+        // Reference values of FNV-1a 64 for the empty text and for "a", then the three parts.
+        let fnv = |bytes: &[u8]| {
+            bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            })
+        };
+        assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(site_id("f", "a.rs", 42), fnv(b"f\0a.rs\x0042"));
+        let site = Site::of(&Frame::new(Some("shop::run"), "src/main.rs", 7));
+        assert_eq!(site.label(), format!("{:016x}", fnv(b"shop::run\0src/main.rs\x007")));
+        assert_eq!((&*site.krate, site.label().len()), ("shop", 16));
+    }
+
+    #[test]
+    fn a_label_keeps_the_end_of_a_long_function() {
+        let long = format!("shop::{}::ende", "ä".repeat(200));
+        let site = Site::of(&Frame::new(Some(&long), "a.rs", 1));
+        assert_eq!(site.function_label().chars().count(), 120);
+        assert!(long.ends_with(&*site.function_label()));
+        assert_eq!(&*site.function, long);
+        let exact = "x".repeat(120);
+        assert_eq!(Site::of(&Frame::new(Some(&exact), "a.rs", 1)).function_label(), exact);
+    }
+
+    #[test]
+    fn a_real_stack_is_named() {
+        let symbols = Symbols::new(None);
+        let (stack, line) = (here(), line!());
+        assert_eq!(symbols.site(stack), None);
+        assert!(symbols.traceback(stack, 64, false).is_none());
+        let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+        assert_eq!(progress, Progress { named: 1, total: 1 });
+
+        let all = symbols.frames(&symbols.names(), stack).unwrap();
+        let this = "heapgauge::symbols::tests::a_real_stack_is_named";
+        let (frame, origin) = all.iter().find(|(frame, _)| frame.function.as_deref() == Some(this)).unwrap();
+        assert_eq!((&*frame.file, frame.line, *origin), ("src/symbols/mod.rs", line, Origin::Heapgauge));
+        for (frame, _) in &all {
+            assert!(!frame.file.starts_with('/'), "{frame}");
+        }
+        let (harness, origin) = all.iter().find(|(frame, _)| frame.name().starts_with("test::")).unwrap();
+        assert_eq!((harness.file.starts_with("library/test/src/"), *origin), (true, Origin::Standard));
+
+        // `backtrace` is a library like any other, and the most recent that is not std or heapgauge.
+        let site = symbols.site(stack).unwrap();
+        assert_eq!(&*site.krate, "backtrace");
+        assert!(site.file.starts_with("backtrace-0.3."), "{}", site.file);
+        let traceback = symbols.traceback(stack, 2, false).unwrap();
+        assert_eq!((traceback.frames().len(), traceback.total_frames()), (2, 3));
+        assert_eq!(traceback.most_recent().name(), &*site.function);
+        let whole = symbols.traceback(stack, usize::MAX, false).unwrap();
+        assert_eq!(whole.total_frames(), whole.frames().len());
+        let truncated = symbols.traceback(stack, usize::MAX, true).unwrap();
+        assert_eq!(truncated.total_frames(), truncated.frames().len() + 1);
+        assert!(symbols.memory_bytes() > 0);
+
+        symbols.set_look_through(&["backtrace".to_owned()]);
+        let again = symbols.site(stack).unwrap();
+        assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
+    }
+
+    #[test]
+    fn a_stack_that_was_lost_has_a_name_at_once() {
+        let symbols = Symbols::new(None);
+        let site = symbols.site(&[]).unwrap();
+        assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
+        assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
+        let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
+        assert_eq!(progress, Progress { named: 1, total: 1 });
+    }
+
+    #[test]
+    fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
+        let symbols = Symbols::new(None);
+        symbols.set_max_overhead(0);
+        let stacks = code(ADDRESSES_PER_CHECK + 1);
+        let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len() });
+        assert_eq!(symbols.over_limit(), 1);
+
+        let site = symbols.site(stacks[ADDRESSES_PER_CHECK]).unwrap();
+        assert!(site.function.starts_with("heapgauge-"), "{}", site.function);
+        assert!(site.function.contains("+0x"), "{}", site.function);
+        assert_eq!((&*site.file, site.line, &*site.krate), ("<unknown>", 0, "<unknown>"));
+        let memory = symbols.memory_bytes();
+        let more = code(2 * ADDRESSES_PER_CHECK).split_off(ADDRESSES_PER_CHECK + 1);
+        assert_eq!(symbols.resolve(&mut more.iter().copied(), Duration::MAX).named, more.len());
+        assert!(more.iter().all(|stack| symbols.site(stack).is_some()));
+        assert_eq!(symbols.memory_bytes(), memory);
+    }
+
+    #[test]
+    fn a_batch_stops_when_its_time_is_up_and_the_next_goes_on() {
+        let symbols = Symbols::new(None);
+        let stacks = code(4 * LEAST_PER_BATCH);
+        for round in 1..=4 {
+            let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
+            assert_eq!(progress, Progress { named: round * LEAST_PER_BATCH, total: stacks.len() });
+        }
+    }
+
+    #[test]
+    fn two_threads_may_name_at_once() {
+        let symbols = Symbols::new(None);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let stack = here();
+                    let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+                    assert_eq!(progress, Progress { named: 1, total: 1 });
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_test_executable_has_lines_and_a_build_id() {
+        assert_eq!(global().quality(), "lines");
+        if let Some(id) = build_id() {
+            assert!(id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        }
+        assert!(std::ptr::eq(global(), global()));
+    }
 }

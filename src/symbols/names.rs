@@ -105,7 +105,8 @@ pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Opti
     }
     let mut found: Option<String> = None;
     for (at, _) in caller.match_indices(&environment) {
-        let begin = caller[..at].rfind(['<', '>', ' ', ',', '(', '&', '*', '[']).map_or(0, |before| before + 1);
+        let begin =
+            caller[..at].rfind(['<', '>', ' ', ',', '(', '&', '*', '[']).map_or(0, |before| before + 1);
         let path = within(&normalise(&caller[begin..at], None), bare);
         if home.is_some_and(|home| first_segment(&path) != Some(home)) {
             continue;
@@ -273,13 +274,19 @@ mod tests {
                  $RF$mut$u20$F$GT$9call_once17h240a1018ffd349b5E",
                 "core::ops::function::FnOnce::call_once",
             ),
-            ("_ZN9hashbrown3raw13RawTableInner16drop_inner_table17h741df33ddf7e6609E", "hashbrown::raw::RawTableInner::drop_inner_table"),
+            (
+                "_ZN9hashbrown3raw13RawTableInner16drop_inner_table17h741df33ddf7e6609E",
+                "hashbrown::raw::RawTableInner::drop_inner_table",
+            ),
             (
                 "_ZN70_$LT$alloc..vec..Vec$LT$T$C$A$GT$$u20$as$u20$core..ops..drop..Drop$GT$4drop17h0123456789abcdefE",
                 "alloc::vec::Vec::drop",
             ),
             ("_ZN5alloc3vec16Vec$LT$T$C$A$GT$4push17h0123456789abcdefE", "alloc::vec::Vec::push"),
-            ("_ZN3std2rt10lang_start28_$u7b$$u7b$closure$u7d$$u7d$17hce8bc80e2a52f650E", "std::rt::lang_start::{{closure}}"),
+            (
+                "_ZN3std2rt10lang_start28_$u7b$$u7b$closure$u7d$$u7d$17hce8bc80e2a52f650E",
+                "std::rt::lang_start::{{closure}}",
+            ),
         ];
         for (symbol, path) in expected {
             assert_eq!(of(symbol), path, "{symbol}");
@@ -290,7 +297,10 @@ mod tests {
     fn v0_symbols() {
         let expected = [
             ("_RNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal", "std::rt::lang_start_internal"),
-            ("_RNCNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal0B5_", "std::rt::lang_start_internal::{closure#0}"),
+            (
+                "_RNCNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal0B5_",
+                "std::rt::lang_start_internal::{closure#0}",
+            ),
             (
                 "_RINvNtCsjrHSEGnQ3l9_3std9panicking12catch_unwindiNCNvNtB4_2rt19lang_start_internal0EB4_",
                 "std::panicking::catch_unwind",
@@ -300,7 +310,10 @@ mod tests {
                  NtNtNtBb_5panic11unwind_safe13RefUnwindSafeEL_INtB7_6FnOnceuE9call_onceCsjrHSEGnQ3l9_3std",
                 "core::ops::function::Fn::call_once",
             ),
-            ("_RNvMsa_NtCsgvbsrvnw3yD_9hashbrown3rawNtB5_13RawTableInner15allocation_info", "hashbrown::raw::RawTableInner::allocation_info"),
+            (
+                "_RNvMsa_NtCsgvbsrvnw3yD_9hashbrown3rawNtB5_13RawTableInner15allocation_info",
+                "hashbrown::raw::RawTableInner::allocation_info",
+            ),
             ("_RNvCskwGfYPst2Cb_7___rustc12___rust_alloc", "__rustc::__rust_alloc"),
         ];
         for (symbol, path) in expected {
@@ -311,9 +324,15 @@ mod tests {
     #[test]
     fn demangled_text() {
         let expected = [
-            ("<alloc::vec::Vec<T,A> as core::iter::traits::collect::Extend<T>>::extend", "alloc::vec::Vec::extend"),
+            (
+                "<alloc::vec::Vec<T,A> as core::iter::traits::collect::Extend<T>>::extend",
+                "alloc::vec::Vec::extend",
+            ),
             ("<my_app::cache::Cache<u8>>::insert::<alloc::string::String>", "my_app::cache::Cache::insert"),
-            ("<my_app::Cache as core::iter::Extend<(u8, u8)>>::extend::<[(u8, u8); 3]>", "my_app::Cache::extend"),
+            (
+                "<my_app::Cache as core::iter::Extend<(u8, u8)>>::extend::<[(u8, u8); 3]>",
+                "my_app::Cache::extend",
+            ),
             ("<T as my_app::Visit>::visit", "my_app::Visit::visit"),
             ("<&T as my_app::Visit>::visit", "my_app::Visit::visit"),
             ("<&my_app::Cache as my_app::Visit>::visit", "my_app::Cache::visit"),
@@ -336,19 +355,22 @@ mod tests {
                 "<F as axum::handler::Handler<(M,T1),S>>::call::{{closure}}",
                 "axum::handler::Handler::call::{{closure}}",
             ),
-            (
-                "my_app::run::<fn(u8) -> alloc::vec::Vec<u8>, my_app::main::{closure#0}>",
-                "my_app::run",
-            ),
+            ("my_app::run::<fn(u8) -> alloc::vec::Vec<u8>, my_app::main::{closure#0}>", "my_app::run"),
             ("<fn(u8) -> u8 as my_app::Visit>::visit", "my_app::Visit::visit"),
-            ("core::ops::function::FnOnce::call_once{{vtable.shim}}", "core::ops::function::FnOnce::call_once{{vtable.shim}}"),
+            (
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+                "core::ops::function::FnOnce::call_once{{vtable.shim}}",
+            ),
             ("my_app::main::{closure#0}::{closure#1}", "my_app::main::{closure#0}::{closure#1}"),
             (
                 "<alloc::boxed::Box<dyn core::ops::function::Fn<(A,)> + Output = R> as core::ops::function::FnOnce<A>>::call_once",
                 "alloc::boxed::Box::call_once",
             ),
             ("<<my_app::A as my_app::B>::C as my_app::D>::f", "my_app::A::C::f"),
-            ("my_app::value::de::{impl#0}::deserialize::Visitor::visit", "my_app::value::de::deserialize::Visitor::visit"),
+            (
+                "my_app::value::de::{impl#0}::deserialize::Visitor::visit",
+                "my_app::value::de::deserialize::Visitor::visit",
+            ),
             ("my_app::main.llvm.123456", "my_app::main"),
             ("insert<u8, alloc::vec::Vec<(i32, i32)>>", "insert"),
             ("{closure#1}", "{closure#1}"),

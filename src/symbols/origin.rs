@@ -201,7 +201,9 @@ impl Layout {
         let of_root = |krates: &[&str]| match krates {
             [] => None,
             [only] => Some((*only).to_owned()),
-            several => near.filter(|near| several.contains(near)).or(several.first().copied()).map(String::from),
+            several => {
+                near.filter(|near| several.contains(near)).or(several.first().copied()).map(String::from)
+            }
         };
         let exact: Vec<&str> = self.named(|root| root == path).map(|(_, krate)| krate).collect();
         if let Some(krate) = of_root(&exact) {
@@ -275,13 +277,21 @@ pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
         Some(place) if place.file.ends_with(".rs") || !is_runtime(function) => Origin::Program,
         _ if krate.is_some_and(|krate| STANDARD.contains(&krate)) || is_runtime(function) => Origin::Standard,
         // `<[T]>::to_vec` and the like, which only the standard library can define.
-        None if matches!(function.split("::").next(), Some("slice" | "str" | "array" | "pointer" | "tuple" | "fn"))
-            && krate.is_some() =>
+        None if matches!(
+            function.split("::").next(),
+            Some("slice" | "str" | "array" | "pointer" | "tuple" | "fn")
+        ) && krate.is_some() =>
         {
             Origin::Standard
         }
         _ => Origin::Program,
     }
+}
+
+/// Whose code a module without names is.
+pub(super) fn module_origin(name: &str) -> Origin {
+    let runtime = ["libc.", "libc-", "ld-", "libpthread", "libm.", "libgcc_s", "libstd-", "libdl", "librt"];
+    if runtime.iter().any(|begin| name.starts_with(begin)) { Origin::Standard } else { Origin::Program }
 }
 
 /// C functions below `main` and below a thread's first function.
