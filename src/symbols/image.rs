@@ -365,8 +365,8 @@ mod linux {
                 .filter(|symbol| symbol.st_type() == elf::STT_FUNC)
                 .filter(|symbol| symbol.st_shndx(endian) != elf::SHN_UNDEF)
                 .filter_map(|symbol| {
-                    let size = u32::try_from(Into::<u64>::into(symbol.st_size(endian))).ok()?;
-                    Some((symbol.st_value(endian).into(), size, symbol.st_name(endian)))
+                    let size = u32::try_from(symbol.st_size(endian)).ok()?;
+                    Some((symbol.st_value(endian), size, symbol.st_name(endian)))
                 })
                 .collect();
             entries.sort_unstable();
@@ -438,7 +438,7 @@ mod linux {
         elf.elf_program_headers()
             .iter()
             .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
-            .map(|segment| Into::<u64>::into(segment.p_vaddr(endian)) & !0xfff)
+            .map(|segment| segment.p_vaddr(endian) & !0xfff)
             .min()
     }
 

@@ -228,7 +228,7 @@ impl Layout {
         by_convention(file).or_else(|| near.map(String::from))
     }
 
-    fn named<'a>(&'a self, fits: impl Fn(&str) -> bool) -> impl Iterator<Item = (&'a str, &'a str)> {
+    fn named(&self, fits: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &str)> {
         self.crates.iter().filter(move |(root, _)| fits(root)).map(|(root, krate)| (&**root, &**krate))
     }
 
