@@ -20,14 +20,16 @@ mod origin;
 
 use crate::control;
 use crate::frame::{Frame, Traceback, UNKNOWN};
+use crate::gate::{self, Inside};
 use image::{Functions, Image, Module};
 use origin::{Layout, Origin, Place};
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use origin::LOOK_THROUGH;
@@ -108,75 +110,42 @@ pub(crate) struct Progress {
 }
 
 /// The names of this process's addresses.
+///
+/// `fork`: every lock here and the one inside `backtrace` is taken inside the gate that `fork` waits at, so a
+/// child finds them free, and the names with them.
 pub(crate) struct Symbols {
-    /// Held for moments.
+    /// Held for moments; see [`Symbols::names`].
     names: Mutex<Names>,
-    /// Held while names are looked up, so that one thread at a time does, and never inside `names`.
-    batch: Mutex<()>,
-    look_through: Mutex<Arc<HashSet<String>>>,
+    /// The process one of whose threads looks names up, 0 when none does. One at a time, and for a whole batch,
+    /// during which it may be forked: a child sees another process here, and knows that nobody does.
+    batch_of: AtomicU32,
     max_overhead: AtomicU64,
-    /// This process was forked while its parent looked names up, so `backtrace`'s lock may be held for ever
-    /// by a thread that is not here.
-    orphaned: bool,
     /// The overhead limit was reached: what has no name yet goes by module and offset.
     full: AtomicBool,
     over_limit: AtomicU64,
     quality: OnceLock<&'static str>,
 }
 
-/// The process that is inside `backtrace` on our behalf, 0 when none is. A child finds its parent here.
-static INSIDE_BACKTRACE: AtomicU32 = AtomicU32::new(0);
-
 /// The modules when `backtrace` made its list, which it never renews: a library loaded later at an address of
 /// this list would get the names of the one before.
 static FIRST_MODULES: OnceLock<Vec<(PathBuf, usize)>> = OnceLock::new();
 
-/// A process and those it was forked from.
-struct Generation {
-    process: u32,
-    symbols: Symbols,
-    next: OnceLock<Box<Generation>>,
-}
-
-/// The names of this process. A forked child begins with none: a thread of the parent may have held a lock.
+/// The names of this process.
 pub(crate) fn global() -> &'static Symbols {
-    static FIRST: OnceLock<Box<Generation>> = OnceLock::new();
-    let process = std::process::id();
-    let mut place = &FIRST;
-    let mut parent: Option<&Symbols> = None;
-    loop {
-        match place.get() {
-            Some(generation) if generation.process == process => return &generation.symbols,
-            Some(generation) => {
-                parent = Some(&generation.symbols);
-                place = &generation.next;
-            }
-            None => {
-                let _own = control::own();
-                let symbols = Symbols::new(parent);
-                // Another thread may have been first; the next turn finds its.
-                let _ = place.set(Box::new(Generation { process, symbols, next: OnceLock::new() }));
-            }
-        }
-    }
+    static GLOBAL: OnceLock<Symbols> = OnceLock::new();
+    GLOBAL.get().unwrap_or_else(|| {
+        let _inside = gate::enter();
+        let _own = control::own();
+        GLOBAL.get_or_init(Symbols::new)
+    })
 }
 
 impl Symbols {
-    fn new(parent: Option<&Symbols>) -> Symbols {
-        let inside = INSIDE_BACKTRACE.load(Ordering::Acquire);
-        let look_through =
-            parent.and_then(|parent| parent.look_through.try_lock().ok().map(|kept| kept.clone()));
-        let max_overhead = parent.map_or(DEFAULT_MAX_OVERHEAD, |p| p.max_overhead.load(Ordering::Relaxed));
+    fn new() -> Symbols {
         Symbols {
             names: Mutex::default(),
-            batch: Mutex::default(),
-            look_through: Mutex::new(
-                look_through.unwrap_or_else(|| {
-                    Arc::new(LOOK_THROUGH.iter().map(|krate| (*krate).to_owned()).collect())
-                }),
-            ),
-            max_overhead: AtomicU64::new(max_overhead),
-            orphaned: inside != 0 && inside != std::process::id(),
+            batch_of: AtomicU32::new(0),
+            max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
             full: AtomicBool::new(false),
             over_limit: AtomicU64::new(0),
             quality: OnceLock::new(),
@@ -192,7 +161,7 @@ impl Symbols {
             return Some(site.clone());
         }
         let frames = self.frames(&names, addresses)?;
-        let (frame, _) = &frames[self.site_position(&frames)];
+        let (frame, _) = &frames[names.site_position(&frames)];
         if let Some(site) = names.sites.get(frame) {
             let site = site.clone();
             names.stacks.insert((key, addresses.len()), site.clone());
@@ -217,7 +186,7 @@ impl Symbols {
         let _own = control::own();
         let names = self.names();
         let frames = self.frames(&names, addresses)?;
-        let frames = &frames[self.site_position(&frames)..];
+        let frames = &frames[names.site_position(&frames)..];
         let kept = &frames[..frames.len().min(limit.max(1))];
         let cut = truncated || kept.len() < frames.len();
         let kept: Arc<[Arc<Frame>]> = kept.iter().map(|(frame, _)| frame.clone()).collect();
@@ -233,6 +202,7 @@ impl Symbols {
         budget: Duration,
     ) -> Progress {
         let _own = control::own();
+        self.follow_modules();
         let begin = Instant::now();
         let mut progress = Progress::default();
         let mut batch: Option<Batch<'_>> = None;
@@ -240,7 +210,7 @@ impl Symbols {
         for stack in stacks {
             progress.total += 1;
             let mut missing = self.names().missing(stack);
-            if self.full.load(Ordering::Relaxed) || self.orphaned {
+            if self.full.load(Ordering::Relaxed) {
                 self.over_limit.fetch_add(missing.len() as u64, Ordering::Relaxed);
                 missing.clear();
             }
@@ -272,8 +242,7 @@ impl Symbols {
         self.names().bytes() as u64
     }
 
-    /// How often an address had to go by module and offset because the overhead limit was reached, or because
-    /// this process was forked in the middle of a batch. Grows with every `resolve` that meets one.
+    /// How often an address had to go by module and offset because the overhead limit was reached. Grows with every `resolve` that meets one.
     pub(crate) fn over_limit(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
@@ -281,9 +250,8 @@ impl Symbols {
     /// Replaces the list of crates a site is looked for behind. Sites already told may change.
     pub(crate) fn set_look_through(&self, crates: &[String]) {
         let _own = control::own();
-        let crates = crates.iter().map(|krate| krate.replace('-', "_")).collect();
-        *lock(&self.look_through) = Arc::new(crates);
         let mut names = self.names();
+        names.look_through = crates.iter().map(|krate| krate.replace('-', "_")).collect();
         names.stacks.clear();
     }
 
@@ -312,14 +280,21 @@ impl Symbols {
         })
     }
 
-    /// The names, without those of modules that have come or gone since.
-    fn names(&self) -> MutexGuard<'_, Names> {
-        let mut names = lock(&self.names);
+    fn names(&self) -> Locked<'_> {
+        let inside = gate::enter();
+        // Nothing here leaves a value half changed where it could panic.
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { names, _inside: inside }
+    }
+
+    /// Forgets the names of modules that have come or gone since.
+    fn follow_modules(&self) {
         let epoch = control::modules_epoch();
+        let mut names = self.names();
         if names.epoch != epoch {
-            *names = Names { epoch, ..Names::default() };
+            let look_through = std::mem::take(&mut names.look_through);
+            *names = Names { epoch, look_through, ..Names::default() };
         }
-        names
     }
 
     /// All frames of a stack, `None` while one of its addresses has no name.
@@ -339,7 +314,7 @@ impl Symbols {
                     let chain = &names.chains[from as usize..][..count as usize];
                     frames.extend(chain.iter().map(|&at| names.frames[at as usize].clone()));
                 }
-                None if self.orphaned || self.full.load(Ordering::Relaxed) => {
+                None if self.full.load(Ordering::Relaxed) => {
                     let modules = names.modules.get_or_init(image::modules);
                     let (frame, origin) = unnamed(modules, address - 1);
                     frames.push((Arc::new(frame), origin));
@@ -351,25 +326,6 @@ impl Symbols {
             frames.push((Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard));
         }
         Some(frames)
-    }
-
-    /// Which frame is the site's: the most recent of a program or library that is not looked through; failing
-    /// that of one that is; failing that the most recent after the allocator's; else the most recent of all.
-    fn site_position(&self, frames: &[(Arc<Frame>, Origin)]) -> usize {
-        let look_through = lock(&self.look_through).clone();
-        // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
-        let shim = frames.iter().position(|(_, origin)| *origin == Origin::AllocatorShim);
-        let begin = shim.map_or(0, |at| at + 1);
-        let after = || frames.iter().enumerate().skip(begin);
-        let program = || after().filter(|(_, (_, origin))| *origin == Origin::Program);
-        let looked_through = |frame: &Frame| {
-            look_through.contains(frame.krate()) || look_through.contains(&*frame.krate().replace('-', "_"))
-        };
-        program()
-            .find(|(_, (frame, _))| !looked_through(frame))
-            .or_else(|| program().next())
-            .or_else(|| after().find(|(_, (_, origin))| *origin == Origin::Standard))
-            .map_or(0, |(at, _)| at)
     }
 }
 
@@ -397,14 +353,31 @@ fn unnamed(modules: &[Module], address: usize) -> (Frame, Origin) {
     (frame, origin::module_origin(&module.name))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here leaves a value half changed where it could panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The names, while no fork can come between.
+struct Locked<'a> {
+    names: MutexGuard<'a, Names>,
+    // Left last.
+    _inside: Inside,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        &self.names
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Names {
+        &mut self.names
+    }
 }
 
 /// What is kept: every text once, every frame once, and by address the frames that begin there.
-#[derive(Default)]
 struct Names {
+    /// Crates a site is looked for behind.
+    look_through: HashSet<String>,
     /// Of the modules these names are from.
     epoch: u64,
     texts: HashSet<Arc<str>>,
@@ -422,7 +395,41 @@ struct Names {
     modules: OnceCell<Vec<Module>>,
 }
 
+impl Default for Names {
+    fn default() -> Names {
+        Names {
+            look_through: LOOK_THROUGH.iter().map(|krate| (*krate).to_owned()).collect(),
+            epoch: 0,
+            texts: HashSet::default(),
+            text_bytes: 0,
+            frames: Vec::new(),
+            frame_index: HashMap::default(),
+            chains: Vec::new(),
+            addresses: HashMap::default(),
+            sites: HashMap::default(),
+            stacks: HashMap::default(),
+            modules: OnceCell::new(),
+        }
+    }
+}
+
 impl Names {
+    /// Which frame is the site's: the most recent of a program or library that is not looked through; failing
+    /// that of one that is; failing that the most recent after the allocator's; else the most recent of all.
+    fn site_position(&self, frames: &[(Arc<Frame>, Origin)]) -> usize {
+        // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
+        let shim = frames.iter().position(|(_, origin)| *origin == Origin::AllocatorShim);
+        let begin = shim.map_or(0, |at| at + 1);
+        let after = || frames.iter().enumerate().skip(begin);
+        let program = || after().filter(|(_, (_, origin))| *origin == Origin::Program);
+        let looked_through = |frame: &Frame| self.look_through.contains(&*frame.krate().replace('-', "_"));
+        program()
+            .find(|(_, (frame, _))| !looked_through(frame))
+            .or_else(|| program().next())
+            .or_else(|| after().find(|(_, (_, origin))| *origin == Origin::Standard))
+            .map_or(0, |(at, _)| at)
+    }
+
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
         let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
         addresses.iter().copied().filter(|address| !known(*address)).collect()
@@ -490,7 +497,6 @@ struct Batch<'a> {
     /// By module, opened when its first address comes.
     opened: HashMap<usize, Opened>,
     named: usize,
-    _alone: MutexGuard<'a, ()>,
 }
 
 /// What one module's file says beside its line tables.
@@ -512,17 +518,29 @@ struct Found {
 
 impl<'a> Batch<'a> {
     fn begin(symbols: &'a Symbols, wait: bool) -> Option<Batch<'a>> {
-        let alone = match symbols.batch.try_lock() {
-            Ok(alone) => alone,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) if wait => lock(&symbols.batch),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        INSIDE_BACKTRACE.store(std::process::id(), Ordering::Release);
+        let process = std::process::id();
+        loop {
+            let other = symbols.batch_of.load(Ordering::Relaxed);
+            let free = other != process;
+            // Acquire and the Release at the end: what the last batch did to `backtrace` is seen.
+            if free
+                && symbols
+                    .batch_of
+                    .compare_exchange(other, process, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                break;
+            }
+            if !free && !wait {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _inside = gate::enter();
         let modules = image::modules();
         FIRST_MODULES
             .get_or_init(|| modules.iter().map(|module| (module.path.clone(), module.low)).collect());
-        Some(Batch { symbols, modules, opened: HashMap::new(), named: 0, _alone: alone })
+        Some(Batch { symbols, modules, opened: HashMap::new(), named: 0 })
     }
 
     fn name(&mut self, address: usize) {
@@ -541,7 +559,7 @@ impl<'a> Batch<'a> {
         if used() <= limit {
             return;
         }
-        backtrace::clear_symbol_cache();
+        clear_symbol_cache();
         self.opened.clear();
         if used() > limit {
             self.symbols.full.store(true, Ordering::Relaxed);
@@ -573,12 +591,18 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        backtrace::clear_symbol_cache();
-        INSIDE_BACKTRACE.store(0, Ordering::Release);
+        clear_symbol_cache();
+        self.symbols.batch_of.store(0, Ordering::Release);
     }
 }
 
+fn clear_symbol_cache() {
+    let _inside = gate::enter();
+    backtrace::clear_symbol_cache();
+}
+
 fn look_up(address: usize) -> Vec<Found> {
+    let _inside = gate::enter();
     let mut found = Vec::new();
     backtrace::resolve(std::ptr::without_provenance_mut(address), |symbol| {
         found.push(Found {
@@ -720,7 +744,7 @@ mod tests {
 
     #[test]
     fn a_real_stack_is_named() {
-        let symbols = Symbols::new(None);
+        let symbols = Symbols::new();
         let (stack, line) = (here(), line!());
         assert_eq!(symbols.site(stack), None);
         assert!(symbols.traceback(stack, 64, false).is_none());
@@ -757,7 +781,7 @@ mod tests {
 
     #[test]
     fn a_stack_that_was_lost_has_a_name_at_once() {
-        let symbols = Symbols::new(None);
+        let symbols = Symbols::new();
         let site = symbols.site(&[]).unwrap();
         assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
         assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
@@ -767,7 +791,7 @@ mod tests {
 
     #[test]
     fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
-        let symbols = Symbols::new(None);
+        let symbols = Symbols::new();
         symbols.set_max_overhead(0);
         let stacks = code(ADDRESSES_PER_CHECK + 1);
         let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
@@ -787,7 +811,7 @@ mod tests {
 
     #[test]
     fn a_batch_stops_when_its_time_is_up_and_the_next_goes_on() {
-        let symbols = Symbols::new(None);
+        let symbols = Symbols::new();
         let stacks = code(4 * LEAST_PER_BATCH);
         for round in 1..=4 {
             let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
@@ -797,7 +821,7 @@ mod tests {
 
     #[test]
     fn two_threads_may_name_at_once() {
-        let symbols = Symbols::new(None);
+        let symbols = Symbols::new();
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
