@@ -25,7 +25,16 @@ mod control;
 mod error;
 mod raw;
 
+// The read side.
+mod collector;
+mod process;
+
+// The outlets.
+#[cfg(feature = "prometheus")]
+mod emit;
+
 pub use alloc::TrackingAllocator;
+pub use collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
 pub use control::{
     PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, start, stop, traceback_limit,
     traced_memory, tracker_memory,
