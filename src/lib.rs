@@ -26,6 +26,9 @@ mod error;
 mod raw;
 
 // The read side.
+mod frame;
+mod symbols;
+
 mod collector;
 mod process;
 
@@ -40,9 +43,5 @@ pub use control::{
     traced_memory, tracker_memory,
 };
 pub use error::Error;
-
-mod frame;
-mod symbols;
-
 pub use frame::{Frame, Traceback};
 pub use symbols::LOOK_THROUGH;

@@ -12,7 +12,8 @@ pub(crate) enum Kind {
     Gauge,
 }
 
-/// What a value counts.
+/// What a value counts. In Prometheus the name says it, so only outlets with units of their own read this.
+#[allow(dead_code, reason = "read by the tests and by outlets that are features")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Bytes,
@@ -25,6 +26,7 @@ pub(crate) enum Unit {
 }
 
 /// All there is to say about one metric.
+#[allow(dead_code, reason = "the unit is read by the tests and by outlets that are features")]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
     pub name: &'static str,
