@@ -1,7 +1,7 @@
 //! Path and query → outlet, as an [`axum::Router`].
 //!
-//! Any thread of any tokio runtime. Answers that need a collection take it in slices of about 20 ms and
-//! let others run in between; nothing here waits for a lock longer than such a slice.
+//! Any thread of any tokio runtime. Answers that need a collection take it in slices of about 0.1 s
+//! and let others run in between; nothing here waits for a lock longer than such a slice.
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -42,7 +42,8 @@ pub(crate) enum Access {
 /// server it becomes part of. It brings no fallback, so it can be merged or nested.
 ///
 /// Only heapgauge's own code is paused there: what the surrounding server allocates for a request is
-/// the program's. A scrape costs what [`Collector::collect`] costs, in slices of about 20 ms.
+/// the program's. A scrape costs what [`Collector::collect`] costs, in slices of about 0.1 s
+/// while new stacks are named.
 ///
 /// # Examples
 ///

@@ -247,6 +247,9 @@ impl ServerBuilder {
                 Error::with_source("serve: no address to listen on, allowed is HOST:PORT", error)
             })?
             .collect();
+        if addrs.is_empty() {
+            return Err(Error::new("serve: no address to listen on, allowed is HOST:PORT"));
+        }
         let mut live = live()?;
         let pid = std::process::id();
         if let Some((owner, addr)) = *live

@@ -35,8 +35,11 @@ pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
 const REUSE_FOR: Duration = Duration::from_secs(1);
 /// How long one collection may name stacks it has not met, in all; the rest is named later.
 const NAMING_TIME: Duration = Duration::from_millis(250);
-/// How long naming may take in one go, for callers with other things to do in between.
-const NAMING_SLICE: Duration = Duration::from_millis(20);
+/// How long naming may take in one go, for callers with other things to do in between. Shorter would not
+/// be quicker: each go opens the line tables anew, which takes some 50 ms in a large binary.
+const NAMING_SLICE: Duration = Duration::from_millis(100);
+/// Where opening them takes longer than that, a go may take twice as long as opening, up to this.
+const LONGEST_SLICE: Duration = Duration::from_secs(1);
 
 /// What a collection needs from outside, so that tests can bring their own heap and their own clock.
 pub(crate) trait World: Send {
@@ -139,7 +142,7 @@ impl Collector {
     }
 
     /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
-    /// `None` means call again. A handful of milliseconds more than 20 at most.
+    /// `None` means call again.
     pub(crate) fn collect_slice(&self) -> Option<Arc<Report>> {
         let _own = control::own();
         self.lock().advance()
@@ -340,6 +343,8 @@ struct State {
     names: Names,
     /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
     unnamed: Vec<&'static [usize]>,
+    /// How long the next go of naming may take.
+    slice: Duration,
     ring: Ring,
     /// The counts of the previous collection, where `delta_window` is zero.
     previous: Option<Arc<Kept>>,
@@ -364,6 +369,7 @@ impl State {
             epoch: None,
             names: Names::default(),
             unnamed: Vec::new(),
+            slice: NAMING_SLICE,
             previous: None,
             tops: HashMap::new(),
             draft: None,
@@ -414,14 +420,26 @@ impl State {
     }
 
     fn name_slice(&mut self) -> bool {
-        self.name_for(NAMING_SLICE) && !self.unnamed.is_empty()
+        !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
 
     /// False: nothing could be named.
     fn name_for(&mut self, budget: Duration) -> bool {
-        let Progress { named, .. } = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
-        self.unnamed.truncate(self.unnamed.len().saturating_sub(named));
-        named > 0
+        let before = self.unnamed.len();
+        let begun = self.world.now();
+        let progress = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
+        let spent = self.world.now().saturating_duration_since(begun);
+        if spent > budget.saturating_mul(2) {
+            self.slice = self.slice.max(spent.saturating_mul(2).min(LONGEST_SLICE));
+        }
+        if progress.named == progress.total {
+            self.unnamed.clear();
+        } else {
+            // Those named are not only the first: later ones may share all their addresses.
+            let world = &self.world;
+            self.unnamed.retain(|addresses| world.site(addresses).is_none());
+        }
+        self.unnamed.len() < before
     }
 
     /// The next slice of a collection; `None` while stacks are still being named.
@@ -444,7 +462,7 @@ impl State {
         };
         if !self.unnamed.is_empty() {
             let left = NAMING_TIME.saturating_sub(self.world.now().saturating_duration_since(draft.begun));
-            if !left.is_zero() && self.name_for(left.min(NAMING_SLICE)) && !self.unnamed.is_empty() {
+            if !left.is_zero() && self.name_for(left.min(self.slice)) && !self.unnamed.is_empty() {
                 self.draft = Some(draft);
                 return None;
             }
