@@ -407,6 +407,8 @@ async fn accept(listener: tokio::net::TcpListener, app: Router) {
 }
 
 async fn connection(stream: tokio::net::TcpStream, app: Router, state: Arc<Activity>) {
+    // Answers are written whole; waiting for more to send would only delay their last packet.
+    let _ = stream.set_nodelay(true);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let (app, state) = (app.clone(), state.clone());
         async move {
