@@ -33,8 +33,14 @@ mod collector;
 mod process;
 
 // The outlets.
+#[cfg(feature = "http")]
+mod config;
 #[cfg(feature = "prometheus")]
 mod emit;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "http")]
+mod serve;
 
 pub use alloc::TrackingAllocator;
 pub use collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
@@ -44,4 +50,6 @@ pub use control::{
 };
 pub use error::Error;
 pub use frame::{Frame, Traceback};
+#[cfg(feature = "http")]
+pub use serve::{Server, ServerBuilder, serve, serve_from_env};
 pub use symbols::LOOK_THROUGH;
