@@ -143,18 +143,21 @@ impl Collector {
 
     /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
     /// `None` means call again.
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn collect_slice(&self) -> Option<Arc<Report>> {
         let _own = control::own();
         self.lock().advance()
     }
 
     /// Keeps a baseline if one is due. Returns when to come back.
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn tick(&self) -> Duration {
         let _own = control::own();
         self.lock().tick()
     }
 
     /// Names some of the stacks the last collection had to leave unnamed. False: none are left.
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn name_slice(&self) -> bool {
         let _own = control::own();
         self.lock().name_slice()
@@ -419,6 +422,7 @@ impl State {
         }
     }
 
+    #[cfg(any(feature = "http", test))]
     fn name_slice(&mut self) -> bool {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }

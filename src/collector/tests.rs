@@ -18,6 +18,9 @@ struct Heap {
     names_epoch: u64,
     resolved: Vec<usize>,
     taken: u32,
+    /// What a `resolve` takes, and the budgets it was given.
+    naming_takes: Duration,
+    budgets: Vec<Duration>,
 }
 
 #[derive(Clone)]
@@ -37,6 +40,8 @@ impl Fake {
             names_epoch: 0,
             resolved: Vec::new(),
             taken: 0,
+            naming_takes: Duration::ZERO,
+            budgets: Vec::new(),
         })))
     }
 
@@ -131,8 +136,11 @@ impl World for Fake {
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         self.heap().sites.get(&addresses[0]).cloned()
     }
-    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, _: Duration) -> Progress {
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
         let mut heap = self.heap();
+        let takes = heap.naming_takes;
+        heap.now += takes;
+        heap.budgets.push(budget);
         let Some(first) = stacks.next().map(|addresses| addresses[0]) else {
             return Progress { named: 0, total: 0 };
         };
@@ -462,6 +470,28 @@ fn naming_that_takes_too_long_is_continued_between_collections() {
     assert_eq!(slices, 6);
     fake.at(5);
     assert_eq!(collector.collect().sites.len(), 8);
+}
+
+#[test]
+fn where_a_go_of_naming_is_slow_to_begin_it_may_take_longer() {
+    let fake = Fake::new();
+    for id in 2..12 {
+        fake.holds_unnamed(id, 10, 1);
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    let collector = fake.collector(25, 300);
+    let millis = Duration::from_millis;
+    fake.heap().naming_takes = millis(150);
+    assert!(collector.collect_slice().is_none());
+    fake.heap().naming_takes = millis(300);
+    // What is left of a quarter of a second ends what one collection waits for.
+    assert_eq!(collector.collect_slice().map(|report| report.sites.len()), None);
+    assert_eq!(collector.collect_slice().map(|report| report.sites.len()), Some(2));
+    assert!(collector.name_slice());
+    fake.heap().naming_takes = millis(2_000);
+    assert!(collector.name_slice());
+    assert!(collector.name_slice());
+    assert_eq!(fake.heap().budgets, [millis(100), millis(100), millis(600), millis(600), millis(1_000)]);
 }
 
 #[test]

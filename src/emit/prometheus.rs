@@ -4,6 +4,7 @@
 //! expositions of one snapshot are byte-identical.
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "http", test))]
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Label, Recorder as _};
@@ -14,6 +15,7 @@ use crate::collector::Report;
 use crate::control;
 
 /// The content type of [`Report::to_prometheus`].
+#[cfg(feature = "http")]
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Report {
@@ -65,11 +67,13 @@ fn render(report: &Report) -> String {
 }
 
 /// The text of the latest report asked for, so that scrapes within a second render once.
+#[cfg(any(feature = "http", test))]
 #[derive(Default)]
 pub(crate) struct Cached {
     latest: Mutex<Option<(u64, Arc<str>)>>,
 }
 
+#[cfg(any(feature = "http", test))]
 impl Cached {
     /// `report` as text. All reports handed in come from one collector.
     pub(crate) fn text(&self, report: &Report) -> Arc<str> {
