@@ -67,6 +67,9 @@ pub(crate) fn app(collector: &Collector, access: Access) -> Router {
         .layer(middleware::map_response(nosniff))
 }
 
+/// An answer that says no. Boxed, because it is large and the other case is the common one.
+type Refusal = Box<Response>;
+
 /// What answers are made from.
 struct Outlet {
     collector: Collector,
@@ -87,14 +90,14 @@ async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
         match caught(|| outlet.collector.collect_slice()) {
             Ok(Some(report)) => break report,
             Ok(None) => tokio::task::yield_now().await,
-            Err(failed) => return failed,
+            Err(failed) => return *failed,
         }
     };
     caught(|| {
         let _own = control::own();
         answer(StatusCode::OK, prometheus::CONTENT_TYPE, outlet.metrics.text(&report).to_string())
     })
-    .unwrap_or_else(|failed| failed)
+    .unwrap_or_else(|failed| *failed)
 }
 
 async fn unknown_path(uri: Uri) -> Response {
@@ -121,7 +124,7 @@ async fn guard(State(access): State<Access>, request: Request, next: Next) -> Re
     if access == Access::Loopback
         && let Err(foreign) = from_here(request.version(), request.uri(), request.headers())
     {
-        return foreign;
+        return *foreign;
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES) {
@@ -140,22 +143,22 @@ async fn nosniff(mut response: Response) -> Response {
 
 /// A web page may point a name of its own at 127.0.0.1 and read what is served here as its own. The
 /// browser then sends that name, so only names that cannot be pointed anywhere are let in.
-fn from_here(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
+fn from_here(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(HOST).iter().peekable();
     if hosts.peek().is_none() && version > Version::HTTP_10 {
-        return Err(refuse(
+        return Err(Box::new(refuse(
             StatusCode::BAD_REQUEST,
             format_args!("the header Host is missing, allowed are localhost, 127.0.0.1 and [::1]"),
-        ));
+        )));
     }
     let foreign = |header: HeaderName, value: &[u8]| {
-        refuse(
+        Box::new(refuse(
             StatusCode::FORBIDDEN,
             format_args!(
                 "{header} {} is foreign, allowed are localhost, 127.0.0.1 and [::1]",
                 Shown(&String::from_utf8_lossy(value))
             ),
-        )
+        ))
     };
     if let Some(host) = hosts.find(|host| !host.to_str().is_ok_and(is_loopback)) {
         return Err(foreign(HOST, host.as_bytes()));
@@ -191,9 +194,12 @@ fn is_loopback(authority: &str) -> bool {
 }
 
 /// A fault of ours is one answer, not the end of the connection or of the server.
-fn caught<T>(answer: impl FnOnce() -> T) -> Result<T, Response> {
+fn caught<T>(answer: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(answer)).map_err(|_| {
-        refuse(StatusCode::INTERNAL_SERVER_ERROR, format_args!("heapgauge failed to answer, see stderr"))
+        Box::new(refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format_args!("heapgauge failed to answer, see stderr"),
+        ))
     })
 }
 

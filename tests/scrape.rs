@@ -92,6 +92,7 @@ fn fnv(function: &str, file: &str, line: u32) -> String {
     format!("{hash:016x}")
 }
 
+#[allow(clippy::vec_box, reason = "blocks of their own are the point")]
 #[inline(never)]
 fn keep(blocks: usize) -> Vec<Box<[u8; 48]>> {
     let mut kept = Vec::with_capacity(blocks);
