@@ -32,8 +32,19 @@ pub use control::{
 };
 pub use error::Error;
 
+// The read side.
+mod domains;
+mod filter;
 mod frame;
+mod snapshot;
+mod statistics;
 mod symbols;
+mod traced;
 
+pub use domains::{track, untrack};
+pub use filter::{DomainFilter, Filter};
 pub use frame::{Frame, Traceback};
+pub use snapshot::{Snapshot, Trace};
+pub use statistics::{GroupBy, Order, Statistic, StatisticDiff, Top, Totals, top};
 pub use symbols::LOOK_THROUGH;
+pub use traced::{Traced, traceback_of};
