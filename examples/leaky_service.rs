@@ -215,27 +215,36 @@ fn invent(number: u64) -> Document {
     }
 }
 
-/// Watches the sites through a collector of its own and prints a sentence for each that leaks.
+/// Watches the sites and prints a sentence for each that leaks.
 ///
 /// A site that rose at each of the last three looks is called a leak: a cache that fills up stops
 /// rising, and one that is emptied now and then falls in between.
 fn watch(collector: heapgauge::Collector) {
-    let mut rising: HashMap<String, (u64, u32)> = HashMap::new();
+    let mut seen: HashMap<u64, (u64, u32)> = HashMap::new();
     for look in 1_u32.. {
         std::thread::sleep(LOOK);
-        let report = collector.report();
-        let mut now = HashMap::new();
-        for site in report.growing() {
-            let (before, rises) = rising.get(&site.id).copied().unwrap_or_default();
-            let rises = if site.live_bytes > before { rises + 1 } else { 0 };
-            // Said at once when it is certain, and again every half minute.
+        let report = collector.collect();
+        let rises = |site: &heapgauge::SiteRow| match seen.get(&site.id()) {
+            Some(&(before, rises)) if site.live_bytes > before => rises + 1,
+            _ => 0,
+        };
+        let now: HashMap<_, _> =
+            report.sites.iter().map(|site| (site.id(), (site.live_bytes, rises(site)))).collect();
+        for site in &report.sites {
+            let (_, rises) = now[&site.id()];
+            // Said as soon as it is known, and again every half minute.
             if rises == 3 || rises > 3 && look % 6 == 0 {
                 let rate = site.delta_bytes as f64 * 60.0 / report.delta_window.as_secs_f64();
-                println!("leak: {}:{} {} {}/min", site.file, site.line, short(&site.function), signed(rate));
+                println!(
+                    "leak: {}:{} {} {}/min",
+                    site.file(),
+                    site.line(),
+                    short(site.function()),
+                    signed(rate)
+                );
             }
-            now.insert(site.id.clone(), (site.live_bytes, rises));
         }
-        rising = now;
+        seen = now;
     }
 }
 
