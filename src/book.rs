@@ -1,0 +1,265 @@
+//! An allocation or a free → counters: the decision whether, where and under which id.
+//!
+//! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
+//! not silenced, and a stack met before, touches nothing that is shared.
+
+use crate::stack;
+use crate::stack_cache::Fingerprint;
+use crate::stacks;
+use crate::tag::{FIRST, OVERHEAD, UNTRACKED};
+use crate::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
+use crate::tracker::{self, Reason};
+
+/// What the first instance that allocates decides for all.
+#[derive(Clone, Copy)]
+pub(crate) struct Config {
+    pub frames: u8,
+    pub paused: bool,
+}
+
+/// Books an allocation of the calling code and returns the id for its tag.
+#[inline(never)]
+pub(crate) fn allocation(size: usize, config: Config) -> u32 {
+    let Some(state) = thread::current() else { return first_slow(size, config) };
+    let base = tracker::base();
+    if state.quiet() != 0 || base == u32::MAX {
+        return quiet_slow(state, size, config);
+    }
+    let busy = state.enter(BUSY);
+    // SAFETY: `current` gave this thread's own state, and it has just been marked.
+    let tools = unsafe { state.tools() };
+    let stack = stack::capture(tools);
+    let id = match tools.cache.get(stack) {
+        // An id below the base was met before a `clear`.
+        Some(known) if known.id >= base => {
+            debug_assert!(is_same(known.id, tools), "two stacks with one fingerprint");
+            known.slot().allocate(size as u64);
+            known.id
+        }
+        _ => miss_slow(state, tools, stack, size),
+    };
+    state.change(size as i64);
+    drop(busy);
+    id
+}
+
+/// Whether the id is the one of the stack in the buffer.
+fn is_same(id: u32, tools: &Tools) -> bool {
+    let found = &tools.buffer.addresses[..tools.buffer.header.len as usize];
+    stacks::recorded(id).is_none_or(|recorded| recorded.addresses == found)
+}
+
+/// The first allocation of a thread, or one of a thread that has no state.
+#[cold]
+#[inline(never)]
+fn first_slow(size: usize, config: Config) -> u32 {
+    tracker::configure(u32::from(config.frames), config.paused);
+    match thread::current_or_make() {
+        Some(_) => allocation(size, config),
+        None => {
+            tracker::drop_event(Reason::Threads);
+            unrecorded(None, size)
+        }
+    }
+}
+
+/// An allocation while off, silenced, or from inside heapgauge's own code.
+#[cold]
+#[inline(never)]
+fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
+    let quiet = state.quiet();
+    if tracker::configure(u32::from(config.frames), config.paused) && quiet == 0 {
+        return allocation(size, config);
+    }
+    if quiet & INTERNING != 0 {
+        // The map of stacks. A counter of this thread may be in the middle of a change only if a
+        // signal handler is what allocates; the shared ones are right either way.
+        return allocate_shared(OVERHEAD, size);
+    }
+    if quiet & BUSY != 0 {
+        tracker::drop_event(Reason::Reentrant);
+        return unrecorded(None, size);
+    }
+    let _busy = state.enter(BUSY);
+    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
+}
+
+/// A stack that this thread's cache does not hold.
+#[cold]
+#[inline(never)]
+fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+    let interned = {
+        let _interning = state.enter(INTERNING);
+        stacks::intern(&mut tools.buffer, stack.mixed())
+    };
+    match interned {
+        Ok(id) => match state.counters.slot_or_make(id) {
+            Some(slot) => {
+                tools.cache.insert(stack, id, slot);
+                slot.allocate(size as u64);
+                id
+            }
+            None => allocate_shared(id, size),
+        },
+        Err(reason) => {
+            tracker::drop_event(reason);
+            unrecorded(Some(state), size)
+        }
+    }
+}
+
+/// Books at `[unrecorded]`, or as untracked while off.
+#[cold]
+fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
+    let base = tracker::base();
+    if base == u32::MAX {
+        return allocate_shared(UNTRACKED, size);
+    }
+    // Frees of it must find a place too.
+    if SHARED.slot_or_make(base).is_none() {
+        return allocate_shared(UNTRACKED, size);
+    }
+    match state {
+        Some(state) => allocate(state, base, size),
+        None => allocate_shared(base, size),
+    }
+}
+
+/// Books an allocation under a given id, in the counters of the thread.
+fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    match state.counters.slot_or_make(id) {
+        Some(slot) => {
+            slot.allocate(size as u64);
+            id
+        }
+        None => allocate_shared(id, size),
+    }
+}
+
+/// Books an allocation under a given id, in the counters that threads share.
+fn allocate_shared(id: u32, size: usize) -> u32 {
+    match SHARED.slot_or_make(id) {
+        Some(slot) => {
+            slot.allocate_shared(size as u64);
+            id
+        }
+        // Not for 0, whose place is static, so this ends.
+        None => allocate_shared(UNTRACKED, size),
+    }
+}
+
+/// Books the free of a block of this id.
+#[inline]
+pub(crate) fn free(id: u32, size: usize) {
+    // From before a `clear`, or while off: nothing is known of it any more.
+    let is_traced = id >= FIRST;
+    if is_traced && id < tracker::base() {
+        return;
+    }
+    if let Some(state) = thread::current()
+        && state.quiet() & BUSY == 0
+    {
+        let busy = state.enter(BUSY);
+        if let Some(slot) = state.counters.slot(id) {
+            slot.free(size as u64);
+            if is_traced {
+                state.change((size as i64).wrapping_neg());
+            }
+        } else {
+            free_slow(Some(state), id, size);
+        }
+        drop(busy);
+    } else {
+        free_slow(None, id, size);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
+    if id >= tracker::end_id() {
+        // No id that was ever given out: the program has written past the end of a block.
+        return;
+    }
+    let change = (size as i64).wrapping_neg();
+    // A thread that only frees gets a state here.
+    let state = state.or_else(|| thread::current_or_make().filter(|state| state.quiet() & BUSY == 0));
+    if let Some(state) = state {
+        let _busy = state.enter(BUSY);
+        if id >= FIRST {
+            state.change(change);
+        }
+        if let Some(slot) = state.counters.slot_or_make(id) {
+            return slot.free(size as u64);
+        }
+    } else if id >= FIRST {
+        tracker::publish(change);
+    }
+    // Every id that is in a tag has a place here, made before the id was given out.
+    if let Some(slot) = SHARED.slot(id) {
+        slot.free_shared(size as u64);
+    }
+}
+
+/// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
+#[cold]
+pub(crate) fn misplaced(id: u32, size: usize) {
+    free(id, size);
+    tracker::drop_event(Reason::Memory);
+    allocate_shared(UNTRACKED, size);
+}
+
+/// Books a block that changes its size: the id for its new tag.
+#[inline]
+pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: Config) -> u32 {
+    if is_silenced() {
+        return resized_slow(old, old_size, new_size);
+    }
+    let id = allocation(new_size, config);
+    free(old, old_size);
+    id
+}
+
+/// Whether the program or heapgauge itself has silenced this thread.
+#[inline]
+fn is_silenced() -> bool {
+    thread::current().is_some_and(|state| state.quiet() & (thread::PAUSED | OWN) != 0)
+}
+
+/// In a silenced thread a block keeps the id it has.
+#[cold]
+#[inline(never)]
+fn resized_slow(id: u32, old_size: usize, new_size: usize) -> u32 {
+    match thread::current() {
+        Some(state) if state.quiet() & BUSY == 0 => {
+            let busy = state.enter(BUSY);
+            let booked = allocate(state, id, new_size);
+            if id >= FIRST {
+                state.change(new_size as i64);
+            }
+            drop(busy);
+            free(id, old_size);
+            booked
+        }
+        _ => {
+            let booked = allocate_shared(id, new_size);
+            free(id, old_size);
+            booked
+        }
+    }
+}
+
+/// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
+#[inline(never)]
+pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
+    let state = thread::current_or_make()?;
+    if state.quiet() & BUSY != 0 {
+        return None;
+    }
+    let _busy = state.enter(BUSY);
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    let stack = stack::capture(tools);
+    let _interning = state.enter(INTERNING);
+    stacks::recorded(stacks::intern(&mut tools.buffer, stack.mixed()).ok()?)
+}

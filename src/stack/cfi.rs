@@ -1,0 +1,436 @@
+//! Registers → return addresses, by the `.eh_frame` unwind rules of the code on the stack.
+//!
+//! Every stock release build has these rules, for panics; frame pointers it has not. A row of them
+//! nearly always says "the frame's base is at the stack or frame pointer plus n, the caller's frame
+//! pointer is at base plus m or unchanged, the return address is right below the base". [`gimli`]
+//! parses such a row once a thread and address; it is kept packed and linked in [`crate::rules`].
+//!
+//! What is read lies in the calling thread's own stack, between the stack pointer and the stack's
+//! end, and every step rises. On a foreign stack (a coroutine, a signal stack) the end is unknown and
+//! each step is held below [`FOREIGN_STEP`]: there it is the exactness of the rules that keeps reads
+//! inside, as it does for the unwinder of a panic.
+
+use super::{Gather, fallback, modules};
+use crate::memory;
+use crate::rules::{At, Rule, Rules};
+use crate::stack_cache::Fingerprint;
+use crate::thread::{StackBounds, Tools};
+use crate::tracker::{self, MAX_ADDRESSES};
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Pointer, Register, RegisterRule,
+    UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
+};
+
+pub(super) const AVAILABLE: bool = true;
+
+/// The largest frame believed on a stack whose bounds are unknown.
+const FOREIGN_STEP: usize = 1 << 20;
+
+#[cfg(target_arch = "x86_64")]
+mod arch {
+    use super::WORD;
+    use crate::rules::Rule;
+    use gimli::{Register, X86_64};
+    pub(super) const STACK_POINTER: Register = X86_64::RSP;
+    pub(super) const FRAME_POINTER: Register = X86_64::RBP;
+    pub(super) const RETURN_ADDRESS: Register = X86_64::RA;
+
+    /// The call has pushed the return address: it is right below the base.
+    #[inline(always)]
+    pub(super) fn return_address_place(base: usize, _rule: Rule) -> usize {
+        base.wrapping_sub(WORD)
+    }
+
+    /// Where the caller's frame pointer is, if it was saved.
+    #[inline(always)]
+    pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
+        rule.saved().map(|saved| base.wrapping_add_signed(saved))
+    }
+
+    /// As loaded from the stack.
+    #[inline(always)]
+    pub(super) fn return_address(word: usize) -> usize {
+        word
+    }
+
+    /// What a packed rule keeps of where the two are, from the base: the frame pointer's place.
+    pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
+        (return_address == -(WORD as i64)).then_some(frame_pointer)
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arch {
+    use super::WORD;
+    use crate::rules::Rule;
+    use gimli::{AArch64, Register};
+    pub(super) const STACK_POINTER: Register = AArch64::SP;
+    pub(super) const FRAME_POINTER: Register = AArch64::X29;
+    pub(super) const RETURN_ADDRESS: Register = AArch64::X30;
+
+    /// The callee has saved the link register, where the rule says.
+    #[inline(always)]
+    pub(super) fn return_address_place(base: usize, rule: Rule) -> usize {
+        base.wrapping_add_signed(rule.saved().unwrap_or(-(WORD as isize)) & !1)
+    }
+
+    /// A frame record: the frame pointer right below the link register.
+    #[inline(always)]
+    pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
+        let saved = rule.saved()?;
+        (saved & 1 != 0).then(|| base.wrapping_add_signed((saved & !1) - WORD as isize))
+    }
+
+    /// What a packed rule keeps of where the two are, from the base: the link register's place, and
+    /// in its lowest bit whether the frame pointer stands below it.
+    pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
+        match frame_pointer {
+            None => Some(Some(return_address)),
+            Some(place) => (place == return_address - WORD as i64).then_some(Some(return_address | 1)),
+        }
+    }
+
+    /// Without the signature that pointer authentication puts into the upper bits.
+    #[inline(always)]
+    pub(super) fn return_address(word: usize) -> usize {
+        word & ((1 << 48) - 1)
+    }
+}
+
+/// The registers a walk needs: every packed rule counts from one of the last two.
+#[derive(Clone, Copy)]
+pub(super) struct Registers {
+    pc: usize,
+    sp: usize,
+    fp: usize,
+}
+
+impl Registers {
+    /// Of the function this is inlined into.
+    #[inline(always)]
+    pub(super) fn here() -> Registers {
+        let (pc, sp, fp): (usize, usize, usize);
+        // SAFETY: copies registers; no memory, no flags.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!(
+                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!(
+                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        Registers { pc, sp, fp }
+    }
+}
+
+/// Walks from `registers` on into the buffer of the tools. `None` when a row on the way needs the
+/// other unwinder; the addresses before it are in the buffer.
+#[inline(always)]
+pub(super) fn capture(tools: &mut Tools, registers: Registers, limit: usize) -> Option<Fingerprint> {
+    let bounds = tools.bounds;
+    let is_own_stack = registers.sp >= bounds.low && registers.sp < bounds.end;
+    if tools.rules.epoch != tracker::rules_epoch() {
+        forget_slow(&mut tools.rules);
+    }
+    let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
+    // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
+    // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
+    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
+    let mut parser = Parser { memory: &mut tools.parser };
+    let ended = if is_own_stack {
+        walk::<false>(&mut tools.rules, registers, bounds, &mut gather, read, |address| parser.rule(address))
+    } else {
+        foreign_slow(&mut tools.rules, registers, &mut gather, &mut parser)
+    };
+    let fingerprint = gather.fingerprint();
+    tools.buffer.header.len = fingerprint.depth;
+    tools.buffer.header.truncated = ended == Ended::Cut;
+    (ended != Ended::Other).then_some(fingerprint)
+}
+
+#[cold]
+#[inline(never)]
+fn foreign_slow(
+    rules: &mut Rules,
+    registers: Registers,
+    gather: &mut Gather<'_>,
+    parser: &mut Parser<'_>,
+) -> Ended {
+    // SAFETY: as in `capture`.
+    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
+    walk::<true>(rules, registers, StackBounds::default(), gather, read, |address| parser.rule(address))
+}
+
+#[cold]
+#[inline(never)]
+fn forget_slow(rules: &mut Rules) {
+    rules.forget();
+    rules.epoch = tracker::rules_epoch();
+}
+
+/// Why a walk ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    /// At the first frame of the thread.
+    Whole,
+    /// At the limit, at an unknown address, or where the next frame would not lie above this one.
+    Cut,
+    /// At a row that a packed rule cannot hold.
+    Other,
+}
+
+/// The walk itself: rules from `rules`, else from `rule_of` (given the address and whether it is a
+/// return address); the stack through `read`.
+#[inline(always)]
+fn walk<const FOREIGN: bool>(
+    rules: &mut Rules,
+    registers: Registers,
+    bounds: StackBounds,
+    gather: &mut Gather<'_>,
+    read: impl Fn(usize) -> usize,
+    mut rule_of: impl FnMut(Sought) -> Rule,
+) -> Ended {
+    let Registers { pc, mut sp, mut fp } = registers;
+    let mut at = match rules.start(pc) {
+        Some(at) => at,
+        None => match start_slow(rules, pc, &mut rule_of) {
+            Some(at) => at,
+            None => return Ended::Cut,
+        },
+    };
+    loop {
+        let rule = rules.rule(at);
+        let base = if rule.is_from_frame_pointer() { fp } else { sp }.wrapping_add(rule.distance());
+        let height = base.wrapping_sub(sp);
+        let room = if FOREIGN { FOREIGN_STEP } else { bounds.end.wrapping_sub(sp) };
+        // In one comparison: 0 < height <= room. A rule that is no step has distance 0, so it ends
+        // here as well; words are aligned, so a base that is not was computed from a wrong register.
+        if height.wrapping_sub(WORD) > room.wrapping_sub(WORD) || base % WORD != 0 {
+            return ended_slow(rule);
+        }
+        let place = arch::return_address_place(base, rule);
+        // On x86-64 this is known, and the compiler drops it.
+        if place.wrapping_sub(sp) > height - WORD {
+            return Ended::Cut;
+        }
+        let return_address = arch::return_address(read(place));
+        if let Some(place) = arch::frame_pointer_place(base, rule) {
+            // The frame pointer was saved inside this frame.
+            if place.wrapping_sub(sp) > height - WORD {
+                return Ended::Cut;
+            }
+            fp = read(place);
+        }
+        sp = base;
+        let more = gather.push(return_address);
+        at = match rules.follow(at, return_address) {
+            Some(next) => next,
+            None => match next_slow(rules, at, return_address, &mut rule_of) {
+                Some(next) => next,
+                None => return Ended::Cut,
+            },
+        };
+        if !more {
+            return if rules.rule(at) == Rule::END { Ended::Whole } else { Ended::Cut };
+        }
+    }
+}
+
+const WORD: usize = size_of::<usize>();
+
+/// An address whose rule is sought.
+#[derive(Clone, Copy)]
+enum Sought {
+    /// Where the processor is.
+    Here(usize),
+    /// Where a call returns to; the call itself is before it, perhaps in another row.
+    ReturnAddress(usize),
+}
+
+#[cold]
+#[inline(never)]
+fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> Rule) -> Option<At> {
+    if rules.find(None, pc).is_none() {
+        rules.insert(pc, rule_of(Sought::Here(pc)))?;
+    }
+    let at = rules.find(None, pc)?;
+    rules.set_start(at);
+    Some(at)
+}
+
+#[cold]
+#[inline(never)]
+fn next_slow(
+    rules: &mut Rules,
+    at: At,
+    address: usize,
+    rule_of: &mut impl FnMut(Sought) -> Rule,
+) -> Option<At> {
+    match rules.find(Some(at), address) {
+        Some(next) => Some(next),
+        // `at` is invalid after this; the link is made the next time this path is walked.
+        None => rules.insert(address, rule_of(Sought::ReturnAddress(address))),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn ended_slow(rule: Rule) -> Ended {
+    match rule {
+        Rule::END => Ended::Whole,
+        Rule::OTHER => Ended::Other,
+        _ => Ended::Cut,
+    }
+}
+
+// ── Rules from .eh_frame ────────────────────────────────────────────────────────────────────────
+
+/// Room for the registers and remembered rows that compilers use. More is an error of the parser,
+/// and the row then belongs to the other unwinder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Fixed;
+
+impl UnwindContextStorage<usize> for Fixed {
+    type Rules = [(Register, RegisterRule<usize>); 40];
+    type Stack = [UnwindTableRow<usize, Fixed>; 6];
+}
+
+type Context = UnwindContext<usize, Fixed>;
+
+/// The unwind-rule parser with its working memory, which is too large for a small thread's stack.
+struct Parser<'a> {
+    /// Of the thread's tools: null until first needed.
+    memory: &'a mut *mut u8,
+}
+
+impl Parser<'_> {
+    /// The rule of an address.
+    #[cold]
+    #[inline(never)]
+    fn rule(&mut self, sought: Sought) -> Rule {
+        let (Sought::Here(address) | Sought::ReturnAddress(address)) = sought;
+        let address =
+            if matches!(sought, Sought::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
+        let Some(module) = modules::find(address) else { return Rule::UNKNOWN };
+        let Some(context) = self.context() else { return Rule::UNKNOWN };
+        // SAFETY: the module is loaded, since it has code on this thread's stack (or is the one this
+        // code is in), and its unwind sections lie inside its mapping, which is read only as far as
+        // lengths in the sections themselves tell.
+        let section = |start: usize| unsafe {
+            std::slice::from_raw_parts(
+                std::ptr::with_exposed_provenance::<u8>(start),
+                module.end.saturating_sub(start),
+            )
+        };
+        row_rule(context, module.unwind_header, address, section)
+    }
+
+    fn context(&mut self) -> Option<&mut Context> {
+        if self.memory.is_null() {
+            let memory = memory::zeroed::<Context>();
+            if memory.is_null() {
+                return None;
+            }
+            // SAFETY: fresh memory of its size and alignment.
+            unsafe { memory.write(Context::new_in()) };
+            *self.memory = memory.cast();
+        }
+        // SAFETY: not null, so written above, in memory that only this thread's tools refer to.
+        Some(unsafe { &mut *self.memory.cast::<Context>() })
+    }
+}
+
+/// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it.
+/// `section` gives the bytes from an address to the module's end.
+fn row_rule<'a>(
+    context: &mut Context,
+    header: usize,
+    address: usize,
+    section: impl Fn(usize) -> &'a [u8],
+) -> Rule {
+    let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64);
+    let parsed = EhFrameHdr::new(section(header), NativeEndian).parse(&bases, WORD as u8);
+    let Ok(parsed) = parsed else { return Rule::UNKNOWN };
+    let Pointer::Direct(start) = parsed.eh_frame_ptr() else { return Rule::UNKNOWN };
+    let Some(table) = parsed.table() else { return Rule::UNKNOWN };
+    let bases = bases.set_eh_frame(start);
+    let frames = EhFrame::from(EndianSlice::new(section(start as usize), NativeEndian));
+    let Ok(description) = table.fde_for_address(&frames, &bases, address as u64, EhFrame::cie_from_offset)
+    else {
+        return Rule::UNKNOWN;
+    };
+    if description.is_signal_trampoline() {
+        return Rule::OTHER;
+    }
+    match description.unwind_info_for_address(&frames, &bases, context, address as u64) {
+        Ok(row) => pack(row).unwrap_or(Rule::OTHER),
+        Err(_) => Rule::OTHER,
+    }
+}
+
+/// The row in 8 bytes; `None` if it does not fit.
+fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
+    let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
+    let from_frame_pointer = match register {
+        arch::STACK_POINTER => false,
+        arch::FRAME_POINTER => true,
+        _ => return None,
+    };
+    let is_word = |place: i64| place % WORD as i64 == 0;
+    let return_address = match row.register(arch::RETURN_ADDRESS) {
+        Some(RegisterRule::Undefined) => return Some(Rule::END),
+        Some(RegisterRule::Offset(place)) if is_word(place) => place,
+        _ => return None,
+    };
+    let frame_pointer = match row.register(arch::FRAME_POINTER) {
+        // No word about a register that calls preserve means that it is unchanged.
+        None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => None,
+        Some(RegisterRule::Offset(place)) if is_word(place) => Some(place),
+        _ => return None,
+    };
+    Rule::step(from_frame_pointer, u64::try_from(offset).ok()?, arch::saved(return_address, frame_pointer)?)
+}
+
+// ── Before main ─────────────────────────────────────────────────────────────────────────────────
+
+pub(super) fn prepare() {
+    modules::prepare();
+}
+
+pub(super) fn modules_epoch() -> u64 {
+    modules::epoch()
+}
+
+/// Whether this walker finds the addresses that the platform's unwinder finds, from here.
+#[inline(never)]
+pub(super) fn self_test() -> bool {
+    let mut rules = Rules::new();
+    let mut parser_memory = std::ptr::null_mut();
+    let mut addresses = [0; MAX_ADDRESSES];
+    let mut gather = Gather::new(&mut addresses, MAX_ADDRESSES);
+    let mut parser = Parser { memory: &mut parser_memory };
+    // The bounds of this stack may not be known yet; the rules are what is being tested.
+    let ended = foreign_slow(&mut rules, Registers::here(), &mut gather, &mut parser);
+    let found = gather.len;
+    let mut reference = [0; MAX_ADDRESSES];
+    let mut reference_gather = Gather::new(&mut reference, MAX_ADDRESSES);
+    fallback::walk(&mut reference_gather, addresses.first().copied());
+    let expected = reference_gather.len;
+    // What lies above `main`'s caller may have no rules (`_start` of some C libraries).
+    let common = found.min(expected);
+    rules.free();
+    if !parser_memory.is_null() {
+        // SAFETY: made by `Parser::context` as one `Context`, and not used any more.
+        unsafe { memory::free_array(parser_memory.cast::<Context>(), 1) };
+    }
+    ended != Ended::Other && common >= 2 && addresses[..common] == reference[..common]
+}

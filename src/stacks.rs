@@ -1,0 +1,249 @@
+//! A stack → its id, once; an id → the stack's addresses.
+//!
+//! The map is asked only when a thread meets a stack that its own cache does not hold. It compares
+//! whole stacks, so an id is exactly one stack. A recorded stack stays where it is for the life of
+//! the process: readers follow ids to addresses without a lock.
+//!
+//! An id below the tracker's base is stale; the stack gets a new one when it is met again.
+
+use crate::gate;
+use crate::memory;
+use crate::sync::{AtomicPtr, Ordering};
+use crate::thread::{SHARED, StackBuffer, StackHeader};
+use crate::tracker::{self, Reason};
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use std::alloc::Layout;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::ptr::{NonNull, null_mut};
+use std::sync::OnceLock;
+
+/// A stack's header with its addresses behind it: in the map for ever, or a walk's buffer while it
+/// is being looked up.
+#[derive(Clone, Copy)]
+struct Key(NonNull<StackHeader>);
+
+// SAFETY: what a key in the map points to is never written again, and never freed.
+unsafe impl Send for Key {}
+// SAFETY: as above.
+unsafe impl Sync for Key {}
+
+impl Key {
+    fn header(&self) -> &StackHeader {
+        // SAFETY: a key points to a header, see the type.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn addresses(&self) -> &[usize] {
+        // SAFETY: `len` addresses stand behind the header: `StackBuffer` and `record` lay them out so.
+        unsafe {
+            let first = self.0.byte_add(ADDRESSES_AT).cast::<usize>();
+            std::slice::from_raw_parts(first.as_ptr(), self.header().len as usize)
+        }
+    }
+}
+
+const ADDRESSES_AT: usize = std::mem::offset_of!(StackBuffer, addresses);
+const _: () =
+    assert!(std::mem::offset_of!(StackBuffer, header) == 0 && ADDRESSES_AT == size_of::<StackHeader>());
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.header().hash == other.header().hash
+            && self.header().truncated == other.header().truncated
+            && self.addresses() == other.addresses()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.header().hash);
+    }
+}
+
+/// The hash is computed already, well mixed.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
+
+/// A fixed number, so that memory does not depend on the machine.
+const SHARDS: usize = 32;
+
+/// Its memory comes through the global allocator, from a thread marked as interning, and is booked
+/// as overhead.
+static MAP: OnceLock<Map> = OnceLock::new();
+
+fn map() -> &'static Map {
+    MAP.get_or_init(|| Map::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS))
+}
+
+/// Makes the map before it is needed.
+pub(crate) fn prepare() {
+    map();
+}
+
+/// The id of the stack in the buffer, whose `hash` is set here from `hash`.
+///
+/// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
+/// the map, under which nothing else is locked.
+pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64) -> Result<u32, Reason> {
+    buffer.header.hash = hash;
+    // The whole buffer, not only the header: the key reads the addresses behind it.
+    let sought = Key(NonNull::from(&mut *buffer).cast());
+    let _inside = gate::enter();
+    let map = map();
+    let base = tracker::base();
+    if let Some(id) = map.get(&sought)
+        && *id >= base
+    {
+        return Ok(*id);
+    }
+    if let Some(mut known) = map.get_mut(&sought) {
+        // Another thread may have been faster; else it was met before the last `clear`.
+        if *known < base {
+            *known = publish(*known.key())?;
+        }
+        return Ok(*known);
+    }
+    if !memory::may_grow() {
+        return Err(Reason::Memory);
+    }
+    insert(map, record(&sought).ok_or(Reason::Memory)?)
+}
+
+fn insert(map: &Map, recorded: Key) -> Result<u32, Reason> {
+    match map.entry(recorded) {
+        Entry::Occupied(mut known) => {
+            // Another thread recorded the same stack meanwhile, and it stays; it is rare.
+            let id = if *known.get() >= tracker::base() { Ok(*known.get()) } else { publish(*known.key()) };
+            if let Ok(id) = id {
+                known.insert(id);
+            }
+            drop(known);
+            unrecord(recorded);
+            id
+        }
+        Entry::Vacant(place) => match publish(recorded) {
+            Ok(id) => {
+                if recorded.header().truncated {
+                    tracker::count_truncated();
+                }
+                place.insert(id);
+                Ok(id)
+            }
+            Err(reason) => {
+                drop(place);
+                unrecord(recorded);
+                Err(reason)
+            }
+        },
+    }
+}
+
+fn layout(len: usize) -> Option<Layout> {
+    Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
+}
+
+/// Copies a stack to where it stays.
+fn record(stack: &Key) -> Option<Key> {
+    let len = stack.addresses().len();
+    let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
+    // SAFETY: fresh memory, as long as the layout says; the source is `len` addresses.
+    unsafe {
+        copy.cast::<StackHeader>().write(*stack.header());
+        let first = copy.byte_add(ADDRESSES_AT).cast::<usize>();
+        first.copy_from_nonoverlapping(NonNull::from(stack.addresses()).cast(), len);
+    }
+    Some(Key(copy.cast()))
+}
+
+/// Gives back what [`record`] made and nobody has seen.
+fn unrecord(stack: Key) {
+    let size = ADDRESSES_AT + stack.addresses().len() * size_of::<usize>();
+    // SAFETY: made by `record` with the same layout: an array of words has the header's alignment.
+    unsafe { memory::free_array(stack.0.cast::<u64>().as_ptr(), size / size_of::<u64>()) };
+}
+const _: () = assert!(align_of::<StackHeader>() == align_of::<u64>() && ADDRESSES_AT % 8 == 0);
+
+// ── Id → stack ──────────────────────────────────────────────────────────────────────────────────
+
+type Leaf = [AtomicPtr<StackHeader>; 1 << 10];
+type Branch = [AtomicPtr<Leaf>; 1 << 11];
+static ROOT: [AtomicPtr<Branch>; 1 << 11] = [const { AtomicPtr::new(null_mut()) }; 1 << 11];
+
+fn indices(id: u32) -> (usize, usize, usize) {
+    let id = id as usize;
+    (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)
+}
+
+/// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
+fn publish(stack: Key) -> Result<u32, Reason> {
+    let id = tracker::next_id().ok_or(Reason::Stacks)?;
+    SHARED.slot_or_make(id).ok_or(Reason::Memory)?;
+    let (root, branch, leaf) = indices(id);
+    let made = child(&ROOT[root]).and_then(|made| child(&made[branch])).ok_or(Reason::Memory)?;
+    // Release: pairs with the Acquire of `addresses`.
+    made[leaf].store(stack.0.as_ptr(), Ordering::Release);
+    Ok(id)
+}
+
+/// What a pointer leads to, made of zeroes if need be.
+fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
+    // Acquire: pairs with the Release below.
+    let mut present = pointer.load(Ordering::Acquire);
+    if present.is_null() {
+        let fresh = memory::zeroed::<T>();
+        if fresh.is_null() {
+            return None;
+        }
+        present = match pointer.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => fresh,
+            Err(earlier) => {
+                // SAFETY: made above and seen by nobody.
+                unsafe { memory::free_array(fresh, 1) };
+                earlier
+            }
+        };
+    }
+    // SAFETY: not null, zeroed (an array of null pointers), and never freed once published.
+    Some(unsafe { &*present })
+}
+
+/// A recorded stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Recorded {
+    /// Return addresses, most recent first.
+    pub addresses: &'static [usize],
+    /// The walk ended at its limit or at an unknown address.
+    pub truncated: bool,
+}
+
+/// The stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
+pub(crate) fn recorded(id: u32) -> Option<Recorded> {
+    let (root, branch, leaf) = indices(id);
+    // Acquire, each: pairs with the Release of `child` and `publish`.
+    let level = ROOT[root].load(Ordering::Acquire);
+    // SAFETY, here and below: null or published, and never freed then.
+    let level = unsafe { level.as_ref() }?[branch].load(Ordering::Acquire);
+    // SAFETY: as above.
+    let level = unsafe { level.as_ref() }?[leaf].load(Ordering::Acquire);
+    let key = Key(NonNull::new(level)?);
+    // SAFETY: a recorded stack lives as long as the process and is never written again.
+    let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
+    Some(Recorded { addresses, truncated: key.header().truncated })
+}

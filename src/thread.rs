@@ -1,0 +1,462 @@
+//! The calling thread → its [`ThreadState`]: what it is doing, its stack, its caches, its counters.
+//!
+//! A state outlives its thread and is adopted whole by a later one, counters and caches included, so
+//! nothing is ever lost or merged when a thread ends. The list of all states only grows; it is as
+//! long as the most threads that ever lived at once.
+//!
+//! ```text
+//! first allocation ─▶ adopt a released state, else make one ─▶ … ─▶ last pthread key destructor
+//!                                  ▲                                        │ LOCAL = gone
+//!                                  └──────────── released ◀─────────────────┘
+//! ```
+//!
+//! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
+
+use crate::counters::Counters;
+use crate::memory;
+use crate::rules::Rules;
+use crate::stack_cache::StackCache;
+use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use crate::tracker::{self, MAX_ADDRESSES};
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ptr::null_mut;
+
+thread_local! {
+    /// The state of this thread, null before its first allocation, [`gone`] near its end. Constant
+    /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
+    static LOCAL: Cell<*const ThreadState> = const { Cell::new(null_mut()) };
+}
+
+/// What `LOCAL` holds while a thread has no state and shall not get one now.
+fn gone() -> *const ThreadState {
+    std::ptr::without_provenance(1)
+}
+
+/// Counters for all threads that have no state of their own; written by atomic adds.
+pub(crate) static SHARED: Counters = Counters::with_first_ids();
+
+/// Head of the list of all states. Pushed with Release, read with Acquire.
+static ALL: AtomicPtr<ThreadState> = AtomicPtr::new(null_mut());
+/// States that wait to be adopted, so that a new thread need not search in vain. A hint: Relaxed.
+static RELEASED: AtomicUsize = AtomicUsize::new(0);
+
+/// Return addresses of one walk, laid out as a recorded stack is: see `stacks`.
+#[repr(C)]
+pub(crate) struct StackBuffer {
+    pub header: StackHeader,
+    pub addresses: [usize; MAX_ADDRESSES],
+}
+
+/// What stands in front of the addresses of a stack.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct StackHeader {
+    pub hash: u64,
+    pub len: u32,
+    /// The walk ended at its limit or at an unknown address, not at the thread's first frame.
+    pub truncated: bool,
+}
+
+/// Where the calling thread's stack lies.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct StackBounds {
+    /// Lowest address, inclusive.
+    pub low: usize,
+    /// Highest address, exclusive; 0 when unknown.
+    pub end: usize,
+}
+
+/// What the parts of a state that only its thread touches look like.
+pub(crate) struct Tools {
+    pub rules: Rules,
+    pub cache: StackCache,
+    pub buffer: StackBuffer,
+    pub bounds: StackBounds,
+    /// Working memory of the unwind-rule parser, see `stack::cfi`; null until first needed.
+    pub parser: *mut u8,
+}
+
+/// Everything heapgauge keeps for one thread. All zero bytes are a fresh one.
+#[repr(C, align(128))]
+pub(crate) struct ThreadState {
+    /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
+    /// [`OWN`]. Written by its thread only; atomic because a signal handler of that thread reads it.
+    quiet: AtomicU8,
+    /// 1 while a thread has this state.
+    taken: AtomicU8,
+    paused_depth: Cell<u32>,
+    own_depth: Cell<u32>,
+    /// Times the key destructor has re-armed itself.
+    farewells: Cell<u32>,
+    /// Bytes allocated less bytes freed that have not been published, and the base they count from.
+    net: Cell<i64>,
+    net_base: Cell<u32>,
+    pub counters: Counters,
+    tools: UnsafeCell<Tools>,
+    next: AtomicPtr<ThreadState>,
+}
+
+/// Inside heapgauge's own code: whatever allocates now is not the program (but for signal handlers).
+pub(crate) const BUSY: u8 = 1;
+/// Inside the map of stacks: what allocates now is that map.
+pub(crate) const INTERNING: u8 = 2;
+/// The program asked for silence, see `control::pause`.
+pub(crate) const PAUSED: u8 = 4;
+/// heapgauge's read side runs on this thread, see `control::own`.
+pub(crate) const OWN: u8 = 8;
+
+// SAFETY: other threads reach `quiet`, `taken`, `counters` and `next`, which are atomic; the cells
+// and the tools are used by the one thread that has taken the state, and change hands by `taken`
+// (Release in `release`, Acquire in `adopt`).
+unsafe impl Sync for ThreadState {}
+
+impl ThreadState {
+    #[inline(always)]
+    pub(crate) fn quiet(&self) -> u8 {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
+    /// and keeps its hands off the caches and counters.
+    #[inline(always)]
+    pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
+        let before = self.quiet();
+        self.quiet.store(before | with, Ordering::Relaxed);
+        // Against the same thread's signal handler only the compiler can reorder.
+        compiler_fence(Ordering::SeqCst);
+        Busy { state: self, before }
+    }
+
+    /// The parts that only the owner touches.
+    ///
+    /// # Safety
+    ///
+    /// * The calling thread has taken this state.
+    /// * It is marked [`BUSY`], so that nothing below or in a signal handler asks again.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the duties make it exclusive")]
+    pub(crate) unsafe fn tools(&self) -> &mut Tools {
+        // SAFETY: exclusive by the caller's duties.
+        unsafe { &mut *self.tools.get() }
+    }
+
+    /// Books a change of live bytes for the peak.
+    #[inline(always)]
+    pub(crate) fn change(&self, bytes: i64) {
+        let net = self.net.get().wrapping_add(bytes);
+        self.net.set(net);
+        if net.unsigned_abs() > tracker::PUBLISH_BYTES as u64 {
+            self.publish_slow(net);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn publish_slow(&self, net: i64) {
+        self.net.set(0);
+        // What was gathered before a `clear` is not part of the present sum. Dropping what came
+        // after it too is an error of one step, as documented.
+        let base = tracker::base();
+        if self.net_base.replace(base) == base || net.unsigned_abs() > 2 * tracker::PUBLISH_BYTES as u64 {
+            tracker::publish(net);
+        }
+    }
+
+    /// Adds one level of silence of this kind ([`PAUSED`] or [`OWN`]).
+    pub(crate) fn silence(&self, kind: u8) {
+        let depth = self.depth(kind);
+        depth.set(depth.get() + 1);
+        self.quiet.store(self.quiet() | kind, Ordering::Relaxed);
+    }
+
+    /// Takes one level of silence away.
+    pub(crate) fn unsilence(&self, kind: u8) {
+        let depth = self.depth(kind);
+        depth.set(depth.get().saturating_sub(1));
+        if depth.get() == 0 {
+            self.quiet.store(self.quiet() & !kind, Ordering::Relaxed);
+        }
+    }
+
+    fn depth(&self, kind: u8) -> &Cell<u32> {
+        if kind == PAUSED { &self.paused_depth } else { &self.own_depth }
+    }
+}
+
+/// Lets go of the mark that [`ThreadState::enter`] set.
+pub(crate) struct Busy<'a> {
+    state: &'a ThreadState,
+    before: u8,
+}
+
+impl Drop for Busy<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        self.state.quiet.store(self.before, Ordering::Relaxed);
+    }
+}
+
+/// One level of silence of the calling thread, for as long as it lives.
+pub(crate) struct Silence {
+    kind: u8,
+    /// It belongs to the thread that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Silence {
+    /// Of the given kind, [`PAUSED`] or [`OWN`].
+    pub(crate) fn new(kind: u8) -> Silence {
+        if let Some(state) = current_or_make() {
+            state.silence(kind);
+        }
+        Silence { kind, not_send: PhantomData }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        if let Some(state) = current() {
+            state.unsilence(self.kind);
+        }
+    }
+}
+
+/// The state of the calling thread, if it has one.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static ThreadState> {
+    let state = LOCAL.try_with(Cell::get).unwrap_or_else(|_| gone());
+    // SAFETY: neither null nor `gone`, so a state, and states are never freed.
+    (state.addr() > 1).then(|| unsafe { &*state })
+}
+
+/// The state of the calling thread, made if it may have one; `None` near the thread's end.
+#[cold]
+#[inline(never)]
+pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
+    if let Some(state) = current() {
+        return Some(state);
+    }
+    let before = LOCAL.try_with(Cell::get).unwrap_or_else(|_| gone());
+    if before == gone() || LOCAL.try_with(|local| local.set(gone())).is_err() {
+        return None;
+    }
+    // From here on an allocation by what is called below finds `gone`, and is booked at SHARED.
+    let state = adopt().or_else(make);
+    if let Some(state) = state {
+        // SAFETY: this thread has just taken it; `gone` in LOCAL keeps everybody else out.
+        unsafe { state.tools() }.bounds = platform::stack_bounds();
+        platform::at_thread_end(state);
+    }
+    let local = state.map_or(std::ptr::null(), |state| &raw const *state);
+    let _ = LOCAL.try_with(|cell| cell.set(local));
+    state
+}
+
+fn adopt() -> Option<&'static ThreadState> {
+    if RELEASED.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let state = all().find(|state| {
+        // Acquire: pairs with the Release of `release`; what the earlier thread left is complete.
+        state.taken.load(Ordering::Relaxed) == 0
+            && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    RELEASED.fetch_sub(1, Ordering::Relaxed);
+    state.quiet.store(0, Ordering::Relaxed);
+    state.paused_depth.set(0);
+    state.own_depth.set(0);
+    state.farewells.set(0);
+    Some(state)
+}
+
+fn make() -> Option<&'static ThreadState> {
+    let state = memory::zeroed::<ThreadState>();
+    // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
+    // integers, null pointers, empty tables.
+    let state = unsafe { state.as_ref() }?;
+    state.taken.store(1, Ordering::Relaxed);
+    let mut head = ALL.load(Ordering::Relaxed);
+    loop {
+        state.next.store(head, Ordering::Relaxed);
+        // Release: pairs with the Acquire of `all`.
+        match ALL.compare_exchange_weak(
+            head,
+            (&raw const *state).cast_mut(),
+            Ordering::Release,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return Some(state),
+            Err(now) => head = now,
+        }
+    }
+}
+
+/// All states there are, of living and ended threads.
+pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
+    // Acquire: pairs with the Release of `make`.
+    let mut next = ALL.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: a state of the list is never freed; `next` was written before it was pushed.
+        let state = unsafe { next.as_ref() }?;
+        next = state.next.load(Ordering::Relaxed);
+        Some(state)
+    })
+}
+
+/// The counters of all threads, the shared ones among them.
+pub(crate) fn all_counters() -> impl Iterator<Item = &'static Counters> {
+    all().map(|state| &state.counters).chain(std::iter::once(&SHARED))
+}
+
+/// Gives the state of an ended thread to the next one.
+fn release(state: &ThreadState) {
+    // Release: pairs with the Acquire of `adopt`.
+    state.taken.store(0, Ordering::Release);
+    RELEASED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// In a forked child: only the calling thread is left, every other state may be adopted.
+pub(crate) fn forget_other_threads() {
+    let own = current().map_or(std::ptr::null(), |state| &raw const *state);
+    for state in all() {
+        if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
+            release(state);
+        }
+    }
+}
+
+/// Prepares what a thread's first allocation needs; called before `main` where that is possible.
+pub(crate) fn prepare() {
+    platform::prepare();
+}
+
+/// When a state exists but its thread is in its last key destructor.
+#[cfg_attr(not(unix), allow(dead_code))]
+fn farewell(state: &'static ThreadState) -> bool {
+    let farewells = state.farewells.get() + 1;
+    state.farewells.set(farewells);
+    if farewells < LAST_FAREWELL.load(Ordering::Relaxed) {
+        return false;
+    }
+    let _ = LOCAL.try_with(|local| local.set(gone()));
+    release(state);
+    true
+}
+
+/// In which round of key destructors a thread parts with its state: the last but none, so that the
+/// destructors of others, which may allocate, have run before.
+static LAST_FAREWELL: AtomicU32 = AtomicU32::new(4);
+
+#[cfg(unix)]
+mod platform {
+    use super::*;
+
+    /// The pthread key, plus one; 0 before it is made.
+    static KEY: AtomicUsize = AtomicUsize::new(0);
+    /// `__libc_stack_end`: where the main thread's stack ends; 0 if not known.
+    static MAIN_STACK_END: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn prepare() {
+        key();
+        // SAFETY: plain queries of constants.
+        let rounds = unsafe { libc::sysconf(libc::_SC_THREAD_DESTRUCTOR_ITERATIONS) };
+        if let Ok(rounds @ 1..) = u32::try_from(rounds) {
+            LAST_FAREWELL.store(rounds, Ordering::Relaxed);
+        }
+        #[cfg(target_os = "linux")]
+        {
+            // SAFETY: a NUL-terminated name, the default scope.
+            let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
+            if !symbol.is_null() {
+                // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
+                MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn key() -> Option<libc::pthread_key_t> {
+        // Acquire/AcqRel: whoever sees the key may use it.
+        let present = KEY.load(Ordering::Acquire);
+        if present != 0 {
+            return Some((present - 1) as libc::pthread_key_t);
+        }
+        let mut fresh = 0;
+        // SAFETY: a place to write to and a destructor that fits.
+        if unsafe { libc::pthread_key_create(&raw mut fresh, Some(at_end)) } != 0 {
+            return None;
+        }
+        match KEY.compare_exchange(0, fresh as usize + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(fresh),
+            Err(earlier) => {
+                // SAFETY: made above, used by nobody.
+                unsafe { libc::pthread_key_delete(fresh) };
+                Some((earlier - 1) as libc::pthread_key_t)
+            }
+        }
+    }
+
+    /// Arranges for `at_end`. If that fails the state stays with the ended thread: a leak, no error.
+    pub(super) fn at_thread_end(state: &'static ThreadState) {
+        if let Some(key) = key() {
+            // SAFETY: the key exists; the value is a pointer to something that is never freed.
+            unsafe { libc::pthread_setspecific(key, (&raw const *state).cast()) };
+        }
+    }
+
+    unsafe extern "C" fn at_end(state: *mut libc::c_void) {
+        // SAFETY: the value that `at_thread_end` set.
+        let state = unsafe { &*state.cast::<ThreadState>() };
+        if !farewell(state) {
+            at_thread_end(state);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn stack_bounds() -> StackBounds {
+        // SAFETY: plain queries.
+        let is_main = unsafe { libc::getpid() == libc::syscall(libc::SYS_gettid) as libc::pid_t };
+        let main_end = MAIN_STACK_END.load(Ordering::Relaxed);
+        if is_main && main_end != 0 {
+            // The main thread's stack grows down as far as it is let; `low` only tells a foreign
+            // stack from it, and none lies that close below.
+            return StackBounds { low: main_end.saturating_sub(8 << 20), end: main_end };
+        }
+        let mut attribute = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+        let (mut low, mut size) = (null_mut(), 0);
+        // SAFETY: the attribute is initialised by the first call, read by the second and, if it was
+        // initialised, destroyed by the third: it holds memory.
+        unsafe {
+            if libc::pthread_getattr_np(libc::pthread_self(), attribute.as_mut_ptr()) != 0 {
+                return StackBounds::default();
+            }
+            let failed = libc::pthread_attr_getstack(attribute.as_ptr(), &raw mut low, &raw mut size) != 0;
+            libc::pthread_attr_destroy(attribute.as_mut_ptr());
+            if failed {
+                return StackBounds::default();
+            }
+        }
+        StackBounds { low: low.addr(), end: low.addr() + size }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn stack_bounds() -> StackBounds {
+        let _ = &MAIN_STACK_END;
+        StackBounds::default()
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use super::*;
+
+    pub(super) fn prepare() {}
+
+    /// No notice of a thread's end: its state stays as it is, one for each thread that ever allocated.
+    pub(super) fn at_thread_end(_state: &'static ThreadState) {}
+
+    pub(super) fn stack_bounds() -> StackBounds {
+        StackBounds::default()
+    }
+}

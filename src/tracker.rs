@@ -1,0 +1,223 @@
+//! What all threads share: whether tracking is on, since which id, how deep, and the few totals
+//! that are not kept by thread.
+//!
+//! Any thread may call anything here, inside or outside the allocator; nothing blocks.
+
+use crate::sync::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::tag;
+
+/// No id is at or above it: tracking is off.
+const OFF: u32 = u32::MAX;
+/// Ids end here. What is left below [`OFF`] is for epochs, one each, which are never refused.
+const LAST_STACK: u32 = u32::MAX - (1 << 20);
+
+/// Read by every allocation and written by hardly anything: a cache line of its own.
+#[repr(align(128))]
+struct Hot {
+    base: AtomicU32,
+    limit: AtomicU32,
+    rules_epoch: AtomicU32,
+}
+
+static HOT: Hot =
+    Hot { base: AtomicU32::new(OFF), limit: AtomicU32::new(32 + BEYOND), rules_epoch: AtomicU32::new(0) };
+
+static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
+static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
+static CONFIGURED: AtomicU8 = AtomicU8::new(0);
+
+pub(crate) const DEFAULT_FRAMES: u32 = 32;
+pub(crate) const MAX_FRAMES: u32 = 64;
+/// Addresses stored beyond the configured frames, to get through the frames of the allocator, of
+/// the standard library and of looked-through crates before the site: a debug build puts about
+/// twenty of them under a growing `Vec` inside a map.
+const BEYOND: u32 = 32;
+/// The most addresses a stack can have.
+pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + BEYOND) as usize;
+
+/// The id from which on ids are valid, [`u32::MAX`] while tracking is off. It is itself the id of
+/// the stack `[unrecorded]` of the present epoch.
+#[inline(always)]
+pub(crate) fn base() -> u32 {
+    // Relaxed: an event near a `clear` may count on either side of it; ids carry no other data (the
+    // stack behind an id is published by the table it stands in).
+    HOT.base.load(Ordering::Relaxed)
+}
+
+/// Whether new allocations are recorded.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    base() != OFF
+}
+
+/// Addresses a walk may store.
+#[inline(always)]
+pub(crate) fn address_limit() -> usize {
+    HOT.limit.load(Ordering::Relaxed) as usize
+}
+
+/// The configured `.frames(n)`.
+pub(crate) fn frames() -> usize {
+    FRAMES.load(Ordering::Relaxed) as usize
+}
+
+/// Changes when unwind rules may have become wrong: a module was unloaded.
+#[inline(always)]
+pub(crate) fn rules_epoch() -> u32 {
+    HOT.rules_epoch.load(Ordering::Relaxed)
+}
+
+/// Makes every thread forget its unwind rules before it walks again.
+pub(crate) fn bump_rules_epoch() {
+    HOT.rules_epoch.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Takes over the configuration of the first instance that allocates, and starts tracking unless it
+/// says otherwise. True if this was that call; later calls do nothing.
+pub(crate) fn configure(frames: u32, paused: bool) -> bool {
+    let is_first = CONFIGURED.load(Ordering::Relaxed) == 0
+        && CONFIGURED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    if is_first {
+        set_frames(frames);
+        if !paused {
+            start();
+        }
+    }
+    is_first
+}
+
+/// Sets how many frames a traceback shows from now on; `frames` is within 1..=[`MAX_FRAMES`].
+pub(crate) fn set_frames(frames: u32) {
+    let frames = frames.clamp(1, MAX_FRAMES);
+    FRAMES.store(frames, Ordering::Relaxed);
+    HOT.limit.store(frames + BEYOND, Ordering::Relaxed);
+}
+
+/// Starts a new epoch if tracking is off. True if it was.
+pub(crate) fn start() -> bool {
+    // Whatever an instance is configured to no longer matters.
+    CONFIGURED.store(1, Ordering::Relaxed);
+    move_base(|base| base == OFF)
+}
+
+/// Ends tracking and forgets all blocks.
+pub(crate) fn stop() {
+    // AcqRel: pairs with `move_base`; the totals below follow the base.
+    HOT.base.swap(OFF, Ordering::AcqRel);
+    forget_peak();
+}
+
+/// Forgets all blocks and goes on, if tracking is on.
+pub(crate) fn clear() {
+    move_base(|base| base != OFF);
+}
+
+fn move_base(when: impl Fn(u32) -> bool) -> bool {
+    loop {
+        // AcqRel/Acquire: two callers see each other's base in order, and never move it back.
+        let base = HOT.base.load(Ordering::Acquire);
+        if !when(base) {
+            return false;
+        }
+        // Every epoch has an id of its own for `[unrecorded]`, so that what was booked there before
+        // is stale like anything else.
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            forget_peak();
+            return true;
+        }
+    }
+}
+
+/// A fresh stack id, `None` when they are used up.
+pub(crate) fn next_id() -> Option<u32> {
+    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| (id < LAST_STACK).then_some(id + 1)).ok()
+}
+
+/// The id after the last one given out.
+pub(crate) fn end_id() -> u32 {
+    NEXT.load(Ordering::Acquire)
+}
+
+// ── Peak ────────────────────────────────────────────────────────────────────────────────────────
+
+/// A thread publishes its net change when it exceeds this many bytes either way.
+pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
+
+/// Live bytes as far as threads have published them. Relaxed throughout: a sum and a maximum that
+/// order nothing else.
+static PUBLISHED: AtomicI64 = AtomicI64::new(0);
+static PEAK: AtomicI64 = AtomicI64::new(0);
+
+/// Adds a thread's net change and raises the peak.
+pub(crate) fn publish(net: i64) {
+    let live = PUBLISHED.fetch_add(net, Ordering::Relaxed) + net;
+    PEAK.fetch_max(live, Ordering::Relaxed);
+}
+
+/// The peak, given the exact live bytes of this moment.
+pub(crate) fn peak(live: u64) -> u64 {
+    let live = i64::try_from(live).unwrap_or(i64::MAX);
+    PEAK.fetch_max(live, Ordering::Relaxed).max(live) as u64
+}
+
+/// Sets the peak to the exact live bytes of this moment.
+pub(crate) fn reset_peak(live: u64) {
+    PEAK.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
+}
+
+fn forget_peak() {
+    PUBLISHED.store(0, Ordering::Relaxed);
+    PEAK.store(0, Ordering::Relaxed);
+}
+
+// ── Dropped and degraded ────────────────────────────────────────────────────────────────────────
+
+/// Why attribution was lost; the bytes of such an event are booked at `[unrecorded]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Reason {
+    /// Stack ids are used up.
+    Stacks,
+    /// No memory for heapgauge's own tables, or their limit is reached.
+    Memory,
+    /// The thread has no state of its own: it is ending, or none could be made.
+    Threads,
+    /// The allocation came from inside heapgauge's own hook, as from a signal handler.
+    Reentrant,
+}
+
+/// Relaxed: counts for people.
+static DROPPED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+static TRUNCATED: AtomicU64 = AtomicU64::new(0);
+static FALLBACKS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts one event whose attribution was lost.
+#[cold]
+pub(crate) fn drop_event(reason: Reason) {
+    DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Events dropped for this reason since the process began.
+pub(crate) fn dropped(reason: Reason) -> u64 {
+    DROPPED[reason as usize].load(Ordering::Relaxed)
+}
+
+/// Counts one distinct stack that was cut at the address limit.
+pub(crate) fn count_truncated() {
+    TRUNCATED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Distinct stacks cut at the address limit.
+pub(crate) fn truncated() -> u64 {
+    TRUNCATED.load(Ordering::Relaxed)
+}
+
+/// Counts one walk by the slow unwinder.
+pub(crate) fn count_fallback() {
+    FALLBACKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Walks by the slow unwinder.
+pub(crate) fn fallbacks() -> u64 {
+    FALLBACKS.load(Ordering::Relaxed)
+}
