@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 /// Documents the library keeps; the oldest is dropped for the next.
-const KEPT: usize = 256;
+const KEPT: usize = 128;
 /// Time between two rounds of own traffic; a round is one new document and one search.
 const ROUND: Duration = Duration::from_millis(20);
 /// Time between two looks of the collector.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(4);
 
 /// Answers already given. The key should be the question; it is the number of the request, which
 /// never comes again, and nothing is ever removed.
@@ -215,36 +215,41 @@ fn invent(number: u64) -> Document {
     }
 }
 
-/// Watches the sites and prints a sentence for each that leaks.
-///
-/// A site that rose at each of the last three looks is called a leak: a cache that fills up stops
-/// rising, and one that is emptied now and then falls in between.
+/// Watches the sites and prints a sentence for each that leaks, again every half minute.
 fn watch(collector: heapgauge::Collector) {
-    let mut seen: HashMap<u64, (u64, u32)> = HashMap::new();
-    for look in 1_u32.. {
+    let mut courses: HashMap<u64, Course> = HashMap::new();
+    loop {
         std::thread::sleep(LOOK);
         let report = collector.collect();
-        let rises = |site: &heapgauge::SiteRow| match seen.get(&site.id()) {
-            Some(&(before, rises)) if site.live_bytes > before => rises + 1,
-            _ => 0,
-        };
-        let now: HashMap<_, _> =
-            report.sites.iter().map(|site| (site.id(), (site.live_bytes, rises(site)))).collect();
         for site in &report.sites {
-            let (_, rises) = now[&site.id()];
-            // Said as soon as it is known, and again every half minute.
-            if rises == 3 || rises > 3 && look % 6 == 0 {
-                let rate = site.delta_bytes as f64 * 60.0 / report.delta_window.as_secs_f64();
-                println!(
-                    "leak: {}:{} {} {}/min",
-                    site.file(),
-                    site.line(),
-                    short(site.function()),
-                    signed(rate)
-                );
+            let course =
+                courses.entry(site.id()).or_insert(Course { live: [site.live_bytes; 4], said: None });
+            course.live.rotate_left(1);
+            course.live[3] = site.live_bytes;
+            let rate = site.delta_bytes as f64 / report.delta_window.as_secs_f64();
+            let is_news = course.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30));
+            if course.leaks(site.delta_bytes, rate) && is_news {
+                course.said = Some(Instant::now());
+                let (file, line, function) = (site.file(), site.line(), short(site.function()));
+                println!("leak: {file}:{line} {function} {}/min", signed(rate * 60.0));
             }
         }
-        seen = now;
+    }
+}
+
+/// What a site held at the last four looks, and when it was last called a leak.
+struct Course {
+    live: [u64; 4],
+    said: Option<Instant>,
+}
+
+impl Course {
+    /// Whether it rose from look to look, and at least half as fast as on average since the baseline:
+    /// a cache that fills up slows down, one that is emptied now and then falls in between.
+    fn leaks(&self, delta_bytes: i64, rate: f64) -> bool {
+        let rises = self.live.is_sorted_by(|before, after| before < after);
+        let lately = self.live[3].saturating_sub(self.live[0]) as f64 / (3.0 * LOOK.as_secs_f64());
+        rises && lately > rate / 2.0 && delta_bytes > 64 << 10
     }
 }
 

@@ -11,15 +11,15 @@ VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_
 
 
 def goes_on(service):
-    """The program itself answers, whatever became of heapgauge's server."""
+    """The program itself answers, whatever became of heapgauge's server, and ends well; all it wrote on stderr."""
     assert get(service.documents(), "/search?q=heap").status == 200
     assert service.stop() == 0, service.output()
+    return service.errors()
 
 
 def one_line(service, *words):
-    """Waits for the program to be up, then wants exactly one line on stderr, holding the words."""
-    service.documents()
-    problems = service.errors()
+    """The program goes on, and has written exactly one line, which holds the words."""
+    problems = goes_on(service)
     assert len(problems) == 1, service.output()
     for word in words:
         assert word in problems[0], (word, problems[0])
@@ -34,7 +34,6 @@ def address_in_use():
         with Service("--quiet-traffic", env={"HEAPGAUGE_ADDR": where}) as service:
             one_line(service, where)
             assert service.said("listening on") == []
-            goes_on(service)
 
 
 def addresses_that_are_none():
@@ -42,21 +41,18 @@ def addresses_that_are_none():
     usual = "127.0.0.1:9898"
     for where in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "", "http://127.0.0.1:0/"]:
         with Service("--quiet-traffic", env={"HEAPGAUGE_ADDR": where}) as service:
-            service.documents()
-            first, *rest = service.errors()
+            first, *rest = goes_on(service)
             assert f"HEAPGAUGE_ADDR={where}" in first and "HOST:PORT" in first and usual in first, first
             # Somebody else may have the usual address; then that is the second line.
             assert len(rest) == (0 if service.said(f"listening on http://{usual}$") else 1), service.output()
             assert all(usual in line for line in rest), rest
-            goes_on(service)
 
 
 def unknown_variables():
     """A misspelt name is answered with the names there are; everything else works."""
     with Service("--quiet-traffic", env={"HEAPGAUGE_TOPN": "5"}) as service:
-        one_line(service, "HEAPGAUGE_TOPN", *VARIABLES)
         assert get(service.port(), "/health").body.strip() == "ok"
-        goes_on(service)
+        one_line(service, "HEAPGAUGE_TOPN", *VARIABLES)
 
 
 def malformed_values():
@@ -67,16 +63,15 @@ def malformed_values():
              ("HEAPGAUGE_DEBUG", "yes please", "off"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
     for name, value, allowed in cases:
         with Service("--quiet-traffic", env={name: value}) as service:
+            assert get(service.port(), "/health").status == 200
             one_line(service, name, value, allowed)
-            goes_on(service)
 
 
 def switched_off():
     """`HEAPGAUGE=off`: no listener, no line, and the program as ever."""
     with Service("--quiet-traffic", env={"HEAPGAUGE": "off"}) as service:
-        service.documents()
-        assert service.said("listening on") == [] and service.errors() == []
-        goes_on(service)
+        assert goes_on(service) == []
+        assert service.said("listening on") == []
 
 
 def paths_and_methods():
@@ -92,8 +87,7 @@ def paths_and_methods():
             assert answer.headers["x-content-type-options"] == "nosniff", (method, path, answer.headers)
             assert status == 200 or len(answer.body.strip().splitlines()) <= 1, answer.body
         assert get(port, "/health").body.strip() == "ok"
-        assert service.errors() == []
-        goes_on(service)
+        assert goes_on(service) == []
 
 
 def foreign_hosts():
@@ -132,8 +126,7 @@ def broken_requests():
         assert get(port, "/health").status == 200
         for connection in idle:
             connection.close()
-        assert service.errors() == []
-        goes_on(service)
+        assert goes_on(service) == []
 
 
 def flags_that_are_none():

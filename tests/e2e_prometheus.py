@@ -71,7 +71,8 @@ def the_service_says_which_line_leaks():
         per_minute = float(match[1]) * {"KiB": 2**10, "MiB": 2**20}[match[2]]
         # The map around the copies grows in doublings on the same line: that is some kilobytes.
         assert 0.8 < per_minute / (rate * 60) < 1.3, f"{per_minute / 60:.0f} bytes a second, planted {rate}"
-        assert [m.string for _, m in service.said(r"^leak: ") if not re.match(sentence, m.string)] == []
+        others = [m.string for _, m in service.said(r"^leak: ") if not re.match(sentence, m.string)]
+        assert others == [], others
         assert service.stop() == 0, service.output()
         assert service.errors() == []
 
