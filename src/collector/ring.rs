@@ -120,6 +120,11 @@ impl Ring {
         self.kept.iter().rev().find(|kept| kept.age(now) >= age).or(self.kept.front())
     }
 
+    /// The first of the epoch.
+    pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
+        self.first.as_ref()
+    }
+
     /// What deltas at `now` are measured against; `None` before the first snapshot.
     pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<Kept>> {
         self.at_least(self.window, now)
