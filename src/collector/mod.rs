@@ -19,8 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::Error;
+#[cfg(any(feature = "http", test))]
 use crate::frame::Traceback;
-use crate::raw::{RawSnapshot, RawStack};
+use crate::raw::RawSnapshot;
+#[cfg(any(feature = "http", test))]
+use crate::raw::RawStack;
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
@@ -63,6 +66,7 @@ pub(crate) trait World: Send {
     fn names_epoch(&self) -> u64;
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
+    #[cfg(any(feature = "http", test))]
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
     fn symbols(&self) -> &'static str;
     fn resident_bytes(&self) -> Option<u64>;
@@ -88,6 +92,7 @@ impl World for ThisProcess {
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
         symbols::global().resolve(stacks, budget)
     }
+    #[cfg(any(feature = "http", test))]
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
         symbols::global().traceback(stack.addresses, limit, stack.truncated)
     }

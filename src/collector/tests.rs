@@ -159,7 +159,7 @@ impl World for Fake {
     }
     fn traceback(&self, stack: &RawStack, _: usize) -> Option<Traceback> {
         let site = self.site(stack.addresses)?;
-        Some(Traceback::new([crate::Frame::new(Some(&*site.function), &*site.file, site.line)]))
+        Some(Traceback::new([crate::Frame::new(Some(&site.function), &site.file, site.line)]))
     }
     fn symbols(&self) -> &'static str {
         "lines"

@@ -117,7 +117,10 @@ mod tests {
     use crate::snapshot::{Snapshot, Trace};
     use crate::statistics::top;
 
-    fn snapshot(traces: &[(u64, u64, &[(&str, &str, u32)])]) -> Snapshot {
+    /// Function, file, line.
+    type Place = (&'static str, &'static str, u32);
+
+    fn snapshot(traces: &[(u64, u64, &[Place])]) -> Snapshot {
         let traces = traces.iter().map(|&(size, count, frames)| Trace {
             domain: 0,
             size,
@@ -129,8 +132,8 @@ mod tests {
         Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect())
     }
 
-    const INSERT: (&str, &str, u32) = ("my_service::cache::Cache::insert", "src/cache.rs", 42);
-    const MAIN: (&str, &str, u32) = ("my_service::main", "src/main.rs", 7);
+    const INSERT: Place = ("my_service::cache::Cache::insert", "src/cache.rs", 42);
+    const MAIN: Place = ("my_service::main", "src/main.rs", 7);
 
     fn compared(group_by: GroupBy, rows: usize) -> Top {
         let old = snapshot(&[(616_765, 6_161, &[INSERT, MAIN]), (2_048, 2, &[MAIN])]);
