@@ -9,6 +9,7 @@ mod book;
 mod counters;
 mod gate;
 mod init;
+mod layouts;
 mod memory;
 mod rules;
 mod stack;

@@ -1,0 +1,413 @@
+//! An axum service with one planted leak: documents in, as JSON; parsed, indexed, searched, dropped.
+//!
+//! It sends itself traffic over loopback at a bounded rate, and its own collector says which line
+//! leaks: `leak: examples/leaky_service.rs:42 Cache::insert +3.1 MiB/min`. Try `-- --help`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use axum::extract::{Query, State};
+use axum::http::{Request, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// Documents the library keeps; the oldest is dropped for the next.
+const KEPT: usize = 128;
+/// Time between two rounds of own traffic; a round is one new document and one search.
+const ROUND: Duration = Duration::from_millis(20);
+/// Time between two looks of the collector.
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Answers already given. The key should be the question; it is the number of the request, which
+/// never comes again, and nothing is ever removed.
+#[derive(Default)]
+struct Cache {
+    answers: HashMap<u64, Vec<u8>>,
+}
+
+impl Cache {
+    // Inlined, it would be called `insert`: line tables name an inlined function without its type.
+    #[inline(never)]
+    fn insert(&mut self, request: u64, answer: &[u8], copies: usize) {
+        self.answers.insert(request, answer.repeat(copies)); // the planted leak
+    }
+}
+
+/// How many bytes the leak may still take: `rate` a second, and no debt of more than five seconds.
+struct Budget {
+    rate: f64,
+    bytes: f64,
+    since: Instant,
+}
+
+impl Budget {
+    fn new(bytes_per_second: u64) -> Budget {
+        Budget { rate: bytes_per_second as f64, bytes: 0.0, since: Instant::now() }
+    }
+
+    /// Pieces of `size` bytes that may be taken now.
+    fn take(&mut self, size: usize) -> usize {
+        let now = Instant::now();
+        self.bytes += self.rate * now.duration_since(self.since).as_secs_f64().min(5.0);
+        self.since = now;
+        let pieces = (self.bytes / size as f64).floor();
+        self.bytes -= pieces * size as f64;
+        pieces as usize
+    }
+}
+
+/// A document as it comes in.
+#[derive(Deserialize, Serialize)]
+struct Document {
+    title: String,
+    author: String,
+    tags: Vec<String>,
+    text: String,
+}
+
+/// The last [`KEPT`] documents, and for each word those that hold it.
+#[derive(Default)]
+struct Library {
+    documents: BTreeMap<u64, Document>,
+    index: HashMap<String, BTreeSet<u64>>,
+    next: u64,
+}
+
+impl Library {
+    fn add(&mut self, document: Document) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        for word in words(&document.text) {
+            self.index.entry(word).or_default().insert(id);
+        }
+        self.documents.insert(id, document);
+        if self.documents.len() > KEPT {
+            self.drop_oldest();
+        }
+        id
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((id, document)) = self.documents.pop_first() else { return };
+        for word in words(&document.text) {
+            if let Some(holders) = self.index.get_mut(&word) {
+                holders.remove(&id);
+                if holders.is_empty() {
+                    self.index.remove(&word);
+                }
+            }
+        }
+    }
+
+    /// Documents that hold every word of the question, newest first.
+    fn search(&self, question: &str) -> Vec<Hit<'_>> {
+        let mut ids: Option<BTreeSet<u64>> = None;
+        for word in words(question) {
+            let holders = self.index.get(&word).cloned().unwrap_or_default();
+            ids = Some(match ids {
+                Some(ids) => &ids & &holders,
+                None => holders,
+            });
+        }
+        let newest_first = ids.unwrap_or_default().into_iter().rev().take(10);
+        newest_first.filter_map(|id| self.documents.get(&id).map(|document| Hit::new(id, document))).collect()
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split_whitespace().map(|word| word.trim_matches('.').to_lowercase())
+}
+
+#[derive(Serialize)]
+struct Hit<'a> {
+    id: u64,
+    title: &'a str,
+    author: &'a str,
+    excerpt: String,
+}
+
+impl<'a> Hit<'a> {
+    fn new(id: u64, document: &'a Document) -> Hit<'a> {
+        let excerpt = document.text.chars().take(60).collect();
+        Hit { id, title: &document.title, author: &document.author, excerpt }
+    }
+}
+
+struct Service {
+    library: Library,
+    cache: Cache,
+    budget: Budget,
+    requests: u64,
+}
+
+type Shared = Arc<Mutex<Service>>;
+
+#[derive(Deserialize)]
+struct Question {
+    q: String,
+}
+
+async fn add(State(service): State<Shared>, Json(document): Json<Document>) -> (StatusCode, Json<u64>) {
+    let id = service.lock().unwrap().library.add(document);
+    (StatusCode::CREATED, Json(id))
+}
+
+async fn search(State(service): State<Shared>, Query(question): Query<Question>) -> Vec<u8> {
+    let service = &mut *service.lock().unwrap();
+    service.requests += 1;
+    let hits = service.library.search(&question.q);
+    let answer = serde_json::to_vec(&hits).expect("hits are plain strings and numbers");
+    let copies = service.budget.take(answer.len());
+    if copies > 0 {
+        service.cache.insert(service.requests, &answer, copies);
+    }
+    answer
+}
+
+/// Posts a document and searches for one of its words, round after round, until the program ends.
+async fn traffic(service: SocketAddr) {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let mut rounds = tokio::time::interval(ROUND);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    for number in 0_u64.. {
+        rounds.tick().await;
+        let document = serde_json::to_vec(&invent(number)).expect("a document is plain strings");
+        let new = Request::post(format!("http://{service}/documents"))
+            .header("content-type", "application/json")
+            .body(Full::from(document));
+        let question =
+            Request::get(format!("http://{service}/search?q={}", word(number))).body(Full::default());
+        for request in [new, question] {
+            let Ok(answer) = client.request(request.expect("the address is valid")).await else { return };
+            let _ = answer.into_body().collect().await;
+        }
+    }
+}
+
+const WORDS: [&str; 24] = [
+    "heap", "stack", "block", "frame", "leak", "page", "cache", "index", "queue", "buffer", "arena", "chunk",
+    "slab", "trace", "line", "byte", "owner", "scope", "root", "map", "tree", "list", "key", "pool",
+];
+
+fn word(number: u64) -> &'static str {
+    WORDS[(number % WORDS.len() as u64) as usize]
+}
+
+/// The document of that number: the same in every run, so that runs compare.
+fn invent(number: u64) -> Document {
+    let length = 60 + number * 7 % 40;
+    let text: Vec<&str> = (0..length).map(|i| word(number.wrapping_mul(31) + i * i)).collect();
+    Document {
+        title: format!("Report {number} on the {}", word(number)),
+        author: format!("author-{}", number % 17),
+        tags: (1..4).map(|i| word(number + i).to_owned()).collect(),
+        text: text.join(" "),
+    }
+}
+
+/// Watches the sites and prints a sentence for each that leaks, again every half minute.
+fn watch(collector: heapgauge::Collector) {
+    let mut courses: HashMap<u64, Course> = HashMap::new();
+    loop {
+        std::thread::sleep(LOOK);
+        let report = collector.collect();
+        for site in &report.sites {
+            let course =
+                courses.entry(site.id()).or_insert(Course { live: [site.live_bytes; 4], said: None });
+            course.live.rotate_left(1);
+            course.live[3] = site.live_bytes;
+            let rate = site.delta_bytes as f64 / report.delta_window.as_secs_f64();
+            let is_news = course.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30));
+            if course.leaks(site.delta_bytes, rate) && is_news {
+                course.said = Some(Instant::now());
+                let (file, line, function) = (site.file(), site.line(), short(site.function()));
+                println!("leak: {file}:{line} {function} {}/min", signed(rate * 60.0));
+            }
+        }
+    }
+}
+
+/// What a site held at the last four looks, and when it was last called a leak.
+struct Course {
+    live: [u64; 4],
+    said: Option<Instant>,
+}
+
+impl Course {
+    /// Whether it rose from look to look, and at least half as fast as on average since the baseline:
+    /// a cache that fills up slows down, one that is emptied now and then falls in between.
+    fn leaks(&self, delta_bytes: i64, rate: f64) -> bool {
+        let rises = self.live.is_sorted_by(|before, after| before < after);
+        let lately = self.live[3].saturating_sub(self.live[0]) as f64 / (3.0 * LOOK.as_secs_f64());
+        rises && lately > rate / 2.0 && delta_bytes > 64 << 10
+    }
+}
+
+/// The last two segments of a path: `Cache::insert` of `leaky_service::Cache::insert`.
+fn short(function: &str) -> &str {
+    function.rmatch_indices("::").nth(1).map_or(function, |(at, _)| &function[at + 2..])
+}
+
+/// Bytes with sign and unit, as `+3.1 MiB`.
+fn signed(bytes: f64) -> String {
+    let mut value = bytes;
+    for unit in ["B", "KiB", "MiB"] {
+        if value.abs() < 1024.0 {
+            return format!("{value:+.1} {unit}");
+        }
+        value /= 1024.0;
+    }
+    format!("{value:+.1} GiB")
+}
+
+const HELP: &str = "\
+An axum service with a planted leak and its own traffic, watched by heapgauge.
+
+Usage: leaky_service [OPTIONS]
+
+  --listen HOST:PORT               address of heapgauge's server [HEAPGAUGE_ADDR, else 127.0.0.1:9898]
+  --service-listen HOST:PORT       address of the service itself [127.0.0.1:0]
+  --quiet-traffic                  serve without own traffic
+  --leak-rate BYTES_PER_SECOND     what the planted leak keeps; 0: nothing [54000]
+  --for SECONDS                    end after that time
+  --help                           print this";
+
+struct Options {
+    listen: Option<String>,
+    service_listen: String,
+    quiet_traffic: bool,
+    leak_rate: u64,
+    length: Option<Duration>,
+}
+
+impl Options {
+    /// `None`: the help was asked for.
+    fn parse() -> Result<Option<Options>, lexopt::Error> {
+        use lexopt::prelude::*;
+
+        let mut options = Options {
+            listen: None,
+            service_listen: "127.0.0.1:0".to_owned(),
+            quiet_traffic: false,
+            leak_rate: 54_000,
+            length: None,
+        };
+        let mut arguments = lexopt::Parser::from_env();
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Long("listen") => options.listen = Some(arguments.value()?.parse_with(address)?),
+                Long("service-listen") => options.service_listen = arguments.value()?.parse_with(address)?,
+                Long("quiet-traffic") => options.quiet_traffic = true,
+                Long("leak-rate") => options.leak_rate = arguments.value()?.parse_with(bytes)?,
+                Long("for") => options.length = Some(arguments.value()?.parse_with(seconds)?),
+                Long("help") | Short('h') => return Ok(None),
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+/// HOST:PORT, unchanged; whether the host has an address shows when it is bound.
+fn address(text: &str) -> Result<String, &'static str> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT, as 127.0.0.1:9898"),
+    }
+}
+
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "--leak-rate is a whole number of bytes a second")
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or("--for is a number of seconds")
+}
+
+fn main() {
+    let options = match Options::parse() {
+        Ok(Some(options)) => options,
+        Ok(None) => return println!("{HELP}"),
+        Err(error) => {
+            eprintln!("leaky_service: {error}; see --help");
+            std::process::exit(2);
+        }
+    };
+    if let Some(listen) = &options.listen {
+        // SAFETY: no other thread has been started yet, so none can read the environment meanwhile.
+        unsafe { std::env::set_var("HEAPGAUGE_ADDR", listen) };
+    }
+    let server = heapgauge::serve_from_env();
+    if let Some(server) = &server {
+        println!("listening on http://{}", server.local_addr());
+        println!("numbers: http://{}/metrics", server.local_addr());
+        let collector = server.collector().clone();
+        std::thread::spawn(move || watch(collector));
+    }
+    if let Err(error) = run(&options) {
+        eprintln!("leaky_service: {error}");
+        std::process::exit(1);
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
+    let service = Service {
+        library: Library::default(),
+        cache: Cache::default(),
+        budget: Budget::new(options.leak_rate),
+        requests: 0,
+    };
+    let routes = Router::new()
+        .route("/documents", post(add))
+        .route("/search", get(search))
+        .with_state(Arc::new(Mutex::new(service)));
+    let listener = tokio::net::TcpListener::bind(&options.service_listen)
+        .await
+        .map_err(|error| format!("cannot serve on {}: {error}", options.service_listen))?;
+    let address = listener.local_addr()?;
+    println!("documents are served at http://{address}/search?q=heap");
+    if !options.quiet_traffic {
+        tokio::spawn(traffic(address));
+    }
+    // A connection still open does not hold the end up: the traffic's stays open as long as we do.
+    tokio::select! {
+        served = axum::serve(listener, routes) => Ok(served?),
+        () = told_to_stop(options.length) => Ok(()),
+    }
+}
+
+/// Comes back on ctrl-c, SIGTERM, or after `length`.
+async fn told_to_stop(length: Option<Duration>) {
+    let length = async {
+        match length {
+            Some(length) => tokio::time::sleep(length).await,
+            None => std::future::pending().await,
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut terminate) => _ = terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = length => {}
+        () = terminate => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,160 @@
+"""What goes wrong around a program is one clear line, and the program goes on."""
+
+import signal
+import socket
+import subprocess
+
+from support import EXAMPLES, Service, get, main
+
+VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_FRAMES",
+             "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_DEBUG"]
+
+
+def goes_on(service):
+    """The program itself answers, whatever became of heapgauge's server, and ends well; all it wrote on stderr."""
+    assert get(service.documents(), "/search?q=heap").status == 200
+    assert service.stop() == 0, service.output()
+    return service.errors()
+
+
+def one_line(service, *words):
+    """The program goes on, and has written exactly one line, which holds the words."""
+    problems = goes_on(service)
+    assert len(problems) == 1, service.output()
+    for word in words:
+        assert word in problems[0], (word, problems[0])
+
+
+def address_in_use():
+    """Somebody else's port: the line names the address, and there is no server."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        where = "127.0.0.1:%d" % other.getsockname()[1]
+        with Service("--quiet-traffic", env={"HEAPGAUGE_ADDR": where}) as service:
+            one_line(service, where)
+            assert service.said("listening on") == []
+
+
+def addresses_that_are_none():
+    """An address that cannot be read is named, with what is allowed; the usual one is taken."""
+    usual = "127.0.0.1:9898"
+    for where in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "", "http://127.0.0.1:0/"]:
+        with Service("--quiet-traffic", env={"HEAPGAUGE_ADDR": where}) as service:
+            first, *rest = goes_on(service)
+            assert f"HEAPGAUGE_ADDR={where}" in first and "HOST:PORT" in first and usual in first, first
+            # Somebody else may have the usual address; then that is the second line.
+            assert len(rest) == (0 if service.said(f"listening on http://{usual}$") else 1), service.output()
+            assert all(usual in line for line in rest), rest
+
+
+def unknown_variables():
+    """A misspelt name is answered with the names there are; everything else works."""
+    with Service("--quiet-traffic", env={"HEAPGAUGE_TOPN": "5"}) as service:
+        assert get(service.port(), "/health").body.strip() == "ok"
+        one_line(service, "HEAPGAUGE_TOPN", *VARIABLES)
+
+
+def malformed_values():
+    """A value that cannot be read is named with its variable and what is allowed."""
+    cases = [("HEAPGAUGE", "maybe", "on"), ("HEAPGAUGE_TOP_N", "many", ""), ("HEAPGAUGE_TOP_N", "-1", ""),
+             ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
+             ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
+             ("HEAPGAUGE_DEBUG", "yes please", "off"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
+    for name, value, allowed in cases:
+        with Service("--quiet-traffic", env={name: value}) as service:
+            assert get(service.port(), "/health").status == 200
+            one_line(service, name, value, allowed)
+
+
+def switched_off():
+    """`HEAPGAUGE=off`: no listener, no line, and the program as ever."""
+    with Service("--quiet-traffic", env={"HEAPGAUGE": "off"}) as service:
+        assert goes_on(service) == []
+        assert service.said("listening on") == []
+
+
+def paths_and_methods():
+    """404, 405 and the headers that keep a browser from guessing."""
+    with Service("--quiet-traffic") as service:
+        port = service.port()
+        expected = [("GET", "/health", 200), ("GET", "/metrics", 200), ("GET", "/", 404), ("GET", "/metrics/x", 404),
+                    ("GET", "/%2e%2e/etc/passwd", 404), ("POST", "/metrics", 405), ("DELETE", "/health", 405),
+                    ("PUT", "/metrics", 405)]
+        for method, path, status in expected:
+            answer = get(port, path, method)
+            assert answer.status == status, (method, path, answer.status)
+            assert answer.headers["x-content-type-options"] == "nosniff", (method, path, answer.headers)
+            assert status == 200 or len(answer.body.strip().splitlines()) <= 1, answer.body
+        assert get(port, "/health").body.strip() == "ok"
+        assert goes_on(service) == []
+
+
+def foreign_hosts():
+    """A page somewhere else that names this server gets 403: a name that is not ours, an origin that is not ours."""
+    with Service("--quiet-traffic") as service:
+        port = service.port()
+        for host in ["example.com", f"example.com:{port}", "127.0.0.1.example.com", "localhost.example.com"]:
+            answer = get(port, "/metrics", headers={"Host": host})
+            assert answer.status == 403, (host, answer.status)
+            assert len(answer.body.strip().splitlines()) == 1 and "heap_" not in answer.body, answer.body
+        for origin in ["http://example.com", "https://example.com:9898", "null"]:
+            assert get(port, "/metrics", headers={"Origin": origin}).status == 403, origin
+        for host in [f"127.0.0.1:{port}", f"localhost:{port}", "localhost", f"[::1]:{port}"]:
+            assert get(port, "/metrics", headers={"Host": host}).status == 200, host
+        goes_on(service)
+
+
+def broken_requests():
+    """Bytes that are no HTTP, a request without end and a great many headers end with the connection."""
+    with Service("--quiet-traffic") as service:
+        port = service.port()
+        broken = [b"\0\1\2\3\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n", b"GET", b"\x16\x03\x01\x02\x00",
+                  b"GET /metrics HTTP/1.1\r\n" + b"".join(b"x-%d: y\r\n" % i for i in range(20_000)) + b"\r\n",
+                  b"GET /" + b"a" * 2_000_000 + b" HTTP/1.1\r\n\r\n"]
+        for number, data in enumerate(broken):
+            with socket.create_connection(("127.0.0.1", port), 20) as connection:
+                try:
+                    connection.sendall(data)
+                    connection.shutdown(socket.SHUT_WR)
+                    first = connection.recv(64)
+                except OSError:  # the server closed it first
+                    first = b""
+                assert b" 200 " not in first, (number, first)
+        # Many that say nothing do not keep one that speaks from its answer.
+        idle = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(20)]
+        assert get(port, "/health").status == 200
+        for connection in idle:
+            connection.close()
+        assert goes_on(service) == []
+
+
+def flags_that_are_none():
+    """A wrong flag is one line that names it, and 2; help is 0."""
+    program = EXAMPLES / "leaky_service"
+    for flags, word in [(["--nonsense"], "--nonsense"), (["--listen"], "--listen"), (["--listen", "here"], "here"),
+                        (["--leak-rate", "much"], "much"), (["--leak-rate=-1"], "-1"), (["--for", "ever"], "ever"),
+                        (["--for", "-1"], "-1"), (["more"], "more")]:
+        ended = subprocess.run([program, *flags], capture_output=True, text=True, timeout=20)
+        assert (ended.returncode, ended.stdout) == (2, ""), (flags, ended)
+        assert len(ended.stderr.splitlines()) == 1 and word in ended.stderr, (flags, ended.stderr)
+    ended = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 0 and ended.stderr == "", ended
+    for flag in ["--listen", "--quiet-traffic", "--leak-rate", "--for"]:
+        assert flag in ended.stdout, flag
+
+
+def signals_end_it():
+    """SIGTERM, ctrl-c and `--for` end the program at once with 0, traffic or not."""
+    for how in [signal.SIGTERM, signal.SIGINT]:
+        for flags in [[], ["--quiet-traffic"]]:
+            with Service(*flags) as service:
+                service.documents()
+                get(service.port(), "/metrics")
+                assert service.stop(how) == 0, service.output()
+    with Service("--for", "2") as service:
+        assert service.process.wait(20) == 0
+
+
+main([address_in_use, addresses_that_are_none, unknown_variables, malformed_values, switched_off, paths_and_methods,
+      foreign_hosts, broken_requests, flags_that_are_none, signals_end_it])

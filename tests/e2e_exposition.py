@@ -1,0 +1,210 @@
+"""What every exposition promises, checked on a running service through a foreign parser."""
+
+import threading
+import time
+
+from support import SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
+
+GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live_blocks heap_peak_bytes
+    heap_sites heap_sites_exported heap_delta_window_seconds heap_snapshot_timestamp_seconds
+    heap_snapshot_duration_seconds heap_untracked_bytes heap_overhead_bytes heap_resident_bytes
+    heap_sample_interval_bytes""".split()
+COUNTERS = """heap_allocated_bytes_total heap_allocations_total heap_deallocated_bytes_total
+    heap_deallocations_total heap_truncated_stacks_total heap_fallback_walks_total""".split()
+PER_SITE = ["heap_site_live_bytes", "heap_site_live_blocks", "heap_site_live_delta_bytes", "heap_site_live_delta_blocks"]
+REASONS = ["stacks", "memory", "threads", "series", "reentrant"]
+
+
+def check(text):
+    """Every promise one exposition can break by itself."""
+    exposition = Exposition(text)
+    value = exposition.value
+    live = {name: value(name) for name in GAUGES + COUNTERS}
+    assert live["heap_live_bytes"] == live["heap_allocated_bytes_total"] - live["heap_deallocated_bytes_total"]
+    assert live["heap_live_blocks"] == live["heap_allocations_total"] - live["heap_deallocations_total"]
+    assert live["heap_peak_bytes"] >= live["heap_live_bytes"]
+    dropped = [s.labels["reason"] for s in exposition.samples if s.name == "heap_dropped_events_total"]
+    assert sorted(dropped) == sorted(REASONS), dropped
+
+    info = exposition.info()
+    for name in PER_SITE:
+        assert set(exposition.by_site(name)) == set(info), name
+    assert len(info) == live["heap_sites_exported"] <= min(40, live["heap_sites"])
+    assert len(exposition.samples) <= 240, len(exposition.samples)
+    assert sum(exposition.by_site("heap_site_live_bytes").values()) <= live["heap_live_bytes"]
+    assert sum(exposition.by_site("heap_site_live_blocks").values()) <= live["heap_live_blocks"]
+    for site, labels in info.items():
+        assert set(labels) == {"site", "function", "file", "line", "crate"}, labels
+        assert len(labels["function"]) <= 120, labels
+        if len(labels["function"]) < 120:
+            assert site == fnv1a(labels["function"], labels["file"], labels["line"]), labels
+        assert not labels["file"].startswith(("/root", "/home")), labels
+    for sample in exposition.samples:
+        assert "\\" not in "".join(sample.labels.values()), sample
+
+    # Each family once, with its help and its type; the counters are counters.
+    names = [line.split(" ", 3)[2] for line in text.splitlines() if line.startswith("# TYPE ")]
+    helped = [line.split(" ", 3)[2] for line in text.splitlines() if line.startswith("# HELP ")]
+    assert names == helped and len(names) == len(set(names)), (names, helped)
+    types = dict(line.split(" ")[2:4] for line in text.splitlines() if line.startswith("# TYPE "))
+    for name in types:
+        expected = "counter" if name.endswith("_total") else "gauge"
+        assert types[name] == expected, (name, types[name])
+    assert {"heap_build_info", *PER_SITE, *GAUGES, *COUNTERS} <= set(types)
+    return exposition
+
+
+def every_exposition_adds_up():
+    """Totals, sites, names, bounds and counters hold in each of twenty scrapes of a busy service."""
+    with Service() as service:
+        service.named()
+        before, order = None, None
+        for _ in range(20):
+            answer = get(service.port(), "/metrics")
+            assert answer.status == 200
+            assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8", answer.headers
+            exposition = check(answer.body)
+            families = [line for line in answer.body.splitlines() if line.startswith("# ")]
+            assert order in (None, families), "families changed their order"
+            order = families
+            now = {name: exposition.value(name) for name in COUNTERS}
+            if before:
+                assert all(now[name] >= before[name] for name in COUNTERS), (before, now)
+            before = now
+            time.sleep(1.1)
+        build, = [s.labels for s in exposition.samples if s.name == "heap_build_info"]
+        assert build["symbols"] == "lines" and build["version"] and build["capture"], build
+        assert exposition.value("heap_tracking") == 1
+
+
+def one_snapshot_reads_the_same_twice():
+    """Two expositions of one snapshot are the same bytes."""
+    with Service() as service:
+        service.named()
+        pairs = 0
+        for _ in range(40):
+            first, second = (get(service.port(), "/metrics").body for _ in range(2))
+            stamps = [Exposition(text).value("heap_snapshot_timestamp_seconds") for text in (first, second)]
+            if stamps[0] == stamps[1]:
+                assert first == second
+                pairs += 1
+            time.sleep(0.3)
+        assert pairs >= 10, f"only {pairs} of 40 pairs came from one snapshot"
+
+
+def a_restart_keeps_the_names():
+    """The same binary started twice gives every site the same value, wherever it was loaded."""
+    seen = []
+    for _ in range(2):
+        with Service() as service:
+            site = service.named()
+            assert site == fnv1a("leaky_service::Cache::insert", SOURCE, leak_line())
+            time.sleep(3)
+            info = service.metrics().info()
+            seen.append({tuple(labels[key] for key in ("function", "file", "line")): s for s, labels in info.items()})
+    both = set(seen[0]) & set(seen[1])
+    assert len(both) >= 5, seen
+    assert all(seen[0][name] == seen[1][name] for name in both), seen
+
+
+def a_scrape_leaves_no_trace():
+    """A hundred scrapes of an idle program, each a new snapshot, leave all sites as they were."""
+    with Service("--quiet-traffic") as service:
+        port = service.port()
+        service.documents()
+
+        def sites():
+            exposition = check(get(port, "/metrics").body)
+            counts = {name: exposition.by_site(name) for name in PER_SITE[:2]}
+            totals = [exposition.value(name) for name in ("heap_live_bytes", "heap_allocations_total", "heap_untracked_bytes")]
+            return exposition.value("heap_snapshot_timestamp_seconds"), counts, totals
+
+        # A program is idle once it has started: its runtime is up, its watcher has met every site.
+        same, course = 0, []
+        while same < 10:
+            assert len(course) < 90, course[-3:]
+            course.append(sites()[1:])
+            same = same + 1 if course[-1] == course[max(0, len(course) - 2)] else 0
+            time.sleep(1.02)
+        before, totals = course[-1]
+        stamps = set()
+        for number in range(100):
+            time.sleep(1.02)
+            stamp, now, now_totals = sites()
+            stamps.add(stamp)
+            assert now == before, f"scrape {number}: {difference(service, before, now)}"
+            assert now_totals == totals, f"scrape {number}: {totals} became {now_totals}"
+        assert len(stamps) >= 90, f"only {len(stamps)} snapshots in a hundred scrapes"
+
+
+def difference(service, before, now):
+    info = service.metrics().info()
+    return [(name, info.get(site, site), before[name].get(site), now[name].get(site))
+            for name in before for site in sorted(set(before[name]) | set(now[name]))
+            if before[name].get(site) != now[name].get(site)]
+
+
+def two_scrapers_see_the_same_baselines():
+    """Scrapers at an offset: in every sample delta = live − baseline, and none disturbs the other."""
+    window = 10.0
+    with Service("--leak-rate", "400000", env={"HEAPGAUGE_DELTA_WINDOW": "10s"}) as service:
+        port = service.port()
+        site = service.named()
+        samples = {1.1: [], 1.7: []}
+        problems = []
+
+        def scrape(pause):
+            try:
+                end = time.monotonic() + 35
+                while time.monotonic() < end:
+                    samples[pause].append(check(get(port, "/metrics").body))
+                    time.sleep(pause)
+            except Exception as problem:  # told by the test's own thread
+                problems.append(problem)
+
+        threads = [threading.Thread(target=scrape, args=(pause,)) for pause in samples]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert problems == [], problems
+        assert all(len(found) >= 15 for found in samples.values()), {k: len(v) for k, v in samples.items()}
+
+        baselines = {}  # the moment of a baseline, to the tenth of a second → live of each site then
+        course = []  # (moment, live) of the leak, in all samples
+        shared = 0
+        for scraper, found in samples.items():
+            for exposition in found:
+                taken = exposition.value("heap_snapshot_timestamp_seconds")
+                age = exposition.value("heap_delta_window_seconds")
+                for unit in ("bytes", "blocks"):
+                    live = exposition.by_site(f"heap_site_live_{unit}")
+                    delta = exposition.by_site(f"heap_site_live_delta_{unit}")
+                    for name in live:
+                        then = live[name] - delta[name]
+                        assert then >= 0, (name, live[name], delta[name])
+                        known = baselines.setdefault((round(taken - age, 1), unit, name), (scraper, then))
+                        assert known[1] == then, f"{name}: baseline {known[1]} for one sample, {then} for another"
+                        shared += known[0] != scraper
+                course.append((taken, exposition.by_site("heap_site_live_bytes")[site]))
+                uptime = taken - exposition.value("heap_start_timestamp_seconds")
+                # Snapshots are kept every fifth of the window; a busy machine may be late by some seconds.
+                assert age <= window * 1.2 + 5, age
+                assert age >= min(window, uptime - 5), (age, uptime)
+        assert shared > 0, "the two scrapers never met the same baseline"
+
+        # And the baseline is what the leak held at that moment: between the samples around it.
+        course.sort()
+        assert [live for _, live in course] == sorted(live for _, live in course), "the leak never shrinks"
+        compared = 0
+        for (moment, unit, name), (_, then) in baselines.items():
+            earlier = [live for taken, live in course if taken < moment - 0.2]
+            later = [live for taken, live in course if taken > moment + 0.2]
+            if (unit, name) == ("bytes", site) and earlier and later:
+                assert earlier[-1] <= then <= later[0], (moment, earlier[-1], then, later[0])
+                compared += 1
+        assert compared >= 5, compared
+
+
+main([every_exposition_adds_up, one_snapshot_reads_the_same_twice, a_restart_keeps_the_names,
+      a_scrape_leaves_no_trace, two_scrapers_see_the_same_baselines])

@@ -1,0 +1,85 @@
+//! Boxes of one line, allocated and freed by threads that have ended → exactly that line's counts.
+//!
+//! Alone in its file: the numbers are those of a whole process with its own global allocator.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use heapgauge::{Collector, Report, SiteRow};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+const FILE: &str = "tests/exact_numbers.rs";
+const THREADS: usize = 5;
+const ALLOCATED: usize = 4_000;
+const FREED_BY_ITSELF: usize = 1_031;
+const FREED_BY_ANOTHER: usize = 500;
+
+type Block = Box<[u8; 48]>;
+
+fn keep(fill: usize) -> Block {
+    Box::new([fill as u8; 48])
+}
+/// The line of the allocation in `keep`.
+const LINE: u32 = line!() - 3;
+
+/// Allocates, frees some itself, gives some away to be freed elsewhere, and leaves the rest behind.
+fn work(give: mpsc::Sender<Block>) -> Vec<Block> {
+    let mut kept = Vec::with_capacity(ALLOCATED);
+    for number in 0..ALLOCATED {
+        kept.push(keep(number));
+    }
+    for _ in 0..FREED_BY_ITSELF {
+        kept.swap_remove(kept.len() / 2);
+    }
+    for block in kept.drain(..FREED_BY_ANOTHER) {
+        give.send(block).unwrap();
+    }
+    kept
+}
+
+fn row(report: &Report) -> Option<&SiteRow> {
+    report.sites.iter().find(|site| (site.file(), site.line()) == (FILE, LINE))
+}
+
+#[test]
+fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
+    let collector = Collector::new();
+    let (give, take) = mpsc::channel::<Block>();
+    let freer = thread::spawn(move || take.iter().count());
+    let workers: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let give = give.clone();
+            thread::spawn(move || work(give))
+        })
+        .collect();
+    drop(give);
+    let mut kept: Vec<Vec<Block>> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    assert_eq!(freer.join().unwrap(), THREADS * FREED_BY_ANOTHER);
+    assert_eq!(kept.iter().map(Vec::len).sum::<usize>(), 12_345);
+
+    let report = collector.collect();
+    let site = row(&report).expect("the line of `keep` holds more than any other");
+    assert_eq!(site.live_blocks, 12_345);
+    assert_eq!(site.live_bytes, 592_560);
+    // It was not there when the collector began, so all of it is growth.
+    assert_eq!((site.delta_blocks, site.delta_bytes), (12_345, 592_560));
+    assert_eq!(site.function(), "exact_numbers::keep");
+    assert_eq!(site.krate(), "exact_numbers");
+    assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+    assert_eq!(report.live_blocks, report.allocations - report.deallocations);
+    let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
+    assert_eq!(report.live_bytes, shown + report.other.live_bytes);
+    assert_eq!(report.untracked_bytes, 0);
+
+    // A thread that comes later frees all but one.
+    let last = kept[0].pop().unwrap();
+    thread::spawn(move || drop(kept)).join().unwrap();
+    thread::sleep(Duration::from_millis(1_100)); // a younger collection would be given out again
+    let report = collector.collect();
+    let site = row(&report).expect("a site that has just left the top is still shown");
+    assert_eq!((site.live_blocks, site.live_bytes), (1, 48));
+    drop(last);
+}
