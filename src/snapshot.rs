@@ -127,6 +127,16 @@ impl Snapshot {
         })
     }
 
+    /// One of traces that were put together elsewhere, of this process.
+    pub(crate) fn of(taken_at: SystemTime, traceback_limit: usize, traces: Vec<Trace>) -> Snapshot {
+        Snapshot {
+            taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            traceback_limit,
+            build_id: symbols::build_id(),
+            traces,
+        }
+    }
+
     /// Every traceback that holds live blocks; the allocator's first, most bytes first.
     ///
     /// # Examples
@@ -359,7 +369,8 @@ impl Serialize for Trace {
     }
 }
 
-struct FileFrames<'a>(&'a [Arc<Frame>]);
+/// Frames in the words of the file.
+pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
 
 impl Serialize for FileFrames<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
