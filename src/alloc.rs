@@ -5,6 +5,7 @@
 //! through itself when a stack was met before.
 
 use crate::book::{self, Config};
+use crate::stack::Entrance;
 use crate::tag;
 use crate::tracker::{DEFAULT_FRAMES, MAX_FRAMES};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -91,9 +92,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// * `block` is null or was made for `tag::inner_layout(layout)` and is not yet the program's.
     #[inline(always)]
-    unsafe fn book(&self, block: *mut u8, layout: Layout) -> *mut u8 {
+    unsafe fn book(&self, block: *mut u8, layout: Layout, entrance: Entrance) -> *mut u8 {
         if !block.is_null() {
-            let id = book::allocation(layout.size(), self.config());
+            let id = book::allocation(layout.size(), self.config(), entrance);
             // SAFETY: the caller's duty.
             if !unsafe { tag::write(block, layout, id) } {
                 book::misplaced(id, layout.size());
@@ -113,7 +114,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the inner size is not zero: with the tag it is at least 4, without at least 1 KiB.
         let block = unsafe { self.inner.alloc(inner) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout) }
+        unsafe { self.book(block, layout, Entrance::Allocate) }
     }
 
     #[inline]
@@ -122,7 +123,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: as in `alloc`.
         let block = unsafe { self.inner.alloc_zeroed(inner) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout) }
+        unsafe { self.book(block, layout, Entrance::AllocateZeroed) }
     }
 
     #[inline]

@@ -3,7 +3,7 @@
 //! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
 //! not silenced, and a stack met before, touches nothing that is shared.
 
-use crate::stack;
+use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
 use crate::stacks;
 use crate::tag::{FIRST, OVERHEAD, UNTRACKED};
@@ -19,28 +19,54 @@ pub(crate) struct Config {
 
 /// Books an allocation of the calling code and returns the id for its tag.
 #[inline(never)]
-pub(crate) fn allocation(size: usize, config: Config) -> u32 {
+pub(crate) fn allocation(size: usize, config: Config, entrance: Entrance) -> u32 {
     let Some(state) = thread::current() else { return first_slow(size, config) };
     let base = tracker::base();
     if state.quiet() != 0 || base == u32::MAX {
         return quiet_slow(state, size, config);
     }
     let busy = state.enter(BUSY);
+    let registers = Registers::here();
     // SAFETY: `current` gave this thread's own state, and it has just been marked.
     let tools = unsafe { state.tools() };
-    let stack = stack::capture(tools);
-    let id = match tools.cache.get(stack) {
-        // An id below the base was met before a `clear`.
-        Some(known) if known.id >= base => {
+    let id = match stack::recognise(tools, registers, entrance, base) {
+        Some(known) => {
+            known.slot().allocate(size as u64);
+            let id = known.id;
+            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+            id
+        }
+        None => walk_slow(state, tools, registers, size, entrance),
+    };
+    state.change(size as i64);
+    drop(busy);
+    id
+}
+
+/// The stack lies otherwise than it did before, or is new.
+#[inline(never)]
+fn walk_slow(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: Registers,
+    size: usize,
+    entrance: Entrance,
+) -> u32 {
+    let stack = stack::walk(tools, registers, entrance);
+    match tools.cache.get(stack) {
+        Some(known) if known.id >= tracker::base() => {
             debug_assert!(is_same(known.id, tools), "two stacks with one fingerprint");
             known.slot().allocate(size as u64);
             known.id
         }
         _ => miss_slow(state, tools, stack, size),
-    };
-    state.change(size as i64);
-    drop(busy);
-    id
+    }
+}
+
+/// Whether a walk finds the stack of this id too. For debug builds.
+fn is_right(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
+    stack::walk(tools, registers, entrance);
+    is_same(id, tools)
 }
 
 /// Whether the id is the one of the stack in the buffer.
@@ -55,7 +81,8 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 fn first_slow(size: usize, config: Config) -> u32 {
     tracker::configure(u32::from(config.frames), config.paused);
     match thread::current_or_make() {
-        Some(_) => allocation(size, config),
+        // This function's frame is one more on the stack.
+        Some(_) => allocation(size, config, Entrance::Other),
         None => {
             tracker::drop_event(Reason::Threads);
             unrecorded(None, size)
@@ -69,7 +96,7 @@ fn first_slow(size: usize, config: Config) -> u32 {
 fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
     let quiet = state.quiet();
     if tracker::configure(u32::from(config.frames), config.paused) && quiet == 0 {
-        return allocation(size, config);
+        return allocation(size, config, Entrance::Other);
     }
     if quiet & INTERNING != 0 {
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
@@ -90,7 +117,7 @@ fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
 fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
     let interned = {
         let _interning = state.enter(INTERNING);
-        stacks::intern(&mut tools.buffer, stack.mixed())
+        stacks::intern(&mut tools.buffer, stack.hash())
     };
     match interned {
         Ok(id) => match state.counters.slot_or_make(id) {
@@ -215,7 +242,7 @@ pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: C
     if is_silenced() {
         return resized_slow(old, old_size, new_size);
     }
-    let id = allocation(new_size, config);
+    let id = allocation(new_size, config, Entrance::Reallocate);
     free(old, old_size);
     id
 }
@@ -259,7 +286,7 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
     let _busy = state.enter(BUSY);
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
-    let stack = stack::capture(tools);
+    let stack = stack::walk(tools, Registers::here(), Entrance::Other);
     let _interning = state.enter(INTERNING);
-    stacks::recorded(stacks::intern(&mut tools.buffer, stack.mixed()).ok()?)
+    stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash()).ok()?)
 }

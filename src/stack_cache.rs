@@ -1,28 +1,28 @@
-//! Hash of a stack → its id and counters, in the thread that has met it before.
+//! Fingerprint of a stack → its id and counters, in the thread that has met it before.
 //!
-//! Direct-mapped, owned by one thread, so a hit touches no shared memory. A hit is decided by 128
-//! bits of the stack and its depth, not by its addresses; debug builds compare those too (see
-//! `stacks`). It starts with [`SMALLEST`] entries and doubles while stacks push each other out, so a
-//! thread that allocates little costs little and branching recursion does not fall off a cliff.
+//! Direct-mapped, owned by one thread, so a hit touches no shared memory. A hit is decided by the
+//! fingerprint, not by comparing addresses; debug builds compare those too (see `book`). It starts
+//! with [`SMALLEST`] entries and doubles while stacks push each other out, so a thread that allocates
+//! little costs little and branching recursion does not fall off a cliff.
 
 use crate::counters::Slot;
 use crate::memory;
 use std::ptr::{NonNull, null_mut};
 
-/// What a stack is recognised by: a 128-bit sum over its addresses, and their number.
+/// What a stack is recognised by within a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Fingerprint {
-    pub low: u64,
-    pub high: u64,
-    pub depth: u32,
+    /// Sum over the addresses, see `stack::fingerprint`: two stacks share it with probability 2^-60.
+    pub sum: u64,
+    /// Where on the stack the addresses stand, and how many: see `layouts`. 0 where nobody looked.
+    pub layout: u64,
 }
 
 impl Fingerprint {
-    /// 64 well mixed bits.
+    /// The hash of the stack, the same in all threads.
     #[inline(always)]
-    pub(crate) fn mixed(self) -> u64 {
-        let sum = self.low ^ self.high.rotate_left(32) ^ (u64::from(self.depth) << 56);
-        let product = u128::from(sum) * 0x9e37_79b9_7f4a_7c15;
+    pub(crate) fn hash(self) -> u64 {
+        let product = u128::from(self.sum) * 0x9e37_79b9_7f4a_7c15;
         (product as u64) ^ ((product >> 64) as u64)
     }
 }
@@ -30,9 +30,7 @@ impl Fingerprint {
 /// What a thread remembers of a stack.
 #[derive(Clone, Copy)]
 pub(crate) struct Known {
-    low: u64,
-    high: u64,
-    depth: u32,
+    stack: Fingerprint,
     /// Whether it is still valid is the caller's to check, against the tracker's base; 0 is empty.
     pub id: u32,
     /// The counters of `id` in this thread; null in an empty entry.
@@ -76,12 +74,11 @@ impl StackCache {
         if self.len == 0 {
             return None;
         }
-        let index = stack.mixed() as usize & (self.len - 1);
+        let index = index(stack, self.len);
         // SAFETY: `entries` has `len` entries, a power of two, and the index is masked to below it;
         // zeroed entries are valid.
         let known = unsafe { &*self.entries.add(index) };
-        (known.low == stack.low && known.high == stack.high && known.depth == stack.depth && known.id != 0)
-            .then_some(known)
+        (known.stack == stack && known.id != 0).then_some(known)
     }
 
     /// Remembers the stack, in the place of another if need be.
@@ -89,7 +86,7 @@ impl StackCache {
         if self.len == 0 || (self.pushed_out > self.len / 4 && self.len < LARGEST) {
             self.grow();
         }
-        let known = Known { low: stack.low, high: stack.high, depth: stack.depth, id, slot };
+        let known = Known { stack, id, slot };
         if self.put(known) {
             self.pushed_out += 1;
         }
@@ -100,12 +97,10 @@ impl StackCache {
         if self.len == 0 {
             return false;
         }
-        let stack = Fingerprint { low: known.low, high: known.high, depth: known.depth };
-        let index = stack.mixed() as usize & (self.len - 1);
+        let index = index(known.stack, self.len);
         // SAFETY: as in `get`; `&mut self` makes it the only access.
         let entry = unsafe { &mut *self.entries.add(index) };
-        let other =
-            entry.id != 0 && (entry.low, entry.high, entry.depth) != (known.low, known.high, known.depth);
+        let other = entry.id != 0 && entry.stack != known.stack;
         *entry = known;
         other
     }
@@ -134,13 +129,19 @@ impl StackCache {
     }
 }
 
+/// The sum is well mixed in its upper bits, where every factor of it has worked.
+#[inline(always)]
+fn index(stack: Fingerprint, len: usize) -> usize {
+    (stack.sum >> 40) as usize & (len - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashMap;
 
     fn fingerprint(n: u64) -> Fingerprint {
-        Fingerprint { low: n.wrapping_mul(0x2545_f491_4f6c_dd1d), high: n >> 3, depth: 3 + (n % 4) as u32 }
+        Fingerprint { sum: n.wrapping_mul(0x2545_f491_4f6c_dd1d), layout: n % 4 }
     }
 
     /// Its naive twin: a map that never forgets. The cache may forget, but never answers otherwise.

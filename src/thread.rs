@@ -13,6 +13,7 @@
 //! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
 
 use crate::counters::Counters;
+use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
 use crate::stack_cache::StackCache;
@@ -70,6 +71,7 @@ pub(crate) struct StackBounds {
 /// What the parts of a state that only its thread touches look like.
 pub(crate) struct Tools {
     pub rules: Rules,
+    pub layouts: Layouts,
     pub cache: StackCache,
     pub buffer: StackBuffer,
     pub bounds: StackBounds,

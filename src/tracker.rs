@@ -90,7 +90,10 @@ pub(crate) fn configure(frames: u32, paused: bool) -> bool {
 pub(crate) fn set_frames(frames: u32) {
     let frames = frames.clamp(1, MAX_FRAMES);
     FRAMES.store(frames, Ordering::Relaxed);
-    HOT.limit.store(frames + BEYOND, Ordering::Relaxed);
+    if HOT.limit.swap(frames + BEYOND, Ordering::Relaxed) != frames + BEYOND {
+        // Threads remember how far they walked.
+        bump_rules_epoch();
+    }
 }
 
 /// Starts a new epoch if tracking is off. True if it was.

@@ -10,10 +10,11 @@
 //! each step is held below [`FOREIGN_STEP`]: there it is the exactness of the rules that keeps reads
 //! inside, as it does for the unwinder of a panic.
 
-use super::{Gather, fallback, modules};
+use super::{Entrance, Gather, fallback, modules};
+use crate::layouts::{self, Layout};
 use crate::memory;
 use crate::rules::{At, Rule, Rules};
-use crate::stack_cache::Fingerprint;
+use crate::stack_cache::{Fingerprint, Known};
 use crate::thread::{StackBounds, Tools};
 use crate::tracker::{self, MAX_ADDRESSES};
 use gimli::{
@@ -99,7 +100,7 @@ mod arch {
 
 /// The registers a walk needs: every packed rule counts from one of the last two.
 #[derive(Clone, Copy)]
-pub(super) struct Registers {
+pub(crate) struct Registers {
     pc: usize,
     sp: usize,
     fp: usize,
@@ -108,7 +109,7 @@ pub(super) struct Registers {
 impl Registers {
     /// Of the function this is inlined into.
     #[inline(always)]
-    pub(super) fn here() -> Registers {
+    pub(crate) fn here() -> Registers {
         let (pc, sp, fp): (usize, usize, usize);
         // SAFETY: copies registers; no memory, no flags.
         #[cfg(target_arch = "x86_64")]
@@ -132,49 +133,128 @@ impl Registers {
     }
 }
 
-/// Walks from `registers` on into the buffer of the tools. `None` when a row on the way needs the
-/// other unwinder; the addresses before it are in the buffer.
+/// See [`super::recognise`].
 #[inline(always)]
-pub(super) fn capture(tools: &mut Tools, registers: Registers, limit: usize) -> Option<Fingerprint> {
-    let bounds = tools.bounds;
-    let is_own_stack = registers.sp >= bounds.low && registers.sp < bounds.end;
-    if tools.rules.epoch != tracker::rules_epoch() {
-        forget_slow(&mut tools.rules);
+pub(super) fn recognise<'a>(
+    tools: &'a mut Tools,
+    registers: Registers,
+    entrance: Entrance,
+    base: u32,
+) -> Option<&'a Known> {
+    let Registers { sp, fp, .. } = registers;
+    let StackBounds { low, end } = tools.bounds;
+    // Words between the stack pointer and the end of the stack.
+    let room = end.wrapping_sub(sp) / WORD;
+    let hint = usize::from(tools.layouts.hints[entrance as usize].place);
+    if sp < low || sp >= end || hint >= room || tools.rules.epoch != tracker::rules_epoch() {
+        return None;
     }
+    // SAFETY: `place` is below `room` in each call below, so the word lies on this thread's own
+    // stack, between its stack pointer and its end; it is aligned because the stack pointer is.
+    let word = |place: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(sp + place * WORD).read() };
+    let key = layouts::key(end - sp, word(hint));
+    let set = tools.layouts.set(key)?;
+    for way in 0..layouts::WAYS {
+        let Some(layout) = set.way(way, key) else { continue };
+        // Places rise, so the last one is the highest of the return addresses; frame pointers are
+        // saved below the return address of their frame.
+        let places = layout.return_addresses();
+        if places.last().is_none_or(|&last| usize::from(last) >= room) {
+            continue;
+        }
+        let sum = super::fingerprint(places.iter().map(|&place| word(usize::from(place))));
+        let mut shape = layout.sum;
+        if layout.has_frame_pointers() {
+            for (&place, factor) in layout.frame_pointers().iter().zip(&super::FACTORS) {
+                shape = add_frame_pointer(shape, word(usize::from(place)), sp, *factor);
+            }
+            if layout.from_first {
+                shape = add_frame_pointer(shape, fp, sp, !0);
+            }
+        }
+        // An id below the base was met before a `clear`.
+        if let Some(known) = tools.cache.get(Fingerprint { sum, layout: shape })
+            && known.id >= base
+        {
+            set.was_right(way);
+            return Some(known);
+        }
+    }
+    None
+}
+
+/// Adds a frame pointer that a place depends on, relative to the stack pointer.
+#[inline(always)]
+fn add_frame_pointer(shape: u64, frame_pointer: usize, stack_pointer: usize, factor: u64) -> u64 {
+    let relative = frame_pointer.wrapping_sub(stack_pointer) as u64;
+    shape.wrapping_add(relative.wrapping_mul(factor))
+}
+
+/// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`].
+/// `None` when a row on the way needs the other unwinder; the addresses before it are in the buffer.
+pub(super) fn walk_and_learn(
+    tools: &mut Tools,
+    registers: Registers,
+    limit: usize,
+    entrance: Entrance,
+) -> Option<Fingerprint> {
+    if tools.rules.epoch != tracker::rules_epoch() {
+        tools.rules.forget();
+        tools.layouts.forget();
+        tools.rules.epoch = tracker::rules_epoch();
+    }
+    let bounds = tools.bounds;
+    let sp = registers.sp;
+    let is_own_stack = sp >= bounds.low && sp < bounds.end;
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
     let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
     let mut parser = Parser { memory: &mut tools.parser };
+    let rule_of = |address| parser.rule(address);
+    let mut places = Places { layout: Layout::EMPTY, is_whole: is_own_stack };
     let ended = if is_own_stack {
-        walk::<false>(&mut tools.rules, registers, bounds, &mut gather, read, |address| parser.rule(address))
+        walk::<false>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
-        foreign_slow(&mut tools.rules, registers, &mut gather, &mut parser)
+        walk::<true>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
-    let fingerprint = gather.fingerprint();
-    tools.buffer.header.len = fingerprint.depth;
+    let sum = gather.fingerprint();
+    tools.buffer.header.len = gather.len as u32;
     tools.buffer.header.truncated = ended == Ended::Cut;
-    (ended != Ended::Other).then_some(fingerprint)
+    if ended == Ended::Other {
+        return None;
+    }
+    let mut layout = 0;
+    if places.is_whole && gather.len > 0 {
+        let found = &mut places.layout;
+        for (place, factor) in found.return_addresses().iter().zip(&super::FACTORS) {
+            layout += u64::from(*place);
+            layout = layout.wrapping_mul(*factor);
+        }
+        layout ^= (found.return_addresses().len() as u64) << 56;
+        found.sum = layout;
+        for (&place, factor) in found.frame_pointers().iter().zip(&super::FACTORS) {
+            layout = add_frame_pointer(layout, read(sp + usize::from(place) * WORD), sp, *factor);
+        }
+        if found.from_first {
+            layout = add_frame_pointer(layout, registers.fp, sp, !0);
+        }
+        // The second return address is the first that tells one caller from another.
+        let second = found.return_addresses().get(1).copied().unwrap_or(0);
+        tools.layouts.hints[entrance as usize].learn(second);
+        let word = sp + usize::from(tools.layouts.hints[entrance as usize].place) * WORD;
+        if word < bounds.end {
+            tools.layouts.learn(layouts::key(bounds.end - sp, read(word)), found);
+        }
+    }
+    Some(Fingerprint { sum, layout })
 }
 
-#[cold]
-#[inline(never)]
-fn foreign_slow(
-    rules: &mut Rules,
-    registers: Registers,
-    gather: &mut Gather<'_>,
-    parser: &mut Parser<'_>,
-) -> Ended {
-    // SAFETY: as in `capture`.
-    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
-    walk::<true>(rules, registers, StackBounds::default(), gather, read, |address| parser.rule(address))
-}
-
-#[cold]
-#[inline(never)]
-fn forget_slow(rules: &mut Rules) {
-    rules.forget();
-    rules.epoch = tracker::rules_epoch();
+/// The places of a walk's words as they are gathered.
+struct Places {
+    layout: Layout,
+    /// All of them could be held.
+    is_whole: bool,
 }
 
 /// Why a walk ended.
@@ -196,10 +276,14 @@ fn walk<const FOREIGN: bool>(
     registers: Registers,
     bounds: StackBounds,
     gather: &mut Gather<'_>,
+    places: &mut Places,
     read: impl Fn(usize) -> usize,
     mut rule_of: impl FnMut(Sought) -> Rule,
 ) -> Ended {
     let Registers { pc, mut sp, mut fp } = registers;
+    let first = sp;
+    // Where the frame pointer in `fp` was saved; `None` while it is the one the walk began with.
+    let mut fp_place = None;
     let mut at = match rules.start(pc) {
         Some(at) => at,
         None => match start_slow(rules, pc, &mut rule_of) {
@@ -210,6 +294,12 @@ fn walk<const FOREIGN: bool>(
     loop {
         let rule = rules.rule(at);
         let base = if rule.is_from_frame_pointer() { fp } else { sp }.wrapping_add(rule.distance());
+        if rule.is_from_frame_pointer() {
+            match fp_place {
+                Some(place) => places.is_whole &= places.layout.push_frame_pointer((place - first) / WORD),
+                None => places.layout.from_first = true,
+            }
+        }
         let height = base.wrapping_sub(sp);
         let room = if FOREIGN { FOREIGN_STEP } else { bounds.end.wrapping_sub(sp) };
         // In one comparison: 0 < height <= room. A rule that is no step has distance 0, so it ends
@@ -217,20 +307,22 @@ fn walk<const FOREIGN: bool>(
         if height.wrapping_sub(WORD) > room.wrapping_sub(WORD) || base % WORD != 0 {
             return ended_slow(rule);
         }
-        let place = arch::return_address_place(base, rule);
+        let return_place = arch::return_address_place(base, rule);
         // On x86-64 this is known, and the compiler drops it.
-        if place.wrapping_sub(sp) > height - WORD {
+        if return_place.wrapping_sub(sp) > height - WORD {
             return Ended::Cut;
         }
-        let return_address = arch::return_address(read(place));
+        let return_address = arch::return_address(read(return_place));
         if let Some(place) = arch::frame_pointer_place(base, rule) {
             // The frame pointer was saved inside this frame.
             if place.wrapping_sub(sp) > height - WORD {
                 return Ended::Cut;
             }
             fp = read(place);
+            fp_place = Some(place);
         }
         sp = base;
+        places.is_whole &= places.layout.push((return_place - first) / WORD);
         let more = gather.push(return_address);
         at = match rules.follow(at, return_address) {
             Some(next) => next,
@@ -419,7 +511,12 @@ pub(super) fn self_test() -> bool {
     let mut gather = Gather::new(&mut addresses, MAX_ADDRESSES);
     let mut parser = Parser { memory: &mut parser_memory };
     // The bounds of this stack may not be known yet; the rules are what is being tested.
-    let ended = foreign_slow(&mut rules, Registers::here(), &mut gather, &mut parser);
+    // SAFETY: as in `walk_and_learn`.
+    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
+    let mut places = Places { layout: Layout::EMPTY, is_whole: false };
+    let bounds = StackBounds::default();
+    let rule_of = |address| parser.rule(address);
+    let ended = walk::<true>(&mut rules, Registers::here(), bounds, &mut gather, &mut places, read, rule_of);
     let found = gather.len;
     let mut reference = [0; MAX_ADDRESSES];
     let mut reference_gather = Gather::new(&mut reference, MAX_ADDRESSES);

@@ -1,6 +1,6 @@
 //! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
 //!
-//! One entry, [`capture`]; behind it [`cfi`] where unwind rules can be had (Linux on x86-64 and
+//! [`recognise`] where the stack lies as before, else [`walk`]; behind them [`cfi`] where unwind rules can be had (Linux on x86-64 and
 //! aarch64), and [`fallback`] elsewhere and for the rare row that a packed rule cannot hold. Called
 //! inside the allocator: it neither allocates through it, nor locks, nor panics.
 
@@ -14,15 +14,24 @@ mod cfi;
 #[path = "no_cfi.rs"]
 mod cfi;
 
-use crate::stack_cache::Fingerprint;
+use crate::stack_cache::{Fingerprint, Known};
 use crate::sync::{AtomicU8, Ordering};
 use crate::thread::Tools;
 use crate::tracker::{self, MAX_ADDRESSES};
 
-/// One random odd number for each place in a stack. The fingerprint is the 128-bit sum of address ×
-/// number: as integers, not modulo, so that one differing address always shows, and two cancel with
-/// probability 2^-60; and no term waits for another, unlike in a chained hash.
+/// One random odd number for each place in a stack.
 static FACTORS: [u64; MAX_ADDRESSES] = factors();
+
+/// Σ address × factor, modulo 2^64: one address that differs always shows, because its factor is odd;
+/// several cancel with probability 2^-60. No term waits for another, unlike in a chained hash.
+#[inline(always)]
+fn fingerprint(addresses: impl Iterator<Item = usize>) -> u64 {
+    let mut sum = 0u64;
+    for (address, factor) in addresses.zip(&FACTORS) {
+        sum = sum.wrapping_add((address as u64).wrapping_mul(*factor));
+    }
+    sum
+}
 
 const fn factors() -> [u64; MAX_ADDRESSES] {
     let mut factors = [0; MAX_ADDRESSES];
@@ -45,28 +54,25 @@ struct Gather<'a> {
     addresses: &'a mut [usize; MAX_ADDRESSES],
     len: usize,
     limit: usize,
-    sum: u128,
 }
 
 impl<'a> Gather<'a> {
     fn new(addresses: &'a mut [usize; MAX_ADDRESSES], limit: usize) -> Gather<'a> {
-        Gather { addresses, len: 0, limit: limit.min(MAX_ADDRESSES), sum: 0 }
+        Gather { addresses, len: 0, limit: limit.clamp(1, MAX_ADDRESSES) }
     }
 
     /// Takes one more address; false when that was the last one there is room for.
     #[inline(always)]
     fn push(&mut self, address: usize) -> bool {
-        debug_assert!(self.len < MAX_ADDRESSES);
-        let place = self.len % MAX_ADDRESSES;
-        self.addresses[place] = address;
-        self.sum = self.sum.wrapping_add(u128::from(FACTORS[place]) * address as u128);
-        self.len += 1;
+        if let Some(place) = self.addresses.get_mut(self.len) {
+            *place = address;
+            self.len += 1;
+        }
         self.len < self.limit
     }
 
-    #[inline(always)]
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { low: self.sum as u64, high: (self.sum >> 64) as u64, depth: self.len as u32 }
+    fn fingerprint(&self) -> u64 {
+        fingerprint(self.addresses[..self.len].iter().copied())
     }
 }
 
@@ -76,37 +82,56 @@ const BACKTRACE: u8 = 1;
 /// before `main`; what other constructors allocate earlier is walked by the slow one.
 static WALKER: AtomicU8 = AtomicU8::new(BACKTRACE);
 
-/// Walks the calling thread's stack into the buffer of its tools.
-///
-/// Inlined into its caller, so that the walk begins at that caller's frame: the first address is the
-/// one the caller returns to.
+/// How the allocator was entered: each has frames of its own below the program's.
+#[derive(Clone, Copy)]
+pub(crate) enum Entrance {
+    Allocate = 0,
+    AllocateZeroed = 1,
+    Reallocate = 2,
+    Other = 3,
+}
+
+pub(crate) use cfi::Registers;
+
+/// What is known of the stack, if its frames lie as they lay before and it was met since `base`.
+/// Nothing is stored in the buffer.
 #[inline(always)]
-pub(crate) fn capture(tools: &mut Tools) -> Fingerprint {
+pub(crate) fn recognise<'a>(
+    tools: &'a mut Tools,
+    registers: Registers,
+    entrance: Entrance,
+    base: u32,
+) -> Option<&'a Known> {
+    cfi::recognise(tools, registers, entrance, base)
+}
+
+/// Walks the calling thread's stack from `registers` on into the buffer of its tools. The first
+/// address is the one that the function of the registers returns to.
+#[inline(never)]
+pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Entrance) -> Fingerprint {
     let limit = tracker::address_limit();
-    if WALKER.load(Ordering::Relaxed) == CFI {
-        let registers = cfi::Registers::here();
-        if let Some(fingerprint) = cfi::capture(tools, registers, limit) {
-            return fingerprint;
-        }
-    } else {
-        tools.buffer.header.len = 0;
+    tools.buffer.header.len = 0;
+    if WALKER.load(Ordering::Relaxed) == CFI
+        && let Some(fingerprint) = cfi::walk_and_learn(tools, registers, limit, entrance)
+    {
+        return fingerprint;
     }
-    capture_slow(tools, limit)
+    walk_slow(tools, limit)
 }
 
 #[cold]
 #[inline(never)]
-fn capture_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
+fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
     tracker::count_fallback();
     // What the quick walk found before it met a row it could not follow begins with the address the
     // allocator's entry returns to: there the slow walk's frames begin to be the program's.
     let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     let truncated = fallback::walk(&mut gather, from);
-    let fingerprint = gather.fingerprint();
-    tools.buffer.header.len = fingerprint.depth;
+    let (sum, len) = (gather.fingerprint(), gather.len);
+    tools.buffer.header.len = len as u32;
     tools.buffer.header.truncated = truncated;
-    fingerprint
+    Fingerprint { sum, layout: 0 }
 }
 
 /// How stacks are walked, as `heap_build_info{capture}` says it.

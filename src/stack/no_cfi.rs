@@ -1,21 +1,37 @@
 //! Where unwind rules are not read: everything goes to `fallback`.
 
-use crate::stack_cache::Fingerprint;
+use super::Entrance;
+use crate::stack_cache::{Fingerprint, Known};
 use crate::thread::Tools;
 
 pub(super) const AVAILABLE: bool = false;
 
-pub(super) struct Registers;
+#[derive(Clone, Copy)]
+pub(crate) struct Registers;
 
 impl Registers {
     #[inline(always)]
-    pub(super) fn here() -> Registers {
+    pub(crate) fn here() -> Registers {
         Registers
     }
 }
 
 #[inline(always)]
-pub(super) fn capture(_tools: &mut Tools, _registers: Registers, _limit: usize) -> Option<Fingerprint> {
+pub(super) fn recognise<'a>(
+    _tools: &'a mut Tools,
+    _registers: Registers,
+    _entrance: Entrance,
+    _base: u32,
+) -> Option<&'a Known> {
+    None
+}
+
+pub(super) fn walk_and_learn(
+    _tools: &mut Tools,
+    _registers: Registers,
+    _limit: usize,
+    _entrance: Entrance,
+) -> Option<Fingerprint> {
     None
 }
 

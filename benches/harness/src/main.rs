@@ -1,0 +1,254 @@
+//! Options → sides built → whole processes run in turns → the README's tables on standard output.
+//!
+//! The same workload, compiled from the same source, runs under each allocator side as a process of its own.
+//! A side and what it is divided by take turns, the order swapped from round to round, so that a machine that
+//! becomes slower while this runs slows both. What is printed is the ratio of the two medians and, in
+//! brackets, the first and third quartile of the rounds' ratios. A side that does not build or run stays in the
+//! tables with the reason.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod process;
+mod sides;
+mod stats;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde_json::Value;
+
+use process::Outcome;
+use sides::{COLLECTOR, Role, SIDES, Side};
+
+/// Workloads that are timed under each side and divided by the side's base.
+const TIMED: [&str; 8] = ["json-1", "json-2", "html", "script", "deep-5", "deep-25", "deep-60", "branch"];
+/// `deep` with up to 64 frames recorded: how much one more frame costs. heapgauge only.
+const FRAMES: [&str; 3] = ["frames-5", "frames-25", "frames-45"];
+/// Resident memory of live blocks.
+const RESIDENT: [&str; 7] = ["rss-0", "rss-64", "rss-256", "rss-1024", "rss-4096", "rss-1", "rss-65536"];
+/// Time of a collection with this many stacks. heapgauge only.
+const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
+
+/// Runs heapgauge and its peers against the bare allocators and prints the README's tables as Markdown.
+///
+/// Workloads: json-1 and json-2 (parse 100 kB of JSON into values, in one and two threads; nearly nothing but
+/// allocations), html (parse a page), script (a script interpreter), deep-5, deep-25, deep-60 (one Box allocated
+/// and freed under so many frames), branch (recursion that allocates from 20,000 distinct stacks), frames (deep
+/// with 64 frames recorded), rss (resident bytes a live block, by size), tables (bytes a stack, a thread, a
+/// stack in one more thread), collect (milliseconds a collection, and what it costs a thread that allocates).
+///
+/// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
+/// with frame pointers, everything else as a stock release build. jemalloc-prof alone samples.
+#[derive(Parser)]
+#[command(version = None)]
+struct Options {
+    /// Rounds of heapgauge's sides; a round is one process of the side and one of its base.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Rounds of the peers.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    peer_rounds: u32,
+    /// How long one process measures, in milliseconds, after a fifth of it that is not counted.
+    #[arg(long, default_value_t = 300)]
+    milliseconds: u64,
+    /// A first impression in about three minutes: 3 rounds, 1 of the peers, 150 ms.
+    #[arg(long, conflicts_with_all = ["rounds", "peer_rounds", "milliseconds"])]
+    quick: bool,
+    /// Only these sides (comma-separated); what they are divided by comes along.
+    #[arg(long, value_delimiter = ',', value_parser = sides::names())]
+    sides: Vec<String>,
+    /// Only workloads whose name is or begins with one of these (comma-separated): `json`, `deep-25`, `rss`.
+    #[arg(long, value_delimiter = ',')]
+    workloads: Vec<String>,
+    /// Writes what each process said to this file, a line a process.
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+}
+
+/// Everything measured: pairs (side, base) by round where there is a base.
+#[derive(Default)]
+pub struct Results {
+    /// By side and workload.
+    pub pairs: BTreeMap<(&'static str, &'static str), Vec<(Value, Value)>>,
+    /// Of processes that need no base, and of all bases.
+    pub alone: BTreeMap<(&'static str, &'static str), Vec<Value>>,
+    /// Why there is no number, by side and workload; the empty workload stands for all of them.
+    pub failures: BTreeMap<(&'static str, &'static str), String>,
+    /// What is worth knowing about how a side was built.
+    pub notes: BTreeMap<&'static str, String>,
+}
+
+/// One process after another, with progress on standard error.
+struct Runner {
+    milliseconds: u64,
+    raw: Option<std::fs::File>,
+    begin: Instant,
+    results: Results,
+}
+
+fn main() {
+    let mut options = Options::parse();
+    if options.quick {
+        (options.rounds, options.peer_rounds, options.milliseconds) = (3, 1, 150);
+    }
+    let wanted = |workload: &str| {
+        options.workloads.is_empty()
+            || options.workloads.iter().any(|name| {
+                workload == name
+                    || workload.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
+            })
+    };
+    let all = TIMED.iter().chain(&FRAMES).chain(&RESIDENT).chain(["tables"].iter()).chain(&COLLECT);
+    for name in &options.workloads {
+        let known = all.clone().any(|workload| workload.split('-').next() == Some(name) || workload == name);
+        if !known {
+            eprintln!("error: no workload is called {name:?}");
+            std::process::exit(2);
+        }
+    }
+    let chosen: Vec<&Side> = SIDES
+        .iter()
+        .chain([&COLLECTOR])
+        .filter(|side| match options.sides.as_slice() {
+            [] => true,
+            names => {
+                names.iter().any(|name| {
+                    side.name == name || sides::named(name).is_some_and(|named| named.base == Some(side.name))
+                }) || (side.name == COLLECTOR.name && names.iter().any(|name| name == "heapgauge"))
+            }
+        })
+        .filter(|side| side.name != COLLECTOR.name || COLLECT.iter().any(|workload| wanted(workload)))
+        .collect();
+
+    let raw = options.raw.as_ref().map(|path| match std::fs::File::create(path) {
+        Ok(file) => file,
+        Err(error) => {
+            eprintln!("error: {}: {error}", path.display());
+            std::process::exit(2);
+        }
+    });
+    let mut runner = Runner {
+        milliseconds: options.milliseconds,
+        raw,
+        begin: Instant::now(),
+        results: Results::default(),
+    };
+    build::all(&chosen, &mut runner.results);
+
+    let timed: Vec<&'static str> = TIMED.into_iter().filter(|workload| wanted(workload)).collect();
+    for side in chosen.iter().filter(|side| side.base.is_some()) {
+        let rounds = if side.role == Role::Heapgauge { options.rounds } else { options.peer_rounds };
+        for workload in &timed {
+            runner.compare(side, workload, rounds);
+        }
+    }
+    for workload in FRAMES.into_iter().filter(|workload| wanted(workload)) {
+        for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
+            runner.alone(side, workload, options.rounds);
+        }
+    }
+    for workload in RESIDENT.into_iter().filter(|workload| wanted(workload)) {
+        for side in chosen.iter().filter(|side| side.role != Role::Collector) {
+            // Blocks of mixed sizes tell what there is to tell about the peers.
+            if side.role != Role::Peer || workload == "rss-0" {
+                runner.alone(side, workload, if side.role == Role::Peer { 1 } else { options.rounds.min(3) });
+            }
+        }
+    }
+    if wanted("tables") {
+        for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
+            runner.alone(side, "tables", options.rounds.min(3));
+        }
+    }
+    for workload in COLLECT.into_iter().filter(|workload| wanted(workload)) {
+        for side in chosen.iter().filter(|side| side.role == Role::Collector) {
+            runner.alone(side, workload, options.rounds.min(3));
+        }
+    }
+    eprintln!("all done after {} s", runner.begin.elapsed().as_secs());
+    print!(
+        "{}",
+        tables::all(&runner.results, &chosen, options.rounds, options.peer_rounds, options.milliseconds)
+    );
+}
+
+impl Runner {
+    /// The side and its base in turns.
+    fn compare(&mut self, side: &Side, workload: &'static str, rounds: u32) {
+        let Some(base) = side.base.and_then(sides::named) else { return };
+        for round in 0..rounds {
+            if self.failed(side, workload) || self.failed(base, workload) {
+                return;
+            }
+            if round == 0 {
+                self.progress(side, workload, rounds);
+            }
+            let side_first = round % 2 == 1;
+            let first = self.run(if side_first { side } else { base }, workload);
+            let second = self.run(if side_first { base } else { side }, workload);
+            let (Some(first), Some(second)) = (first, second) else { return };
+            let (of_side, of_base) = if side_first { (first, second) } else { (second, first) };
+            if of_side["checksum"] != of_base["checksum"] {
+                self.results.failures.insert(
+                    (side.name, workload),
+                    format!("did other work than {}: {} against {}", base.name, of_side, of_base),
+                );
+                return;
+            }
+            self.results.alone.entry((base.name, workload)).or_default().push(of_base.clone());
+            self.results.pairs.entry((side.name, workload)).or_default().push((of_side, of_base));
+        }
+    }
+
+    fn alone(&mut self, side: &Side, workload: &'static str, rounds: u32) {
+        for round in 0..rounds {
+            if self.failed(side, workload) {
+                return;
+            }
+            if round == 0 {
+                self.progress(side, workload, rounds);
+            }
+            if let Some(said) = self.run(side, workload) {
+                self.results.alone.entry((side.name, workload)).or_default().push(said);
+            }
+        }
+    }
+
+    fn failed(&self, side: &Side, workload: &'static str) -> bool {
+        ["", workload].iter().any(|workload| self.results.failures.contains_key(&(side.name, *workload)))
+    }
+
+    fn progress(&self, side: &Side, workload: &str, rounds: u32) {
+        let seconds = self.begin.elapsed().as_secs();
+        eprintln!("{seconds:>4} s  {} {workload}, {rounds} rounds", side.name);
+    }
+
+    fn run(&mut self, side: &Side, workload: &'static str) -> Option<Value> {
+        match process::run(&build::binary(side), workload, self.milliseconds, Duration::from_secs(120)) {
+            Outcome::Said(said) => {
+                if let Some(file) = &mut self.raw
+                    && let Err(error) = writeln!(file, "{said}")
+                {
+                    eprintln!("error: the raw file: {error}");
+                    std::process::exit(1);
+                }
+                if said["recorded"] == 0 {
+                    let reason = "does not run: it recorded nothing".to_string();
+                    self.results.failures.insert((side.name, workload), reason);
+                    return None;
+                }
+                Some(said)
+            }
+            Outcome::Failed(reason) => {
+                eprintln!("        {} {workload}: {reason}", side.name);
+                self.results.failures.insert((side.name, workload), format!("does not run: {reason}"));
+                None
+            }
+        }
+    }
+}

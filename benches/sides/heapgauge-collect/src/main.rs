@@ -1,0 +1,22 @@
+//! heapgauge with its read side: what a collection costs. A package of its own, so that the timed side stays
+//! without the dependencies of the outlets.
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+fn main() {
+    workloads::main(workloads::Side {
+        tracker_memory: Some(heapgauge::tracker_memory),
+        collector: Some(|| {
+            let collector = heapgauge::Collector::new();
+            Box::new(move || {
+                let report = collector.collect();
+                workloads::Collected {
+                    number: report.number,
+                    named_blocks: report.sites.iter().map(|site| site.live_blocks).sum(),
+                }
+            })
+        }),
+        ..workloads::Side::new("heapgauge-collect")
+    });
+}

@@ -1,0 +1,75 @@
+//! A closure → nanoseconds a call.
+//!
+//! Wall time of the whole run, not the best slice: what a tracker does now and then (growing a table, waiting
+//! for a lock) counts.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Mean of the calls made in one measurement.
+pub struct Measured {
+    pub calls: u64,
+    pub elapsed: Duration,
+    /// What every call returned.
+    pub checksum: u64,
+}
+
+/// Calls `work` for a fifth of `time` without counting, then for `time`.
+///
+/// # Panics
+///
+/// If two calls return different checksums: then they did not do the same work.
+pub fn measure(time: Duration, mut work: impl FnMut() -> u64) -> Measured {
+    let checksum = work();
+    let mut calls_for = |time: Duration| {
+        let begin = Instant::now();
+        let mut calls = 0;
+        loop {
+            assert_eq!(black_box(work()), checksum, "two repetitions of one workload differ");
+            calls += 1;
+            let elapsed = begin.elapsed();
+            if elapsed >= time {
+                return Measured { calls, elapsed, checksum };
+            }
+        }
+    };
+    calls_for(time / 5);
+    calls_for(time)
+}
+
+impl Measured {
+    /// As the harness reads it; a call is `operations` operations.
+    pub fn report(&self, operations: u64) -> Value {
+        let operations = self.calls * operations;
+        json!({
+            "ns": self.elapsed.as_nanos() as f64 / operations as f64,
+            "operations": operations,
+            "seconds": self.elapsed.as_secs_f64(),
+            "checksum": self.checksum,
+        })
+    }
+}
+
+/// A fixed sequence of numbers (SplitMix64): all sides get the same documents, sizes and orders.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub const fn new(seed: u64) -> Numbers {
+        Numbers(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`, and not evenly: good enough for test data.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}

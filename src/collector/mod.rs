@@ -1,0 +1,691 @@
+//! Raw snapshots → [`Report`]: groups counts by site, compares them with a baseline, chooses what is
+//! exported.
+//!
+//! Any thread may call it; callers wait for each other, at most about a quarter of a second. Nobody
+//! who allocates is ever stopped. A collection younger than a second is given out again.
+#![forbid(unsafe_code)]
+
+mod choose;
+mod report;
+mod ring;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::Error;
+use crate::raw::RawSnapshot;
+use crate::symbols::{self, Progress, Site};
+use crate::{control, process, raw};
+use choose::{Candidate, Limits, choose};
+pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
+use ring::{Kept, Ring};
+
+/// The most sites chosen by live bytes, and the default.
+pub(crate) const MAX_TOP_N: usize = 25;
+const TOP_DELTA: usize = 7;
+const STICKY: usize = 8;
+const STICKY_FOR: Duration = Duration::from_secs(30 * 60);
+pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
+/// Longer than this a program would have to run before its first full delta.
+pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
+/// A collection younger than this is reused.
+const REUSE_FOR: Duration = Duration::from_secs(1);
+/// How long one collection may name stacks it has not met, in all; the rest is named later.
+const NAMING_TIME: Duration = Duration::from_millis(250);
+/// How long naming may take in one go, for callers with other things to do in between. Shorter would not
+/// be quicker: each go opens the line tables anew, which takes some 50 ms in a large binary.
+const NAMING_SLICE: Duration = Duration::from_millis(100);
+/// Where opening them takes longer than that, a go may take twice as long as opening, up to this.
+const LONGEST_SLICE: Duration = Duration::from_secs(1);
+
+/// What a collection needs from outside, so that tests can bring their own heap and their own clock.
+pub(crate) trait World: Send {
+    fn now(&self) -> Instant;
+    fn take(&self) -> RawSnapshot;
+    /// Changes when names given before may be wrong.
+    fn names_epoch(&self) -> u64;
+    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
+    fn symbols(&self) -> &'static str;
+    fn resident_bytes(&self) -> Option<u64>;
+    fn memory_limit_bytes(&self) -> Option<u64>;
+}
+
+/// This process.
+struct ThisProcess;
+
+impl World for ThisProcess {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+    fn take(&self) -> RawSnapshot {
+        raw::take()
+    }
+    fn names_epoch(&self) -> u64 {
+        control::modules_epoch()
+    }
+    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        symbols::global().site(addresses)
+    }
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
+        symbols::global().resolve(stacks, budget)
+    }
+    fn symbols(&self) -> &'static str {
+        symbols::global().quality()
+    }
+    fn resident_bytes(&self) -> Option<u64> {
+        process::resident_bytes()
+    }
+    fn memory_limit_bytes(&self) -> Option<u64> {
+        process::memory_limit_bytes()
+    }
+}
+
+/// Turns the heap into [`Report`]s: which lines hold it, and which grow.
+///
+/// Cheap to clone; clones share everything, so two outlets of one collector show the same numbers.
+/// It keeps its own baselines every fifth of the `delta_window`: on the server's thread while a
+/// [`Server`](crate::Server) runs, otherwise whenever [`collect`](Collector::collect) is called.
+///
+/// With 10,000 stacks a collection costs a few milliseconds once they are named, plus up to a quarter
+/// of a second while new ones are. What it allocates is booked as heapgauge's own.
+///
+/// # Examples
+///
+/// ```
+/// let collector = heapgauge::Collector::new();
+/// let first = collector.collect();
+/// let again = collector.collect(); // less than a second later: the same snapshot
+/// assert_eq!(first.number, again.number);
+/// ```
+#[derive(Clone)]
+pub struct Collector {
+    state: Arc<Mutex<State>>,
+}
+
+impl Collector {
+    /// A collector with the defaults of [`CollectorBuilder`].
+    pub fn new() -> Collector {
+        CollectorBuilder::default().build_unchecked()
+    }
+
+    /// A collector with other settings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let collector =
+    ///     heapgauge::Collector::builder().top_n(10).delta_window(Duration::from_secs(60)).build()?;
+    /// assert!(collector.collect().sites.len() <= 25);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn builder() -> CollectorBuilder {
+        CollectorBuilder::default()
+    }
+
+    /// The heap now, or as it was up to a second ago when somebody else has just asked.
+    ///
+    /// New stacks are named first, those with most live bytes before the others, for at most a quarter
+    /// of a second; what has no name yet counts in [`Report::other`].
+    pub fn collect(&self) -> Arc<Report> {
+        let _own = control::own();
+        let mut state = self.lock();
+        loop {
+            if let Some(report) = state.advance() {
+                return report;
+            }
+        }
+    }
+
+    /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
+    /// `None` means call again.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn collect_slice(&self) -> Option<Arc<Report>> {
+        let _own = control::own();
+        self.lock().advance()
+    }
+
+    /// Keeps a baseline if one is due. Returns when to come back.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn tick(&self) -> Duration {
+        let _own = control::own();
+        self.lock().tick()
+    }
+
+    /// Names some of the stacks the last collection had to leave unnamed. False: none are left.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn name_slice(&self) -> bool {
+        let _own = control::own();
+        self.lock().name_slice()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| {
+            // Somebody panicked half-way; what was kept may not fit together, so it begins anew.
+            self.state.clear_poison();
+            let mut state = poisoned.into_inner();
+            state.forget();
+            state
+        })
+    }
+
+    fn with_world(options: Options, world: Box<dyn World>) -> Collector {
+        let _own = control::own();
+        let mut state = State::new(options, world);
+        // The first baseline is the beginning, not the first time somebody asks.
+        state.tick();
+        Collector { state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl Default for Collector {
+    fn default() -> Collector {
+        Collector::new()
+    }
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collector").finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Collector`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing before `build`"]
+pub struct CollectorBuilder {
+    options: Options,
+    look_through: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    top_n: usize,
+    delta_window: Duration,
+    max_overhead: u64,
+}
+
+impl Default for CollectorBuilder {
+    fn default() -> CollectorBuilder {
+        CollectorBuilder {
+            options: Options {
+                top_n: MAX_TOP_N,
+                delta_window: DEFAULT_DELTA_WINDOW,
+                max_overhead: DEFAULT_MAX_OVERHEAD,
+            },
+            look_through: None,
+        }
+    }
+}
+
+impl CollectorBuilder {
+    /// How many sites are chosen by live bytes: 1 to 25, default 25.
+    ///
+    /// On top come up to 7 by growth and up to 8 that were chosen within the last half hour.
+    pub fn top_n(mut self, sites: usize) -> CollectorBuilder {
+        self.options.top_n = sites;
+        self
+    }
+
+    /// How far back deltas reach: up to 7 days, default 5 minutes.
+    ///
+    /// Zero compares with the previous collection. Then two readers see each other's collections.
+    pub fn delta_window(mut self, window: Duration) -> CollectorBuilder {
+        self.options.delta_window = window;
+        self
+    }
+
+    /// Bytes heapgauge may hold for names and baselines: default 64 MiB.
+    ///
+    /// The budget of names is one for the process: the latest collector's counts.
+    pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
+        self.options.max_overhead = bytes;
+        self
+    }
+
+    /// Replaces the list of crates whose frames are passed over while a later frame exists.
+    ///
+    /// The list is one for the process: the latest collector's counts.
+    pub fn look_through<S: Into<String>>(mut self, crates: impl IntoIterator<Item = S>) -> CollectorBuilder {
+        self.look_through = Some(crates.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Starts the collector: its first baseline is taken here.
+    ///
+    /// # Errors
+    ///
+    /// A setting out of its range; the message names the setting and the range.
+    pub fn build(self) -> Result<Collector, Error> {
+        self.check()?;
+        Ok(self.build_unchecked())
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Options { top_n, delta_window, .. } = self.options;
+        if !(1..=MAX_TOP_N).contains(&top_n) {
+            return Err(Error::new(format_args!(
+                "collector: top_n {top_n} is out of range, allowed are 1 to {MAX_TOP_N}"
+            )));
+        }
+        if delta_window > MAX_DELTA_WINDOW {
+            return Err(Error::new(format_args!(
+                "collector: delta_window {}s is out of range, allowed are 0s to 7d",
+                delta_window.as_secs()
+            )));
+        }
+        Ok(())
+    }
+
+    fn build_unchecked(self) -> Collector {
+        let _own = control::own();
+        symbols::global().set_max_overhead(self.options.max_overhead);
+        if let Some(crates) = &self.look_through {
+            symbols::global().set_look_through(crates);
+        }
+        Collector::with_world(self.options, Box::new(ThisProcess))
+    }
+}
+
+/// Stack ids of one page of [`Names`].
+const PAGE: usize = 4096;
+
+/// Which site each stack id belongs to. Ids of one epoch are dense, so pages answer without hashing;
+/// ids far apart leave only the pages between them out.
+#[derive(Default)]
+struct Names {
+    /// Index into `sites` plus one; 0: not named yet.
+    pages: Vec<Option<Box<[u32; PAGE]>>>,
+    sites: Vec<Arc<Site>>,
+    /// Site id → index into `sites`.
+    index: HashMap<u64, u32>,
+}
+
+impl Names {
+    fn get(&self, id: u32) -> Option<usize> {
+        let id = id as usize;
+        let slot = self.pages.get(id / PAGE)?.as_ref()?[id % PAGE];
+        (slot as usize).checked_sub(1)
+    }
+
+    /// Two stacks of one site share its index.
+    fn insert(&mut self, id: u32, site: Arc<Site>) -> usize {
+        let id = id as usize;
+        if self.pages.len() <= id / PAGE {
+            self.pages.resize_with(id / PAGE + 1, || None);
+        }
+        let page = self.pages[id / PAGE].get_or_insert_with(|| Box::new([0; PAGE]));
+        let index = *self.index.entry(site.id).or_insert_with(|| {
+            self.sites.push(site);
+            self.sites.len() as u32 - 1
+        });
+        page[id % PAGE] = index + 1;
+        index as usize
+    }
+}
+
+/// A snapshot whose stacks are still being named.
+struct Draft {
+    raw: RawSnapshot,
+    /// Time spent taking it, so far.
+    spent: Duration,
+    begun: Instant,
+}
+
+struct State {
+    world: Box<dyn World>,
+    options: Options,
+    started_at: SystemTime,
+    build_id: Arc<str>,
+    epoch: Option<u32>,
+    names_epoch: u64,
+    names: Names,
+    /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
+    unnamed: Vec<&'static [usize]>,
+    /// How long the next go of naming may take.
+    slice: Duration,
+    ring: Ring,
+    /// The counts of the previous collection, where `delta_window` is zero.
+    previous: Option<Arc<Kept>>,
+    /// When each site was last chosen by live bytes or delta.
+    tops: HashMap<u64, Instant>,
+    draft: Option<Draft>,
+    report: Option<(Instant, Arc<Report>)>,
+    number: u64,
+}
+
+impl State {
+    fn new(options: Options, world: Box<dyn World>) -> State {
+        // Baselines may take an eighth of the budget; the rest is for names.
+        let ring_bytes = usize::try_from(options.max_overhead / 8).unwrap_or(usize::MAX);
+        State {
+            ring: Ring::new(options.delta_window, ring_bytes),
+            names_epoch: world.names_epoch(),
+            world,
+            options,
+            started_at: process::started_at().unwrap_or_else(SystemTime::now),
+            build_id: symbols::build_id().unwrap_or_default().into(),
+            epoch: None,
+            names: Names::default(),
+            unnamed: Vec::new(),
+            slice: NAMING_SLICE,
+            previous: None,
+            tops: HashMap::new(),
+            draft: None,
+            report: None,
+            number: 0,
+        }
+    }
+
+    /// What was kept belongs to counts that no longer go on.
+    fn forget(&mut self) {
+        self.ring.clear();
+        self.names = Names::default();
+        self.unnamed.clear();
+        self.previous = None;
+        self.tops.clear();
+        self.draft = None;
+        self.report = None;
+    }
+
+    /// A raw snapshot, with everything that no longer fits it forgotten and a baseline kept if due.
+    fn take(&mut self) -> RawSnapshot {
+        let raw = self.world.take();
+        if self.epoch.replace(raw.epoch) != Some(raw.epoch) {
+            self.forget();
+        }
+        let names_epoch = self.world.names_epoch();
+        if self.names_epoch != names_epoch {
+            self.names_epoch = names_epoch;
+            self.names = Names::default();
+        }
+        if !raw.tracking {
+            self.ring.clear();
+        } else if self.ring.due_in(raw.taken).is_zero() {
+            self.ring.push(Arc::new(Kept::new(&raw)));
+        }
+        raw
+    }
+
+    fn tick(&mut self) -> Duration {
+        if self.ring.due_in(self.world.now()).is_zero() {
+            self.take();
+        }
+        // While tracking is off nothing is kept, so it is always due; look again after a pace.
+        match self.ring.due_in(self.world.now()) {
+            Duration::ZERO => self.ring.pace(),
+            wait => wait,
+        }
+    }
+
+    #[cfg(any(feature = "http", test))]
+    fn name_slice(&mut self) -> bool {
+        !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
+    }
+
+    /// False: nothing could be named.
+    fn name_for(&mut self, budget: Duration) -> bool {
+        let before = self.unnamed.len();
+        let begun = self.world.now();
+        let progress = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
+        let spent = self.world.now().saturating_duration_since(begun);
+        if spent > budget.saturating_mul(2) {
+            self.slice = self.slice.max(spent.saturating_mul(2).min(LONGEST_SLICE));
+        }
+        if progress.named == progress.total {
+            self.unnamed.clear();
+        } else {
+            // Those named are not only the first: later ones may share all their addresses.
+            let world = &self.world;
+            self.unnamed.retain(|addresses| world.site(addresses).is_none());
+        }
+        self.unnamed.len() < before
+    }
+
+    /// The next slice of a collection; `None` while stacks are still being named.
+    fn advance(&mut self) -> Option<Arc<Report>> {
+        let now = self.world.now();
+        if let Some((taken, report)) = &self.report
+            && now.saturating_duration_since(*taken) < REUSE_FOR
+        {
+            return Some(report.clone());
+        }
+        // A draft that nobody came back for is not the heap of now.
+        let fresh = |draft: &Draft| now.saturating_duration_since(draft.begun) < REUSE_FOR;
+        let draft = match self.draft.take().filter(fresh) {
+            Some(draft) => draft,
+            None => {
+                let raw = self.take();
+                self.adopt_names(&raw);
+                Draft { raw, spent: self.world.now().saturating_duration_since(now), begun: now }
+            }
+        };
+        if !self.unnamed.is_empty() {
+            let left = NAMING_TIME.saturating_sub(self.world.now().saturating_duration_since(draft.begun));
+            if !left.is_zero() && self.name_for(left.min(self.slice)) && !self.unnamed.is_empty() {
+                self.draft = Some(draft);
+                return None;
+            }
+        }
+        Some(self.finish(draft))
+    }
+
+    /// Looks up the names of stacks that have none here yet, and lists those that have none at all.
+    fn adopt_names(&mut self, raw: &RawSnapshot) {
+        let mut unnamed = Vec::new();
+        for stack in &raw.stacks {
+            if stack.counts.live_blocks() == 0 || self.names.get(stack.id).is_some() {
+                continue;
+            }
+            match self.world.site(stack.addresses) {
+                Some(site) => {
+                    self.names.insert(stack.id, site);
+                }
+                None => unnamed.push((stack.counts.live_bytes(), stack.addresses)),
+            }
+        }
+        unnamed.sort_by_key(|&(live_bytes, _)| live_bytes);
+        self.unnamed = unnamed.into_iter().map(|(_, addresses)| addresses).collect();
+    }
+
+    fn finish(&mut self, draft: Draft) -> Arc<Report> {
+        let begun = self.world.now();
+        let Draft { raw, spent, .. } = draft;
+        let totals = raw.totals();
+        let baseline = if self.options.delta_window.is_zero() { self.previous.clone() } else { None };
+        let baseline = baseline.or_else(|| self.ring.baseline(raw.taken).cloned());
+        let (sums, all) = self.sums(&raw, baseline.as_deref());
+        let sites = if raw.tracking { self.choose(&raw, &sums) } else { Vec::new() };
+
+        let mut other = all;
+        for row in &sites {
+            // Each stack is counted at one site at most, so what is taken away was there.
+            other.live_bytes -= row.live_bytes;
+            other.live_blocks -= row.live_blocks;
+            other.delta_bytes -= row.delta_bytes;
+            other.delta_blocks -= row.delta_blocks;
+        }
+        self.number += 1;
+        let (resident_bytes, memory_limit_bytes) =
+            (self.world.resident_bytes(), self.world.memory_limit_bytes());
+        let report = Arc::new(Report {
+            number: self.number,
+            taken_at: raw.taken_at,
+            duration: spent + self.world.now().saturating_duration_since(begun),
+            started_at: self.started_at,
+            tracking: raw.tracking,
+            live_bytes: all.live_bytes,
+            live_blocks: all.live_blocks,
+            peak_bytes: raw.peak_bytes,
+            allocated_bytes: totals.allocated_bytes,
+            allocations: totals.allocated_blocks,
+            deallocated_bytes: totals.freed_bytes,
+            deallocations: totals.freed_blocks,
+            sites,
+            other,
+            delta_bytes: all.delta_bytes,
+            delta_blocks: all.delta_blocks,
+            sites_with_blocks: sums.iter().filter(|sum| sum.live_blocks > 0).count() as u64,
+            delta_window: baseline
+                .as_deref()
+                .map_or(Duration::ZERO, |kept| raw.taken.saturating_duration_since(kept.taken)),
+            untracked_bytes: raw.untracked_bytes,
+            overhead_bytes: raw.overhead_bytes,
+            dropped: DroppedEvents {
+                stacks: raw.dropped.stacks,
+                memory: raw.dropped.memory,
+                threads: raw.dropped.threads,
+                // The collector leaves sites in *other*, which loses nothing; only an outlet that
+                // cannot remove a series has to turn one away.
+                series: 0,
+                reentrant: raw.dropped.reentrant,
+            },
+            truncated_stacks: raw.truncated_stacks,
+            fallback_walks: raw.fallback_walks,
+            sample_interval_bytes: raw.sample_interval_bytes,
+            resident_bytes,
+            memory_limit_bytes,
+            build: BuildInfo {
+                version: env!("CARGO_PKG_VERSION"),
+                build_id: self.build_id.clone(),
+                capture: raw.capture,
+                symbols: self.world.symbols(),
+            },
+        });
+        if self.options.delta_window.is_zero() {
+            self.previous = Some(Arc::new(Kept::new(&raw)));
+        }
+        self.report = Some((raw.taken, report.clone()));
+        report
+    }
+
+    /// Counts by site, in the order of `names.sites`, and of everything.
+    fn sums(&mut self, raw: &RawSnapshot, baseline: Option<&Kept>) -> (Vec<Sum>, Sum) {
+        let mut all = Sum::default();
+        let mut sums = vec![Sum::default(); self.names.sites.len()];
+        for stack in &raw.stacks {
+            let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
+            if blocks == 0 && bytes == 0 {
+                continue;
+            }
+            let index = self.names.get(stack.id).or_else(|| {
+                let site = self.world.site(stack.addresses)?;
+                Some(self.names.insert(stack.id, site))
+            });
+            sums.resize(self.names.sites.len(), Sum::default());
+            for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
+                sum.live_bytes += bytes;
+                sum.live_blocks += blocks;
+                sum.delta_bytes += bytes as i64;
+                sum.delta_blocks += blocks as i64;
+            }
+        }
+        for (id, bytes, blocks) in baseline.into_iter().flat_map(Kept::stacks) {
+            let index = self.names.get(id);
+            for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
+                sum.delta_bytes -= bytes as i64;
+                sum.delta_blocks -= blocks as i64;
+            }
+        }
+        (sums, all)
+    }
+
+    fn choose(&mut self, raw: &RawSnapshot, sums: &[Sum]) -> Vec<SiteRow> {
+        let now = raw.taken;
+        let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
+        let candidates: Vec<Candidate> = self
+            .names
+            .sites
+            .iter()
+            .zip(sums)
+            .map(|(site, sum)| Candidate {
+                id: site.id,
+                live_bytes: sum.live_bytes,
+                live_blocks: sum.live_blocks,
+                delta_bytes: sum.delta_bytes,
+                top_ago: ago(&site.id),
+            })
+            .collect();
+        let chosen = choose(
+            &candidates,
+            Limits {
+                by_live: self.options.top_n,
+                by_delta: TOP_DELTA,
+                sticky: STICKY,
+                sticky_for: STICKY_FOR,
+            },
+        );
+        for site in chosen.iter().filter(|chosen| !chosen.sticky) {
+            self.tops.insert(candidates[site.index].id, now);
+        }
+        self.tops.retain(|_, &mut at| now.saturating_duration_since(at) <= STICKY_FOR);
+        chosen
+            .iter()
+            .map(|site| SiteRow::new(self.names.sites[site.index].clone(), sums[site.index]))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// One report with every field in use, for the tests of the outlets.
+#[cfg(test)]
+pub(crate) fn sample_report() -> Report {
+    let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
+    Report {
+        number: 1,
+        taken_at: at(1_793_000_300.25),
+        duration: Duration::from_micros(1_500),
+        started_at: at(1_793_000_000.0),
+        tracking: true,
+        live_bytes: 600_000,
+        live_blocks: 12_500,
+        peak_bytes: 700_000,
+        allocated_bytes: 1_000_000,
+        allocations: 20_000,
+        deallocated_bytes: 400_000,
+        deallocations: 7_500,
+        sites: vec![
+            sample_row(42, "app::cache::Cache::insert", 592_560, 12_345, 48, 1),
+            sample_row(7, "app::load\\it", 5_000, 50, -1_000, -10),
+        ],
+        other: Sum { live_bytes: 2_440, live_blocks: 105, delta_bytes: 0, delta_blocks: 0 },
+        delta_bytes: -952,
+        delta_blocks: -9,
+        sites_with_blocks: 17,
+        delta_window: Duration::from_millis(300_500),
+        untracked_bytes: 64,
+        overhead_bytes: 4_096,
+        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5 },
+        truncated_stacks: 6,
+        fallback_walks: 7,
+        sample_interval_bytes: 0,
+        resident_bytes: Some(8_192),
+        memory_limit_bytes: Some(134_217_728),
+        build: BuildInfo { version: "0.1.0", build_id: "ab12".into(), capture: "cfi", symbols: "lines" },
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn sample_row(
+    line: u32,
+    function: &str,
+    live_bytes: u64,
+    live_blocks: u64,
+    delta_bytes: i64,
+    delta_blocks: i64,
+) -> SiteRow {
+    let site = Site {
+        id: 0xfeed_0000_0000_0000 + u64::from(line),
+        function: function.into(),
+        file: "src\\app\\cache.rs".into(),
+        line,
+        krate: "app".into(),
+    };
+    SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks })
+}

@@ -1,0 +1,602 @@
+//! The collector with a heap and a clock of its own.
+
+use super::*;
+use crate::raw::{Counts, Dropped, RawStack};
+use std::collections::BTreeMap;
+
+/// What the collector sees; tests change it between collections.
+struct Heap {
+    start: Instant,
+    now: Instant,
+    epoch: u32,
+    tracking: bool,
+    stacks: BTreeMap<u32, RawStack>,
+    /// By first address; a stack without an entry here has no name yet.
+    sites: HashMap<usize, Arc<Site>>,
+    /// Stacks that get their name in the next `resolve`, whose budget holds one each.
+    nameable: HashMap<usize, Arc<Site>>,
+    names_epoch: u64,
+    resolved: Vec<usize>,
+    taken: u32,
+    /// What a `resolve` takes, and the budgets it was given.
+    naming_takes: Duration,
+    budgets: Vec<Duration>,
+}
+
+#[derive(Clone)]
+struct Fake(Arc<Mutex<Heap>>);
+
+impl Fake {
+    fn new() -> Fake {
+        let start = Instant::now();
+        Fake(Arc::new(Mutex::new(Heap {
+            start,
+            now: start,
+            epoch: 0,
+            tracking: true,
+            stacks: BTreeMap::new(),
+            sites: HashMap::new(),
+            nameable: HashMap::new(),
+            names_epoch: 0,
+            resolved: Vec::new(),
+            taken: 0,
+            naming_takes: Duration::ZERO,
+            budgets: Vec::new(),
+        })))
+    }
+
+    fn heap(&self) -> MutexGuard<'_, Heap> {
+        self.0.lock().unwrap()
+    }
+
+    fn collector(&self, top_n: usize, window: u64) -> Collector {
+        let options =
+            Options { top_n, delta_window: Duration::from_secs(window), max_overhead: DEFAULT_MAX_OVERHEAD };
+        Collector::with_world(options, Box::new(self.clone()))
+    }
+
+    fn at(&self, seconds: u64) {
+        let mut heap = self.heap();
+        heap.now = heap.start + Duration::from_secs(seconds);
+    }
+
+    /// Stack `id` belongs to the line `line` and holds that much.
+    fn holds(&self, id: u32, line: u32, bytes: u64, blocks: u64) {
+        self.holds_unnamed(id, bytes, blocks);
+        self.heap().sites.insert(id as usize, site(line));
+    }
+
+    fn holds_unnamed(&self, id: u32, bytes: u64, blocks: u64) {
+        let mut heap = self.heap();
+        let stack = heap.stacks.entry(id).or_insert_with(|| RawStack {
+            id,
+            addresses: Box::leak(Box::new([id as usize])),
+            truncated: false,
+            counts: Counts::default(),
+        });
+        let counts = &mut stack.counts;
+        if bytes > counts.live_bytes() {
+            counts.allocated_bytes += bytes - counts.live_bytes();
+        } else {
+            counts.freed_bytes += counts.live_bytes() - bytes;
+        }
+        if blocks > counts.live_blocks() {
+            counts.allocated_blocks += blocks - counts.live_blocks();
+        } else {
+            counts.freed_blocks += counts.live_blocks() - blocks;
+        }
+    }
+
+    fn clear(&self) {
+        let mut heap = self.heap();
+        heap.epoch += 1;
+        heap.stacks.clear();
+    }
+}
+
+fn site(line: u32) -> Arc<Site> {
+    Arc::new(Site {
+        id: u64::from(line),
+        function: format!("app::line_{line}").into(),
+        file: "src/app.rs".into(),
+        line,
+        krate: "app".into(),
+    })
+}
+
+impl World for Fake {
+    fn now(&self) -> Instant {
+        self.heap().now
+    }
+    fn take(&self) -> RawSnapshot {
+        let mut heap = self.heap();
+        heap.taken += 1;
+        let stacks: Vec<RawStack> =
+            if heap.tracking { heap.stacks.values().copied().collect() } else { Vec::new() };
+        RawSnapshot {
+            taken_at: SystemTime::UNIX_EPOCH + (heap.now - heap.start),
+            taken: heap.now,
+            tracking: heap.tracking,
+            traceback_limit: 32,
+            epoch: heap.epoch,
+            peak_bytes: stacks.iter().map(|stack| stack.counts.live_bytes()).sum(),
+            stacks,
+            untracked_bytes: 11,
+            overhead_bytes: 22,
+            dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4 },
+            truncated_stacks: 5,
+            fallback_walks: 6,
+            sample_interval_bytes: 0,
+            capture: "cfi",
+        }
+    }
+    fn names_epoch(&self) -> u64 {
+        self.heap().names_epoch
+    }
+    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        self.heap().sites.get(&addresses[0]).cloned()
+    }
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
+        let mut heap = self.heap();
+        let takes = heap.naming_takes;
+        heap.now += takes;
+        heap.budgets.push(budget);
+        let Some(first) = stacks.next().map(|addresses| addresses[0]) else {
+            return Progress { named: 0, total: 0 };
+        };
+        heap.resolved.push(first);
+        let found = heap.nameable.remove(&first);
+        let named = usize::from(found.is_some());
+        if let Some(site) = found {
+            heap.sites.insert(first, site);
+        }
+        Progress { named, total: 1 + stacks.count() }
+    }
+    fn symbols(&self) -> &'static str {
+        "lines"
+    }
+    fn resident_bytes(&self) -> Option<u64> {
+        Some(4096)
+    }
+    fn memory_limit_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Line, live bytes, live blocks, delta bytes, delta blocks.
+fn rows(report: &Report) -> Vec<(u32, u64, u64, i64, i64)> {
+    report
+        .sites
+        .iter()
+        .map(|row| (row.line(), row.live_bytes, row.live_blocks, row.delta_bytes, row.delta_blocks))
+        .collect()
+}
+
+/// What holds in every report.
+fn check(report: &Report) {
+    assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+    assert_eq!(report.live_blocks, report.allocations - report.deallocations);
+    let sum = |of: &dyn Fn(&SiteRow) -> i64| report.sites.iter().map(of).sum::<i64>();
+    assert_eq!(report.live_bytes as i64, sum(&|row| row.live_bytes as i64) + report.other.live_bytes as i64);
+    assert_eq!(
+        report.live_blocks as i64,
+        sum(&|row| row.live_blocks as i64) + report.other.live_blocks as i64
+    );
+    assert_eq!(report.delta_bytes, sum(&|row| row.delta_bytes) + report.other.delta_bytes);
+    assert_eq!(report.delta_blocks, sum(&|row| row.delta_blocks) + report.other.delta_blocks);
+    assert!(report.sites.len() <= 40);
+    assert!(report.sites.len() as u64 <= report.sites_with_blocks);
+}
+
+#[test]
+fn stacks_of_one_line_are_one_site() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    fake.holds(3, 20, 500, 5);
+    fake.holds(9_000, 10, 30, 2);
+    let report = fake.collector(25, 300).collect();
+    check(&report);
+    assert_eq!(rows(&report), [(20, 500, 5, 0, 0), (10, 130, 3, 0, 0)]);
+    assert_eq!((report.live_bytes, report.live_blocks), (630, 8));
+    assert_eq!((report.sites_with_blocks, report.other), (2, Sum::default()));
+    let dropped = DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 0, reentrant: 4 };
+    assert_eq!(report.dropped, dropped);
+    assert_eq!((report.untracked_bytes, report.overhead_bytes), (11, 22));
+    assert_eq!((report.truncated_stacks, report.fallback_walks), (5, 6));
+    assert_eq!((report.resident_bytes, report.memory_limit_bytes), (Some(4096), None));
+}
+
+#[test]
+fn the_delta_is_against_the_newest_baseline_old_enough() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 1_000, 10);
+    let collector = fake.collector(25, 300);
+    // The server's clock: one snapshot each minute, 100 bytes more each time.
+    for minute in 1..=10 {
+        fake.at(60 * minute);
+        fake.holds(2, 10, 1_000 + 100 * minute, 10 + minute);
+        assert_eq!(collector.tick(), Duration::from_secs(60));
+    }
+    fake.at(630);
+    fake.holds(2, 10, 5_000, 50);
+    fake.holds(3, 30, 7, 1);
+    let report = collector.collect();
+    check(&report);
+    // 330 seconds back, at minute 5: 1,500 bytes in 15 blocks. A site absent there counts from 0.
+    assert_eq!(report.delta_window, Duration::from_secs(330));
+    assert_eq!(rows(&report), [(10, 5_000, 50, 3_500, 35), (30, 7, 1, 7, 1)]);
+    assert_eq!((report.delta_bytes, report.delta_blocks), (3_507, 36));
+}
+
+#[test]
+fn while_young_the_oldest_is_the_baseline() {
+    let fake = Fake::new();
+    let collector = fake.collector(25, 300);
+    fake.at(30);
+    fake.holds(2, 10, 48, 1);
+    let report = collector.collect();
+    assert_eq!(rows(&report), [(10, 48, 1, 48, 1)]);
+    assert_eq!(report.delta_window, Duration::from_secs(30));
+}
+
+#[test]
+fn a_collection_younger_than_a_second_is_reused() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 48, 1);
+    let collector = fake.collector(25, 300);
+    let first = collector.collect();
+    fake.holds(2, 10, 96, 2);
+    let millis = |millis| {
+        let mut heap = fake.heap();
+        heap.now = heap.start + Duration::from_millis(millis);
+    };
+    millis(999);
+    assert!(Arc::ptr_eq(&first, &collector.clone().collect()));
+    millis(1_000);
+    let second = collector.collect();
+    assert_eq!((first.number, second.number), (1, 2));
+    assert_eq!(rows(&second), [(10, 96, 2, 48, 1)]);
+}
+
+/// Two scrapers at different periods, with the server's clock between them: equal times give equal
+/// values, and each sample's delta is its live value minus the live value at the baseline it names.
+#[test]
+fn case_59_two_scrapers_do_not_disturb_each_other() {
+    let live_at = |second: u64| 1_000 + 7 * second + (second * second) % 97;
+    let scrape = |with_other: bool| {
+        let fake = Fake::new();
+        fake.holds(2, 10, live_at(0), 1);
+        let collector = fake.collector(25, 50);
+        let mut seen = BTreeMap::new();
+        for second in 1..=400 {
+            fake.at(second);
+            fake.holds(2, 10, live_at(second), 1);
+            if second % 10 == 0 {
+                collector.tick();
+            }
+            if with_other && second % 7 == 3 {
+                let report = collector.collect();
+                check(&report);
+                let age = report.delta_window.as_secs();
+                assert_eq!(
+                    report.sites[0].delta_bytes,
+                    live_at(second) as i64 - live_at(second - age) as i64
+                );
+            }
+            if second % 15 == 4 {
+                let report = collector.collect();
+                let age = report.delta_window.as_secs();
+                assert_eq!(age, if second < 50 { second } else { second - (second - 50) / 10 * 10 });
+                assert_eq!(
+                    report.sites[0].delta_bytes,
+                    live_at(second) as i64 - live_at(second - age) as i64
+                );
+                seen.insert(second, (rows(&report), report.delta_window));
+            }
+        }
+        assert_eq!(seen.len(), 27);
+        seen
+    };
+    assert_eq!(scrape(false), scrape(true));
+}
+
+#[test]
+fn without_a_server_collections_keep_the_baselines() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    let collector = fake.collector(25, 300);
+    for (second, live, delta, age) in
+        [(100, 200, 100, 100), (250, 300, 200, 250), (500, 400, 200, 400), (900, 500, 100, 400)]
+    {
+        fake.at(second);
+        fake.holds(2, 10, live, 1);
+        let report = collector.collect();
+        assert_eq!(rows(&report), [(10, live, 1, delta, 0)], "at {second}");
+        assert_eq!(report.delta_window, Duration::from_secs(age), "at {second}");
+    }
+}
+
+#[test]
+fn a_window_of_zero_compares_with_the_previous_collection() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    let collector = fake.collector(25, 0);
+    assert_eq!(rows(&collector.collect()), [(10, 100, 1, 0, 0)]);
+    for (second, live, delta) in [(2, 150, 50), (4, 120, -30), (90, 120, 0)] {
+        fake.at(second);
+        fake.holds(2, 10, live, 1);
+        let report = collector.collect();
+        check(&report);
+        assert_eq!(rows(&report), [(10, live, 1, delta, 0)], "at {second}");
+    }
+}
+
+#[test]
+fn case_61_a_site_that_leaves_the_top_moves_into_other() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    fake.holds(3, 2, 90, 1);
+    let collector = fake.collector(1, 300);
+    let first = collector.collect();
+    assert_eq!(rows(&first), [(1, 100, 1, 0, 0)]);
+    assert_eq!((first.other.live_bytes, first.sites_with_blocks), (90, 2));
+
+    // It is overtaken, and stays for half an hour because it has just been there.
+    fake.at(10);
+    fake.holds(3, 2, 200, 2);
+    let second = collector.collect();
+    check(&second);
+    assert_eq!(rows(&second), [(2, 200, 2, 110, 1), (1, 100, 1, 0, 0)]);
+    fake.at(1_800);
+    assert_eq!(rows(&collector.collect()).len(), 2);
+    fake.at(1_801);
+    let later = collector.collect();
+    check(&later);
+    assert_eq!(rows(&later), [(2, 200, 2, 110, 1)]);
+    assert_eq!((later.live_bytes, later.other.live_bytes, later.sites_with_blocks), (300, 100, 2));
+}
+
+#[test]
+fn case_61_a_vanished_site_is_absent_at_once() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    fake.holds(3, 2, 90, 1);
+    let collector = fake.collector(25, 300);
+    assert_eq!(rows(&collector.collect()).len(), 2);
+    fake.at(5);
+    fake.holds(2, 1, 0, 0);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(2, 90, 1, 0, 0)]);
+    // What it lost since the baseline is part of what the rows leave out.
+    let left = Sum { live_bytes: 0, live_blocks: 0, delta_bytes: -100, delta_blocks: -1 };
+    assert_eq!((report.other, report.sites_with_blocks), (left, 1));
+    // It comes back as itself.
+    fake.at(10);
+    fake.holds(2, 1, 30, 1);
+    assert_eq!(rows(&collector.collect()), [(2, 90, 1, 0, 0), (1, 30, 1, -70, 0)]);
+}
+
+#[test]
+fn at_most_forty_sites_whatever_happens() {
+    let fake = Fake::new();
+    for line in 1..=200 {
+        fake.holds(line + 1, line, if line <= 25 { 1_000_000 } else { 10 }, 1);
+    }
+    let collector = fake.collector(25, 300);
+    let mut seen = Vec::new();
+    // Each round seven other lines grow most, and those before drop out.
+    for round in 1..=25_u32 {
+        fake.at(2 * u64::from(round));
+        for line in 19 + 7 * round..26 + 7 * round {
+            fake.holds(line + 1, line, 10 + 100 * u64::from(round), 1);
+        }
+        let report = collector.collect();
+        check(&report);
+        seen.push(report.sites.len());
+    }
+    assert_eq!(seen[..2], [32, 39]);
+    assert!(seen[2..].iter().all(|&sites| sites == 40), "{seen:?}");
+}
+
+#[test]
+fn a_stack_without_a_name_counts_in_other() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    fake.holds_unnamed(3, 5_000, 50);
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(1, 100, 1, 0, 0)]);
+    assert_eq!((report.live_bytes, report.other.live_bytes), (5_100, 5_000));
+    // Once it has one, its delta is against what it held before it had one.
+    fake.heap().sites.insert(3, site(7));
+    fake.at(20);
+    fake.holds_unnamed(3, 5_048, 51);
+    assert_eq!(rows(&collector.collect()), [(7, 5_048, 51, 48, 1), (1, 100, 1, 0, 0)]);
+}
+
+#[test]
+fn the_hottest_stacks_are_named_first() {
+    let fake = Fake::new();
+    for (id, bytes) in [(2, 10), (3, 30), (4, 20), (5, 0)] {
+        fake.holds_unnamed(id, bytes, u64::from(bytes > 0));
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    let collector = fake.collector(25, 300);
+    assert!(collector.collect_slice().is_none());
+    assert!(collector.collect_slice().is_none());
+    let report = collector.collect_slice().unwrap();
+    assert_eq!(rows(&report), [(3, 30, 1, 0, 0), (4, 20, 1, 0, 0), (2, 10, 1, 0, 0)]);
+    // A stack that holds nothing needs no name.
+    assert_eq!(fake.heap().resolved, [3, 4, 2]);
+    assert!(!collector.name_slice());
+    // One to notice the first baseline, one to count.
+    assert_eq!(fake.heap().taken, 2);
+}
+
+#[test]
+fn what_cannot_be_named_ends_the_naming() {
+    let fake = Fake::new();
+    fake.holds_unnamed(2, 10, 1);
+    fake.holds_unnamed(3, 20, 1);
+    fake.heap().nameable.insert(2, site(2));
+    let collector = fake.collector(25, 300);
+    let report = collector.collect();
+    assert_eq!((rows(&report).len(), report.other.live_bytes), (0, 30));
+    assert!(!collector.name_slice());
+}
+
+#[test]
+fn naming_that_takes_too_long_is_continued_between_collections() {
+    let fake = Fake::new();
+    for id in 2..10 {
+        fake.holds_unnamed(id, 10, 1);
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    let collector = fake.collector(25, 300);
+    assert!(collector.collect_slice().is_none());
+    {
+        let mut heap = fake.heap();
+        heap.now += NAMING_TIME;
+    }
+    let report = collector.collect_slice().unwrap();
+    assert_eq!((report.sites.len(), report.other.live_bytes), (1, 70));
+    let mut slices = 0;
+    while collector.name_slice() {
+        slices += 1;
+    }
+    assert_eq!(slices, 6);
+    fake.at(5);
+    assert_eq!(collector.collect().sites.len(), 8);
+}
+
+#[test]
+fn where_a_go_of_naming_is_slow_to_begin_it_may_take_longer() {
+    let fake = Fake::new();
+    for id in 2..12 {
+        fake.holds_unnamed(id, 10, 1);
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    let collector = fake.collector(25, 300);
+    let millis = Duration::from_millis;
+    fake.heap().naming_takes = millis(150);
+    assert!(collector.collect_slice().is_none());
+    fake.heap().naming_takes = millis(300);
+    // What is left of a quarter of a second ends what one collection waits for.
+    assert_eq!(collector.collect_slice().map(|report| report.sites.len()), None);
+    assert_eq!(collector.collect_slice().map(|report| report.sites.len()), Some(2));
+    assert!(collector.name_slice());
+    fake.heap().naming_takes = millis(2_000);
+    assert!(collector.name_slice());
+    assert!(collector.name_slice());
+    assert_eq!(fake.heap().budgets, [millis(100), millis(100), millis(600), millis(600), millis(1_000)]);
+}
+
+#[test]
+fn clearing_forgets_the_baselines() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    let collector = fake.collector(25, 300);
+    collector.collect();
+    fake.at(100);
+    fake.clear();
+    fake.holds(900, 1, 40, 2);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(1, 40, 2, 0, 0)]);
+    assert_eq!(report.delta_window, Duration::ZERO);
+    fake.at(130);
+    fake.holds(900, 1, 50, 3);
+    let report = collector.collect();
+    assert_eq!(rows(&report), [(1, 50, 3, 10, 1)]);
+    assert_eq!(report.delta_window, Duration::from_secs(30));
+}
+
+#[test]
+fn while_off_there_are_no_sites() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    let collector = fake.collector(25, 300);
+    assert_eq!(collector.collect().sites.len(), 1);
+    fake.at(10);
+    fake.heap().tracking = false;
+    let report = collector.collect();
+    check(&report);
+    assert!(!report.tracking);
+    assert_eq!((report.sites.len(), report.live_bytes, report.delta_bytes), (0, 0, 0));
+    assert_eq!(collector.tick(), Duration::from_secs(60));
+}
+
+#[test]
+fn names_that_may_be_wrong_are_asked_for_again() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    let collector = fake.collector(25, 300);
+    assert_eq!(rows(&collector.collect()), [(1, 100, 1, 0, 0)]);
+    fake.at(10);
+    fake.heap().names_epoch = 1;
+    fake.heap().sites.insert(2, site(5));
+    assert_eq!(rows(&collector.collect()), [(5, 100, 1, 0, 0)]);
+}
+
+#[test]
+fn settings_out_of_range_name_the_range() {
+    let error = |builder: CollectorBuilder| builder.build().unwrap_err().to_string();
+    assert_eq!(
+        error(Collector::builder().top_n(26)),
+        "collector: top_n 26 is out of range, allowed are 1 to 25"
+    );
+    assert_eq!(
+        error(Collector::builder().top_n(0)),
+        "collector: top_n 0 is out of range, allowed are 1 to 25"
+    );
+    assert_eq!(
+        error(Collector::builder().delta_window(Duration::from_secs(604_801))),
+        "collector: delta_window 604801s is out of range, allowed are 0s to 7d"
+    );
+}
+
+/// Sums by site against a plain map, over random histories.
+#[test]
+fn the_same_sums_as_a_plain_map() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    for _ in 0..50 {
+        let fake = Fake::new();
+        let collector = fake.collector(25, 0);
+        collector.collect();
+        let mut before: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        for step in 1..20 {
+            for _ in 0..next(40) {
+                let line = 1 + next(20) as u32;
+                let id = line + 20 * next(400) as u32;
+                fake.holds(id, (id - 1) % 20 + 1, next(5_000), next(9));
+            }
+            let mut expected: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+            for (id, stack) in &fake.heap().stacks {
+                let sum = expected.entry((id - 1) % 20 + 1).or_default();
+                sum.0 += stack.counts.live_bytes();
+                sum.1 += stack.counts.live_blocks();
+            }
+            fake.at(2 * step);
+            let report = collector.collect();
+            check(&report);
+            for row in rows(&report) {
+                let (bytes, blocks) = expected[&row.0];
+                let old = before.get(&row.0).copied().unwrap_or_default();
+                let delta = (bytes as i64 - old.0 as i64, blocks as i64 - old.1 as i64);
+                assert_eq!(row, (row.0, bytes, blocks, delta.0, delta.1));
+            }
+            let living = expected.values().filter(|sum| sum.1 > 0).count();
+            assert_eq!((report.sites.len(), report.sites_with_blocks), (living, living as u64));
+            before = expected;
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! [`Report`] → series: the one list every outlet walks. No arithmetic and no choice happens here.
+//!
+//! Pure functions on values; microseconds.
+#![forbid(unsafe_code)]
+
+pub(crate) mod names;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
+#[cfg(feature = "prometheus")]
+mod text;
+
+use std::time::SystemTime;
+
+use crate::collector::{Report, SiteRow};
+use names::Family;
+
+/// One value, in the kind its family has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Value {
+    /// Of a counter: exact.
+    Count(u64),
+    /// Of a gauge: exact up to 2^53 (8 PiB), then the nearest number a Prometheus sample can hold.
+    Level(u64),
+    /// Of a signed gauge: exact up to ±2^53.
+    Change(i64),
+    Seconds(f64),
+}
+
+/// Label values in the order of the family's labels, without backslashes and control characters.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// Hands every series of `report` to `emit`, family by family in the order of [`names::ALL`].
+pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    use Value::{Change, Count, Level, Seconds};
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+
+    one(&names::TRACKING, Level(report.tracking.into()));
+    one(&names::START, Seconds(unix_seconds(report.started_at)));
+    one(&names::LIVE_BYTES, Level(report.live_bytes));
+    one(&names::LIVE_BLOCKS, Level(report.live_blocks));
+    one(&names::PEAK_BYTES, Level(report.peak_bytes));
+    one(&names::ALLOCATED_BYTES, Count(report.allocated_bytes));
+    one(&names::ALLOCATIONS, Count(report.allocations));
+    one(&names::DEALLOCATED_BYTES, Count(report.deallocated_bytes));
+    one(&names::DEALLOCATIONS, Count(report.deallocations));
+
+    let mut each_site = |family: &'static Family, value: &dyn Fn(&SiteRow) -> Value| {
+        for site in &report.sites {
+            emit(family, labels(family, &[&site.site(), &site.function_label()]), value(site));
+        }
+    };
+    each_site(&names::SITE_LIVE_BYTES, &|site| Level(site.live_bytes));
+    each_site(&names::SITE_LIVE_BLOCKS, &|site| Level(site.live_blocks));
+    each_site(&names::SITE_LIVE_DELTA_BYTES, &|site| Change(site.delta_bytes));
+    each_site(&names::SITE_LIVE_DELTA_BLOCKS, &|site| Change(site.delta_blocks));
+    for site in &report.sites {
+        let values: [&str; 5] =
+            [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.krate()];
+        emit(&names::SITE_INFO, labels(&names::SITE_INFO, &values), Level(1));
+    }
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+    one(&names::SITES, Level(report.sites_with_blocks));
+    one(&names::SITES_EXPORTED, Level(report.sites.len() as u64));
+    one(&names::DELTA_WINDOW, Seconds(report.delta_window.as_secs_f64()));
+    one(&names::SNAPSHOT_TIMESTAMP, Seconds(unix_seconds(report.taken_at)));
+    one(&names::SNAPSHOT_DURATION, Seconds(report.duration.as_secs_f64()));
+    one(&names::UNTRACKED_BYTES, Level(report.untracked_bytes));
+    one(&names::OVERHEAD_BYTES, Level(report.overhead_bytes));
+
+    let dropped = &report.dropped;
+    for (reason, events) in [
+        ("memory", dropped.memory),
+        ("reentrant", dropped.reentrant),
+        ("series", dropped.series),
+        ("stacks", dropped.stacks),
+        ("threads", dropped.threads),
+    ] {
+        emit(&names::DROPPED_EVENTS, labels(&names::DROPPED_EVENTS, &[reason]), Count(events));
+    }
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+    one(&names::TRUNCATED_STACKS, Count(report.truncated_stacks));
+    one(&names::FALLBACK_WALKS, Count(report.fallback_walks));
+    if let Some(bytes) = report.resident_bytes {
+        one(&names::RESIDENT_BYTES, Level(bytes));
+    }
+    if let Some(bytes) = report.memory_limit_bytes {
+        one(&names::MEMORY_LIMIT_BYTES, Level(bytes));
+    }
+    one(&names::SAMPLE_INTERVAL_BYTES, Level(report.sample_interval_bytes));
+
+    let build = &report.build;
+    let values = [build.version, &build.build_id, build.capture, build.symbols];
+    emit(&names::BUILD_INFO, labels(&names::BUILD_INFO, &values), Level(1));
+}
+
+fn labels(family: &'static Family, values: &[&str]) -> Labels {
+    family.labels.iter().zip(values).map(|(&key, value)| (key, label_value(value))).collect()
+}
+
+/// Some renderers escape `a\b` and `a\\b` to the same text, which would join two series.
+fn label_value(value: &str) -> String {
+    let clean = |c: char| match c {
+        '\\' => '/',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    value.chars().map(clean).collect()
+}
+
+fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_backslash_and_no_line_end_in_a_label() {
+        assert_eq!(label_value("C:\\src\\a.rs"), "C:/src/a.rs");
+        assert_eq!(label_value("a\nb\tc\u{7f}"), "a b c ");
+        assert_eq!(label_value("naïve::<\"x\">"), "naïve::<\"x\">");
+    }
+}

@@ -1,0 +1,238 @@
+//! Every metric: name, type, unit, labels and help, in the order in which they are exposed.
+//!
+//! The only place where a metric's name is written. Constants, for every outlet.
+#![forbid(unsafe_code)]
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only ever grows, until the process ends or traces are forgotten.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+}
+
+/// What a value counts. In Prometheus the name says it, so only outlets with units of their own read this.
+#[allow(dead_code, reason = "read by the tests and by outlets that are features")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Bytes,
+    Blocks,
+    Seconds,
+    Sites,
+    Events,
+    /// 0 or 1.
+    Flag,
+}
+
+/// All there is to say about one metric.
+#[allow(dead_code, reason = "the unit is read by the tests and by outlets that are features")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+const fn family(
+    name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
+    Family { name, kind, unit, labels, help }
+}
+
+use Kind::{Counter, Gauge};
+use Unit::{Blocks, Bytes, Events, Flag, Seconds, Sites};
+
+pub(crate) static TRACKING: Family = family(
+    "heap_tracking",
+    Gauge,
+    Flag,
+    &[],
+    "1 while allocations are recorded, 0 while tracking is off or paused by configuration.",
+);
+pub(crate) static START: Family = family(
+    "heap_start_timestamp_seconds",
+    Gauge,
+    Seconds,
+    &[],
+    "Unix time at which the process was started.",
+);
+pub(crate) static LIVE_BYTES: Family =
+    family("heap_live_bytes", Gauge, Bytes, &[], "Requested bytes of all live tracked blocks.");
+pub(crate) static LIVE_BLOCKS: Family =
+    family("heap_live_blocks", Gauge, Blocks, &[], "Live tracked blocks.");
+pub(crate) static PEAK_BYTES: Family = family(
+    "heap_peak_bytes",
+    Gauge,
+    Bytes,
+    &[],
+    "Highest heap_live_bytes so far, within 64 KiB for each thread.",
+);
+pub(crate) static ALLOCATED_BYTES: Family =
+    family("heap_allocated_bytes_total", Counter, Bytes, &[], "Requested bytes allocated.");
+pub(crate) static ALLOCATIONS: Family =
+    family("heap_allocations_total", Counter, Blocks, &[], "Blocks allocated.");
+pub(crate) static DEALLOCATED_BYTES: Family =
+    family("heap_deallocated_bytes_total", Counter, Bytes, &[], "Requested bytes freed.");
+pub(crate) static DEALLOCATIONS: Family =
+    family("heap_deallocations_total", Counter, Blocks, &[], "Blocks freed.");
+pub(crate) static SITE_LIVE_BYTES: Family = family(
+    "heap_site_live_bytes",
+    Gauge,
+    Bytes,
+    &["site", "function"],
+    "Requested bytes of the live blocks allocated at this line of code.",
+);
+pub(crate) static SITE_LIVE_BLOCKS: Family = family(
+    "heap_site_live_blocks",
+    Gauge,
+    Blocks,
+    &["site", "function"],
+    "Live blocks allocated at this line of code.",
+);
+pub(crate) static SITE_LIVE_DELTA_BYTES: Family = family(
+    "heap_site_live_delta_bytes",
+    Gauge,
+    Bytes,
+    &["site", "function"],
+    "Change of heap_site_live_bytes since the baseline, signed; its age is heap_delta_window_seconds.",
+);
+pub(crate) static SITE_LIVE_DELTA_BLOCKS: Family = family(
+    "heap_site_live_delta_blocks",
+    Gauge,
+    Blocks,
+    &["site", "function"],
+    "Change of heap_site_live_blocks since the baseline, signed; its age is heap_delta_window_seconds.",
+);
+pub(crate) static SITE_INFO: Family = family(
+    "heap_site_info",
+    Gauge,
+    Flag,
+    &["site", "function", "file", "line", "crate"],
+    "1; the labels say which line of code a site is.",
+);
+pub(crate) static SITES: Family =
+    family("heap_sites", Gauge, Sites, &[], "Named lines of code that hold live blocks.");
+pub(crate) static SITES_EXPORTED: Family =
+    family("heap_sites_exported", Gauge, Sites, &[], "Lines of code that have series of their own here.");
+pub(crate) static DELTA_WINDOW: Family = family(
+    "heap_delta_window_seconds",
+    Gauge,
+    Seconds,
+    &[],
+    "Age of the baseline the deltas are measured against.",
+);
+pub(crate) static SNAPSHOT_TIMESTAMP: Family = family(
+    "heap_snapshot_timestamp_seconds",
+    Gauge,
+    Seconds,
+    &[],
+    "Unix time of the snapshot all these values come from.",
+);
+pub(crate) static SNAPSHOT_DURATION: Family = family(
+    "heap_snapshot_duration_seconds",
+    Gauge,
+    Seconds,
+    &[],
+    "Time it took to read and group the counts.",
+);
+pub(crate) static UNTRACKED_BYTES: Family = family(
+    "heap_untracked_bytes",
+    Gauge,
+    Bytes,
+    &[],
+    "Requested bytes of live blocks allocated while tracking was paused or off.",
+);
+pub(crate) static OVERHEAD_BYTES: Family =
+    family("heap_overhead_bytes", Gauge, Bytes, &[], "Memory of the tracker itself.");
+pub(crate) static DROPPED_EVENTS: Family = family(
+    "heap_dropped_events_total",
+    Counter,
+    Events,
+    &["reason"],
+    "Events whose line of code is lost; their bytes are in the totals, at the site [unrecorded].",
+);
+pub(crate) static TRUNCATED_STACKS: Family = family(
+    "heap_truncated_stacks_total",
+    Counter,
+    Events,
+    &[],
+    "Stacks that were cut short at the depth limit.",
+);
+pub(crate) static FALLBACK_WALKS: Family =
+    family("heap_fallback_walks_total", Counter, Events, &[], "Stacks that were walked the slow way.");
+pub(crate) static RESIDENT_BYTES: Family =
+    family("heap_resident_bytes", Gauge, Bytes, &[], "Resident memory of the process.");
+pub(crate) static MEMORY_LIMIT_BYTES: Family =
+    family("heap_memory_limit_bytes", Gauge, Bytes, &[], "Tightest cgroup memory limit; absent without one.");
+pub(crate) static SAMPLE_INTERVAL_BYTES: Family = family(
+    "heap_sample_interval_bytes",
+    Gauge,
+    Bytes,
+    &[],
+    "Average bytes between sampled allocations; 0 when every allocation is recorded.",
+);
+pub(crate) static BUILD_INFO: Family = family(
+    "heap_build_info",
+    Gauge,
+    Flag,
+    &["version", "build_id", "capture", "symbols"],
+    "1; the labels say what was built and how well it can be named.",
+);
+
+/// All of them, in the order in which they are exposed.
+pub(crate) static ALL: [&Family; 28] = [
+    &TRACKING,
+    &START,
+    &LIVE_BYTES,
+    &LIVE_BLOCKS,
+    &PEAK_BYTES,
+    &ALLOCATED_BYTES,
+    &ALLOCATIONS,
+    &DEALLOCATED_BYTES,
+    &DEALLOCATIONS,
+    &SITE_LIVE_BYTES,
+    &SITE_LIVE_BLOCKS,
+    &SITE_LIVE_DELTA_BYTES,
+    &SITE_LIVE_DELTA_BLOCKS,
+    &SITE_INFO,
+    &SITES,
+    &SITES_EXPORTED,
+    &DELTA_WINDOW,
+    &SNAPSHOT_TIMESTAMP,
+    &SNAPSHOT_DURATION,
+    &UNTRACKED_BYTES,
+    &OVERHEAD_BYTES,
+    &DROPPED_EVENTS,
+    &TRUNCATED_STACKS,
+    &FALLBACK_WALKS,
+    &RESIDENT_BYTES,
+    &MEMORY_LIMIT_BYTES,
+    &SAMPLE_INTERVAL_BYTES,
+    &BUILD_INFO,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions_of_prometheus() {
+        for (position, family) in ALL.iter().enumerate() {
+            let (name, is_counter) = (family.name, family.kind == Counter);
+            assert!(name.starts_with("heap_"), "{name}");
+            assert_eq!(name.ends_with("_total"), is_counter, "{name}");
+            let base = name.trim_end_matches("_total");
+            assert_eq!(base.ends_with("_bytes"), family.unit == Bytes, "{name}");
+            assert_eq!(base.ends_with("_seconds"), family.unit == Seconds, "{name}");
+            assert!(family.help.ends_with('.') && !family.help.contains(['\\', '\n']), "{name}");
+            assert!(ALL[..position].iter().all(|earlier| earlier.name != name), "{name} twice");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! [`Report`] → Prometheus text exposition format 0.0.4.
+//!
+//! Any thread; well below a millisecond with 40 sites. The text depends on the report alone: two
+//! expositions of one snapshot are byte-identical.
+#![forbid(unsafe_code)]
+
+#[cfg(any(feature = "http", test))]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Label, Recorder as _};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use super::{Value, each_series, names, text};
+use crate::collector::Report;
+use crate::control;
+
+/// The content type of [`Report::to_prometheus`].
+#[cfg(feature = "http")]
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Report {
+    /// This report as Prometheus text, for a program that serves it itself; the content type is
+    /// `text/plain; version=0.0.4; charset=utf-8`.
+    ///
+    /// Families and lines are in a fixed order. Gauges are 64-bit floats in Prometheus, so bytes are
+    /// exact up to 2^53 (8 PiB); counters are written whole.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// let text = report.to_prometheus();
+    /// assert!(text.contains(&format!("\nheap_live_blocks {}\n", report.live_blocks)));
+    /// assert_eq!(text, report.to_prometheus());
+    /// ```
+    pub fn to_prometheus(&self) -> String {
+        let _own = control::own();
+        render(self)
+    }
+}
+
+/// The exporter cannot unregister a series, so each exposition has a recorder of its own: what is not
+/// in this report is not in the text.
+fn render(report: &Report) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    // No unit is handed over: the exporter would add it to names that end in something else.
+    for family in names::ALL {
+        match family.kind {
+            names::Kind::Counter => {
+                recorder.describe_counter(family.name.into(), None, family.help.into());
+            }
+            names::Kind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
+        }
+    }
+    metrics::with_local_recorder(&recorder, || {
+        each_series(report, &mut |family, labels, value| {
+            let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
+            match value {
+                Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
+                Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
+                Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
+                Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
+            }
+        });
+    });
+    text::in_order(&recorder.handle().render())
+}
+
+/// The text of the latest report asked for, so that scrapes within a second render once.
+#[cfg(any(feature = "http", test))]
+#[derive(Default)]
+pub(crate) struct Cached {
+    latest: Mutex<Option<(u64, Arc<str>)>>,
+}
+
+#[cfg(any(feature = "http", test))]
+impl Cached {
+    /// `report` as text. All reports handed in come from one collector.
+    pub(crate) fn text(&self, report: &Report) -> Arc<str> {
+        let _own = control::own();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some((number, text)) if *number == report.number => text.clone(),
+            _ => {
+                let text: Arc<str> = render(report).into();
+                *latest = Some((report.number, text.clone()));
+                text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::sample_report;
+
+    /// Every family, value and label, line by line.
+    #[test]
+    fn the_text_of_a_report() {
+        let expected = include_str!("golden.prom");
+        let text = render(&sample_report());
+        for (line, expected) in text.lines().zip(expected.lines()) {
+            assert_eq!(line, expected);
+        }
+        assert_eq!(text.len(), expected.len());
+    }
+
+    #[test]
+    fn every_family_has_its_help_and_type_once() {
+        let text = render(&sample_report());
+        for family in names::ALL {
+            let kind = match family.kind {
+                names::Kind::Counter => "counter",
+                names::Kind::Gauge => "gauge",
+            };
+            for header in [
+                format!("# HELP {} {}\n", family.name, family.help),
+                format!("# TYPE {} {kind}\n", family.name),
+            ] {
+                assert_eq!(text.matches(&header).count(), 1, "{header}");
+            }
+        }
+        assert_eq!(text.matches("# TYPE").count(), names::ALL.len());
+    }
+
+    #[test]
+    fn one_snapshot_gives_the_same_bytes_each_time() {
+        let report = sample_report();
+        let (cached, first) = (Cached::default(), render(&report));
+        for _ in 0..20 {
+            assert_eq!(render(&report), first);
+        }
+        assert_eq!(*cached.text(&report), *first);
+        assert!(Arc::ptr_eq(&cached.text(&report), &cached.text(&report)));
+    }
+
+    #[test]
+    fn what_is_absent_has_no_series() {
+        let mut report = sample_report();
+        report.sites.clear();
+        report.tracking = false;
+        report.resident_bytes = None;
+        report.memory_limit_bytes = None;
+        let text = render(&report);
+        assert!(text.contains("\nheap_tracking 0\n"));
+        for absent in ["heap_site_live", "heap_site_info", "heap_resident_bytes", "heap_memory_limit_bytes"] {
+            assert!(!text.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn counters_are_written_whole_and_gauges_up_to_two_to_the_53() {
+        let mut report = sample_report();
+        report.allocated_bytes = u64::MAX;
+        report.live_bytes = 1 << 53;
+        let text = render(&report);
+        assert!(text.contains("\nheap_allocated_bytes_total 18446744073709551615\n"));
+        assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
+    }
+
+    /// 40 sites of five series each and what there is once.
+    #[test]
+    fn at_most_240_series() {
+        let mut report = sample_report();
+        report.sites =
+            (0..40).map(|line| crate::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0)).collect();
+        let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(series, 227);
+    }
+}

@@ -1,0 +1,277 @@
+//! Path and query → outlet, as an [`axum::Router`].
+//!
+//! Any thread of any tokio runtime. Answers that need a collection take it in slices of about 0.1 s
+//! and let others run in between; nothing here waits for a lock longer than such a slice.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Router, body};
+
+use crate::collector::Collector;
+use crate::control;
+use crate::emit::prometheus::{self, Cached};
+
+/// No path takes a body worth more than this.
+const MAX_BODY_BYTES: u64 = 64 << 10;
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Who may reach what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// On a loopback address: every path, but not for a browser that was led here by a foreign name.
+    Loopback,
+    /// On any other address: what shows no more than metrics do.
+    MetricsOnly,
+    /// On any other address, every path, because somebody asked for it.
+    Everything,
+}
+
+/// heapgauge's paths as a router, for a program that already has a server.
+///
+/// It serves every path, whoever asks: which addresses, names and users may reach it is up to the
+/// server it becomes part of. It brings no fallback, so it can be merged or nested.
+///
+/// Only heapgauge's own code is paused there: what the surrounding server allocates for a request is
+/// the program's. A scrape costs what [`Collector::collect`] costs, in slices of about 0.1 s
+/// while new stacks are named.
+///
+/// # Examples
+///
+/// ```
+/// let collector = heapgauge::Collector::new();
+/// let app: axum::Router = axum::Router::new()
+///     .route("/", axum::routing::get(|| async { "the program's own page" }))
+///     .merge(heapgauge::http::router(&collector));
+/// # drop(app);
+/// ```
+pub fn router(collector: &Collector) -> Router {
+    let _own = control::own();
+    routes(collector, true).layer(middleware::map_response(nosniff))
+}
+
+/// The whole of heapgauge's own server.
+pub(crate) fn app(collector: &Collector, access: Access) -> Router {
+    routes(collector, access != Access::MetricsOnly)
+        .fallback(unknown_path)
+        .layer(middleware::from_fn_with_state(access, guard))
+        .layer(middleware::map_response(nosniff))
+}
+
+/// An answer that says no. Boxed, because it is large and the other case is the common one.
+type Refusal = Box<Response>;
+
+/// What answers are made from.
+struct Outlet {
+    collector: Collector,
+    metrics: Cached,
+}
+
+fn routes(collector: &Collector, _debug: bool) -> Router {
+    let outlet = Arc::new(Outlet { collector: collector.clone(), metrics: Cached::default() });
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(outlet)
+}
+
+async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
+    let report = loop {
+        match caught(|| outlet.collector.collect_slice()) {
+            Ok(Some(report)) => break report,
+            Ok(None) => tokio::task::yield_now().await,
+            Err(failed) => return *failed,
+        }
+    };
+    caught(|| {
+        let _own = control::own();
+        answer(StatusCode::OK, prometheus::CONTENT_TYPE, outlet.metrics.text(&report).to_string())
+    })
+    .unwrap_or_else(|failed| *failed)
+}
+
+async fn unknown_path(uri: Uri) -> Response {
+    refuse(
+        StatusCode::NOT_FOUND,
+        format_args!("path {} is unknown, allowed are /metrics and /health", Shown(uri.path())),
+    )
+}
+
+/// The header `allow` is added by the router.
+async fn wrong_method(request: Request) -> Response {
+    refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format_args!(
+            "method {} is not allowed on {}, allowed are GET and HEAD",
+            Shown(request.method().as_str()),
+            Shown(request.uri().path())
+        ),
+    )
+}
+
+/// What a path is asked for before it is reached at all.
+async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
+    if access == Access::Loopback
+        && let Err(foreign) = from_here(request.version(), request.uri(), request.headers())
+    {
+        return *foreign;
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > MAX_BODY_BYTES) {
+        return refuse(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format_args!("the body is longer than the {MAX_BODY_BYTES} bytes allowed"),
+        );
+    }
+    next.run(request).await
+}
+
+async fn nosniff(mut response: Response) -> Response {
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A web page may point a name of its own at 127.0.0.1 and read what is served here as its own. The
+/// browser then sends that name, so only names that cannot be pointed anywhere are let in.
+fn from_here(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter().peekable();
+    if hosts.peek().is_none() && version > Version::HTTP_10 {
+        return Err(Box::new(refuse(
+            StatusCode::BAD_REQUEST,
+            format_args!("the header Host is missing, allowed are localhost, 127.0.0.1 and [::1]"),
+        )));
+    }
+    let foreign = |header: HeaderName, value: &[u8]| {
+        Box::new(refuse(
+            StatusCode::FORBIDDEN,
+            format_args!(
+                "{header} {} is foreign, allowed are localhost, 127.0.0.1 and [::1]",
+                Shown(&String::from_utf8_lossy(value))
+            ),
+        ))
+    };
+    if let Some(host) = hosts.find(|host| !host.to_str().is_ok_and(is_loopback)) {
+        return Err(foreign(HOST, host.as_bytes()));
+    }
+    if let Some(authority) = uri.authority().filter(|authority| !is_loopback(authority.as_str())) {
+        return Err(foreign(HOST, authority.as_str().as_bytes()));
+    }
+    let is_local_page = |origin: &str| {
+        origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).is_some_and(is_loopback)
+    };
+    match headers.get_all(ORIGIN).iter().find(|origin| !origin.to_str().is_ok_and(is_local_page)) {
+        Some(origin) => Err(foreign(ORIGIN, origin.as_bytes())),
+        None => Ok(()),
+    }
+}
+
+/// `localhost` or a loopback address in figures, with or without a port.
+fn is_loopback(authority: &str) -> bool {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, "0"),
+    };
+    if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok_and(|ip| ip.to_canonical().is_loopback()),
+        None => {
+            host.eq_ignore_ascii_case("localhost")
+                || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4() && ip.is_loopback())
+        }
+    }
+}
+
+/// A fault of ours is one answer, not the end of the connection or of the server.
+fn caught<T>(answer: impl FnOnce() -> T) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(answer)).map_err(|_| {
+        Box::new(refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format_args!("heapgauge failed to answer, see stderr"),
+        ))
+    })
+}
+
+/// One line.
+fn refuse(status: StatusCode, line: std::fmt::Arguments<'_>) -> Response {
+    answer(status, TEXT, format!("{line}\n"))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, text: impl Into<body::Bytes>) -> Response {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Text from outside as it goes into a line: short, and without control characters.
+struct Shown<'a>(&'a str);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const LONGEST: usize = 80;
+        for c in self.0.chars().take(LONGEST) {
+            write!(f, "{}", if c.is_control() { '?' } else { c })?;
+        }
+        if self.0.chars().nth(LONGEST).is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_lead_here_and_nowhere_else() {
+        for here in [
+            "localhost",
+            "LocalHost:9898",
+            "127.0.0.1",
+            "127.0.0.1:1",
+            "127.8.9.10:80",
+            "[::1]",
+            "[::1]:9898",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for foreign in [
+            "",
+            ":",
+            ":80",
+            "localhost:",
+            "localhost:x",
+            "localhost.evil.example",
+            "evil.example:9898",
+            "127.0.0.1.evil.example",
+            "127.1",
+            "10.0.0.1",
+            "::1",
+            "[::1",
+            "[::2]:80",
+            "[127.0.0.1]",
+            "[::1]x:80",
+            "user@localhost",
+            "localhost:80:80",
+        ] {
+            assert!(!is_loopback(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_an_answer() {
+        let failed = caught(|| -> u8 { panic!("planted by a test") }).unwrap_err();
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

@@ -1,0 +1,199 @@
+//! `/proc` and the cgroup tree → what the operating system says about this process: resident bytes,
+//! memory limit, start time.
+//!
+//! Read side, any thread. Reads a handful of small files each time (about 0.1 ms, no caching: limits
+//! are changed while programs run); what cannot be read is `None`, never an error.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// A cgroup v1 limit at or above this means "none": the kernel writes `i64::MAX` rounded down to a page.
+const UNLIMITED: u64 = 1 << 62;
+
+/// Bytes of this process that are in memory, its resident set size.
+///
+/// From `statm`, in the kernel's own page counts, so it may be off by some pages per thread.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    resident(&std::fs::read_to_string("/proc/self/statm").ok()?, page_bytes()?)
+}
+
+/// The tightest memory limit of the cgroups this process is in, in bytes; `None` when there is none.
+pub(crate) fn memory_limit_bytes() -> Option<u64> {
+    memory_limit(&|path| std::fs::read_to_string(path).ok())
+}
+
+/// When this process was started, to 10 ms.
+pub(crate) fn started_at() -> Option<SystemTime> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    start_time(&stat, &std::fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// `statm`: size, resident, shared … in pages.
+fn resident(statm: &str, page_bytes: u64) -> Option<u64> {
+    statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(page_bytes)
+}
+
+/// From the auxiliary vector, because `sysconf` would be this module's only unsafe call: pairs of
+/// words, `AT_PAGESZ` is 6.
+fn page_bytes() -> Option<u64> {
+    let words = std::fs::read("/proc/self/auxv").ok()?;
+    const WORD: usize = size_of::<usize>();
+    let word = |bytes: &[u8]| bytes.try_into().ok().map(usize::from_ne_bytes);
+    words.chunks_exact(2 * WORD).find_map(|pair| {
+        let (key, value) = pair.split_at(WORD);
+        (word(key)? == 6).then(|| word(value)).flatten().map(|bytes| bytes as u64)
+    })
+}
+
+/// Field 22 of `stat` counts from boot in hundredths of a second on every Linux (`USER_HZ`);
+/// `btime` of `/proc/stat` is the boot in whole seconds since 1970.
+fn start_time(stat: &str, system_stat: &str) -> Option<SystemTime> {
+    // The second field is the program's name in brackets, which may hold spaces and brackets.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let ticks: u64 = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    let boot: u64 = system_stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(boot))?
+        .checked_add(Duration::from_millis(ticks.checked_mul(10)?))
+}
+
+/// A limit of any ancestor holds for this process too, so every directory up to the mount is asked.
+fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let cgroup = read(Path::new("/proc/self/cgroup"))?;
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    let mut tightest = None;
+    for membership in cgroup.lines() {
+        // hierarchy-ID:controllers:path
+        let mut parts = membership.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let (kind, file) = match (id, controllers) {
+            ("0", "") => ("cgroup2", "memory.max"),
+            (_, names) if names.split(',').any(|name| name == "memory") => {
+                ("cgroup", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        for (mount, root) in mounts.lines().filter_map(|line| cgroup_mount(line, kind)) {
+            // In a container without its own cgroup namespace the mount begins below the root.
+            let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
+            let directory = mount.join(below.strip_prefix("/").unwrap_or(below));
+            for ancestor in directory.ancestors() {
+                let limit = read(&ancestor.join(file)).and_then(|text| text.trim().parse::<u64>().ok());
+                if let Some(limit) = limit.filter(|&limit| limit < UNLIMITED) {
+                    tightest = Some(tightest.map_or(limit, |other: u64| other.min(limit)));
+                }
+                if ancestor == mount {
+                    break;
+                }
+            }
+        }
+    }
+    tightest
+}
+
+/// Mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind (and,
+/// for v1, of the memory controller).
+fn cgroup_mount<'a>(line: &'a str, kind: &str) -> Option<(PathBuf, &'a str)> {
+    // 36 35 98:0 /root /mount/point options [optional fields] - type source superoptions
+    let (left, right) = line.split_once(" - ")?;
+    let mut right = right.split(' ');
+    if right.next()? != kind {
+        return None;
+    }
+    let superoptions = right.nth(1).unwrap_or("");
+    if kind == "cgroup" && !superoptions.split(',').any(|option| option == "memory") {
+        return None;
+    }
+    let mut left = left.split(' ').skip(3);
+    let root = left.next()?;
+    // Spaces are written as \040; no cgroup file system is mounted under such a path in practice.
+    Some((PathBuf::from(left.next()?), root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn limit_of(files: &[(&str, &str)]) -> Option<u64> {
+        let files: HashMap<&Path, &str> = files.iter().map(|&(path, text)| (Path::new(path), text)).collect();
+        memory_limit(&|path| files.get(path).map(|text| text.to_string()))
+    }
+
+    const V2: &str = "25 30 0:24 / /proc rw - proc proc rw\n29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
+
+    #[test]
+    fn v2_takes_the_tightest_limit_on_the_way_up() {
+        let files = [
+            ("/proc/self/cgroup", "0::/a.slice/b.service\n"),
+            ("/proc/self/mountinfo", V2),
+            ("/sys/fs/cgroup/a.slice/b.service/memory.max", "max\n"),
+            ("/sys/fs/cgroup/a.slice/memory.max", "134217728\n"),
+        ];
+        assert_eq!(limit_of(&files), Some(134_217_728));
+        let mut tighter = files.to_vec();
+        tighter[2].1 = "1000000\n";
+        assert_eq!(limit_of(&tighter), Some(1_000_000));
+    }
+
+    #[test]
+    fn v2_in_a_namespace_of_its_own_reads_the_root() {
+        let files = [
+            ("/proc/self/cgroup", "0::/\n"),
+            ("/proc/self/mountinfo", V2),
+            ("/sys/fs/cgroup/memory.max", "268435456\n"),
+        ];
+        assert_eq!(limit_of(&files), Some(268_435_456));
+    }
+
+    #[test]
+    fn v1_strips_the_root_of_the_mount_and_knows_its_unlimited() {
+        let mounts = "31 30 0:27 /docker/ab /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      32 30 0:28 /docker/ab /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu";
+        let files = [
+            ("/proc/self/cgroup", "9:cpu:/docker/ab\n7:memory:/docker/ab/inner\n0::/docker/ab\n"),
+            ("/proc/self/mountinfo", mounts),
+            ("/sys/fs/cgroup/memory/inner/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "5000000\n"),
+        ];
+        assert_eq!(limit_of(&files), Some(5_000_000));
+        assert_eq!(limit_of(&files[..3]), None);
+    }
+
+    #[test]
+    fn no_limit_and_no_files_are_absent() {
+        assert_eq!(limit_of(&[]), None);
+        let files = [
+            ("/proc/self/cgroup", "garbage\n0::/x\n"),
+            ("/proc/self/mountinfo", V2),
+            ("/sys/fs/cgroup/x/memory.max", "max\n"),
+        ];
+        assert_eq!(limit_of(&files), None);
+    }
+
+    #[test]
+    fn resident_counts_pages() {
+        assert_eq!(resident("5000 1234 600 1 0 300 0\n", 4096), Some(5_054_464));
+        assert_eq!(resident("5000", 4096), None);
+        assert_eq!(resident("5000 x", 4096), None);
+    }
+
+    #[test]
+    fn start_time_survives_a_name_with_brackets() {
+        let stat = "77 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4321 20\n";
+        let started = start_time(stat, "cpu 1 2\nbtime 1700000000\n");
+        assert_eq!(started, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_043_210)));
+        assert_eq!(start_time("77 name", "btime 1\n"), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_a_page_size_and_a_start_before_now() {
+        assert!(page_bytes().is_some_and(u64::is_power_of_two));
+        assert!(resident_bytes().is_some());
+        assert!(started_at().is_some_and(|start| start <= SystemTime::now()));
+    }
+}

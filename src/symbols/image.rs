@@ -1,0 +1,511 @@
+//! Executable and shared libraries → what names need and `backtrace` does not give: which module an address lies
+//! in, where its crates were compiled, the symbols of whole functions, the build id.
+//!
+//! For the read side. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
+//! the section headers, the head of each compilation unit and, while a batch lasts, the symbol table. Whatever
+//! is missing or malformed gives `None` or less, never an error: names are then poorer, not wrong.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One loaded executable or library.
+#[derive(Clone, Debug)]
+pub(super) struct Module {
+    /// The file's name, without directories.
+    pub name: Arc<str>,
+    pub path: PathBuf,
+    /// The lowest address it is mapped at.
+    pub low: usize,
+    /// Mapped ranges, ascending.
+    pub ranges: Vec<(usize, usize)>,
+}
+
+/// Everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
+pub(super) fn modules() -> Vec<Module> {
+    std::fs::read_to_string("/proc/self/maps").map(|maps| parse_maps(&maps)).unwrap_or_default()
+}
+
+fn parse_maps(maps: &str) -> Vec<Module> {
+    let mut modules: Vec<Module> = Vec::new();
+    for line in maps.lines() {
+        // 55d96c4bf000-55d96c4c5000 r-xp 00001000 fe:00 1234   /path/with blanks
+        let Some(at) = line.find('/') else { continue };
+        let path = line[at..].trim_end_matches(" (deleted)");
+        let Some((low, high)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+            continue;
+        };
+        let (Ok(low), Ok(high)) = (usize::from_str_radix(low, 16), usize::from_str_radix(high, 16)) else {
+            continue;
+        };
+        match modules.iter_mut().rev().find(|module| module.path.as_os_str() == path) {
+            Some(module) => {
+                module.low = module.low.min(low);
+                module.ranges.push((low, high));
+            }
+            None => {
+                let name = path.rsplit('/').next().unwrap_or(path).replace('\\', "/");
+                modules.push(Module { name: name.into(), path: path.into(), low, ranges: vec![(low, high)] });
+            }
+        }
+    }
+    modules
+}
+
+/// The module that holds `address`.
+pub(super) fn module_of(modules: &[Module], address: usize) -> Option<usize> {
+    modules.iter().position(|module| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address)))
+}
+
+/// The symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.
+#[derive(Default)]
+pub(super) struct Functions {
+    /// Address as linked, size, where its name begins in the file.
+    entries: Vec<(u64, u32, u32)>,
+    #[cfg(target_os = "linux")]
+    names: Option<(std::fs::File, u64)>,
+}
+
+impl Functions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{Image, build_id};
+
+#[cfg(not(target_os = "linux"))]
+pub(super) struct Image;
+
+#[cfg(not(target_os = "linux"))]
+impl Image {
+    pub(super) fn open(_module: &Module) -> Option<Image> {
+        None
+    }
+
+    pub(super) fn bias(&self, module: &Module) -> usize {
+        module.low
+    }
+
+    pub(super) fn units(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    pub(super) fn functions(&self) -> Functions {
+        Functions::default()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Functions {
+    pub(super) fn names_at(&self, _address: u64) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn build_id() -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::{Functions, Module};
+    use gimli::{Reader, constants as dw};
+    use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+    use object::{Endianness, Object, ObjectSection, ReadCache, elf};
+    use std::collections::HashSet;
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+
+    #[cfg(target_pointer_width = "64")]
+    type Header = elf::FileHeader64<Endianness>;
+    #[cfg(target_pointer_width = "32")]
+    type Header = elf::FileHeader32<Endianness>;
+    type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a ReadCache<File>>;
+
+    /// A section's place in the file.
+    #[derive(Clone, Copy, Debug)]
+    struct Section {
+        offset: u64,
+        size: u64,
+    }
+
+    /// The file that holds a module's names: the module's own or its separate debug file.
+    pub(in crate::symbols) struct Image {
+        file: File,
+        linked_low: u64,
+        endian: gimli::RunTimeEndian,
+        info: Option<Section>,
+        abbreviations: Option<Section>,
+        strings: Option<Section>,
+        line_strings: Option<Section>,
+        string_offsets: Option<Section>,
+    }
+
+    impl Image {
+        pub(in crate::symbols) fn open(module: &Module) -> Option<Image> {
+            let path = own_path(&module.path);
+            let own = File::open(&path).ok()?;
+            let (linked_low, debug) = {
+                let cache = ReadCache::new(own.try_clone().ok()?);
+                let elf = Elf::parse(&cache).ok()?;
+                (linked_low(&elf)?, debug_file(&elf, &module.path))
+            };
+            let file = debug.and_then(|path| File::open(path).ok()).unwrap_or(own);
+            let cache = ReadCache::new(file.try_clone().ok()?);
+            let elf = Elf::parse(&cache).ok()?;
+            let section = |name: &str| {
+                let section = elf.section_by_name(name)?;
+                let flags = section.elf_section_header().sh_flags(elf.endian());
+                // Compressed sections are rare; `origin` has rules that do without.
+                let (offset, size) = section.file_range()?;
+                (!flags.contains(elf::SHF_COMPRESSED)).then_some(Section { offset, size })
+            };
+            Some(Image {
+                linked_low,
+                endian: match elf.endian() {
+                    Endianness::Little => gimli::RunTimeEndian::Little,
+                    Endianness::Big => gimli::RunTimeEndian::Big,
+                },
+                info: section(".debug_info"),
+                abbreviations: section(".debug_abbrev"),
+                strings: section(".debug_str"),
+                line_strings: section(".debug_line_str"),
+                string_offsets: section(".debug_str_offsets"),
+                file,
+            })
+        }
+
+        /// What to subtract from an address of the running process to get the address as linked.
+        pub(in crate::symbols) fn bias(&self, module: &Module) -> usize {
+            module.low.wrapping_sub(self.linked_low as usize)
+        }
+
+        /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
+        ///
+        /// Reads about a kilobyte a unit: 2,000 units take some milliseconds.
+        pub(in crate::symbols) fn units(&self) -> Vec<(String, String)> {
+            let mut found = HashSet::new();
+            let Some(info) = self.info else { return Vec::new() };
+            let mut at = 0;
+            while at < info.size {
+                let Some((next, unit)) = self.unit(info, at) else { break };
+                if let Some(pair) = unit {
+                    found.insert(pair);
+                }
+                at = next;
+            }
+            let mut found: Vec<_> = found.into_iter().collect();
+            found.sort();
+            found
+        }
+
+        /// The unit at `at` if it is Rust's, and where the next one begins.
+        #[allow(clippy::type_complexity)]
+        fn unit(&self, info: Section, at: u64) -> Option<(u64, Option<(String, String)>)> {
+            let head = self.part(info, at, 512)?;
+            let mut bytes = gimli::EndianSlice::new(&head, self.endian);
+            let (length, format) = bytes.read_initial_length().ok()?;
+            let length = length as u64;
+            let next = at + u64::from(format.initial_length_size()) + length;
+            Some((next, self.root(&mut bytes, format)))
+        }
+
+        fn root(
+            &self,
+            bytes: &mut gimli::EndianSlice<'_, gimli::RunTimeEndian>,
+            format: gimli::Format,
+        ) -> Option<(String, String)> {
+            let version = bytes.read_u16().ok()?;
+            let mut address_size = 0;
+            if version >= 5 {
+                let kind = gimli::DwUt(bytes.read_u8().ok()?);
+                address_size = bytes.read_u8().ok()?;
+                let abbreviations = bytes.read_offset(format).ok()?;
+                match kind {
+                    dw::DW_UT_compile | dw::DW_UT_partial => {}
+                    dw::DW_UT_skeleton | dw::DW_UT_split_compile => {
+                        bytes.read_u64().ok()?;
+                    }
+                    _ => return None,
+                }
+                return self.attributes(bytes, abbreviations as u64, format, address_size);
+            }
+            let abbreviations = bytes.read_offset(format).ok()?;
+            address_size += bytes.read_u8().ok()?;
+            self.attributes(bytes, abbreviations as u64, format, address_size)
+        }
+
+        fn attributes(
+            &self,
+            bytes: &mut gimli::EndianSlice<'_, gimli::RunTimeEndian>,
+            abbreviations: u64,
+            format: gimli::Format,
+            address_size: u8,
+        ) -> Option<(String, String)> {
+            let code = bytes.read_uleb128().ok()?;
+            let declarations = self.part(self.abbreviations?, abbreviations, 1024)?;
+            let mut declarations = gimli::EndianSlice::new(&declarations, self.endian);
+            // The root's declaration comes first, whoever the compiler.
+            if declarations.read_uleb128().ok()? != code {
+                return None;
+            }
+            declarations.read_uleb128().ok()?;
+            declarations.read_u8().ok()?;
+            let (mut language, mut directory, mut name) = (None, None, None);
+            loop {
+                let attribute = declarations.read_uleb128_u16().ok()?;
+                let form = gimli::DwForm(declarations.read_uleb128_u16().ok()?);
+                if attribute == 0 {
+                    break;
+                }
+                if form == dw::DW_FORM_implicit_const {
+                    declarations.read_sleb128().ok()?;
+                    continue;
+                }
+                let value = self.value(bytes, form, format, address_size)?;
+                match gimli::DwAt(attribute) {
+                    dw::DW_AT_language => language = value.number(),
+                    dw::DW_AT_comp_dir => directory = value.text(),
+                    dw::DW_AT_name => name = value.text(),
+                    _ => {}
+                }
+                if language.is_some() && directory.is_some() && name.is_some() {
+                    break;
+                }
+            }
+            if language != Some(u64::from(dw::DW_LANG_Rust.0)) {
+                return None;
+            }
+            Some((directory?, name.unwrap_or_default()))
+        }
+
+        fn value(
+            &self,
+            bytes: &mut gimli::EndianSlice<'_, gimli::RunTimeEndian>,
+            form: gimli::DwForm,
+            format: gimli::Format,
+            address_size: u8,
+        ) -> Option<Value> {
+            let word = format.word_size();
+            let mut number = |size: u8| bytes.read_uint(usize::from(size)).ok();
+            Some(match form {
+                dw::DW_FORM_string => {
+                    let text = bytes.read_null_terminated_slice().ok()?;
+                    Value::Text(String::from_utf8_lossy(text.slice()).into_owned())
+                }
+                dw::DW_FORM_strp => Value::Text(self.text(self.strings?, number(word)?)?),
+                dw::DW_FORM_line_strp => Value::Text(self.text(self.line_strings?, number(word)?)?),
+                dw::DW_FORM_strx1 => self.indexed(number(1)?, format)?,
+                dw::DW_FORM_strx2 => self.indexed(number(2)?, format)?,
+                dw::DW_FORM_strx3 => self.indexed(number(3)?, format)?,
+                dw::DW_FORM_strx4 => self.indexed(number(4)?, format)?,
+                dw::DW_FORM_strx => self.indexed(bytes.read_uleb128().ok()?, format)?,
+                dw::DW_FORM_data1 | dw::DW_FORM_flag | dw::DW_FORM_addrx1 => Value::Number(number(1)?),
+                dw::DW_FORM_data2 | dw::DW_FORM_addrx2 => Value::Number(number(2)?),
+                dw::DW_FORM_addrx3 => Value::Number(number(3)?),
+                dw::DW_FORM_data4 | dw::DW_FORM_addrx4 => Value::Number(number(4)?),
+                dw::DW_FORM_data8 => Value::Number(number(8)?),
+                dw::DW_FORM_addr => Value::Number(number(address_size)?),
+                dw::DW_FORM_sec_offset => Value::Number(number(word)?),
+                // DWARF 2 and 3 wrote section offsets as plain data, which the arms above cover.
+                dw::DW_FORM_udata
+                | dw::DW_FORM_addrx
+                | dw::DW_FORM_rnglistx
+                | dw::DW_FORM_loclistx
+                | dw::DW_FORM_GNU_addr_index => Value::Number(bytes.read_uleb128().ok()?),
+                dw::DW_FORM_GNU_str_index => self.indexed(bytes.read_uleb128().ok()?, format)?,
+                dw::DW_FORM_sdata => Value::Number(bytes.read_sleb128().ok()? as u64),
+                dw::DW_FORM_flag_present => Value::Number(1),
+                _ => return None,
+            })
+        }
+
+        /// A string by its number in this unit's share of `.debug_str_offsets`. The base is an attribute that
+        /// may come later, so only the first share is understood: the one a single unit or fat LTO has.
+        fn indexed(&self, index: u64, format: gimli::Format) -> Option<Value> {
+            let word = u64::from(format.word_size());
+            let header = word * 2;
+            let entry = self.part(self.string_offsets?, header + index * word, word)?;
+            let mut entry = gimli::EndianSlice::new(&entry, self.endian);
+            let offset = entry.read_uint(usize::from(format.word_size())).ok()?;
+            Some(Value::Text(self.text(self.strings?, offset)?))
+        }
+
+        fn text(&self, section: Section, at: u64) -> Option<String> {
+            let bytes = self.part(section, at, 4096)?;
+            let end = bytes.iter().position(|byte| *byte == 0)?;
+            Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+        }
+
+        /// Up to `length` bytes of a section, fewer at its end.
+        fn part(&self, section: Section, at: u64, length: u64) -> Option<Vec<u8>> {
+            let length = length.min(section.size.checked_sub(at)?);
+            read(&self.file, section.offset.checked_add(at)?, length as usize)
+        }
+
+        /// The symbols of all functions, from `.symtab`; none in a stripped file.
+        pub(in crate::symbols) fn functions(&self) -> Functions {
+            self.read_functions().unwrap_or_default()
+        }
+
+        fn read_functions(&self) -> Option<Functions> {
+            let cache = ReadCache::new(self.file.try_clone().ok()?);
+            let header = Header::parse(&cache).ok()?;
+            let endian = header.endian().ok()?;
+            let sections = header.sections(endian, &cache).ok()?;
+            let symbols = sections.symbols(endian, &cache, elf::SHT_SYMTAB).ok()?;
+            let strings = sections.section(symbols.string_section()).ok()?;
+            let (names, _) = strings.file_range(endian)?;
+            let mut entries: Vec<(u64, u32, u32)> = symbols
+                .iter()
+                .filter(|symbol| symbol.st_type() == elf::STT_FUNC)
+                .filter(|symbol| symbol.st_shndx(endian) != elf::SHN_UNDEF)
+                .filter_map(|symbol| {
+                    let size = u32::try_from(symbol.st_size(endian)).ok()?;
+                    Some((symbol.st_value(endian), size, symbol.st_name(endian)))
+                })
+                .collect();
+            entries.sort_unstable();
+            Some(Functions { entries, names: Some((self.file.try_clone().ok()?, names)) })
+        }
+    }
+
+    enum Value {
+        Number(u64),
+        Text(String),
+    }
+
+    impl Value {
+        fn number(self) -> Option<u64> {
+            match self {
+                Value::Number(number) => Some(number),
+                Value::Text(_) => None,
+            }
+        }
+
+        fn text(self) -> Option<String> {
+            match self {
+                Value::Text(text) => Some(text),
+                Value::Number(_) => None,
+            }
+        }
+    }
+
+    impl Functions {
+        /// The mangled names of the functions that hold an address as linked; several where the linker folded
+        /// equal functions into one.
+        pub(in crate::symbols) fn names_at(&self, address: u64) -> Vec<String> {
+            let Some((file, names)) = &self.names else { return Vec::new() };
+            let after = self.entries.partition_point(|&(begin, ..)| begin <= address);
+            let Some(&(begin, ..)) = self.entries[..after].last() else { return Vec::new() };
+            self.entries[..after]
+                .iter()
+                .rev()
+                .take_while(|entry| entry.0 == begin)
+                .filter(|&&(begin, size, _)| address - begin < u64::from(size))
+                .filter_map(|&(_, _, name)| {
+                    let bytes = read_some(file, names + u64::from(name), 4096)?;
+                    let end = bytes.iter().position(|byte| *byte == 0)?;
+                    String::from_utf8(bytes[..end].to_vec()).ok()
+                })
+                .collect()
+        }
+    }
+
+    /// Of the main executable.
+    pub(in crate::symbols) fn build_id() -> Option<Vec<u8>> {
+        let cache = ReadCache::new(File::open("/proc/self/exe").ok()?);
+        let elf = Elf::parse(&cache).ok()?;
+        Some(elf.build_id().ok()??.to_vec())
+    }
+
+    /// The running executable may have been deleted or replaced; the kernel still has it.
+    fn own_path(path: &Path) -> PathBuf {
+        match std::fs::read_link("/proc/self/exe") {
+            Ok(exe) if exe.to_string_lossy().trim_end_matches(" (deleted)") == path.to_string_lossy() => {
+                "/proc/self/exe".into()
+            }
+            _ => path.into(),
+        }
+    }
+
+    fn linked_low(elf: &Elf<'_>) -> Option<u64> {
+        let endian = elf.endian();
+        elf.elf_program_headers()
+            .iter()
+            .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
+            .map(|segment| segment.p_vaddr(endian) & !0xfff)
+            .min()
+    }
+
+    /// A separate debug file, looked for where `backtrace` looks: by build id, then by debug link.
+    fn debug_file(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
+        let system = Path::new("/usr/lib/debug");
+        if let Ok(Some(id)) = elf.build_id()
+            && let Some((first, rest)) = id.split_first()
+        {
+            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let path = system.join(format!(".build-id/{first:02x}/{rest}.debug"));
+            if path.is_file() {
+                return Some(path);
+            }
+        }
+        let (name, _) = elf.gnu_debuglink().ok()??;
+        let name = std::str::from_utf8(name).ok()?;
+        let module = std::fs::canonicalize(module).ok()?;
+        let directory = module.parent()?;
+        let below = directory.strip_prefix("/").unwrap_or(directory);
+        [directory.join(name), directory.join(".debug").join(name), system.join(below).join(name)]
+            .into_iter()
+            .find(|path| path.is_file() && *path != module)
+    }
+
+    fn read(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
+
+    /// As `read`, but a file may end earlier.
+    fn read_some(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while filled < length {
+            match file.read_at(&mut bytes[filled..], offset + filled as u64).ok()? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        bytes.truncate(filled);
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_become_modules() {
+        let maps = "\
+55d96c4b0000-55d96c4b5000 r--p 00000000 fe:00 1234   /srv/my service/shop (deleted)
+55d96c4b5000-55d96c4c5000 r-xp 00005000 fe:00 1234   /srv/my service/shop (deleted)
+55d96d000000-55d96d021000 rw-p 00000000 00:00 0      [heap]
+7f00b3600000-7f00b3626000 r--p 00000000 fe:00 99     /lib/x86_64-linux-gnu/libc.so.6
+7f00b3626000-7f00b3700000 r-xp 00026000 fe:00 99     /lib/x86_64-linux-gnu/libc.so.6
+7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0      [stack]
+";
+        let modules = parse_maps(maps);
+        let names: Vec<&str> = modules.iter().map(|module| &*module.name).collect();
+        assert_eq!(names, ["shop", "libc.so.6"]);
+        assert_eq!(modules[0].low, 0x55d96c4b0000);
+        assert_eq!(module_of(&modules, 0x55d96c4b5001), Some(0));
+        assert_eq!(module_of(&modules, 0x55d96c4c5000), None);
+        assert_eq!(module_of(&modules, 0x7f00b3626000), Some(1));
+        assert_eq!(module_of(&modules, 0x55d96d000010), None);
+    }
+}

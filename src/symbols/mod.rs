@@ -1,0 +1,844 @@
+//! Addresses of a stack → frames, the site they belong to, and a traceback.
+//!
+//! For the read side: the first look at an address takes microseconds (the very first one in a process tens of
+//! milliseconds and, while it lasts, tens of megabytes), every later one a hash lookup. Any thread may ask; one
+//! at a time looks names up, the others go on with what is known. Everything allocated here is booked as
+//! heapgauge's own.
+//!
+//! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
+//! within one whenever the overhead limit is passed; kept are only the names found, each text once.
+//!
+//! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
+//! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
+//! closure's from the generic arguments of its caller. Functions that were not inlined have their full path from
+//! the symbol table, and `debug = "limited"` gives every path in full.
+#![forbid(unsafe_code)]
+
+mod image;
+mod names;
+mod origin;
+
+use crate::control;
+use crate::frame::{Frame, Traceback, UNKNOWN};
+use crate::gate::{self, Inside};
+use image::{Functions, Image, Module};
+use origin::{Layout, Origin, Place};
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use origin::LOOK_THROUGH;
+
+/// What a stack whose addresses were lost is called.
+const UNRECORDED: &str = "[unrecorded]";
+
+/// Longest `function` label, characters.
+const LABEL_CHARS: usize = 120;
+
+/// A batch names this many addresses whatever its time budget, so that every batch gets on.
+const LEAST_PER_BATCH: usize = 16;
+
+/// Between two looks at the overhead within a batch.
+const ADDRESSES_PER_CHECK: usize = 32;
+
+/// No code lies in the first page.
+const LOWEST_CODE: usize = 4096;
+
+/// `HEAPGAUGE_MAX_OVERHEAD` unless told otherwise.
+const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
+
+/// A (function, file, line) that holds heap, and the number it goes by outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// FNV-1a 64 over `function \0 file \0 line in decimal`.
+    pub id: u64,
+    /// Whole; `function_label` is what a label may hold.
+    pub function: Arc<str>,
+    pub file: Arc<str>,
+    pub line: u32,
+    pub krate: Arc<str>,
+}
+
+impl Site {
+    fn of(frame: &Frame) -> Site {
+        let function: Arc<str> = match &frame.function {
+            Some(function) => function.clone(),
+            None => frame.name().into(),
+        };
+        Site {
+            id: site_id(&function, &frame.file, frame.line),
+            krate: frame.krate().into(),
+            file: frame.file.clone(),
+            line: frame.line,
+            function,
+        }
+    }
+
+    /// 16 hex digits.
+    pub(crate) fn label(&self) -> String {
+        format!("{:016x}", self.id)
+    }
+
+    /// At most 120 characters, keeping the end. There is no backslash: names are made without.
+    pub(crate) fn function_label(&self) -> Cow<'_, str> {
+        match self.function.char_indices().rev().nth(LABEL_CHARS - 1) {
+            Some((at, _)) => Cow::Borrowed(&self.function[at..]),
+            None => Cow::Borrowed(&self.function),
+        }
+    }
+}
+
+/// FNV-1a 64 over `function \0 file \0 line in decimal`.
+pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
+    let line = line.to_string();
+    let bytes = [function.as_bytes(), b"\0", file.as_bytes(), b"\0", line.as_bytes()];
+    bytes.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// How far a call of [`Symbols::resolve`] came: stacks that have their names, of those given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub named: usize,
+    pub total: usize,
+}
+
+/// The names of this process's addresses.
+///
+/// `fork`: every lock here and the one inside `backtrace` is taken inside the gate that `fork` waits at, so a
+/// child finds them free, and the names with them.
+pub(crate) struct Symbols {
+    /// Held for moments; see [`Symbols::names`].
+    names: Mutex<Names>,
+    /// The process one of whose threads looks names up, 0 when none does. One at a time, and for a whole batch,
+    /// during which it may be forked: a child sees another process here, and knows that nobody does.
+    batch_of: AtomicU32,
+    max_overhead: AtomicU64,
+    /// The overhead limit was reached: what has no name yet goes by module and offset.
+    full: AtomicBool,
+    over_limit: AtomicU64,
+    quality: OnceLock<&'static str>,
+}
+
+/// The modules when `backtrace` made its list, which it never renews: a library loaded later at an address of
+/// this list would get the names of the one before.
+static FIRST_MODULES: OnceLock<Vec<(PathBuf, usize)>> = OnceLock::new();
+
+/// The names of this process.
+pub(crate) fn global() -> &'static Symbols {
+    static GLOBAL: OnceLock<Symbols> = OnceLock::new();
+    GLOBAL.get().unwrap_or_else(|| {
+        let _inside = gate::enter();
+        let _own = control::own();
+        GLOBAL.get_or_init(Symbols::new)
+    })
+}
+
+impl Symbols {
+    fn new() -> Symbols {
+        Symbols {
+            names: Mutex::default(),
+            batch_of: AtomicU32::new(0),
+            max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
+            full: AtomicBool::new(false),
+            over_limit: AtomicU64::new(0),
+            quality: OnceLock::new(),
+        }
+    }
+
+    /// The site of a stack, or `None` while it has no final name.
+    pub(crate) fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        let _own = control::own();
+        let mut names = self.names();
+        let key = addresses.as_ptr() as usize;
+        if let Some(site) = names.stacks.get(&(key, addresses.len())) {
+            return Some(site.clone());
+        }
+        let frames = self.frames(&names, addresses)?;
+        let (frame, _) = &frames[names.site_position(&frames)];
+        if let Some(site) = names.sites.get(frame) {
+            let site = site.clone();
+            names.stacks.insert((key, addresses.len()), site.clone());
+            return Some(site);
+        }
+        let site = Arc::new(Site::of(frame));
+        if !self.full.load(Ordering::Relaxed) {
+            names.sites.insert(frame.clone(), site.clone());
+            names.stacks.insert((key, addresses.len()), site.clone());
+        }
+        Some(site)
+    }
+
+    /// At most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
+    /// ended before the thread's first frame.
+    pub(crate) fn traceback(
+        &self,
+        addresses: &'static [usize],
+        limit: usize,
+        truncated: bool,
+    ) -> Option<Traceback> {
+        let _own = control::own();
+        let names = self.names();
+        let frames = self.frames(&names, addresses)?;
+        let frames = &frames[names.site_position(&frames)..];
+        let kept = &frames[..frames.len().min(limit.max(1))];
+        let cut = truncated || kept.len() < frames.len();
+        let kept: Arc<[Arc<Frame>]> = kept.iter().map(|(frame, _)| frame.clone()).collect();
+        let total = kept.len() + usize::from(cut);
+        Some(Traceback::shared(kept, total))
+    }
+
+    /// Names stacks in the given order until all are or the time is used up; a batch that another thread is at
+    /// counts as used up, unless the budget is `Duration::MAX`.
+    pub(crate) fn resolve(
+        &self,
+        stacks: &mut dyn Iterator<Item = &'static [usize]>,
+        budget: Duration,
+    ) -> Progress {
+        let _own = control::own();
+        self.follow_modules();
+        let begin = Instant::now();
+        let mut progress = Progress::default();
+        let mut batch: Option<Batch<'_>> = None;
+        let mut over = false;
+        for stack in stacks {
+            progress.total += 1;
+            let mut missing = self.names().missing(stack);
+            if self.full.load(Ordering::Relaxed) {
+                self.over_limit.fetch_add(missing.len() as u64, Ordering::Relaxed);
+                missing.clear();
+            }
+            for address in missing.iter() {
+                if over {
+                    break;
+                }
+                if batch.is_none() {
+                    batch = Batch::begin(self, budget == Duration::MAX);
+                }
+                let Some(batch) = &mut batch else {
+                    over = true;
+                    break;
+                };
+                batch.name(*address);
+                over = batch.named >= LEAST_PER_BATCH && begin.elapsed() >= budget;
+            }
+            let nameless =
+                |names: &Names| missing.iter().any(|address| !names.addresses.contains_key(address));
+            if missing.is_empty() || self.full.load(Ordering::Relaxed) || !nameless(&self.names()) {
+                progress.named += 1;
+            }
+        }
+        progress
+    }
+
+    /// Bytes of the names kept, an estimate from capacities; part of `tracker_memory`.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.names().bytes() as u64
+    }
+
+    /// How often an address had to go by module and offset because the overhead limit was reached. Grows with every `resolve` that meets one.
+    pub(crate) fn over_limit(&self) -> u64 {
+        self.over_limit.load(Ordering::Relaxed)
+    }
+
+    /// Replaces the list of crates a site is looked for behind. Sites already told may change.
+    pub(crate) fn set_look_through(&self, crates: &[String]) {
+        let _own = control::own();
+        let mut names = self.names();
+        names.look_through = crates.iter().map(|krate| krate.replace('-', "_")).collect();
+        names.stacks.clear();
+    }
+
+    /// Sets how much heapgauge may hold before new addresses go by module and offset.
+    pub(crate) fn set_max_overhead(&self, bytes: u64) {
+        self.max_overhead.store(bytes, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
+    }
+
+    /// What the main executable gives names from: `lines`, `functions` or `none`. The first call reads the
+    /// executable's headers.
+    pub(crate) fn quality(&self) -> &'static str {
+        self.quality.get_or_init(|| {
+            let _own = control::own();
+            let modules = image::modules();
+            let Some(image) = main_module(&modules).and_then(Image::open) else {
+                return if modules.is_empty() { "lines" } else { "none" };
+            };
+            if Layout::of(image.units()).covers_program() {
+                "lines"
+            } else if image.functions().is_empty() {
+                "none"
+            } else {
+                "functions"
+            }
+        })
+    }
+
+    fn names(&self) -> Locked<'_> {
+        let inside = gate::enter();
+        // Nothing here leaves a value half changed where it could panic.
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { names, _inside: inside }
+    }
+
+    /// Forgets the names of modules that have come or gone since.
+    fn follow_modules(&self) {
+        let epoch = control::modules_epoch();
+        let mut names = self.names();
+        if names.epoch != epoch {
+            let look_through = std::mem::take(&mut names.look_through);
+            *names = Names { epoch, look_through, ..Names::default() };
+        }
+    }
+
+    /// All frames of a stack, `None` while one of its addresses has no name.
+    fn frames(&self, names: &Names, addresses: &[usize]) -> Option<Vec<(Arc<Frame>, Origin)>> {
+        if addresses.is_empty() {
+            let frame = Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0));
+            return Some(vec![(frame, Origin::Program)]);
+        }
+        let mut frames = Vec::with_capacity(addresses.len() * 2);
+        for address in addresses {
+            // What some walks put behind the thread's first frame.
+            if *address <= LOWEST_CODE {
+                continue;
+            }
+            match names.addresses.get(address) {
+                Some(&(from, count)) => {
+                    let chain = &names.chains[from as usize..][..count as usize];
+                    frames.extend(chain.iter().map(|&at| names.frames[at as usize].clone()));
+                }
+                None if self.full.load(Ordering::Relaxed) => {
+                    let modules = names.modules.get_or_init(image::modules);
+                    let (frame, origin) = unnamed(modules, address - 1);
+                    frames.push((Arc::new(frame), origin));
+                }
+                None => return None,
+            }
+        }
+        if frames.is_empty() {
+            frames.push((Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard));
+        }
+        Some(frames)
+    }
+}
+
+/// Of the main executable, hex; `None` where the linker wrote none.
+pub(crate) fn build_id() -> Option<String> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let _own = control::own();
+    ID.get_or_init(|| Some(image::build_id()?.iter().map(|byte| format!("{byte:02x}")).collect())).clone()
+}
+
+fn main_module(modules: &[Module]) -> Option<&Module> {
+    let exe = std::fs::read_link("/proc/self/exe").ok()?;
+    let exe = exe.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    modules.iter().find(|module| module.path.to_string_lossy() == exe)
+}
+
+/// The frame of an address without a name. Where it lies in no file or in the C library, it is no site.
+fn unnamed(modules: &[Module], address: usize) -> (Frame, Origin) {
+    let unknown = Frame::new(None, UNKNOWN, 0);
+    let Some(module) = image::module_of(modules, address).map(|at| &modules[at]) else {
+        return (unknown, Origin::Standard);
+    };
+    let frame =
+        Frame { module: Some(module.name.clone()), offset: Some((address - module.low) as u64), ..unknown };
+    (frame, origin::module_origin(&module.name))
+}
+
+/// The names, while no fork can come between.
+struct Locked<'a> {
+    names: MutexGuard<'a, Names>,
+    // Left last.
+    _inside: Inside,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        &self.names
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Names {
+        &mut self.names
+    }
+}
+
+/// What is kept: every text once, every frame once, and by address the frames that begin there.
+struct Names {
+    /// Crates a site is looked for behind.
+    look_through: HashSet<String>,
+    /// Of the modules these names are from.
+    epoch: u64,
+    texts: HashSet<Arc<str>>,
+    text_bytes: usize,
+    frames: Vec<(Arc<Frame>, Origin)>,
+    frame_index: HashMap<Arc<Frame>, u32>,
+    /// Indices into `frames`, most recent first, address by address.
+    chains: Vec<u32>,
+    /// Return address → where in `chains`, how many.
+    addresses: HashMap<usize, (u32, u32)>,
+    sites: HashMap<Arc<Frame>, Arc<Site>>,
+    /// By where the interned addresses of a stack lie and how many they are.
+    stacks: HashMap<(usize, usize), Arc<Site>>,
+    /// Read when the first address has to go by module and offset.
+    modules: OnceCell<Vec<Module>>,
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names {
+            look_through: LOOK_THROUGH.iter().map(|krate| (*krate).to_owned()).collect(),
+            epoch: 0,
+            texts: HashSet::default(),
+            text_bytes: 0,
+            frames: Vec::new(),
+            frame_index: HashMap::default(),
+            chains: Vec::new(),
+            addresses: HashMap::default(),
+            sites: HashMap::default(),
+            stacks: HashMap::default(),
+            modules: OnceCell::new(),
+        }
+    }
+}
+
+impl Names {
+    /// Which frame is the site's: the most recent of a program or library that is not looked through; failing
+    /// that of one that is; failing that the most recent after the allocator's; else the most recent of all.
+    fn site_position(&self, frames: &[(Arc<Frame>, Origin)]) -> usize {
+        // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
+        let shim = frames.iter().position(|(_, origin)| *origin == Origin::AllocatorShim);
+        let begin = shim.map_or(0, |at| at + 1);
+        let after = || frames.iter().enumerate().skip(begin);
+        let program = || after().filter(|(_, (_, origin))| *origin == Origin::Program);
+        let looked_through = |frame: &Frame| self.look_through.contains(&*frame.krate().replace('-', "_"));
+        program()
+            .find(|(_, (frame, _))| !looked_through(frame))
+            .or_else(|| program().next())
+            .or_else(|| after().find(|(_, (_, origin))| *origin == Origin::Standard))
+            .map_or(0, |(at, _)| at)
+    }
+
+    fn missing(&self, addresses: &[usize]) -> Vec<usize> {
+        let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
+        addresses.iter().copied().filter(|address| !known(*address)).collect()
+    }
+
+    fn insert(&mut self, address: usize, frames: Vec<(Frame, Origin)>) {
+        let from = self.chains.len() as u32;
+        let count = frames.len() as u32;
+        for (frame, origin) in frames {
+            let at = self.frame(frame, origin);
+            self.chains.push(at);
+        }
+        self.addresses.insert(address, (from, count));
+    }
+
+    fn frame(&mut self, frame: Frame, origin: Origin) -> u32 {
+        if let Some(at) = self.frame_index.get(&frame) {
+            return *at;
+        }
+        let frame = Arc::new(Frame {
+            function: frame.function.map(|text| self.text(text)),
+            file: self.text(frame.file),
+            module: frame.module.map(|text| self.text(text)),
+            ..frame
+        });
+        let at = self.frames.len() as u32;
+        self.frames.push((frame.clone(), origin));
+        self.frame_index.insert(frame, at);
+        at
+    }
+
+    fn text(&mut self, text: Arc<str>) -> Arc<str> {
+        if let Some(kept) = self.texts.get(&text) {
+            return kept.clone();
+        }
+        self.text_bytes += text.len();
+        self.texts.insert(text.clone());
+        text
+    }
+
+    fn bytes(&self) -> usize {
+        // A hash table's bucket is its entry and a byte of control; two counters lie before an Arc's value.
+        const COUNTERS: usize = 16;
+        fn buckets<T>(capacity: usize) -> usize {
+            capacity * 8 / 7 * (size_of::<T>() + 1)
+        }
+        self.text_bytes
+            + self.texts.len() * COUNTERS
+            + buckets::<Arc<str>>(self.texts.capacity())
+            + self.frames.capacity() * size_of::<(Arc<Frame>, Origin)>()
+            + self.frames.len() * (size_of::<Frame>() + COUNTERS)
+            + buckets::<(Arc<Frame>, u32)>(self.frame_index.capacity())
+            + self.chains.capacity() * size_of::<u32>()
+            + buckets::<(usize, (u32, u32))>(self.addresses.capacity())
+            + buckets::<(Arc<Frame>, Arc<Site>)>(self.sites.capacity())
+            + self.sites.len() * (size_of::<Site>() + COUNTERS)
+            + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
+    }
+}
+
+/// One thread looking names up; what it reads for that goes when it ends.
+struct Batch<'a> {
+    symbols: &'a Symbols,
+    modules: Vec<Module>,
+    /// By module, opened when its first address comes.
+    opened: HashMap<usize, Opened>,
+    named: usize,
+}
+
+/// What one module's file says beside its line tables.
+#[derive(Default)]
+struct Opened {
+    layout: Layout,
+    bias: usize,
+    image: Option<Image>,
+    functions: Option<Functions>,
+    places: HashMap<(String, Option<String>), Place>,
+}
+
+/// One frame as `backtrace` gives it.
+struct Found {
+    name: Option<String>,
+    file: Option<String>,
+    line: u32,
+}
+
+impl<'a> Batch<'a> {
+    fn begin(symbols: &'a Symbols, wait: bool) -> Option<Batch<'a>> {
+        let process = std::process::id();
+        loop {
+            let other = symbols.batch_of.load(Ordering::Relaxed);
+            let free = other != process;
+            // Acquire and the Release at the end: what the last batch did to `backtrace` is seen.
+            if free
+                && symbols
+                    .batch_of
+                    .compare_exchange(other, process, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                break;
+            }
+            if !free && !wait {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _inside = gate::enter();
+        let modules = image::modules();
+        FIRST_MODULES
+            .get_or_init(|| modules.iter().map(|module| (module.path.clone(), module.low)).collect());
+        Some(Batch { symbols, modules, opened: HashMap::new(), named: 0 })
+    }
+
+    fn name(&mut self, address: usize) {
+        let frames = self.frames(address - 1);
+        self.named += 1;
+        self.symbols.names().insert(address, frames);
+        if self.named.is_multiple_of(ADDRESSES_PER_CHECK) {
+            self.check_overhead();
+        }
+    }
+
+    /// Gives back what can be; if that is not enough, ends naming for good.
+    fn check_overhead(&mut self) {
+        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let used = || control::tracker_memory().max(self.symbols.memory_bytes());
+        if used() <= limit {
+            return;
+        }
+        clear_symbol_cache();
+        self.opened.clear();
+        if used() > limit {
+            self.symbols.full.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn frames(&mut self, address: usize) -> Vec<(Frame, Origin)> {
+        let at = image::module_of(&self.modules, address);
+        let found = if self.is_known_to_backtrace(at) { look_up(address) } else { Vec::new() };
+        if found.iter().all(|frame| frame.name.is_none()) {
+            return vec![unnamed(&self.modules, address)];
+        }
+        let module = at.map(|at| &self.modules[at]);
+        let opened = self.opened.entry(at.unwrap_or(usize::MAX)).or_insert_with(|| Opened::of(module));
+        opened.name(&found, address)
+    }
+
+    fn is_known_to_backtrace(&self, module: Option<usize>) -> bool {
+        match (module, FIRST_MODULES.get()) {
+            (Some(at), Some(first)) => {
+                let module = &self.modules[at];
+                first.iter().any(|(path, low)| *path == module.path && *low == module.low)
+            }
+            // Where modules cannot be listed at all.
+            _ => self.modules.is_empty(),
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        clear_symbol_cache();
+        self.symbols.batch_of.store(0, Ordering::Release);
+    }
+}
+
+fn clear_symbol_cache() {
+    let _inside = gate::enter();
+    backtrace::clear_symbol_cache();
+}
+
+fn look_up(address: usize) -> Vec<Found> {
+    let _inside = gate::enter();
+    let mut found = Vec::new();
+    backtrace::resolve(std::ptr::without_provenance_mut(address), |symbol| {
+        found.push(Found {
+            name: symbol.name().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned()),
+            file: symbol.filename().map(|path| path.to_string_lossy().into_owned()),
+            line: symbol.lineno().unwrap_or(0),
+        });
+    });
+    found
+}
+
+impl Opened {
+    fn of(module: Option<&Module>) -> Opened {
+        let Some((module, image)) = module.and_then(|module| Some((module, Image::open(module)?))) else {
+            return Opened::default();
+        };
+        Opened {
+            layout: Layout::of(image.units()),
+            bias: image.bias(module),
+            image: Some(image),
+            ..Opened::default()
+        }
+    }
+
+    /// Final names for the frames of one address; the last is the function the address lies in, the others were
+    /// inlined into it.
+    fn name(&mut self, found: &[Found], address: usize) -> Vec<(Frame, Origin)> {
+        let outermost = found.last().and_then(|frame| self.compiled(frame.name.as_deref()?, address));
+        let near = outermost.as_deref().map(|path| names::normalise(path, None));
+        let near = near.as_deref().and_then(names::first_segment);
+        let mut named = Vec::with_capacity(found.len());
+        for (at, frame) in found.iter().enumerate() {
+            let place = frame.file.as_deref().map(|path| self.place(path, near));
+            let Some(name) = &frame.name else { continue };
+            let home = place.as_ref().and_then(|place| place.krate.as_deref());
+            let symbol = match &outermost {
+                Some(path) if at + 1 == found.len() => Some(path.clone()),
+                _ => demangle(name),
+            };
+            let function = match symbol {
+                Some(path) => names::normalise(&path, home),
+                None => {
+                    let caller = found.get(at + 1).and_then(|caller| caller.name.as_deref());
+                    qualify(name, place.as_ref(), caller)
+                }
+            };
+            let origin = origin::origin(&function, place.as_ref());
+            let file = place.as_ref().map_or(UNKNOWN, |place| &place.file);
+            let line = if place.is_some() { frame.line } else { 0 };
+            named.push((Frame::new(Some(&function), file, line), origin));
+        }
+        named
+    }
+
+    /// The demangled symbol of the function that holds the address.
+    fn compiled(&mut self, name: &str, address: usize) -> Option<String> {
+        if let Some(path) = demangle(name) {
+            return Some(path);
+        }
+        let bare = names::normalise(name, None);
+        let image = self.image.as_ref()?;
+        let functions = self.functions.get_or_insert_with(|| image.functions());
+        let symbols = functions.names_at(address.wrapping_sub(self.bias) as u64);
+        symbols
+            .iter()
+            .filter_map(|symbol| demangle(symbol))
+            .find(|path| names::same_function(&names::normalise(path, None), &bare))
+    }
+
+    fn place(&mut self, path: &str, near: Option<&str>) -> Place {
+        let key = (path.to_owned(), near.map(String::from));
+        self.places.entry(key).or_insert_with(|| self.layout.place(path, near)).clone()
+    }
+}
+
+/// `None` for what is no mangled Rust name: a C function, or the bare name that line tables give.
+fn demangle(name: &str) -> Option<String> {
+    if !["_ZN", "_R", "ZN", "__ZN", "__R"].iter().any(|prefix| name.starts_with(prefix)) {
+        return None;
+    }
+    let path = format!("{:#}", backtrace::SymbolName::new(name.as_bytes()));
+    (path != name).then_some(path)
+}
+
+/// A path for a bare name, from its file or, for a closure, from its caller's generic arguments.
+fn qualify(name: &str, place: Option<&Place>, caller: Option<&str>) -> String {
+    let bare = names::normalise(name, None);
+    let Some(place) = place.filter(|place| place.file.ends_with(".rs")) else { return bare };
+    caller
+        .and_then(|caller| names::closure_path(&bare, caller, place.krate.as_deref()))
+        .unwrap_or_else(|| names::within(&place.module, &bare))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> &'static [usize] {
+        let mut addresses = Vec::new();
+        backtrace::trace(|frame| {
+            addresses.push(frame.ip() as usize);
+            true
+        });
+        addresses.leak()
+    }
+
+    /// Stacks of one address each, all different, in the middle of this program's code.
+    fn code(count: usize) -> Vec<&'static [usize]> {
+        let begin = Symbols::resolve as *const () as usize;
+        (1..=count).map(|at| &*vec![begin + at].leak()).collect()
+    }
+
+    #[test]
+    fn the_id_of_a_site_is_fnv_1a() {
+        // Reference values of FNV-1a 64 for the empty text and for "a", then the three parts.
+        let fnv = |bytes: &[u8]| {
+            bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            })
+        };
+        assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(site_id("f", "a.rs", 42), fnv(b"f\0a.rs\x0042"));
+        let site = Site::of(&Frame::new(Some("shop::run"), "src/main.rs", 7));
+        assert_eq!(site.label(), format!("{:016x}", fnv(b"shop::run\0src/main.rs\x007")));
+        assert_eq!((&*site.krate, site.label().len()), ("shop", 16));
+    }
+
+    #[test]
+    fn a_label_keeps_the_end_of_a_long_function() {
+        let long = format!("shop::{}::ende", "ä".repeat(200));
+        let site = Site::of(&Frame::new(Some(&long), "a.rs", 1));
+        assert_eq!(site.function_label().chars().count(), 120);
+        assert!(long.ends_with(&*site.function_label()));
+        assert_eq!(&*site.function, long);
+        let exact = "x".repeat(120);
+        assert_eq!(Site::of(&Frame::new(Some(&exact), "a.rs", 1)).function_label(), exact);
+    }
+
+    #[test]
+    fn a_real_stack_is_named() {
+        let symbols = Symbols::new();
+        let (stack, line) = (here(), line!());
+        assert_eq!(symbols.site(stack), None);
+        assert!(symbols.traceback(stack, 64, false).is_none());
+        let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+        assert_eq!(progress, Progress { named: 1, total: 1 });
+
+        let all = symbols.frames(&symbols.names(), stack).unwrap();
+        let this = "heapgauge::symbols::tests::a_real_stack_is_named";
+        let (frame, origin) = all.iter().find(|(frame, _)| frame.function.as_deref() == Some(this)).unwrap();
+        assert_eq!((&*frame.file, frame.line, *origin), ("src/symbols/mod.rs", line, Origin::Heapgauge));
+        for (frame, _) in &all {
+            assert!(!frame.file.starts_with('/'), "{frame}");
+        }
+        let (harness, origin) = all.iter().find(|(frame, _)| frame.name().starts_with("test::")).unwrap();
+        assert_eq!((harness.file.starts_with("library/test/src/"), *origin), (true, Origin::Standard));
+
+        // `backtrace` is a library like any other, and the most recent that is not std or heapgauge.
+        let site = symbols.site(stack).unwrap();
+        assert_eq!(&*site.krate, "backtrace");
+        assert!(site.file.starts_with("backtrace-0.3."), "{}", site.file);
+        let traceback = symbols.traceback(stack, 2, false).unwrap();
+        assert_eq!((traceback.frames().len(), traceback.total_frames()), (2, 3));
+        assert_eq!(traceback.most_recent().name(), &*site.function);
+        let whole = symbols.traceback(stack, usize::MAX, false).unwrap();
+        assert_eq!(whole.total_frames(), whole.frames().len());
+        let truncated = symbols.traceback(stack, usize::MAX, true).unwrap();
+        assert_eq!(truncated.total_frames(), truncated.frames().len() + 1);
+        assert!(symbols.memory_bytes() > 0);
+
+        symbols.set_look_through(&["backtrace".to_owned()]);
+        let again = symbols.site(stack).unwrap();
+        assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
+    }
+
+    #[test]
+    fn a_stack_that_was_lost_has_a_name_at_once() {
+        let symbols = Symbols::new();
+        let site = symbols.site(&[]).unwrap();
+        assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
+        assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
+        let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
+        assert_eq!(progress, Progress { named: 1, total: 1 });
+    }
+
+    #[test]
+    fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
+        let symbols = Symbols::new();
+        symbols.set_max_overhead(0);
+        let stacks = code(ADDRESSES_PER_CHECK + 1);
+        let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len() });
+        assert_eq!(symbols.over_limit(), 1);
+
+        let site = symbols.site(stacks[ADDRESSES_PER_CHECK]).unwrap();
+        assert!(site.function.starts_with("heapgauge-"), "{}", site.function);
+        assert!(site.function.contains("+0x"), "{}", site.function);
+        assert_eq!((&*site.file, site.line, &*site.krate), ("<unknown>", 0, "<unknown>"));
+        let memory = symbols.memory_bytes();
+        let more = code(2 * ADDRESSES_PER_CHECK).split_off(ADDRESSES_PER_CHECK + 1);
+        assert_eq!(symbols.resolve(&mut more.iter().copied(), Duration::MAX).named, more.len());
+        assert!(more.iter().all(|stack| symbols.site(stack).is_some()));
+        assert_eq!(symbols.memory_bytes(), memory);
+    }
+
+    #[test]
+    fn a_batch_stops_when_its_time_is_up_and_the_next_goes_on() {
+        let symbols = Symbols::new();
+        let stacks = code(4 * LEAST_PER_BATCH);
+        for round in 1..=4 {
+            let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
+            assert_eq!(progress, Progress { named: round * LEAST_PER_BATCH, total: stacks.len() });
+        }
+    }
+
+    #[test]
+    fn two_threads_may_name_at_once() {
+        let symbols = Symbols::new();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let stack = here();
+                    let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+                    assert_eq!(progress, Progress { named: 1, total: 1 });
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_test_executable_has_lines_and_a_build_id() {
+        assert_eq!(global().quality(), "lines");
+        if let Some(id) = build_id() {
+            assert!(id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        }
+        assert!(std::ptr::eq(global(), global()));
+    }
+}

@@ -1,0 +1,114 @@
+//! `serve_from_env`: each case is a process of its own with its own environment.
+#![cfg(feature = "http")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// The program: serves, tells, ends.
+fn main_of_the_child() {
+    let server = heapgauge::serve_from_env();
+    println!("tracing={} frames={}", heapgauge::is_tracing(), heapgauge::traceback_limit());
+    match &server {
+        None => println!("no server"),
+        Some(server) => {
+            let addr = server.local_addr();
+            println!("ip={}", addr.ip());
+            let mut stream = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            println!("health={}", answer.trim_end().ends_with("ok"));
+        }
+    }
+    println!("the program goes on");
+}
+
+/// What such a process says on stdout, from `tracing=` on, and on stderr.
+fn run(variables: &[(&str, &str)]) -> (String, String) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "served_where_the_environment_says", "--nocapture", "--test-threads=1"])
+        .env("ENVIRONMENT_TEST_CHILD", "1")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let stdout = text(output.stdout);
+    let from = stdout.find("tracing=").unwrap();
+    let to = stdout.find("the program goes on\n").unwrap();
+    (stdout[from..to].to_owned(), text(output.stderr))
+}
+
+const FREE: (&str, &str) = ("HEAPGAUGE_ADDR", "127.0.0.1:0");
+const SERVED: &str = "ip=127.0.0.1\nhealth=true\n";
+
+#[test]
+fn served_where_the_environment_says() {
+    // Each case starts this very test again, to be the program it looks at.
+    if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some() {
+        return main_of_the_child();
+    }
+    assert_eq!(run(&[FREE]), (format!("tracing=true frames=32\n{SERVED}"), String::new()));
+}
+
+#[test]
+fn off_is_off() {
+    let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE", "off")]);
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("tracing=false frames=32\nno server\n", ""));
+}
+
+#[test]
+fn every_setting_is_taken() {
+    let said = run(&[
+        FREE,
+        ("HEAPGAUGE", "on"),
+        ("HEAPGAUGE_FRAMES", "7"),
+        ("HEAPGAUGE_TOP_N", "5"),
+        ("HEAPGAUGE_DELTA_WINDOW", "10s"),
+        ("HEAPGAUGE_SAMPLE", "exact"),
+        ("HEAPGAUGE_MAX_OVERHEAD", "32MiB"),
+        ("HEAPGAUGE_DEBUG", "on"),
+    ]);
+    assert_eq!(said, (format!("tracing=true frames=7\n{SERVED}"), String::new()));
+}
+
+#[test]
+fn what_is_wrong_is_a_line_each_and_the_default() {
+    let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE_TOP_N", "many"), ("HEAPGAUGE_COLOUR", "red")]);
+    assert_eq!(stdout, format!("tracing=true frames=32\n{SERVED}"));
+    assert_eq!(
+        stderr,
+        "heapgauge: HEAPGAUGE_COLOUR is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
+         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_DEBUG\n\
+         heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 25\n"
+    );
+}
+
+#[test]
+fn an_address_in_use_is_a_line_and_the_program_goes_on() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (stdout, stderr) = run(&[("HEAPGAUGE_ADDR", &addr)]);
+    assert_eq!(stdout, "tracing=true frames=32\nno server\n");
+    assert_eq!(
+        stderr,
+        format!(
+            "heapgauge: HEAPGAUGE_ADDR={addr}: serve: cannot listen on {addr}: Address already in use (os error 98)\n"
+        )
+    );
+}
+
+#[test]
+fn an_unusable_host_is_a_line_and_the_program_goes_on() {
+    let (stdout, stderr) = run(&[("HEAPGAUGE_ADDR", "no host at all:0")]);
+    assert_eq!(stdout, "tracing=true frames=32\nno server\n");
+    assert!(
+        stderr.starts_with("heapgauge: HEAPGAUGE_ADDR=no host at all:0: serve: no address to listen on, "),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1);
+}

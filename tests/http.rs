@@ -1,0 +1,412 @@
+//! The server over real connections: what it answers, what it refuses, and that nobody can block it.
+#![cfg(feature = "http")]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use heapgauge::{Collector, Server};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// A process has one server, and the tests of this file share a process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+struct Served {
+    server: Server,
+    _alone: MutexGuard<'static, ()>,
+}
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn served() -> Served {
+    let alone = alone();
+    Served { server: heapgauge::serve("127.0.0.1:0").unwrap(), _alone: alone }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// What comes back for these bytes until the server closes or the answer is whole.
+fn send(addr: SocketAddr, request: &[u8]) -> Answer {
+    let mut stream = connect(addr);
+    stream.write_all(request).unwrap();
+    read_answer(&mut stream)
+}
+
+fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8(received[..end].to_vec()).unwrap();
+            let answer = Answer { status: head[9..12].parse().unwrap(), head, body: String::new() };
+            let length: usize = answer.header("content-length").unwrap_or("0").parse().unwrap();
+            if received.len() >= end + 4 + length {
+                let body = String::from_utf8(received[end + 4..].to_vec()).unwrap();
+                return Answer { body, ..answer };
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) => {
+                let head = String::from_utf8_lossy(&received).into_owned();
+                let status = head.get(9..12).map_or(0, |status| status.parse().unwrap());
+                return Answer { status, head, body: String::new() };
+            }
+            Ok(read) => received.extend_from_slice(&buffer[..read]),
+            Err(error) => panic!("no answer: {error}"),
+        }
+    }
+}
+
+fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
+    send(
+        addr,
+        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}Connection: close\r\n\r\n").as_bytes(),
+    )
+}
+
+fn get(addr: SocketAddr, path: &str) -> Answer {
+    ask(addr, "GET", path, "")
+}
+
+#[test]
+fn metrics_and_health() {
+    let served = served();
+    let addr = served.server.local_addr();
+    let answer = get(addr, "/metrics");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert!(answer.body.starts_with("# HELP heap_tracking "), "{}", answer.body);
+    assert!(answer.body.contains("\nheap_tracking 1\n"));
+    assert!(answer.body.ends_with("\"} 1\n"));
+    // A query is for proxies and scrapers; it changes nothing.
+    assert_eq!(get(addr, "/metrics?a=b&%").status, 200);
+
+    let health = get(addr, "/health");
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    assert_eq!(health.header("x-content-type-options"), Some("nosniff"));
+}
+
+#[test]
+fn two_scrapes_of_one_snapshot_are_the_same_bytes() {
+    let served = served();
+    let addr = served.server.local_addr();
+    // The second may begin just when the first snapshot turns one second old.
+    let snapshot_of = |text: &str| -> Option<String> {
+        text.lines().find(|line| line.starts_with("heap_snapshot_timestamp_seconds ")).map(str::to_owned)
+    };
+    let mut same = 0;
+    for _ in 0..5 {
+        let (one, two) = (get(addr, "/metrics").body, get(addr, "/metrics").body);
+        assert!(snapshot_of(&one).is_some());
+        if snapshot_of(&one) == snapshot_of(&two) {
+            assert_eq!(one, two);
+            same += 1;
+        }
+    }
+    assert!(same >= 4, "{same}");
+}
+
+#[test]
+fn head_is_get_without_its_body() {
+    let served = served();
+    let addr = served.server.local_addr();
+    let mut stream = connect(addr);
+    write!(stream, "HEAD /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
+}
+
+#[test]
+fn unknown_paths_and_wrong_methods_say_what_there_is() {
+    let served = served();
+    let addr = served.server.local_addr();
+    let unknown = get(addr, "/metric");
+    assert_eq!(unknown.status, 404);
+    assert_eq!(unknown.body, "path /metric is unknown, allowed are /metrics and /health\n");
+    assert_eq!(unknown.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(unknown.header("content-type"), Some("text/plain; charset=utf-8"));
+    let long = get(addr, &format!("/{}", "x".repeat(5_000)));
+    assert_eq!((long.status, long.body.len()), (404, 134));
+
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
+        let wrong = ask(addr, method, "/metrics", "");
+        assert_eq!(wrong.status, 405, "{method}");
+        assert_eq!(
+            wrong.body,
+            format!("method {method} is not allowed on /metrics, allowed are GET and HEAD\n")
+        );
+        assert_eq!(wrong.header("allow"), Some("GET,HEAD"), "{method}");
+        assert_eq!(wrong.header("x-content-type-options"), Some("nosniff"));
+    }
+}
+
+#[test]
+fn a_foreign_host_or_origin_is_refused_on_loopback() {
+    let served = served();
+    let addr = served.server.local_addr();
+    let with = |lines: &str| send(addr, format!("GET /metrics HTTP/1.1\r\n{lines}\r\n").as_bytes());
+    for here in [
+        format!("Host: {addr}\r\n"),
+        "Host: localhost:1234\r\n".into(),
+        "Host: LOCALHOST\r\n".into(),
+        "Host: [::1]:9898\r\nOrigin: http://localhost:3000\r\n".into(),
+        "Host: 127.0.0.1\r\nOrigin: https://127.0.0.1\r\n".into(),
+    ] {
+        assert_eq!(with(&here).status, 200, "{here}");
+    }
+    for (foreign, line) in [
+        (
+            "Host: evil.example\r\n",
+            "host evil.example is foreign, allowed are localhost, 127.0.0.1 and [::1]\n",
+        ),
+        (
+            "Host: 127.0.0.1.evil.example:9898\r\n",
+            "host 127.0.0.1.evil.example:9898 is foreign, allowed are localhost, 127.0.0.1 and [::1]\n",
+        ),
+        (
+            "Host: localhost\r\nHost: evil.example\r\n",
+            "host evil.example is foreign, allowed are localhost, 127.0.0.1 and [::1]\n",
+        ),
+        ("Host: \r\n", "host  is foreign, allowed are localhost, 127.0.0.1 and [::1]\n"),
+        (
+            "Host: localhost\r\nOrigin: http://evil.example\r\n",
+            "origin http://evil.example is foreign, allowed are localhost, 127.0.0.1 and [::1]\n",
+        ),
+        (
+            "Host: localhost\r\nOrigin: null\r\n",
+            "origin null is foreign, allowed are localhost, 127.0.0.1 and [::1]\n",
+        ),
+    ] {
+        let answer = with(foreign);
+        assert_eq!((answer.status, answer.body.as_str()), (403, line), "{foreign}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    }
+    // What is refused at the door is refused for unknown paths, too.
+    assert_eq!(send(addr, b"GET /nowhere HTTP/1.1\r\nHost: evil.example\r\n\r\n").status, 403);
+    let absolute = send(addr, b"GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert_eq!(absolute.status, 403);
+
+    let missing = with("");
+    assert_eq!(
+        (missing.status, missing.body.as_str()),
+        (400, "the header Host is missing, allowed are localhost, 127.0.0.1 and [::1]\n")
+    );
+    assert_eq!(send(addr, b"GET /health HTTP/1.0\r\n\r\n").body, "ok\n");
+    assert_eq!(send(addr, b"GET /health HTTP/1.0\r\nHost: evil.example\r\n\r\n").status, 403);
+}
+
+#[test]
+fn on_other_addresses_any_name_may_ask() {
+    let _alone = alone();
+    let server = heapgauge::serve("0.0.0.0:0").unwrap();
+    let addr: SocketAddr = ([127, 0, 0, 1], server.local_addr().port()).into();
+    let answer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: service.example\r\n\r\n");
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn malformed_and_oversized_requests_are_answered_and_forgotten() {
+    let served = served();
+    let addr = served.server.local_addr();
+    for (request, status) in [
+        (b"NONSENSE\r\n\r\n".to_vec(), 400),
+        (b"GET /metrics HTTP/9.9\r\n\r\n".to_vec(), 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000)).into(), 431),
+        (format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(100_000)).into(), 431),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "a: b\r\n".repeat(1_000)).into(), 431),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65537\r\n\r\n".to_vec(), 413),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n".to_vec(), 400),
+    ] {
+        let mut stream = connect(addr);
+        // The server may have answered and closed before all of it is sent.
+        let _ = stream.write_all(&request);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let shown = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+        assert!(shown.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {shown}");
+        assert_eq!(get(addr, "/health").status, 200);
+    }
+}
+
+#[test]
+fn slow_clients_block_nobody() {
+    let served = served();
+    let addr = served.server.local_addr();
+    // Three times as many as there may be connections, each with half a request.
+    let slow: Vec<TcpStream> = (0..192)
+        .map(|at| {
+            let mut stream = connect(addr);
+            let _ = stream.write_all(if at % 2 == 0 { b"GET /metrics HT" } else { b"" });
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(get(addr, "/health").body, "ok\n");
+        assert_eq!(get(addr, "/metrics").status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    drop(slow);
+}
+
+#[test]
+fn a_half_sent_request_is_given_up() {
+    let served = served();
+    let mut stream = connect(served.server.local_addr());
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
+    let begun = Instant::now();
+    let mut answer = Vec::new();
+    // Closed, with or without a word; the reading would time out after 30 seconds.
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    let waited = begun.elapsed().as_secs();
+    assert!((9..=15).contains(&waited), "{waited} s");
+}
+
+#[test]
+fn one_connection_serves_many_requests() {
+    let served = served();
+    let addr = served.server.local_addr();
+    let mut stream = connect(addr);
+    // In one piece: written in parts, each waits for the acknowledgement of the one before.
+    let request = format!("GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+    for _ in 0..10_000 {
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(read_answer(&mut stream).body, "ok\n");
+    }
+    // Those who send several at once get several answers.
+    stream.write_all(request.repeat(3).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("\r\n\r\nok\n").count(), 3);
+}
+
+#[test]
+fn a_second_server_is_refused_until_the_first_is_gone() {
+    let _alone = alone();
+    let first = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = first.local_addr();
+    for other in [addr, "127.0.0.1:0".parse().unwrap()] {
+        assert_eq!(
+            heapgauge::serve(other).unwrap_err().to_string(),
+            format!("serve: already serving on http://{addr}, drop that server first")
+        );
+    }
+    assert_eq!(get(addr, "/health").status, 200);
+    // A connection is open when it ends.
+    let mut open = connect(addr);
+    write!(open, "GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
+    assert_eq!(read_answer(&mut open).status, 200);
+    let begun = Instant::now();
+    drop(first);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(TcpStream::connect(addr).is_err());
+    // The very same port, at once and again and again.
+    for _ in 0..5 {
+        let again = heapgauge::serve(addr).unwrap();
+        assert_eq!(again.local_addr(), addr);
+        assert_eq!(get(addr, "/health").status, 200);
+    }
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_one_line() {
+    let _alone = alone();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    assert_eq!(
+        heapgauge::serve(addr).unwrap_err().to_string(),
+        format!("serve: cannot listen on {addr}: Address already in use (os error 98)")
+    );
+    assert_eq!(
+        heapgauge::serve("nonsense").unwrap_err().to_string(),
+        "serve: no address to listen on, allowed is HOST:PORT: invalid socket address"
+    );
+    assert_eq!(
+        heapgauge::serve("127.0.0.1:99999").unwrap_err().to_string(),
+        "serve: no address to listen on, allowed is HOST:PORT: invalid port value"
+    );
+    assert_eq!(
+        heapgauge::serve(&[][..] as &[SocketAddr]).unwrap_err().to_string(),
+        "serve: no address to listen on, allowed is HOST:PORT"
+    );
+    // None of these was the end of anything.
+    drop(taken);
+    let server = heapgauge::serve(addr).unwrap();
+    assert_eq!(get(server.local_addr(), "/health").status, 200);
+}
+
+#[test]
+fn the_server_shows_the_collector_it_was_given() {
+    let _alone = alone();
+    let collector = Collector::builder().top_n(3).delta_window(Duration::from_secs(60)).build().unwrap();
+    let server = Server::builder().collector(&collector).serve("127.0.0.1:0").unwrap();
+    let text = get(server.local_addr(), "/metrics").body;
+    let report = server.collector().collect();
+    assert!(text.contains(&format!("\nheap_live_bytes {}\n", report.live_bytes)), "{text}");
+    assert_eq!(text, report.to_prometheus());
+}
+
+#[test]
+fn the_router_becomes_part_of_another_server() {
+    let collector = Collector::new();
+    let app: axum::Router = axum::Router::new()
+        .route("/", axum::routing::get(async || "the program's own"))
+        .merge(heapgauge::http::router(&collector))
+        .fallback(async || (axum::http::StatusCode::NOT_FOUND, "the program's own, too"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = stopped => {}
+                served = async { axum::serve(listener, app).await } => served.unwrap(),
+            }
+        });
+    });
+    assert_eq!(get(addr, "/").body, "the program's own");
+    assert_eq!(get(addr, "/else").body, "the program's own, too");
+    let metrics = get(addr, "/metrics");
+    assert_eq!(metrics.header("x-content-type-options"), Some("nosniff"));
+    assert!(metrics.body.contains("\nheap_tracking 1\n"));
+    // Whose names lead there is the program's business.
+    assert_eq!(send(addr, b"GET /health HTTP/1.1\r\nHost: service.example\r\n\r\n").body, "ok\n");
+    assert_eq!(ask(addr, "DELETE", "/metrics", "").status, 405);
+    drop(stop);
+    thread.join().unwrap();
+}

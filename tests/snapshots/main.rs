@@ -1,0 +1,6 @@
+//! Snapshots as values and files: the acceptance cases A to C and F that need no allocator.
+
+mod common;
+mod files;
+mod filters;
+mod statistics;
