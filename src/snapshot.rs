@@ -26,9 +26,6 @@ const VERSION: u64 = 1;
 /// Longest file that is read or written.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Files up to this long are read in one piece, which is quicker to parse.
-const WHOLE_FILE_BYTES: u64 = 48 << 20;
-
 /// Most frames of one traceback in a file, as many as `tracemalloc` ever stores.
 const MAX_FILE_FRAMES: usize = 65_535;
 
@@ -318,14 +315,10 @@ fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync
     if length > MAX_FILE_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_FILE_BYTES}").into());
     }
-    let parsed = if length <= WHOLE_FILE_BYTES {
-        let mut bytes = Vec::with_capacity(length as usize + 1);
-        file.take(WHOLE_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        parse(serde_json::Deserializer::from_slice(&bytes))
-    } else {
-        let file = BufReader::with_capacity(1 << 16, file.take(MAX_FILE_BYTES));
-        parse(serde_json::Deserializer::from_reader(file))
-    };
+    // By parts: in one piece it parses a third quicker and takes its own length in memory.
+    let file = BufReader::with_capacity(1 << 16, file.take(MAX_FILE_BYTES));
+    let mut json = serde_json::Deserializer::from_reader(file);
+    let parsed = Snapshot::deserialize(&mut json).and_then(|snapshot| json.end().map(|()| snapshot));
     parsed.map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Eof => "the file is truncated",
@@ -335,14 +328,6 @@ fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync
         };
         format!("{what}: {error}").into()
     })
-}
-
-fn parse<'de, R: serde_json::de::Read<'de>>(
-    mut json: serde_json::Deserializer<R>,
-) -> Result<Snapshot, serde_json::Error> {
-    let snapshot = Snapshot::deserialize(&mut json)?;
-    json.end()?;
-    Ok(snapshot)
 }
 
 impl Serialize for Snapshot {
