@@ -30,11 +30,9 @@ pub(crate) fn allocation(size: usize, config: Config, entrance: Entrance) -> u32
     // SAFETY: `current` gave this thread's own state, and it has just been marked.
     let tools = unsafe { state.tools() };
     let id = match stack::recognise(tools, registers, entrance, base) {
-        Some(known) => {
-            known.slot().allocate(size as u64);
-            let id = known.id;
+        Some(id) => {
             debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
-            id
+            allocate(state, id, size)
         }
         None => walk_slow(state, tools, registers, size, entrance),
     };
@@ -54,10 +52,10 @@ fn walk_slow(
 ) -> u32 {
     let stack = stack::walk(tools, registers, entrance);
     match tools.cache.get(stack) {
-        Some(known) if known.id >= tracker::base() => {
-            debug_assert!(is_same(known.id, tools), "two stacks with one fingerprint");
-            known.slot().allocate(size as u64);
-            known.id
+        // An id below the base was met before a `clear`.
+        Some(id) if id >= tracker::base() => {
+            debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
+            allocate(state, id, size)
         }
         _ => miss_slow(state, tools, stack, size),
     }
@@ -120,14 +118,10 @@ fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint,
         stacks::intern(&mut tools.buffer, stack.hash())
     };
     match interned {
-        Ok(id) => match state.counters.slot_or_make(id) {
-            Some(slot) => {
-                tools.cache.insert(stack, id, slot);
-                slot.allocate(size as u64);
-                id
-            }
-            None => allocate_shared(id, size),
-        },
+        Ok(id) => {
+            tools.cache.insert(stack, id);
+            allocate(state, id, size)
+        }
         Err(reason) => {
             tracker::drop_event(reason);
             unrecorded(Some(state), size)
@@ -153,6 +147,7 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
 }
 
 /// Books an allocation under a given id, in the counters of the thread.
+#[inline(always)]
 fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
     match state.counters.slot_or_make(id) {
         Some(slot) => {

@@ -1,7 +1,7 @@
 //! Stack id → four monotone numbers: bytes and blocks, allocated and freed.
 //!
 //! ```text
-//! Counters ─ segments: 64, 128, 256 … chunk pointers, allocated when first needed, never moved
+//! Counters ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
 //!              └─ Chunk: 64 × Slot
 //!                          └─ Slot: allocated bytes, blocks; freed bytes, blocks   (32 bytes)
 //! ```
@@ -20,10 +20,12 @@ use std::ptr::null_mut;
 pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 6;
 
+/// Chunk pointers that every set of counters has: enough for 12,288 ids.
+const FIRST: usize = 192;
 /// Chunk pointers in segment 0; segment `k` has `FIRST_SEGMENT << k`.
-const FIRST_SEGMENT: usize = 64;
+const FIRST_SEGMENT: usize = 256;
 /// Enough segments for every 32-bit id.
-const SEGMENTS: usize = 21;
+const SEGMENTS: usize = 19;
 
 /// The counts of one stack id.
 #[derive(Default)]
@@ -38,7 +40,7 @@ pub(crate) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 32);
 
 impl Slot {
-    pub(crate) const fn new() -> Slot {
+    const fn new() -> Slot {
         Slot {
             allocated_bytes: AtomicU64::new(0),
             allocated_blocks: AtomicU64::new(0),
@@ -98,25 +100,24 @@ pub(crate) type Chunk = [Slot; CHUNK];
 
 /// Counts by stack id. All zero bytes are an empty one.
 pub(crate) struct Counters {
+    first: [AtomicPtr<Chunk>; FIRST],
     segments: [AtomicPtr<AtomicPtr<Chunk>>; SEGMENTS],
 }
 
 impl Counters {
     pub(crate) const fn new() -> Counters {
-        Counters { segments: [const { AtomicPtr::new(null_mut()) }; SEGMENTS] }
+        Counters {
+            first: [const { AtomicPtr::new(null_mut()) }; FIRST],
+            segments: [const { AtomicPtr::new(null_mut()) }; SEGMENTS],
+        }
     }
 
     /// Empty, but for a place for the ids below [`CHUNK`] that no lack of memory can refuse.
     /// For the one set of counters that threads share.
     pub(crate) const fn with_first_ids() -> Counters {
         static CHUNK_0: Chunk = [const { Slot::new() }; CHUNK];
-        static SEGMENT_0: [AtomicPtr<Chunk>; FIRST_SEGMENT] = {
-            let mut segment = [const { AtomicPtr::new(null_mut()) }; FIRST_SEGMENT];
-            segment[0] = AtomicPtr::new((&raw const CHUNK_0).cast_mut());
-            segment
-        };
         let mut counters = Counters::new();
-        counters.segments[0] = AtomicPtr::new((&raw const SEGMENT_0).cast_mut().cast());
+        counters.first[0] = AtomicPtr::new((&raw const CHUNK_0).cast_mut());
         counters
     }
 
@@ -139,34 +140,47 @@ impl Counters {
     /// The chunk of the ids from `CHUNK * number` on, if one of them was used.
     #[inline(always)]
     pub(crate) fn chunk(&self, number: usize) -> Option<&Chunk> {
+        // Acquire, here and below: pairs with the Release of `publish`, so that the zeroes are visible.
+        let chunk = match self.first.get(number) {
+            Some(chunk) => chunk.load(Ordering::Acquire),
+            None => self.later(number)?.load(Ordering::Acquire),
+        };
+        // SAFETY: a published chunk is never freed or moved; zero is a valid `Slot`.
+        unsafe { chunk.as_ref() }
+    }
+
+    /// The pointer to a chunk that is not among the first.
+    fn later(&self, number: usize) -> Option<&AtomicPtr<Chunk>> {
         let (segment, offset) = place(number);
-        // Acquire, twice: pairs with the Release of `publish`, so that the zeroes are visible.
         let segment = self.segments[segment].load(Ordering::Acquire);
         if segment.is_null() {
             return None;
         }
         // SAFETY: a published segment has `FIRST_SEGMENT << k` pointers, `place` stays below, and it
         // is never freed.
-        let chunk = unsafe { &*segment.add(offset) }.load(Ordering::Acquire);
-        // SAFETY: a published chunk is never freed or moved; zero is a valid `Slot`.
-        unsafe { chunk.as_ref() }
+        Some(unsafe { &*segment.add(offset) })
     }
 
     #[cold]
     #[inline(never)]
     fn make_slow(&self, id: u32) -> Option<&Slot> {
-        let (segment, offset) = place((id >> CHUNK_BITS) as usize);
-        let segment = publish(&self.segments[segment], FIRST_SEGMENT << segment)?;
-        // SAFETY: as in `chunk`.
-        publish(unsafe { &*segment.add(offset) }, 1)?;
+        let number = (id >> CHUNK_BITS) as usize;
+        let chunk = match self.first.get(number) {
+            Some(chunk) => chunk,
+            None => {
+                let (segment, _) = place(number);
+                publish(&self.segments[segment], FIRST_SEGMENT << segment)?;
+                self.later(number)?
+            }
+        };
+        publish(chunk, 1)?;
         self.slot(id)
     }
 }
 
-/// The segment of a chunk number, and its place therein.
-#[inline(always)]
+/// The segment of a chunk number that is not among the first, and its place therein.
 fn place(number: usize) -> (usize, usize) {
-    let shifted = number + FIRST_SEGMENT;
+    let shifted = number - FIRST + FIRST_SEGMENT;
     let segment = (shifted.ilog2() - FIRST_SEGMENT.ilog2()) as usize;
     (segment, shifted - (FIRST_SEGMENT << segment))
 }
@@ -200,7 +214,7 @@ mod tests {
     #[test]
     fn places_are_dense_and_distinct() {
         let mut expected = (0, 0);
-        for number in 0..10_000 {
+        for number in FIRST..10_000 {
             assert_eq!(place(number), expected);
             expected.1 += 1;
             if expected.1 == FIRST_SEGMENT << expected.0 {
@@ -214,13 +228,13 @@ mod tests {
     fn ids_count_separately() {
         let counters = Counters::new();
         assert!(counters.slot(5).is_none());
-        for id in [0, 1, 63, 64, 4095, 4096, 1 << 20] {
+        for id in [0, 1, 63, 64, 12_287, 12_288, 1 << 20] {
             let slot = counters.slot_or_make(id).unwrap();
             slot.allocate(u64::from(id) + 10);
             slot.allocate_shared(1);
             slot.free(3);
         }
-        for id in [0, 1, 63, 64, 4095, 4096, 1 << 20] {
+        for id in [0, 1, 63, 64, 12_287, 12_288, 1 << 20] {
             let slot = counters.slot(id).unwrap();
             assert_eq!(slot.read_allocated(), (u64::from(id) + 11, 2));
             assert_eq!(slot.read_freed(), (3, 1));

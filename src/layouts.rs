@@ -20,6 +20,11 @@
 use crate::memory;
 use crate::tracker::MAX_ADDRESSES;
 
+/// Addresses are summed in groups of this many, the last filled up with its last address: a loop whose
+/// end the processor predicts, most stacks being of one to four groups.
+pub(crate) const GROUP: usize = 8;
+const _: () = assert!(MAX_ADDRESSES.is_multiple_of(GROUP) && PLACES.is_multiple_of(GROUP));
+
 /// Places an entry can hold: return addresses, then frame pointers.
 const PLACES: usize = 112;
 
@@ -29,8 +34,9 @@ const PLACES: usize = 112;
 pub(crate) struct Layout {
     /// Sum over the places of the return addresses.
     pub sum: u64,
-    /// Return addresses.
+    /// Return addresses; and the same, rounded up to a whole group.
     len: u8,
+    padded: u8,
     /// Frame pointers that places depend on, kept from the end of `places` on.
     frame_pointers: u8,
     /// A place depends on the frame pointer that the walk began with.
@@ -42,13 +48,15 @@ const _: () = assert!(size_of::<Layout>() == 240 && PLACES > MAX_ADDRESSES);
 
 impl Layout {
     pub(crate) const EMPTY: Layout =
-        Layout { sum: 0, len: 0, frame_pointers: 0, from_first: false, places: [0; PLACES] };
+        Layout { sum: 0, len: 0, padded: 0, frame_pointers: 0, from_first: false, places: [0; PLACES] };
 
-    /// Adds the place of a return address; false if it cannot be held.
+    /// Adds the place of a return address; false if it cannot be held. Rounded up to a whole group,
+    /// they never meet those of frame pointers.
     #[inline(always)]
     pub(crate) fn push(&mut self, place: usize) -> bool {
         let index = usize::from(self.len);
-        let fits = index + usize::from(self.frame_pointers) < PLACES && place <= usize::from(u16::MAX);
+        let rounded = (index + 1).next_multiple_of(GROUP);
+        let fits = rounded + usize::from(self.frame_pointers) <= PLACES && place <= usize::from(u16::MAX);
         if fits {
             self.places[index] = place as u16;
             self.len += 1;
@@ -60,7 +68,8 @@ impl Layout {
     #[inline(always)]
     pub(crate) fn push_frame_pointer(&mut self, place: usize) -> bool {
         let used = usize::from(self.frame_pointers);
-        let fits = used + usize::from(self.len) < PLACES && place <= usize::from(u16::MAX);
+        let rounded = usize::from(self.len).next_multiple_of(GROUP);
+        let fits = used + rounded < PLACES && place <= usize::from(u16::MAX);
         if fits {
             self.places[PLACES - 1 - used] = place as u16;
             self.frame_pointers += 1;
@@ -69,10 +78,26 @@ impl Layout {
     }
 
     /// Places of the return addresses, rising; at least one in a layout that was learnt.
-    #[inline(always)]
     pub(crate) fn return_addresses(&self) -> &[u16] {
-        // SAFETY: `push` adds only while the sum of both lengths is below PLACES.
-        unsafe { self.places.get_unchecked(..usize::from(self.len)) }
+        &self.places[..usize::from(self.len)]
+    }
+
+    /// The same, filled up to a whole number of groups with the last one.
+    #[inline(always)]
+    pub(crate) fn groups(&self) -> &[u16] {
+        // SAFETY: `push` keeps the number, rounded up, within PLACES, which is a multiple of GROUP.
+        unsafe { self.places.get_unchecked(..usize::from(self.padded)) }
+    }
+
+    /// Fills the last group up, after the last address.
+    fn fill(&mut self) {
+        let len = usize::from(self.len);
+        let padded = len.next_multiple_of(GROUP);
+        if len > 0 {
+            let last = self.places[len - 1];
+            self.places[len..padded].fill(last);
+        }
+        self.padded = padded as u8;
     }
 
     /// Whether a place depends on anything but the rules of the addresses before it.
@@ -156,6 +181,7 @@ impl Set {
         }
         self.keys[way] = key;
         self.ways[way] = *found;
+        self.ways[way].fill();
         self.hand = ((way + 1) % WAYS) as u8;
         pushed_out
     }

@@ -13,8 +13,9 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 /// Above this many bytes no new stack is recorded. Relaxed: late by an event at most.
 static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 
-/// 64 MiB: about 150,000 distinct stacks of 16 frames with two threads.
-pub(crate) const DEFAULT_LIMIT: u64 = 64 << 20;
+/// 48 MiB, three quarters of the default overhead limit: about 100,000 distinct stacks of 16 frames
+/// with two threads.
+const DEFAULT_LIMIT: u64 = 48 << 20;
 
 /// Zeroed memory for one `T`, or null. Never returned to the system except through [`free`].
 pub(crate) fn zeroed<T>() -> *mut T {

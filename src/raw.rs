@@ -141,6 +141,12 @@ pub(crate) fn overhead_bytes() -> u64 {
     memory::bytes() + tag_map::resident_bytes() + read_one(OVERHEAD).live_bytes()
 }
 
+/// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,
+/// so that the names of what they hold find room too.
+pub(crate) fn set_max_overhead(bytes: u64) {
+    memory::set_limit(bytes / 4 * 3);
+}
+
 /// All stacks of the present epoch, whole: read again if a `clear` came between.
 fn read_epoch() -> (u32, Vec<RawStack>) {
     let mut tries = 0;

@@ -1,13 +1,12 @@
-//! Fingerprint of a stack → its id and counters, in the thread that has met it before.
+//! Fingerprint of a stack → its id, in the thread that has met it before.
 //!
 //! Direct-mapped, owned by one thread, so a hit touches no shared memory. A hit is decided by the
 //! fingerprint, not by comparing addresses; debug builds compare those too (see `book`). It starts
 //! with [`SMALLEST`] entries and doubles while stacks push each other out, so a thread that allocates
 //! little costs little and branching recursion does not fall off a cliff.
 
-use crate::counters::Slot;
 use crate::memory;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 
 /// What a stack is recognised by within a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,33 +24,30 @@ impl Fingerprint {
         let product = u128::from(self.sum) * 0x9e37_79b9_7f4a_7c15;
         (product as u64) ^ ((product >> 64) as u64)
     }
+
+    /// 64 bits of both, never 0. Each is a sum of products of its own, so neither hides the other.
+    #[inline(always)]
+    fn check(self) -> u64 {
+        (self.sum ^ self.layout) | 1
+    }
 }
 
 /// What a thread remembers of a stack.
 #[derive(Clone, Copy)]
-pub(crate) struct Known {
-    stack: Fingerprint,
-    /// Whether it is still valid is the caller's to check, against the tracker's base; 0 is empty.
-    pub id: u32,
-    /// The counters of `id` in this thread; null in an empty entry.
-    slot: *const Slot,
+struct Known {
+    /// [`Fingerprint::check`] of it, 0 in an empty entry.
+    check: u64,
+    /// Which entry it belongs to: the upper bits of the sum, from which a larger table's index comes.
+    place: u32,
+    /// Whether it is still valid is the caller's to check, against the tracker's base.
+    id: u32,
 }
 
-const _: () = assert!(size_of::<Known>() == 32);
+const _: () = assert!(size_of::<Known>() == 16);
 
-impl Known {
-    /// The counters of the stack.
-    #[inline(always)]
-    pub(crate) fn slot(&self) -> &Slot {
-        // SAFETY: only `StackCache::get` gives out a `Known`, and only one that `insert` filled with
-        // a reference into `Counters`, whose chunks live as long as the process.
-        unsafe { &*self.slot }
-    }
-}
-
-/// 2 KiB.
+/// 1 KiB.
 const SMALLEST: usize = 64;
-/// 2 MiB.
+/// 1 MiB.
 const LARGEST: usize = 1 << 16;
 
 /// The cache of one thread. All zero bytes are an empty one.
@@ -64,30 +60,29 @@ pub(crate) struct StackCache {
 }
 
 impl StackCache {
-    pub(crate) const fn new() -> StackCache {
-        StackCache { entries: null_mut(), len: 0, pushed_out: 0 }
+    #[cfg(test)]
+    const fn new() -> StackCache {
+        StackCache { entries: std::ptr::null_mut(), len: 0, pushed_out: 0 }
     }
 
-    /// What is known of the stack, if anything.
+    /// The id of the stack, if it is remembered.
     #[inline(always)]
-    pub(crate) fn get(&self, stack: Fingerprint) -> Option<&Known> {
+    pub(crate) fn get(&self, stack: Fingerprint) -> Option<u32> {
         if self.len == 0 {
             return None;
         }
-        let index = index(stack, self.len);
         // SAFETY: `entries` has `len` entries, a power of two, and the index is masked to below it;
         // zeroed entries are valid.
-        let known = unsafe { &*self.entries.add(index) };
-        (known.stack == stack && known.id != 0).then_some(known)
+        let known = unsafe { &*self.entries.add(place(stack) as usize & (self.len - 1)) };
+        (known.check == stack.check()).then_some(known.id)
     }
 
     /// Remembers the stack, in the place of another if need be.
-    pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32, slot: &'static Slot) {
+    pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
         if self.len == 0 || (self.pushed_out > self.len / 4 && self.len < LARGEST) {
             self.grow();
         }
-        let known = Known { stack, id, slot };
-        if self.put(known) {
+        if self.put(Known { check: stack.check(), place: place(stack), id }) {
             self.pushed_out += 1;
         }
     }
@@ -97,10 +92,9 @@ impl StackCache {
         if self.len == 0 {
             return false;
         }
-        let index = index(known.stack, self.len);
         // SAFETY: as in `get`; `&mut self` makes it the only access.
-        let entry = unsafe { &mut *self.entries.add(index) };
-        let other = entry.id != 0 && entry.stack != known.stack;
+        let entry = unsafe { &mut *self.entries.add(known.place as usize & (self.len - 1)) };
+        let other = entry.check != 0 && entry.check != known.check;
         *entry = known;
         other
     }
@@ -117,7 +111,7 @@ impl StackCache {
         for index in 0..old.len {
             // SAFETY: within the old table, which is still whole.
             let known = unsafe { *old.entries.add(index) };
-            if known.id != 0 {
+            if known.check != 0 {
                 self.put(known);
             }
         }
@@ -131,8 +125,8 @@ impl StackCache {
 
 /// The sum is well mixed in its upper bits, where every factor of it has worked.
 #[inline(always)]
-fn index(stack: Fingerprint, len: usize) -> usize {
-    (stack.sum >> 40) as usize & (len - 1)
+fn place(stack: Fingerprint) -> u32 {
+    (stack.sum >> 40) as u32
 }
 
 #[cfg(test)]
@@ -147,7 +141,6 @@ mod tests {
     /// Its naive twin: a map that never forgets. The cache may forget, but never answers otherwise.
     #[test]
     fn agrees_with_a_map_that_never_forgets() {
-        let slots: &'static [Slot] = Box::leak((0..4).map(|_| Slot::default()).collect());
         let mut cache = StackCache::new();
         let mut naive = HashMap::new();
         let mut hits = 0;
@@ -156,14 +149,13 @@ mod tests {
             let stack = fingerprint(n);
             match (cache.get(stack), naive.get(&n)) {
                 (Some(known), Some(&id)) => {
-                    assert_eq!(known.id, id);
-                    assert!(std::ptr::eq(known.slot(), &slots[id as usize % 4]));
+                    assert_eq!(known, id);
                     hits += 1;
                 }
                 (Some(_), None) => panic!("a stack that was never inserted was found"),
                 (None, _) => {
                     let id = 2 + n as u32;
-                    cache.insert(stack, id, &slots[id as usize % 4]);
+                    cache.insert(stack, id);
                     naive.insert(n, id);
                 }
             }

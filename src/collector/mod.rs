@@ -81,7 +81,10 @@ impl World for ThisProcess {
         Instant::now()
     }
     fn take(&self) -> RawSnapshot {
-        raw::take()
+        let mut raw = raw::take();
+        // An address that no memory was left to name is attribution lost for want of memory, too.
+        raw.dropped.memory += symbols::global().over_limit();
+        raw
     }
     fn names_epoch(&self) -> u64 {
         control::modules_epoch()
@@ -326,6 +329,7 @@ impl CollectorBuilder {
     fn build_unchecked(self) -> Collector {
         let _own = control::own();
         symbols::global().set_max_overhead(self.options.max_overhead);
+        raw::set_max_overhead(self.options.max_overhead);
         if let Some(crates) = &self.look_through {
             symbols::global().set_look_through(crates);
         }

@@ -14,7 +14,7 @@ use super::{Entrance, Gather, fallback, modules};
 use crate::layouts::{self, Layout};
 use crate::memory;
 use crate::rules::{At, Rule, Rules};
-use crate::stack_cache::{Fingerprint, Known};
+use crate::stack_cache::Fingerprint;
 use crate::thread::{StackBounds, Tools};
 use crate::tracker::{self, MAX_ADDRESSES};
 use gimli::{
@@ -135,34 +135,36 @@ impl Registers {
 
 /// See [`super::recognise`].
 #[inline(always)]
-pub(super) fn recognise<'a>(
-    tools: &'a mut Tools,
+pub(super) fn recognise(
+    tools: &mut Tools,
     registers: Registers,
     entrance: Entrance,
     base: u32,
-) -> Option<&'a Known> {
+) -> Option<u32> {
     let Registers { sp, fp, .. } = registers;
     let StackBounds { low, end } = tools.bounds;
-    // Words between the stack pointer and the end of the stack.
-    let room = end.wrapping_sub(sp) / WORD;
+    // Bytes between the stack pointer and the end of the stack; more than the stack has on a foreign
+    // one.
+    let depth = end.wrapping_sub(sp);
+    let room = depth / WORD;
     let hint = usize::from(tools.layouts.hints[entrance as usize].place);
-    if sp < low || sp >= end || hint >= room || tools.rules.epoch != tracker::rules_epoch() {
+    if depth > end.wrapping_sub(low) || hint >= room || tools.rules.epoch != tracker::rules_epoch() {
         return None;
     }
     // SAFETY: `place` is below `room` in each call below, so the word lies on this thread's own
     // stack, between its stack pointer and its end; it is aligned because the stack pointer is.
     let word = |place: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(sp + place * WORD).read() };
-    let key = layouts::key(end - sp, word(hint));
+    let key = layouts::key(depth, word(hint));
     let set = tools.layouts.set(key)?;
     for way in 0..layouts::WAYS {
         let Some(layout) = set.way(way, key) else { continue };
         // Places rise, so the last one is the highest of the return addresses; frame pointers are
         // saved below the return address of their frame.
-        let places = layout.return_addresses();
+        let places = layout.groups();
         if places.last().is_none_or(|&last| usize::from(last) >= room) {
             continue;
         }
-        let sum = super::fingerprint(places.iter().map(|&place| word(usize::from(place))));
+        let sum = super::fingerprint(places, |place| word(usize::from(place)));
         let mut shape = layout.sum;
         if layout.has_frame_pointers() {
             for (&place, factor) in layout.frame_pointers().iter().zip(&super::FACTORS) {
@@ -173,11 +175,11 @@ pub(super) fn recognise<'a>(
             }
         }
         // An id below the base was met before a `clear`.
-        if let Some(known) = tools.cache.get(Fingerprint { sum, layout: shape })
-            && known.id >= base
+        if let Some(id) = tools.cache.get(Fingerprint { sum, layout: shape })
+            && id >= base
         {
             set.was_right(way);
-            return Some(known);
+            return Some(id);
         }
     }
     None

@@ -14,7 +14,8 @@ mod cfi;
 #[path = "no_cfi.rs"]
 mod cfi;
 
-use crate::stack_cache::{Fingerprint, Known};
+use crate::layouts::GROUP;
+use crate::stack_cache::Fingerprint;
 use crate::sync::{AtomicU8, Ordering};
 use crate::thread::Tools;
 use crate::tracker::{self, MAX_ADDRESSES};
@@ -24,11 +25,15 @@ static FACTORS: [u64; MAX_ADDRESSES] = factors();
 
 /// Σ address × factor, modulo 2^64: one address that differs always shows, because its factor is odd;
 /// several cancel with probability 2^-60. No term waits for another, unlike in a chained hash.
+///
+/// The addresses are the words at `places`, whose number is a multiple of [`GROUP`].
 #[inline(always)]
-fn fingerprint(addresses: impl Iterator<Item = usize>) -> u64 {
+fn fingerprint<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
     let mut sum = 0u64;
-    for (address, factor) in addresses.zip(&FACTORS) {
-        sum = sum.wrapping_add((address as u64).wrapping_mul(*factor));
+    for (places, factors) in places.chunks_exact(GROUP).zip(FACTORS.chunks_exact(GROUP)) {
+        for i in 0..GROUP {
+            sum = sum.wrapping_add((word(places[i]) as u64).wrapping_mul(factors[i]));
+        }
     }
     sum
 }
@@ -71,8 +76,14 @@ impl<'a> Gather<'a> {
         self.len < self.limit
     }
 
-    fn fingerprint(&self) -> u64 {
-        fingerprint(self.addresses[..self.len].iter().copied())
+    /// See [`fingerprint`].
+    fn fingerprint(&mut self) -> u64 {
+        let padded = self.len.next_multiple_of(GROUP).min(MAX_ADDRESSES);
+        if self.len > 0 {
+            let last = self.addresses[self.len - 1];
+            self.addresses[self.len..padded].fill(last);
+        }
+        fingerprint(&self.addresses[..padded], |address| address)
     }
 }
 
@@ -93,15 +104,15 @@ pub(crate) enum Entrance {
 
 pub(crate) use cfi::Registers;
 
-/// What is known of the stack, if its frames lie as they lay before and it was met since `base`.
+/// The id of the stack, if its frames lie as they lay before and it was met since `base`.
 /// Nothing is stored in the buffer.
 #[inline(always)]
-pub(crate) fn recognise<'a>(
-    tools: &'a mut Tools,
+pub(crate) fn recognise(
+    tools: &mut Tools,
     registers: Registers,
     entrance: Entrance,
     base: u32,
-) -> Option<&'a Known> {
+) -> Option<u32> {
     cfi::recognise(tools, registers, entrance, base)
 }
 

@@ -1,7 +1,7 @@
 //! Where unwind rules are not read: everything goes to `fallback`.
 
 use super::Entrance;
-use crate::stack_cache::{Fingerprint, Known};
+use crate::stack_cache::Fingerprint;
 use crate::thread::Tools;
 
 pub(super) const AVAILABLE: bool = false;
@@ -17,12 +17,12 @@ impl Registers {
 }
 
 #[inline(always)]
-pub(super) fn recognise<'a>(
-    _tools: &'a mut Tools,
+pub(super) fn recognise(
+    _tools: &mut Tools,
     _registers: Registers,
     _entrance: Entrance,
     _base: u32,
-) -> Option<&'a Known> {
+) -> Option<u32> {
     None
 }
 
