@@ -29,7 +29,8 @@ const FLOORS: &[&[&str]] = &[
     &["filter", "statistics", "domains", "process"],
     &["collector"],
     &["emit"],
-    &["config", "http"],
+    &["config"],
+    &["http"],
     &["serve"],
 ];
 
