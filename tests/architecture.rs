@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["memory", "gate", "tag_map"],
     &["counters", "rules", "tag"],
     &["stack_cache", "tracker"],
+    &["layouts"],
     &["thread"],
     &["stack"],
     &["stacks"],
@@ -24,9 +25,9 @@ const FLOORS: &[&[&str]] = &[
     &["control"],
     // The read side: ordinary safe Rust.
     &["frame"],
-    &["symbols"],
-    &["snapshot"],
-    &["filter", "statistics", "domains", "process"],
+    &["symbols", "domains", "process"],
+    &["snapshot", "traced"],
+    &["filter", "statistics"],
     &["collector"],
     &["emit"],
     &["config"],
@@ -34,7 +35,7 @@ const FLOORS: &[&[&str]] = &[
     &["serve"],
 ];
 
-/// The first floor of the read side: from here up, no file holds unsafe code.
+/// The first floor of the read side: from here up, no module holds unsafe code.
 const READ_SIDE: &str = "frame";
 
 /// A source file of the crate.
@@ -72,7 +73,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Everything under `src/` but its root, which only lists the modules and what is public.
+/// Everything under `src/` but tests, and its root, which only lists the modules and what is public.
 fn sources() -> Vec<Source> {
     let src = root().join("src");
     let mut sources = Vec::new();
@@ -80,7 +81,7 @@ fn sources() -> Vec<Source> {
         let inside = path.strip_prefix(&src).unwrap();
         let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
         let module = first.trim_end_matches(".rs").to_owned();
-        if module != "lib" {
+        if module != "lib" && !path.ends_with("tests.rs") {
             sources.push(Source { text: fs::read_to_string(&path).unwrap(), path, module });
         }
     }
@@ -193,6 +194,8 @@ fn the_read_side_forbids_unsafe_code() {
     let first = floor(READ_SIDE).unwrap();
     let without: Vec<_> = sources()
         .into_iter()
+        // What a folder's own file forbids is forbidden in the others.
+        .filter(|source| source.path.parent() == Some(&root().join("src")) || source.path.ends_with("mod.rs"))
         .filter(|source| floor(&source.module) >= Some(first))
         .filter(|source| !source.text.lines().any(|line| line == "#![forbid(unsafe_code)]"))
         .map(|source| source.path)
