@@ -38,7 +38,7 @@ pub(crate) struct Slot {
 const _: () = assert!(size_of::<Slot>() == 32);
 
 impl Slot {
-    const fn new() -> Slot {
+    pub(crate) const fn new() -> Slot {
         Slot {
             allocated_bytes: AtomicU64::new(0),
             allocated_blocks: AtomicU64::new(0),

@@ -26,9 +26,6 @@ const VERSION: u64 = 1;
 /// Longest file that is read or written.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Files up to this long are read in one piece, which is quicker to parse.
-const WHOLE_FILE_BYTES: u64 = 48 << 20;
-
 /// Most frames of one traceback in a file, as many as `tracemalloc` ever stores.
 const MAX_FILE_FRAMES: usize = 65_535;
 
@@ -125,6 +122,16 @@ impl Snapshot {
             traceback_limit: limit,
             build_id: symbols::build_id(),
         })
+    }
+
+    /// One of traces that were put together elsewhere, of this process.
+    pub(crate) fn of(taken_at: SystemTime, traceback_limit: usize, traces: Vec<Trace>) -> Snapshot {
+        Snapshot {
+            taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            traceback_limit,
+            build_id: symbols::build_id(),
+            traces,
+        }
     }
 
     /// Every traceback that holds live blocks; the allocator's first, most bytes first.
@@ -308,14 +315,10 @@ fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync
     if length > MAX_FILE_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_FILE_BYTES}").into());
     }
-    let parsed = if length <= WHOLE_FILE_BYTES {
-        let mut bytes = Vec::with_capacity(length as usize + 1);
-        file.take(WHOLE_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        parse(serde_json::Deserializer::from_slice(&bytes))
-    } else {
-        let file = BufReader::with_capacity(1 << 16, file.take(MAX_FILE_BYTES));
-        parse(serde_json::Deserializer::from_reader(file))
-    };
+    // By parts: in one piece it parses a third quicker and takes its own length in memory.
+    let file = BufReader::with_capacity(1 << 16, file.take(MAX_FILE_BYTES));
+    let mut json = serde_json::Deserializer::from_reader(file);
+    let parsed = Snapshot::deserialize(&mut json).and_then(|snapshot| json.end().map(|()| snapshot));
     parsed.map_err(|error| {
         let what = match error.classify() {
             serde_json::error::Category::Eof => "the file is truncated",
@@ -325,14 +328,6 @@ fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync
         };
         format!("{what}: {error}").into()
     })
-}
-
-fn parse<'de, R: serde_json::de::Read<'de>>(
-    mut json: serde_json::Deserializer<R>,
-) -> Result<Snapshot, serde_json::Error> {
-    let snapshot = Snapshot::deserialize(&mut json)?;
-    json.end()?;
-    Ok(snapshot)
 }
 
 impl Serialize for Snapshot {
@@ -359,7 +354,8 @@ impl Serialize for Trace {
     }
 }
 
-struct FileFrames<'a>(&'a [Arc<Frame>]);
+/// Frames in the words of the file.
+pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
 
 impl Serialize for FileFrames<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -11,7 +11,6 @@ use crate::frame::{Frame, Traceback, UNKNOWN, format_size};
 use crate::snapshot::Snapshot;
 use crate::{Error, control};
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -150,18 +150,18 @@ fn unknown_paths_and_wrong_methods_say_what_there_is() {
     let addr = served.server.local_addr();
     let unknown = get(addr, "/metric");
     assert_eq!(unknown.status, 404);
-    assert_eq!(unknown.body, "path /metric is unknown, allowed are /metrics and /health\n");
+    assert_eq!(unknown.body, "path /metric is unknown, allowed are /metrics, /health, /memory/snapshots\n");
     assert_eq!(unknown.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(unknown.header("content-type"), Some("text/plain; charset=utf-8"));
     let long = get(addr, &format!("/{}", "x".repeat(5_000)));
-    assert_eq!((long.status, long.body.len()), (404, 134));
+    assert_eq!((long.status, long.body.len()), (404, 150));
 
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
         let wrong = ask(addr, method, "/metrics", "");
         assert_eq!(wrong.status, 405, "{method}");
         assert_eq!(
             wrong.body,
-            format!("method {method} is not allowed on /metrics, allowed are GET and HEAD\n")
+            format!("method {method} is not allowed on /metrics, allowed are GET, HEAD\n")
         );
         assert_eq!(wrong.header("allow"), Some("GET,HEAD"), "{method}");
         assert_eq!(wrong.header("x-content-type-options"), Some("nosniff"));

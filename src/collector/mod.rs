@@ -6,8 +6,12 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+#[cfg(any(feature = "http", test))]
+mod compare;
 mod report;
 mod ring;
+#[cfg(any(feature = "http", test))]
+mod shelf;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,12 +19,20 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::Error;
+#[cfg(any(feature = "http", test))]
+use crate::frame::Traceback;
 use crate::raw::RawSnapshot;
+#[cfg(any(feature = "http", test))]
+use crate::raw::RawStack;
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
+#[cfg(any(feature = "http", test))]
+pub(crate) use compare::{Compared, Nothing, Posted, Since};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
 use ring::{Kept, Ring};
+#[cfg(any(feature = "http", test))]
+use shelf::Shelf;
 
 /// The most sites chosen by live bytes, and the default.
 pub(crate) const MAX_TOP_N: usize = 25;
@@ -33,6 +45,11 @@ pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 
 pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
 /// A collection younger than this is reused.
 const REUSE_FOR: Duration = Duration::from_secs(1);
+/// Snapshots kept on request, and for how long.
+#[cfg(any(feature = "http", test))]
+const SNAPSHOTS: usize = 16;
+#[cfg(any(feature = "http", test))]
+const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long one collection may name stacks it has not met, in all; the rest is named later.
 const NAMING_TIME: Duration = Duration::from_millis(250);
 /// How long naming may take in one go, for callers with other things to do in between. Shorter would not
@@ -49,6 +66,8 @@ pub(crate) trait World: Send {
     fn names_epoch(&self) -> u64;
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
+    #[cfg(any(feature = "http", test))]
+    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
     fn symbols(&self) -> &'static str;
     fn resident_bytes(&self) -> Option<u64>;
     fn memory_limit_bytes(&self) -> Option<u64>;
@@ -72,6 +91,10 @@ impl World for ThisProcess {
     }
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
         symbols::global().resolve(stacks, budget)
+    }
+    #[cfg(any(feature = "http", test))]
+    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
+        symbols::global().traceback(stack.addresses, limit, stack.truncated)
     }
     fn symbols(&self) -> &'static str {
         symbols::global().quality()
@@ -207,6 +230,10 @@ struct Options {
     top_n: usize,
     delta_window: Duration,
     max_overhead: u64,
+    #[cfg(any(feature = "http", test))]
+    snapshots: usize,
+    #[cfg(any(feature = "http", test))]
+    snapshots_for: Duration,
 }
 
 impl Default for CollectorBuilder {
@@ -216,6 +243,10 @@ impl Default for CollectorBuilder {
                 top_n: MAX_TOP_N,
                 delta_window: DEFAULT_DELTA_WINDOW,
                 max_overhead: DEFAULT_MAX_OVERHEAD,
+                #[cfg(any(feature = "http", test))]
+                snapshots: SNAPSHOTS,
+                #[cfg(any(feature = "http", test))]
+                snapshots_for: SNAPSHOTS_FOR,
             },
             look_through: None,
         }
@@ -244,6 +275,17 @@ impl CollectorBuilder {
     /// The budget of names is one for the process: the latest collector's counts.
     pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
         self.options.max_overhead = bytes;
+        self
+    }
+
+    /// How many snapshots taken by `POST /memory/snapshots` are kept, and for how long: default 16 and
+    /// 24 hours. When there is one too many, the oldest goes; one is always kept.
+    ///
+    /// Each holds counts alone, about six bytes a stack.
+    #[cfg(any(feature = "http", test))]
+    pub fn snapshots(mut self, most: usize, longest: Duration) -> CollectorBuilder {
+        self.options.snapshots = most;
+        self.options.snapshots_for = longest;
         self
     }
 
@@ -313,7 +355,7 @@ impl Names {
     }
 
     /// Two stacks of one site share its index.
-    fn insert(&mut self, id: u32, site: Arc<Site>) -> usize {
+    fn insert(&mut self, id: u32, site: Arc<Site>) {
         let id = id as usize;
         if self.pages.len() <= id / PAGE {
             self.pages.resize_with(id / PAGE + 1, || None);
@@ -324,7 +366,6 @@ impl Names {
             self.sites.len() as u32 - 1
         });
         page[id % PAGE] = index + 1;
-        index as usize
     }
 }
 
@@ -349,6 +390,8 @@ struct State {
     /// How long the next go of naming may take.
     slice: Duration,
     ring: Ring,
+    #[cfg(any(feature = "http", test))]
+    shelf: Shelf,
     /// The counts of the previous collection, where `delta_window` is zero.
     previous: Option<Arc<Kept>>,
     /// When each site was last chosen by live bytes or delta.
@@ -364,6 +407,8 @@ impl State {
         let ring_bytes = usize::try_from(options.max_overhead / 8).unwrap_or(usize::MAX);
         State {
             ring: Ring::new(options.delta_window, ring_bytes),
+            #[cfg(any(feature = "http", test))]
+            shelf: Shelf::new(options.snapshots, options.snapshots_for),
             names_epoch: world.names_epoch(),
             world,
             options,
@@ -384,6 +429,8 @@ impl State {
     /// What was kept belongs to counts that no longer go on.
     fn forget(&mut self) {
         self.ring.clear();
+        #[cfg(any(feature = "http", test))]
+        self.shelf.clear();
         self.names = Names::default();
         self.unnamed.clear();
         self.previous = None;
@@ -460,7 +507,8 @@ impl State {
             Some(draft) => draft,
             None => {
                 let raw = self.take();
-                self.adopt_names(&raw);
+                let baseline = self.baseline(raw.taken);
+                self.adopt_names(&raw, baseline.as_deref());
                 Draft { raw, spent: self.world.now().saturating_duration_since(now), begun: now }
             }
         };
@@ -474,17 +522,21 @@ impl State {
         Some(self.finish(draft))
     }
 
-    /// Looks up the names of stacks that have none here yet, and lists those that have none at all.
-    fn adopt_names(&mut self, raw: &RawSnapshot) {
+    /// Looks up the names of stacks that have none here yet, and lists those that have none at all. A
+    /// stack needs one that holds memory now, or did `then`: else its site's delta would lack it.
+    fn adopt_names(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
+        let mut then = then.into_iter().flat_map(Kept::stacks).map(|(id, ..)| id).peekable();
         let mut unnamed = Vec::new();
         for stack in &raw.stacks {
-            if stack.counts.live_blocks() == 0 || self.names.get(stack.id).is_some() {
+            // Both ascend.
+            while then.next_if(|id| *id < stack.id).is_some() {}
+            let is_live = stack.counts.live_blocks() > 0 || stack.counts.live_bytes() > 0;
+            let is_wanted = is_live || then.peek() == Some(&stack.id);
+            if !is_wanted || self.names.get(stack.id).is_some() {
                 continue;
             }
             match self.world.site(stack.addresses) {
-                Some(site) => {
-                    self.names.insert(stack.id, site);
-                }
+                Some(site) => self.names.insert(stack.id, site),
                 None => unnamed.push((stack.counts.live_bytes(), stack.addresses)),
             }
         }
@@ -492,12 +544,17 @@ impl State {
         self.unnamed = unnamed.into_iter().map(|(_, addresses)| addresses).collect();
     }
 
+    /// What deltas at `now` are measured against.
+    fn baseline(&self, now: Instant) -> Option<Arc<Kept>> {
+        self.previous.clone().or_else(|| self.ring.baseline(now).cloned())
+    }
+
     fn finish(&mut self, draft: Draft) -> Arc<Report> {
         let begun = self.world.now();
         let Draft { raw, spent, .. } = draft;
         let totals = raw.totals();
-        let baseline = if self.options.delta_window.is_zero() { self.previous.clone() } else { None };
-        let baseline = baseline.or_else(|| self.ring.baseline(raw.taken).cloned());
+        let baseline = self.baseline(raw.taken);
+        self.adopt_names(&raw, baseline.as_deref());
         let (sums, all) = self.sums(&raw, baseline.as_deref());
         let sites = if raw.tracking { self.choose(&raw, &sums) } else { Vec::new() };
 
@@ -564,7 +621,7 @@ impl State {
     }
 
     /// Counts by site, in the order of `names.sites`, and of everything.
-    fn sums(&mut self, raw: &RawSnapshot, baseline: Option<&Kept>) -> (Vec<Sum>, Sum) {
+    fn sums(&self, raw: &RawSnapshot, baseline: Option<&Kept>) -> (Vec<Sum>, Sum) {
         let mut all = Sum::default();
         let mut sums = vec![Sum::default(); self.names.sites.len()];
         for stack in &raw.stacks {
@@ -572,11 +629,7 @@ impl State {
             if blocks == 0 && bytes == 0 {
                 continue;
             }
-            let index = self.names.get(stack.id).or_else(|| {
-                let site = self.world.site(stack.addresses)?;
-                Some(self.names.insert(stack.id, site))
-            });
-            sums.resize(self.names.sites.len(), Sum::default());
+            let index = self.names.get(stack.id);
             for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
                 sum.live_bytes += bytes;
                 sum.live_blocks += blocks;

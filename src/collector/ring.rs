@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+#[cfg(any(feature = "http", test))]
+use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
 use crate::raw::RawSnapshot;
 
@@ -21,6 +23,7 @@ const IDLE_PACE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub taken: Instant,
+    #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
     /// Per stack with live blocks, ascending: id minus the id before, live bytes, live blocks, each
     /// in LEB128. Ids are dense and most counts are small, so this is a quarter of three plain words.
@@ -41,7 +44,12 @@ impl Kept {
             pack(&mut packed, blocks);
             before = stack.id;
         }
-        Kept { taken: raw.taken, taken_at: raw.taken_at, packed: packed.into() }
+        Kept {
+            taken: raw.taken,
+            #[cfg(any(feature = "http", test))]
+            taken_at: raw.taken_at,
+            packed: packed.into(),
+        }
     }
 
     /// Stack id, live bytes, live blocks; ascending by id, stacks without live blocks left out.
@@ -118,6 +126,12 @@ impl Ring {
     /// The newest at least `age` old at `now`, or the oldest while all are younger.
     pub(crate) fn at_least(&self, age: Duration, now: Instant) -> Option<&Arc<Kept>> {
         self.kept.iter().rev().find(|kept| kept.age(now) >= age).or(self.kept.front())
+    }
+
+    /// The first of the epoch.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
+        self.first.as_ref()
     }
 
     /// What deltas at `now` are measured against; `None` before the first snapshot.

@@ -50,8 +50,13 @@ impl Fake {
     }
 
     fn collector(&self, top_n: usize, window: u64) -> Collector {
-        let options =
-            Options { top_n, delta_window: Duration::from_secs(window), max_overhead: DEFAULT_MAX_OVERHEAD };
+        let options = Options {
+            top_n,
+            delta_window: Duration::from_secs(window),
+            max_overhead: DEFAULT_MAX_OVERHEAD,
+            snapshots: 3,
+            snapshots_for: Duration::from_secs(600),
+        };
         Collector::with_world(options, Box::new(self.clone()))
     }
 
@@ -151,6 +156,10 @@ impl World for Fake {
             heap.sites.insert(first, site);
         }
         Progress { named, total: 1 + stacks.count() }
+    }
+    fn traceback(&self, stack: &RawStack, _: usize) -> Option<Traceback> {
+        let site = self.site(stack.addresses)?;
+        Some(Traceback::new([crate::Frame::new(Some(&site.function), &site.file, site.line)]))
     }
     fn symbols(&self) -> &'static str {
         "lines"
@@ -417,6 +426,30 @@ fn a_stack_without_a_name_counts_in_other() {
     assert_eq!(rows(&collector.collect()), [(7, 5_048, 51, 48, 1), (1, 100, 1, 0, 0)]);
 }
 
+/// A site's delta is its live value minus its live value then, names or none then.
+#[test]
+fn a_stack_that_was_freed_before_it_had_a_name_counts_in_its_delta() {
+    let fake = Fake::new();
+    fake.holds_unnamed(2, 100, 1);
+    fake.holds_unnamed(3, 30, 3);
+    for id in [2, 3] {
+        fake.heap().nameable.insert(id, site(7));
+    }
+    let collector = fake.collector(25, 300);
+    let posted = collector.post().unwrap().number;
+    fake.at(10);
+    fake.holds_unnamed(2, 0, 0);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(7, 30, 3, -100, -1)]);
+    assert_eq!(report.other, Sum::default());
+
+    fake.holds_unnamed(4, 9, 1);
+    fake.heap().nameable.insert(4, site(8));
+    assert!(collector.name_all_slice(Since::Number(posted)));
+    assert_eq!(compared(&collector, Since::Number(posted)), [(7, 30, -100, 3, -1), (8, 9, 9, 1, 1)]);
+}
+
 #[test]
 fn the_hottest_stacks_are_named_first() {
     let fake = Fake::new();
@@ -556,6 +589,64 @@ fn settings_out_of_range_name_the_range() {
         error(Collector::builder().delta_window(Duration::from_secs(604_801))),
         "collector: delta_window 604801s is out of range, allowed are 0s to 7d"
     );
+}
+
+/// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
+fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
+    let Compared { new, old } = collector.compare(since).unwrap();
+    let rows = new.compare_to(&old, crate::GroupBy::Line);
+    rows.iter()
+        .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))
+        .collect()
+}
+
+#[test]
+fn two_readers_compare_with_different_pasts() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    fake.holds(3, 20, 50, 5);
+    let collector = fake.collector(25, 300);
+    for minute in 1..=10_u64 {
+        fake.at(60 * minute);
+        fake.holds(2, 10, 100 + minute, 1 + minute);
+        collector.tick();
+    }
+    fake.holds(3, 20, 0, 0);
+    fake.holds_unnamed(4, 7, 1);
+    fake.at(601);
+    let rest = [(20, 0, -50, 0, -5), (0, 7, 7, 1, 1)];
+    assert_eq!(compared(&collector, Since::First), [rest[0], (10, 110, 10, 11, 10), rest[1]]);
+    assert_eq!(compared(&collector, Since::Previous), [rest[0], rest[1], (10, 110, 5, 11, 5)]);
+    let ago = |seconds| compared(&collector, Since::Ago(Duration::from_secs(seconds)));
+    assert_eq!(ago(61), [rest[0], rest[1], (10, 110, 1, 11, 1)]);
+    assert_eq!(ago(62), [rest[0], rest[1], (10, 110, 2, 11, 2)]);
+    assert_eq!(ago(99_999), compared(&collector, Since::First));
+}
+
+#[test]
+fn snapshots_on_request_are_kept_by_number_and_age() {
+    let fake = Fake::new();
+    let collector = fake.collector(25, 300);
+    for number in 1..=4 {
+        fake.at(100 * number);
+        fake.holds(2, 10, 1_000 * number, 1);
+        let posted = collector.post().unwrap();
+        assert_eq!((posted.number, posted.live_bytes, posted.live_blocks), (number, 1_000 * number, 1));
+    }
+    // Three are kept, so the first is gone.
+    let gone = |number| collector.compare(Since::Number(number)).unwrap_err().to_string();
+    assert_eq!(gone(1), "snapshot 1 is not kept, kept are 2, 3, 4");
+    assert_eq!(compared(&collector, Since::Number(2)), [(10, 4_000, 2_000, 1, 0)]);
+    // Ten minutes are over for the second at 801.
+    fake.at(800);
+    assert_eq!(compared(&collector, Since::Number(2)), [(10, 4_000, 2_000, 1, 0)]);
+    fake.at(801);
+    assert_eq!(gone(2), "snapshot 2 is not kept, kept are 3, 4");
+    assert_eq!(compared(&collector, Since::Number(4)), [(10, 4_000, 0, 1, 0)]);
+    fake.clear();
+    assert_eq!(gone(4), "snapshot 4 is not kept, and no other");
+    fake.heap().tracking = false;
+    assert_eq!(collector.post().unwrap_err().to_string(), "tracking is off, heapgauge::start turns it on");
 }
 
 /// Sums by site against a plain map, over random histories.

@@ -3,6 +3,8 @@
 //! Pure functions on values; microseconds.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "http")]
+pub(crate) mod diff;
 pub(crate) mod names;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;

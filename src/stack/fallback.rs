@@ -5,10 +5,11 @@
 
 use super::Gather;
 
-/// Gathers the addresses from the frame that returns to `from` on, or all of them. True if the walk
-/// ended at its limit.
+/// Gathers the addresses from the frame that returns to `from` on, or all of them. True if there
+/// were more than the limit.
 pub(super) fn walk(gather: &mut Gather<'_>, from: Option<usize>) -> bool {
     let mut truncated = false;
+    let mut has_room = true;
     let mut begun = from.is_none();
     // SAFETY: the crate asks that nobody else uses it at the same time, because of its symbol
     // caches on other platforms and dbghelp on Windows. On unix tracing is the unwinder alone, which
@@ -17,8 +18,9 @@ pub(super) fn walk(gather: &mut Gather<'_>, from: Option<usize>) -> bool {
         backtrace::trace_unsynchronized(|frame| {
             let address = frame.ip().addr();
             begun |= from == Some(address);
-            if begun && address != 0 && !gather.push(address) {
-                truncated = true;
+            if begun && address != 0 {
+                truncated = !has_room;
+                has_room = has_room && gather.push(address);
             }
             !truncated
         });

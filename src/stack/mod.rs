@@ -153,3 +153,6 @@ pub(crate) fn prepare() {
 pub(crate) fn modules_epoch() -> u64 {
     cfi::modules_epoch()
 }
+
+#[cfg(test)]
+mod tests;

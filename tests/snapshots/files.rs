@@ -150,16 +150,6 @@ fn too_long_a_file_is_not_read() {
 }
 
 #[test]
-fn a_file_longer_than_is_read_in_one_piece() {
-    let directory = Directory::new();
-    let path = directory.file("padded.json");
-    let mut text = json(S1).to_string();
-    text.push_str(&" ".repeat(49 << 20));
-    std::fs::write(&path, text).unwrap();
-    assert_eq!(Snapshot::load(&path).unwrap(), snapshot(S1));
-}
-
-#[test]
 fn taking_one_while_nothing_is_tracked_is_an_error() {
     heapgauge::stop();
     let error = Snapshot::take().unwrap_err();

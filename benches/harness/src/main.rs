@@ -51,7 +51,7 @@ struct Options {
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Rounds of the peers.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     peer_rounds: u32,
     /// How long one process measures, in milliseconds, after a fifth of it that is not counted.
     #[arg(long, default_value_t = 300)]

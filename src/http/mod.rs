@@ -4,9 +4,12 @@
 //! and let others run in between; nothing here waits for a lock longer than such a slice.
 #![forbid(unsafe_code)]
 
+mod query;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -17,13 +20,19 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, body};
 
-use crate::collector::Collector;
+use crate::collector::{Collector, Compared, Nothing, Posted};
 use crate::control;
+use crate::emit::diff;
 use crate::emit::prometheus::{self, Cached};
+use crate::statistics;
+use query::{Format, Query, SINCE};
 
 /// No path takes a body worth more than this.
 const MAX_BODY_BYTES: u64 = 64 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// The longest a request waits for names; what has none by then shows as unknown.
+const NAMING_TIME: Duration = Duration::from_secs(20);
 
 /// Who may reach what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +71,7 @@ pub fn router(collector: &Collector) -> Router {
 /// The whole of heapgauge's own server.
 pub(crate) fn app(collector: &Collector, access: Access) -> Router {
     routes(collector, access != Access::MetricsOnly)
-        .fallback(unknown_path)
+        .fallback(async move |uri: Uri| unknown_path(&uri, access))
         .layer(middleware::from_fn_with_state(access, guard))
         .layer(middleware::map_response(nosniff))
 }
@@ -76,13 +85,15 @@ struct Outlet {
     metrics: Cached,
 }
 
-fn routes(collector: &Collector, _debug: bool) -> Router {
+fn routes(collector: &Collector, every_path: bool) -> Router {
     let outlet = Arc::new(Outlet { collector: collector.clone(), metrics: Cached::default() });
-    Router::new()
+    let mut routes = Router::new()
         .route("/metrics", get(metrics))
-        .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(outlet)
+        .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")));
+    if every_path {
+        routes = routes.route("/memory/snapshots", get(compare).post(keep));
+    }
+    routes.method_not_allowed_fallback(wrong_method).with_state(outlet)
 }
 
 async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
@@ -100,21 +111,92 @@ async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
     .unwrap_or_else(|failed| *failed)
 }
 
-async fn unknown_path(uri: Uri) -> Response {
+/// `GET /memory/snapshots`: the heap of now beside that of then.
+async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let query = match caught(|| Query::parse(uri.query().unwrap_or(""))) {
+        Ok(Ok(query)) => query,
+        Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
+        Err(failed) => return *failed,
+    };
+    // Every stack is shown by name here, so all are named first, for as long as a client would wait.
+    let begun = Instant::now();
+    loop {
+        match caught(|| outlet.collector.name_all_slice(query.since)) {
+            Ok(false) if begun.elapsed() < NAMING_TIME => tokio::task::yield_now().await,
+            Ok(_) => break,
+            Err(failed) => return *failed,
+        }
+    }
+    let made = caught(|| {
+        let _own = control::own();
+        show(&outlet.collector, &query)
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
+
+/// The rows asked for, or why there are none.
+fn show(collector: &Collector, query: &Query) -> Response {
+    let Compared { new, old } = match collector.compare(query.since) {
+        Ok(compared) => compared,
+        Err(Nothing::TrackingOff(off)) => {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
+        }
+        Err(unknown) => {
+            let line = format_args!("parameter since: {unknown}, allowed are {SINCE}");
+            return refuse(StatusCode::BAD_REQUEST, line);
+        }
+    };
+    let mut rows = new.compare_to(&old, query.group_by);
+    query.order.sort(&mut rows);
+    let top = statistics::top(rows, query.top);
+    match query.format {
+        Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
+        Format::Json => answer(StatusCode::OK, JSON, diff::json(&top, new.taken_at(), old.taken_at())),
+    }
+}
+
+/// `POST /memory/snapshots`: keeps the heap of now.
+async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
+    let made = caught(|| {
+        let _own = control::own();
+        match outlet.collector.post() {
+            Ok(Posted { number, taken_at, live_bytes, live_blocks }) => {
+                let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let text = serde_json::json!({
+                    "id": number,
+                    "taken_at": taken_at.as_secs_f64(),
+                    "size": live_bytes,
+                    "count": live_blocks,
+                });
+                answer(StatusCode::OK, JSON, format!("{text}\n"))
+            }
+            Err(nothing) => refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{nothing}")),
+        }
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
+
+fn unknown_path(uri: &Uri, access: Access) -> Response {
+    let allowed = match access {
+        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on",
+        Access::Loopback | Access::Everything => "/metrics, /health, /memory/snapshots",
+    };
     refuse(
         StatusCode::NOT_FOUND,
-        format_args!("path {} is unknown, allowed are /metrics and /health", Shown(uri.path())),
+        format_args!("path {} is unknown, allowed are {allowed}", Shown(uri.path())),
     )
 }
 
 /// The header `allow` is added by the router.
 async fn wrong_method(request: Request) -> Response {
+    let path = request.uri().path();
+    let allowed = if path.ends_with("/memory/snapshots") { "GET, HEAD, POST" } else { "GET, HEAD" };
     refuse(
         StatusCode::METHOD_NOT_ALLOWED,
         format_args!(
-            "method {} is not allowed on {}, allowed are GET and HEAD",
+            "method {} is not allowed on {}, allowed are {allowed}",
             Shown(request.method().as_str()),
-            Shown(request.uri().path())
+            Shown(path)
         ),
     )
 }

@@ -1,0 +1,151 @@
+"""A leak in one of three services becomes one notification that names its line: Prometheus, Alertmanager, a webhook.
+
+The shipped prometheus.yml, alertmanager.yml and rules are taken as they are, but for addresses, and for time, which
+runs 120 times as fast: two hours are a minute. `faster` is the whole of it.
+"""
+
+import http.server
+import json
+import pathlib
+import re
+import subprocess
+import tempfile
+import threading
+import time
+
+from support import ROOT, SOURCE, Program, Prometheus, Service, free_port, get, leak_line, main, wait_for
+
+SPEED = 120
+LEAK_RATE = 400_000  # bytes a second
+DASHBOARDS = ROOT / "dashboards"
+
+
+def faster(text):
+    """Every duration (`15m`, `2h`) and every number of seconds in an expression (3600, 14400), divided by SPEED."""
+    seconds = {"s": 1, "m": 60, "h": 3600}
+
+    def duration(match):
+        return f"{int(match[1]) * seconds[match[2]] * 1000 // SPEED}ms"
+
+    text = re.sub(r"(?<![\w.:])(\d+)([smh])(?!\w)", duration, text)
+    return re.sub(r"\b(3600|14400)\b", lambda match: str(int(match[1]) // SPEED), text)
+
+
+class Webhook:
+    """Collects what Alertmanager sends: the alerts of all notifications, in order."""
+
+    def __init__(self):
+        self.alerts = alerts = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                alerts.extend(body["alerts"])
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Alertmanager(Program):
+    """Debian's Alertmanager on a free loopback port."""
+
+    def __init__(self, config, directory):
+        self.web = free_port()
+        path = pathlib.Path(directory, "alertmanager.yml")
+        path.write_text(config)
+        super().__init__([
+            "prometheus-alertmanager", f"--config.file={path}", f"--storage.path={directory}/alertmanager",
+            f"--web.listen-address=127.0.0.1:{self.web}", "--cluster.listen-address="])
+
+    def ready(self):
+        def look():
+            assert self.process.poll() is None, f"alertmanager ended:\n{self.output()}"
+            try:
+                return get(self.web, "/-/ready").status == 200
+            except OSError:
+                return False
+        wait_for("alertmanager is ready", look)
+
+
+def replaced(text, old, new):
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times"
+    return text.replace(old, new)
+
+
+def the_webhook_gets_function_file_and_line():
+    """HeapSiteGrowing arrives with function, file, line and a rate; nothing arrives about the two that do not leak."""
+    with tempfile.TemporaryDirectory(prefix="heapgauge-alerts-") as directory, Webhook() as webhook:
+        rules = pathlib.Path(directory, "heapgauge.rules.yml")
+        rules.write_text(faster((DASHBOARDS / "rules" / "heapgauge.rules.yml").read_text()))
+        checked = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True, timeout=60)
+        assert checked.returncode == 0, checked
+
+        alerting = faster((DASHBOARDS / "alertmanager.yml").read_text())
+        alerting = replaced(alerting, "    # webhook_configs:\n    #   - url: http://127.0.0.1:8080/\n",
+                            f"    webhook_configs:\n      - url: http://127.0.0.1:{webhook.port}/\n")
+        env = {"HEAPGAUGE_DELTA_WINDOW": "3s"}  # five minutes, as fast as that
+        with Service("--leak-rate", LEAK_RATE, env=env) as leaking, Service("--leak-rate", "0", env=env) as one, \
+                Service("--leak-rate", "0", env=env) as two, Alertmanager(alerting, directory) as alertmanager:
+            services = [leaking, one, two]
+            instances = [f"127.0.0.1:{service.port()}" for service in services]
+            alertmanager.ready()
+            config = (DASHBOARDS / "prometheus.yml").read_text()
+            # Not faster: heapgauge takes a snapshot a second at most.
+            config = config.replace("15s", "1s")
+            config = replaced(config, "rules/heapgauge.rules.yml", str(rules))
+            config = replaced(config, "127.0.0.1:9093", f"127.0.0.1:{alertmanager.web}")
+            config = replaced(config, '"127.0.0.1:9898"', ", ".join(f'"{instance}"' for instance in instances))
+            with Prometheus(config) as prometheus:
+                prometheus.ready()
+
+                def growing():
+                    return [alert for alert in list(webhook.alerts) if alert["labels"]["alertname"] == "HeapSiteGrowing"]
+
+                # Two hours of life, half an hour of rise, ten minutes of `for`: 80 s at this speed.
+                alert = wait_for(f"HeapSiteGrowing at the webhook\n{alertmanager.output()}", growing, 240)[0]
+                time.sleep(30)  # an hour, for the others
+
+                labels, annotations = alert["labels"], alert["annotations"]
+                assert alert["status"] == "firing" and labels["severity"] == "warning", alert
+                assert (labels["file"], labels["line"]) == (SOURCE, str(leak_line())), labels
+                assert labels["function"] == "leaky_service::Cache::insert", labels
+                assert (labels["job"], labels["instance"]) == ("leaky_service", instances[0]), labels
+                assert labels["site"] == leaking.metrics().site_at(SOURCE, leak_line()), labels
+                where = f"{labels['function']} ({SOURCE}:{leak_line()}) in leaky_service at {instances[0]}"
+                said = re.match(re.escape(where) + r" gains ([\d.]+)(Ki|Mi)B per minute\. ", annotations["description"])
+                assert said, annotations
+                rate = float(said[1]) * {"Ki": 2**10, "Mi": 2**20}[said[2]] / 60
+                assert 0.6 < rate / LEAK_RATE < 1.6, f"{rate:.0f} bytes a second, planted {LEAK_RATE}"
+                assert annotations["summary"] == f"Heap leak: {SOURCE}:{leak_line()} in {labels['function']}"
+                assert annotations["runbook_url"].endswith("/HeapSiteGrowing.md")
+
+                # Nothing about the others, neither sent nor fired; and of the one that leaks, one line.
+                assert {other["labels"]["instance"] for other in webhook.alerts} == {instances[0]}, webhook.alerts
+                assert {other["labels"]["site"] for other in growing()} == {labels["site"]}, growing()
+                fired = prometheus.query('count by (instance, alertname) (last_over_time(ALERTS{alertstate="firing"}[1h]))')
+                assert {row["instance"] for row, _ in fired} == {instances[0]}, fired
+                # That silence says something: all three were watched all the time, and no rule failed. (A busy
+                # machine may miss a scrape.)
+                watched = prometheus.query('avg_over_time(up{job="leaky_service"}[1h]) > 0.9')
+                assert sorted(row["instance"] for row, _ in watched) == sorted(instances), watched
+                rules_seen = json.loads(get(prometheus.web, "/api/v1/rules").body)["data"]["groups"]
+                assert [rule for group in rules_seen for rule in group["rules"] if rule["health"] != "ok"] == [], rules_seen
+                assert sum(len(group["rules"]) for group in rules_seen) == 17
+                failed = prometheus.errors()
+                assert [line for line in failed if "Evaluating rule failed" in line] == [], failed
+
+
+main([the_webhook_gets_function_file_and_line])

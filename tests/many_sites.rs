@@ -1,0 +1,171 @@
+//! Ten thousand lines of code allocate and free in turn: the series of the process stay bounded, and their
+//! number is what `dashboards/README.md` says. A process of its own, as any test of a global allocator; half a minute.
+
+#![cfg(feature = "http")]
+
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+type Allocate = fn(usize) -> Box<[u8]>;
+
+/// Ten times the inner macro, each time with another name.
+macro_rules! ten {
+    ($inner:ident) => {
+        $inner!(a);
+        $inner!(b);
+        $inner!(c);
+        $inner!(d);
+        $inner!(e);
+        $inner!(f);
+        $inner!(g);
+        $inner!(h);
+        $inner!(i);
+        $inner!(j);
+    };
+}
+
+/// A function that allocates. The string makes it unlike all others, or the optimizer folds them into one.
+macro_rules! site {
+    ($name:ident) => {
+        #[inline(never)]
+        pub fn $name(size: usize) -> Box<[u8]> {
+            black_box(concat!(module_path!(), stringify!($name)));
+            vec![1; size].into_boxed_slice()
+        }
+    };
+}
+
+/// A module of ten of what the inner macro makes, and a list of them all.
+macro_rules! module {
+    ($name:ident, $inner:ident, |$into:ident| $list:expr) => {
+        pub mod $name {
+            use super::*;
+            ten!($inner);
+            pub fn list($into: &mut Vec<Allocate>) {
+                $list
+            }
+        }
+    };
+}
+
+macro_rules! ten_sites {
+    ($name:ident) => {
+        module!($name, site, |into| into.extend([a as Allocate, b, c, d, e, f, g, h, i, j]));
+    };
+}
+
+macro_rules! hundred_sites {
+    ($name:ident) => {
+        module!($name, ten_sites, |into| {
+            for list in
+                [a::list, b::list, c::list, d::list, e::list, f::list, g::list, h::list, i::list, j::list]
+            {
+                list(into)
+            }
+        });
+    };
+}
+
+macro_rules! thousand_sites {
+    ($name:ident) => {
+        module!($name, hundred_sites, |into| {
+            for list in
+                [a::list, b::list, c::list, d::list, e::list, f::list, g::list, h::list, i::list, j::list]
+            {
+                list(into)
+            }
+        });
+    };
+}
+
+mod sites {
+    use super::*;
+    ten!(thousand_sites);
+    pub fn all() -> Vec<Allocate> {
+        let mut all = Vec::with_capacity(10_000);
+        for list in [a::list, b::list, c::list, d::list, e::list, f::list, g::list, h::list, i::list, j::list]
+        {
+            list(&mut all)
+        }
+        all
+    }
+}
+
+/// The lines of one exposition that are series.
+fn scrape(address: SocketAddr) -> Vec<String> {
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(connection, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    body.lines().filter(|line| line.starts_with("heap_")).map(str::to_owned).collect()
+}
+
+fn value(series: &[String], name: &str) -> usize {
+    let line = series.iter().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+/// What the page on production promises: series a process, series an exported site, and at most.
+fn promised() -> [usize; 3] {
+    let page = include_str!("../dashboards/README.md");
+    let (before, after) = page.split_once(" series a process and ").unwrap();
+    let (each, after) = after.split_once(" for each exported site: at most ").unwrap();
+    let most = &after[..after.find(|c: char| !c.is_ascii_digit()).unwrap()];
+    [before.rsplit(|c: char| !c.is_ascii_digit()).next().unwrap(), each, most]
+        .map(|number| number.parse().unwrap())
+}
+
+#[test]
+fn series_stay_bounded_when_ten_thousand_sites_come_and_go() {
+    let [fixed, each, most] = promised();
+    assert_eq!(fixed + 40 * each, most);
+    let all = sites::all();
+    assert_eq!(all.len(), 10_000);
+    // The 25 that hold most: there before the first snapshot, which is the baseline here, so they do not grow.
+    let held: Vec<_> = all[..25].iter().map(|allocate| allocate(1_000_000)).collect();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+
+    let scrape_until = |phase: usize, few: usize, many: usize| {
+        // A snapshot is at most a second old, and naming may take a few of them.
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            std::thread::sleep(Duration::from_millis(1_050));
+            let series = scrape(server.local_addr());
+            let exported = value(&series, "heap_sites_exported ");
+            let limited = series.iter().any(|line| line.starts_with("heap_memory_limit_bytes"));
+            assert!(exported <= 40, "phase {phase}: {exported} sites");
+            assert_eq!(
+                series.len(),
+                fixed - usize::from(!limited) + each * exported,
+                "phase {phase}: {series:#?}"
+            );
+            if (few..=many).contains(&value(&series, "heap_sites ")) {
+                return exported;
+            }
+            assert!(Instant::now() < end, "phase {phase}: {} sites", value(&series, "heap_sites "));
+        }
+    };
+
+    // In each phase 1,000 smaller ones come up: the 7 that grow fastest are exported beside them, and 8 that
+    // were so before. A little of each stays.
+    let mut kept = Vec::with_capacity(10_000);
+    let mut exported = Vec::new();
+    for (phase, sites) in all.chunks(1_000).enumerate() {
+        let large: Vec<_> = sites.iter().enumerate().map(|(i, allocate)| allocate(10_000 + i)).collect();
+        kept.extend(sites.iter().map(|allocate| allocate(16)));
+        let sites_so_far = 1_000 * (phase + 1);
+        exported.push(scrape_until(phase, sites_so_far, sites_so_far + 50));
+        drop(large);
+    }
+    assert_eq!(exported[2..], [40; 8], "{exported:?}");
+    drop((held, kept));
+    scrape_until(10, 0, 50);
+}

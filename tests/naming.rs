@@ -1,0 +1,193 @@
+//! Real allocations are named by the program's line, whichever library they pass through.
+
+use heapgauge::{DomainFilter, GroupBy, Snapshot, traceback_of};
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// Tests here look at the whole process, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Live bytes and blocks of a line of this file.
+fn at_line(line: u32) -> (u64, u64) {
+    let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
+    let row = rows.iter().find(|row| row.name() == format!("tests/naming.rs:{line}"));
+    row.map_or((0, 0), |row| (row.size, row.count))
+}
+
+#[inline(never)]
+fn boxes(count: usize) -> (Vec<Box<[u8; 48]>>, u32) {
+    let mut boxes = Vec::with_capacity(count);
+    for _ in 0..count {
+        boxes.push(black_box(Box::new([1; 48])));
+    }
+    (boxes, line!() - 2)
+}
+
+#[test]
+fn twelve_thousand_boxes_of_one_line() {
+    let _turn = turn();
+    let (kept, line) = boxes(12_345);
+    assert_eq!(at_line(line), (592_560, 12_345));
+    let snapshot = Snapshot::take().unwrap();
+    let trace = snapshot.traces().iter().find(|trace| trace.count == 12_345).unwrap();
+    let frame = trace.traceback.most_recent();
+    assert_eq!((frame.function.as_deref(), frame.krate()), (Some("naming::boxes"), "naming"));
+    assert_eq!(trace.traceback.frames()[1].name(), "naming::twelve_thousand_boxes_of_one_line");
+    drop(kept);
+    assert_eq!(at_line(line), (0, 0));
+}
+
+#[test]
+fn a_map_that_grows_names_the_line_that_fills_it() {
+    let _turn = turn();
+    let mut map: HashMap<u64, [u64; 4]> = HashMap::new();
+    for key in 0..10_000 {
+        map.insert(key, [key; 4]);
+    }
+    let line = line!() - 2;
+    let (size, count) = at_line(line);
+    assert_eq!(count, 1);
+    // 16,384 buckets of 40 bytes, their control bytes and a group more.
+    assert_eq!(size, 16_384 * 40 + 16_384 + 16);
+    drop(map);
+}
+
+#[test]
+fn a_parser_is_looked_through() {
+    let _turn = turn();
+    let text = format!("[{}\"end\"]", "\"some text\",".repeat(1000));
+    let value: serde_json::Value = serde_json::from_str(black_box(&text)).unwrap();
+    let line = line!() - 1;
+    // A string each of 9 bytes and 3, and the array's 32-byte elements, doubled from 4.
+    assert_eq!(at_line(line), (9 * 1000 + 3 + 1024 * 32, 1002));
+    drop(value);
+}
+
+#[test]
+fn a_resize_belongs_to_the_line_that_resized() {
+    let _turn = turn();
+    let mut bytes: Vec<u8> = Vec::with_capacity(1000);
+    let first = line!() - 1;
+    assert_eq!(at_line(first), (1000, 1));
+    bytes.reserve_exact(black_box(5000));
+    let second = line!() - 1;
+    assert_eq!((at_line(first), at_line(second)), ((0, 0), (5000, 1)));
+    assert_eq!(traceback_of(&bytes).unwrap().to_string(), format!("tests/naming.rs:{second}"));
+}
+
+#[test]
+fn traceback_of_what_owns_a_block() {
+    let _turn = turn();
+    let of = |traceback: Option<heapgauge::Traceback>| traceback.map(|traceback| traceback.to_string());
+    let expected = |line: u32| Some(format!("tests/naming.rs:{line}"));
+    let text = black_box(String::from("text"));
+    assert_eq!(of(traceback_of(&text)), expected(line!() - 1));
+    let boxed = black_box(Box::new(7u64));
+    assert_eq!(of(traceback_of(&boxed)), expected(line!() - 1));
+    let slice: Box<[u16]> = black_box(vec![7; 9].into_boxed_slice());
+    assert_eq!(of(traceback_of(&slice)), expected(line!() - 1));
+    let object: Box<dyn std::fmt::Debug> = black_box(Box::new(7u64));
+    assert_eq!(of(traceback_of(&object)), expected(line!() - 1));
+
+    assert_eq!(traceback_of(&String::new()), None);
+    assert_eq!(traceback_of(&Vec::<u64>::new()), None);
+    assert_eq!(traceback_of(&vec![(); 7]), None);
+    assert_eq!(traceback_of(&Box::new(())), None);
+    let paused = heapgauge::pause();
+    let untracked = vec![1u8; 100];
+    drop(paused);
+    assert_eq!(traceback_of(&untracked), None);
+}
+
+#[test]
+fn case_38_no_more_frames_than_the_limit() {
+    #[inline(never)]
+    fn deep(depth: usize) -> Box<u64> {
+        match depth {
+            0 => black_box(Box::new(38)),
+            _ => black_box(deep(depth - 1)),
+        }
+    }
+    let _turn = turn();
+    heapgauge::stop();
+    heapgauge::start(5).unwrap();
+    let (one, two) = (deep(20), deep(20));
+    let snapshot = Snapshot::take().unwrap();
+    assert_eq!(snapshot.traceback_limit(), 5);
+    let traceback = traceback_of(&one).unwrap();
+    assert_eq!((traceback.frames().len(), traceback.total_frames()), (5, 6));
+    assert_eq!(traceback, traceback_of(&two).unwrap());
+    for trace in snapshot.traces() {
+        assert!(trace.traceback.frames().len() <= 5);
+        assert!(trace.traceback.total_frames() <= 6);
+    }
+    heapgauge::stop();
+    heapgauge::start(32).unwrap();
+}
+
+#[test]
+fn case_39_track_replaces_and_untrack_forgets() {
+    const GPU: u32 = 39;
+    let _turn = turn();
+    let tracked = || {
+        let snapshot = Snapshot::take().unwrap().filter_traces(&[DomainFilter::include(GPU).into()]);
+        let rows = snapshot.statistics(GroupBy::Line);
+        rows.iter().map(|row| (row.size, row.count, row.name().into_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(tracked(), []);
+    heapgauge::track(GPU, 0x1000, 100).unwrap();
+    heapgauge::track(GPU, 0x1000, 250).unwrap();
+    let line = line!() - 1;
+    assert_eq!(tracked(), [(250, 1, format!("tests/naming.rs:{line}"))]);
+    heapgauge::track(GPU + 1, 0x1000, 1).unwrap();
+    heapgauge::untrack(GPU, 0x1000);
+    assert_eq!(tracked(), []);
+    heapgauge::untrack(GPU, 0x1000);
+    assert_eq!(tracked(), []);
+    heapgauge::untrack(GPU + 1, 0x1000);
+
+    for address in [0x1000, 0x2000, 0x3000] {
+        heapgauge::track(GPU, address, 10).unwrap();
+    }
+    let line = line!() - 2;
+    assert_eq!(tracked(), [(30, 3, format!("tests/naming.rs:{line}"))]);
+    heapgauge::clear_traces();
+    assert_eq!(tracked(), []);
+    heapgauge::track(GPU, 0x1000, 7).unwrap();
+    heapgauge::clear_traces();
+    assert_eq!(tracked(), []);
+
+    let error = heapgauge::track(0, 0x1000, 1).unwrap_err().to_string();
+    assert_eq!(error, "track: domain 0 is the allocator's, allowed are 1 to 4294967295");
+    heapgauge::stop();
+    let error = heapgauge::track(GPU, 0x1000, 1).unwrap_err().to_string();
+    assert_eq!(error, "track: tracking is off, heapgauge::start turns it on");
+    heapgauge::start(32).unwrap();
+}
+
+#[test]
+fn case_42_what_heapgauge_holds_is_not_traced() {
+    let _turn = turn();
+    let overhead = heapgauge::tracker_memory();
+    let mut snapshots = Vec::with_capacity(20);
+    let mut rows = Vec::with_capacity(40);
+    for _ in 0..20 {
+        snapshots.push(Snapshot::take().unwrap());
+        rows.push(snapshots[0].statistics(GroupBy::Traceback));
+        rows.push(snapshots[0].filter_traces(&[]).statistics(GroupBy::CumulativeLine));
+    }
+    let last = line!() - 2;
+    // Seen from the program, these would be the lines that allocated: heapgauge's own frames are no sites.
+    for line in last - 2..=last {
+        assert_eq!(at_line(line), (0, 0));
+    }
+    assert!(heapgauge::tracker_memory() > overhead);
+    drop((snapshots, rows));
+}
