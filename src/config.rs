@@ -172,7 +172,7 @@ fn size(value: &str) -> Option<u64> {
 }
 
 /// A value from outside as it goes into a line: short, and without control characters.
-struct Shown<'a>(&'a str);
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -30,7 +30,8 @@ const FLOORS: &[&[&str]] = &[
     &["filter", "statistics"],
     &["collector"],
     &["emit"],
-    &["config", "http"],
+    &["config"],
+    &["http"],
     &["serve"],
 ];
 

@@ -1,4 +1,5 @@
 //! The collector with a heap and a clock of its own.
+#![forbid(unsafe_code)]
 
 use super::*;
 use crate::raw::{Counts, Dropped, RawStack};

@@ -21,6 +21,7 @@ use axum::routing::get;
 use axum::{Router, body};
 
 use crate::collector::{Collector, Compared, Nothing, Posted};
+use crate::config::Shown;
 use crate::control;
 use crate::emit::diff;
 use crate::emit::prometheus::{self, Cached};
@@ -295,19 +296,6 @@ fn answer(status: StatusCode, content_type: &'static str, text: impl Into<body::
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-/// Text from outside as it goes into a line: short, and without control characters.
-struct Shown<'a>(&'a str);
-
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const LONGEST: usize = 80;
-        for c in self.0.chars().take(LONGEST) {
-            write!(f, "{}", if c.is_control() { '?' } else { c })?;
-        }
-        if self.0.chars().nth(LONGEST).is_some() { f.write_str("…") } else { Ok(()) }
-    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,8 @@
 //! Pure; the query is as long as a request's head may be at most.
 #![forbid(unsafe_code)]
 
-use super::Shown;
 use crate::collector::Since;
-use crate::config;
+use crate::config::{self, Shown};
 use crate::statistics::{GroupBy, Order};
 
 /// The most rows of one answer.
