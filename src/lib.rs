@@ -36,6 +36,7 @@ mod snapshot;
 mod statistics;
 mod symbols;
 mod traced;
+mod trim;
 
 // The outlets.
 #[cfg(feature = "http")]

@@ -38,7 +38,8 @@ use std::sync::Arc;
 pub enum GroupBy {
     /// The file of the most recent frame; rows show line 0.
     File,
-    /// File and line of the most recent frame.
+    /// File and line of the most recent frame. Without line tables these are the same everywhere: group by
+    /// function then.
     Line,
     /// The function of the most recent frame.
     Function,

@@ -6,7 +6,7 @@
 //! heapgauge's own.
 //!
 //! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
-//! within one whenever the overhead limit is passed; kept are only the names found, each text once.
+//! within one, now and then, while the overhead limit is passed; kept are only the names found, each text once.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -21,6 +21,7 @@ mod origin;
 use crate::control;
 use crate::frame::{Frame, Traceback, UNKNOWN};
 use crate::gate::{self, Inside};
+use crate::trim;
 use image::{Functions, Image, Module};
 use origin::{Layout, Origin, Place};
 use std::borrow::Cow;
@@ -48,6 +49,13 @@ const ADDRESSES_PER_CHECK: usize = 32;
 
 /// No code lies in the first page.
 const LOWEST_CODE: usize = 4096;
+
+/// At least this many addresses are named before parsed debug information is dropped because of the limit:
+/// parsing it again takes some 50 ms.
+const LEAST_PER_PARSE: usize = 256;
+
+/// Less than this left over from a batch is not worth giving back.
+const LEFT_OVER: usize = 8 << 20;
 
 /// `HEAPGAUGE_MAX_OVERHEAD` unless told otherwise.
 const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
@@ -497,6 +505,11 @@ struct Batch<'a> {
     /// By module, opened when its first address comes.
     opened: HashMap<usize, Opened>,
     named: usize,
+    named_before_parse: usize,
+    /// Before the batch: heapgauge's memory, the names' share of it, and the process's.
+    overhead: u64,
+    memory: u64,
+    resident: usize,
 }
 
 /// What one module's file says beside its line tables.
@@ -536,11 +549,21 @@ impl<'a> Batch<'a> {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let _inside = gate::enter();
         let modules = image::modules();
-        FIRST_MODULES
-            .get_or_init(|| modules.iter().map(|module| (module.path.clone(), module.low)).collect());
-        Some(Batch { symbols, modules, opened: HashMap::new(), named: 0 })
+        {
+            let _inside = gate::enter();
+            FIRST_MODULES.get_or_init(|| modules.iter().map(|m| (m.path.clone(), m.low)).collect());
+        }
+        Some(Batch {
+            symbols,
+            modules,
+            opened: HashMap::new(),
+            named: 0,
+            named_before_parse: 0,
+            overhead: control::tracker_memory(),
+            memory: symbols.memory_bytes(),
+            resident: trim::private_bytes(),
+        })
     }
 
     fn name(&mut self, address: usize) {
@@ -552,17 +575,18 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Gives back what can be; if that is not enough, ends naming for good.
+    /// Ends naming for good when what is kept is over the limit; drops what is parsed when that is.
     fn check_overhead(&mut self) {
         let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
-        let used = || control::tracker_memory().max(self.symbols.memory_bytes());
-        if used() <= limit {
-            return;
-        }
-        clear_symbol_cache();
-        self.opened.clear();
-        if used() > limit {
+        let kept = (self.overhead + self.symbols.memory_bytes()).saturating_sub(self.memory);
+        if kept > limit {
             self.symbols.full.store(true, Ordering::Relaxed);
+        }
+        let since = self.named - self.named_before_parse;
+        if since >= LEAST_PER_PARSE && control::tracker_memory() > limit {
+            clear_symbol_cache();
+            self.opened.clear();
+            self.named_before_parse = self.named;
         }
     }
 
@@ -592,6 +616,8 @@ impl<'a> Batch<'a> {
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         clear_symbol_cache();
+        self.opened.clear();
+        trim::give_back(self.resident, LEFT_OVER);
         self.symbols.batch_of.store(0, Ordering::Release);
     }
 }

@@ -93,16 +93,15 @@ pub(super) fn first_segment(path: &str) -> Option<&str> {
 /// Whether a symbol's last segment can be the function that the bare name names.
 pub(super) fn same_function(path: &str, bare: &str) -> bool {
     let last = last_segment(path);
-    last == bare || (last == "{{closure}}" && bare.starts_with("{closure"))
+    last == bare || (last == "{{closure}}" && bare.starts_with('{'))
 }
 
-/// The path of the function that holds the closure `{closure#2}`, from the generic arguments of the function
-/// that calls it: `call_once<(), app::main::{closure_env#2}>` → `app::main::{closure#2}`.
+/// The path of a closure or the body of an `async fn`, which line tables call `{closure#2}` or `{async_fn#0}`,
+/// from the generic arguments of the function that calls it: `call_once<(), app::main::{closure_env#2}>` →
+/// `app::main::{closure#2}`.
 pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Option<String> {
-    let environment = bare.replacen("{closure#", "::{closure_env#", 1);
-    if environment == bare {
-        return None;
-    }
+    let (kind, number) = bare.strip_prefix('{')?.split_once('#')?;
+    let environment = format!("::{{{kind}_env#{number}");
     let mut found: Option<String> = None;
     for (at, _) in caller.match_indices(&environment) {
         let begin =
@@ -405,6 +404,11 @@ mod tests {
             closure_path("{closure#0}", nested, Some("app")).as_deref(),
             Some("app::run::{closure#1}::{closure#0}")
         );
+        let future = "poll<app::api::get::{async_fn_env#0}>";
+        assert_eq!(
+            closure_path("{async_fn#0}", future, Some("app")).as_deref(),
+            Some("app::api::get::{async_fn#0}")
+        );
         let two = "both<app::a::{closure_env#0}, app::b::{closure_env#0}>";
         assert_eq!(closure_path("{closure#0}", two, None), None);
     }
@@ -413,6 +417,7 @@ mod tests {
     fn a_symbol_is_matched_with_the_bare_name() {
         assert!(same_function("app::Cache::insert", "insert"));
         assert!(same_function("app::main::{{closure}}", "{closure#3}"));
+        assert!(same_function("app::get::{{closure}}", "{async_fn#0}"));
         assert!(!same_function("app::Cache::insert", "remove"));
     }
 }
