@@ -25,6 +25,7 @@ mod tracker;
 mod control;
 mod error;
 mod raw;
+mod trim;
 
 // The read side.
 mod collector;
@@ -36,7 +37,6 @@ mod snapshot;
 mod statistics;
 mod symbols;
 mod traced;
-mod trim;
 
 // The outlets.
 #[cfg(feature = "http")]

@@ -1,6 +1,6 @@
 //! Memory freed in bulk → back to the system, where the C library would keep it and that is quick.
 //!
-//! For the read side. glibc keeps what was freed for the next allocation; after the debug information of a large
+//! Part of the border, as it calls into the C library; the read side uses it. glibc keeps what was freed for the next allocation; after the debug information of a large
 //! program has been read that is 60 MB and more, for good.
 
 /// Above this a walk through the C library's free lists may take long: of a 256 MiB heap in two million

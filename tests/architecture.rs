@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["alloc"],
     // The border: raw counts and addresses cross, nothing else.
     &["raw"],
-    &["control"],
+    &["control", "trim"],
     // The read side: ordinary safe Rust.
     &["frame"],
     &["symbols", "domains", "process"],
