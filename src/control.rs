@@ -30,19 +30,30 @@ use std::sync::OnceLock;
 ///
 /// If `frames` is not within 1..=64; nothing is changed then.
 pub fn start(frames: usize) -> Result<(), Error> {
+    let frames = checked("start", frames)?;
+    init::ensure();
+    if !tracker::is_on() {
+        tracker::set_frames(frames);
+        tracker::start();
+    }
+    Ok(())
+}
+
+fn checked(attempt: &str, frames: usize) -> Result<u32, Error> {
     match u32::try_from(frames) {
-        Ok(frames @ 1..=MAX_FRAMES) => {
-            init::ensure();
-            if !tracker::is_on() {
-                tracker::set_frames(frames);
-                tracker::start();
-            }
-            Ok(())
-        }
+        Ok(frames @ 1..=MAX_FRAMES) => Ok(frames),
         _ => Err(Error::new(format_args!(
-            "start: {frames} frames is out of range, allowed are 1 to {MAX_FRAMES}"
+            "{attempt}: {frames} frames is out of range, allowed are 1 to {MAX_FRAMES}"
         ))),
     }
+}
+
+/// Sets how many frames a traceback shows from now on, whether tracking is on or off. Stacks recorded
+/// before keep the addresses they have.
+#[cfg(feature = "http")]
+pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
+    tracker::set_frames(checked("traceback limit", frames)?);
+    Ok(())
 }
 
 /// Forgets all traces and stops tracking. Blocks that exist are ignored when they are freed.

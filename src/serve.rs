@@ -90,7 +90,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
 /// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 25 |
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
-/// | `HEAPGAUGE_FRAMES` | frames of a traceback, 1 to 64; another number than the program's forgets the blocks from before | the program's |
+/// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact` | `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | what names and baselines may take, such as `64MiB` | `64MiB` |
 /// | `HEAPGAUGE_DEBUG` | `on`: every path on addresses other than loopback too | `off` |
@@ -121,13 +121,11 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
         control::stop();
         return Ok(None);
     }
-    if let Some(frames) = config.frames.filter(|&frames| frames != control::traceback_limit())
-        && control::is_tracing()
-    {
-        control::stop();
-        control::start(frames)?;
-    } else if config.on == Some(true) {
-        control::start(config.frames.unwrap_or_else(control::traceback_limit))?;
+    if let Some(frames) = config.frames {
+        control::set_traceback_limit(frames)?;
+    }
+    if config.on == Some(true) {
+        control::start(control::traceback_limit())?;
     }
     let collector = Collector::builder()
         .top_n(config.top_n)

@@ -174,11 +174,11 @@ fn record(stack: &Key) -> Option<Key> {
 
 /// Gives back what [`record`] made and nobody has seen.
 fn unrecord(stack: Key) {
-    let size = ADDRESSES_AT + stack.addresses().len() * size_of::<usize>();
+    let size = ADDRESSES_AT + size_of_val(stack.addresses());
     // SAFETY: made by `record` with the same layout: an array of words has the header's alignment.
     unsafe { memory::free_array(stack.0.cast::<u64>().as_ptr(), size / size_of::<u64>()) };
 }
-const _: () = assert!(align_of::<StackHeader>() == align_of::<u64>() && ADDRESSES_AT % 8 == 0);
+const _: () = assert!(align_of::<StackHeader>() == align_of::<u64>() && ADDRESSES_AT.is_multiple_of(8));
 
 // ── Id → stack ──────────────────────────────────────────────────────────────────────────────────
 
@@ -238,10 +238,12 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     let (root, branch, leaf) = indices(id);
     // Acquire, each: pairs with the Release of `child` and `publish`.
     let level = ROOT[root].load(Ordering::Acquire);
-    // SAFETY, here and below: null or published, and never freed then.
-    let level = unsafe { level.as_ref() }?[branch].load(Ordering::Acquire);
+    // SAFETY: null, or published by `child` and never freed.
+    let level = unsafe { level.as_ref() }?;
+    let level = level[branch].load(Ordering::Acquire);
     // SAFETY: as above.
-    let level = unsafe { level.as_ref() }?[leaf].load(Ordering::Acquire);
+    let level = unsafe { level.as_ref() }?;
+    let level = level[leaf].load(Ordering::Acquire);
     let key = Key(NonNull::new(level)?);
     // SAFETY: a recorded stack lives as long as the process and is never written again.
     let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };

@@ -14,6 +14,7 @@ fn kept() -> (Vec<u8>, u32) {
 }
 
 #[inline(never)]
+#[allow(clippy::vec_box, reason = "each box is a block of its own")]
 fn deep(depth: usize) -> Vec<Box<usize>> {
     let mut blocks = if depth == 0 { Vec::new() } else { deep(depth - 1) };
     blocks.push(black_box(Box::new(depth)));

@@ -22,6 +22,7 @@ fn at_line(line: u32) -> (u64, u64) {
 }
 
 #[inline(never)]
+#[allow(clippy::vec_box, reason = "each box is a block of its own, which is what is counted")]
 fn boxes(count: usize) -> (Vec<Box<[u8; 48]>>, u32) {
     let mut boxes = Vec::with_capacity(count);
     for _ in 0..count {
