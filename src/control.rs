@@ -217,6 +217,7 @@ pub(crate) fn own() -> OwnGuard {
 }
 
 /// Books what the calling thread allocates as overhead, until it ends.
+#[cfg(feature = "http")]
 pub(crate) fn own_for_life() {
     std::mem::forget(own());
 }

@@ -116,12 +116,7 @@ impl Snapshot {
             count: stack.count,
             traceback: named(symbols, stack.addresses, limit, false),
         });
-        Ok(Snapshot {
-            traces: allocated.chain(tracked).collect(),
-            taken_at: raw.taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            traceback_limit: limit,
-            build_id: symbols::build_id(),
-        })
+        Ok(Snapshot::of(raw.taken_at, limit, allocated.chain(tracked).collect()))
     }
 
     /// One of traces that were put together elsewhere, of this process.
