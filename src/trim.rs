@@ -1,7 +1,7 @@
 //! Memory freed in bulk → back to the system, where the C library would keep it and that is quick.
 //!
-//! Part of the border, as it calls into the C library; the read side uses it. glibc keeps what was freed for the next allocation; after the debug information of a large
-//! program has been read that is 60 MB and more, for good.
+//! Part of the border, because it calls into the C library; the read side uses it. glibc keeps what was freed for
+//! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
 
 /// Above this a walk through the C library's free lists may take long: of a 256 MiB heap in two million
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
