@@ -43,7 +43,7 @@ pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longer than this a program would have to run before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
-/// A collection younger than this is reused.
+/// A collection that was done less long ago than this is reused.
 const REUSE_FOR: Duration = Duration::from_secs(1);
 /// Snapshots kept on request, and for how long.
 #[cfg(any(feature = "http", test))]
@@ -500,8 +500,8 @@ impl State {
     /// The next slice of a collection; `None` while stacks are still being named.
     fn advance(&mut self) -> Option<Arc<Report>> {
         let now = self.world.now();
-        if let Some((taken, report)) = &self.report
-            && now.saturating_duration_since(*taken) < REUSE_FOR
+        if let Some((done, report)) = &self.report
+            && now.saturating_duration_since(*done) < REUSE_FOR
         {
             return Some(report.clone());
         }
@@ -620,7 +620,8 @@ impl State {
         if self.options.delta_window.is_zero() {
             self.previous = Some(Arc::new(Kept::new(&raw)));
         }
-        self.report = Some((raw.taken, report.clone()));
+        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
+        self.report = Some((self.world.now(), report.clone()));
         report
     }
 

@@ -256,6 +256,12 @@ fn prepared() -> std::sync::MutexGuard<'static, ()> {
 
 #[test]
 fn varied_stacks_are_walked_as_the_platform_walks_them() {
+    // Debug builds keep every array of a sequence of large frames apart.
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(varied_stacks);
+    thread.unwrap().join().unwrap();
+}
+
+fn varied_stacks() {
     let _one = prepared();
     let mut model = Model::default();
     let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
