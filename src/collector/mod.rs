@@ -1,7 +1,7 @@
 //! Raw snapshots → [`Report`]: groups counts by site, compares them with a baseline, chooses what is
 //! exported.
 //!
-//! Any thread may call it; callers wait for each other, at most about a quarter of a second. Nobody
+//! Any thread may call it; callers wait for each other, at most about a second. Nobody
 //! who allocates is ever stopped. A collection younger than a second is given out again.
 #![forbid(unsafe_code)]
 
@@ -51,7 +51,9 @@ const SNAPSHOTS: usize = 16;
 #[cfg(any(feature = "http", test))]
 const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long one collection may name stacks it has not met, in all; the rest is named later.
-const NAMING_TIME: Duration = Duration::from_millis(250);
+const NAMING_TIME: Duration = Duration::from_secs(1);
+/// A draft begun longer ago than this is thrown away.
+const DRAFT_FOR: Duration = Duration::from_secs(5);
 /// How long naming may take in one go, for callers with other things to do in between. Shorter would not
 /// be quicker: each go opens the line tables anew, which takes some 50 ms in a large binary.
 const NAMING_SLICE: Duration = Duration::from_millis(100);
@@ -116,8 +118,8 @@ impl World for ThisProcess {
 /// It keeps its own baselines every fifth of the `delta_window`: on the server's thread while a
 /// [`Server`](crate::Server) runs, otherwise whenever [`collect`](Collector::collect) is called.
 ///
-/// With 10,000 stacks a collection costs a few milliseconds once they are named, plus up to a quarter
-/// of a second while new ones are. What it allocates is booked as heapgauge's own.
+/// With 10,000 stacks a collection costs a few milliseconds once they are named, plus up to a second
+/// while new ones are. What it allocates is booked as heapgauge's own.
 ///
 /// # Examples
 ///
@@ -155,8 +157,8 @@ impl Collector {
 
     /// The heap now, or as it was up to a second ago when somebody else has just asked.
     ///
-    /// New stacks are named first, those with most live bytes before the others, for at most a quarter
-    /// of a second; what has no name yet counts in [`Report::other`].
+    /// New stacks are named first, those with most live bytes before the others, for at most a
+    /// second; what has no name yet counts in [`Report::other`].
     pub fn collect(&self) -> Arc<Report> {
         let _own = control::own();
         let mut state = self.lock();
@@ -506,7 +508,7 @@ impl State {
             return Some(report.clone());
         }
         // A draft that nobody came back for is not the heap of now.
-        let fresh = |draft: &Draft| now.saturating_duration_since(draft.begun) < REUSE_FOR;
+        let fresh = |draft: &Draft| now.saturating_duration_since(draft.begun) < DRAFT_FOR;
         let draft = match self.draft.take().filter(fresh) {
             Some(draft) => draft,
             None => {

@@ -394,11 +394,13 @@ fn ended_slow(rule: Rule) -> Ended {
 struct Fixed;
 
 impl UnwindContextStorage<usize> for Fixed {
-    type Rules = [(Register, RegisterRule<usize>); 40];
-    type Stack = [UnwindTableRow<usize, Fixed>; 6];
+    type Rules = [(Register, RegisterRule<usize>); 24];
+    type Stack = [UnwindTableRow<usize, Fixed>; 4];
 }
 
 type Context = UnwindContext<usize, Fixed>;
+// A debug build copies it about on the stack of a thread that may have 16 KiB.
+const _: () = assert!(size_of::<Context>() < 4 << 10);
 
 /// The unwind-rule parser with its working memory, which is too large for a small thread's stack.
 struct Parser<'a> {
