@@ -47,9 +47,16 @@ struct Source {
 }
 
 impl Source {
-    /// Code without comments and without the tests at the end of the file, which may use anything.
+    /// Code without comments and without its module of tests, which may use anything.
     fn code(&self) -> String {
-        let code = self.text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let mut code = self.text.clone();
+        while let Some(begin) = code.find("#[cfg(test)]\nmod ") {
+            let end = code[begin..].find("\n}\n").map_or(code.len(), |length| begin + length + 3);
+            // `mod tests;` is one line.
+            let line = code[begin..].find(";\n").map_or(end, |length| begin + length + 2);
+            let end = if code[begin..line].contains('{') { end } else { line };
+            code.replace_range(begin..end, "");
+        }
         code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
     }
 }
