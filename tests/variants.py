@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Three leaks in three functions are three sites with exact numbers, however the program was built.
+
+`tests/variants/` is built by Cargo as a stock release and with fat LTO. For the other variants heapgauge and
+the program are compiled anew with what each varies, against the dependencies of the stock release: those only
+read names and hold tables, and compiling them eight times would take minutes.
+"""
+
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "tests" / "variants"
+SOURCE = "src/main.rs"
+TARGET = ROOT / "target" / "variants"
+MADE = TARGET / "made"
+
+# Function: (bytes, blocks). The first two ask for boxes, the third lets a container ask.
+LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third_leak": (777 * 320, 777)}
+
+
+def run(command, where=ROOT, **settings):
+    """Standard output of a command that must succeed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HEAPGAUGE", "RUSTFLAGS"))}
+    done = subprocess.run([str(word) for word in command], cwd=where, env={**environment, **settings},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def line_of(function):
+    """The line that leaks, read from the source itself."""
+    lines = (PROGRAM / SOURCE).read_text().splitlines()
+    found = [number for number, line in enumerate(lines, 1) if line.endswith(f"// {function}")]
+    assert len(found) == 1, f"{SOURCE}: {function} is marked in lines {found}, not in one"
+    return found[0]
+
+
+class Stock:
+    """`cargo build --release`, and what it compiled: by crate the library other variants link against."""
+
+    def __init__(self, **settings):
+        messages = run(["cargo", "build", "--release", "--locked", "--manifest-path", PROGRAM / "Cargo.toml",
+                        "--message-format=json"],
+                       CARGO_TARGET_DIR=str(TARGET), CARGO_INCREMENTAL="0", **settings)
+        self.libraries, self.program = {}, None
+        for message in map(json.loads, messages.splitlines()):
+            if message["reason"] != "compiler-artifact":
+                continue
+            if message["executable"] and message["target"]["name"] == "variants":
+                self.program = pathlib.Path(message["executable"])
+            elif message["target"]["kind"] in (["lib"], ["rlib"]):
+                library = next(name for name in message["filenames"] if name.endswith(".rlib"))
+                # Of two versions, heapgauge's own is the one its manifest names.
+                package = message["package_id"].rsplit("#", 1)[1]
+                self.libraries.setdefault(message["target"]["name"], {})[package] = library
+
+    def library(self, name):
+        found = self.libraries[name]
+        assert len(found) == 1, f"several versions of {name}: {sorted(found)}"
+        return next(iter(found.values()))
+
+
+def compile_variant(stock, name, flags, heapgauge=None):
+    """Path of the program built with `flags`, and with heapgauge built with them unless it is given."""
+    folder = MADE / name
+    folder.mkdir(parents=True)
+    common = ["--edition=2024", "--cap-lints=allow", "-L", f"dependency={TARGET / 'release' / 'deps'}", *flags]
+
+    def externs(*crates):
+        return [word for crate in crates for word in ("--extern", f"{crate}={stock.library(crate)}")]
+
+    if heapgauge is None:
+        heapgauge = folder / "libheapgauge.rlib"
+        version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+        dependencies = ["backtrace", "dashmap", "gimli", "libc", "object", "serde", "serde_json"]
+        run(["rustc", "src/lib.rs", "--crate-name=heapgauge", "--crate-type=rlib", "-o", heapgauge, *common,
+             *externs(*dependencies)], CARGO_PKG_VERSION=version)
+    program = folder / "variants"
+    run(["rustc", SOURCE, "--crate-name=variants", "--crate-type=bin", "-o", program, *common,
+         "--extern", f"heapgauge={heapgauge}", *externs("serde_json")], PROGRAM)
+    return program
+
+
+# As Cargo compiles a release.
+RELEASE = ["-C", "opt-level=3", "-C", "debuginfo=line-tables-only"]
+
+
+def answer(program):
+    """What the program says, after the checks that hold for every variant."""
+    said = json.loads(run([program]))
+    assert said["capture"] == "cfi", said["capture"]
+    assert (said["fallback_walks"], said["dropped"]) == (0, 0), said
+    return said
+
+
+def figures(rows):
+    return [(row["size"], row["count"]) for row in rows]
+
+
+def check_named(said, symbols, place):
+    """Each leak is one site of its function at `place(function)`, and one traceback."""
+    assert said["symbols"] == symbols, said["symbols"]
+    ids = set()
+    for function, expected in LEAKS.items():
+        name = f"variants::{function}"
+        sites = [site for site in said["sites"] if site["name"] == name]
+        assert figures(sites) == [expected], f"{function}: {sites}"
+        assert (sites[0]["file"], sites[0]["line"]) == place(function), sites
+        ids.add(sites[0]["site"])
+        rows = [row for row in said["tracebacks"] if row["frames"][0]["name"] == name]
+        assert figures(rows) == [expected], f"{function}: {rows}"
+        frames = rows[0]["frames"]
+        assert (frames[0]["file"], frames[0]["line"]) == place(function), frames
+        assert frames[1]["name"] == "variants::main", frames
+    assert len(ids) == len(LEAKS), ids
+
+
+def check_lines(program):
+    check_named(answer(program), "lines", lambda function: (SOURCE, line_of(function)))
+
+
+def check_offsets(program, symbols):
+    """Each leak goes by module and offset, and the offsets lie in its function, says `symbols`."""
+    said = answer(program)
+    assert said["symbols"] == "none", said["symbols"]
+    ranges = {}
+    for line in run(["nm", "--print-size", "--defined-only", "--demangle", symbols]).splitlines():
+        found = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) [tT] variants::(\w+)(?:::h[0-9a-f]{16})?", line)
+        if found:
+            begin, size = int(found[1], 16), int(found[2], 16)
+            ranges[found[3]] = range(begin, begin + size)
+    assert set(LEAKS) | {"main"} <= set(ranges), ranges
+    for function, expected in LEAKS.items():
+        rows = [row for row in said["tracebacks"] if (row["size"], row["count"]) == expected]
+        assert len(rows) == 1, f"{function}: {len(rows)} tracebacks of {expected}"
+        frames = [frame for frame in rows[0]["frames"] if frame["module"] == program.name]
+        inside = [number for number, frame in enumerate(frames) if frame["offset"] in ranges[function]]
+        assert len(inside) == 1, f"{function} at {ranges[function]}: {frames}"
+        at = inside[0]
+        frame = frames[at]
+        assert frame["name"] == f"{program.name}+{frame['offset']:#x}", frame
+        assert (frame["file"], frame["line"]) == ("<unknown>", 0), frame
+        assert frames[at + 1]["offset"] in ranges["main"], frames
+        if function != "third_leak":
+            # Nothing tells a container's code from the program's here: its frame stays the site's.
+            assert at == 0, frames
+            sites = [site for site in said["sites"] if site["name"] == frame["name"]]
+            assert figures(sites) == [expected], f"{function}: {sites}"
+
+
+def stock_release(stock):
+    check_lines(stock.program)
+
+
+def release_without_line_tables(stock):
+    flags = ["-C", "opt-level=3", "-C", "strip=debuginfo"]
+    said = answer(compile_variant(stock, "functions", flags))
+    check_named(said, "functions", lambda function: ("<unknown>", 0))
+
+
+def debug_build(stock):
+    flags = ["-C", "opt-level=0", "-C", "debuginfo=2", "-C", "debug-assertions=yes", "-C", "overflow-checks=yes"]
+    check_lines(compile_variant(stock, "debug", flags))
+
+
+def frame_pointers(stock):
+    check_lines(compile_variant(stock, "frame-pointers", [*RELEASE, "-C", "force-frame-pointers=yes"]))
+
+
+def panic_abort(stock):
+    check_lines(compile_variant(stock, "abort", [*RELEASE, "-C", "panic=abort"]))
+
+
+def optimised_for_size(stock):
+    check_lines(compile_variant(stock, "size", ["-C", "opt-level=s", "-C", "debuginfo=line-tables-only"]))
+
+
+def fat_lto(_stock):
+    check_lines(Stock(CARGO_PROFILE_RELEASE_LTO="fat").program)
+
+
+def separate(stock, name):
+    """A program stripped of all symbols, and its symbols and lines in a file of their own elsewhere."""
+    # A build id nobody else has: what lies under /usr/lib/debug is found by it.
+    build_id = f"-C link-arg=-Wl,--build-id=0x{secrets.token_hex(20)}".split()
+    whole = compile_variant(stock, name, [*RELEASE, *build_id], stock.library("heapgauge"))
+    debug, program = whole.with_name("whole.debug"), whole.with_name("stripped")
+    run(["objcopy", "--only-keep-debug", whole, debug])
+    run(["objcopy", "--strip-all", whole, program])
+    return program, debug, build_id[1].rsplit("0x", 1)[1]
+
+
+def stripped(stock):
+    program, debug, _ = separate(stock, "stripped")
+    check_offsets(program, debug)
+
+
+def stripped_with_debug_link(stock):
+    program, debug, _ = separate(stock, "debug-link")
+    check_offsets(program, debug)
+    run(["objcopy", f"--add-gnu-debuglink={debug.name}", program], program.parent)
+    check_lines(program)
+    debug.rename(debug.with_suffix(".moved"))
+    check_offsets(program, debug.with_suffix(".moved"))
+
+
+def stripped_with_build_id(stock):
+    program, debug, build_id = separate(stock, "build-id")
+    check_offsets(program, debug)
+    as_root = [] if os.geteuid() == 0 else ["sudo"]
+    installed = f"/usr/lib/debug/.build-id/{build_id[:2]}/{build_id[2:]}.debug"
+    run([*as_root, "install", "-D", "-m", "644", debug, installed])
+    try:
+        check_lines(program)
+    finally:
+        run([*as_root, "rm", installed])
+        subprocess.run([*as_root, "rmdir", "--ignore-fail-on-non-empty", os.path.dirname(installed)], check=True)
+
+
+def main():
+    shutil.rmtree(MADE, ignore_errors=True)
+    stock = Stock()
+    assert stock.program, "cargo built no program"
+
+    def problem_of(test):
+        try:
+            test(stock)
+            return None
+        except Exception:
+            return traceback.format_exc()
+
+    # The longest first: it compiles every dependency again.
+    tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
+             optimised_for_size, stripped, stripped_with_debug_link, stripped_with_build_id]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = list(pool.map(problem_of, tests))
+    for test, problem in zip(tests, problems):
+        print(f"{'FAILED' if problem else 'ok'}  {test.__name__}\n{problem or ''}", end="")
+    failed = sum(problem is not None for problem in problems)
+    print(f"{len(tests) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+//! Three leaks → their sites and how they were captured, as JSON, for `tests/variants.py`.
+//!
+//! Every variant is built from these sources as they are. Each leak allocates in one line, so that a
+//! variant with line numbers has as many sites as one that only has functions.
+
+use heapgauge::{Collector, Frame, GroupBy, Snapshot};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::mem::forget;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// 1,234 blocks of 48 bytes.
+#[inline(never)]
+fn first_leak() {
+    for number in 0..black_box(1_234u64) {
+        forget(black_box(Box::new([number; 6]))); // first_leak
+    }
+}
+
+/// 567 blocks of 96 bytes.
+#[inline(never)]
+fn second_leak() {
+    for number in 0..black_box(567u64) {
+        forget(black_box(Box::new([number; 12]))); // second_leak
+    }
+}
+
+/// 777 blocks of 320 bytes, which a container asks for.
+#[inline(never)]
+fn third_leak() {
+    for number in 0..black_box(777u64) {
+        forget(black_box((number..number + 40).collect::<VecDeque<u64>>())); // third_leak
+    }
+}
+
+fn frame(frame: &Frame) -> Value {
+    json!({
+        "name": frame.name(),
+        "file": &*frame.file,
+        "line": frame.line,
+        "module": frame.module.as_deref(),
+        "offset": frame.offset,
+    })
+}
+
+fn main() {
+    first_leak();
+    second_leak();
+    third_leak();
+    let snapshot = Snapshot::take().expect("tracking is on");
+    let rows: Vec<Value> = snapshot
+        .statistics(GroupBy::Traceback)
+        .iter()
+        .map(|row| {
+            let frames: Vec<Value> = row.traceback.frames().iter().map(|at| frame(at)).collect();
+            json!({ "size": row.size, "count": row.count, "frames": frames })
+        })
+        .collect();
+    // The sites as an outlet has them.
+    let report = Collector::new().collect();
+    let sites: Vec<Value> = report
+        .sites
+        .iter()
+        .map(|site| {
+            json!({
+                "site": site.site(),
+                "name": site.function(),
+                "file": site.file(),
+                "line": site.line(),
+                "size": site.live_bytes,
+                "count": site.live_blocks,
+            })
+        })
+        .collect();
+    let dropped = &report.dropped;
+    let document = json!({
+        "capture": report.build.capture,
+        "symbols": report.build.symbols,
+        "fallback_walks": report.fallback_walks,
+        "dropped": dropped.stacks + dropped.memory + dropped.threads + dropped.reentrant,
+        "tracebacks": rows,
+        "sites": sites,
+    });
+    println!("{document}");
+}
