@@ -15,6 +15,7 @@ use crate::layouts::{self, Layout};
 use crate::memory;
 use crate::rules::{At, Rule, Rules};
 use crate::stack_cache::Fingerprint;
+use crate::sync::{AtomicPtr, Ordering};
 use crate::thread::{StackBounds, Tools};
 use crate::tracker::{self, MAX_ADDRESSES};
 use gimli::{
@@ -399,8 +400,6 @@ impl UnwindContextStorage<usize> for Fixed {
 }
 
 type Context = UnwindContext<usize, Fixed>;
-// A debug build copies it about on the stack of a thread that may have 16 KiB.
-const _: () = assert!(size_of::<Context>() < 4 << 10);
 
 /// The unwind-rule parser with its working memory, which is too large for a small thread's stack.
 struct Parser<'a> {
@@ -436,14 +435,27 @@ impl Parser<'_> {
             if memory.is_null() {
                 return None;
             }
-            // SAFETY: fresh memory of its size and alignment.
-            unsafe { memory.write(Context::new_in()) };
+            // Acquire: pairs with the Release of `prepare`.
+            let fresh = FRESH.load(Ordering::Acquire);
+            if fresh.is_null() {
+                // SAFETY: fresh memory of its size and alignment.
+                unsafe { memory.write(Context::new_in()) };
+            } else {
+                // SAFETY: both are a `Context`, which owns nothing: copying it byte by byte makes
+                // another one.
+                unsafe { memory.copy_from_nonoverlapping(fresh, 1) };
+            }
             *self.memory = memory.cast();
         }
         // SAFETY: not null, so written above, in memory that only this thread's tools refer to.
         Some(unsafe { &mut *self.memory.cast::<Context>() })
     }
 }
+
+/// A context as it is new, null until prepared. A debug build makes one by way of several copies on
+/// the stack, and a thread's stack may be small: copied from here it takes none.
+static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
+const _: () = assert!(!std::mem::needs_drop::<Context>());
 
 /// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it.
 /// `section` gives the bytes from an address to the module's end.
@@ -500,6 +512,13 @@ fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
 
 pub(super) fn prepare() {
     modules::prepare();
+    let fresh = memory::zeroed::<Context>();
+    if !fresh.is_null() {
+        // SAFETY: fresh memory of its size and alignment.
+        unsafe { fresh.write(Context::new_in()) };
+        // Release: publishes what was written.
+        FRESH.store(fresh, Ordering::Release);
+    }
 }
 
 pub(super) fn modules_epoch() -> u64 {
