@@ -441,8 +441,8 @@ impl Parser<'_> {
                 // SAFETY: fresh memory of its size and alignment.
                 unsafe { memory.write(Context::new_in()) };
             } else {
-                // SAFETY: both are a `Context`, which owns nothing: copying it byte by byte makes
-                // another one.
+                // SAFETY: both are a `Context`, which holds its rows within itself: a copy byte by byte is
+                // another one, and neither is ever dropped.
                 unsafe { memory.copy_from_nonoverlapping(fresh, 1) };
             }
             *self.memory = memory.cast();
@@ -455,7 +455,6 @@ impl Parser<'_> {
 /// A context as it is new, null until prepared. A debug build makes one by way of several copies on
 /// the stack, and a thread's stack may be small: copied from here it takes none.
 static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
-const _: () = assert!(!std::mem::needs_drop::<Context>());
 
 /// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it.
 /// `section` gives the bytes from an address to the module's end.
