@@ -77,8 +77,8 @@ const SMALLEST: usize = 128;
 /// that would need more is emptied and fills again.
 const LARGEST: usize = 1 << 15;
 
-/// A place in the table of one thread; valid until that table's next [`Rules::insert`] or
-/// [`Rules::forget`].
+/// A place in the table of one thread; valid until that table's next [`Rules::insert`],
+/// [`Rules::pass`] or [`Rules::forget`].
 #[derive(Clone, Copy)]
 pub(crate) struct At(NonNull<Entry>);
 
@@ -90,13 +90,22 @@ pub(crate) struct Rules {
     used: usize,
     /// Where the last walk began; null or as an [`At`].
     start: *const Entry,
+    /// See [`Rules::pass`].
+    passing: Entry,
     /// The tracker's rules epoch these rules are of.
     pub epoch: u32,
 }
 
 impl Rules {
     pub(crate) const fn new() -> Rules {
-        Rules { entries: std::ptr::null_mut(), len: 0, used: 0, start: std::ptr::null(), epoch: 0 }
+        Rules {
+            entries: std::ptr::null_mut(),
+            len: 0,
+            used: 0,
+            start: std::ptr::null(),
+            passing: NOWHERE.0,
+            epoch: 0,
+        }
     }
 
     /// The rule at a place.
@@ -180,6 +189,14 @@ impl Rules {
         Some(self.put(address, rule))
     }
 
+    /// A place for a rule that must not outlive the walk it is needed in: it is never found again, and
+    /// the next such rule takes it over.
+    #[cold]
+    pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> At {
+        self.passing = Entry { address, rule, link: &raw const NOWHERE.0 };
+        At(NonNull::from(&mut self.passing))
+    }
+
     fn put(&mut self, address: usize, rule: Rule) -> At {
         let mut index = home(address, self.len);
         loop {
@@ -206,7 +223,7 @@ impl Rules {
             return (self.len != 0).then_some(());
         }
         let epoch = self.epoch;
-        let old = std::mem::replace(self, Rules { entries, len, used: 0, start: std::ptr::null(), epoch });
+        let old = std::mem::replace(self, Rules { entries, len, epoch, ..Rules::new() });
         for index in 0..old.len {
             // SAFETY: within the old table.
             let entry = unsafe { *old.entries.add(index) };
@@ -294,6 +311,22 @@ mod tests {
         assert!(rules.insert(0, Rule::END).is_none());
         rules.forget();
         assert!(rules.find(None, 0x40_0001).is_none());
+    }
+
+    #[test]
+    fn a_rule_that_passes_is_not_found_again() {
+        let mut rules = Rules::new();
+        let (first, second) = (Rule::step(false, 8, None).unwrap(), Rule::step(false, 16, None).unwrap());
+        let before = rules.insert(0x40_0001, first).unwrap();
+        let at = rules.pass(0x50_0001, second);
+        assert_eq!(rules.rule(at), second);
+        assert!(rules.follow(before, 0x50_0001).is_none());
+        assert!(rules.find(Some(at), 0x40_0001).is_some());
+        assert!(rules.follow(at, 0x40_0001).is_some());
+        assert!(rules.find(None, 0x50_0001).is_none());
+        let again = rules.pass(0x50_0001, first);
+        assert_eq!(rules.rule(again), first);
+        assert!(rules.follow(again, 0x40_0001).is_none());
     }
 
     #[test]

@@ -281,7 +281,7 @@ fn walk<const FOREIGN: bool>(
     gather: &mut Gather<'_>,
     places: &mut Places,
     read: impl Fn(usize) -> usize,
-    mut rule_of: impl FnMut(Sought) -> Rule,
+    mut rule_of: impl FnMut(Sought) -> Found,
 ) -> Ended {
     let Registers { pc, mut sp, mut fp } = registers;
     let first = sp;
@@ -351,11 +351,19 @@ enum Sought {
     ReturnAddress(usize),
 }
 
+/// The rule of an address, and whether it may be remembered: in code that may be unloaded, another
+/// function with another frame can stand at the same address by the next walk.
+struct Found {
+    rule: Rule,
+    stays: bool,
+}
+
 #[cold]
 #[inline(never)]
-fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> Rule) -> Option<At> {
+fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> Found) -> Option<At> {
     if rules.find(None, pc).is_none() {
-        rules.insert(pc, rule_of(Sought::Here(pc)))?;
+        // In this very code, which stays as long as it runs.
+        rules.insert(pc, rule_of(Sought::Here(pc)).rule)?;
     }
     let at = rules.find(None, pc)?;
     rules.set_start(at);
@@ -368,12 +376,15 @@ fn next_slow(
     rules: &mut Rules,
     at: At,
     address: usize,
-    rule_of: &mut impl FnMut(Sought) -> Rule,
+    rule_of: &mut impl FnMut(Sought) -> Found,
 ) -> Option<At> {
     match rules.find(Some(at), address) {
         Some(next) => Some(next),
         // `at` is invalid after this; the link is made the next time this path is walked.
-        None => rules.insert(address, rule_of(Sought::ReturnAddress(address))),
+        None => match rule_of(Sought::ReturnAddress(address)) {
+            Found { rule, stays: true } => rules.insert(address, rule),
+            Found { rule, stays: false } => Some(rules.pass(address, rule)),
+        },
     }
 }
 
@@ -411,12 +422,14 @@ impl Parser<'_> {
     /// The rule of an address.
     #[cold]
     #[inline(never)]
-    fn rule(&mut self, sought: Sought) -> Rule {
+    fn rule(&mut self, sought: Sought) -> Found {
         let (Sought::Here(address) | Sought::ReturnAddress(address)) = sought;
         let address =
             if matches!(sought, Sought::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
-        let Some(module) = modules::find(address) else { return Rule::UNKNOWN };
-        let Some(context) = self.context() else { return Rule::UNKNOWN };
+        let stays = modules::stays(address);
+        let unknown = Found { rule: Rule::UNKNOWN, stays };
+        let Some(module) = modules::find(address) else { return unknown };
+        let Some(context) = self.context() else { return unknown };
         // SAFETY: the module is loaded, since it has code on this thread's stack (or is the one this
         // code is in), and its unwind sections lie inside its mapping, which is read only as far as
         // lengths in the sections themselves tell.
@@ -426,7 +439,7 @@ impl Parser<'_> {
                 module.end.saturating_sub(start),
             )
         };
-        row_rule(context, module.unwind_header, address, section)
+        Found { rule: row_rule(context, module.unwind_header, address, section), stays }
     }
 
     fn context(&mut self) -> Option<&mut Context> {

@@ -3,6 +3,9 @@
 //! `_dl_find_object` (glibc 2.35) answers without a lock and without memory, in the allocator as
 //! anywhere. Elsewhere the modules are listed before `main` and again by the read side when the
 //! loader's counts change; an address of a newer module is unknown until then.
+//!
+//! What was loaded before `main` stays. What came later may go at any time, with other code in its
+//! place a moment after, and nothing tells of it that can be asked without a lock.
 
 use crate::memory;
 use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -36,7 +39,8 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 /// address carries no data.
 static FIND_OBJECT: AtomicUsize = AtomicUsize::new(0);
 
-/// The modules as they were when last listed; used where there is no `_dl_find_object`.
+/// The modules as they were when last listed: before `main`, and where there is no
+/// `_dl_find_object` whenever they have changed.
 struct List {
     len: usize,
     modules: *mut Module,
@@ -49,6 +53,7 @@ pub(super) fn prepare() {
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
     FIND_OBJECT.store(symbol.addr(), Ordering::Relaxed);
     epoch();
+    list();
 }
 
 /// The module an address lies in.
@@ -76,6 +81,12 @@ pub(super) fn find(address: usize) -> Option<Module> {
         end: found.map_end.addr(),
         unwind_header: found.eh_frame.addr(),
     })
+}
+
+/// Whether what is known of an address holds for good, or until [`epoch`] finds a change: not where
+/// no module is (one may come), nor in a module that came after the start (it may go).
+pub(super) fn stays(address: usize) -> bool {
+    FIND_OBJECT.load(Ordering::Relaxed) == 0 || find_listed(address).is_some()
 }
 
 fn find_listed(address: usize) -> Option<Module> {
@@ -200,5 +211,6 @@ mod tests {
             assert!((asked.start..asked.end).contains(&address));
         }
         assert!(find(16).is_none() && find_listed(16).is_none());
+        assert!(stays(find as fn(usize) -> Option<Module> as usize) && !stays(16));
     }
 }

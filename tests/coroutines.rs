@@ -1,0 +1,134 @@
+//! Coroutines, which run on stacks that the tracker knows nothing of → exact counts under the names of
+//! their functions.
+//!
+//! Alone in its file: the numbers are those of a whole process with its own global allocator.
+#![cfg(unix)]
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use heapgauge::{GroupBy, Snapshot};
+use std::hint::black_box;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+const FILE: &str = "tests/coroutines.rs";
+
+type Kept<T> = Vec<Box<T>>;
+
+/// The tests here look at the whole process, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Live bytes and blocks of a line of this file, and its function.
+fn at_line(line: u32) -> (u64, u64, String) {
+    let snapshot = Snapshot::take().unwrap();
+    let rows = snapshot.statistics(GroupBy::Line);
+    let Some(row) = rows.iter().find(|row| row.name() == format!("{FILE}:{line}")) else {
+        return (0, 0, String::new());
+    };
+    let here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (FILE, line);
+    let trace = snapshot.traces().iter().find(|trace| here(trace.traceback.most_recent())).unwrap();
+    (row.size, row.count, trace.traceback.most_recent().name().into_owned())
+}
+
+#[inline(never)]
+fn narrow(kept: &mut Kept<[u64; 3]>) {
+    kept.push(black_box(Box::new([3; 3])));
+}
+const NARROW: u32 = line!() - 2;
+
+#[inline(never)]
+fn wide(kept: &mut Kept<[u64; 7]>) {
+    let room = black_box([7u8; 3_000]);
+    kept.push(black_box(Box::new([u64::from(room[0]); 7])));
+    black_box(&room);
+}
+const WIDE: u32 = line!() - 3;
+
+#[inline(never)]
+fn deep(kept: &mut Kept<[u64; 5]>, depth: usize) {
+    if depth > 0 {
+        deep(kept, depth - 1);
+    } else {
+        kept.push(black_box(Box::new([5; 5])));
+    }
+    black_box(depth);
+}
+const DEEP: u32 = line!() - 4;
+
+#[test]
+fn two_coroutines_in_turn() {
+    let _turn = turn();
+    const TURNS: usize = 1_000;
+    let mut first = Coroutine::new(|yielder: &Yielder<(), usize>, ()| {
+        let mut kept = Vec::with_capacity(TURNS);
+        for _ in 0..TURNS {
+            narrow(&mut kept);
+            yielder.suspend(kept.len());
+        }
+        kept
+    });
+    let mut second = Coroutine::new(|yielder: &Yielder<(), usize>, ()| {
+        let mut kept = Vec::with_capacity(2 * TURNS);
+        for _ in 0..TURNS {
+            wide(&mut kept);
+            wide(&mut kept);
+            yielder.suspend(kept.len());
+        }
+        kept
+    });
+    for turn in 1..=TURNS {
+        assert!(matches!(first.resume(()), CoroutineResult::Yield(kept) if kept == turn));
+        assert!(matches!(second.resume(()), CoroutineResult::Yield(kept) if kept == 2 * turn));
+        if turn == TURNS / 2 {
+            assert_eq!(at_line(NARROW), (24 * 500, 500, "coroutines::narrow".to_owned()));
+            assert_eq!(at_line(WIDE), (56 * 1_000, 1_000, "coroutines::wide".to_owned()));
+        }
+    }
+    let CoroutineResult::Return(first) = first.resume(()) else { panic!("it has more turns") };
+    let CoroutineResult::Return(second) = second.resume(()) else { panic!("it has more turns") };
+    assert_eq!(at_line(NARROW), (24_000, 1_000, "coroutines::narrow".to_owned()));
+    assert_eq!(at_line(WIDE), (112_000, 2_000, "coroutines::wide".to_owned()));
+    drop((first, second));
+    assert_eq!((at_line(NARROW).1, at_line(WIDE).1), (0, 0));
+}
+
+#[test]
+fn deep_on_stacks_that_come_and_go() {
+    let _turn = turn();
+    let mut kept = Vec::with_capacity(300);
+    for round in 0..100 {
+        // The next one may lie where this one lay.
+        let stack = DefaultStack::new(64 << 10).unwrap();
+        let mut coroutine = Coroutine::with_stack(stack, move |_: &Yielder<(), ()>, ()| {
+            for depth in [0, 10, 100] {
+                deep(&mut kept, depth);
+            }
+            kept
+        });
+        let CoroutineResult::Return(returned) = coroutine.resume(()) else { panic!("it never yields") };
+        kept = returned;
+        assert_eq!(kept.len(), 3 * (round + 1));
+    }
+    assert_eq!(at_line(DEEP), (40 * 300, 300, "coroutines::deep".to_owned()));
+    let snapshot = Snapshot::take().unwrap();
+    let here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (FILE, DEEP);
+    let mut depths: Vec<_> = snapshot
+        .traces()
+        .iter()
+        .filter(|trace| here(trace.traceback.most_recent()))
+        .map(|trace| {
+            let frames = trace.traceback.frames();
+            (frames.iter().filter(|frame| frame.name() == "coroutines::deep").count(), trace.count)
+        })
+        .collect();
+    depths.sort_unstable();
+    // As many frames as there were calls, up to the limit of a traceback.
+    assert_eq!(depths, [(1, 100), (11, 100), (32, 100)]);
+    drop(kept);
+    assert_eq!(at_line(DEEP).1, 0);
+}

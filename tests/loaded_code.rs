@@ -1,0 +1,209 @@
+//! Code that `dlopen` brings and `dlclose` takes away → exact counts, and stacks that go through it.
+//!
+//! Alone in its file: the numbers are those of a whole process with its own global allocator. Two
+//! libraries of the same code with frames of different sizes take turns at the same address, so that
+//! whatever is remembered of the one is wrong for the other.
+#![cfg(target_os = "linux")]
+
+use heapgauge::{GroupBy, Snapshot, traceback_of};
+use std::ffi::{CString, c_void};
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+const FILE: &str = "tests/loaded_code.rs";
+const CYCLES: usize = 200;
+const BLOCKS: usize = 7;
+
+type Block = Box<[u64; 5]>;
+type Callback = extern "C" fn(*mut c_void, usize);
+type Enter = unsafe extern "C" fn(Callback, *mut c_void, usize);
+
+/// `FRAME` needs four bytes in the instructions whatever its value here, so that the code of both
+/// libraries has the same length, and return addresses the same offsets.
+const SOURCE: &str = "
+typedef void callback(void *, unsigned long);
+__attribute__((noinline)) static void inner(callback *call, void *kept, unsigned long count) {
+    volatile char room[FRAME];
+    room[0] = 1;
+    room[FRAME - 1] = 1;
+    call(kept, count);
+    room[0] = 2;
+}
+void enter(callback *call, void *kept, unsigned long count) {
+    volatile char room[FRAME * 2];
+    room[0] = 1;
+    inner(call, kept, count);
+    room[0] = 2;
+}
+";
+
+/// The tests here count blocks of the same line, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A library with frames of this many bytes, and of twice as many.
+fn library(name: &str, frame: usize) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (source, library) = (directory.join(format!("{name}.c")), directory.join(format!("lib{name}.so")));
+    std::fs::write(&source, SOURCE).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-O2", "-shared", "-fPIC", "-fasynchronous-unwind-tables", "-fomit-frame-pointer"])
+        .args(["-fno-stack-protector", "-fno-stack-clash-protection"])
+        .arg(format!("-DFRAME={frame}"))
+        .arg("-o")
+        .args([&library, &source])
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    library
+}
+
+/// A loaded library.
+struct Loaded {
+    handle: *mut c_void,
+    enter: Enter,
+}
+
+impl Loaded {
+    fn open(path: &Path) -> Loaded {
+        let path = CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a library of this file, whose only function has the type of `Enter`.
+        unsafe {
+            let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+            assert!(!handle.is_null(), "dlopen {path:?}");
+            let enter = libc::dlsym(handle, c"enter".as_ptr());
+            assert!(!enter.is_null(), "dlsym enter");
+            Loaded { handle, enter: std::mem::transmute::<*mut c_void, Enter>(enter) }
+        }
+    }
+
+    /// Keeps `count` blocks more, allocated below the library's frames.
+    #[inline(never)]
+    fn fill(&self, kept: &mut Vec<Block>, count: usize) {
+        // SAFETY: `keep` gets the vector back, which nobody else uses meanwhile.
+        unsafe { (self.enter)(keep, (&raw mut *kept).cast(), count) };
+        black_box(());
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        // SAFETY: opened once, and none of its code is on a stack any more.
+        assert_eq!(unsafe { libc::dlclose(self.handle) }, 0);
+    }
+}
+
+extern "C" fn keep(kept: *mut c_void, count: usize) {
+    // SAFETY: what `fill` passed.
+    let kept = unsafe { &mut *kept.cast::<Vec<Block>>() };
+    for number in 0..count {
+        kept.push(Box::new([number as u64; 5]));
+    }
+}
+/// The line of the allocation in `keep`.
+const LINE: u32 = line!() - 4;
+
+/// Live bytes and blocks of that line.
+fn at_line() -> (u64, u64) {
+    let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
+    let row = rows.iter().find(|row| row.name() == format!("{FILE}:{LINE}"));
+    row.map_or((0, 0), |row| (row.size, row.count))
+}
+
+/// Loads and unloads the two in turn, and says how often one stood where the other had been.
+#[inline(never)]
+fn cycle(
+    libraries: &[PathBuf; 2],
+    kept: &mut Vec<Block>,
+    mut after: impl FnMut(usize, &Vec<Block>),
+) -> usize {
+    let mut before = 0;
+    let mut replaced = 0;
+    for number in 0..CYCLES {
+        let loaded = Loaded::open(&libraries[number % 2]);
+        loaded.fill(kept, BLOCKS);
+        replaced += usize::from(loaded.enter as usize == before);
+        before = loaded.enter as usize;
+        after(number, kept);
+    }
+    replaced
+}
+
+/// Runs it on a thread of its own; an error if it takes longer than two minutes.
+fn within_two_minutes(run: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let runner = std::thread::spawn(move || {
+        run();
+        done.send(()).unwrap();
+    });
+    match wait.recv_timeout(Duration::from_secs(120)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => runner.join().unwrap(),
+    }
+}
+
+#[test]
+fn libraries_that_take_turns_at_one_address() {
+    let _turn = turn();
+    let libraries = [library("narrow", 1_000), library("wide", 5_000)];
+    within_two_minutes(move || {
+        let mut kept = Vec::with_capacity(CYCLES * BLOCKS);
+        let replaced = cycle(&libraries, &mut kept, |number, kept| {
+            let blocks = (number + 1) * BLOCKS;
+            assert_eq!(kept.len(), blocks);
+            // Each look reads every name again, because modules have changed: a few have to do.
+            if number < 6 {
+                // The stack goes on behind the library's two frames: through it, not into the void.
+                let traceback = traceback_of(&kept[blocks - 1]).unwrap();
+                let names: Vec<_> = traceback.frames().iter().map(|frame| frame.name()).collect();
+                assert_eq!(names[0], "loaded_code::keep", "{names:#?}");
+                assert_eq!(names.get(3).unwrap(), "loaded_code::Loaded::fill", "cycle {number}: {names:#?}");
+                assert!(names[4].starts_with("loaded_code::cycle"), "{names:#?}");
+            }
+            if number % 50 == 49 {
+                assert_eq!(at_line(), (40 * blocks as u64, blocks as u64));
+            }
+        });
+        // Without this the test would not show what it is for.
+        assert!(replaced > CYCLES / 2, "{replaced} of {CYCLES} were loaded where the one before had been");
+        assert_eq!(at_line(), (40 * (CYCLES * BLOCKS) as u64, (CYCLES * BLOCKS) as u64));
+        drop(kept);
+        assert_eq!(at_line(), (0, 0));
+    });
+}
+
+#[test]
+fn loading_while_others_load_and_snapshots_are_taken() {
+    let _turn = turn();
+    let libraries = [library("first", 1_000), library("second", 5_000)];
+    within_two_minutes(move || {
+        let fillers: Vec<_> = (0..3)
+            .map(|_| {
+                let libraries = libraries.clone();
+                std::thread::spawn(move || {
+                    let mut kept = Vec::with_capacity(CYCLES * BLOCKS);
+                    cycle(&libraries, &mut kept, |_, _| {});
+                    kept
+                })
+            })
+            .collect();
+        while fillers.iter().any(|filler| !filler.is_finished()) {
+            // Bytes and blocks are read one after the other while more are allocated.
+            assert!(at_line().1 <= 3 * (CYCLES * BLOCKS) as u64);
+        }
+        let kept: Vec<_> = fillers.into_iter().map(|filler| filler.join().unwrap()).collect();
+        let blocks = 3 * (CYCLES * BLOCKS) as u64;
+        assert_eq!(at_line(), (40 * blocks, blocks));
+        drop(kept);
+        assert_eq!(at_line(), (0, 0));
+    });
+}

@@ -1,0 +1,96 @@
+//! Five hundred threads at once, and a thread with a small stack → exact counts, and no memory that
+//! grows with the threads that have been.
+//!
+//! Alone in its file: the numbers are those of a whole process with its own global allocator.
+
+use heapgauge::{GroupBy, Snapshot};
+use std::hint::black_box;
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+const FILE: &str = "tests/many_threads.rs";
+const THREADS: usize = 500;
+const BLOCKS: usize = 20;
+
+type Block = Box<[u64; 9]>;
+
+#[inline(never)]
+fn keep(count: usize) -> Vec<Block> {
+    let mut kept = Vec::with_capacity(count);
+    for number in 0..count {
+        kept.push(black_box(Box::new([number as u64; 9])));
+    }
+    kept
+}
+/// The line of the allocation in `keep`.
+const LINE: u32 = line!() - 5;
+
+/// The tests here look at the whole process, so they take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Live bytes and blocks of that line.
+fn at_line() -> (u64, u64) {
+    let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
+    let row = rows.iter().find(|row| row.name() == format!("{FILE}:{LINE}"));
+    row.map_or((0, 0), |row| (row.size, row.count))
+}
+
+fn expected(blocks: usize) -> (u64, u64) {
+    (72 * blocks as u64, blocks as u64)
+}
+
+/// All of them live at once, allocate, and end; what they leave is counted while they live and after.
+fn round() {
+    let (allocated, counted) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));
+    let kept: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let body = || {
+                    let mut kept = keep(BLOCKS);
+                    allocated.wait();
+                    counted.wait();
+                    kept.truncate(BLOCKS / 2);
+                    kept
+                };
+                thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, body).unwrap()
+            })
+            .collect();
+        allocated.wait();
+        assert_eq!(at_line(), expected(THREADS * BLOCKS));
+        counted.wait();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(at_line(), expected(THREADS * BLOCKS / 2));
+    drop(kept);
+    assert_eq!(at_line(), (0, 0));
+}
+
+#[test]
+fn five_hundred_threads_and_five_hundred_more() {
+    let _turn = turn();
+    // The names are made in the first round.
+    round();
+    let first = heapgauge::tracker_memory();
+    for _ in 0..3 {
+        round();
+    }
+    let grown = heapgauge::tracker_memory().saturating_sub(first);
+    // What each of the later threads would have brought is 100 times as much. Tables that threads have
+    // left grow a little when a thread of another kind has taken one over.
+    assert!(grown <= 100 << 10, "{grown} bytes more after three times as many threads");
+}
+
+#[test]
+fn a_thread_with_a_small_stack() {
+    let _turn = turn();
+    let kept = thread::Builder::new().stack_size(64 << 10).spawn(|| keep(1_000)).unwrap().join().unwrap();
+    assert_eq!(at_line(), expected(1_000));
+    thread::Builder::new().stack_size(64 << 10).spawn(|| drop(kept)).unwrap().join().unwrap();
+    assert_eq!(at_line(), (0, 0));
+}
