@@ -1,6 +1,6 @@
 //! Fingerprint of a stack → its id, in the thread that has met it before.
 //!
-//! Direct-mapped, owned by one thread, so a hit touches no shared memory. A hit is decided by the
+//! Four entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory. A hit is decided by the
 //! fingerprint, not by comparing addresses; debug builds compare those too (see `book`). It starts
 //! with [`SMALLEST`] entries and doubles while stacks push each other out, so a thread that allocates
 //! little costs little and branching recursion does not fall off a cliff.
@@ -45,15 +45,25 @@ struct Known {
 
 const _: () = assert!(size_of::<Known>() == 16);
 
-/// 1 KiB.
-const SMALLEST: usize = 64;
+/// Entries that are tried for a stack.
+const WAYS: usize = 4;
+
+/// The entries that stacks of one place share.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket([Known; WAYS]);
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// Buckets: 1 KiB.
+const SMALLEST: usize = 16;
 /// 1 MiB.
-const LARGEST: usize = 1 << 16;
+const LARGEST: usize = 1 << 14;
 
 /// The cache of one thread. All zero bytes are an empty one.
 pub(crate) struct StackCache {
-    entries: *mut Known,
-    /// Number of entries, a power of two, or 0.
+    buckets: *mut Bucket,
+    /// Number of buckets, a power of two, or 0.
     len: usize,
     /// Stacks pushed out since the last growth.
     pushed_out: usize,
@@ -62,7 +72,7 @@ pub(crate) struct StackCache {
 impl StackCache {
     #[cfg(test)]
     const fn new() -> StackCache {
-        StackCache { entries: std::ptr::null_mut(), len: 0, pushed_out: 0 }
+        StackCache { buckets: std::ptr::null_mut(), len: 0, pushed_out: 0 }
     }
 
     /// The id of the stack, if it is remembered.
@@ -71,20 +81,20 @@ impl StackCache {
         if self.len == 0 {
             return None;
         }
-        // SAFETY: `entries` has `len` entries, a power of two, and the index is masked to below it;
-        // zeroed entries are valid.
-        let known = unsafe { &*self.entries.add(place(stack) as usize & (self.len - 1)) };
-        (known.check == stack.check()).then_some(known.id)
+        // SAFETY: there are `len` buckets, a power of two, and the index is masked to below it; zeroed
+        // ones are valid.
+        let bucket = unsafe { &*self.buckets.add(place(stack) as usize & (self.len - 1)) };
+        let check = stack.check();
+        bucket.0.iter().find(|known| known.check == check).map(|known| known.id)
     }
 
     /// Remembers the stack, in the place of another if need be.
     pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
-        if self.len == 0 || (self.pushed_out > self.len / 4 && self.len < LARGEST) {
+        if self.len == 0 || (self.pushed_out > self.len / 2 && self.len < LARGEST) {
             self.grow();
         }
-        if self.put(Known { check: stack.check(), place: place(stack), id }) {
-            self.pushed_out += 1;
-        }
+        let known = Known { check: stack.check(), place: place(stack), id };
+        self.pushed_out += usize::from(self.put(known));
     }
 
     /// Whether another stack was pushed out.
@@ -93,10 +103,14 @@ impl StackCache {
             return false;
         }
         // SAFETY: as in `get`; `&mut self` makes it the only access.
-        let entry = unsafe { &mut *self.entries.add(known.place as usize & (self.len - 1)) };
-        let other = entry.check != 0 && entry.check != known.check;
-        *entry = known;
-        other
+        let bucket = unsafe { &mut *self.buckets.add(known.place as usize & (self.len - 1)) };
+        let way = bucket.0.iter().position(|other| other.check == known.check || other.check == 0);
+        // Full: the others move up and the oldest goes.
+        let pushed_out = way.is_none();
+        let way = way.unwrap_or(WAYS - 1);
+        bucket.0[..=way].rotate_right(1);
+        bucket.0[0] = known;
+        pushed_out
     }
 
     #[cold]
@@ -106,19 +120,18 @@ impl StackCache {
         if self.len != 0 && !memory::may_grow() {
             return;
         }
-        let Some(entries) = NonNull::new(memory::zeroed_array::<Known>(len)) else { return };
-        let old = std::mem::replace(self, StackCache { entries: entries.as_ptr(), len, pushed_out: 0 });
+        let Some(buckets) = NonNull::new(memory::zeroed_array::<Bucket>(len)) else { return };
+        let old = std::mem::replace(self, StackCache { buckets: buckets.as_ptr(), len, pushed_out: 0 });
         for index in 0..old.len {
             // SAFETY: within the old table, which is still whole.
-            let known = unsafe { *old.entries.add(index) };
-            if known.check != 0 {
+            let bucket = unsafe { *old.buckets.add(index) };
+            for known in bucket.0.into_iter().rev().filter(|known| known.check != 0) {
                 self.put(known);
             }
         }
-        if !old.entries.is_null() {
-            // SAFETY: made by `grow` with `old.len`, and nothing refers to it any more: `get` lends
-            // out of `&self`, and this is `&mut self`.
-            unsafe { memory::free_array(old.entries, old.len) };
+        if !old.buckets.is_null() {
+            // SAFETY: made by `grow` with `old.len`, and nothing refers to it any more.
+            unsafe { memory::free_array(old.buckets, old.len) };
         }
     }
 }
@@ -161,6 +174,6 @@ mod tests {
             }
         }
         assert!(hits > 150_000, "{hits} hits: the cache did not grow");
-        assert!(cache.len > 8192);
+        assert!(cache.len * WAYS > 8192);
     }
 }
