@@ -326,8 +326,10 @@ fn address(text: &str) -> Result<String, &'static str> {
     }
 }
 
+/// At most 1 GiB a second: this is to show a leak, not to bring a machine down.
 fn bytes(text: &str) -> Result<u64, &'static str> {
-    text.parse().map_err(|_| "--leak-rate is a whole number of bytes a second")
+    let bytes = text.parse().ok().filter(|bytes| *bytes <= 1 << 30);
+    bytes.ok_or("--leak-rate is a whole number of bytes a second, at most 1073741824")
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -349,6 +351,11 @@ fn main() {
         unsafe { std::env::set_var("HEAPGAUGE_ADDR", listen) };
     }
     let server = heapgauge::serve_from_env();
+    if let (None, Some(listen), true) = (&server, &options.listen, heapgauge::is_tracing()) {
+        // The line before this one, by heapgauge, says why.
+        eprintln!("leaky_service: no numbers on --listen {listen}");
+        std::process::exit(1);
+    }
     if let Some(server) = &server {
         println!("listening on http://{}", server.local_addr());
         println!("numbers: http://{}/metrics", server.local_addr());

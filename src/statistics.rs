@@ -529,6 +529,10 @@ fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Group> {
         for frame in considered {
             let key = match group_by {
                 GroupBy::File | GroupBy::CumulativeFile => Key::File(frame.file.clone()),
+                // Without line tables functions are what tells frames apart; without symbols, offsets.
+                GroupBy::Line | GroupBy::CumulativeLine if is_named_only(frame) => {
+                    Key::Name(frame.name().into())
+                }
                 GroupBy::Line | GroupBy::CumulativeLine => Key::Line(frame.file.clone(), frame.line),
                 GroupBy::Crate | GroupBy::CumulativeCrate => Key::Name(frame.krate().into()),
                 _ => Key::Name(frame.name().into()),
@@ -545,6 +549,11 @@ fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Group> {
         }
     }
     groups
+}
+
+/// Whether a frame has a name, be it a module and an offset, but no line.
+fn is_named_only(frame: &Frame) -> bool {
+    *frame.file == *UNKNOWN && frame.line == 0 && (frame.function.is_some() || frame.module.is_some())
 }
 
 fn add(groups: &mut HashMap<Key, Group>, key: Key, size: u64, count: u64, frame: &Frame) {

@@ -275,9 +275,11 @@ impl CollectorBuilder {
         self
     }
 
-    /// Bytes heapgauge may hold for names and baselines: default 64 MiB.
+    /// Bytes heapgauge may hold: default 64 MiB.
     ///
-    /// The budget of names is one for the process: the latest collector's counts.
+    /// Three quarters of it are for the tables of the write side; beyond them new stacks are booked at
+    /// `[unrecorded]`. Beyond the whole, addresses go by module and offset. Both count as dropped for
+    /// want of memory. The budget is one for the process: the latest collector's counts.
     pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
         self.options.max_overhead = bytes;
         self

@@ -1,7 +1,7 @@
 //! Grouping, order, comparison and formatting: the acceptance cases A, B and 55, with the numbers that CPython's
 //! own `tracemalloc` computed.
 
-use super::common::{Block, S1, S2, diff_rows, load, rows, snapshot};
+use super::common::{Block, Directory, S1, S2, diff_rows, load, rows, snapshot};
 use heapgauge::{GroupBy, Order, Snapshot, Totals, top};
 
 fn grouped(blocks: &[Block<'_>], group_by: GroupBy) -> Vec<String> {
@@ -312,4 +312,22 @@ fn numbers_beyond_63_bits_stay_in_range() {
     let rows = of(0).compare_to(&of(u64::MAX), GroupBy::Line);
     assert_eq!(rows[0].size_diff, i64::MIN);
     assert_eq!(rows[0].to_string(), "a:1: size=0 B (-8388608 TiB), count=2 (+0), average=0 B");
+}
+
+#[test]
+fn frames_without_lines_are_told_apart_by_their_names() {
+    let directory = Directory::new();
+    let path = directory.file("no-lines.json");
+    let frame = |function: &str| serde_json::json!({"function": function, "file": "<unknown>", "line": 0});
+    let offset = serde_json::json!({
+        "function": null, "file": "<unknown>", "line": 0, "module": "app", "offset": 4660});
+    let trace = |frame: serde_json::Value, size: u64| serde_json::json!({"domain": 0, "size": size, "count": 1, "total_frames": 1, "frames": [frame]});
+    let traces = [trace(frame("app::first"), 30), trace(frame("app::second"), 20), trace(offset, 10)];
+    let file = serde_json::json!({
+        "version": 1, "taken_at": 1.0, "traceback_limit": 32, "build_id": null, "traces": traces});
+    std::fs::write(&path, file.to_string()).unwrap();
+    let rows = Snapshot::load(&path).unwrap().statistics(GroupBy::Line);
+    let rows: Vec<_> = rows.iter().map(|row| (row.name().into_owned(), row.size)).collect();
+    let expected = [("app::first", 30), ("app::second", 20), ("app+0x1234", 10)];
+    assert_eq!(rows, expected.map(|(name, size)| (name.to_owned(), size)));
 }
