@@ -27,8 +27,10 @@ use crate::raw::RawStack;
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
-#[cfg(any(feature = "http", test))]
+#[cfg(feature = "http")]
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
+#[cfg(all(test, not(feature = "http")))]
+use compare::{Compared, Since};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
 use ring::{Kept, Ring};
 #[cfg(any(feature = "http", test))]
@@ -696,7 +698,7 @@ impl State {
 mod tests;
 
 /// One report with every field in use, for the tests of the outlets.
-#[cfg(test)]
+#[cfg(all(test, feature = "prometheus"))]
 pub(crate) fn sample_report() -> Report {
     let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
     Report {
@@ -733,7 +735,7 @@ pub(crate) fn sample_report() -> Report {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "prometheus"))]
 pub(crate) fn sample_row(
     line: u32,
     function: &str,
