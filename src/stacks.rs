@@ -194,7 +194,7 @@ fn indices(id: u32) -> (usize, usize, usize) {
 /// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
 fn publish(stack: Key) -> Result<u32, Reason> {
     let id = tracker::next_id().ok_or(Reason::Stacks)?;
-    SHARED.slot_or_make(id).ok_or(Reason::Memory)?;
+    SHARED.make(id).then_some(()).ok_or(Reason::Memory)?;
     let (root, branch, leaf) = indices(id);
     let made = child(&ROOT[root]).and_then(|made| child(&made[branch])).ok_or(Reason::Memory)?;
     // Release: pairs with the Acquire of `addresses`.
