@@ -57,13 +57,14 @@ pub(crate) trait Chunk {
 type Words = [AtomicU64; 2 * CHUNK];
 
 /// Counts that one thread writes.
-#[repr(C, align(16))]
+// A cache line belongs to one thread.
+#[repr(C, align(64))]
 pub(crate) struct Owned {
     lower: Words,
     upper: AtomicPtr<Words>,
 }
 
-const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 16);
+const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 64);
 
 /// One block, in a word of an [`Owned`] chunk.
 const BLOCK: u64 = 1 << 32;
@@ -265,8 +266,10 @@ impl Table<Owned> {
     #[cold]
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
-        self.chunk_or_make(number(id))
-            .is_some_and(|chunk| chunk.add_slow(id as usize, direction, bytes as u64))
+        let (place, bytes) = (id as usize, bytes as u64);
+        self.chunk_or_make(number(id)).is_some_and(|chunk| {
+            chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
+        })
     }
 
     /// Completes what a thread that is no more has left half done, for the ids below `end`.
@@ -372,6 +375,7 @@ mod tests {
             assert_eq!(read(&shared, id, Freed), (u64::from(id), 1));
         }
         assert_eq!(read(&owned, 2, Allocated), (0, 0));
+        assert!(owned.chunk(0).unwrap().upper.load(Ordering::Relaxed).is_null(), "no half is full");
         assert_eq!(read(&shared, 5, Allocated), (0, 1));
     }
 
