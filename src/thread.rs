@@ -323,10 +323,20 @@ fn release(state: &ThreadState) {
 pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {
-        if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
-            release(state);
+        if !std::ptr::eq(state, own) {
+            forget(state);
         }
     }
+}
+
+/// Whether the state of a thread that stayed behind in the parent may be adopted. One that was busy may have been
+/// copied in the middle of a change to its tables: its counts stay, nobody uses its tables any more.
+fn forget(state: &ThreadState) -> bool {
+    let may_be_adopted = state.taken.load(Ordering::Relaxed) != 0 && state.quiet() & BUSY == 0;
+    if may_be_adopted {
+        release(state);
+    }
+    may_be_adopted
 }
 
 /// Prepares what a thread's first allocation needs; called before `main` where that is possible.
@@ -460,5 +470,19 @@ mod platform {
 
     pub(super) fn stack_bounds() -> StackBounds {
         StackBounds::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fork_leaves_half_changed_tables_alone() {
+        let (idle, busy) = (make().unwrap(), make().unwrap());
+        let _busy = busy.enter(BUSY);
+        assert!(!forget(busy));
+        assert_eq!(busy.taken.load(Ordering::Relaxed), 1);
+        assert!(forget(idle));
     }
 }
