@@ -236,8 +236,7 @@ fn expected(models: &[Model]) -> BTreeMap<String, (u64, u64)> {
     let mut expected = BTreeMap::new();
     for held in models.iter().flat_map(|model| model.live.values()) {
         if let Some((site, kind)) = held.place {
-            let sum: &mut (u64, u64) =
-                expected.entry(format!("{}::{kind}", SITES[site].name)).or_default();
+            let sum: &mut (u64, u64) = expected.entry(format!("{}::{kind}", SITES[site].name)).or_default();
             sum.0 += held.layout.size() as u64;
             sum.1 += 1;
         }
@@ -266,7 +265,8 @@ fn number(variable: &str, default: usize) -> usize {
 #[test]
 fn case_40_random_operations_against_a_map() {
     trap("differential::case_40_random_operations_against_a_map", || {
-        let operations = number("DIFFERENTIAL_OPERATIONS", if cfg!(debug_assertions) { 400_000 } else { 2_000_000 });
+        let operations =
+            number("DIFFERENTIAL_OPERATIONS", if cfg!(debug_assertions) { 400_000 } else { 2_000_000 });
         let seed = number("DIFFERENTIAL_SEED", 1);
         let rounds = (operations / 100_000).max(4);
         let begun = Instant::now();

@@ -2,7 +2,7 @@
 //! and it ends the process when a block does not come back as it went out.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// See the module.
 pub struct Inner;
@@ -41,8 +41,7 @@ impl Drop for Refuse {
 }
 
 fn is_refused(size: usize) -> bool {
-    let is_refused =
-        (REFUSED[0].load(Ordering::Relaxed)..REFUSED[1].load(Ordering::Relaxed)).contains(&size);
+    let is_refused = (REFUSED[0].load(Ordering::Relaxed)..REFUSED[1].load(Ordering::Relaxed)).contains(&size);
     if is_refused {
         REFUSALS.fetch_add(1, Ordering::Relaxed);
     }
@@ -52,11 +51,21 @@ fn is_refused(size: usize) -> bool {
 /// Where blocks are taken from one after the other and never given back: no lock, no system call, so that it may be
 /// asked in a signal handler. Null before [`no_locks`].
 static ARENA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+static SERVING: AtomicBool = AtomicBool::new(false);
 static USED: AtomicUsize = AtomicUsize::new(0);
 const ARENA_SIZE: usize = 4 << 30;
 
+/// While it lives, blocks come from the arena.
+pub struct NoLocks;
+
+impl Drop for NoLocks {
+    fn drop(&mut self) {
+        SERVING.store(false, Ordering::SeqCst);
+    }
+}
+
 /// From now on blocks come from the arena. Once a process.
-pub fn no_locks() {
+pub fn no_locks() -> NoLocks {
     // SAFETY: a fresh mapping.
     let arena = unsafe {
         libc::mmap(
@@ -70,6 +79,12 @@ pub fn no_locks() {
     };
     assert_ne!(arena, libc::MAP_FAILED);
     ARENA.store(arena.cast(), Ordering::SeqCst);
+    SERVING.store(true, Ordering::SeqCst);
+    NoLocks
+}
+
+fn arena() -> Option<*mut u8> {
+    SERVING.load(Ordering::Relaxed).then(|| ARENA.load(Ordering::Relaxed))
 }
 
 fn is_of_arena(block: *mut u8) -> bool {
@@ -132,15 +147,17 @@ unsafe impl GlobalAlloc for Inner {
         let Some(longer) = sealed(layout).filter(|_| !is_refused(layout.size())) else {
             return std::ptr::null_mut();
         };
-        let arena = ARENA.load(Ordering::Relaxed);
-        // SAFETY: the size is not zero, with the seal.
-        let block = if arena.is_null() { unsafe { System.alloc(longer) } } else { from_arena(arena, longer) };
+        let block = match arena() {
+            Some(arena) => from_arena(arena, longer),
+            // SAFETY: the size is not zero, with the seal.
+            None => unsafe { System.alloc(longer) },
+        };
         // SAFETY: just made.
         unsafe { seal(block, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if !ARENA.load(Ordering::Relaxed).is_null() {
+        if arena().is_some() {
             // SAFETY: as the caller promised; the arena's pages are zero and used once.
             return unsafe { self.alloc(layout) };
         }
@@ -167,7 +184,7 @@ unsafe impl GlobalAlloc for Inner {
         let Some(new) = Layout::from_size_align(size, layout.align()).ok() else {
             return std::ptr::null_mut();
         };
-        if is_of_arena(block) || !ARENA.load(Ordering::Relaxed).is_null() {
+        if is_of_arena(block) || arena().is_some() {
             // SAFETY: two blocks, and the smaller size of both.
             unsafe {
                 let moved = self.alloc(new);

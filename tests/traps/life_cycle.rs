@@ -108,8 +108,6 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
         assert_eq!(of_function(KEEP), (64 * 300, 300));
         drop(kept);
         assert_eq!(of_function(KEEP), (0, 0));
-        let dropped = Collector::new().collect().dropped.clone();
-        assert_eq!(dropped, heapgauge::DroppedEvents::default());
         nothing_is_lost();
         let [operations, calls, reads] = [operations, calls, reads].map(AtomicU64::into_inner);
         say(format_args!("{operations} allocations, {calls} calls, {reads} reads"));

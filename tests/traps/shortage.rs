@@ -29,7 +29,7 @@ fn branch(path: usize, depth: usize) -> Block {
 const UNRECORDED: &str = "[unrecorded]";
 
 fn dropped() -> heapgauge::DroppedEvents {
-    Collector::new().collect().dropped.clone()
+    Collector::new().collect().dropped
 }
 
 /// The map of stacks is the one table that comes through the program's own allocator.
@@ -46,7 +46,7 @@ fn no_memory_for_the_map_of_stacks() {
         let (known, lost) = (of_function(LEAF), of_function(UNRECORDED));
         let blocks = 100 + (1 << DEPTH);
         assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 * blocks, blocks));
-        assert!(known.1 >= 200 && lost.1 > 1_000, "{known:?} {lost:?}");
+        assert!(known.1 > 100 && lost.1 > 1_000, "{known:?} {lost:?}");
         assert_eq!(dropped().memory, lost.1);
         // It is over: what was lost stays lost, what comes is known.
         kept.extend((0..1 << DEPTH).map(|path| branch(path, DEPTH)));
@@ -143,7 +143,7 @@ fn no_memory_for_the_tables() {
         const DEPTH: usize = 12;
         let collector = Collector::new();
         // The program's blocks come from elsewhere, so that they can still be had.
-        inner::no_locks();
+        let no_locks = inner::no_locks();
         let mut thread = 0;
         // SAFETY: a function that ends; the thread is joined below.
         let made = unsafe {
@@ -164,7 +164,7 @@ fn no_memory_for_the_tables() {
         // So far up in the address space that the map of large blocks has no part for it, and gets none.
         let gap = get(1 << 30);
         let (large, small) = (get(5_000), get(500));
-        drop(exhausted);
+        drop((exhausted, no_locks));
 
         // SAFETY: made by `Box::into_raw`, once.
         let made = unsafe { Box::from_raw(MADE.load(Ordering::Acquire)) };
@@ -178,6 +178,7 @@ fn no_memory_for_the_tables() {
         assert_eq!(report.untracked_bytes - untracked, 5_000);
         assert!(lost.1 > 4_000, "{lost:?}");
         assert_eq!(report.dropped.threads, 1);
+        // Without the thread's, and with the large one, which is untracked instead.
         assert_eq!(report.dropped.memory, lost.1 - 1 + 1);
 
         // It is over.

@@ -62,7 +62,7 @@ fn a_handler_that_interrupts_anything() {
         // The arena does not take blocks back.
         const MOST: usize = 2_000_000;
         static OVER: AtomicBool = AtomicBool::new(false);
-        inner::no_locks();
+        let _no_locks = inner::no_locks();
         on(libc::SIGUSR1, 0);
         let before = heapgauge::traced_memory().current;
         let workers: Vec<_> = (0..2usize)
@@ -123,11 +123,7 @@ fn a_handler_on_a_stack_of_its_own() {
         on(libc::SIGUSR2, libc::SA_ONSTACK);
         let run = || {
             let mut room = vec![0u8; 256 << 10];
-            let stack = libc::stack_t {
-                ss_sp: room.as_mut_ptr().cast(),
-                ss_flags: 0,
-                ss_size: room.len(),
-            };
+            let stack = libc::stack_t { ss_sp: room.as_mut_ptr().cast(), ss_flags: 0, ss_size: room.len() };
             // SAFETY: the room lives until the stack is given up below.
             assert_eq!(unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) }, 0);
             for _ in 0..TIMES {

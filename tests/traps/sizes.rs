@@ -46,8 +46,8 @@ fn holds(block: *mut u8, home: usize, size: usize) -> bool {
 
 /// Around each size at which something changes: the tag's place at 1 KiB, pages, the system's own mappings.
 const SIZES: [usize; 22] = [
-    0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 1019, 1020, 1021, 1023, 1024, 1025, 4092, 4096, 70_000, 131_072, 200_001,
-    3_000_000,
+    0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 1019, 1020, 1021, 1023, 1024, 1025, 4092, 4096, 70_000, 131_072,
+    200_001, 3_000_000,
 ];
 
 #[test]
@@ -61,9 +61,10 @@ fn alignments_up_to_a_mebibyte() {
                     let layout = layout(size, 1 << power);
                     // SAFETY: freed below with this layout.
                     let block = unsafe { if zeroed { get_zeroed(layout) } else { get(layout) } };
-                    assert!(!block.is_null() && block.addr() % layout.align() == 0, "{layout:?}");
+                    assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()), "{layout:?}");
                     // SAFETY: that long.
-                    assert!(!zeroed || (0..size).all(|at| unsafe { block.add(at).read() } == 0), "{layout:?}");
+                    let is_zero = (0..size).all(|at| unsafe { block.add(at).read() } == 0);
+                    assert!(!zeroed || is_zero, "{layout:?}");
                     fill(block, 0, size);
                     bytes += size as u64;
                     blocks.push((block, layout));
@@ -101,7 +102,7 @@ fn case_10_blocks_of_no_bytes() {
             unsafe {
                 let block = resize(block, old, 5);
                 fill(block, 0, 5);
-                assert!(block.addr() % old.align() == 0 && holds(block, block.addr(), 5));
+                assert!(block.addr().is_multiple_of(old.align()) && holds(block, block.addr(), 5));
                 grown.push((resize(block, layout(5, old.align()), 0), old));
             }
         }
@@ -129,7 +130,7 @@ fn case_37_realloc_in_every_direction() {
                         fill(first, 0, from);
                         let home = first.addr();
                         let second = resize(first, layout(from, align), to);
-                        assert!(!second.is_null() && second.addr() % align == 0);
+                        assert!(!second.is_null() && second.addr().is_multiple_of(align));
                         assert!(holds(second, home, from.min(to)), "{from} → {to}, aligned {align}");
                         fill(second, 0, to);
                         if times % 50 == 0 {
@@ -197,7 +198,10 @@ fn case_37_sizes_up_to_failure() {
             drop(refuse);
             assert!(Refuse::times() >= 15);
             assert!(holds(block, block.addr(), 777));
-            assert_eq!((of_function(GET), of_function(GET_ZEROED), of_function(RESIZE)), ((777, 1), (0, 0), (0, 0)));
+            assert_eq!(
+                (of_function(GET), of_function(GET_ZEROED), of_function(RESIZE)),
+                ((777, 1), (0, 0), (0, 0))
+            );
             ALLOC.dealloc(block, kept);
         }
         // As a program would: an error, not the end.
