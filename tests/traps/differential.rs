@@ -2,7 +2,7 @@
 //!
 //! `DIFFERENTIAL_OPERATIONS` and `DIFFERENTIAL_SEED` say how many and which. What was run is in `tests/README.md`.
 
-use crate::{ALLOC, say, trap};
+use crate::{ALLOC, on_path, say, trap};
 use heapgauge::{Collector, DroppedEvents, GroupBy, Snapshot};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::{BTreeMap, HashMap};
@@ -150,17 +150,6 @@ fn check(block: *mut u8, home: usize, filled: usize, size: usize) {
     }
 }
 
-/// Calls `act` on one of many stacks.
-#[inline(never)]
-fn on_stack(path: usize, depth: usize, act: &mut dyn FnMut() -> *mut u8) -> *mut u8 {
-    let block = match (depth, path & 1) {
-        (0, _) => act(),
-        (_, 0) => on_stack(path >> 1, depth - 1, act),
-        _ => on_stack(path >> 1, depth - 1, act),
-    };
-    black_box(block)
-}
-
 /// What a thread does in a round. It takes over the model of an earlier one, and ends.
 fn work(
     mut model: Model,
@@ -186,7 +175,7 @@ fn work(
                 let zeroed = random.below(4) == 0;
                 let Site { get, get_zeroed, .. } = &SITES[site];
                 let block =
-                    on_stack(path, depth, &mut || if zeroed { get_zeroed(layout) } else { get(layout) });
+                    on_path(path, depth, &mut || if zeroed { get_zeroed(layout) } else { get(layout) });
                 assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()));
                 if zeroed {
                     // SAFETY: within the block.
@@ -206,7 +195,7 @@ fn work(
                 let (block, held) = model.remove(random.below(model.order.len()));
                 let (home, before, size) = (block.addr(), held.layout.size(), random.size());
                 let resize = SITES[site].resize;
-                let block = on_stack(path, depth, &mut || resize(block, held.layout, size));
+                let block = on_path(path, depth, &mut || resize(block, held.layout, size));
                 assert!(!block.is_null());
                 check(block, home, before, size.min(before));
                 fill(block, size);

@@ -1,6 +1,6 @@
 //! A process that forks while its threads are in the middle of everything.
 
-use crate::{nothing_is_lost, of_function, say, trap};
+use crate::{nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,16 +19,6 @@ fn leaf_of_child(number: usize) -> Block {
 }
 const LEAF_OF_CHILD: &str = "traps::fork::leaf_of_child";
 
-#[inline(never)]
-fn branch(path: usize, depth: usize, leaf: fn(usize) -> Block) -> Block {
-    let kept = match (depth, path & 1) {
-        (0, _) => leaf(path),
-        (_, 0) => branch(path >> 1, depth - 1, leaf),
-        _ => branch(path >> 1, depth - 1, leaf),
-    };
-    black_box(kept)
-}
-
 const DEPTH: usize = 14;
 
 /// New stacks on this thread, and on others that take over what the parent's threads left behind. The status says
@@ -39,7 +29,7 @@ fn child(round: usize) -> i32 {
     unsafe { libc::alarm(100) };
     const EACH: usize = 500;
     let some = move |from: usize| -> Vec<Block> {
-        (0..EACH).map(|path| branch((path + from) * 31, DEPTH, leaf_of_child)).collect()
+        (0..EACH).map(|path| on_path((path + from) * 31, DEPTH, &mut || leaf_of_child(path))).collect()
     };
     let mut kept = vec![some(round)];
     for more in 0..2 {
@@ -77,10 +67,11 @@ fn case_43_children_that_allocate_on_new_stacks() {
                         // Threads that come and go make, leave and take over states.
                         let begin = path;
                         let blocks = thread::spawn(move || {
-                            let blocks = (begin..begin + 50).map(|path| branch(path * 77, DEPTH, leaf));
+                            let blocks =
+                                (begin..begin + 50).map(|path| on_path(path * 77, DEPTH, &mut || leaf(path)));
                             blocks.collect::<Vec<_>>()
                         });
-                        drop(branch(path * 5, DEPTH, leaf));
+                        drop(on_path(path * 5, DEPTH, &mut || leaf(path)));
                         drop(blocks.join().unwrap());
                         path += 50;
                     }

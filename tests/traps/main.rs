@@ -16,6 +16,7 @@ mod stacks;
 mod threads;
 
 use heapgauge::{GroupBy, Snapshot};
+use std::hint::black_box;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -94,6 +95,28 @@ fn done() {
 /// A figure for the table in the README.
 fn say(figure: std::fmt::Arguments<'_>) {
     println!("{SAID} {figure}");
+}
+
+/// Calls `act` on one of as many stacks as there are paths: each bit says which of two calls to take.
+#[inline(never)]
+fn on_path<T>(path: usize, depth: usize, act: &mut dyn FnMut() -> T) -> T {
+    // What stands around the two calls differs, or the optimizer makes one of them.
+    let result = match (depth, path & 1) {
+        (0, _) => act(),
+        (_, 0) => {
+            black_box("left");
+            let result = on_path(path >> 1, depth - 1, act);
+            black_box(1u8);
+            result
+        }
+        _ => {
+            black_box(2u64);
+            let result = on_path(path >> 1, depth - 1, act);
+            black_box("right");
+            result
+        }
+    };
+    black_box(result)
 }
 
 /// Live bytes and blocks of the site in the function of this path.

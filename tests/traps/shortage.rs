@@ -2,7 +2,7 @@
 //! (No memory for the program's blocks: `sizes::case_37_sizes_up_to_failure`.)
 
 use crate::inner::{self, Refuse};
-use crate::{of_function, say, trap};
+use crate::{of_function, on_path, say, trap};
 use heapgauge::Collector;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -16,15 +16,10 @@ fn leaf(number: usize) -> Block {
 const LEAF: &str = "traps::shortage::leaf";
 
 /// As many stacks as there are paths.
-#[inline(never)]
-fn branch(path: usize, depth: usize) -> Block {
-    let kept = match (depth, path & 1) {
-        (0, _) => leaf(path),
-        (_, 0) => branch(path >> 1, depth - 1),
-        _ => branch(path >> 1, depth - 1),
-    };
-    black_box(kept)
+fn branch(path: usize) -> Block {
+    on_path(path, DEPTH, &mut || leaf(path))
 }
+const DEPTH: usize = 12;
 
 const UNRECORDED: &str = "[unrecorded]";
 
@@ -36,11 +31,10 @@ fn dropped() -> heapgauge::DroppedEvents {
 #[test]
 fn no_memory_for_the_map_of_stacks() {
     trap("shortage::no_memory_for_the_map_of_stacks", || {
-        const DEPTH: usize = 12;
         let mut kept: Vec<Block> = Vec::with_capacity(2 << DEPTH);
-        kept.extend((0..100).map(|path| branch(path, DEPTH)));
+        kept.extend((0..100).map(branch));
         let refuse = Refuse::sizes(40, usize::MAX);
-        kept.extend((0..1 << DEPTH).map(|path| branch(path, DEPTH)));
+        kept.extend((0..1 << DEPTH).map(branch));
         drop(refuse);
         assert!(Refuse::times() > 0);
         let (known, lost) = (of_function(LEAF), of_function(UNRECORDED));
@@ -49,7 +43,7 @@ fn no_memory_for_the_map_of_stacks() {
         assert!(known.1 > 100 && lost.1 > 1_000, "{known:?} {lost:?}");
         assert_eq!(dropped().memory, lost.1);
         // It is over: what was lost stays lost, what comes is known.
-        kept.extend((0..1 << DEPTH).map(|path| branch(path, DEPTH)));
+        kept.extend((0..1 << DEPTH).map(branch));
         assert_eq!(of_function(LEAF).1, known.1 + (1 << DEPTH));
         assert_eq!((of_function(UNRECORDED), dropped().memory), (lost, lost.1));
         drop(kept);
@@ -140,7 +134,6 @@ fn give_back(block: *mut u8, size: usize) {
 #[test]
 fn no_memory_for_the_tables() {
     trap("shortage::no_memory_for_the_tables", || {
-        const DEPTH: usize = 12;
         let collector = Collector::new();
         // The program's blocks come from elsewhere, so that they can still be had.
         let no_locks = inner::no_locks();
@@ -151,12 +144,12 @@ fn no_memory_for_the_tables() {
         };
         assert_eq!(made, 0);
         let mut kept: Vec<Block> = Vec::with_capacity(8 << DEPTH);
-        kept.extend((0..10).map(|path| branch(path, DEPTH)));
+        kept.extend((0..10).map(branch));
         assert_eq!(of_function(LEAF), (240, 10));
         let untracked = collector.collect().untracked_bytes;
 
         let exhausted = Exhausted::now();
-        kept.extend((0..1 << DEPTH).map(|path| branch(path, DEPTH)));
+        kept.extend((0..1 << DEPTH).map(branch));
         GO.store(1, Ordering::Release);
         while MADE.load(Ordering::Acquire).is_null() {
             std::thread::yield_now();
@@ -186,7 +179,7 @@ fn no_memory_for_the_tables() {
         // SAFETY: made above, joined once.
         assert_eq!(unsafe { libc::pthread_join(thread, std::ptr::null_mut()) }, 0);
         let before = known.1;
-        kept.extend((0..1 << DEPTH).map(|path| branch(path, DEPTH)));
+        kept.extend((0..1 << DEPTH).map(branch));
         assert_eq!(of_function(LEAF).1, before + (1 << DEPTH));
         assert_eq!(of_function(UNRECORDED), lost);
         let again = get(6_000);

@@ -1,6 +1,6 @@
 //! Allocations in signal handlers. That nothing hangs or faults is promised; counts are not, but they hold here.
 
-use crate::{inner, nothing_is_lost, of_function, say, trap};
+use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
 use std::os::unix::thread::JoinHandleExt as _;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -70,7 +70,9 @@ fn a_handler_that_interrupts_anything() {
                 std::thread::spawn(move || {
                     let mut kept = Vec::with_capacity(100);
                     for operation in 0..MOST {
-                        kept.push(branch(operation.wrapping_mul(2_654_435_761) >> 7, 10, worker));
+                        // One of many stacks, so that threads look up, insert and grow tables all the time.
+                        let path = operation.wrapping_mul(2_654_435_761) >> 7;
+                        kept.push(on_path(path, 10, &mut || outside(operation + worker)));
                         if kept.len() == 100 {
                             kept.clear();
                         }
@@ -101,17 +103,6 @@ fn a_handler_that_interrupts_anything() {
         let grown = heapgauge::traced_memory().current.abs_diff(before);
         assert!(grown < 16 << 10, "{grown}");
     });
-}
-
-/// One of many stacks, so that threads look up, insert and grow tables all the time.
-#[inline(never)]
-fn branch(path: usize, depth: usize, number: usize) -> Vec<u64> {
-    let kept = match (depth, path & 1) {
-        (0, _) => outside(number + path),
-        (_, 0) => branch(path >> 1, depth - 1, number),
-        _ => branch(path >> 1, depth - 1, number + 1),
-    };
-    black_box(kept)
 }
 
 /// Raised where nothing is under way, so that the counts are exact: the handler runs on a stack of its own, of which
