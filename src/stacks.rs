@@ -114,15 +114,20 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64) -> Result<u32, Reason>
     }
     let shard = map.shards().get(map.determine_shard(hash as usize)).ok_or(Reason::Stacks)?;
     let mut shard = shard.write();
-    if let Some((key, known)) = shard.get_mut(hash, |(key, _)| *key == sought) {
-        // Another thread may have been faster; else it was met before the last `clear`.
-        if *known.get() < base {
-            *known.get_mut() = publish(*key)?;
-        }
-        return Ok(*known.get());
+    let known = shard.get_mut(hash, |(key, _)| *key == sought);
+    // Another thread may have been faster.
+    if let Some((_, id)) = &known
+        && *id.get() >= base
+    {
+        return Ok(*id.get());
     }
     if !memory::may_grow() {
         return Err(Reason::Memory);
+    }
+    if let Some((key, id)) = known {
+        // It was met before the last `clear`. What the old id had stays: somebody may be booking there.
+        *id.get_mut() = publish(*key)?;
+        return Ok(*id.get());
     }
     // `DashMap::insert` would end the process where the map cannot grow.
     shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;

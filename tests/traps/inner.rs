@@ -2,6 +2,7 @@
 //! and it ends the process when a block does not come back as it went out.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 /// See the module.
@@ -15,37 +16,38 @@ struct Seal {
     align: usize,
 }
 
-/// Requests of this size up to, not including, that one are refused.
-static REFUSED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
-static REFUSALS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Requests of this size up to, not including, that one are refused to this thread, and how many were.
+    static REFUSED: [Cell<usize>; 3] = const { [const { Cell::new(0) }; 3] };
+}
 
-/// While it lives, requests whose size lies within are refused; sizes count the tracker's tag.
+/// While it lives, requests of its thread whose size lies within are refused; sizes count the tracker's tag.
 pub struct Refuse;
 
 impl Refuse {
     pub fn sizes(from: usize, to: usize) -> Refuse {
-        REFUSED[0].store(from, Ordering::SeqCst);
-        REFUSED[1].store(to, Ordering::SeqCst);
+        REFUSED.with(|[begin, end, _]| (begin.set(from), end.set(to)));
         Refuse
     }
 
     pub fn times() -> usize {
-        REFUSALS.load(Ordering::SeqCst)
+        REFUSED.with(|[.., times]| times.get())
     }
 }
 
 impl Drop for Refuse {
     fn drop(&mut self) {
-        REFUSED[1].store(0, Ordering::SeqCst);
+        REFUSED.with(|[_, end, _]| end.set(0));
     }
 }
 
 fn is_refused(size: usize) -> bool {
-    let is_refused = (REFUSED[0].load(Ordering::Relaxed)..REFUSED[1].load(Ordering::Relaxed)).contains(&size);
-    if is_refused {
-        REFUSALS.fetch_add(1, Ordering::Relaxed);
-    }
-    is_refused
+    let check = |[begin, end, times]: &[Cell<usize>; 3]| {
+        let is_refused = (begin.get()..end.get()).contains(&size);
+        times.set(times.get() + usize::from(is_refused));
+        is_refused
+    };
+    REFUSED.try_with(check).unwrap_or(false)
 }
 
 /// Where blocks are taken from one after the other and never given back: no lock, no system call, so that it may be
