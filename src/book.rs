@@ -223,7 +223,10 @@ fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
 #[cold]
 pub(crate) fn misplaced(id: u32, size: usize) {
     free(id, size);
-    tracker::drop_event(Reason::Memory);
+    // Where its stack was lost already, it has been counted.
+    if id != tracker::base() {
+        tracker::drop_event(Reason::Memory);
+    }
     allocate_shared(UNTRACKED, size);
 }
 
