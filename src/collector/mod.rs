@@ -484,9 +484,8 @@ impl State {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
 
-    /// False: nothing could be named.
+    /// False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
-        let before = self.unnamed.len();
         let begun = self.world.now();
         let progress = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
         let spent = self.world.now().saturating_duration_since(begun);
@@ -500,7 +499,7 @@ impl State {
             let world = &self.world;
             self.unnamed.retain(|addresses| world.site(addresses).is_none());
         }
-        self.unnamed.len() < before
+        progress.more
     }
 
     /// The next slice of a collection; `None` while stacks are still being named.

@@ -87,6 +87,14 @@ impl Query {
     }
 }
 
+/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+pub(super) fn none(query: &str) -> Result<(), String> {
+    match pairs(query).first() {
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        None => Ok(()),
+    }
+}
+
 /// Figures alone are an id; a duration has a unit.
 fn since(value: &str) -> Option<Since> {
     match value {
