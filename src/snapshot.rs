@@ -9,6 +9,7 @@ mod file;
 use crate::frame::{Frame, Traceback, UNKNOWN};
 use crate::symbols::{self, Symbols};
 use crate::{Error, control, domains, raw};
+#[cfg(feature = "http")]
 pub(crate) use file::FileFrames;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
