@@ -628,6 +628,17 @@ fn two_readers_compare_with_different_pasts() {
 }
 
 #[test]
+fn stacks_that_appeared_meanwhile_are_named_too() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    let collector = fake.collector(25, 300);
+    assert!(collector.name_all_slice(Since::First));
+    fake.holds_unnamed(3, 30, 3);
+    fake.heap().nameable.insert(3, site(7));
+    assert_eq!(compared(&collector, Since::First), [(7, 30, 30, 3, 3), (10, 100, 0, 1, 0)]);
+}
+
+#[test]
 fn snapshots_on_request_are_kept_by_number_and_age() {
     let fake = Fake::new();
     let collector = fake.collector(25, 300);

@@ -483,13 +483,20 @@ pub fn case_44_a_pause_silences_allocations_alone() {
 pub fn case_44_stop_and_clear_forget() {
     let from_before = SIZES.map(Block::new);
     let mut resized = Block::new(24);
+    let (snapshot, at_line_then) = (Snapshot::take().unwrap(), at_line(Block::LINE));
     heapgauge::stop();
+    // A snapshot is a value: what becomes of tracking is nothing to it.
+    assert_eq!(snapshot.compare_to(&snapshot.filter_traces(&[]), GroupBy::Line)[0].size_diff, 0);
     let while_off = SIZES.map(Block::new);
     heapgauge::start(32).unwrap();
     assert_eq!(live(), (0, 0));
     let first = Block::new(10);
     drop((from_before, while_off));
     assert_eq!((live(), at_line(Block::LINE)), ((10, 1), (10, 1)));
+    let rows = Snapshot::take().unwrap().compare_to(&snapshot, GroupBy::Line);
+    let row = rows.iter().find(|row| row.traceback.most_recent().line == Block::LINE).unwrap();
+    assert_eq!((row.size_diff, row.count_diff), (10 - at_line_then.0 as i64, 1 - at_line_then.1 as i64));
+    drop((rows, snapshot));
     heapgauge::clear_traces();
     let second = Block::new(20);
     drop(first);
