@@ -106,6 +106,8 @@ mod domains;
 mod filter;
 mod frame;
 mod process;
+#[cfg(any(feature = "http", feature = "pprof"))]
+mod profile;
 mod snapshot;
 mod statistics;
 mod symbols;
@@ -114,7 +116,7 @@ mod traced;
 // The outlets.
 #[cfg(feature = "http")]
 mod config;
-#[cfg(feature = "prometheus")]
+#[cfg(any(feature = "prometheus", feature = "pprof"))]
 mod emit;
 #[cfg(feature = "http")]
 pub mod http;
@@ -131,6 +133,8 @@ pub use domains::{track, untrack};
 pub use error::Error;
 pub use filter::{DomainFilter, Filter};
 pub use frame::{Frame, Traceback};
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub use profile::{Profile, ProfileValue};
 #[cfg(feature = "http")]
 pub use serve::{Server, ServerBuilder, serve, serve_from_env};
 pub use snapshot::{Snapshot, Trace};
