@@ -107,6 +107,8 @@ mod filter;
 mod frame;
 mod process;
 #[cfg(any(feature = "http", feature = "pprof"))]
+// Each of the two reads its part of it.
+#[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 mod profile;
 mod snapshot;
 mod statistics;

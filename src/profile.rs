@@ -200,13 +200,11 @@ impl Profile {
     }
 
     /// Leaves out the stacks that hold nothing.
-    #[cfg(feature = "http")]
     pub(crate) fn retain_live(&mut self) {
         self.stacks.retain(|stack| stack.counts.live_blocks() > 0 || stack.counts.live_bytes() > 0);
     }
 
     /// Sums over all stacks.
-    #[cfg(all(feature = "pprof", any(feature = "http", test)))]
     pub(crate) fn totals(&self) -> Counts {
         let mut totals = Counts::default();
         self.stacks.iter().for_each(|stack| totals += stack.counts);
@@ -214,7 +212,6 @@ impl Profile {
     }
 
     /// The stacks by live bytes, then by allocated bytes, most first.
-    #[cfg(all(feature = "pprof", any(feature = "http", test)))]
     pub(crate) fn largest_first(&self) -> Vec<&RawStack> {
         let mut stacks: Vec<&RawStack> = self.stacks.iter().collect();
         let live = |stack: &RawStack| ProfileValue::LiveBytes.of(&stack.counts);
@@ -279,7 +276,6 @@ mod tests {
         assert_eq!(counts(&after.since(&before)), counts(&after));
     }
 
-    #[cfg(feature = "pprof")]
     #[test]
     fn the_largest_come_first() {
         let profile = sample(&[(ONE, [100, 10, 90, 9]), (TWO, [50, 5, 0, 0]), (THREE, [200, 1, 190, 0])]);

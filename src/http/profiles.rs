@@ -29,7 +29,9 @@ use crate::control;
 use crate::emit::folded;
 #[cfg(feature = "pprof")]
 use crate::emit::pprof;
-use crate::profile::{Profile, ProfileValue};
+use crate::profile::Profile;
+#[cfg(feature = "pprof")]
+use crate::profile::ProfileValue;
 
 /// Profiles asked for and not made yet. Fewer than there may be connections, so that `/metrics` is always answered.
 const ASKED: usize = 16;

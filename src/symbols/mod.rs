@@ -119,6 +119,8 @@ pub(crate) struct Progress {
 
 /// A frame, and where in its stack it stands.
 #[cfg(any(feature = "pprof", feature = "http"))]
+// Folded stacks read the frame alone.
+#[cfg_attr(not(feature = "pprof"), allow(dead_code))]
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     /// Of its address among the stack's.
