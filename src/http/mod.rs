@@ -34,12 +34,17 @@ use query::{Format, Query, SINCE};
 const MAX_BODY_BYTES: u64 = 64 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-/// Which paths there are.
-const PATHS: &str = if cfg!(feature = "pprof") {
-    "/metrics, /health, /memory/snapshots, /debug/heap/folded, /debug/pprof/heap, /debug/pprof/allocs"
-} else {
-    "/metrics, /health, /memory/snapshots, /debug/heap/folded"
-};
+/// The paths of a loopback address.
+const PATHS: &[&str] = &[
+    "/metrics",
+    "/health",
+    "/memory/snapshots",
+    "/debug/heap/folded",
+    #[cfg(feature = "pprof")]
+    "/debug/pprof/heap",
+    #[cfg(feature = "pprof")]
+    "/debug/pprof/allocs",
+];
 /// From a request's head (at first: from the connection) until its answer begins, and from there until the next
 /// request's head. A client that does not read its answer ends here too.
 pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -203,8 +208,8 @@ async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
 
 fn unknown_path(uri: &Uri, access: Access) -> Response {
     let allowed = match access {
-        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on",
-        Access::Loopback | Access::Everything => PATHS,
+        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on".into(),
+        Access::Loopback | Access::Everything => PATHS.join(", "),
     };
     refuse(
         StatusCode::NOT_FOUND,

@@ -3,7 +3,6 @@
 //! Pure; the query is as long as a request's head may be at most.
 #![forbid(unsafe_code)]
 
-use std::ops::RangeInclusive;
 #[cfg(feature = "pprof")]
 use std::time::Duration;
 
@@ -16,9 +15,10 @@ use crate::statistics::{GroupBy, Order};
 
 /// The most rows of one answer.
 const MAX_TOP: usize = 10_000;
+const SORT: &str = "diff, growth, size, count";
 /// A profile over more than this would not be there before the connection is given up.
 #[cfg(feature = "pprof")]
-const MAX_SECONDS: u64 = REQUEST_TIME.as_secs() - 1;
+const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +52,11 @@ impl Query {
         };
         each(query, &["top", "group_by", "since", "sort", "format"], |key, value| {
             match key {
-                "top" => asked.top = figures(value, 1..=MAX_TOP as u64).ok_or("1 to 10000")? as usize,
+                "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
                 "group_by" => {
                     asked.group_by = value.parse().map_err(|_| "file, line, function, crate, traceback")?;
                 }
-                "sort" => asked.order = value.parse().map_err(|_| "diff, growth, size, count")?,
+                "sort" => asked.order = value.parse().map_err(|_| SORT)?,
                 "format" => {
                     asked.format = match value {
                         "text" => Format::Text,
@@ -88,10 +88,10 @@ impl ProfileQuery {
         let mut asked = ProfileQuery::default();
         each(query, &["seconds", "debug"], |key, value| {
             match key {
-                "debug" => asked.text = figures(value, 0..=1).ok_or("0, 1")? == 1,
+                "debug" => asked.text = number(value, 0, 1).ok_or("0, 1")? == 1,
                 _ => {
-                    let seconds = figures(value, 1..=MAX_SECONDS).ok_or("1 to 59, in seconds")?;
-                    asked.seconds = Some(Duration::from_secs(seconds));
+                    let seconds = number(value, 1, MAX_SECONDS).ok_or("1 to 59, in seconds")?;
+                    asked.seconds = Some(Duration::from_secs(seconds as u64));
                 }
             }
             Ok(())
@@ -119,20 +119,24 @@ pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
     Ok(asked)
 }
 
-/// Hands over every parameter, each of which must be one of `known` and come once; `set` says what is allowed where
-/// it does not like a value.
+/// Reads each parameter, once. `read` is given only those of `keys`; its error is what is allowed.
 fn each(
     query: &str,
-    known: &[&'static str],
-    mut set: impl FnMut(&str, &str) -> Result<(), &'static str>,
+    keys: &[&str],
+    mut read: impl FnMut(&str, &str) -> Result<(), &'static str>,
 ) -> Result<(), String> {
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
     for (key, value) in pairs(query) {
-        let Some(key) = known.iter().copied().find(|known| *known == key) else {
-            return Err(format!("parameter {} is unknown, allowed are {}", Shown(&key), known.join(", ")));
-        };
-        set(key, &value)
-            .map_err(|allowed| format!("parameter {key} is {}, allowed are {allowed}", Shown(&value)))?;
+        if !keys.contains(&&*key) {
+            let allowed = match keys {
+                [] => "none is allowed".to_owned(),
+                keys => format!("allowed are {}", keys.join(", ")),
+            };
+            return Err(format!("parameter {} is unknown, {allowed}", Shown(&key)));
+        }
+        if let Err(allowed) = read(&key, &value) {
+            return Err(format!("parameter {key} is {}, allowed are {allowed}", Shown(&value)));
+        }
         if seen.contains(&key) {
             return Err(format!("parameter {key} is {} the second time, allowed is once", Shown(&value)));
         }
@@ -141,10 +145,10 @@ fn each(
     Ok(())
 }
 
-/// A number in figures alone, within the range.
-fn figures(value: &str, range: RangeInclusive<u64>) -> Option<u64> {
+/// Figures alone, within bounds.
+fn number(value: &str, least: usize, most: usize) -> Option<usize> {
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| value.parse().ok()).flatten().filter(|number| range.contains(number))
+    is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
 }
 
 /// Figures alone are an id; a duration has a unit.
