@@ -39,9 +39,9 @@ const DEPTH: u32 = if cfg!(debug_assertions) { 14 } else { 17 };
 
 /// A block from each of the 2^depth ways through a tree of calls.
 #[inline(never)]
-fn left(depth: u32, kept: &mut Vec<Box<u64>>) {
+fn left(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     if depth == 0 {
-        kept.push(Box::new(7));
+        kept.push(Box::from([7; 8]));
         return;
     }
     left(depth - 1, kept);
@@ -52,9 +52,9 @@ fn left(depth: u32, kept: &mut Vec<Box<u64>>) {
 
 /// The same once more under another name, so that each way has folded stacks of its own.
 #[inline(never)]
-fn right(depth: u32, kept: &mut Vec<Box<u64>>) {
+fn right(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     if depth == 0 {
-        kept.push(Box::new(7));
+        kept.push(Box::from([7; 8]));
         return;
     }
     black_box(&kept);
@@ -80,6 +80,8 @@ fn measured<T>(what: &str, make: impl FnOnce() -> T) -> (T, Duration, usize) {
     let begin = busy();
     let made = make();
     let (time, peak) = (busy() - begin, PEAK.load(Relaxed) - before);
+    // The harness keeps what is printed.
+    let _paused = heapgauge::pause();
     println!("{what}: {time:?}, at most {:.1} MB", peak as f64 / 1e6);
     (made, time, peak)
 }
@@ -111,6 +113,8 @@ fn a_hundred_thousand_stacks() {
     let (profile, taken, _) = measured("take and name", || Profile::take().unwrap());
     let (pprof, encoded, held) = measured("pprof", || profile.to_pprof(ProfileValue::LiveBytes));
     let (folded, written, _) = measured("folded", || profile.to_folded(ProfileValue::LiveBytes));
+    // The harness keeps what is printed.
+    let _paused = heapgauge::pause();
     println!("{stacks} stacks: {} bytes of pprof, {} of folded stacks", pprof.len(), folded.len());
 
     assert_eq!(heapgauge::traced_memory().current, before.current);
