@@ -58,6 +58,12 @@
 //! * *other* is what the exported sites leave out, *untracked* what was allocated while tracking was
 //!   paused or off, *overhead* what heapgauge itself holds.
 //!
+//! # Profiles
+//!
+//! The server has the heap as a pprof profile at `/debug/pprof/heap`, what was ever allocated at
+//! `/debug/pprof/allocs`, and folded stacks for flame graphs at `/debug/heap/folded`. A program without it takes a
+//! `Profile` (feature `pprof` or `http`), which also subtracts: what was allocated, and what stayed, during some work.
+//!
 //! # What it costs
 //!
 //! Four bytes a block; a look at the stack for each allocation, some nanoseconds; about 300 bytes for a

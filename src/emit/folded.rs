@@ -14,6 +14,8 @@ use crate::profile::{Profile, ProfileValue};
 use crate::raw::RawStack;
 use crate::symbols::{self, Placed};
 
+/// Stacks that are added up in one piece; some ten milliseconds.
+const STACKS: usize = 2_048;
 /// A piece of the text is not much longer than this.
 const PIECE: usize = 64 << 10;
 
@@ -44,7 +46,9 @@ impl Profile {
     /// ```
     pub fn to_folded(&self, value: ProfileValue) -> String {
         let _own = control::own();
-        let mut lines = Lines::of(self, value);
+        let mut folder = Folder::new(value);
+        while folder.fold_piece(self) {}
+        let mut lines = folder.finish();
         let mut out = String::new();
         while let Some(piece) = lines.next_piece() {
             out += &piece;
@@ -53,7 +57,58 @@ impl Profile {
     }
 }
 
-/// The lines of a profile that have not been written yet.
+/// Folded stacks that are being added up.
+pub(crate) struct Folder {
+    value: ProfileValue,
+    /// Stacks that are added.
+    done: usize,
+    names: HashMap<Arc<str>, u32>,
+    /// By the numbers of their names, leaf first.
+    sums: HashMap<Box<[u32]>, i64>,
+}
+
+impl Folder {
+    pub(crate) fn new(value: ProfileValue) -> Folder {
+        Folder { value, done: 0, names: HashMap::new(), sums: HashMap::new() }
+    }
+
+    /// Adds some stacks of one profile. False: there are no more.
+    pub(crate) fn fold_piece(&mut self, profile: &Profile) -> bool {
+        let _own = control::own();
+        let symbols = symbols::global();
+        self.fold(profile, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
+    }
+
+    fn fold(&mut self, profile: &Profile, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> bool {
+        let end = profile.stacks.len().min(self.done + STACKS);
+        for stack in &profile.stacks[self.done..end] {
+            let amount = self.value.of(&stack.counts);
+            if amount == 0 {
+                continue;
+            }
+            let frames = placed(stack);
+            let line = frames.iter().map(|placed| {
+                let next = self.names.len() as u32;
+                *self.names.entry(name(&placed.frame)).or_insert(next)
+            });
+            *self.sums.entry(line.collect()).or_default() += amount;
+        }
+        self.done = end;
+        end < profile.stacks.len()
+    }
+
+    pub(crate) fn finish(self) -> Lines {
+        let _own = control::own();
+        let mut names: Vec<(u32, Arc<str>)> = self.names.into_iter().map(|(name, at)| (at, name)).collect();
+        names.sort_unstable_by_key(|&(at, _)| at);
+        let mut lines: Vec<(Box<[u32]>, i64)> = self.sums.into_iter().filter(|(_, sum)| *sum > 0).collect();
+        // Names are numbered as they come, so the order is the same each time.
+        lines.sort_unstable_by(|one, other| (Reverse(one.1), &one.0).cmp(&(Reverse(other.1), &other.0)));
+        Lines { names: names.into_iter().map(|(_, name)| name).collect(), lines: lines.into_iter() }
+    }
+}
+
+/// The lines that have not been written yet.
 pub(crate) struct Lines {
     names: Vec<Arc<str>>,
     /// Places in `names`, leaf first, and the value; in the order they are written.
@@ -61,40 +116,6 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn of(profile: &Profile, value: ProfileValue) -> Lines {
-        let _own = control::own();
-        let symbols = symbols::global();
-        let placed = |stack: &RawStack| symbols.placed(stack.addresses, profile.traceback_limit);
-        Lines::with_names(profile, value, &placed)
-    }
-
-    fn with_names(
-        profile: &Profile,
-        value: ProfileValue,
-        placed: &dyn Fn(&RawStack) -> Vec<Placed>,
-    ) -> Lines {
-        let mut index: HashMap<Arc<str>, u32> = HashMap::new();
-        let mut sums: HashMap<Box<[u32]>, i64> = HashMap::new();
-        for stack in &profile.stacks {
-            let amount = value.of(&stack.counts);
-            if amount == 0 {
-                continue;
-            }
-            let frames = placed(stack);
-            let line = frames.iter().map(|placed| {
-                let next = index.len() as u32;
-                *index.entry(name(&placed.frame)).or_insert(next)
-            });
-            *sums.entry(line.collect()).or_default() += amount;
-        }
-        let mut names: Vec<(u32, Arc<str>)> = index.into_iter().map(|(name, at)| (at, name)).collect();
-        names.sort_unstable_by_key(|&(at, _)| at);
-        let mut lines: Vec<(Box<[u32]>, i64)> = sums.into_iter().filter(|(_, sum)| *sum > 0).collect();
-        // Names are numbered as they come, so the order is the same each time.
-        lines.sort_unstable_by(|one, other| (Reverse(one.1), &one.0).cmp(&(Reverse(other.1), &other.0)));
-        Lines { names: names.into_iter().map(|(_, name)| name).collect(), lines: lines.into_iter() }
-    }
-
     /// Some whole lines; `None` at the end.
     pub(crate) fn next_piece(&mut self) -> Option<String> {
         let _own = control::own();
@@ -148,9 +169,15 @@ mod tests {
         functions.iter().map(|&(at, inlined, name)| Placed { at, inlined, frame: frame(name) }).collect()
     }
 
+    fn lines(profile: &Profile, value: ProfileValue, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> Lines {
+        let mut folder = Folder::new(value);
+        while folder.fold(profile, placed) {}
+        folder.finish()
+    }
+
     fn folded(value: ProfileValue) -> String {
         let profile = sample(&[(ONE, [100, 10, 40, 4]), (TWO, [8, 1, 0, 0]), (THREE, [500, 2, 300, 1])]);
-        let mut lines = Lines::with_names(&profile, value, &placed);
+        let mut lines = lines(&profile, value, &placed);
         std::iter::from_fn(|| lines.next_piece()).collect()
     }
 
@@ -173,7 +200,7 @@ mod tests {
             let frame = Arc::new(Frame::new(Some(&format!("f{}", stack.addresses[0] >> 16)), "a.rs", 1));
             vec![Placed { at: 0, inlined: 0, frame }]
         };
-        let mut lines = Lines::with_names(&profile, ProfileValue::LiveBytes, &own);
+        let mut lines = lines(&profile, ProfileValue::LiveBytes, &own);
         let pieces: Vec<String> = std::iter::from_fn(|| lines.next_piece()).collect();
         assert!(pieces.len() > 1 && pieces.iter().all(|piece| piece.ends_with(" 1\n")), "{}", pieces.len());
         assert_eq!(pieces.concat().lines().count(), 20_000);

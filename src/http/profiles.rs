@@ -147,7 +147,11 @@ async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
     // What holds nothing has no line, and needs no name.
     profile.retain_live();
     give_names(&outlet.collector, &profile).await?;
-    let lines = ours(|| folded::Lines::of(&profile, value))?;
+    let mut folder = ours(|| folded::Folder::new(value))?;
+    while ours(|| folder.fold_piece(&profile))? {
+        tokio::task::yield_now().await;
+    }
+    let lines = ours(|| folder.finish())?;
     send(TEXT, Rest::Lines(lines), made)
 }
 

@@ -909,6 +909,55 @@ mod tests {
         assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
     }
 
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    #[test]
+    fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
+        let symbols = Symbols::new();
+        let stack = here();
+        // Without names every address is a frame, by module and offset; a name comes with `resolve`.
+        let unnamed = symbols.placed(stack, usize::MAX);
+        assert!(!symbols.is_named(stack) && unnamed.iter().all(|placed| placed.frame.function.is_none()));
+        symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+        assert!(symbols.is_named(stack));
+
+        let traceback = symbols.traceback(stack, usize::MAX, false).unwrap();
+        let placed = symbols.placed(stack, usize::MAX);
+        let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
+        assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
+        assert_eq!(symbols.placed(stack, 2).len(), 2);
+        // Each frame says where it stands: at ascending addresses, and below them inlined in turn.
+        for pair in placed.windows(2) {
+            let next = (pair[1].at, pair[1].inlined);
+            assert!(
+                next == (pair[0].at, pair[0].inlined + 1) || (next.0 > pair[0].at && next.1 == 0),
+                "{pair:?}"
+            );
+        }
+
+        // The harness and the runtime alone: no frame is a program's, and all are there.
+        let last = &placed[placed.len() - 1];
+        let standard = &stack[last.at..];
+        let all = symbols.placed(standard, usize::MAX);
+        assert_eq!((all[0].at, all[0].inlined), (0, 0));
+        assert_eq!(all[all.len() - 1].frame, last.frame);
+        let lost = symbols.placed(&[], usize::MAX);
+        assert_eq!((lost.len(), &*lost[0].frame.name()), (1, UNRECORDED));
+    }
+
+    #[cfg(all(feature = "pprof", target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn case_58_mappings_hold_the_code_of_every_module() {
+        let mappings = mappings();
+        let here = case_58_mappings_hold_the_code_of_every_module as *const () as usize;
+        let program = &mappings[0];
+        assert!(mappings.iter().any(|mapping| {
+            (mapping.start..mapping.limit).contains(&here) && mapping.path == program.path
+        }));
+        assert_eq!(Some(&*program.build_id), build_id().as_deref());
+        let libc = mappings.iter().find(|mapping| mapping.path.contains("/libc.so")).unwrap();
+        assert!(libc.build_id.len() >= 16 && libc.build_id != program.build_id, "{libc:?}");
+    }
+
     #[test]
     fn a_stack_that_was_lost_has_a_name_at_once() {
         let symbols = Symbols::new();
