@@ -59,6 +59,12 @@
 //!   paused or off, *overhead* what heapgauge itself holds.
 //! * A child of `fork` goes on by itself, beginning with its parent's counts; a server stays with the parent.
 //!
+//! # Profiles
+//!
+//! The server has the heap as a pprof profile at `/debug/pprof/heap`, what was ever allocated at
+//! `/debug/pprof/allocs`, and folded stacks for flame graphs at `/debug/heap/folded`. A program without it takes a
+//! `Profile` (feature `pprof` or `http`), which also subtracts: what was allocated, and what stayed, during some work.
+//!
 //! # What it costs
 //!
 //! Four bytes a block; a look at the stack for each allocation, some nanoseconds; about 300 bytes for a
@@ -107,6 +113,10 @@ mod domains;
 mod filter;
 mod frame;
 mod process;
+#[cfg(any(feature = "http", feature = "pprof"))]
+// Each of the two reads its part of it.
+#[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
+mod profile;
 mod snapshot;
 mod statistics;
 mod symbols;
@@ -115,7 +125,7 @@ mod traced;
 // The outlets.
 #[cfg(feature = "http")]
 mod config;
-#[cfg(feature = "prometheus")]
+#[cfg(any(feature = "prometheus", feature = "pprof"))]
 mod emit;
 #[cfg(feature = "http")]
 pub mod http;
@@ -132,6 +142,8 @@ pub use domains::{track, untrack};
 pub use error::Error;
 pub use filter::{DomainFilter, Filter};
 pub use frame::{Frame, Traceback};
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub use profile::{Profile, ProfileValue};
 #[cfg(feature = "http")]
 pub use serve::{Server, ServerBuilder, serve, serve_from_env};
 pub use snapshot::{Snapshot, Trace};

@@ -27,7 +27,7 @@ use crate::collector::Collector;
 use crate::config::{self, Config};
 use crate::control;
 use crate::error::Error;
-use crate::http::{self, Access};
+use crate::http::{self, Access, REQUEST_TIME};
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
@@ -38,9 +38,6 @@ const MAX_HEADERS: usize = 64;
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// From the moment a connection could send a request until its head is there.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// From a request's head (at first: from the connection) until the next one's. A client that does not
-/// read its answer ends here too.
-const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// How often the thread looks for stacks the last collection left unnamed.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Rest between two slices of naming, so that the thread leaves most of a core to others.
@@ -355,20 +352,26 @@ struct Connection {
 
 struct Activity {
     opened: Instant,
-    /// Milliseconds after `opened` at which the latest request's head was there.
-    asked_ms: AtomicU64,
+    /// Milliseconds after `opened` at which the latest request's head was there, or its answer's.
+    turned_ms: AtomicU64,
     /// An answer is being made right now.
     answering: AtomicBool,
 }
 
 impl Activity {
+    /// When the client is given up. What an answer takes is our own affair, and bounded by those who make it.
     fn ends(&self) -> Instant {
-        self.opened + Duration::from_millis(self.asked_ms.load(Ordering::Relaxed)) + REQUEST_TIME
+        match self.answering.load(Ordering::Relaxed) {
+            true => Instant::now() + REQUEST_TIME,
+            false => {
+                self.opened + Duration::from_millis(self.turned_ms.load(Ordering::Relaxed)) + REQUEST_TIME
+            }
+        }
     }
 
-    fn begin(&self) {
-        self.asked_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
-        self.answering.store(true, Ordering::Relaxed);
+    fn turn(&self, answering: bool) {
+        self.turned_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.answering.store(answering, Ordering::Relaxed);
     }
 }
 
@@ -395,7 +398,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Router) {
         }
         let state = Arc::new(Activity {
             opened: Instant::now(),
-            asked_ms: AtomicU64::new(0),
+            turned_ms: AtomicU64::new(0),
             answering: AtomicBool::new(false),
         });
         let task = tokio::spawn(connection(stream, app.clone(), state.clone())).abort_handle();
@@ -409,9 +412,9 @@ async fn connection(stream: tokio::net::TcpStream, app: Router, state: Arc<Activ
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let (app, state) = (app.clone(), state.clone());
         async move {
-            state.begin();
+            state.turn(true);
             let response = app.oneshot(request.map(Body::new)).await;
-            state.answering.store(false, Ordering::Relaxed);
+            state.turn(false);
             response
         }
     });

@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
     // The read side: ordinary safe Rust.
     &["frame"],
     &["symbols", "domains", "process"],
-    &["snapshot", "traced"],
+    &["profile", "snapshot", "traced"],
     &["filter", "statistics"],
     &["collector"],
     &["emit"],

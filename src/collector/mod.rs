@@ -193,6 +193,15 @@ impl Collector {
         self.lock().name_slice()
     }
 
+    /// Names some of these stacks, the last first, and takes those away. False: nothing could be named now.
+    #[cfg(feature = "http")]
+    pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
+        let _own = control::own();
+        let mut state = self.lock();
+        let slice = state.slice;
+        state.name(unnamed, slice)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| {
             // Somebody panicked half-way; what was kept may not fit together, so it begins anew.
@@ -486,18 +495,25 @@ impl State {
 
     /// False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
+        let mut unnamed = std::mem::take(&mut self.unnamed);
+        let named = self.name(&mut unnamed, budget);
+        self.unnamed = unnamed;
+        named
+    }
+
+    fn name(&mut self, unnamed: &mut Vec<&'static [usize]>, budget: Duration) -> bool {
         let begun = self.world.now();
-        let progress = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
+        let progress = self.world.resolve(&mut unnamed.iter().rev().copied(), budget);
         let spent = self.world.now().saturating_duration_since(begun);
         if spent > budget.saturating_mul(2) {
             self.slice = self.slice.max(spent.saturating_mul(2).min(LONGEST_SLICE));
         }
         if progress.named == progress.total {
-            self.unnamed.clear();
+            unnamed.clear();
         } else {
             // Those named are not only the first: later ones may share all their addresses.
             let world = &self.world;
-            self.unnamed.retain(|addresses| world.site(addresses).is_none());
+            unnamed.retain(|addresses| world.site(addresses).is_none());
         }
         progress.more
     }

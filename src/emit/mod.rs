@@ -2,10 +2,18 @@
 //!
 //! Pure functions on values; microseconds.
 #![forbid(unsafe_code)]
+// Profiles are no series: with `pprof` alone nobody walks the list.
+#![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
 
 #[cfg(feature = "http")]
 pub(crate) mod diff;
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub(crate) mod folded;
 pub(crate) mod names;
+#[cfg(feature = "pprof")]
+pub(crate) mod pprof;
+#[cfg(feature = "pprof")]
+mod profile_proto;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;
 #[cfg(feature = "prometheus")]

@@ -19,6 +19,12 @@ pub(super) struct Module {
     pub low: usize,
     /// Mapped ranges, ascending.
     pub ranges: Vec<(usize, usize)>,
+    /// Those of them that hold code, each with its place in the file.
+    #[cfg(any(feature = "pprof", test))]
+    pub code: Vec<(usize, usize, u64)>,
+    /// The file was deleted or replaced since; what lies at `path` now may be another.
+    #[cfg(any(feature = "pprof", test))]
+    pub deleted: bool,
 }
 
 /// Everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
@@ -38,15 +44,31 @@ fn parse_maps(maps: &str) -> Vec<Module> {
         let (Ok(low), Ok(high)) = (usize::from_str_radix(low, 16), usize::from_str_radix(high, 16)) else {
             continue;
         };
-        match modules.iter_mut().rev().find(|module| module.path.as_os_str() == path) {
-            Some(module) => {
-                module.low = module.low.min(low);
-                module.ranges.push((low, high));
-            }
+        let at = match modules.iter().rposition(|module| module.path.as_os_str() == path) {
+            Some(at) => at,
             None => {
                 let name = path.rsplit('/').next().unwrap_or(path).replace('\\', "/");
-                modules.push(Module { name: name.into(), path: path.into(), low, ranges: vec![(low, high)] });
+                modules.push(Module {
+                    name: name.into(),
+                    path: path.into(),
+                    low,
+                    ranges: Vec::new(),
+                    #[cfg(any(feature = "pprof", test))]
+                    code: Vec::new(),
+                    #[cfg(any(feature = "pprof", test))]
+                    deleted: line.ends_with(" (deleted)"),
+                });
+                modules.len() - 1
             }
+        };
+        let module = &mut modules[at];
+        module.low = module.low.min(low);
+        module.ranges.push((low, high));
+        #[cfg(any(feature = "pprof", test))]
+        if let [_, permissions, offset, ..] = line.split(' ').collect::<Vec<_>>()[..]
+            && permissions.contains('x')
+        {
+            module.code.push((low, high, u64::from_str_radix(offset, 16).unwrap_or(0)));
         }
     }
     modules
@@ -74,6 +96,8 @@ impl Functions {
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::{Image, build_id};
+#[cfg(all(target_os = "linux", feature = "pprof"))]
+pub(super) use linux::{build_id_of, is_program};
 
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Image;
@@ -107,6 +131,16 @@ impl Functions {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn build_id() -> Option<Vec<u8>> {
     None
+}
+
+#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
+pub(super) fn build_id_of(_module: &Module) -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
+pub(super) fn is_program(_module: &Module) -> bool {
+    false
 }
 
 #[cfg(target_os = "linux")]
@@ -418,7 +452,24 @@ mod linux {
 
     /// Of the main executable.
     pub(in crate::symbols) fn build_id() -> Option<Vec<u8>> {
-        let cache = ReadCache::new(File::open("/proc/self/exe").ok()?);
+        build_id_in(Path::new("/proc/self/exe"))
+    }
+
+    /// `None` also where the file is no longer the one that was loaded.
+    #[cfg(feature = "pprof")]
+    pub(in crate::symbols) fn build_id_of(module: &Module) -> Option<Vec<u8>> {
+        let gone = module.deleted && !is_program(module);
+        if gone { None } else { build_id_in(&own_path(&module.path)) }
+    }
+
+    /// It is the executable, not a library.
+    #[cfg(feature = "pprof")]
+    pub(in crate::symbols) fn is_program(module: &Module) -> bool {
+        own_path(&module.path) != module.path
+    }
+
+    fn build_id_in(path: &Path) -> Option<Vec<u8>> {
+        let cache = ReadCache::new(File::open(path).ok()?);
         let elf = Elf::parse(&cache).ok()?;
         Some(elf.build_id().ok()??.to_vec())
     }
@@ -507,5 +558,8 @@ mod tests {
         assert_eq!(module_of(&modules, 0x55d96c4c5000), None);
         assert_eq!(module_of(&modules, 0x7f00b3626000), Some(1));
         assert_eq!(module_of(&modules, 0x55d96d000010), None);
+        assert_eq!(modules[0].code, [(0x55d96c4b5000, 0x55d96c4c5000, 0x5000)]);
+        assert_eq!(modules[1].code, [(0x7f00b3626000, 0x7f00b3700000, 0x26000)]);
+        assert_eq!((modules[0].deleted, modules[1].deleted), (true, false));
     }
 }

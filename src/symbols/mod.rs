@@ -119,6 +119,33 @@ pub(crate) struct Progress {
     pub more: bool,
 }
 
+/// A frame, and where in its stack it stands.
+#[cfg(any(feature = "pprof", feature = "http"))]
+// Folded stacks read the frame alone.
+#[cfg_attr(not(feature = "pprof"), allow(dead_code))]
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// Of its address among the stack's.
+    pub at: usize,
+    /// Among the frames of that address, the most recently inlined first.
+    pub inlined: usize,
+    pub frame: Arc<Frame>,
+}
+
+/// A piece of code that is mapped from a file.
+#[cfg(feature = "pprof")]
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping {
+    pub start: usize,
+    /// The first address behind it.
+    pub limit: usize,
+    /// Where `start` lies in the file.
+    pub offset: u64,
+    pub path: Arc<str>,
+    /// Hex; empty where the linker wrote none, or the file is no longer there.
+    pub build_id: Arc<str>,
+}
+
 /// The names of this process's addresses.
 ///
 /// `fork`: every lock here and the one inside `backtrace` is taken inside the gate that `fork` waits at, so a
@@ -202,6 +229,34 @@ impl Symbols {
         let kept: Arc<[Arc<Frame>]> = kept.iter().map(|(frame, _)| frame.clone()).collect();
         let total = kept.len() + usize::from(cut);
         Some(Traceback::shared(kept, total))
+    }
+
+    /// At most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has no
+    /// name goes by module and offset, so that every stack can be shown.
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
+        let _own = control::own();
+        let names = self.names();
+        let (mut frames, mut places) = (Vec::new(), Vec::new());
+        let mut each = |at: usize, frame: Arc<Frame>, origin: Origin| {
+            let inlined = match places.last() {
+                Some(&(before, inlined)) if before == at => inlined + 1,
+                _ => 0,
+            };
+            frames.push((frame, origin));
+            places.push((at, inlined));
+        };
+        // With `true` there is nothing it would give up for.
+        let _ = self.each_frame(&names, addresses, true, &mut each);
+        let begin = names.site_position(&frames);
+        let kept = places.into_iter().zip(frames).skip(begin).take(limit.max(1));
+        kept.map(|((at, inlined), (frame, _))| Placed { at, inlined, frame }).collect()
+    }
+
+    /// Every address of the stack has its final name.
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    pub(crate) fn is_named(&self, addresses: &'static [usize]) -> bool {
+        self.full.load(Ordering::Relaxed) || self.names().missing(addresses).is_empty()
     }
 
     /// Names stacks in the given order until all are or the time is used up; some of it may go by waiting for a
@@ -310,41 +365,90 @@ impl Symbols {
 
     /// All frames of a stack, `None` while one of its addresses has no name.
     fn frames(&self, names: &Names, addresses: &[usize]) -> Option<Vec<(Arc<Frame>, Origin)>> {
-        if addresses.is_empty() {
-            let frame = Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0));
-            return Some(vec![(frame, Origin::Program)]);
-        }
         let mut frames = Vec::with_capacity(addresses.len() * 2);
-        for address in addresses {
+        let mut each = |_: usize, frame: Arc<Frame>, origin: Origin| frames.push((frame, origin));
+        self.each_frame(names, addresses, self.full.load(Ordering::Relaxed), &mut each)?;
+        Some(frames)
+    }
+
+    /// Hands over at least one frame, most recent first, with the place of its address in the stack. `None`: an
+    /// address has no name, and `without_names` did not say that it may go by module and offset.
+    fn each_frame(
+        &self,
+        names: &Names,
+        addresses: &[usize],
+        without_names: bool,
+        each: &mut dyn FnMut(usize, Arc<Frame>, Origin),
+    ) -> Option<()> {
+        if addresses.is_empty() {
+            each(0, Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0)), Origin::Program);
+            return Some(());
+        }
+        let mut any = false;
+        for (at, address) in addresses.iter().enumerate() {
             // What some walks put behind the thread's first frame.
             if *address <= LOWEST_CODE {
                 continue;
             }
             match names.addresses.get(address) {
                 Some(&(from, count)) => {
-                    let chain = &names.chains[from as usize..][..count as usize];
-                    frames.extend(chain.iter().map(|&at| names.frames[at as usize].clone()));
+                    for &index in &names.chains[from as usize..][..count as usize] {
+                        let (frame, origin) = &names.frames[index as usize];
+                        each(at, frame.clone(), *origin);
+                        any = true;
+                    }
                 }
-                None if self.full.load(Ordering::Relaxed) => {
+                None if without_names => {
                     let modules = names.modules.get_or_init(image::modules);
                     let (frame, origin) = unnamed(modules, address - 1);
-                    frames.push((Arc::new(frame), origin));
+                    each(at, Arc::new(frame), origin);
+                    any = true;
                 }
                 None => return None,
             }
         }
-        if frames.is_empty() {
-            frames.push((Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard));
+        if !any {
+            each(0, Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard);
         }
-        Some(frames)
+        Some(())
     }
+}
+
+/// All code of this process that lies in files, the program's own first. Reads the head of each file.
+#[cfg(feature = "pprof")]
+pub(crate) fn mappings() -> Vec<Mapping> {
+    let _own = control::own();
+    let mut modules = image::modules();
+    modules.retain(|module| !module.code.is_empty());
+    // The order of the rest is that of their addresses.
+    modules.sort_by_key(|module| !image::is_program(module));
+    let mut mappings = Vec::new();
+    for module in &modules {
+        let id: String = match image::is_program(module) {
+            true => build_id().unwrap_or_default(),
+            false => hex(&image::build_id_of(module).unwrap_or_default()),
+        };
+        let (path, build_id) = (Arc::from(module.path.to_string_lossy()), Arc::from(id));
+        mappings.extend(module.code.iter().map(|&(start, limit, offset)| Mapping {
+            start,
+            limit,
+            offset,
+            path: Arc::clone(&path),
+            build_id: Arc::clone(&build_id),
+        }));
+    }
+    mappings
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Of the main executable, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
     let _own = control::own();
-    ID.get_or_init(|| Some(image::build_id()?.iter().map(|byte| format!("{byte:02x}")).collect())).clone()
+    ID.get_or_init(|| Some(hex(&image::build_id()?))).clone()
 }
 
 fn main_module(modules: &[Module]) -> Option<&Module> {
@@ -807,6 +911,55 @@ mod tests {
         symbols.set_look_through(&["backtrace".to_owned()]);
         let again = symbols.site(stack).unwrap();
         assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
+    }
+
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    #[test]
+    fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
+        let symbols = Symbols::new();
+        let stack = here();
+        // Without names every address is a frame, by module and offset; a name comes with `resolve`.
+        let unnamed = symbols.placed(stack, usize::MAX);
+        assert!(!symbols.is_named(stack) && unnamed.iter().all(|placed| placed.frame.function.is_none()));
+        symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+        assert!(symbols.is_named(stack));
+
+        let traceback = symbols.traceback(stack, usize::MAX, false).unwrap();
+        let placed = symbols.placed(stack, usize::MAX);
+        let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
+        assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
+        assert_eq!(symbols.placed(stack, 2).len(), 2);
+        // Each frame says where it stands: at ascending addresses, and below them inlined in turn.
+        for pair in placed.windows(2) {
+            let next = (pair[1].at, pair[1].inlined);
+            assert!(
+                next == (pair[0].at, pair[0].inlined + 1) || (next.0 > pair[0].at && next.1 == 0),
+                "{pair:?}"
+            );
+        }
+
+        // The harness and the runtime alone: no frame is a program's, and all are there.
+        let last = &placed[placed.len() - 1];
+        let standard = &stack[last.at..];
+        let all = symbols.placed(standard, usize::MAX);
+        assert_eq!((all[0].at, all[0].inlined), (0, 0));
+        assert_eq!(all[all.len() - 1].frame, last.frame);
+        let lost = symbols.placed(&[], usize::MAX);
+        assert_eq!((lost.len(), &*lost[0].frame.name()), (1, UNRECORDED));
+    }
+
+    #[cfg(all(feature = "pprof", target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn case_58_mappings_hold_the_code_of_every_module() {
+        let mappings = mappings();
+        let here = case_58_mappings_hold_the_code_of_every_module as *const () as usize;
+        let program = &mappings[0];
+        assert!(mappings.iter().any(|mapping| {
+            (mapping.start..mapping.limit).contains(&here) && mapping.path == program.path
+        }));
+        assert_eq!(Some(&*program.build_id), build_id().as_deref());
+        let libc = mappings.iter().find(|mapping| mapping.path.contains("/libc.so")).unwrap();
+        assert!(libc.build_id.len() >= 16 && libc.build_id != program.build_id, "{libc:?}");
     }
 
     #[test]
