@@ -3,6 +3,7 @@
 //! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
 //! not silenced, and a stack met before, touches nothing that is shared.
 
+use crate::counters::Direction;
 use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
 use crate::stacks;
@@ -137,7 +138,7 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
         return allocate_shared(UNTRACKED, size);
     }
     // Frees of it must find a place too.
-    if SHARED.slot_or_make(base).is_none() {
+    if !SHARED.make(base) {
         return allocate_shared(UNTRACKED, size);
     }
     match state {
@@ -149,25 +150,23 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
 /// Books an allocation under a given id, in the counters of the thread.
 #[inline(always)]
 fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
-    match state.counters.slot_or_make(id) {
-        Some(slot) => {
-            slot.allocate(size as u64);
-            id
-        }
-        None => allocate_shared(id, size),
+    if state.counters.add(id, Direction::Allocated, size) {
+        return id;
     }
+    allocate_slow(state, id, size)
+}
+
+/// The same where the counters of the thread have no place for it yet, or never.
+#[cold]
+#[inline(never)]
+fn allocate_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if state.counters.add_slow(id, Direction::Allocated, size) { id } else { allocate_shared(id, size) }
 }
 
 /// Books an allocation under a given id, in the counters that threads share.
 fn allocate_shared(id: u32, size: usize) -> u32 {
-    match SHARED.slot_or_make(id) {
-        Some(slot) => {
-            slot.allocate_shared(size as u64);
-            id
-        }
-        // Not for 0, whose place is static, so this ends.
-        None => allocate_shared(UNTRACKED, size),
-    }
+    // Every id that is given out has a place there. 0 has a static one, so this ends.
+    if SHARED.add(id, Direction::Allocated, size) { id } else { allocate_shared(UNTRACKED, size) }
 }
 
 /// Books the free of a block of this id.
@@ -182,8 +181,7 @@ pub(crate) fn free(id: u32, size: usize) {
         && state.quiet() & BUSY == 0
     {
         let busy = state.enter(BUSY);
-        if let Some(slot) = state.counters.slot(id) {
-            slot.free(size as u64);
+        if state.counters.add(id, Direction::Freed, size) {
             if is_traced {
                 state.change((size as i64).wrapping_neg());
             }
@@ -211,23 +209,24 @@ fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
         if id >= FIRST {
             state.change(change);
         }
-        if let Some(slot) = state.counters.slot_or_make(id) {
-            return slot.free(size as u64);
+        if state.counters.add_slow(id, Direction::Freed, size) {
+            return;
         }
     } else if id >= FIRST {
         tracker::publish(change);
     }
     // Every id that is in a tag has a place here, made before the id was given out.
-    if let Some(slot) = SHARED.slot(id) {
-        slot.free_shared(size as u64);
-    }
+    SHARED.add(id, Direction::Freed, size);
 }
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
 #[cold]
 pub(crate) fn misplaced(id: u32, size: usize) {
     free(id, size);
-    tracker::drop_event(Reason::Memory);
+    // Where its stack was lost already, it has been counted.
+    if id != tracker::base() {
+        tracker::drop_event(Reason::Memory);
+    }
     allocate_shared(UNTRACKED, size);
 }
 

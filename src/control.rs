@@ -2,6 +2,7 @@
 //!
 //! Any thread may call these at any time; none of them stops another thread.
 
+use crate::counters::{Chunk, Direction};
 use crate::raw::{self, RawStack};
 use crate::tag::{self, FIRST};
 use crate::thread::{self, Silence};
@@ -216,10 +217,18 @@ pub(crate) fn own() -> OwnGuard {
     OwnGuard { _silence: Silence::new(thread::OWN) }
 }
 
-/// Books what the calling thread allocates as overhead, until it ends.
+/// Books what the calling thread allocates as overhead, until it ends, and lets the system call it `heapgauge`.
+///
+/// A name given to `std` would be copied on the new thread before this can be called there: a block of the
+/// program's, as far as anybody can tell.
 #[cfg(feature = "http")]
 pub(crate) fn own_for_life() {
     std::mem::forget(own());
+    #[cfg(target_os = "linux")]
+    // SAFETY: a text of less than 16 bytes that ends with a zero, and a thread that lives.
+    unsafe {
+        libc::pthread_setname_np(libc::pthread_self(), c"heapgauge".as_ptr())
+    };
 }
 
 /// Changes when a module was loaded or unloaded. Takes the loader's lock for a moment.
@@ -267,5 +276,6 @@ fn is_global_allocator() -> bool {
 
 /// Overhead blocks this thread has allocated so far.
 fn overhead_blocks(state: &thread::ThreadState) -> u64 {
-    state.counters.slot(tag::OVERHEAD).map_or(0, |slot| slot.read_allocated().1)
+    let chunk = state.counters.chunk(0);
+    chunk.map_or(0, |chunk| chunk.read(tag::OVERHEAD as usize, Direction::Allocated).1)
 }

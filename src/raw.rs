@@ -3,7 +3,7 @@
 //! What crosses is owned or never changes: counts by stack id, and the addresses of a stack, which
 //! stay where they are for the life of the process. Nobody is stopped.
 
-use crate::counters::{CHUNK, Counters};
+use crate::counters::{CHUNK, Chunk, Direction};
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
 use crate::tracker::{self, Reason};
@@ -26,6 +26,17 @@ impl Counts {
 
     pub(crate) fn live_blocks(&self) -> u64 {
         self.allocated_blocks.saturating_sub(self.freed_blocks)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
+        let (in_bytes, in_blocks) = match direction {
+            Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),
+            Direction::Freed => (&mut self.freed_bytes, &mut self.freed_blocks),
+        };
+        *in_bytes += bytes;
+        *in_blocks += blocks;
     }
 }
 
@@ -190,22 +201,22 @@ fn read_from(base: u32) -> Vec<RawStack> {
 /// chunk: over the whole table it would be hundreds.
 fn read_chunk(number: usize) -> [Counts; CHUNK] {
     let mut counts = [Counts::default(); CHUNK];
-    let chunks = || thread::all_counters().filter_map(|counters: &Counters| counters.chunk(number));
-    for chunk in chunks() {
-        for (counts, slot) in counts.iter_mut().zip(chunk) {
-            let (bytes, blocks) = slot.read_freed();
-            counts.freed_bytes += bytes;
-            counts.freed_blocks += blocks;
+    for direction in [Direction::Freed, Direction::Allocated] {
+        for chunk in thread::all().filter_map(|state| state.counters.chunk(number)) {
+            add_chunk(&mut counts, chunk, direction);
         }
-    }
-    for chunk in chunks() {
-        for (counts, slot) in counts.iter_mut().zip(chunk) {
-            let (bytes, blocks) = slot.read_allocated();
-            counts.allocated_bytes += bytes;
-            counts.allocated_blocks += blocks;
+        if let Some(chunk) = thread::SHARED.chunk(number) {
+            add_chunk(&mut counts, chunk, direction);
         }
     }
     counts
+}
+
+fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direction) {
+    for (place, counts) in counts.iter_mut().enumerate() {
+        let (bytes, blocks) = chunk.read(place, direction);
+        counts.add(direction, bytes, blocks);
+    }
 }
 
 /// The counts of one of the ids that no epoch ends.
@@ -218,4 +229,74 @@ fn read_one(id: u32) -> Counts {
 pub(crate) fn capture() -> &'static [usize] {
     init::ensure();
     crate::book::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TrackingAllocator;
+    use std::alloc::{GlobalAlloc, Layout};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+    /// A block, by address so that threads can hand it on.
+    type Block = (usize, Layout);
+
+    fn allocate(size: usize) -> Block {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        // SAFETY: the size is not zero.
+        let block = unsafe { ALLOC.alloc(layout) };
+        assert!(!block.is_null());
+        (block.expose_provenance(), layout)
+    }
+
+    fn free((block, layout): Block) {
+        // SAFETY: made by `allocate` with this layout, and freed once.
+        unsafe { ALLOC.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
+    }
+
+    /// `live_bytes` would hide it, so it is the two sides that are compared.
+    #[test]
+    fn case_40_no_read_finds_more_freed_than_allocated() {
+        const THREADS: usize = 4;
+        let (between, done) = (Mutex::new(None::<Block>), AtomicBool::new(false));
+        let reads = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS)
+                .map(|number| {
+                    let between = &between;
+                    scope.spawn(move || {
+                        for round in 0..20_000 {
+                            let block = allocate(1 + (round * 7 + number) % 3_000);
+                            // Every second block is freed by whoever comes next.
+                            let other = match round % 2 {
+                                0 => Some(block),
+                                _ => between.lock().unwrap().replace(block),
+                            };
+                            other.into_iter().for_each(free);
+                        }
+                    })
+                })
+                .collect();
+            let reader = scope.spawn(|| {
+                let mut reads = 0_u32;
+                while !done.load(Ordering::Relaxed) || reads == 0 {
+                    for stack in take().stacks {
+                        let counts = stack.counts;
+                        assert!(counts.freed_bytes <= counts.allocated_bytes, "{stack:?}");
+                        assert!(counts.freed_blocks <= counts.allocated_blocks, "{stack:?}");
+                    }
+                    reads += 1;
+                }
+                reads
+            });
+            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            done.store(true, Ordering::Relaxed);
+            ended.into_iter().for_each(|ended| ended.unwrap());
+            reader.join().unwrap()
+        });
+        assert!(reads > 0);
+        between.into_inner().unwrap().into_iter().for_each(free);
+    }
 }

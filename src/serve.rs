@@ -266,7 +266,6 @@ impl ServerBuilder {
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
         let thread = std::thread::Builder::new()
-            .name("heapgauge".into())
             .spawn(move || run(listener, access, clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked.

@@ -12,7 +12,7 @@
 //!
 //! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
 
-use crate::counters::Counters;
+use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
@@ -35,7 +35,7 @@ fn gone() -> *const ThreadState {
 }
 
 /// Counters for all threads that have no state of their own; written by atomic adds.
-pub(crate) static SHARED: Counters = Counters::with_first_ids();
+pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
 
 /// Head of the list of all states. Pushed with Release, read with Acquire.
 static ALL: AtomicPtr<ThreadState> = AtomicPtr::new(null_mut());
@@ -94,7 +94,7 @@ pub(crate) struct ThreadState {
     /// Bytes allocated less bytes freed that have not been published, and the base they count from.
     net: Cell<i64>,
     net_base: Cell<u32>,
-    pub counters: Counters,
+    pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
 }
@@ -179,6 +179,18 @@ impl ThreadState {
         if depth.get() == 0 {
             self.quiet.store(self.quiet() & !kind, Ordering::Relaxed);
         }
+    }
+
+    /// Completes or forgets what its thread was in the middle of when it ceased to be. For the child
+    /// of a fork, in which that thread is not.
+    fn mend(&self) {
+        if self.quiet() & BUSY == 0 {
+            return;
+        }
+        self.counters.settle(tracker::end_id());
+        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones. What the tables hold is
+        // given up, because it may have been being freed.
+        unsafe { self.tools.get().write_bytes(0, 1) };
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
@@ -307,11 +319,6 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     })
 }
 
-/// The counters of all threads, the shared ones among them.
-pub(crate) fn all_counters() -> impl Iterator<Item = &'static Counters> {
-    all().map(|state| &state.counters).chain(std::iter::once(&SHARED))
-}
-
 /// Gives the state of an ended thread to the next one.
 fn release(state: &ThreadState) {
     // Release: pairs with the Acquire of `adopt`.
@@ -324,6 +331,7 @@ pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {
         if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
+            state.mend();
             release(state);
         }
     }
@@ -460,5 +468,28 @@ mod platform {
 
     pub(super) fn stack_bounds() -> StackBounds {
         StackBounds::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::{Chunk, Direction};
+
+    #[test]
+    fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
+        for busy in [false, true] {
+            let state = make().unwrap();
+            assert!(state.counters.add_slow(70, Direction::Freed, 5));
+            // SAFETY: made above and known to this thread alone; nothing else has the tools.
+            unsafe { state.tools() }.bounds.end = 1;
+            if busy {
+                state.quiet.store(BUSY, Ordering::Relaxed);
+            }
+            state.mend();
+            // SAFETY: as above.
+            assert_eq!(unsafe { state.tools() }.bounds.end, usize::from(!busy));
+            assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
+        }
     }
 }

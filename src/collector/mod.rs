@@ -193,7 +193,7 @@ impl Collector {
         self.lock().name_slice()
     }
 
-    /// Names some of these stacks, the last first, and takes those away. False: nothing could be named now.
+    /// Names some of these stacks, the last first, and takes those away. False: no more can be named.
     #[cfg(feature = "http")]
     pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
         let _own = control::own();
@@ -493,16 +493,15 @@ impl State {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
 
-    /// False: nothing could be named.
+    /// False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
         let mut unnamed = std::mem::take(&mut self.unnamed);
-        let named = self.name(&mut unnamed, budget);
+        let more = self.name(&mut unnamed, budget);
         self.unnamed = unnamed;
-        named
+        more
     }
 
     fn name(&mut self, unnamed: &mut Vec<&'static [usize]>, budget: Duration) -> bool {
-        let before = unnamed.len();
         let begun = self.world.now();
         let progress = self.world.resolve(&mut unnamed.iter().rev().copied(), budget);
         let spent = self.world.now().saturating_duration_since(begun);
@@ -516,7 +515,7 @@ impl State {
             let world = &self.world;
             unnamed.retain(|addresses| world.site(addresses).is_none());
         }
-        unnamed.len() < before
+        progress.more
     }
 
     /// The next slice of a collection; `None` while stacks are still being named.

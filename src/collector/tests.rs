@@ -148,7 +148,7 @@ impl World for Fake {
         heap.now += takes;
         heap.budgets.push(budget);
         let Some(first) = stacks.next().map(|addresses| addresses[0]) else {
-            return Progress { named: 0, total: 0 };
+            return Progress::default();
         };
         heap.resolved.push(first);
         let found = heap.nameable.remove(&first);
@@ -156,7 +156,8 @@ impl World for Fake {
         if let Some(site) = found {
             heap.sites.insert(first, site);
         }
-        Progress { named, total: 1 + stacks.count() }
+        let total = 1 + stacks.count();
+        Progress { named, total, more: named == 1 && total > 1 }
     }
     fn traceback(&self, stack: &RawStack, _: usize) -> Option<Traceback> {
         let site = self.site(stack.addresses)?;

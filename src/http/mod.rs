@@ -186,9 +186,12 @@ fn show(collector: &Collector, query: &Query) -> Response {
 }
 
 /// `POST /memory/snapshots`: keeps the heap of now.
-async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
+async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let made = caught(|| {
         let _own = control::own();
+        if let Err(line) = query::none(uri.query().unwrap_or("")) {
+            return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
+        }
         match outlet.collector.post() {
             Ok(Posted { number, taken_at, live_bytes, live_blocks }) => {
                 let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -151,6 +151,14 @@ fn number(value: &str, least: usize, most: usize) -> Option<usize> {
     is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
 }
 
+/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+pub(super) fn none(query: &str) -> Result<(), String> {
+    match pairs(query).first() {
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        None => Ok(()),
+    }
+}
+
 /// Figures alone are an id; a duration has a unit.
 fn since(value: &str) -> Option<Since> {
     match value {

@@ -115,6 +115,8 @@ pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
 pub(crate) struct Progress {
     pub named: usize,
     pub total: usize,
+    /// The time was up: another call gets on, even if this one finished no stack.
+    pub more: bool,
 }
 
 /// A frame, and where in its stack it stands.
@@ -257,8 +259,8 @@ impl Symbols {
         self.full.load(Ordering::Relaxed) || self.names().missing(addresses).is_empty()
     }
 
-    /// Names stacks in the given order until all are or the time is used up; a batch that another thread is at
-    /// counts as used up, unless the budget is `Duration::MAX`.
+    /// Names stacks in the given order until all are or the time is used up; some of it may go by waiting for a
+    /// batch that another thread is at.
     pub(crate) fn resolve(
         &self,
         stacks: &mut dyn Iterator<Item = &'static [usize]>,
@@ -282,7 +284,7 @@ impl Symbols {
                     break;
                 }
                 if batch.is_none() {
-                    batch = Batch::begin(self, budget == Duration::MAX);
+                    batch = Batch::begin(self, begin, budget);
                 }
                 let Some(batch) = &mut batch else {
                     over = true;
@@ -297,6 +299,7 @@ impl Symbols {
                 progress.named += 1;
             }
         }
+        progress.more = over && progress.named < progress.total;
         progress
     }
 
@@ -634,7 +637,8 @@ struct Found {
 }
 
 impl<'a> Batch<'a> {
-    fn begin(symbols: &'a Symbols, wait: bool) -> Option<Batch<'a>> {
+    /// `None` if another thread's batch has not ended by then.
+    fn begin(symbols: &'a Symbols, since: Instant, budget: Duration) -> Option<Batch<'a>> {
         let process = std::process::id();
         loop {
             let other = symbols.batch_of.load(Ordering::Relaxed);
@@ -648,7 +652,7 @@ impl<'a> Batch<'a> {
             {
                 break;
             }
-            if !free && !wait {
+            if !free && since.elapsed() >= budget {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -879,7 +883,7 @@ mod tests {
         assert_eq!(symbols.site(stack), None);
         assert!(symbols.traceback(stack, 64, false).is_none());
         let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
-        assert_eq!(progress, Progress { named: 1, total: 1 });
+        assert_eq!(progress, Progress { named: 1, total: 1, more: false });
 
         let all = symbols.frames(&symbols.names(), stack).unwrap();
         let this = "heapgauge::symbols::tests::a_real_stack_is_named";
@@ -965,7 +969,7 @@ mod tests {
         assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
         assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
         let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
-        assert_eq!(progress, Progress { named: 1, total: 1 });
+        assert_eq!(progress, Progress { named: 1, total: 1, more: false });
     }
 
     #[test]
@@ -974,7 +978,7 @@ mod tests {
         symbols.set_max_overhead(0);
         let stacks = code(ADDRESSES_PER_CHECK + 1);
         let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
-        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len() });
+        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len(), more: false });
         assert_eq!(symbols.over_limit(), 1);
 
         let site = symbols.site(stacks[ADDRESSES_PER_CHECK]).unwrap();
@@ -994,8 +998,37 @@ mod tests {
         let stacks = code(4 * LEAST_PER_BATCH);
         for round in 1..=4 {
             let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
-            assert_eq!(progress, Progress { named: round * LEAST_PER_BATCH, total: stacks.len() });
+            let (named, total) = (round * LEAST_PER_BATCH, stacks.len());
+            assert_eq!(progress, Progress { named, total, more: round < 4 });
         }
+    }
+
+    #[test]
+    fn a_stack_that_needs_several_batches_is_gone_on_with() {
+        let symbols = Symbols::new();
+        let addresses: Vec<usize> = code(3 * LEAST_PER_BATCH).into_iter().flatten().copied().collect();
+        let stack: &'static [usize] = addresses.leak();
+        let resolve = || symbols.resolve(&mut std::iter::once(stack), Duration::ZERO);
+        for _ in 1..3 {
+            assert_eq!(resolve(), Progress { named: 0, total: 1, more: true });
+            assert!(symbols.traceback(stack, 32, false).is_none());
+        }
+        assert_eq!(resolve(), Progress { named: 1, total: 1, more: false });
+        assert!(symbols.traceback(stack, 32, false).is_some());
+    }
+
+    #[test]
+    fn another_threads_batch_is_waited_for_as_long_as_there_is_time() {
+        let symbols = Symbols::new();
+        let stack = here();
+        let resolve = |budget| symbols.resolve(&mut std::iter::once(stack), budget);
+        let other = Batch::begin(&symbols, Instant::now(), Duration::ZERO).unwrap();
+        let begun = Instant::now();
+        let budget = Duration::from_millis(20);
+        assert_eq!(resolve(budget), Progress { named: 0, total: 1, more: true });
+        assert!(begun.elapsed() >= budget);
+        drop(other);
+        assert_eq!(resolve(budget), Progress { named: 1, total: 1, more: false });
     }
 
     #[test]
@@ -1006,7 +1039,7 @@ mod tests {
                 scope.spawn(|| {
                     let stack = here();
                     let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
-                    assert_eq!(progress, Progress { named: 1, total: 1 });
+                    assert_eq!(progress, Progress { named: 1, total: 1, more: false });
                 });
             }
         });
