@@ -193,7 +193,7 @@ impl Collector {
         self.lock().name_slice()
     }
 
-    /// Names some of these stacks, the last first, and takes those away. False: nothing could be named now.
+    /// Names some of these stacks, the last first, and takes those away. False: no more can be named.
     #[cfg(feature = "http")]
     pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
         let _own = control::own();
@@ -496,9 +496,9 @@ impl State {
     /// False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
         let mut unnamed = std::mem::take(&mut self.unnamed);
-        let named = self.name(&mut unnamed, budget);
+        let more = self.name(&mut unnamed, budget);
         self.unnamed = unnamed;
-        named
+        more
     }
 
     fn name(&mut self, unnamed: &mut Vec<&'static [usize]>, budget: Duration) -> bool {

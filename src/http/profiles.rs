@@ -8,7 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -40,8 +40,6 @@ const ASKED: usize = 16;
 const WAITING: usize = 4;
 /// Those of them that are made or sent. They hold a whole profile.
 const MADE: usize = 2;
-/// Between two tries, where another thread of the program is reading names.
-const REST: Duration = Duration::from_millis(10);
 
 /// Who may go on.
 pub(super) struct Turns {
@@ -169,11 +167,10 @@ async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refu
     let begun = Instant::now();
     let mut unnamed = ours(|| profile.without_names())?;
     while !unnamed.is_empty() && begun.elapsed() < NAMING_TIME {
-        if ours(|| collector.name_stacks_slice(&mut unnamed))? {
-            tokio::task::yield_now().await;
-        } else {
-            ours(|| tokio::time::sleep(REST))?.await;
+        if !ours(|| collector.name_stacks_slice(&mut unnamed))? {
+            break;
         }
+        tokio::task::yield_now().await;
     }
     Ok(())
 }

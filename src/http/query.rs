@@ -72,14 +72,6 @@ impl Query {
     }
 }
 
-/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
-pub(super) fn none(query: &str) -> Result<(), String> {
-    match pairs(query).first() {
-        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
-        None => Ok(()),
-    }
-}
-
 /// What `GET /debug/pprof/heap` and `/debug/pprof/allocs` are asked for.
 #[cfg(feature = "pprof")]
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -157,6 +149,14 @@ fn each(
 fn number(value: &str, least: usize, most: usize) -> Option<usize> {
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
+}
+
+/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+pub(super) fn none(query: &str) -> Result<(), String> {
+    match pairs(query).first() {
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        None => Ok(()),
+    }
 }
 
 /// Figures alone are an id; a duration has a unit.
