@@ -217,7 +217,7 @@ pub(crate) fn own() -> OwnGuard {
 }
 
 /// Books what the calling thread allocates as overhead, until it ends.
-#[cfg(feature = "http")]
+#[cfg(feature = "prometheus")]
 pub(crate) fn own_for_life() {
     std::mem::forget(own());
 }

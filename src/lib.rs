@@ -114,10 +114,11 @@ mod traced;
 // The outlets.
 #[cfg(feature = "http")]
 mod config;
-#[cfg(feature = "prometheus")]
+#[cfg(any(feature = "opentelemetry", feature = "prometheus", feature = "prometheus-client"))]
 mod emit;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod outlets;
 #[cfg(feature = "http")]
 mod serve;
 
