@@ -221,7 +221,7 @@ pub(crate) fn own() -> OwnGuard {
 ///
 /// A name given to `std` would be copied on the new thread before this can be called there: a block of the
 /// program's, as far as anybody can tell.
-#[cfg(feature = "http")]
+#[cfg(feature = "prometheus")]
 pub(crate) fn own_for_life() {
     std::mem::forget(own());
     #[cfg(target_os = "linux")]

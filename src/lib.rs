@@ -71,6 +71,11 @@
 //! distinct stack, and about 60 more for each thread that allocates from it. The README has the table,
 //! measured. Names are read when a collection or a snapshot asks for them.
 //!
+//! # Where it goes
+//!
+//! To a server of its own, into an axum server, a registry of `prometheus-client`, the recorder of `metrics`
+//! or a meter of OpenTelemetry: [`outlets`] says which to take, with a complete snippet each.
+//!
 //! # What it cannot see
 //!
 //! Memory that does not come from the global allocator: `mmap`, C libraries, thread stacks ([`track`]
@@ -125,10 +130,16 @@ mod traced;
 // The outlets.
 #[cfg(feature = "http")]
 mod config;
-#[cfg(any(feature = "prometheus", feature = "pprof"))]
+#[cfg(any(
+    feature = "opentelemetry",
+    feature = "pprof",
+    feature = "prometheus",
+    feature = "prometheus-client"
+))]
 mod emit;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod outlets;
 #[cfg(feature = "http")]
 mod serve;
 

@@ -30,7 +30,7 @@ const FLOORS: &[&[&str]] = &[
     &["filter", "statistics"],
     &["collector"],
     &["emit"],
-    &["config"],
+    &["config", "outlets"],
     &["http"],
     &["serve"],
 ];

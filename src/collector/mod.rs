@@ -8,6 +8,7 @@
 mod choose;
 #[cfg(any(feature = "http", test))]
 mod compare;
+mod follow;
 mod report;
 mod ring;
 #[cfg(any(feature = "http", test))]
@@ -21,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::Error;
 #[cfg(any(feature = "http", test))]
 use crate::frame::Traceback;
-use crate::raw::RawSnapshot;
 #[cfg(any(feature = "http", test))]
 use crate::raw::RawStack;
+use crate::raw::{Counts, RawSnapshot};
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
@@ -31,6 +32,7 @@ use choose::{Candidate, Limits, choose};
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
 #[cfg(all(test, not(feature = "http")))]
 use compare::{Compared, Since};
+use follow::Followed;
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
 use ring::{Kept, Ring};
 #[cfg(any(feature = "http", test))]
@@ -171,6 +173,23 @@ impl Collector {
         }
     }
 
+    /// [`collect`](Collector::collect), with up to `sites` sites followed from now on: the report says what
+    /// they hold even when they are no longer chosen.
+    #[cfg(any(feature = "prometheus", test))]
+    pub(crate) fn collect_following(&self, sites: usize) -> Arc<Report> {
+        let _own = control::own();
+        let mut state = self.lock();
+        if state.followed.raise(sites) {
+            // What was collected before does not know them.
+            state.report = None;
+        }
+        loop {
+            if let Some(report) = state.advance() {
+                return report;
+            }
+        }
+    }
+
     /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
     /// `None` means call again.
     #[cfg(any(feature = "http", test))]
@@ -180,14 +199,14 @@ impl Collector {
     }
 
     /// Keeps a baseline if one is due. Returns when to come back.
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn tick(&self) -> Duration {
         let _own = control::own();
         self.lock().tick()
     }
 
     /// Names some of the stacks the last collection had to leave unnamed. False: none are left.
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn name_slice(&self) -> bool {
         let _own = control::own();
         self.lock().name_slice()
@@ -415,6 +434,11 @@ struct State {
     previous: Option<Arc<Kept>>,
     /// When each site was last chosen by live bytes or delta.
     tops: HashMap<u64, Instant>,
+    /// Survives that traces are forgotten: series made once are there for ever.
+    followed: Followed,
+    /// The totals last seen, and those last seen of all epochs before.
+    seen: Counts,
+    forgotten: Counts,
     draft: Option<Draft>,
     report: Option<(Instant, Arc<Report>)>,
     number: u64,
@@ -439,6 +463,9 @@ impl State {
             slice: NAMING_SLICE,
             previous: None,
             tops: HashMap::new(),
+            followed: Followed::default(),
+            seen: Counts::default(),
+            forgotten: Counts::default(),
             draft: None,
             report: None,
             number: 0,
@@ -463,7 +490,9 @@ impl State {
         let raw = self.world.take();
         if self.epoch.replace(raw.epoch) != Some(raw.epoch) {
             self.forget();
+            self.forgotten += std::mem::take(&mut self.seen);
         }
+        self.seen = raw.totals();
         let names_epoch = self.world.names_epoch();
         if self.names_epoch != names_epoch {
             self.names_epoch = names_epoch;
@@ -488,7 +517,7 @@ impl State {
         }
     }
 
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     fn name_slice(&mut self) -> bool {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
@@ -582,6 +611,10 @@ impl State {
         self.adopt_names(&raw, baseline.as_deref());
         let (sums, all) = self.sums(&raw, baseline.as_deref());
         let sites = if raw.tracking { self.choose(&raw, &sums) } else { Vec::new() };
+        let index = &self.names.index;
+        let followed = self.followed.rows(&sites, |id| {
+            index.get(&id).and_then(|&index| sums.get(index as usize).copied()).unwrap_or_default()
+        });
 
         let mut other = all;
         for row in &sites {
@@ -623,7 +656,7 @@ impl State {
                 threads: raw.dropped.threads,
                 // The collector leaves sites in *other*, which loses nothing; only an outlet that
                 // cannot remove a series has to turn one away.
-                series: 0,
+                series: self.followed.refused(),
                 reentrant: raw.dropped.reentrant,
             },
             truncated_stacks: raw.truncated_stacks,
@@ -637,6 +670,8 @@ impl State {
                 capture: raw.capture,
                 symbols: self.world.symbols(),
             },
+            followed,
+            forgotten: self.forgotten,
         });
         if self.options.delta_window.is_zero() {
             self.previous = Some(Arc::new(Kept::new(&raw)));
@@ -711,9 +746,11 @@ impl State {
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
+pub(crate) use tests::Fake;
 
 /// One report with every field in use, for the tests of the outlets.
-#[cfg(all(test, feature = "prometheus"))]
+#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
 pub(crate) fn sample_report() -> Report {
     let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
     Report {
@@ -747,10 +784,12 @@ pub(crate) fn sample_report() -> Report {
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
         build: BuildInfo { version: "0.1.0", build_id: "ab12".into(), capture: "cfi", symbols: "lines" },
+        followed: Vec::new(),
+        forgotten: Counts::default(),
     }
 }
 
-#[cfg(all(test, feature = "prometheus"))]
+#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
 pub(crate) fn sample_row(
     line: u32,
     function: &str,
