@@ -750,7 +750,7 @@ mod tests;
 pub(crate) use tests::Fake;
 
 /// One report with every field in use, for the tests of the outlets.
-#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
+#[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
 pub(crate) fn sample_report() -> Report {
     let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
     Report {
@@ -789,7 +789,7 @@ pub(crate) fn sample_report() -> Report {
     }
 }
 
-#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
+#[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
 pub(crate) fn sample_row(
     line: u32,
     function: &str,

@@ -30,7 +30,8 @@ use crate::control;
 /// further.
 ///
 /// What the callbacks allocate is heapgauge's own, the SDK's attribute sets included; what the SDK and
-/// its exporters allocate on their own is the program's. Use a provider with one reader: the SDK hands
+/// its exporters allocate on their own is the program's. Registering takes 3.8 MB, of which the first
+/// collection gives 2.5 MB back: the SDK (0.33) makes room for 2,000 attribute sets in every instrument. Use a provider with one reader: the SDK hands
 /// what is observed for one reader to the others too, where a site that is gone stays a cycle longer.
 ///
 /// # Examples
