@@ -136,7 +136,7 @@ mod config;
     feature = "prometheus",
     feature = "prometheus-client"
 ))]
-mod emit;
+pub mod emit;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod outlets;

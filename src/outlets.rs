@@ -8,10 +8,10 @@
 //! | nothing yet | [`serve_from_env`], its own server | `http` | is absent |
 //! | an axum server | [`http::router`], merged into it | `http` | is absent |
 //! | another server | [`Report::to_prometheus`], served by it | `prometheus` | is absent |
-//! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`render_with`] | `prometheus` | is absent |
-//! | `metrics` with any recorder | [`metrics`](metrics()) | `prometheus` | shows what it holds now |
-//! | `prometheus-client` | [`prometheus_client`](prometheus_client()) | `prometheus-client` | is absent |
-//! | OpenTelemetry | [`opentelemetry`](opentelemetry()) | `opentelemetry` | is absent |
+//! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`emit::render_with`] | `prometheus` | is absent |
+//! | `metrics` with any recorder | [`emit::metrics`] | `prometheus` | shows what it holds now |
+//! | `prometheus-client` | [`emit::prometheus_client`] | `prometheus-client` | is absent |
+//! | OpenTelemetry | [`emit::opentelemetry`] | `opentelemetry` | is absent |
 //! | a question that totals do not answer | `GET /memory/snapshots` of the first two, or [`Snapshot`] | `http` | |
 //! | `go tool pprof`, a continuous profiler | `GET /debug/pprof/heap` and `/debug/pprof/allocs` of the first two | `pprof` | |
 //! | a flame graph | `GET /debug/heap/folded` of the first two | `pprof` | |
@@ -25,11 +25,11 @@
 //!
 //! | outlet | µs | µs a series | allocations a series |
 //! |---|---:|---:|---:|
-//! | [`Report::to_prometheus`], `/metrics`, [`render_with`] | 740 | 3.3 | 37 |
-//! | [`prometheus_client`](prometheus_client()), its encoding included | 136 | 0.60 | 6.8 |
-//! | [`metrics`](metrics()), set in `metrics-exporter-prometheus` | 133 | 0.59 | 11.7 |
+//! | [`Report::to_prometheus`], `/metrics`, [`emit::render_with`] | 740 | 3.3 | 37 |
+//! | [`emit::prometheus_client`], its encoding included | 136 | 0.60 | 6.8 |
+//! | [`emit::metrics`], set in `metrics-exporter-prometheus` | 133 | 0.59 | 11.7 |
 //! | the same, and rendered by it | 650 | 2.9 | 34 |
-//! | [`opentelemetry`](opentelemetry()), aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
+//! | [`emit::opentelemetry`], aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
 //!
 //! Medians of 200 with 226 series, printed by `cargo bench --all-features --bench outlets` on an Intel Xeon
 //! (model 207) with two busy cores, rustc 1.95.
@@ -85,7 +85,7 @@
 //! let collector = heapgauge::Collector::new();
 //!
 //! metrics::counter!("requests_total").increment(1);
-//! let body = heapgauge::outlets::render_with(&collector, &recorder); // in place of `recorder.render()`
+//! let body = heapgauge::emit::render_with(&collector, &recorder); // in place of `recorder.render()`
 //! assert!(body.contains("\nrequests_total 1\n") && body.contains("\nheap_tracking "));
 //! # Ok(())
 //! # }
@@ -103,7 +103,7 @@
 //! use std::time::Duration;
 //!
 //! let collector = heapgauge::Collector::new();
-//! let _reporter = heapgauge::outlets::metrics(&collector).report_every(Duration::from_secs(15))?;
+//! let _reporter = heapgauge::emit::metrics(&collector).report_every(Duration::from_secs(15))?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "prometheus"))] fn main() {}
@@ -120,7 +120,7 @@
 //!
 //! let mut registry = Registry::default(); // the program's, as before
 //! let collector = heapgauge::Collector::new();
-//! registry.register_collector(heapgauge::outlets::prometheus_client(&collector));
+//! registry.register_collector(heapgauge::emit::prometheus_client(&collector));
 //!
 //! let mut body = String::new();
 //! encode(&mut body, &registry)?;
@@ -144,7 +144,7 @@
 //! let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).build();
 //!
 //! let collector = heapgauge::Collector::new();
-//! heapgauge::outlets::opentelemetry(&collector, &provider.meter("heapgauge"));
+//! heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "opentelemetry"))] fn main() {}
@@ -155,15 +155,14 @@
 //! Baselines are kept by the server's thread, or by the [`Reporter`]'s. Without either they are kept when a
 //! collection is asked for: an outlet that is read at least every minute has them in time.
 //!
+//! [`emit::metrics`]: crate::emit::metrics()
+//! [`emit::opentelemetry`]: crate::emit::opentelemetry()
+//! [`emit::prometheus_client`]: crate::emit::prometheus_client()
+//! [`emit::render_with`]: crate::emit::render_with
+//! [`Facade::max_sites`]: crate::emit::Facade::max_sites
+//! [`Reporter`]: crate::emit::Reporter
 //! [`Report::to_prometheus`]: crate::Report::to_prometheus
 //! [`Snapshot`]: crate::Snapshot
 //! [`serve_from_env`]: crate::serve_from_env
 //! [`http::router`]: crate::http::router
 #![forbid(unsafe_code)]
-
-#[cfg(feature = "opentelemetry")]
-pub use crate::emit::opentelemetry;
-#[cfg(feature = "prometheus-client")]
-pub use crate::emit::prometheus_client;
-#[cfg(feature = "prometheus")]
-pub use crate::emit::{Facade, Reporter, metrics, render_with};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use heapgauge::{Collector, Snapshot, outlets};
+use heapgauge::{Collector, Snapshot, emit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -61,7 +61,7 @@ impl PushMetricExporter for LiveBlocks {
 struct Outlets {
     collector: Collector,
     recorder: PrometheusHandle,
-    facade: outlets::Facade,
+    facade: emit::Facade,
     registry: Registry,
     provider: SdkMeterProvider,
     exported: LiveBlocks,
@@ -89,15 +89,15 @@ impl Outlets {
     fn new() -> Outlets {
         let collector = Collector::new();
         let recorder = PrometheusBuilder::new().install_recorder().unwrap();
-        let facade = outlets::metrics(&collector);
+        let facade = emit::metrics(&collector);
         facade.describe();
         let mut registry = Registry::default();
-        registry.register_collector(outlets::prometheus_client(&collector));
+        registry.register_collector(emit::prometheus_client(&collector));
         let exported = LiveBlocks::default();
         let reader =
             PeriodicReader::builder(exported.clone()).with_interval(Duration::from_secs(3_600)).build();
         let provider = SdkMeterProvider::builder().with_reader(reader).build();
-        outlets::opentelemetry(&collector, &provider.meter("heapgauge"));
+        emit::opentelemetry(&collector, &provider.meter("heapgauge"));
         Outlets { collector, recorder, facade, registry, provider, exported }
     }
 
@@ -114,7 +114,7 @@ impl Outlets {
         self.provider.force_flush().unwrap();
         Shown {
             prometheus: blocks(&self.collector.collect().to_prometheus(), function),
-            joined: blocks(&outlets::render_with(&self.collector, &self.recorder), function),
+            joined: blocks(&emit::render_with(&self.collector, &self.recorder), function),
             prometheus_client: blocks(&self.openmetrics(), function),
             opentelemetry: self.exported.0.lock().unwrap().get(function).copied(),
             facade: blocks(&self.recorder.render(), function),
@@ -164,7 +164,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
     // The SDK's and the recorder's own code is the program's; ours is not in it.
     for _ in 0..20 {
         outlets.provider.force_flush().unwrap();
-        drop(outlets::render_with(&outlets.collector, &outlets.recorder));
+        drop(emit::render_with(&outlets.collector, &outlets.recorder));
     }
     let snapshot = Snapshot::take().unwrap();
     let ours: Vec<_> = snapshot

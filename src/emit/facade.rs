@@ -38,7 +38,7 @@ const NAMING_REST: Duration = Duration::from_millis(10);
 /// ```
 /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().unwrap();
 ///
-/// let facade = heapgauge::outlets::metrics(&heapgauge::Collector::new());
+/// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
 /// facade.describe();
 /// facade.collect(); // before each scrape, or once for all: `facade.report_every(interval)?`
 /// assert!(recorder.render().contains("\nheap_tracking "));
@@ -110,7 +110,7 @@ impl Facade {
     /// ```
     /// use std::time::Duration;
     ///
-    /// let facade = heapgauge::outlets::metrics(&heapgauge::Collector::new());
+    /// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
     /// let reporter = facade.report_every(Duration::from_secs(15))?;
     /// drop(reporter);
     ///

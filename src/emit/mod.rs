@@ -1,6 +1,7 @@
-//! [`Report`] → series: the one list every outlet walks. No arithmetic and no choice happens here.
+//! A [`Report`] as series, on the meter, recorder or registry that the program already has.
 //!
-//! Pure functions on values; microseconds.
+//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::outlets). Every outlet
+//! walks one list of series; no arithmetic and no choice happens here.
 #![forbid(unsafe_code)]
 // Profiles are no series: with `pprof` alone nobody walks the list.
 #![cfg_attr(not(feature = "prometheus"), allow(dead_code))]

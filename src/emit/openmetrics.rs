@@ -29,7 +29,7 @@ use crate::control;
 ///
 /// let collector = heapgauge::Collector::new();
 /// let mut registry = Registry::default();
-/// registry.register_collector(heapgauge::outlets::prometheus_client(&collector));
+/// registry.register_collector(heapgauge::emit::prometheus_client(&collector));
 ///
 /// let mut text = String::new();
 /// encode(&mut text, &registry)?;

@@ -41,7 +41,7 @@ use crate::control;
 ///
 /// let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build(); // with a reader
 /// let collector = heapgauge::Collector::new();
-/// heapgauge::outlets::opentelemetry(&collector, &provider.meter("heapgauge"));
+/// heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
 /// ```
 pub fn opentelemetry(collector: &Collector, meter: &Meter) {
     let _own = control::own();

@@ -82,7 +82,7 @@ pub(super) fn record(report: &Report) {
 /// metrics::with_local_recorder(&recorder, || metrics::counter!("requests_total").increment(3));
 ///
 /// let collector = heapgauge::Collector::new();
-/// let text = heapgauge::outlets::render_with(&collector, &recorder.handle());
+/// let text = heapgauge::emit::render_with(&collector, &recorder.handle());
 /// assert!(text.contains("\nrequests_total 3\n"));
 /// assert!(text.contains("\nheap_tracking "));
 /// ```
