@@ -2,24 +2,110 @@
 //!
 //! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
 //! not silenced, and a stack met before, touches nothing that is shared.
+//!
+//! Where blocks are sampled, most are not: they are booked, as they are, at one id for all of them. A
+//! block that is sampled is booked as it is too, at the first id of its stack, so that the totals are
+//! exact; and by what it weighs at the three ids after it: bytes, blocks, variance.
 
+use crate::sample::{self, Plan, Weight};
 use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
-use crate::stacks;
-use crate::tag::{FIRST, OVERHEAD, UNTRACKED};
+use crate::stacks::{self, SUMS};
+use crate::tag::{FIRST, OVERHEAD, SAMPLED, UNTRACKED};
 use crate::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
-use crate::tracker::{self, Reason};
+use crate::tracker::{self, Config, Reason};
 
-/// What the first instance that allocates decides for all.
-#[derive(Clone, Copy)]
-pub(crate) struct Config {
-    pub frames: u8,
-    pub paused: bool,
+/// Books an allocation of the calling code and returns what its tag is to hold: an id, with [`SAMPLED`]
+/// where the block was sampled.
+#[inline(always)]
+pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u32 {
+    let plan = tracker::plan();
+    if !plan.leaves_to_chance(size) {
+        return exact(size, config, entrance);
+    }
+    match pass(plan, size) {
+        Some(id) => id,
+        None => decide_slow(plan, size, config),
+    }
 }
 
-/// Books an allocation of the calling code and returns the id for its tag.
+/// Books a block that is not sampled, if nothing stands in the way.
+#[inline(always)]
+fn pass(plan: Plan, size: usize) -> Option<u32> {
+    let state = thread::current()?;
+    let base = tracker::base();
+    if state.quiet() != 0 || base == u32::MAX {
+        return None;
+    }
+    let id = tracker::unsampled(base);
+    let slot = state.counters.slot(id)?;
+    if !state.sampler.passes(plan, size) {
+        return None;
+    }
+    let busy = state.enter(BUSY);
+    slot.allocate(size as u64);
+    state.change(size as i64);
+    drop(busy);
+    Some(id)
+}
+
+/// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
+#[cold]
 #[inline(never)]
-pub(crate) fn allocation(size: usize, config: Config, entrance: Entrance) -> u32 {
+fn decide_slow(plan: Plan, size: usize, config: &Config) -> u32 {
+    let Some(state) = thread::current() else { return first_slow(size, config) };
+    if state.quiet() != 0 || !tracker::is_on() {
+        return quiet_slow(state, size, config);
+    }
+    decide(state, plan, size)
+}
+
+/// Books a block that chance decides about, in a thread that is not busy.
+#[inline(never)]
+fn decide(state: &'static ThreadState, plan: Plan, size: usize) -> u32 {
+    let busy = state.enter(BUSY);
+    let id = if state.sampler.decide(plan, size) {
+        // SAFETY: this thread's own state, just marked.
+        let tools = unsafe { state.tools() };
+        let stack = stack::walk(tools, Registers::here(), Entrance::Other);
+        sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+    } else {
+        allocate(state, tracker::unsampled(tracker::base()), size as u64)
+    };
+    state.change(size as i64);
+    drop(busy);
+    id
+}
+
+/// Books a sampled block of the stack in the buffer.
+fn sampled(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+    size: usize,
+) -> u32 {
+    let known = tools.cache.get(stack).filter(|id| *id >= tracker::base());
+    match known.or_else(|| intern_slow(state, tools, stack, interval)) {
+        Some(id) => {
+            for (id, amount) in sums(id, size, interval) {
+                allocate(state, id, amount);
+            }
+            id | SAMPLED
+        }
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The ids of a sampled block of this size, each with what is booked there.
+fn sums(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
+    let Weight { bytes, blocks, variance } = sample::weight(size as u64, interval);
+    [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
+}
+
+/// Books an allocation whose stack is recorded whatever chance says.
+#[inline(never)]
+fn exact(size: usize, config: &Config, entrance: Entrance) -> u32 {
     let Some(state) = thread::current() else { return first_slow(size, config) };
     let base = tracker::base();
     if state.quiet() != 0 || base == u32::MAX {
@@ -32,7 +118,7 @@ pub(crate) fn allocation(size: usize, config: Config, entrance: Entrance) -> u32
     let id = match stack::recognise(tools, registers, entrance, base) {
         Some(id) => {
             debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
-            allocate(state, id, size)
+            allocate(state, id, size as u64)
         }
         None => walk_slow(state, tools, registers, size, entrance),
     };
@@ -55,7 +141,7 @@ fn walk_slow(
         // An id below the base was met before a `clear`.
         Some(id) if id >= tracker::base() => {
             debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
-            allocate(state, id, size)
+            allocate(state, id, size as u64)
         }
         _ => miss_slow(state, tools, stack, size),
     }
@@ -76,8 +162,8 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 /// The first allocation of a thread, or one of a thread that has no state.
 #[cold]
 #[inline(never)]
-fn first_slow(size: usize, config: Config) -> u32 {
-    tracker::configure(u32::from(config.frames), config.paused);
+fn first_slow(size: usize, config: &Config) -> u32 {
+    tracker::configure(config);
     match thread::current_or_make() {
         // This function's frame is one more on the stack.
         Some(_) => allocation(size, config, Entrance::Other),
@@ -91,40 +177,56 @@ fn first_slow(size: usize, config: Config) -> u32 {
 /// An allocation while off, silenced, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
-fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
+fn quiet_slow(state: &'static ThreadState, size: usize, config: &Config) -> u32 {
     let quiet = state.quiet();
-    if tracker::configure(u32::from(config.frames), config.paused) && quiet == 0 {
+    if tracker::configure(config) && quiet == 0 {
         return allocation(size, config, Entrance::Other);
     }
     if quiet & INTERNING != 0 {
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
-        return allocate_shared(OVERHEAD, size);
+        return allocate_shared(OVERHEAD, size as u64);
     }
     if quiet & BUSY != 0 {
         tracker::drop_event(Reason::Reentrant);
         return unrecorded(None, size);
     }
     let _busy = state.enter(BUSY);
-    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
+    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size as u64)
 }
 
 /// A stack that this thread's cache does not hold.
 #[cold]
 #[inline(never)]
 fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+    match intern_slow(state, tools, stack, 0) {
+        Some(id) => allocate(state, id, size as u64),
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The id of the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all
+/// recorded. `None`, counted, where there is no room for it.
+#[cold]
+#[inline(never)]
+fn intern_slow(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+) -> Option<u32> {
     let interned = {
         let _interning = state.enter(INTERNING);
-        stacks::intern(&mut tools.buffer, stack.hash())
+        stacks::intern(&mut tools.buffer, stack.hash(), interval)
     };
     match interned {
         Ok(id) => {
             tools.cache.insert(stack, id);
-            allocate(state, id, size)
+            Some(id)
         }
         Err(reason) => {
             tracker::drop_event(reason);
-            unrecorded(Some(state), size)
+            None
         }
     }
 }
@@ -134,46 +236,48 @@ fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint,
 fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = tracker::base();
     if base == u32::MAX {
-        return allocate_shared(UNTRACKED, size);
+        return allocate_shared(UNTRACKED, size as u64);
     }
     // Frees of it must find a place too.
     if SHARED.slot_or_make(base).is_none() {
-        return allocate_shared(UNTRACKED, size);
+        return allocate_shared(UNTRACKED, size as u64);
     }
     match state {
-        Some(state) => allocate(state, base, size),
-        None => allocate_shared(base, size),
+        Some(state) => allocate(state, base, size as u64),
+        None => allocate_shared(base, size as u64),
     }
 }
 
-/// Books an allocation under a given id, in the counters of the thread.
+/// Books an allocation under a given id, in the counters of the thread. The amount is its bytes, but
+/// where it is what a sampled block weighs.
 #[inline(always)]
-fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+fn allocate(state: &'static ThreadState, id: u32, amount: u64) -> u32 {
     match state.counters.slot_or_make(id) {
         Some(slot) => {
-            slot.allocate(size as u64);
+            slot.allocate(amount);
             id
         }
-        None => allocate_shared(id, size),
+        None => allocate_shared(id, amount),
     }
 }
 
 /// Books an allocation under a given id, in the counters that threads share.
-fn allocate_shared(id: u32, size: usize) -> u32 {
+fn allocate_shared(id: u32, amount: u64) -> u32 {
     match SHARED.slot_or_make(id) {
         Some(slot) => {
-            slot.allocate_shared(size as u64);
+            slot.allocate_shared(amount);
             id
         }
         // Not for 0, whose place is static, so this ends.
-        None => allocate_shared(UNTRACKED, size),
+        None => allocate_shared(UNTRACKED, amount),
     }
 }
 
-/// Books the free of a block of this id.
+/// Books the free of a block with this in its tag.
 #[inline]
 pub(crate) fn free(id: u32, size: usize) {
-    // From before a `clear`, or while off: nothing is known of it any more.
+    // From before a `clear`, or while off: nothing is known of it any more. A sampled one, larger than any
+    // base but that of off, has no slot below.
     let is_traced = id >= FIRST;
     if is_traced && id < tracker::base() {
         return;
@@ -198,28 +302,46 @@ pub(crate) fn free(id: u32, size: usize) {
 
 #[cold]
 #[inline(never)]
-fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
+fn free_slow(state: Option<&'static ThreadState>, tag: u32, size: usize) {
+    let id = tag & !SAMPLED;
     if id >= tracker::end_id() {
         // No id that was ever given out: the program has written past the end of a block.
         return;
     }
+    let mut interval = 0;
+    if tag != id {
+        interval = stacks::recorded(id).map_or(0, |recorded| recorded.interval);
+        if id < tracker::base() || interval == 0 {
+            // Stale, or as above.
+            return;
+        }
+    }
     let change = (size as i64).wrapping_neg();
     // A thread that only frees gets a state here.
     let state = state.or_else(|| thread::current_or_make().filter(|state| state.quiet() & BUSY == 0));
-    if let Some(state) = state {
-        let _busy = state.enter(BUSY);
-        if id >= FIRST {
-            state.change(change);
-        }
-        if let Some(slot) = state.counters.slot_or_make(id) {
-            return slot.free(size as u64);
-        }
-    } else if id >= FIRST {
-        tracker::publish(change);
+    let _busy = state.map(|state| state.enter(BUSY));
+    match state {
+        Some(state) if id >= FIRST => state.change(change),
+        None if id >= FIRST => tracker::publish(change),
+        _ => {}
     }
-    // Every id that is in a tag has a place here, made before the id was given out.
-    if let Some(slot) = SHARED.slot(id) {
-        slot.free_shared(size as u64);
+    if interval == 0 {
+        return debit(state, id, size as u64);
+    }
+    for (id, amount) in sums(id, size, interval) {
+        debit(state, id, amount);
+    }
+}
+
+/// Books a free under a given id: [`allocate`] backwards.
+fn debit(state: Option<&'static ThreadState>, id: u32, amount: u64) {
+    if let Some(slot) = state.and_then(|state| state.counters.slot_or_make(id)) {
+        return slot.free(amount);
+    }
+    // A stack's id has a place here since before it was given out; that of blocks that are not sampled
+    // gets it here.
+    if let Some(slot) = SHARED.slot_or_make(id) {
+        slot.free_shared(amount);
     }
 }
 
@@ -228,12 +350,12 @@ fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
 pub(crate) fn misplaced(id: u32, size: usize) {
     free(id, size);
     tracker::drop_event(Reason::Memory);
-    allocate_shared(UNTRACKED, size);
+    allocate_shared(UNTRACKED, size as u64);
 }
 
-/// Books a block that changes its size: the id for its new tag.
+/// Books a block that changes its size: what its new tag is to hold. Chance decides anew.
 #[inline]
-pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: Config) -> u32 {
+pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: &Config) -> u32 {
     if is_silenced() {
         return resized_slow(old, old_size, new_size);
     }
@@ -248,27 +370,45 @@ fn is_silenced() -> bool {
     thread::current().is_some_and(|state| state.quiet() & (thread::PAUSED | OWN) != 0)
 }
 
-/// In a silenced thread a block keeps the id it has.
+/// In a silenced thread a block keeps the id it has, but for one that chance has decided about: a block
+/// that grew and kept its place would be in the sample as seldom as when it was small, and weigh as
+/// little as a large one. Chance decides anew, and the stack is the present one.
 #[cold]
 #[inline(never)]
-fn resized_slow(id: u32, old_size: usize, new_size: usize) -> u32 {
-    match thread::current() {
-        Some(state) if state.quiet() & BUSY == 0 => {
-            let busy = state.enter(BUSY);
-            let booked = allocate(state, id, new_size);
-            if id >= FIRST {
+fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
+    let base = tracker::base();
+    let is_stale = tag & !SAMPLED < base;
+    let by_chance = if is_stale { false } else { tag & SAMPLED != 0 || tag == tracker::unsampled(base) };
+    if is_stale && tag & SAMPLED != 0 {
+        return tag;
+    }
+    let booked = match thread::current().filter(|state| state.quiet() & BUSY == 0) {
+        Some(state) if by_chance => record_anew(state, new_size),
+        Some(state) => {
+            let _busy = state.enter(BUSY);
+            if tag >= FIRST {
                 state.change(new_size as i64);
             }
-            drop(busy);
-            free(id, old_size);
-            booked
+            allocate(state, tag, new_size as u64)
         }
-        _ => {
-            let booked = allocate_shared(id, new_size);
-            free(id, old_size);
-            booked
-        }
+        None if by_chance => unrecorded(None, new_size),
+        None => allocate_shared(tag, new_size as u64),
+    };
+    free(tag, old_size);
+    booked
+}
+
+/// Books an allocation of the calling code, in a thread that is silenced but not busy.
+fn record_anew(state: &'static ThreadState, size: usize) -> u32 {
+    let plan = tracker::plan();
+    if plan.leaves_to_chance(size) {
+        return decide(state, plan, size);
     }
+    let _busy = state.enter(BUSY);
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    state.change(size as i64);
+    walk_slow(state, tools, Registers::here(), size, Entrance::Other)
 }
 
 /// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
@@ -283,5 +423,5 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
     let tools = unsafe { state.tools() };
     let stack = stack::walk(tools, Registers::here(), Entrance::Other);
     let _interning = state.enter(INTERNING);
-    stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash()).ok()?)
+    stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }

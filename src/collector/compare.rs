@@ -93,7 +93,7 @@ impl Collector {
         let _own = control::own();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
-        let totals = raw.totals();
+        let totals = raw.totals;
         Ok(Posted {
             number: state.shelf.put(Arc::new(Kept::new(&raw))),
             taken_at: raw.taken_at,

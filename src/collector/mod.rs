@@ -562,7 +562,7 @@ impl State {
     fn finish(&mut self, draft: Draft) -> Arc<Report> {
         let begun = self.world.now();
         let Draft { raw, spent, .. } = draft;
-        let totals = raw.totals();
+        let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
         self.adopt_names(&raw, baseline.as_deref());
         let (sums, all) = self.sums(&raw, baseline.as_deref());

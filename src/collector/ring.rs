@@ -181,8 +181,10 @@ mod tests {
                         freed_bytes: 7,
                         freed_blocks: 1,
                     },
+                    variance: 0.0,
                 })
                 .collect(),
+            totals: Counts::default(),
             untracked_bytes: 0,
             overhead_bytes: 0,
             peak_bytes: 0,

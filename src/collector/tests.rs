@@ -79,6 +79,7 @@ impl Fake {
             addresses: Box::leak(Box::new([id as usize])),
             truncated: false,
             counts: Counts::default(),
+            variance: 0.0,
         });
         let counts = &mut stack.counts;
         if bytes > counts.live_bytes() {
@@ -110,6 +111,14 @@ fn site(line: u32) -> Arc<Site> {
     })
 }
 
+fn sum(stacks: &[RawStack]) -> Counts {
+    let mut sum = Counts::default();
+    for stack in stacks {
+        sum += stack.counts;
+    }
+    sum
+}
+
 impl World for Fake {
     fn now(&self) -> Instant {
         self.heap().now
@@ -126,6 +135,7 @@ impl World for Fake {
             traceback_limit: 32,
             epoch: heap.epoch,
             peak_bytes: stacks.iter().map(|stack| stack.counts.live_bytes()).sum(),
+            totals: sum(&stacks),
             stacks,
             untracked_bytes: 11,
             overhead_bytes: 22,
