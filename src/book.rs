@@ -20,33 +20,41 @@ use crate::tracker::{self, Config, Reason};
 #[inline(always)]
 pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u32 {
     let plan = tracker::plan();
-    if !plan.leaves_to_chance(size) {
-        return exact(size, config, entrance);
-    }
-    match pass(plan, size) {
-        Some(id) => id,
-        None => decide_slow(plan, size, config),
+    if plan.leaves_to_chance(size) {
+        // The state is looked up here, where this is part of the program's own code: one instruction.
+        by_chance(thread::current(), plan, size, config)
+    } else {
+        exact(size, config, entrance)
     }
 }
 
-/// Books a block that is not sampled, if nothing stands in the way.
-#[inline(always)]
-fn pass(plan: Plan, size: usize) -> Option<u32> {
-    let state = thread::current()?;
+/// Books a block of a size that chance decides about. Most blocks pass; what is called for the others is
+/// called last, so that this needs no frame of its own.
+#[inline(never)]
+fn by_chance(state: Option<&'static ThreadState>, plan: Plan, size: usize, config: &Config) -> u32 {
     let base = tracker::base();
-    if state.quiet() != 0 || base == u32::MAX {
-        return None;
-    }
     let id = tracker::unsampled(base);
-    let slot = state.counters.slot(id)?;
-    if !state.sampler.passes(plan, size) {
-        return None;
+    if let Some(state) = state
+        && state.quiet() == 0
+        && base != u32::MAX
+        && let Some(slot) = state.counters.slot(id)
+        && state.sampler.passes(plan, size)
+    {
+        let busy = state.enter(BUSY);
+        slot.allocate(size as u64);
+        let is_due = state.gather(size as i64);
+        drop(busy);
+        return if is_due { publish_slow(state, id) } else { id };
     }
-    let busy = state.enter(BUSY);
-    slot.allocate(size as u64);
-    state.change(size as i64);
-    drop(busy);
-    Some(id)
+    decide_slow(plan, size, config)
+}
+
+#[cold]
+#[inline(never)]
+fn publish_slow(state: &'static ThreadState, id: u32) -> u32 {
+    let _busy = state.enter(BUSY);
+    state.change(0);
+    id
 }
 
 /// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
@@ -284,25 +292,23 @@ pub(crate) fn free(id: u32, size: usize) {
     }
     if let Some(state) = thread::current()
         && state.quiet() & BUSY == 0
+        && let Some(slot) = state.counters.slot(id)
     {
         let busy = state.enter(BUSY);
-        if let Some(slot) = state.counters.slot(id) {
-            slot.free(size as u64);
-            if is_traced {
-                state.change((size as i64).wrapping_neg());
-            }
-        } else {
-            free_slow(Some(state), id, size);
-        }
+        slot.free(size as u64);
+        let is_due = is_traced && state.gather((size as i64).wrapping_neg());
         drop(busy);
+        if is_due {
+            publish_slow(state, id);
+        }
     } else {
-        free_slow(None, id, size);
+        free_slow(id, size);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn free_slow(state: Option<&'static ThreadState>, tag: u32, size: usize) {
+fn free_slow(tag: u32, size: usize) {
     let id = tag & !SAMPLED;
     if id >= tracker::end_id() {
         // No id that was ever given out: the program has written past the end of a block.
@@ -318,7 +324,7 @@ fn free_slow(state: Option<&'static ThreadState>, tag: u32, size: usize) {
     }
     let change = (size as i64).wrapping_neg();
     // A thread that only frees gets a state here.
-    let state = state.or_else(|| thread::current_or_make().filter(|state| state.quiet() & BUSY == 0));
+    let state = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0);
     let _busy = state.map(|state| state.enter(BUSY));
     match state {
         Some(state) if id >= FIRST => state.change(change),

@@ -150,11 +150,17 @@ impl ThreadState {
     /// Books a change of live bytes for the peak.
     #[inline(always)]
     pub(crate) fn change(&self, bytes: i64) {
+        if self.gather(bytes) {
+            self.publish_slow(self.net.get());
+        }
+    }
+
+    /// The same, but for the rare part: if true, a [`ThreadState::change`] of 0 has to follow.
+    #[inline(always)]
+    pub(crate) fn gather(&self, bytes: i64) -> bool {
         let net = self.net.get().wrapping_add(bytes);
         self.net.set(net);
-        if net.unsigned_abs() > tracker::PUBLISH_BYTES as u64 {
-            self.publish_slow(net);
-        }
+        net.unsigned_abs() > tracker::PUBLISH_BYTES as u64
     }
 
     #[cold]
