@@ -5,8 +5,10 @@
 //!
 //! Where blocks are sampled, most are not: they are booked, as they are, at one id for all of them. A
 //! block that is sampled is booked as it is too, at the first id of its stack, so that the totals are
-//! exact; and by what it weighs at the three ids after it: bytes, blocks, variance.
+//! exact; and by what it weighs at the three ids after it: bytes, blocks, variance. That is rare, so it
+//! is booked in the counters that threads share, whose words are wide enough.
 
+use crate::counters::Direction;
 use crate::sample::{self, Plan, Weight};
 use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
@@ -37,16 +39,30 @@ fn by_chance(state: Option<&'static ThreadState>, plan: Plan, size: usize, confi
     if let Some(state) = state
         && state.quiet() == 0
         && base != u32::MAX
-        && let Some(slot) = state.counters.slot(id)
         && state.sampler.passes(plan, size)
     {
         let busy = state.enter(BUSY);
-        slot.allocate(size as u64);
+        let is_booked = state.counters.add(id, Direction::Allocated, size);
         let is_due = state.gather(size as i64);
         drop(busy);
-        return if is_due { publish_slow(state, id) } else { id };
+        return match (is_booked, is_due) {
+            (true, false) => id,
+            (true, true) => publish_slow(state, id),
+            (false, _) => pass_slow(state, id, size),
+        };
     }
     decide_slow(plan, size, config)
+}
+
+/// A block that passes, in a thread that has no place to book it.
+#[cold]
+#[inline(never)]
+fn pass_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    let _busy = state.enter(BUSY);
+    state.change(0);
+    // Frees of it must find a place too.
+    SHARED.make(id);
+    allocate_slow(state, id, size)
 }
 
 #[cold]
@@ -78,7 +94,7 @@ fn decide(state: &'static ThreadState, plan: Plan, size: usize) -> u32 {
         let stack = stack::walk(tools, Registers::here(), Entrance::Other);
         sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
     } else {
-        allocate(state, tracker::unsampled(tracker::base()), size as u64)
+        pass_slow(state, tracker::unsampled(tracker::base()), size)
     };
     state.change(size as i64);
     drop(busy);
@@ -97,7 +113,7 @@ fn sampled(
     match known.or_else(|| intern_slow(state, tools, stack, interval)) {
         Some(id) => {
             for (id, amount) in sums(id, size, interval) {
-                allocate(state, id, amount);
+                SHARED.add(id, Direction::Allocated, amount);
             }
             id | SAMPLED
         }
@@ -126,7 +142,7 @@ fn exact(size: usize, config: &Config, entrance: Entrance) -> u32 {
     let id = match stack::recognise(tools, registers, entrance, base) {
         Some(id) => {
             debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
-            allocate(state, id, size as u64)
+            allocate(state, id, size)
         }
         None => walk_slow(state, tools, registers, size, entrance),
     };
@@ -149,7 +165,7 @@ fn walk_slow(
         // An id below the base was met before a `clear`.
         Some(id) if id >= tracker::base() => {
             debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
-            allocate(state, id, size as u64)
+            allocate(state, id, size)
         }
         _ => miss_slow(state, tools, stack, size),
     }
@@ -193,14 +209,14 @@ fn quiet_slow(state: &'static ThreadState, size: usize, config: &Config) -> u32 
     if quiet & INTERNING != 0 {
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
-        return allocate_shared(OVERHEAD, size as u64);
+        return allocate_shared(OVERHEAD, size);
     }
     if quiet & BUSY != 0 {
         tracker::drop_event(Reason::Reentrant);
         return unrecorded(None, size);
     }
     let _busy = state.enter(BUSY);
-    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size as u64)
+    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
 }
 
 /// A stack that this thread's cache does not hold.
@@ -208,7 +224,7 @@ fn quiet_slow(state: &'static ThreadState, size: usize, config: &Config) -> u32 
 #[inline(never)]
 fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
     match intern_slow(state, tools, stack, 0) {
-        Some(id) => allocate(state, id, size as u64),
+        Some(id) => allocate(state, id, size),
         None => unrecorded(Some(state), size),
     }
 }
@@ -244,61 +260,59 @@ fn intern_slow(
 fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = tracker::base();
     if base == u32::MAX {
-        return allocate_shared(UNTRACKED, size as u64);
+        return allocate_shared(UNTRACKED, size);
     }
     // Frees of it must find a place too.
-    if SHARED.slot_or_make(base).is_none() {
-        return allocate_shared(UNTRACKED, size as u64);
+    if !SHARED.make(base) {
+        return allocate_shared(UNTRACKED, size);
     }
     match state {
-        Some(state) => allocate(state, base, size as u64),
-        None => allocate_shared(base, size as u64),
+        Some(state) => allocate(state, base, size),
+        None => allocate_shared(base, size),
     }
 }
 
-/// Books an allocation under a given id, in the counters of the thread. The amount is its bytes, but
-/// where it is what a sampled block weighs.
+/// Books an allocation under a given id, in the counters of the thread.
 #[inline(always)]
-fn allocate(state: &'static ThreadState, id: u32, amount: u64) -> u32 {
-    match state.counters.slot_or_make(id) {
-        Some(slot) => {
-            slot.allocate(amount);
-            id
-        }
-        None => allocate_shared(id, amount),
+fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if state.counters.add(id, Direction::Allocated, size) {
+        return id;
     }
+    allocate_slow(state, id, size)
+}
+
+/// The same where the counters of the thread have no place for it yet, or never.
+#[cold]
+#[inline(never)]
+fn allocate_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if state.counters.add_slow(id, Direction::Allocated, size) { id } else { allocate_shared(id, size) }
 }
 
 /// Books an allocation under a given id, in the counters that threads share.
-fn allocate_shared(id: u32, amount: u64) -> u32 {
-    match SHARED.slot_or_make(id) {
-        Some(slot) => {
-            slot.allocate_shared(amount);
-            id
-        }
-        // Not for 0, whose place is static, so this ends.
-        None => allocate_shared(UNTRACKED, amount),
-    }
+fn allocate_shared(id: u32, size: usize) -> u32 {
+    // Every id that is given out has a place there. 0 has a static one, so this ends.
+    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
 }
 
 /// Books the free of a block with this in its tag.
 #[inline]
 pub(crate) fn free(id: u32, size: usize) {
-    // From before a `clear`, or while off: nothing is known of it any more. A sampled one, larger than any
-    // base but that of off, has no slot below.
+    // From before a `clear`, or while off: nothing is known of it any more. Not so one with the mark of a
+    // sampled block, larger than any base but that of off; it has no place in the counters below.
     let is_traced = id >= FIRST;
     if is_traced && id < tracker::base() {
         return;
     }
     if let Some(state) = thread::current()
         && state.quiet() & BUSY == 0
-        && let Some(slot) = state.counters.slot(id)
     {
         let busy = state.enter(BUSY);
-        slot.free(size as u64);
-        let is_due = is_traced && state.gather((size as i64).wrapping_neg());
+        let is_booked = state.counters.add(id, Direction::Freed, size);
+        let is_due = is_booked && is_traced && state.gather((size as i64).wrapping_neg());
         drop(busy);
-        if is_due {
+        if !is_booked {
+            free_slow(id, size);
+        } else if is_due {
             publish_slow(state, id);
         }
     } else {
@@ -308,47 +322,53 @@ pub(crate) fn free(id: u32, size: usize) {
 
 #[cold]
 #[inline(never)]
-fn free_slow(tag: u32, size: usize) {
-    let id = tag & !SAMPLED;
+fn free_slow(id: u32, size: usize) {
+    if id & SAMPLED != 0 {
+        return free_sampled(id & !SAMPLED, size);
+    }
     if id >= tracker::end_id() {
         // No id that was ever given out: the program has written past the end of a block.
         return;
     }
-    let mut interval = 0;
-    if tag != id {
-        interval = stacks::recorded(id).map_or(0, |recorded| recorded.interval);
-        if id < tracker::base() || interval == 0 {
-            // Stale, or as above.
+    if let Some(state) = change_slow(id, size) {
+        let _busy = state.enter(BUSY);
+        if state.counters.add_slow(id, Direction::Freed, size) {
             return;
         }
     }
-    let change = (size as i64).wrapping_neg();
-    // A thread that only frees gets a state here.
-    let state = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0);
-    let _busy = state.map(|state| state.enter(BUSY));
-    match state {
-        Some(state) if id >= FIRST => state.change(change),
-        None if id >= FIRST => tracker::publish(change),
-        _ => {}
-    }
-    if interval == 0 {
-        return debit(state, id, size as u64);
-    }
-    for (id, amount) in sums(id, size, interval) {
-        debit(state, id, amount);
+    // Every id that is in a tag has a place here, made before the id was given out, but for that of blocks
+    // that were not sampled, which may get it now.
+    SHARED.make(id);
+    SHARED.add(id, Direction::Freed, size as u64);
+}
+
+/// Takes back what a sampled block of this id was booked as.
+#[cold]
+fn free_sampled(id: u32, size: usize) {
+    let recorded = (id >= tracker::base() && id < tracker::end_id()).then(|| stacks::recorded(id)).flatten();
+    // Else it is stale, or no id of a sampled block.
+    if let Some(recorded) = recorded.filter(|recorded| recorded.interval != 0) {
+        change_slow(id, size);
+        for (id, amount) in sums(id, size, recorded.interval) {
+            SHARED.add(id, Direction::Freed, amount);
+        }
     }
 }
 
-/// Books a free under a given id: [`allocate`] backwards.
-fn debit(state: Option<&'static ThreadState>, id: u32, amount: u64) {
-    if let Some(slot) = state.and_then(|state| state.counters.slot_or_make(id)) {
-        return slot.free(amount);
+/// Books a free for the peak. The thread's state, made if it has none because it has only freed so far,
+/// unless it is busy.
+fn change_slow(id: u32, size: usize) -> Option<&'static ThreadState> {
+    let change = (size as i64).wrapping_neg();
+    let state = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0);
+    match state {
+        _ if id < FIRST => {}
+        Some(state) => {
+            let _busy = state.enter(BUSY);
+            state.change(change);
+        }
+        None => tracker::publish(change),
     }
-    // A stack's id has a place here since before it was given out; that of blocks that are not sampled
-    // gets it here.
-    if let Some(slot) = SHARED.slot_or_make(id) {
-        slot.free_shared(amount);
-    }
+    state
 }
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
@@ -356,7 +376,7 @@ fn debit(state: Option<&'static ThreadState>, id: u32, amount: u64) {
 pub(crate) fn misplaced(id: u32, size: usize) {
     free(id, size);
     tracker::drop_event(Reason::Memory);
-    allocate_shared(UNTRACKED, size as u64);
+    allocate_shared(UNTRACKED, size);
 }
 
 /// Books a block that changes its size: what its new tag is to hold. Chance decides anew.
@@ -395,10 +415,10 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
             if tag >= FIRST {
                 state.change(new_size as i64);
             }
-            allocate(state, tag, new_size as u64)
+            allocate(state, tag, new_size)
         }
         None if by_chance => unrecorded(None, new_size),
-        None => allocate_shared(tag, new_size as u64),
+        None => allocate_shared(tag, new_size),
     };
     free(tag, old_size);
     booked

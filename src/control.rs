@@ -2,6 +2,7 @@
 //!
 //! Any thread may call these at any time; none of them stops another thread.
 
+use crate::counters::{Chunk, Direction};
 use crate::raw::{self, RawStack};
 use crate::sample::MAX_INTERVAL;
 use crate::tag::{self, FIRST, SAMPLED};
@@ -322,5 +323,6 @@ fn is_global_allocator() -> bool {
 
 /// Overhead blocks this thread has allocated so far.
 fn overhead_blocks(state: &thread::ThreadState) -> u64 {
-    state.counters.slot(tag::OVERHEAD).map_or(0, |slot| slot.read_allocated().1)
+    let chunk = state.counters.chunk(0);
+    chunk.map_or(0, |chunk| chunk.read(tag::OVERHEAD as usize, Direction::Allocated).1)
 }

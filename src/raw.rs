@@ -3,7 +3,7 @@
 //! What crosses is owned or never changes: counts by stack id, and the addresses of a stack, which
 //! stay where they are for the life of the process. Nobody is stopped.
 
-use crate::counters::{CHUNK, Counters};
+use crate::counters::{CHUNK, Chunk, Direction};
 use crate::stacks::Recorded;
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
@@ -28,6 +28,17 @@ impl Counts {
 
     pub(crate) fn live_blocks(&self) -> u64 {
         self.allocated_blocks.saturating_sub(self.freed_blocks)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
+        let (in_bytes, in_blocks) = match direction {
+            Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),
+            Direction::Freed => (&mut self.freed_bytes, &mut self.freed_blocks),
+        };
+        *in_bytes += bytes;
+        *in_blocks += blocks;
     }
 }
 
@@ -213,22 +224,22 @@ fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
 /// chunk: over the whole table it would be hundreds.
 fn read_chunk(number: usize) -> [Counts; CHUNK] {
     let mut counts = [Counts::default(); CHUNK];
-    let chunks = || thread::all_counters().filter_map(|counters: &Counters| counters.chunk(number));
-    for chunk in chunks() {
-        for (counts, slot) in counts.iter_mut().zip(chunk) {
-            let (bytes, blocks) = slot.read_freed();
-            counts.freed_bytes += bytes;
-            counts.freed_blocks += blocks;
+    for direction in [Direction::Freed, Direction::Allocated] {
+        for chunk in thread::all().filter_map(|state| state.counters.chunk(number)) {
+            add_chunk(&mut counts, chunk, direction);
         }
-    }
-    for chunk in chunks() {
-        for (counts, slot) in counts.iter_mut().zip(chunk) {
-            let (bytes, blocks) = slot.read_allocated();
-            counts.allocated_bytes += bytes;
-            counts.allocated_blocks += blocks;
+        if let Some(chunk) = thread::SHARED.chunk(number) {
+            add_chunk(&mut counts, chunk, direction);
         }
     }
     counts
+}
+
+fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direction) {
+    for (place, counts) in counts.iter_mut().enumerate() {
+        let (bytes, blocks) = chunk.read(place, direction);
+        counts.add(direction, bytes, blocks);
+    }
 }
 
 /// The counts of one of the ids that no epoch ends.

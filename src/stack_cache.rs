@@ -1,9 +1,10 @@
 //! Fingerprint of a stack → its id, in the thread that has met it before.
 //!
-//! Four entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory. A hit is decided by the
-//! fingerprint, not by comparing addresses; debug builds compare those too (see `book`). It starts
-//! with [`SMALLEST`] entries and doubles while stacks push each other out, so a thread that allocates
-//! little costs little and branching recursion does not fall off a cliff.
+//! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory.
+//! A hit is decided by the fingerprint, not by comparing addresses; debug builds compare those too (see
+//! `book`). It starts small and grows by a quarter while stacks push each other out. A stack may lie in
+//! two buckets, so that happens only when the table is nearly full: 15 to 20 bytes a stack, a thread
+//! that allocates little costs little, and branching recursion does not fall off a cliff.
 
 use crate::memory;
 use std::ptr::NonNull;
@@ -38,38 +39,50 @@ impl Fingerprint {
     }
 }
 
-/// What a thread remembers of a stack.
-#[derive(Clone, Copy)]
-struct Known {
-    /// [`Fingerprint::check`] of it, 0 in an empty entry.
-    check: u64,
-    /// Which entry it belongs to: the upper bits of the sum, from which a larger table's index comes.
-    place: u32,
-    /// Whether it is still valid is the caller's to check, against the tracker's base.
-    id: u32,
-}
+/// Entries in a bucket.
+const WAYS: usize = 5;
 
-const _: () = assert!(size_of::<Known>() == 16);
-
-/// Entries that are tried for a stack.
-const WAYS: usize = 4;
-
-/// The entries that stacks of one place share.
+/// What a thread remembers of the stacks that share a place.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Bucket([Known; WAYS]);
+struct Bucket {
+    /// [`Fingerprint::check`] of each, 0 in an empty entry.
+    checks: [u64; WAYS],
+    /// Whether an id is still valid is the caller's to check, against the tracker's base.
+    ids: [u32; WAYS],
+    /// The way that the next stack takes when all are taken.
+    hand: u32,
+}
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+impl Bucket {
+    #[inline(always)]
+    fn get(&self, check: u64) -> Option<u32> {
+        // One branch after the other: a program's few hot stacks make them predictable.
+        self.checks.iter().zip(&self.ids).find(|(other, _)| **other == check).map(|(_, id)| *id)
+    }
+
+    fn set(&mut self, way: usize, check: u64, id: u32) {
+        (self.checks[way], self.ids[way]) = (check, id);
+    }
+
+    /// The way of this stack, or an empty one.
+    fn way(&self, check: u64) -> Option<usize> {
+        let is = |check: u64| self.checks.iter().position(|other| *other == check);
+        is(check).or_else(|| is(0))
+    }
+}
+
 /// Buckets: 1 KiB.
 const SMALLEST: usize = 16;
-/// 1 MiB.
+/// 1 MiB: 80,000 stacks.
 const LARGEST: usize = 1 << 14;
 
 /// The cache of one thread. All zero bytes are an empty one.
 pub(crate) struct StackCache {
     buckets: *mut Bucket,
-    /// Number of buckets, a power of two, or 0.
+    /// Number of buckets.
     len: usize,
     /// Stacks pushed out since the last growth.
     pushed_out: usize,
@@ -87,42 +100,64 @@ impl StackCache {
         if self.len == 0 {
             return None;
         }
-        // SAFETY: there are `len` buckets, a power of two, and the index is masked to below it; zeroed
-        // ones are valid.
-        let bucket = unsafe { &*self.buckets.add(place(stack) as usize & (self.len - 1)) };
         let check = stack.check();
-        bucket.0.iter().find(|known| known.check == check).map(|known| known.id)
+        // SAFETY: there are `len` buckets, and a place is below it; zeroed ones are valid.
+        let bucket = unsafe { &*self.buckets.add(first_place(check, self.len)) };
+        bucket.get(check).or_else(|| self.get_second(check))
+    }
+
+    /// From the bucket that takes what finds no room in the first.
+    #[inline(never)]
+    fn get_second(&self, check: u64) -> Option<u32> {
+        // SAFETY: as in `get`.
+        let bucket = unsafe { &*self.buckets.add(second_place(check, self.len)) };
+        bucket.get(check)
     }
 
     /// Remembers the stack, in the place of another if need be.
     pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
-        if self.len == 0 || (self.pushed_out > self.len / 2 && self.len < LARGEST) {
+        if self.len == 0 || (self.pushed_out > self.len / 8 && self.len < LARGEST) {
             self.grow();
         }
-        let known = Known { check: stack.check(), place: place(stack), id };
-        self.pushed_out += usize::from(self.put(known));
+        if self.len != 0 {
+            self.pushed_out += usize::from(self.put(stack.check(), id));
+        }
     }
 
-    /// Whether another stack was pushed out.
-    fn put(&mut self, known: Known) -> bool {
-        if self.len == 0 {
+    /// Whether another stack was pushed out. The table is not empty.
+    fn put(&mut self, check: u64, id: u32) -> bool {
+        let places = [first_place(check, self.len), second_place(check, self.len)];
+        let known = |way: &usize, bucket: &Bucket| bucket.checks[*way] == check;
+        let mut room = None;
+        for place in places {
+            // SAFETY: as in `get`; `&mut self` makes it the only access.
+            let bucket = unsafe { &mut *self.buckets.add(place) };
+            match bucket.way(check) {
+                Some(way) if known(&way, bucket) => {
+                    bucket.ids[way] = id;
+                    return false;
+                }
+                Some(way) => room = room.or(Some((place, way))),
+                None => {}
+            }
+        }
+        if let Some((place, way)) = room {
+            // SAFETY: as above.
+            unsafe { &mut *self.buckets.add(place) }.set(way, check, id);
             return false;
         }
-        // SAFETY: as in `get`; `&mut self` makes it the only access.
-        let bucket = unsafe { &mut *self.buckets.add(known.place as usize & (self.len - 1)) };
-        let way = bucket.0.iter().position(|other| other.check == known.check || other.check == 0);
-        // Full: the others move up and the oldest goes.
-        let pushed_out = way.is_none();
-        let way = way.unwrap_or(WAYS - 1);
-        bucket.0[..=way].rotate_right(1);
-        bucket.0[0] = known;
-        pushed_out
+        // SAFETY: as above.
+        let bucket = unsafe { &mut *self.buckets.add(places[0]) };
+        let way = bucket.hand as usize % WAYS;
+        bucket.hand = way as u32 + 1;
+        bucket.set(way, check, id);
+        true
     }
 
     #[cold]
     fn grow(&mut self) {
         self.pushed_out = 0;
-        let len = (self.len * 2).max(SMALLEST);
+        let len = (self.len + self.len / 4).clamp(SMALLEST, LARGEST);
         if self.len != 0 && !memory::may_grow() {
             return;
         }
@@ -131,8 +166,8 @@ impl StackCache {
         for index in 0..old.len {
             // SAFETY: within the old table, which is still whole.
             let bucket = unsafe { *old.buckets.add(index) };
-            for known in bucket.0.into_iter().rev().filter(|known| known.check != 0) {
-                self.put(known);
+            for (check, id) in bucket.checks.into_iter().zip(bucket.ids).filter(|(check, _)| *check != 0) {
+                self.put(check, id);
             }
         }
         if !old.buckets.is_null() {
@@ -142,10 +177,15 @@ impl StackCache {
     }
 }
 
-/// The sum is well mixed in its upper bits, where every factor of it has worked.
+/// A check is well mixed in its upper bits, where every factor of its sums has worked; so they say in
+/// which of `len` buckets it belongs.
 #[inline(always)]
-fn place(stack: Fingerprint) -> u32 {
-    (stack.sum >> 40) as u32
+fn first_place(check: u64, len: usize) -> usize {
+    ((check >> 40) as usize * len) >> 24
+}
+
+fn second_place(check: u64, len: usize) -> usize {
+    first_place(check.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32), len)
 }
 
 #[cfg(test)]
@@ -180,6 +220,7 @@ mod tests {
             }
         }
         assert!(hits > 150_000, "{hits} hits: the cache did not grow");
-        assert!(cache.len * WAYS > 8192);
+        let bytes = cache.len * size_of::<Bucket>() / naive.len();
+        assert!((12..=20).contains(&bytes), "{bytes} bytes a stack");
     }
 }

@@ -197,7 +197,8 @@ fn indices(id: u32) -> (usize, usize, usize) {
 }
 
 /// Ids of a stack whose blocks are sampled, one after the other in one chunk of counters. Under the first
-/// their blocks are booked as they are, under the others what they weigh: see `book`.
+/// their blocks are booked as they are, under the others what they weigh; always in the counters that
+/// threads share: see `book`.
 pub(crate) const SUMS: u32 = 4;
 const _: () = assert!(CHUNK.is_multiple_of(SUMS as usize));
 
@@ -206,7 +207,7 @@ fn publish(stack: Key) -> Result<u32, Reason> {
     let ids = if stack.header().interval == 0 { 1 } else { SUMS };
     let id = tracker::next_ids(ids).ok_or(Reason::Stacks)?;
     for id in id..id + ids {
-        SHARED.slot_or_make(id).ok_or(Reason::Memory)?;
+        SHARED.make(id).then_some(()).ok_or(Reason::Memory)?;
     }
     let (root, branch, leaf) = indices(id);
     let made = child(&ROOT[root]).and_then(|made| child(&made[branch])).ok_or(Reason::Memory)?;

@@ -12,7 +12,7 @@
 //!
 //! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
 
-use crate::counters::Counters;
+use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
@@ -36,7 +36,7 @@ fn gone() -> *const ThreadState {
 }
 
 /// Counters for all threads that have no state of their own; written by atomic adds.
-pub(crate) static SHARED: Counters = Counters::with_first_ids();
+pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
 
 /// Head of the list of all states. Pushed with Release, read with Acquire.
 static ALL: AtomicPtr<ThreadState> = AtomicPtr::new(null_mut());
@@ -98,7 +98,7 @@ pub(crate) struct ThreadState {
     net: Cell<i64>,
     net_base: Cell<u32>,
     pub sampler: Sampler,
-    pub counters: Counters,
+    pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
 }
@@ -189,6 +189,18 @@ impl ThreadState {
         if depth.get() == 0 {
             self.quiet.store(self.quiet() & !kind, Ordering::Relaxed);
         }
+    }
+
+    /// Completes or forgets what its thread was in the middle of when it ceased to be. For the child
+    /// of a fork, in which that thread is not.
+    fn mend(&self) {
+        if self.quiet() & BUSY == 0 {
+            return;
+        }
+        self.counters.settle(tracker::end_id());
+        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones. What the tables hold is
+        // given up, because it may have been being freed.
+        unsafe { self.tools.get().write_bytes(0, 1) };
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
@@ -317,11 +329,6 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     })
 }
 
-/// The counters of all threads, the shared ones among them.
-pub(crate) fn all_counters() -> impl Iterator<Item = &'static Counters> {
-    all().map(|state| &state.counters).chain(std::iter::once(&SHARED))
-}
-
 /// Gives the state of an ended thread to the next one.
 fn release(state: &ThreadState) {
     // Release: pairs with the Acquire of `adopt`.
@@ -334,6 +341,7 @@ pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {
         if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
+            state.mend();
             release(state);
         }
     }
