@@ -366,7 +366,7 @@ mod tests {
         for id in ids {
             assert!(owned.book(id, Allocated, id as usize + 10));
             assert!(owned.book(id, Freed, 3));
-            assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id as usize));
+            assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id.into()));
         }
         for id in ids {
             assert_eq!(read(&owned, id, Allocated), (u64::from(id) + 10, 1));

@@ -39,6 +39,8 @@ pub struct Trace {
     pub size: u64,
     /// Live blocks.
     pub count: u64,
+    /// Standard error of `size` where it is an [estimate](crate::sampling), in bytes; 0 where it is exact.
+    pub stderr: u64,
     /// Where they were allocated.
     pub traceback: Traceback,
 }
@@ -65,6 +67,7 @@ pub struct Snapshot {
     taken_at: f64,
     traceback_limit: usize,
     build_id: Option<String>,
+    sample_interval: u64,
     traces: Vec<Trace>,
 }
 
@@ -108,15 +111,18 @@ impl Snapshot {
             domain: 0,
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
+            stderr: stack.variance.sqrt().round() as u64,
             traceback: named(symbols, stack.addresses, limit, stack.truncated),
         });
         let tracked = domains.iter().map(|stack| Trace {
             domain: stack.domain,
             size: stack.size,
             count: stack.count,
+            stderr: 0,
             traceback: named(symbols, stack.addresses, limit, false),
         });
-        Ok(Snapshot::of(raw.taken_at, limit, allocated.chain(tracked).collect()))
+        let traces = allocated.chain(tracked).collect();
+        Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
     }
 
     /// One of traces that were put together elsewhere, of this process.
@@ -125,11 +131,18 @@ impl Snapshot {
             taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             traceback_limit,
             build_id: symbols::build_id(),
+            sample_interval: 0,
             traces,
         }
     }
 
-    /// Every traceback that holds live blocks; the allocator's first, most bytes first.
+    /// The same, with blocks sampled every so many bytes on average.
+    pub(crate) fn sampled_every(self, sample_interval: u64) -> Snapshot {
+        Snapshot { sample_interval, ..self }
+    }
+
+    /// Every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
+    /// [sampled](crate::sampling): every one that was met, with estimates.
     ///
     /// # Examples
     ///
@@ -156,6 +169,20 @@ impl Snapshot {
     /// ```
     pub fn traceback_limit(&self) -> usize {
         self.traceback_limit
+    }
+
+    /// Average bytes between sampled allocations when it was taken; 0: every allocation was recorded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.sample_interval(), 0);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn sample_interval(&self) -> u64 {
+        self.sample_interval
     }
 
     /// When it was taken, by the clock of the host that took it.
@@ -244,7 +271,7 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id` and a frame's `function`, `module` and `offset`. 100,000 tracebacks take about a second.
+    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take about a second.
     ///
     /// # Examples
     ///
@@ -327,11 +354,14 @@ fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync
 
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut file = serializer.serialize_struct("Snapshot", 5)?;
+        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
         file.serialize_field("version", &VERSION)?;
         file.serialize_field("taken_at", &self.taken_at)?;
         file.serialize_field("traceback_limit", &self.traceback_limit)?;
         file.serialize_field("build_id", &self.build_id)?;
+        if self.sample_interval != 0 {
+            file.serialize_field("sample_interval", &self.sample_interval)?;
+        }
         file.serialize_field("traces", &self.traces)?;
         file.end()
     }
@@ -339,10 +369,13 @@ impl Serialize for Snapshot {
 
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut trace = serializer.serialize_struct("Trace", 5)?;
+        let mut trace = serializer.serialize_struct("Trace", 5 + usize::from(self.stderr != 0))?;
         trace.serialize_field("domain", &self.domain)?;
         trace.serialize_field("size", &self.size)?;
         trace.serialize_field("count", &self.count)?;
+        if self.stderr != 0 {
+            trace.serialize_field("stderr", &self.stderr)?;
+        }
         trace.serialize_field("total_frames", &self.traceback.total_frames())?;
         trace.serialize_field("frames", &FileFrames(self.traceback.frames()))?;
         trace.end()
@@ -386,6 +419,8 @@ struct FileTrace<'a> {
     domain: u32,
     size: u64,
     count: u64,
+    #[serde(default)]
+    stderr: u64,
     total_frames: usize,
     #[serde(borrow)]
     frames: Vec<FileFrame<'a>>,
@@ -408,6 +443,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
         let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
+        let mut interval = None;
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             match &*name {
                 "version" => {
@@ -430,6 +466,9 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
                 "build_id" => {
                     once::<Option<String>, _>(&mut build_id, map.next_value()?, "build_id")?;
                 }
+                "sample_interval" => {
+                    once(&mut interval, map.next_value()?, "sample_interval")?;
+                }
                 "traces" if traces.is_some() => return Err(de::Error::duplicate_field("traces")),
                 "traces" => traces = Some(map.next_value_seed(Traces)?),
                 _ => {
@@ -442,6 +481,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
             taken_at: taken_at.ok_or_else(|| de::Error::missing_field("taken_at"))?,
             traceback_limit: limit.ok_or_else(|| de::Error::missing_field("traceback_limit"))?,
             build_id: build_id.flatten(),
+            sample_interval: interval.unwrap_or(0),
             traces: traces.ok_or_else(|| de::Error::missing_field("traces"))?,
         })
     }
@@ -489,6 +529,7 @@ impl<'de> Visitor<'de> for Traces {
                 domain: trace.domain,
                 size: trace.size,
                 count: trace.count,
+                stderr: trace.stderr,
                 traceback: Traceback::shared(frames, total),
             });
         }

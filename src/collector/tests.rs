@@ -606,7 +606,7 @@ fn settings_out_of_range_name_the_range() {
 
 /// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
-    let Compared { new, old } = collector.compare(since).unwrap();
+    let Compared { new, old, .. } = collector.compare(since).unwrap();
     let rows = new.compare_to(&old, crate::GroupBy::Line);
     rows.iter()
         .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))

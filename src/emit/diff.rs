@@ -34,7 +34,7 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
 }
 
 /// The same as JSON, with the words of the snapshot file.
-pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime) -> String {
+pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime, sample_interval: u64) -> String {
     let rows: Vec<Row<'_>> = top
         .rows
         .iter()
@@ -49,6 +49,7 @@ pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime) -> String
         version: 1,
         taken_at: unix_seconds(taken_at),
         since: unix_seconds(since),
+        sample_interval: Some(sample_interval).filter(|interval| *interval != 0),
         rows,
         other: Figures::from(&top.other),
         total: Figures::from(&top.total),
@@ -62,6 +63,8 @@ struct Document<'a> {
     version: u32,
     taken_at: f64,
     since: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample_interval: Option<u64>,
     rows: Vec<Row<'a>>,
     other: Figures,
     total: Figures,
@@ -82,14 +85,29 @@ struct Figures {
     size_diff: i64,
     count: u64,
     count_diff: i64,
+    /// Of estimates.
+    #[serde(skip_serializing_if = "is_zero")]
+    stderr: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    diff_stderr: u64,
+}
+
+fn is_zero(error: &u64) -> bool {
+    *error == 0
 }
 
 impl Figures {
+    /// Estimates have their standard errors behind them.
     fn line(self) -> String {
+        let kib = |bytes: u64| bytes as f64 / 1024.0;
+        let error = match (self.diff_stderr, self.stderr) {
+            (0, 0) => String::new(),
+            (diff, size) => format!(", ±{:.2} new KiB, ±{:.2} total KiB", kib(diff), kib(size)),
+        };
         format!(
-            "{:.2} new KiB, {:.2} total KiB, {} new blocks, {} total blocks",
+            "{:.2} new KiB, {:.2} total KiB, {} new blocks, {} total blocks{error}",
             self.size_diff as f64 / 1024.0,
-            self.size as f64 / 1024.0,
+            kib(self.size),
             self.count_diff,
             self.count
         )
@@ -98,15 +116,15 @@ impl Figures {
 
 impl From<&StatisticDiff> for Figures {
     fn from(row: &StatisticDiff) -> Figures {
-        let StatisticDiff { size, size_diff, count, count_diff, .. } = *row;
-        Figures { size, size_diff, count, count_diff }
+        let StatisticDiff { size, size_diff, count, count_diff, stderr, diff_stderr, .. } = *row;
+        Figures { size, size_diff, count, count_diff, stderr, diff_stderr }
     }
 }
 
 impl From<&Totals> for Figures {
     fn from(totals: &Totals) -> Figures {
         let Totals { size, size_diff, count, count_diff, .. } = *totals;
-        Figures { size, size_diff, count, count_diff }
+        Figures { size, size_diff, count, count_diff, stderr: 0, diff_stderr: 0 }
     }
 }
 
@@ -125,6 +143,7 @@ mod tests {
             domain: 0,
             size,
             count,
+            stderr: 0,
             traceback: Traceback::new(
                 frames.iter().map(|&(function, file, line)| Frame::new(Some(function), file, line)),
             ),
@@ -194,7 +213,7 @@ mod tests {
     fn json_has_the_words_of_the_file() {
         let at = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
         assert_eq!(
-            json(&compared(GroupBy::Line, 1), at(1_793_000_000_250), at(1_792_999_700_000)),
+            json(&compared(GroupBy::Line, 1), at(1_793_000_000_250), at(1_792_999_700_000), 0),
             "{\"version\":1,\"taken_at\":1793000000.25,\"since\":1792999700.0,\"rows\":[{\"name\":\"src/cache.rs:42\",\"size\":616765,\"size_diff\":0,\
              \"count\":6161,\"count_diff\":0,\"total_frames\":1,\"frames\":[{\"function\":\
              \"my_service::cache::Cache::insert\",\"file\":\"src/cache.rs\",\"line\":42}]}],\
