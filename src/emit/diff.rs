@@ -210,6 +210,37 @@ mod tests {
     }
 
     #[test]
+    fn estimates_have_their_errors_behind_them() {
+        let sampled = |size, stderr| {
+            let mut traces = snapshot(&[(size, 61, &[INSERT, MAIN]), (512, 1, &[MAIN])]).traces().to_vec();
+            traces[0].stderr = stderr;
+            Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces)
+        };
+        let mut rows = sampled(4 << 20, 4 << 10).compare_to(&sampled(3 << 20, 3 << 10), GroupBy::Line);
+        crate::statistics::Order::Size.sort(&mut rows);
+        // Of a total that is exact: 5 MiB in 100 blocks.
+        let mut total = Totals::default();
+        (total.size, total.size_diff, total.count, total.count_diff) = (5 << 20, 1 << 20, 100, 7);
+        let shown = top(rows.clone(), 1).of_total(total);
+        assert_eq!(
+            text(&shown, GroupBy::Line),
+            "1024.00 new KiB, 4096.00 total KiB, 0 new blocks, 61 total blocks, ±5.00 new KiB, ±4.00 total KiB\n\
+             \x20 File \"src/cache.rs\", line 42, in my_service::cache::Cache::insert\n\
+             # other: 0.00 new KiB, 1024.00 total KiB, 7 new blocks, 39 total blocks\n\
+             # total: 1024.00 new KiB, 5120.00 total KiB, 7 new blocks, 100 total blocks\n"
+        );
+        let at = SystemTime::UNIX_EPOCH;
+        let json: serde_json::Value = serde_json::from_str(&json(&shown, at, at, 524_288)).unwrap();
+        assert_eq!((&json["sample_interval"], &json["rows"][0]["stderr"]), (&524_288.into(), &4_096.into()));
+        assert_eq!(json["rows"][0]["diff_stderr"], 5_120);
+        assert!(json["other"].get("stderr").is_none());
+        // Where the rows are estimated to hold more, the total is theirs and nothing is left.
+        total.size = 4 << 20;
+        let shown = top(rows, 2).of_total(total);
+        assert_eq!((shown.total.size, shown.other.size), ((4 << 20) + 512, 0));
+    }
+
+    #[test]
     fn json_has_the_words_of_the_file() {
         let at = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
         assert_eq!(
