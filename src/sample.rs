@@ -246,6 +246,35 @@ mod tests {
         assert_eq!((large.blocks as f64 / 65_536.0 * 1e4).round(), 10_003.0);
     }
 
+    /// jemalloc's `prof_bias`, with large blocks sampled like small ones: 32 Mi blocks of 16 bytes and 16 of
+    /// 32 MiB. Its estimator before 5.3, which weights the sums, fails what ours passes.
+    #[test]
+    fn case_48_weights_of_blocks_and_not_of_sums() {
+        let plan = Plan::new(KIB_512, u32::MAX);
+        let sampler = sampler(48);
+        let (mut bytes, mut blocks, mut sampled_bytes, mut sampled_blocks) = (0, 0, 0u64, 0u64);
+        for (size, count) in [(16, 32u64 << 20), (32 << 20, 16)] {
+            let hits = sampled(&sampler, plan, size, count);
+            let one = weight(size as u64, KIB_512);
+            bytes += hits * one.bytes >> BYTES_FRACTION;
+            blocks += hits * one.blocks >> FRACTION;
+            sampled_bytes += hits * size as u64;
+            sampled_blocks += hits;
+        }
+        // σ: √(512 KiB × 512 MiB) bytes, all of it from the small ones.
+        let error = (512.0 * 1024.0 * 512.0 * 1048576.0f64).sqrt();
+        let is_right = |bytes: f64, blocks: f64| {
+            (bytes - 1073741824.0).abs() <= 3.0 * error && (blocks - 33554448.0).abs() <= 3.0 * error / 16.0
+        };
+        assert!(is_right(bytes as f64, blocks as f64), "{bytes} bytes, {blocks} blocks");
+        let average = sampled_bytes as f64 / sampled_blocks as f64;
+        let scale = 1.0 / (1.0 - (-average / f64::from(KIB_512)).exp());
+        let (bytes, blocks) = (sampled_bytes as f64 * scale, sampled_blocks as f64 * scale);
+        assert!(!is_right(bytes, blocks), "weighted sums: {bytes} bytes, {blocks} blocks");
+        assert_eq!((bytes / 1073741824.0 * 100.0).round(), 80.0, "{bytes} bytes of 1 GiB");
+        assert_eq!((blocks / 33554448.0 * 1e5).round(), 5.0, "{blocks} blocks of 32 Mi");
+    }
+
     /// Golang #26618: no size may be certain to be sampled and weigh more than 1.
     #[test]
     fn case_49_no_step_at_the_interval() {
