@@ -4,10 +4,11 @@
 //! block's tag. Nothing here or below panics, blocks on anything the program can hold, or allocates
 //! through itself when a stack was met before.
 
-use crate::book::{self, Config};
+use crate::book;
+use crate::sample::MAX_INTERVAL;
 use crate::stack::Entrance;
 use crate::tag;
-use crate::tracker::{DEFAULT_FRAMES, MAX_FRAMES};
+use crate::tracker::{Config, DEFAULT_FRAMES, MAX_FRAMES};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 
@@ -17,8 +18,9 @@ use std::ptr::null_mut;
 /// around any allocator; all instances share one tracker, and the configuration comes from the first
 /// one that allocates.
 ///
-/// Costs, exact mode: 4 bytes a block below 1 KiB, 4 bytes per KiB of address space for larger ones,
-/// and a stack walk an allocation (see the README for measurements).
+/// Costs: 4 bytes a block below 1 KiB, 4 bytes per KiB of address space for larger ones, and a stack walk
+/// an allocation, or with [`sample_every`](TrackingAllocator::sample_every) for one now and then (see the
+/// README for measurements).
 ///
 /// # Examples
 ///
@@ -44,8 +46,7 @@ use std::ptr::null_mut;
 #[derive(Debug)]
 pub struct TrackingAllocator<A: GlobalAlloc = System> {
     inner: A,
-    frames: u8,
-    paused: bool,
+    config: Config,
 }
 
 impl TrackingAllocator<System> {
@@ -60,7 +61,8 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// What it is asked for is 4 bytes longer than what the program asked for, below 1 KiB.
     pub const fn new(inner: A) -> TrackingAllocator<A> {
-        TrackingAllocator { inner, frames: DEFAULT_FRAMES as u8, paused: false }
+        let config = Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+        TrackingAllocator { inner, config }
     }
 
     /// How many frames a traceback shows, counted from the site's frame: 1 to 64, 32 by default.
@@ -71,19 +73,55 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// At compile time where the allocator is a `static`: if `frames` is not within 1..=64.
     pub const fn frames(mut self, frames: usize) -> TrackingAllocator<A> {
         assert!(frames >= 1 && frames <= MAX_FRAMES as usize, "frames: allowed are 1 to 64");
-        self.frames = frames as u8;
+        self.config.frames = frames as u8;
         self
     }
 
     /// Off until [`start`](crate::start): blocks allocated before are untracked.
     pub const fn paused(mut self) -> TrackingAllocator<A> {
-        self.paused = true;
+        self.config.paused = true;
         self
     }
 
-    #[inline(always)]
-    fn config(&self) -> Config {
-        Config { frames: self.frames, paused: self.paused }
+    /// Records the stack of one allocation every `bytes` bytes on average; 0, the default, and 1 mean every
+    /// allocation. Up to 1 GiB; 512 KiB is a good choice for a service that is left alone.
+    ///
+    /// Totals stay exact, sites become estimates with an error: see [`sampling`](crate::sampling).
+    /// [`set_sample_interval`](crate::set_sample_interval) and `HEAPGAUGE_SAMPLE` change it at run time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().sample_every(512 << 10);
+    ///
+    /// let kept: Vec<Box<u64>> = (0..10_000).map(Box::new).collect();
+    /// assert_eq!(heapgauge::sample_interval(), 512 << 10);
+    /// assert!(heapgauge::traced_memory().current >= 2 * 80_000);
+    /// # drop(kept);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// At compile time where the allocator is a `static`: if `bytes` is more than 1 GiB.
+    pub const fn sample_every(mut self, bytes: usize) -> TrackingAllocator<A> {
+        assert!(bytes <= MAX_INTERVAL, "sample_every: allowed are 0 to 1073741824 bytes");
+        self.config.sample_every = bytes as u32;
+        self
+    }
+
+    /// The size from which on blocks are recorded without exception while others are sampled: up to 1 GiB.
+    /// 0, the default, means from the sample interval on.
+    ///
+    /// # Panics
+    ///
+    /// At compile time where the allocator is a `static`: if `bytes` is more than 1 GiB.
+    pub const fn exact_from(mut self, bytes: usize) -> TrackingAllocator<A> {
+        assert!(bytes <= MAX_INTERVAL, "exact_from: allowed are 0 to 1073741824 bytes");
+        self.config.exact_from = bytes as u32;
+        self
     }
 
     /// Books a block that the inner allocator has just made, and tags it.
@@ -94,7 +132,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     #[inline(always)]
     unsafe fn book(&self, block: *mut u8, layout: Layout, entrance: Entrance) -> *mut u8 {
         if !block.is_null() {
-            let id = book::allocation(layout.size(), self.config(), entrance);
+            let id = book::allocation(layout.size(), &self.config, entrance);
             // SAFETY: the caller's duty.
             if !unsafe { tag::write(block, layout, id) } {
                 book::misplaced(id, layout.size());
@@ -153,7 +191,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
             // Nothing has changed: block, tag and books are as they were.
             return moved;
         }
-        let id = book::reallocation(old, layout.size(), new_size, self.config());
+        let id = book::reallocation(old, layout.size(), new_size, &self.config);
         // SAFETY: the block now has the new inner layout.
         if !unsafe { tag::write(moved, new_layout, id) } {
             book::misplaced(id, new_size);

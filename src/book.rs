@@ -2,25 +2,134 @@
 //!
 //! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
 //! not silenced, and a stack met before, touches nothing that is shared.
+//!
+//! Where blocks are sampled, most are not: they are booked, as they are, at one id for all of them. A
+//! block that is sampled is booked as it is too, at the first id of its stack, so that the totals are
+//! exact; and by what it weighs at the three ids after it: bytes, blocks, variance. That is rare, so it
+//! is booked in the counters that threads share, whose words are wide enough.
 
 use crate::counters::Direction;
+use crate::sample::{self, Plan, Weight};
 use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
-use crate::stacks;
-use crate::tag::{FIRST, OVERHEAD, UNTRACKED};
+use crate::stacks::{self, SUMS};
+use crate::tag::{FIRST, OVERHEAD, SAMPLED, UNTRACKED};
 use crate::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
-use crate::tracker::{self, Reason};
+use crate::tracker::{self, Config, Reason};
 
-/// What the first instance that allocates decides for all.
-#[derive(Clone, Copy)]
-pub(crate) struct Config {
-    pub frames: u8,
-    pub paused: bool,
+/// Books an allocation of the calling code and returns what its tag is to hold: an id, with [`SAMPLED`]
+/// where the block was sampled.
+#[inline(always)]
+pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u32 {
+    let plan = tracker::plan();
+    if plan.leaves_to_chance(size) {
+        // The state is looked up here, where this is part of the program's own code: one instruction.
+        by_chance(thread::current(), plan, size, config)
+    } else {
+        exact(size, config, entrance)
+    }
 }
 
-/// Books an allocation of the calling code and returns the id for its tag.
+/// Books a block of a size that chance decides about. Most blocks pass; what is called for the others is
+/// called last, so that this needs no frame of its own.
 #[inline(never)]
-pub(crate) fn allocation(size: usize, config: Config, entrance: Entrance) -> u32 {
+fn by_chance(state: Option<&'static ThreadState>, plan: Plan, size: usize, config: &Config) -> u32 {
+    let base = tracker::base();
+    let id = tracker::unsampled(base);
+    if let Some(state) = state
+        && state.quiet() == 0
+        && base != u32::MAX
+        && state.sampler.passes(plan, size)
+    {
+        let busy = state.enter(BUSY);
+        let is_booked = state.counters.add(id, Direction::Allocated, size);
+        let is_due = state.gather(size as i64);
+        drop(busy);
+        return match (is_booked, is_due) {
+            (true, false) => id,
+            (true, true) => publish_slow(state, id),
+            (false, _) => pass_slow(state, id, size),
+        };
+    }
+    decide_slow(plan, size, config)
+}
+
+/// A block that passes, in a thread that has no place to book it.
+#[cold]
+#[inline(never)]
+fn pass_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    let _busy = state.enter(BUSY);
+    state.change(0);
+    // Frees of it must find a place too.
+    SHARED.make(id);
+    allocate_slow(state, id, size)
+}
+
+#[cold]
+#[inline(never)]
+fn publish_slow(state: &'static ThreadState, id: u32) -> u32 {
+    let _busy = state.enter(BUSY);
+    state.change(0);
+    id
+}
+
+/// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
+#[cold]
+#[inline(never)]
+fn decide_slow(plan: Plan, size: usize, config: &Config) -> u32 {
+    let Some(state) = thread::current() else { return first_slow(size, config) };
+    if state.quiet() != 0 || !tracker::is_on() {
+        return quiet_slow(state, size, config);
+    }
+    decide(state, plan, size)
+}
+
+/// Books a block that chance decides about, in a thread that is not busy.
+#[inline(never)]
+fn decide(state: &'static ThreadState, plan: Plan, size: usize) -> u32 {
+    let busy = state.enter(BUSY);
+    let id = if state.sampler.decide(plan, size) {
+        // SAFETY: this thread's own state, just marked.
+        let tools = unsafe { state.tools() };
+        let stack = stack::walk(tools, Registers::here(), Entrance::Other);
+        sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+    } else {
+        pass_slow(state, tracker::unsampled(tracker::base()), size)
+    };
+    state.change(size as i64);
+    drop(busy);
+    id
+}
+
+/// Books a sampled block of the stack in the buffer.
+fn sampled(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+    size: usize,
+) -> u32 {
+    let known = tools.cache.get(stack).filter(|id| *id >= tracker::base());
+    match known.or_else(|| intern_slow(state, tools, stack, interval)) {
+        Some(id) => {
+            for (id, amount) in sums(id, size, interval) {
+                SHARED.add(id, Direction::Allocated, amount);
+            }
+            id | SAMPLED
+        }
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The ids of a sampled block of this size, each with what is booked there.
+fn sums(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
+    let Weight { bytes, blocks, variance } = sample::weight(size as u64, interval);
+    [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
+}
+
+/// Books an allocation whose stack is recorded whatever chance says.
+#[inline(never)]
+fn exact(size: usize, config: &Config, entrance: Entrance) -> u32 {
     let Some(state) = thread::current() else { return first_slow(size, config) };
     let base = tracker::base();
     if state.quiet() != 0 || base == u32::MAX {
@@ -77,8 +186,8 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 /// The first allocation of a thread, or one of a thread that has no state.
 #[cold]
 #[inline(never)]
-fn first_slow(size: usize, config: Config) -> u32 {
-    tracker::configure(u32::from(config.frames), config.paused);
+fn first_slow(size: usize, config: &Config) -> u32 {
+    tracker::configure(config);
     match thread::current_or_make() {
         // This function's frame is one more on the stack.
         Some(_) => allocation(size, config, Entrance::Other),
@@ -92,9 +201,9 @@ fn first_slow(size: usize, config: Config) -> u32 {
 /// An allocation while off, silenced, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
-fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
+fn quiet_slow(state: &'static ThreadState, size: usize, config: &Config) -> u32 {
     let quiet = state.quiet();
-    if tracker::configure(u32::from(config.frames), config.paused) && quiet == 0 {
+    if tracker::configure(config) && quiet == 0 {
         return allocation(size, config, Entrance::Other);
     }
     if quiet & INTERNING != 0 {
@@ -114,18 +223,34 @@ fn quiet_slow(state: &'static ThreadState, size: usize, config: Config) -> u32 {
 #[cold]
 #[inline(never)]
 fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+    match intern_slow(state, tools, stack, 0) {
+        Some(id) => allocate(state, id, size),
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The id of the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all
+/// recorded. `None`, counted, where there is no room for it.
+#[cold]
+#[inline(never)]
+fn intern_slow(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+) -> Option<u32> {
     let interned = {
         let _interning = state.enter(INTERNING);
-        stacks::intern(&mut tools.buffer, stack.hash())
+        stacks::intern(&mut tools.buffer, stack.hash(), interval)
     };
     match interned {
         Ok(id) => {
             tools.cache.insert(stack, id);
-            allocate(state, id, size)
+            Some(id)
         }
         Err(reason) => {
             tracker::drop_event(reason);
-            unrecorded(Some(state), size)
+            None
         }
     }
 }
@@ -166,13 +291,14 @@ fn allocate_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
 /// Books an allocation under a given id, in the counters that threads share.
 fn allocate_shared(id: u32, size: usize) -> u32 {
     // Every id that is given out has a place there. 0 has a static one, so this ends.
-    if SHARED.add(id, Direction::Allocated, size) { id } else { allocate_shared(UNTRACKED, size) }
+    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
 }
 
-/// Books the free of a block of this id.
+/// Books the free of a block with this in its tag.
 #[inline]
 pub(crate) fn free(id: u32, size: usize) {
-    // From before a `clear`, or while off: nothing is known of it any more.
+    // From before a `clear`, or while off: nothing is known of it any more. Not so one with the mark of a
+    // sampled block, larger than any base but that of off; it has no place in the counters below.
     let is_traced = id >= FIRST;
     if is_traced && id < tracker::base() {
         return;
@@ -181,42 +307,68 @@ pub(crate) fn free(id: u32, size: usize) {
         && state.quiet() & BUSY == 0
     {
         let busy = state.enter(BUSY);
-        if state.counters.add(id, Direction::Freed, size) {
-            if is_traced {
-                state.change((size as i64).wrapping_neg());
-            }
-        } else {
-            free_slow(Some(state), id, size);
-        }
+        let is_booked = state.counters.add(id, Direction::Freed, size);
+        let is_due = is_booked && is_traced && state.gather((size as i64).wrapping_neg());
         drop(busy);
+        if !is_booked {
+            free_slow(id, size);
+        } else if is_due {
+            publish_slow(state, id);
+        }
     } else {
-        free_slow(None, id, size);
+        free_slow(id, size);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn free_slow(state: Option<&'static ThreadState>, id: u32, size: usize) {
+fn free_slow(id: u32, size: usize) {
+    if id & SAMPLED != 0 {
+        return free_sampled(id & !SAMPLED, size);
+    }
     if id >= tracker::end_id() {
         // No id that was ever given out: the program has written past the end of a block.
         return;
     }
-    let change = (size as i64).wrapping_neg();
-    // A thread that only frees gets a state here.
-    let state = state.or_else(|| thread::current_or_make().filter(|state| state.quiet() & BUSY == 0));
-    if let Some(state) = state {
+    if let Some(state) = change_slow(id, size) {
         let _busy = state.enter(BUSY);
-        if id >= FIRST {
-            state.change(change);
-        }
         if state.counters.add_slow(id, Direction::Freed, size) {
             return;
         }
-    } else if id >= FIRST {
-        tracker::publish(change);
     }
-    // Every id that is in a tag has a place here, made before the id was given out.
-    SHARED.add(id, Direction::Freed, size);
+    // Every id that is in a tag has a place here, made before the id was given out, but for that of blocks
+    // that were not sampled, which may get it now.
+    SHARED.make(id);
+    SHARED.add(id, Direction::Freed, size as u64);
+}
+
+/// Takes back what a sampled block of this id was booked as.
+#[cold]
+fn free_sampled(id: u32, size: usize) {
+    let recorded = (id >= tracker::base() && id < tracker::end_id()).then(|| stacks::recorded(id)).flatten();
+    // Else it is stale, or no id of a sampled block.
+    if let Some(recorded) = recorded.filter(|recorded| recorded.interval != 0) {
+        change_slow(id, size);
+        for (id, amount) in sums(id, size, recorded.interval) {
+            SHARED.add(id, Direction::Freed, amount);
+        }
+    }
+}
+
+/// Books a free for the peak. The thread's state, made if it has none because it has only freed so far,
+/// unless it is busy.
+fn change_slow(id: u32, size: usize) -> Option<&'static ThreadState> {
+    let change = (size as i64).wrapping_neg();
+    let state = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0);
+    match state {
+        _ if id < FIRST => {}
+        Some(state) => {
+            let _busy = state.enter(BUSY);
+            state.change(change);
+        }
+        None => tracker::publish(change),
+    }
+    state
 }
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
@@ -230,9 +382,9 @@ pub(crate) fn misplaced(id: u32, size: usize) {
     allocate_shared(UNTRACKED, size);
 }
 
-/// Books a block that changes its size: the id for its new tag.
+/// Books a block that changes its size: what its new tag is to hold. Chance decides anew.
 #[inline]
-pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: Config) -> u32 {
+pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: &Config) -> u32 {
     if is_silenced() {
         return resized_slow(old, old_size, new_size);
     }
@@ -247,27 +399,45 @@ fn is_silenced() -> bool {
     thread::current().is_some_and(|state| state.quiet() & (thread::PAUSED | OWN) != 0)
 }
 
-/// In a silenced thread a block keeps the id it has.
+/// In a silenced thread a block keeps the id it has, but for one that chance has decided about: a block
+/// that grew and kept its place would be in the sample as seldom as when it was small, and weigh as
+/// little as a large one. Chance decides anew, and the stack is the present one.
 #[cold]
 #[inline(never)]
-fn resized_slow(id: u32, old_size: usize, new_size: usize) -> u32 {
-    match thread::current() {
-        Some(state) if state.quiet() & BUSY == 0 => {
-            let busy = state.enter(BUSY);
-            let booked = allocate(state, id, new_size);
-            if id >= FIRST {
+fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
+    let base = tracker::base();
+    let is_stale = tag & !SAMPLED < base;
+    let by_chance = if is_stale { false } else { tag & SAMPLED != 0 || tag == tracker::unsampled(base) };
+    if is_stale && tag & SAMPLED != 0 {
+        return tag;
+    }
+    let booked = match thread::current().filter(|state| state.quiet() & BUSY == 0) {
+        Some(state) if by_chance => record_anew(state, new_size),
+        Some(state) => {
+            let _busy = state.enter(BUSY);
+            if tag >= FIRST {
                 state.change(new_size as i64);
             }
-            drop(busy);
-            free(id, old_size);
-            booked
+            allocate(state, tag, new_size)
         }
-        _ => {
-            let booked = allocate_shared(id, new_size);
-            free(id, old_size);
-            booked
-        }
+        None if by_chance => unrecorded(None, new_size),
+        None => allocate_shared(tag, new_size),
+    };
+    free(tag, old_size);
+    booked
+}
+
+/// Books an allocation of the calling code, in a thread that is silenced but not busy.
+fn record_anew(state: &'static ThreadState, size: usize) -> u32 {
+    let plan = tracker::plan();
+    if plan.leaves_to_chance(size) {
+        return decide(state, plan, size);
     }
+    let _busy = state.enter(BUSY);
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    state.change(size as i64);
+    walk_slow(state, tools, Registers::here(), size, Entrance::Other)
 }
 
 /// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
@@ -282,5 +452,5 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
     let tools = unsafe { state.tools() };
     let stack = stack::walk(tools, Registers::here(), Entrance::Other);
     let _interning = state.enter(INTERNING);
-    stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash()).ok()?)
+    stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }

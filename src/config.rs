@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::collector::{DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N};
+use crate::sample::MAX_INTERVAL;
 
 /// Where the server listens unless it is told otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:9898";
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub top_n: usize,
     pub delta_window: Duration,
     pub frames: Option<usize>,
+    /// Average bytes between samples; 0: every allocation is recorded.
+    pub sample: Option<usize>,
     pub max_overhead: u64,
     pub debug: bool,
 }
@@ -45,6 +48,7 @@ impl Default for Config {
             top_n: MAX_TOP_N,
             delta_window: DEFAULT_DELTA_WINDOW,
             frames: None,
+            sample: None,
             max_overhead: DEFAULT_MAX_OVERHEAD,
             debug: false,
         }
@@ -95,13 +99,14 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
             config.frames =
                 Some(whole(value, 1, 64).ok_or("allowed are 1 to 64, keeping what the program has set")?);
         }
-        "HEAPGAUGE_SAMPLE" => match (value, size(value)) {
-            ("exact", _) | (_, Some(0)) => {}
-            (_, Some(_)) => {
-                return Err("sampling is not in this version, every allocation is recorded (exact)".into());
-            }
-            _ => return Err("allowed are exact and a size such as 512KiB, taking exact".into()),
-        },
+        "HEAPGAUGE_SAMPLE" => {
+            let bytes = if value == "exact" { Some(0) } else { size(value) };
+            config.sample = Some(
+                bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes <= MAX_INTERVAL).ok_or(
+                    "allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
+                )?,
+            );
+        }
         "HEAPGAUGE_MAX_OVERHEAD" => {
             config.max_overhead =
                 size(value).ok_or("allowed is a number with B, KiB, MiB or GiB, taking 64MiB")?;
@@ -206,7 +211,7 @@ mod tests {
             ("HEAPGAUGE_TOP_N", "10"),
             ("HEAPGAUGE_DELTA_WINDOW", "90s"),
             ("HEAPGAUGE_FRAMES", "64"),
-            ("HEAPGAUGE_SAMPLE", "exact"),
+            ("HEAPGAUGE_SAMPLE", "512KiB"),
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
             ("HEAPGAUGE_DEBUG", "on"),
         ]);
@@ -217,11 +222,16 @@ mod tests {
             top_n: 10,
             delta_window: Duration::from_secs(90),
             frames: Some(64),
+            sample: Some(512 << 10),
             max_overhead: 16 << 20,
             debug: true,
         };
         assert_eq!(config, expected);
         assert_eq!(read(&[("HEAPGAUGE", "off")]).0.on, Some(false));
+        for (value, bytes) in [("exact", 0), ("0", 0), ("1", 1), ("1GiB", 1 << 30)] {
+            let (config, problems) = read(&[("HEAPGAUGE_SAMPLE", value)]);
+            assert_eq!((config.sample, problems), (Some(bytes), vec![]), "{value}");
+        }
     }
 
     #[test]
@@ -259,13 +269,13 @@ mod tests {
             ),
             (
                 "HEAPGAUGE_SAMPLE",
-                "512 KiB",
-                "HEAPGAUGE_SAMPLE=512 KiB: sampling is not in this version, every allocation is recorded (exact)",
+                "2GiB",
+                "HEAPGAUGE_SAMPLE=2GiB: allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
             ),
             (
                 "HEAPGAUGE_SAMPLE",
                 "often",
-                "HEAPGAUGE_SAMPLE=often: allowed are exact and a size such as 512KiB, taking exact",
+                "HEAPGAUGE_SAMPLE=often: allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
             ),
             (
                 "HEAPGAUGE_MAX_OVERHEAD",

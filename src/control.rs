@@ -4,7 +4,8 @@
 
 use crate::counters::{Chunk, Direction};
 use crate::raw::{self, RawStack};
-use crate::tag::{self, FIRST};
+use crate::sample::MAX_INTERVAL;
+use crate::tag::{self, FIRST, SAMPLED};
 use crate::thread::{self, Silence};
 use crate::tracker::{self, MAX_FRAMES};
 use crate::{Error, init, stack, stacks};
@@ -94,6 +95,59 @@ pub fn is_tracing() -> bool {
 /// ```
 pub fn traceback_limit() -> usize {
     tracker::frames()
+}
+
+/// Average bytes between two sampled allocations; 0: the stack of every allocation is recorded.
+///
+/// # Examples
+///
+/// ```
+/// assert_eq!(heapgauge::sample_interval(), 0);
+/// ```
+pub fn sample_interval() -> usize {
+    tracker::plan().interval() as usize
+}
+
+/// Records, from now on, the stack of one allocation every `bytes` bytes on average; of every allocation
+/// if that is 0 or 1. See [`sampling`](crate::sampling).
+///
+/// Blocks that exist keep the weight they were recorded with, and totals stay exact, so it may be changed
+/// under load. Takes effect at each thread's next allocation.
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::set_sample_interval(512 << 10)?;
+/// assert_eq!(heapgauge::sample_interval(), 512 << 10);
+/// heapgauge::set_sample_interval(0)?;
+///
+/// let error = heapgauge::set_sample_interval(2 << 30).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "sample interval: 2147483648 bytes is out of range, allowed are 0 to 1073741824"
+/// );
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If `bytes` is more than 1 GiB; nothing is changed then.
+pub fn set_sample_interval(bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_INTERVAL {
+        return Err(Error::new(format_args!(
+            "sample interval: {bytes} bytes is out of range, allowed are 0 to {MAX_INTERVAL}"
+        )));
+    }
+    tracker::set_sample_interval(bytes as u32);
+    Ok(())
+}
+
+/// Begins the calling thread's choice of samples anew: for tests that want the same one each time.
+#[doc(hidden)]
+pub fn seed_samples(seed: u64) {
+    if let Some(state) = thread::current_or_make() {
+        state.sampler.seed(seed);
+    }
 }
 
 /// Traced memory, bytes.
@@ -248,7 +302,7 @@ pub(crate) fn address_info(block: *const u8, size: usize, align: usize) -> Optio
         return None;
     }
     // SAFETY: a live block of this layout, by the caller's word, made by a `TrackingAllocator`.
-    let id = unsafe { tag::read(block, layout) };
+    let id = unsafe { tag::read(block, layout) } & !SAMPLED;
     if id < FIRST || id < tracker::base() || id >= tracker::end_id() {
         return None;
     }
@@ -258,6 +312,7 @@ pub(crate) fn address_info(block: *const u8, size: usize, align: usize) -> Optio
         addresses: recorded.addresses,
         truncated: recorded.truncated,
         counts: raw::Counts { allocated_bytes: size as u64, allocated_blocks: 1, ..Default::default() },
+        variance: 0.0,
     })
 }
 

@@ -294,9 +294,9 @@ impl Table<Shared> {
     }
 
     /// Books a block of this id; false if no place was made for it.
-    pub(crate) fn add(&self, id: u32, direction: Direction, bytes: usize) -> bool {
+    pub(crate) fn add(&self, id: u32, direction: Direction, bytes: u64) -> bool {
         let chunk = self.chunk(number(id));
-        chunk.inspect(|chunk| chunk.add(id as usize, direction, bytes as u64)).is_some()
+        chunk.inspect(|chunk| chunk.add(id as usize, direction, bytes)).is_some()
     }
 }
 
@@ -366,7 +366,7 @@ mod tests {
         for id in ids {
             assert!(owned.book(id, Allocated, id as usize + 10));
             assert!(owned.book(id, Freed, 3));
-            assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id as usize));
+            assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id.into()));
         }
         for id in ids {
             assert_eq!(read(&owned, id, Allocated), (u64::from(id) + 10, 1));

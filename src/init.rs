@@ -4,7 +4,8 @@
 //! read side, and until then stacks are walked by the platform's unwinder.
 
 use crate::thread::{self, Silence};
-use crate::{gate, stack, stacks};
+use crate::{gate, sample, stack, stacks};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Once;
 
 static DONE: Once = Once::new();
@@ -15,6 +16,8 @@ pub(crate) fn ensure() {
         thread::prepare();
         stack::prepare();
         let _own = Silence::new(thread::OWN);
+        // Of the system's random numbers, as every map of the standard library takes them.
+        sample::scatter(RandomState::new().hash_one(0));
         stacks::prepare();
         at_fork();
     });

@@ -97,6 +97,7 @@ mod init;
 mod layouts;
 mod memory;
 mod rules;
+mod sample;
 mod stack;
 mod stack_cache;
 mod stacks;
@@ -145,9 +146,11 @@ mod serve;
 
 pub use alloc::TrackingAllocator;
 pub use collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
+#[doc(hidden)]
+pub use control::seed_samples;
 pub use control::{
-    PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, start, stop, traceback_limit,
-    traced_memory, tracker_memory,
+    PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, sample_interval,
+    set_sample_interval, start, stop, traceback_limit, traced_memory, tracker_memory,
 };
 pub use domains::{track, untrack};
 pub use error::Error;

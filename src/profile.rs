@@ -227,7 +227,7 @@ pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
     let stacks = numbered.map(|(id, &(addresses, counts))| {
         let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
         let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-        RawStack { id, addresses, truncated: false, counts }
+        RawStack { id, addresses, truncated: false, counts, variance: 0.0 }
     });
     Profile {
         taken: Instant::now(),

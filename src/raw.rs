@@ -4,13 +4,15 @@
 //! stay where they are for the life of the process. Nobody is stopped.
 
 use crate::counters::{CHUNK, Chunk, Direction};
+use crate::stacks::Recorded;
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
 use crate::tracker::{self, Reason};
-use crate::{init, memory, stack, stacks, tag_map};
+use crate::{init, memory, sample, stack, stacks, tag_map};
 use std::time::{Instant, SystemTime};
 
-/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow.
+/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Of a stack
+/// whose blocks are sampled: what they are estimated to be.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub allocated_bytes: u64,
@@ -49,7 +51,8 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// One distinct stack that has been allocated from since the last `clear`.
+/// One distinct stack that has been allocated from since the last `clear`. One whose blocks were
+/// recorded in several ways (exactly, sampled at this interval, at that one) is several.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawStack {
     /// Never reused, so equal ids of two snapshots are the same stack.
@@ -59,6 +62,8 @@ pub(crate) struct RawStack {
     /// The walk ended at its limit, not at the thread's first frame.
     pub truncated: bool,
     pub counts: Counts,
+    /// Of the live bytes, where they are an estimate: their squared standard error. Else 0.
+    pub variance: f64,
 }
 
 /// Events whose attribution was lost, by reason; their bytes are in the totals.
@@ -81,8 +86,11 @@ pub(crate) struct RawSnapshot {
     pub traceback_limit: usize,
     /// Changes with each `clear`, `stop` and `start`: counts of different epochs do not compare.
     pub epoch: u32,
-    /// Ascending by id. The sum of their counts is the total.
+    /// Ascending by id. The sum of their counts is the total where every block is recorded, and right on
+    /// average where they are sampled.
     pub stacks: Vec<RawStack>,
+    /// Exact, of all traced blocks.
+    pub totals: Counts,
     /// Live bytes allocated while paused or off, without heapgauge's own.
     pub untracked_bytes: u64,
     /// heapgauge's own tables and what its read side holds, bytes.
@@ -97,17 +105,6 @@ pub(crate) struct RawSnapshot {
     pub capture: &'static str,
 }
 
-impl RawSnapshot {
-    /// Sum over all stacks.
-    pub(crate) fn totals(&self) -> Counts {
-        let mut totals = Counts::default();
-        for stack in &self.stacks {
-            totals += stack.counts;
-        }
-        totals
-    }
-}
-
 /// Reads the counters of all threads.
 ///
 /// Costs a few nanoseconds for each stack and thread; nobody is stopped. Values are never negative;
@@ -116,8 +113,7 @@ pub(crate) fn take() -> RawSnapshot {
     init::ensure();
     let _own = Silence::new(thread::OWN);
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
-    let (epoch, stacks) = read_epoch();
-    let live = stacks.iter().map(|stack| stack.counts.live_bytes()).sum();
+    let (epoch, stacks, totals) = read_epoch();
     RawSnapshot {
         taken_at,
         taken,
@@ -125,9 +121,10 @@ pub(crate) fn take() -> RawSnapshot {
         traceback_limit: tracker::frames(),
         epoch,
         stacks,
+        totals,
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
-        peak_bytes: tracker::peak(live),
+        peak_bytes: tracker::peak(totals.live_bytes()),
         dropped: Dropped {
             stacks: tracker::dropped(Reason::Stacks),
             memory: tracker::dropped(Reason::Memory),
@@ -136,7 +133,7 @@ pub(crate) fn take() -> RawSnapshot {
         },
         truncated_stacks: tracker::truncated(),
         fallback_walks: tracker::fallbacks(),
-        sample_interval_bytes: 0,
+        sample_interval_bytes: tracker::plan().interval().into(),
         capture: stack::walker(),
     }
 }
@@ -144,7 +141,7 @@ pub(crate) fn take() -> RawSnapshot {
 /// Live bytes of all stacks.
 pub(crate) fn live_bytes() -> u64 {
     let _own = Silence::new(thread::OWN);
-    read_epoch().1.iter().map(|stack| stack.counts.live_bytes()).sum()
+    read_epoch().2.live_bytes()
 }
 
 /// Bytes of heapgauge's own tables, and of what its read side holds.
@@ -158,39 +155,65 @@ pub(crate) fn set_max_overhead(bytes: u64) {
     memory::set_limit(bytes / 4 * 3);
 }
 
-/// All stacks of the present epoch, whole: read again if a `clear` came between.
-fn read_epoch() -> (u32, Vec<RawStack>) {
+/// All stacks of the present epoch and its totals, whole: read again if a `clear` came between.
+fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
     let mut tries = 0;
     loop {
         let base = tracker::base();
-        let stacks = if base == u32::MAX { Vec::new() } else { read_from(base) };
+        let (stacks, totals) = if base == u32::MAX { Default::default() } else { read_from(base) };
         tries += 1;
         // Who clears all the time gets the rest of an epoch that has just ended.
         if tracker::base() == base || tries == 4 {
-            return (base, stacks);
+            return (base, stacks, totals);
         }
     }
 }
 
-fn read_from(base: u32) -> Vec<RawStack> {
+fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
     let end = tracker::end_id();
     let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
+    let mut totals = Counts::default();
     for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
         let counts = read_chunk(number);
-        for (id, counts) in (number * CHUNK..).map(|id| id as u32).zip(counts) {
-            if id < base || id >= end || counts == Counts::default() {
+        for (place, &exact) in counts.iter().enumerate() {
+            let id = (number * CHUNK + place) as u32;
+            if id < base || id >= end || exact == Counts::default() {
                 continue;
             }
-            let recorded = stacks::recorded(id);
-            stacks.push(RawStack {
-                id,
-                addresses: recorded.map_or(&[], |recorded| recorded.addresses),
-                truncated: recorded.is_some_and(|recorded| recorded.truncated),
-                counts,
-            });
+            let recorded = match stacks::recorded(id) {
+                Some(recorded) => recorded,
+                None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
+                // Blocks that were not sampled have no stack.
+                None if id == tracker::unsampled(base) => {
+                    totals += exact;
+                    continue;
+                }
+                // What sampled blocks weigh: read with the id they are booked at.
+                None => continue,
+            };
+            totals += exact;
+            let Recorded { addresses, truncated, interval } = recorded;
+            let (counts, variance) = match interval {
+                0 => (exact, 0.0),
+                _ => estimate(&counts[place..], interval),
+            };
+            stacks.push(RawStack { id, addresses, truncated, counts, variance });
         }
     }
-    stacks
+    (stacks, totals)
+}
+
+/// What the sampled blocks of a stack stand for, from the sums at its ids (see `book`), and the variance
+/// of their live bytes.
+fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
+    let [_, bytes, blocks, variance, ..] = sums else { return Default::default() };
+    let counts = Counts {
+        allocated_bytes: sample::whole_bytes(bytes.allocated_bytes),
+        allocated_blocks: sample::whole_blocks(blocks.allocated_bytes),
+        freed_bytes: sample::whole_bytes(bytes.freed_bytes),
+        freed_blocks: sample::whole_blocks(blocks.freed_bytes),
+    };
+    (counts, sample::square_bytes(variance.live_bytes(), interval))
 }
 
 /// The counts of 64 neighbouring ids, summed over all threads.

@@ -24,6 +24,8 @@ pub struct Trace {
     pub size: u64,
     /// Live blocks.
     pub count: u64,
+    /// Standard error of `size` where it is an [estimate](crate::sampling), in bytes; 0 where it is exact.
+    pub stderr: u64,
     /// Where they were allocated.
     pub traceback: Traceback,
 }
@@ -50,6 +52,7 @@ pub struct Snapshot {
     taken_at: f64,
     traceback_limit: usize,
     build_id: Option<String>,
+    sample_interval: u64,
     traces: Vec<Trace>,
 }
 
@@ -93,15 +96,18 @@ impl Snapshot {
             domain: 0,
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
+            stderr: stack.variance.sqrt().round() as u64,
             traceback: named(symbols, stack.addresses, limit, stack.truncated),
         });
         let tracked = domains.iter().map(|stack| Trace {
             domain: stack.domain,
             size: stack.size,
             count: stack.count,
+            stderr: 0,
             traceback: named(symbols, stack.addresses, limit, false),
         });
-        Ok(Snapshot::of(raw.taken_at, limit, allocated.chain(tracked).collect()))
+        let traces = allocated.chain(tracked).collect();
+        Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
     }
 
     /// One of traces that were put together elsewhere, of this process.
@@ -110,11 +116,18 @@ impl Snapshot {
             taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             traceback_limit,
             build_id: symbols::build_id(),
+            sample_interval: 0,
             traces,
         }
     }
 
-    /// Every traceback that holds live blocks; the allocator's first, most bytes first.
+    /// The same, with blocks sampled every so many bytes on average.
+    pub(crate) fn sampled_every(self, sample_interval: u64) -> Snapshot {
+        Snapshot { sample_interval, ..self }
+    }
+
+    /// Every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
+    /// [sampled](crate::sampling): every one that was met, with estimates.
     ///
     /// # Examples
     ///
@@ -141,6 +154,20 @@ impl Snapshot {
     /// ```
     pub fn traceback_limit(&self) -> usize {
         self.traceback_limit
+    }
+
+    /// Average bytes between sampled allocations when it was taken; 0: every allocation was recorded.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.sample_interval(), 0);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn sample_interval(&self) -> u64 {
+        self.sample_interval
     }
 
     /// When it was taken, by the clock of the host that took it.
@@ -216,7 +243,7 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id` and a frame's `function`, `module` and `offset`. 100,000 tracebacks take about a second.
+    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take about a second.
     ///
     /// # Examples
     ///

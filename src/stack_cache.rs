@@ -19,6 +19,12 @@ pub(crate) struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// The same stack, as one whose blocks are sampled every `interval` bytes.
+    pub(crate) fn sampled_every(self, interval: u32) -> Fingerprint {
+        let sum = self.sum.wrapping_add(u64::from(interval).wrapping_mul(0xd6e8_feb8_6659_fd93));
+        Fingerprint { sum, ..self }
+    }
+
     /// The hash of the stack, the same in all threads.
     #[inline(always)]
     pub(crate) fn hash(self) -> u64 {

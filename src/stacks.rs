@@ -6,6 +6,7 @@
 //!
 //! An id below the tracker's base is stale; the stack gets a new one when it is met again.
 
+use crate::counters::CHUNK;
 use crate::gate;
 use crate::memory;
 use crate::sync::{AtomicPtr, Ordering};
@@ -49,6 +50,7 @@ const _: () =
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
         self.header().hash == other.header().hash
+            && self.header().interval == other.header().interval
             && self.header().truncated == other.header().truncated
             && self.addresses() == other.addresses()
     }
@@ -96,12 +98,15 @@ pub(crate) fn prepare() {
     map();
 }
 
-/// The id of the stack in the buffer, whose `hash` is set here from `hash`.
+/// The id of the stack in the buffer, whose `hash` and `interval` are set here.
+///
+/// A stack whose blocks are sampled is another one for each interval, so that an id leads to the
+/// weight of its blocks. It has [`SUMS`] ids: see there.
 ///
 /// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
 /// the map, under which nothing else is locked.
-pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64) -> Result<u32, Reason> {
-    buffer.header.hash = hash;
+pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
+    (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
     let sought = Key(NonNull::from(&mut *buffer).cast());
     let _inside = gate::enter();
@@ -183,19 +188,28 @@ fn indices(id: u32) -> (usize, usize, usize) {
     (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)
 }
 
+/// Ids of a stack whose blocks are sampled, one after the other in one chunk of counters. Under the first
+/// their blocks are booked as they are, under the others what they weigh; always in the counters that
+/// threads share: see `book`.
+pub(crate) const SUMS: u32 = 4;
+const _: () = assert!(CHUNK.is_multiple_of(SUMS as usize));
+
 /// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
 fn publish(stack: Key) -> Result<u32, Reason> {
+    let ids = if stack.header().interval == 0 { 1 } else { SUMS };
     // An id that is taken is gone, so where memory has run out none is taken: this is where the next
-    // one leads, unless another thread takes it first.
-    place(tracker::end_id()).ok_or(Reason::Memory)?;
-    let id = tracker::next_id().ok_or(Reason::Stacks)?;
+    // ones lead, unless another thread takes them first.
+    place(tracker::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
+    let id = tracker::next_ids(ids).ok_or(Reason::Stacks)?;
     // Release: pairs with the Acquire of `recorded`.
     place(id).ok_or(Reason::Memory)?.store(stack.0.as_ptr(), Ordering::Release);
     Ok(id)
 }
 
-/// Where an id leads to its stack, and everything else that a block with this id needs; made if need be.
+/// Where an id leads to its stack, and everything else that a block with it or one of the ids behind it needs; made
+/// if need be.
 fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
+    // A place for a whole chunk, so for those behind it too: see `SUMS`.
     SHARED.make(id).then_some(())?;
     let (root, branch, leaf) = indices(id);
     Some(&child(&child(&ROOT[root])?[branch])?[leaf])
@@ -230,6 +244,8 @@ pub(crate) struct Recorded {
     pub addresses: &'static [usize],
     /// The walk ended at its limit or at an unknown address.
     pub truncated: bool,
+    /// Average bytes between samples of its blocks; 0: all are recorded.
+    pub interval: u32,
 }
 
 /// The stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
@@ -246,5 +262,6 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     let key = Key(NonNull::new(level)?);
     // SAFETY: a recorded stack lives as long as the process and is never written again.
     let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
-    Some(Recorded { addresses, truncated: key.header().truncated })
+    let StackHeader { truncated, interval, .. } = *key.header();
+    Some(Recorded { addresses, truncated, interval })
 }

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use crate::frame::{Frame, Traceback, UNKNOWN, format_size};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Trace};
 use crate::{Error, control};
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -150,6 +150,8 @@ pub struct Statistic {
     pub size: u64,
     /// Live blocks.
     pub count: u64,
+    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    pub stderr: u64,
     key: Key,
 }
 
@@ -210,6 +212,11 @@ pub struct StatisticDiff {
     pub count: u64,
     /// Live blocks gained or lost.
     pub count_diff: i64,
+    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    pub stderr: u64,
+    /// At most how large the standard error of `size_diff` is: blocks that are in both snapshots add nothing
+    /// to it in truth, and are counted here because they cannot be told from those that are not.
+    pub diff_stderr: u64,
     key: Key,
 }
 
@@ -424,11 +431,36 @@ pub fn top(mut rows: Vec<StatisticDiff>, n: usize) -> Top {
     Top { rows, other: Totals::of(&rest), total }
 }
 
+impl Top {
+    /// The same, where rows are estimates and this is the exact total. What rows leave of it is *other*; where
+    /// they are estimated to hold more than all there is, *other* is nothing and the total is theirs.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn of_total(mut self, total: Totals) -> Top {
+        let rows = Totals::of(&self.rows);
+        self.other = Totals {
+            size: total.size.saturating_sub(rows.size),
+            size_diff: total.size_diff.saturating_sub(rows.size_diff),
+            count: total.count.saturating_sub(rows.count),
+            count_diff: total.count_diff.saturating_sub(rows.count_diff),
+        };
+        self.total = Totals { size: total.size.max(rows.size), count: total.count.max(rows.count), ..total };
+        self
+    }
+}
+
 /// A group while it is being added up.
 struct Group {
     traceback: Traceback,
     size: u64,
     count: u64,
+    /// Of the size, bytes squared.
+    variance: f64,
+}
+
+impl Group {
+    fn stderr(&self) -> u64 {
+        self.variance.sqrt().round() as u64
+    }
 }
 
 impl Snapshot {
@@ -452,6 +484,7 @@ impl Snapshot {
         let mut rows: Vec<Statistic> = groups(self, group_by)
             .into_iter()
             .map(|(key, group)| Statistic {
+                stderr: group.stderr(),
                 traceback: group.traceback,
                 size: group.size,
                 count: group.count,
@@ -484,8 +517,12 @@ impl Snapshot {
         let mut before = groups(old, group_by);
         let mut rows: Vec<StatisticDiff> = Vec::new();
         for (key, group) in groups(self, group_by) {
-            let (old_size, old_count) = before.remove(&key).map_or((0, 0), |group| (group.size, group.count));
+            let old = before.remove(&key);
+            let (old_size, old_count, old_variance) =
+                old.map_or((0, 0, 0.0), |old| (old.size, old.count, old.variance));
             rows.push(StatisticDiff {
+                stderr: group.stderr(),
+                diff_stderr: (group.variance + old_variance).sqrt().round() as u64,
                 traceback: group.traceback,
                 size: group.size,
                 size_diff: difference(group.size, old_size),
@@ -495,6 +532,8 @@ impl Snapshot {
             });
         }
         rows.extend(before.into_iter().map(|(key, group)| StatisticDiff {
+            stderr: 0,
+            diff_stderr: group.stderr(),
             traceback: group.traceback,
             size: 0,
             size_diff: difference(0, group.size),
@@ -520,7 +559,7 @@ fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Group> {
     for trace in snapshot.traces() {
         let frames = trace.traceback.frames();
         if group_by == GroupBy::Traceback {
-            add(&mut groups, Key::Traceback(trace.traceback.clone()), trace.size, trace.count, &frames[0]);
+            add(&mut groups, Key::Traceback(trace.traceback.clone()), trace, &frames[0]);
             continue;
         }
         seen_frames.clear();
@@ -544,7 +583,7 @@ fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Group> {
                 _ => seen_frames.insert((&frame.file, frame.line)),
             };
             if is_new {
-                add(&mut groups, key, trace.size, trace.count, frame);
+                add(&mut groups, key, trace, frame);
             }
         }
     }
@@ -556,18 +595,21 @@ fn is_named_only(frame: &Frame) -> bool {
     *frame.file == *UNKNOWN && frame.line == 0 && (frame.function.is_some() || frame.module.is_some())
 }
 
-fn add(groups: &mut HashMap<Key, Group>, key: Key, size: u64, count: u64, frame: &Frame) {
+fn add(groups: &mut HashMap<Key, Group>, key: Key, trace: &Trace, frame: &Frame) {
+    let &Trace { size, count, .. } = trace;
+    let variance = (trace.stderr as f64).powi(2);
     match groups.entry(key) {
         Entry::Occupied(mut group) => {
             let key = group.key().clone();
             let group = group.get_mut();
             group.size = group.size.saturating_add(size);
             group.count = group.count.saturating_add(count);
+            group.variance += variance;
             narrow(&key, group, frame);
         }
         Entry::Vacant(place) => {
             let traceback = shown(place.key(), frame);
-            place.insert(Group { traceback, size, count });
+            place.insert(Group { traceback, size, count, variance });
         }
     }
 }

@@ -16,6 +16,9 @@ pub(crate) const UNTRACKED: u32 = 0;
 pub(crate) const OVERHEAD: u32 = 1;
 /// The first id a stack can have. Above it, an id below the tracker's base is stale.
 pub(crate) const FIRST: u32 = 2;
+/// Set in the tag of a sampled block; the rest is its stack id. No id has it, so no counters stand at a
+/// tag that has it, and whoever looks for them finds out there: blocks of the usual kind pay nothing.
+pub(crate) const SAMPLED: u32 = 1 << 31;
 
 const TAG_BYTES: usize = size_of::<u32>();
 

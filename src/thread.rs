@@ -16,6 +16,7 @@ use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
+use crate::sample::Sampler;
 use crate::stack_cache::StackCache;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 use crate::tracker::{self, MAX_ADDRESSES};
@@ -54,7 +55,9 @@ pub(crate) struct StackBuffer {
 #[repr(C)]
 pub(crate) struct StackHeader {
     pub hash: u64,
-    pub len: u32,
+    /// Average bytes between samples when its blocks were sampled; 0 where all are recorded.
+    pub interval: u32,
+    pub len: u16,
     /// The walk ended at its limit or at an unknown address, not at the thread's first frame.
     pub truncated: bool,
 }
@@ -94,6 +97,7 @@ pub(crate) struct ThreadState {
     /// Bytes allocated less bytes freed that have not been published, and the base they count from.
     net: Cell<i64>,
     net_base: Cell<u32>,
+    pub sampler: Sampler,
     pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
@@ -146,11 +150,17 @@ impl ThreadState {
     /// Books a change of live bytes for the peak.
     #[inline(always)]
     pub(crate) fn change(&self, bytes: i64) {
+        if self.gather(bytes) {
+            self.publish_slow(self.net.get());
+        }
+    }
+
+    /// The same, but for the rare part: if true, a [`ThreadState::change`] of 0 has to follow.
+    #[inline(always)]
+    pub(crate) fn gather(&self, bytes: i64) -> bool {
         let net = self.net.get().wrapping_add(bytes);
         self.net.set(net);
-        if net.unsigned_abs() > tracker::PUBLISH_BYTES as u64 {
-            self.publish_slow(net);
-        }
+        net.unsigned_abs() > tracker::PUBLISH_BYTES as u64
     }
 
     #[cold]

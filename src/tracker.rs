@@ -3,13 +3,15 @@
 //!
 //! Any thread may call anything here, inside or outside the allocator; nothing blocks.
 
+use crate::sample::Plan;
 use crate::sync::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::tag;
 
 /// No id is at or above it: tracking is off.
 const OFF: u32 = u32::MAX;
-/// Ids end here. What is left below [`OFF`] is for epochs, one each, which are never refused.
-const LAST_STACK: u32 = u32::MAX - (1 << 20);
+/// Ids of stacks end here. What is left below [`tag::SAMPLED`] is for epochs, two each, which are never
+/// refused.
+const LAST_STACK: u32 = tag::SAMPLED - (1 << 21);
 
 /// Read by every allocation and written by hardly anything: a cache line of its own.
 #[repr(align(128))]
@@ -17,14 +19,22 @@ struct Hot {
     base: AtomicU32,
     limit: AtomicU32,
     rules_epoch: AtomicU32,
+    /// [`Plan::word`].
+    plan: AtomicU64,
 }
 
-static HOT: Hot =
-    Hot { base: AtomicU32::new(OFF), limit: AtomicU32::new(32 + BEYOND), rules_epoch: AtomicU32::new(0) };
+static HOT: Hot = Hot {
+    base: AtomicU32::new(OFF),
+    limit: AtomicU32::new(32 + BEYOND),
+    rules_epoch: AtomicU32::new(0),
+    plan: AtomicU64::new(Plan::EXACT.word()),
+};
 
 static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
 static CONFIGURED: AtomicU8 = AtomicU8::new(0);
+/// The configured `.exact_from(bytes)`, 0 for the interval.
+static EXACT_FROM: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) const DEFAULT_FRAMES: u32 = 32;
 pub(crate) const MAX_FRAMES: u32 = 64;
@@ -42,6 +52,26 @@ pub(crate) fn base() -> u32 {
     // Relaxed: an event near a `clear` may count on either side of it; ids carry no other data (the
     // stack behind an id is published by the table it stands in).
     HOT.base.load(Ordering::Relaxed)
+}
+
+/// Where blocks count that were not sampled, of the epoch of this base.
+#[inline(always)]
+pub(crate) fn unsampled(base: u32) -> u32 {
+    // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
+    base.wrapping_add(1)
+}
+
+/// Which blocks are sampled.
+#[inline(always)]
+pub(crate) fn plan() -> Plan {
+    // Relaxed: an event near a change may be decided either way; what it weighs is in its tag's stack.
+    Plan::from_word(HOT.plan.load(Ordering::Relaxed))
+}
+
+/// Sets the average bytes between samples from now on; 0: every block is recorded.
+pub(crate) fn set_sample_interval(interval: u32) {
+    let plan = Plan::new(interval, EXACT_FROM.load(Ordering::Relaxed));
+    HOT.plan.store(plan.word(), Ordering::Relaxed);
 }
 
 /// Whether new allocations are recorded.
@@ -72,14 +102,27 @@ pub(crate) fn bump_rules_epoch() {
     HOT.rules_epoch.fetch_add(1, Ordering::Relaxed);
 }
 
+/// What the first instance that allocates decides for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub frames: u8,
+    pub paused: bool,
+    /// Average bytes between samples, 0 for none.
+    pub sample_every: u32,
+    /// Blocks of that size are recorded without exception, 0 for the interval.
+    pub exact_from: u32,
+}
+
 /// Takes over the configuration of the first instance that allocates, and starts tracking unless it
 /// says otherwise. True if this was that call; later calls do nothing.
-pub(crate) fn configure(frames: u32, paused: bool) -> bool {
+pub(crate) fn configure(config: &Config) -> bool {
     let is_first = CONFIGURED.load(Ordering::Relaxed) == 0
         && CONFIGURED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
     if is_first {
-        set_frames(frames);
-        if !paused {
+        set_frames(config.frames.into());
+        EXACT_FROM.store(config.exact_from, Ordering::Relaxed);
+        set_sample_interval(config.sample_every);
+        if !config.paused {
             start();
         }
     }
@@ -122,9 +165,9 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         if !when(base) {
             return false;
         }
-        // Every epoch has an id of its own for `[unrecorded]`, so that what was booked there before
-        // is stale like anything else.
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
+        // booked there before is stale like anything else.
+        let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             forget_peak();
             return true;
@@ -132,9 +175,10 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
     }
 }
 
-/// A fresh stack id, `None` when they are used up.
-pub(crate) fn next_id() -> Option<u32> {
-    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| (id < LAST_STACK).then_some(id + 1)).ok()
+/// The first of `count` fresh ids, a multiple of `count`; `None` when they are used up.
+pub(crate) fn next_ids(count: u32) -> Option<u32> {
+    let after = |id: u32| (id < LAST_STACK).then(|| id.next_multiple_of(count) + count);
+    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).ok().map(|id| id.next_multiple_of(count))
 }
 
 /// The id after the last one given out.

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     // The write side: runs inside somebody's malloc.
     &["sync", "error"],
     &["memory", "gate", "tag_map"],
-    &["counters", "rules", "tag"],
+    &["counters", "rules", "sample", "tag"],
     &["stack_cache", "tracker"],
     &["layouts"],
     &["thread"],

@@ -75,7 +75,7 @@ def the_dashboard_is_tidy():
     assert len(ids) == len(set(ids)), ids
     rows = [panel["title"] for panel in everything if panel["type"] == "row"]
     assert rows == ["Overview", "Heap, resident memory and limit", "Top sites", "Growth", "Allocation and free rate",
-                    "Fleet", "Tracker health"], rows
+                    "Fleet", "Tracker health", "Sampling"], rows
     cells = [(x, y) for panel in everything for place in [panel["gridPos"]]
              for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) == 23, "panels overlap or leave the grid"
@@ -198,6 +198,8 @@ def every_query_is_answered_by_a_real_service():
         for sample in exposition.samples:
             known.setdefault(sample.name, set()).update(sample.labels)
         known.setdefault("heap_memory_limit_bytes", set())  # absent without a limit, but a name of the exposition
+        # Absent while every allocation is recorded; `sampled_panels_have_data` asks for these.
+        known.setdefault("heap_site_live_stderr_bytes", {"site", "function"})
 
         def check_names(where, query, recorded=()):
             metrics, labels = names_in(query)
@@ -256,7 +258,7 @@ def every_query_is_answered_by_a_real_service():
                 for target in panel["targets"]:
                     query, instant = filled(target["expr"], choice), target.get("instant", False)
                     where = f"{panel['title']} {target['refId']}: {query}"
-                    if "heap_memory_limit_bytes" in query and not limited:
+                    if "heap_memory_limit_bytes" in query and not limited or "heap_site_live_stderr_bytes" in query:
                         assert answer(query, instant) == [], where
                     else:  # rates want two scrapes
                         wait_for(f"data for {where}", lambda: answer(query, instant), 60)
@@ -309,6 +311,28 @@ def every_query_is_answered_by_a_real_service():
         assert stored == fixed - (not limited) + each * sites, (stored, sites)
 
 
+def sampled_panels_have_data():
+    """A sampled service: the row Sampling is answered, and what a site may be off is exported with it."""
+    from support import Exposition, Prometheus, Service, get, wait_for
+
+    with Service("--leak-rate", "2000000", env={"HEAPGAUGE_SAMPLE": "32KiB"}) as service, \
+            Prometheus(SCRAPES.format(port=service.port())) as prometheus:
+        service.named()
+        prometheus.ready()
+        exposition = Exposition(get(service.port(), "/metrics").body)
+        assert exposition.value("heap_sample_interval_bytes") == 32 << 10
+        errors = exposition.by_site("heap_site_live_stderr_bytes")
+        assert set(errors) == set(exposition.by_site("heap_site_live_bytes"))
+        assert 0 < max(errors.values()) < exposition.value("heap_live_bytes")
+        row, = (panel["gridPos"]["y"] for panel in board()["panels"] if panel["title"] == "Sampling")
+        sampling = [panel for panel in panels() if panel["gridPos"]["y"] > row]
+        assert len(sampling) == 3
+        for panel in sampling:
+            for target in panel["targets"]:
+                query = re.sub(r'"\$(?!topn)\w+"', '".*"', target["expr"]).replace("$topn", "10")
+                wait_for(f"data for {query}", lambda: prometheus.query(query), 60)
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["--write"]:
         for path, text in made().items():
@@ -316,4 +340,4 @@ if __name__ == "__main__":
     else:
         from support import main
         main([the_dashboard_is_tidy, kubernetes_files_hold_their_sources, every_alert_has_a_runbook,
-              every_query_is_answered_by_a_real_service])
+              every_query_is_answered_by_a_real_service, sampled_panels_have_data])

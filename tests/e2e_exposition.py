@@ -1,5 +1,6 @@
 """What every exposition promises, checked on a running service through a foreign parser."""
 
+import json
 import threading
 import time
 
@@ -75,6 +76,27 @@ def every_exposition_adds_up():
         build, = [s.labels for s in exposition.samples if s.name == "heap_build_info"]
         assert build["symbols"] == "lines" and build["version"] and build["capture"], build
         assert exposition.value("heap_tracking") == 1
+
+
+def a_sampled_exposition_adds_up_too():
+    """Estimates keep every promise of exact values, and each has its error."""
+    with Service("--leak-rate", "2000000", env={"HEAPGAUGE_SAMPLE": "256KiB"}) as service:
+        service.named()
+        for _ in range(10):
+            exposition = check(get(service.port(), "/metrics").body)
+            assert exposition.value("heap_sample_interval_bytes") == 256 << 10
+            errors = exposition.by_site("heap_site_live_stderr_bytes")
+            assert set(errors) == set(exposition.info()) and len(errors) <= 35
+            leak = exposition.site_at(SOURCE, leak_line())
+            # Its blocks are below the interval: their error is about the root of interval times bytes, or more where
+            # the estimate was above the exact total and has been scaled down to it.
+            live = exposition.by_site("heap_site_live_bytes")[leak]
+            assert 0.85 < errors[leak] / (live * (256 << 10)) ** 0.5 < 2, (errors[leak], live)
+            time.sleep(1.1)
+        text = get(service.port(), "/memory/snapshots?group_by=line").body
+        assert ", ±" in text.splitlines()[0], text
+        document = json.loads(get(service.port(), "/memory/snapshots?group_by=line&format=json").body)
+        assert document["sample_interval"] == 256 << 10 and document["rows"][0]["stderr"] > 0, document
 
 
 def one_snapshot_reads_the_same_twice():
@@ -209,5 +231,5 @@ def two_scrapers_see_the_same_baselines():
         assert compared >= 5, compared
 
 
-main([every_exposition_adds_up, one_snapshot_reads_the_same_twice, a_restart_keeps_the_names,
+main([every_exposition_adds_up, a_sampled_exposition_adds_up_too, one_snapshot_reads_the_same_twice, a_restart_keeps_the_names,
       a_scrape_leaves_no_trace, two_scrapers_see_the_same_baselines])

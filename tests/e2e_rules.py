@@ -34,11 +34,12 @@ class Process:
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
                  tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, cluster="east",
-                 instance="10.0.0.7:9898"):
+                 instance="10.0.0.7:9898", error=None):
         self.target = {"cluster": cluster, "namespace": "shop", "pod": "cart-0", "job": "cart", "instance": instance}
         self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
         self.unaccounted, self.starts, self.seen, self.tracking = unaccounted, starts, seen, tracking
         self.dropped, self.exported = dropped, exported
+        self.error = error  # of a sampled process: the standard error of what a site holds
 
     def series(self, kubernetes):
         """Everything the process exports, as series of promtool; with the labels of Kubernetes or without."""
@@ -84,6 +85,8 @@ class Process:
             yield line("heap_site_live_bytes", exported(lambda t: held(site, t)), **name)
             yield line("heap_site_live_delta_bytes", exported(lambda t: held(site, t) - held(site, baseline(t))), **name)
             yield line("heap_site_info", exported(lambda t: 1), site=site, crate="shop", **NAMES[site])
+            if self.error:
+                yield line("heap_site_live_stderr_bytes", exported(lambda t: self.error(held(site, t))), **name)
 
 
 def target_labels(labels, kubernetes):
@@ -122,6 +125,11 @@ def wobble(value, share, seed=1):
     dice = random.Random(seed)
     factors = [1 + share * (2 * dice.random() - 1) for _ in range(1000)]
     return lambda t: int(value * factors[t])
+
+
+def sampled(interval):
+    """The standard error of what a site holds in small blocks, one of which is sampled every `interval` bytes."""
+    return lambda held: round((held * interval) ** 0.5)
 
 
 def plus(*parts):
@@ -207,6 +215,24 @@ CASES = [
      [(SATURATED, 116, 159)]),
     ("attribution dropped once", [one(FLAT, dropped=lambda t: 500 if t >= 100 else 0)], []),
     ("tracking off for an hour", [one(FLAT, tracking=lambda t: 0 if 100 <= t < 160 else 1)], [(OFF, 110, 164)]),
+    # Sampled at 512 KiB. 120 MiB more on 20 MiB: 13 errors. 8 MiB more on 300 MiB: less than one.
+    ("steady leak in a sampled process", [one(leak(MIB), error=sampled(MIB // 2))], [(GROWING, 130, 360)]),
+    ("chance in a sampled process", [one(leak(MIB // 15, begin=300 * MIB), error=sampled(MIB // 2))], []),
+    ("the same growth in an exact process", [one(leak(MIB // 15, begin=300 * MIB))], [(GROWING, 130, 360)]),
+    ("slow leak in a sampled process, beyond three errors from minute 182 on",
+     [one(lambda t: leak(MIB // 15, begin=40 * MIB)(t) + leak(MIB // 2, at=120, begin=0)(t), base=50,
+          error=sampled(MIB // 2))],
+     [(GROWING, 192, 360)]),
+    ("site that first appears in the fourth hour of a sampled process",
+     [one(lambda t: leak(MIB, at=180, begin=MIB)(t) if t >= 180 else None, error=sampled(MIB // 2))],
+     [(GROWING, 235, 360)]),
+    ("killed every 40 minutes, sampled",
+     [one(lambda t: leak(18 * MIB)(t % 40), starts=tuple(range(0, 361, 40)), limit=1024, error=sampled(MIB // 2))],
+     [(EXHAUSTS, 20, 360)]),
+    # 90 MiB in a window, and three errors of it are 98 MiB or more.
+    ("killed every 40 minutes, sampled too seldom to tell",
+     [one(lambda t: leak(18 * MIB)(t % 40), starts=tuple(range(0, 361, 40)), limit=1024, error=sampled(8 * MIB))],
+     []),
     ("the same pod address in two clusters",
      [one(leak(MIB)), one(level(80 * MIB), cluster="west")], [(GROWING, 130, 360)]),
 ]

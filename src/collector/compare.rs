@@ -8,13 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::ring::Kept;
+use super::ring::{Kept, KeptStack};
 use super::{Collector, State};
 use crate::control;
 use crate::error::Error;
 use crate::frame::{Frame, Traceback, UNKNOWN};
 use crate::raw::{RawSnapshot, RawStack};
 use crate::snapshot::{Snapshot, Trace};
+use crate::statistics::Totals;
 
 /// What the heap of now is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) enum Since {
 pub(crate) struct Compared {
     pub new: Snapshot,
     pub old: Snapshot,
+    /// Exact, of all blocks.
+    pub total: Totals,
 }
 
 /// A snapshot that is kept.
@@ -93,7 +96,7 @@ impl Collector {
         let _own = control::own();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
-        let totals = raw.totals();
+        let totals = raw.totals;
         Ok(Posted {
             number: state.shelf.put(Arc::new(Kept::new(&raw))),
             taken_at: raw.taken_at,
@@ -138,23 +141,42 @@ impl State {
         let mut tracebacks = Tracebacks { state: self, raw: &raw, made: vec![None; raw.stacks.len()] };
         let new: Vec<Trace> = (0..raw.stacks.len())
             .filter_map(|at| {
-                let counts = raw.stacks[at].counts;
+                let RawStack { counts, variance, .. } = raw.stacks[at];
                 let traceback = (counts.live_blocks() > 0).then(|| tracebacks.of(at))?;
-                Some(trace(counts.live_bytes(), counts.live_blocks(), traceback))
+                let stderr = variance.sqrt().round() as u64;
+                Some(Trace {
+                    size: counts.live_bytes(),
+                    count: counts.live_blocks(),
+                    stderr,
+                    domain: 0,
+                    traceback,
+                })
             })
             .collect();
         // Both ascend by id, and what was live then is a stack of the same epoch now.
         let mut at = 0;
-        let then = old.stacks().map(|(id, bytes, blocks)| {
-            while raw.stacks.get(at).is_some_and(|stack| stack.id < id) {
+        let then = old.stacks().map(|then| {
+            while raw.stacks.get(at).is_some_and(|stack| stack.id < then.id) {
                 at += 1;
             }
-            let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == id);
-            trace(bytes, blocks, if is_here { tracebacks.of(at) } else { unknown() })
+            let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
+            let traceback = if is_here { tracebacks.of(at) } else { unknown() };
+            let KeptStack { live_bytes: size, live_blocks: count, stderr, .. } = then;
+            Trace { size, count, stderr, domain: 0, traceback }
         });
         let limit = raw.traceback_limit;
-        let old = Snapshot::of(old.taken_at, limit, then.collect());
-        Ok(Compared { new: Snapshot::of(raw.taken_at, limit, new), old })
+        let then = Snapshot::of(old.taken_at, limit, then.collect());
+        let (live_bytes, live_blocks) = (raw.totals.live_bytes(), raw.totals.live_blocks());
+        Ok(Compared {
+            new: Snapshot::of(raw.taken_at, limit, new).sampled_every(raw.sample_interval_bytes),
+            old: then,
+            total: Totals {
+                size: live_bytes,
+                size_diff: live_bytes as i64 - old.live_bytes as i64,
+                count: live_blocks,
+                count_diff: live_blocks as i64 - old.live_blocks as i64,
+            },
+        })
     }
 }
 
@@ -177,8 +199,4 @@ impl Tracebacks<'_> {
 /// Of a stack whose name could not be had in time.
 fn unknown() -> Traceback {
     Traceback::new([Frame::new(None, UNKNOWN, 0)])
-}
-
-fn trace(size: u64, count: u64, traceback: Traceback) -> Trace {
-    Trace { domain: 0, size, count, traceback }
 }

@@ -30,9 +30,9 @@ impl Followed {
         is_more
     }
 
-    /// Follows the chosen sites as far as there is room, and says what all those followed hold: `sum`
-    /// knows it of a site by its id.
-    pub(crate) fn rows(&mut self, chosen: &[SiteRow], sum: impl Fn(u64) -> Sum) -> Vec<SiteRow> {
+    /// Follows the chosen sites as far as there is room, and says what all those followed hold: a chosen one
+    /// what its row says; of the others `sum` knows it, and its standard error, by their id.
+    pub(crate) fn rows(&mut self, chosen: &[SiteRow], sum: impl Fn(u64) -> (Sum, u64)) -> Vec<SiteRow> {
         if self.limit == 0 {
             return Vec::new();
         }
@@ -47,7 +47,14 @@ impl Followed {
                 self.refused.insert(row.id());
             }
         }
-        self.sites.iter().map(|site| SiteRow::new(site.clone(), sum(site.id))).collect()
+        let row = |site: &Arc<Site>| match chosen.iter().find(|row| row.id() == site.id) {
+            Some(row) => row.clone(),
+            None => {
+                let (sum, stderr) = sum(site.id);
+                SiteRow::new(site.clone(), sum, stderr)
+            }
+        };
+        self.sites.iter().map(row).collect()
     }
 
     /// How many sites there was no place for.

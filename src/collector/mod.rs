@@ -14,6 +14,7 @@ mod ring;
 #[cfg(any(feature = "http", test))]
 mod shelf;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -42,6 +43,8 @@ use shelf::Shelf;
 pub(crate) const MAX_TOP_N: usize = 25;
 const TOP_DELTA: usize = 7;
 const STICKY: usize = 8;
+/// An estimated site has one more series, its error: fewer sites keep within 240 series.
+const STICKY_ESTIMATES: usize = 3;
 const STICKY_FOR: Duration = Duration::from_secs(30 * 60);
 pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longer than this a program would have to run before its first full delta.
@@ -492,7 +495,7 @@ impl State {
             self.forget();
             self.forgotten += std::mem::take(&mut self.seen);
         }
-        self.seen = raw.totals();
+        self.seen = raw.totals;
         let names_epoch = self.world.names_epoch();
         if self.names_epoch != names_epoch {
             self.names_epoch = names_epoch;
@@ -579,7 +582,7 @@ impl State {
     /// Looks up the names of stacks that have none here yet, and lists those that have none at all. A
     /// stack needs one that holds memory now, or did `then`: else its site's delta would lack it.
     fn adopt_names(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
-        let mut then = then.into_iter().flat_map(Kept::stacks).map(|(id, ..)| id).peekable();
+        let mut then = then.into_iter().flat_map(Kept::stacks).map(|stack| stack.id).peekable();
         let mut unnamed = Vec::new();
         for stack in &raw.stacks {
             // Both ascend.
@@ -606,21 +609,23 @@ impl State {
     fn finish(&mut self, draft: Draft) -> Arc<Report> {
         let begun = self.world.now();
         let Draft { raw, spent, .. } = draft;
-        let totals = raw.totals();
+        let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
         self.adopt_names(&raw, baseline.as_deref());
-        let (sums, all) = self.sums(&raw, baseline.as_deref());
-        let sites = if raw.tracking { self.choose(&raw, &sums) } else { Vec::new() };
-        let index = &self.names.index;
+        let sums = self.sums(&raw, baseline.as_deref());
+        let all = total(&totals, baseline.as_deref());
+        let sites = if raw.tracking { self.choose(&raw, &sums, all) } else { Vec::new() };
         let followed = self.followed.rows(&sites, |id| {
-            index.get(&id).and_then(|&index| sums.get(index as usize).copied()).unwrap_or_default()
+            let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
+            sum.map_or((Sum::default(), 0), |sum| (sum.all, sum.stderr()))
         });
 
         let mut other = all;
         for row in &sites {
-            // Each stack is counted at one site at most, so what is taken away was there.
-            other.live_bytes -= row.live_bytes;
-            other.live_blocks -= row.live_blocks;
+            // Each stack is counted at one site at most, so what is taken away was there; `fit` has seen to it
+            // for estimates, but for blocks of no bytes.
+            other.live_bytes = other.live_bytes.saturating_sub(row.live_bytes);
+            other.live_blocks = other.live_blocks.saturating_sub(row.live_blocks);
             other.delta_bytes -= row.delta_bytes;
             other.delta_blocks -= row.delta_blocks;
         }
@@ -644,7 +649,7 @@ impl State {
             other,
             delta_bytes: all.delta_bytes,
             delta_blocks: all.delta_blocks,
-            sites_with_blocks: sums.iter().filter(|sum| sum.live_blocks > 0).count() as u64,
+            sites_with_blocks: sums.iter().filter(|sum| sum.all.live_blocks > 0).count() as u64,
             delta_window: baseline
                 .as_deref()
                 .map_or(Duration::ZERO, |kept| raw.taken.saturating_duration_since(kept.taken)),
@@ -681,34 +686,35 @@ impl State {
         report
     }
 
-    /// Counts by site, in the order of `names.sites`, and of everything.
-    fn sums(&self, raw: &RawSnapshot, baseline: Option<&Kept>) -> (Vec<Sum>, Sum) {
-        let mut all = Sum::default();
-        let mut sums = vec![Sum::default(); self.names.sites.len()];
+    /// Counts by site, in the order of `names.sites`.
+    fn sums(&self, raw: &RawSnapshot, baseline: Option<&Kept>) -> Vec<Estimate> {
+        let mut sums = vec![Estimate::default(); self.names.sites.len()];
         for stack in &raw.stacks {
             let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
-            if blocks == 0 && bytes == 0 {
+            let Some(index) = self.names.get(stack.id).filter(|_| blocks != 0 || bytes != 0) else {
                 continue;
-            }
-            let index = self.names.get(stack.id);
-            for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
-                sum.live_bytes += bytes;
-                sum.live_blocks += blocks;
-                sum.delta_bytes += bytes as i64;
-                sum.delta_blocks += blocks as i64;
-            }
-        }
-        for (id, bytes, blocks) in baseline.into_iter().flat_map(Kept::stacks) {
-            let index = self.names.get(id);
-            for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
-                sum.delta_bytes -= bytes as i64;
-                sum.delta_blocks -= blocks as i64;
+            };
+            let Estimate { all, sampled_bytes, sampled_blocks, variance } = &mut sums[index];
+            all.live_bytes += bytes;
+            all.live_blocks += blocks;
+            all.delta_bytes += bytes as i64;
+            all.delta_blocks += blocks as i64;
+            if stack.variance != 0.0 {
+                *sampled_bytes += bytes;
+                *sampled_blocks += blocks;
+                *variance += stack.variance;
             }
         }
-        (sums, all)
+        for stack in baseline.into_iter().flat_map(Kept::stacks) {
+            if let Some(index) = self.names.get(stack.id) {
+                sums[index].all.delta_bytes -= stack.live_bytes as i64;
+                sums[index].all.delta_blocks -= stack.live_blocks as i64;
+            }
+        }
+        sums
     }
 
-    fn choose(&mut self, raw: &RawSnapshot, sums: &[Sum]) -> Vec<SiteRow> {
+    fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: Sum) -> Vec<SiteRow> {
         let now = raw.taken;
         let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
         let candidates: Vec<Candidate> = self
@@ -718,18 +724,19 @@ impl State {
             .zip(sums)
             .map(|(site, sum)| Candidate {
                 id: site.id,
-                live_bytes: sum.live_bytes,
-                live_blocks: sum.live_blocks,
-                delta_bytes: sum.delta_bytes,
+                live_bytes: sum.all.live_bytes,
+                live_blocks: sum.all.live_blocks,
+                delta_bytes: sum.all.delta_bytes,
                 top_ago: ago(&site.id),
             })
             .collect();
+        let is_estimated = raw.sample_interval_bytes != 0 || sums.iter().any(|sum| sum.variance > 0.0);
         let chosen = choose(
             &candidates,
             Limits {
                 by_live: self.options.top_n,
                 by_delta: TOP_DELTA,
-                sticky: STICKY,
+                sticky: if is_estimated { STICKY_ESTIMATES } else { STICKY },
                 sticky_for: STICKY_FOR,
             },
         );
@@ -737,11 +744,72 @@ impl State {
             self.tops.insert(candidates[site.index].id, now);
         }
         self.tops.retain(|_, &mut at| now.saturating_duration_since(at) <= STICKY_FOR);
-        chosen
+        let mut rows: Vec<Estimate> = chosen.iter().map(|site| sums[site.index]).collect();
+        fit(&mut rows, total);
+        let mut rows: Vec<SiteRow> = chosen
             .iter()
-            .map(|site| SiteRow::new(self.names.sites[site.index].clone(), sums[site.index]))
-            .collect()
+            .zip(rows)
+            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.all, sum.stderr()))
+            .collect();
+        // Estimates may have changed places.
+        rows.sort_by_key(|row| (Reverse(row.live_bytes), row.id()));
+        rows
     }
+}
+
+/// What a site holds, and what of it is estimated.
+#[derive(Clone, Copy, Default)]
+struct Estimate {
+    all: Sum,
+    sampled_bytes: u64,
+    sampled_blocks: u64,
+    /// Of the bytes.
+    variance: f64,
+}
+
+impl Estimate {
+    /// Standard error of the bytes.
+    fn stderr(&self) -> u64 {
+        self.variance.sqrt().round() as u64
+    }
+}
+
+/// Everything, exact.
+fn total(totals: &Counts, baseline: Option<&Kept>) -> Sum {
+    let (live_bytes, live_blocks) = (totals.live_bytes(), totals.live_blocks());
+    let (then_bytes, then_blocks) = baseline.map_or((0, 0), |kept| (kept.live_bytes, kept.live_blocks));
+    Sum {
+        live_bytes,
+        live_blocks,
+        delta_bytes: live_bytes as i64 - then_bytes as i64,
+        delta_blocks: live_blocks as i64 - then_blocks as i64,
+    }
+}
+
+/// Scales the estimates down where rows would hold more than all there is: the total is known, so what is
+/// above it is error, and rows and *other* have to add up. Deltas follow.
+fn fit(rows: &mut [Estimate], total: Sum) {
+    let sum = |of: fn(&Estimate) -> u64| rows.iter().map(of).sum::<u64>();
+    let bytes = excess(sum(|row| row.all.live_bytes), total.live_bytes, sum(|row| row.sampled_bytes));
+    let blocks = excess(sum(|row| row.all.live_blocks), total.live_blocks, sum(|row| row.sampled_blocks));
+    for row in rows {
+        let (less_bytes, less_blocks) = (share(row.sampled_bytes, bytes), share(row.sampled_blocks, blocks));
+        row.all.live_bytes -= less_bytes;
+        row.all.delta_bytes -= less_bytes as i64;
+        row.all.live_blocks -= less_blocks;
+        row.all.delta_blocks -= less_blocks as i64;
+    }
+}
+
+/// How much is too much, of how much that is estimated.
+fn excess(rows: u64, total: u64, estimated: u64) -> (u64, u64) {
+    (rows.saturating_sub(total).min(estimated), estimated)
+}
+
+/// What of the excess falls to a row, rounded up.
+fn share(estimated: u64, (excess, of): (u64, u64)) -> u64 {
+    let share = (u128::from(estimated) * u128::from(excess)).div_ceil(u128::from(of.max(1)));
+    share as u64
 }
 
 #[cfg(test)]
@@ -805,5 +873,5 @@ pub(crate) fn sample_row(
         line,
         krate: "app".into(),
     };
-    SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks })
+    SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks }, 0)
 }

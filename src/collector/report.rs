@@ -76,7 +76,8 @@ pub struct Report {
     pub truncated_stacks: u64,
     /// Stacks that were walked the slow way.
     pub fallback_walks: u64,
-    /// Average bytes between samples; 0: every allocation is recorded.
+    /// Average bytes between samples; 0: every allocation is recorded. While it is not 0, or as long as blocks
+    /// from such a time are live, the values of sites are [estimates](crate::sampling); all others are exact.
     pub sample_interval_bytes: u64,
 
     /// Resident bytes of the process, as the operating system counts them.
@@ -142,12 +143,16 @@ pub struct SiteRow {
     pub delta_bytes: i64,
     /// Live blocks now minus live blocks in the baseline.
     pub delta_blocks: i64,
+    /// Standard error of `live_bytes` in bytes where they are an [estimate](crate::sampling), 0 where they are
+    /// exact.
+    pub live_stderr_bytes: u64,
 }
 
 impl SiteRow {
-    pub(crate) fn new(named: Arc<Site>, sum: Sum) -> SiteRow {
+    pub(crate) fn new(named: Arc<Site>, sum: Sum, live_stderr_bytes: u64) -> SiteRow {
         SiteRow {
             named,
+            live_stderr_bytes,
             live_bytes: sum.live_bytes,
             live_blocks: sum.live_blocks,
             delta_bytes: sum.delta_bytes,
@@ -195,6 +200,14 @@ impl SiteRow {
     }
 }
 
+impl Report {
+    /// Whether sites are estimates.
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
+    pub(crate) fn is_estimated(&self) -> bool {
+        self.sample_interval_bytes != 0 || self.sites.iter().any(|site| site.live_stderr_bytes != 0)
+    }
+}
+
 impl fmt::Debug for SiteRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SiteRow")
@@ -206,6 +219,7 @@ impl fmt::Debug for SiteRow {
             .field("live_blocks", &self.live_blocks)
             .field("delta_bytes", &self.delta_bytes)
             .field("delta_blocks", &self.delta_blocks)
+            .field("live_stderr_bytes", &self.live_stderr_bytes)
             .finish()
     }
 }

@@ -25,9 +25,23 @@ pub(crate) struct Kept {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
-    /// Per stack with live blocks, ascending: id minus the id before, live bytes, live blocks, each
-    /// in LEB128. Ids are dense and most counts are small, so this is a quarter of three plain words.
+    /// Exact, of all blocks.
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    /// Per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
+    /// an estimate; live bytes; live blocks; the standard error of an estimate. Each in LEB128: ids are
+    /// dense and most counts are small, so this is a quarter of three plain words.
     packed: Box<[u8]>,
+}
+
+/// What one stack held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptStack {
+    pub id: u32,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    /// Standard error of the bytes, 0 where they are exact.
+    pub stderr: u64,
 }
 
 impl Kept {
@@ -39,28 +53,35 @@ impl Kept {
             if blocks == 0 && bytes == 0 {
                 continue;
             }
-            pack(&mut packed, u64::from(stack.id - before));
+            let stderr = stack.variance.sqrt().round() as u64;
+            pack(&mut packed, u64::from(stack.id - before) << 1 | u64::from(stderr != 0));
             pack(&mut packed, bytes);
             pack(&mut packed, blocks);
+            if stderr != 0 {
+                pack(&mut packed, stderr);
+            }
             before = stack.id;
         }
         Kept {
             taken: raw.taken,
             #[cfg(any(feature = "http", test))]
             taken_at: raw.taken_at,
+            live_bytes: raw.totals.live_bytes(),
+            live_blocks: raw.totals.live_blocks(),
             packed: packed.into(),
         }
     }
 
-    /// Stack id, live bytes, live blocks; ascending by id, stacks without live blocks left out.
-    pub(crate) fn stacks(&self) -> impl Iterator<Item = (u32, u64, u64)> + '_ {
+    /// Ascending by id, stacks without live blocks left out.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = KeptStack> + '_ {
         let mut rest = &self.packed[..];
         let mut id = 0_u32;
         std::iter::from_fn(move || {
             let step = unpack(&mut rest)?;
-            let (bytes, blocks) = (unpack(&mut rest)?, unpack(&mut rest)?);
-            id = id.wrapping_add(step as u32);
-            Some((id, bytes, blocks))
+            let (live_bytes, live_blocks) = (unpack(&mut rest)?, unpack(&mut rest)?);
+            let stderr = if step & 1 == 0 { 0 } else { unpack(&mut rest)? };
+            id = id.wrapping_add((step >> 1) as u32);
+            Some(KeptStack { id, live_bytes, live_blocks, stderr })
         })
     }
 
@@ -181,8 +202,10 @@ mod tests {
                         freed_bytes: 7,
                         freed_blocks: 1,
                     },
+                    variance: 0.0,
                 })
                 .collect(),
+            totals: Counts::default(),
             untracked_bytes: 0,
             overhead_bytes: 0,
             peak_bytes: 0,
@@ -199,8 +222,16 @@ mod tests {
         let stacks = [(2, 0, 1), (3, 127, 127), (4, 128, 300), (900, u64::MAX - 7, 1 << 40)];
         let mut with_a_dead_one = stacks.to_vec();
         with_a_dead_one.insert(3, (77, 0, 0));
-        let kept = Kept::new(&raw(Instant::now(), &with_a_dead_one));
-        assert_eq!(kept.stacks().collect::<Vec<_>>(), stacks);
+        let mut raw = raw(Instant::now(), &with_a_dead_one);
+        raw.stacks[2].variance = 300.0 * 300.0;
+        let stderr = |id| if id == 4 { 300 } else { 0 };
+        let expected = stacks.map(|(id, live_bytes, live_blocks)| KeptStack {
+            id,
+            live_bytes,
+            live_blocks,
+            stderr: stderr(id),
+        });
+        assert_eq!(Kept::new(&raw).stacks().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(crate) struct Heap {
     pub(crate) hurries: Duration,
     /// The next snapshot panics.
     pub(crate) fails: bool,
+    /// Average bytes between samples, and what is live in truth; `None`: what the stacks hold.
+    pub(crate) sample_interval: u64,
+    totals: Option<Counts>,
     /// What a `resolve` takes, and the budgets it was given.
     naming_takes: Duration,
     budgets: Vec<Duration>,
@@ -47,6 +50,8 @@ impl Fake {
             taken: 0,
             hurries: Duration::ZERO,
             fails: false,
+            sample_interval: 0,
+            totals: None,
             naming_takes: Duration::ZERO,
             budgets: Vec::new(),
         })))
@@ -85,6 +90,7 @@ impl Fake {
             addresses: Box::leak(Box::new([id as usize])),
             truncated: false,
             counts: Counts::default(),
+            variance: 0.0,
         });
         let counts = &mut stack.counts;
         if bytes > counts.live_bytes() {
@@ -97,6 +103,19 @@ impl Fake {
         } else {
             counts.freed_blocks += counts.live_blocks() - blocks;
         }
+    }
+
+    /// The bytes of a stack are an estimate with this standard error, every 1,000 bytes.
+    pub(crate) fn is_sampled(&self, id: u32, stderr: f64) {
+        let mut heap = self.heap();
+        heap.sample_interval = 1_000;
+        heap.stacks.get_mut(&id).unwrap().variance = stderr * stderr;
+    }
+
+    /// What is live in truth.
+    fn truly_holds(&self, allocated_bytes: u64, allocated_blocks: u64) {
+        let counts = Counts { allocated_bytes, allocated_blocks, ..Counts::default() };
+        self.heap().totals = Some(counts);
     }
 
     pub(crate) fn clear(&self) {
@@ -114,6 +133,14 @@ fn site(line: u32) -> Arc<Site> {
         line,
         krate: "app".into(),
     })
+}
+
+fn sum(stacks: &[RawStack]) -> Counts {
+    let mut sum = Counts::default();
+    for stack in stacks {
+        sum += stack.counts;
+    }
+    sum
 }
 
 impl World for Fake {
@@ -140,13 +167,14 @@ impl World for Fake {
             traceback_limit: 32,
             epoch: heap.epoch,
             peak_bytes: stacks.iter().map(|stack| stack.counts.live_bytes()).sum(),
+            totals: heap.totals.unwrap_or_else(|| sum(&stacks)),
             stacks,
             untracked_bytes: 11,
             overhead_bytes: 22,
             dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4 },
             truncated_stacks: 5,
             fallback_walks: 6,
-            sample_interval_bytes: 0,
+            sample_interval_bytes: heap.sample_interval,
             capture: "cfi",
         }
     }
@@ -229,6 +257,95 @@ fn stacks_of_one_line_are_one_site() {
     assert_eq!((report.untracked_bytes, report.overhead_bytes), (11, 22));
     assert_eq!((report.truncated_stacks, report.fallback_walks), (5, 6));
     assert_eq!((report.resident_bytes, report.memory_limit_bytes), (Some(4096), None));
+}
+
+#[test]
+fn estimates_have_an_error_and_other_is_what_they_leave_of_the_exact_total() {
+    let fake = Fake::new();
+    fake.truly_holds(50_000, 500);
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    fake.holds(2, 10, 30_000, 300);
+    fake.is_sampled(2, 3_000.0);
+    // Another stack of the line, and an exact one.
+    fake.holds(6, 10, 16_000, 200);
+    fake.is_sampled(6, 4_000.0);
+    fake.holds(10, 10, 7_000, 1);
+    fake.holds(11, 20, 9_000, 2);
+    fake.truly_holds(70_000, 600);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(10, 53_000, 501, 53_000, 501), (20, 9_000, 2, 9_000, 2)]);
+    let errors: Vec<u64> = report.sites.iter().map(|site| site.live_stderr_bytes).collect();
+    assert_eq!(errors, [5_000, 0]);
+    assert_eq!((report.live_bytes, report.live_blocks), (70_000, 600));
+    assert_eq!((report.delta_bytes, report.delta_blocks), (20_000, 100));
+    let other = Sum { live_bytes: 8_000, live_blocks: 97, delta_bytes: -42_000, delta_blocks: -403 };
+    assert_eq!((report.other, report.sample_interval_bytes), (other, 1_000));
+}
+
+#[test]
+fn estimates_above_the_exact_total_are_scaled_down_to_it() {
+    let fake = Fake::new();
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    fake.holds(2, 10, 30_000, 300);
+    fake.is_sampled(2, 3_000.0);
+    fake.holds(6, 20, 10_000, 10);
+    fake.is_sampled(6, 2_000.0);
+    fake.holds(10, 30, 22_000, 2);
+    fake.truly_holds(52_000, 400);
+    let report = collector.collect();
+    check(&report);
+    // 10,000 bytes too many among 40,000 estimated ones: a quarter of each. 22,000 are certain.
+    assert_eq!(
+        rows(&report),
+        [(10, 22_500, 300, 22_500, 300), (30, 22_000, 2, 22_000, 2), (20, 7_500, 10, 7_500, 10)]
+    );
+    assert_eq!((report.other.live_bytes, report.other.live_blocks), (0, 88));
+    // Blocks likewise, and nothing is ever negative.
+    fake.at(20);
+    fake.truly_holds(22_000, 2);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(30, 22_000, 2, 22_000, 2), (10, 0, 0, 0, 0), (20, 0, 0, 0, 0)]);
+}
+
+#[test]
+fn estimated_sites_are_thirty_five_at_most() {
+    let fake = Fake::new();
+    for line in 1..=60 {
+        fake.holds(4 * line, line, if line <= 25 { 1_000_000 } else { 10 }, 1);
+    }
+    fake.is_sampled(4, 10.0);
+    let collector = fake.collector(25, 300);
+    for round in 0..5_u32 {
+        fake.at(2 * u64::from(round + 1));
+        for line in 26 + 7 * round..33 + 7 * round {
+            fake.holds(4 * line, line, 1_000 * u64::from(round + 1), 1);
+        }
+        assert!(collector.collect().sites.len() <= 35);
+    }
+    assert_eq!(collector.collect().sites.len(), 35);
+}
+
+#[test]
+fn a_comparison_shows_both_errors_and_the_exact_total() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 30_000, 300);
+    fake.is_sampled(2, 3_000.0);
+    fake.truly_holds(40_000, 400);
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    fake.holds(2, 10, 50_000, 500);
+    fake.is_sampled(2, 4_000.0);
+    fake.truly_holds(45_000, 401);
+    collector.name_all_slice(Since::First);
+    let Compared { new, old, total } = collector.compare(Since::First).unwrap();
+    let row = &new.compare_to(&old, crate::GroupBy::Line)[0];
+    assert_eq!((row.size, row.stderr, row.size_diff, row.diff_stderr), (50_000, 4_000, 20_000, 5_000));
+    assert_eq!((total.size, total.size_diff, total.count, total.count_diff), (45_000, 5_000, 401, 1));
+    assert_eq!(new.sample_interval(), 1_000);
 }
 
 #[test]
@@ -611,7 +728,7 @@ fn settings_out_of_range_name_the_range() {
 
 /// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
-    let Compared { new, old } = collector.compare(since).unwrap();
+    let Compared { new, old, .. } = collector.compare(since).unwrap();
     let rows = new.compare_to(&old, crate::GroupBy::Line);
     rows.iter()
         .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))

@@ -34,7 +34,7 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
 }
 
 /// The same as JSON, with the words of the snapshot file.
-pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime) -> String {
+pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime, sample_interval: u64) -> String {
     let rows: Vec<Row<'_>> = top
         .rows
         .iter()
@@ -49,6 +49,7 @@ pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime) -> String
         version: 1,
         taken_at: unix_seconds(taken_at),
         since: unix_seconds(since),
+        sample_interval: Some(sample_interval).filter(|interval| *interval != 0),
         rows,
         other: Figures::from(&top.other),
         total: Figures::from(&top.total),
@@ -62,6 +63,8 @@ struct Document<'a> {
     version: u32,
     taken_at: f64,
     since: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample_interval: Option<u64>,
     rows: Vec<Row<'a>>,
     other: Figures,
     total: Figures,
@@ -82,14 +85,29 @@ struct Figures {
     size_diff: i64,
     count: u64,
     count_diff: i64,
+    /// Of estimates.
+    #[serde(skip_serializing_if = "is_zero")]
+    stderr: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    diff_stderr: u64,
+}
+
+fn is_zero(error: &u64) -> bool {
+    *error == 0
 }
 
 impl Figures {
+    /// Estimates have their standard errors behind them.
     fn line(self) -> String {
+        let kib = |bytes: u64| bytes as f64 / 1024.0;
+        let error = match (self.diff_stderr, self.stderr) {
+            (0, 0) => String::new(),
+            (diff, size) => format!(", ±{:.2} new KiB, ±{:.2} total KiB", kib(diff), kib(size)),
+        };
         format!(
-            "{:.2} new KiB, {:.2} total KiB, {} new blocks, {} total blocks",
+            "{:.2} new KiB, {:.2} total KiB, {} new blocks, {} total blocks{error}",
             self.size_diff as f64 / 1024.0,
-            self.size as f64 / 1024.0,
+            kib(self.size),
             self.count_diff,
             self.count
         )
@@ -98,15 +116,15 @@ impl Figures {
 
 impl From<&StatisticDiff> for Figures {
     fn from(row: &StatisticDiff) -> Figures {
-        let StatisticDiff { size, size_diff, count, count_diff, .. } = *row;
-        Figures { size, size_diff, count, count_diff }
+        let StatisticDiff { size, size_diff, count, count_diff, stderr, diff_stderr, .. } = *row;
+        Figures { size, size_diff, count, count_diff, stderr, diff_stderr }
     }
 }
 
 impl From<&Totals> for Figures {
     fn from(totals: &Totals) -> Figures {
         let Totals { size, size_diff, count, count_diff, .. } = *totals;
-        Figures { size, size_diff, count, count_diff }
+        Figures { size, size_diff, count, count_diff, stderr: 0, diff_stderr: 0 }
     }
 }
 
@@ -125,6 +143,7 @@ mod tests {
             domain: 0,
             size,
             count,
+            stderr: 0,
             traceback: Traceback::new(
                 frames.iter().map(|&(function, file, line)| Frame::new(Some(function), file, line)),
             ),
@@ -191,10 +210,41 @@ mod tests {
     }
 
     #[test]
+    fn estimates_have_their_errors_behind_them() {
+        let sampled = |size, stderr| {
+            let mut traces = snapshot(&[(size, 61, &[INSERT, MAIN]), (512, 1, &[MAIN])]).traces().to_vec();
+            traces[0].stderr = stderr;
+            Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces)
+        };
+        let mut rows = sampled(4 << 20, 4 << 10).compare_to(&sampled(3 << 20, 3 << 10), GroupBy::Line);
+        crate::statistics::Order::Size.sort(&mut rows);
+        // Of a total that is exact: 5 MiB in 100 blocks.
+        let mut total = Totals::default();
+        (total.size, total.size_diff, total.count, total.count_diff) = (5 << 20, 1 << 20, 100, 7);
+        let shown = top(rows.clone(), 1).of_total(total);
+        assert_eq!(
+            text(&shown, GroupBy::Line),
+            "1024.00 new KiB, 4096.00 total KiB, 0 new blocks, 61 total blocks, ±5.00 new KiB, ±4.00 total KiB\n\
+             \x20 File \"src/cache.rs\", line 42, in my_service::cache::Cache::insert\n\
+             # other: 0.00 new KiB, 1024.00 total KiB, 7 new blocks, 39 total blocks\n\
+             # total: 1024.00 new KiB, 5120.00 total KiB, 7 new blocks, 100 total blocks\n"
+        );
+        let at = SystemTime::UNIX_EPOCH;
+        let json: serde_json::Value = serde_json::from_str(&json(&shown, at, at, 524_288)).unwrap();
+        assert_eq!((&json["sample_interval"], &json["rows"][0]["stderr"]), (&524_288.into(), &4_096.into()));
+        assert_eq!(json["rows"][0]["diff_stderr"], 5_120);
+        assert!(json["other"].get("stderr").is_none());
+        // Where the rows are estimated to hold more, the total is theirs and nothing is left.
+        total.size = 4 << 20;
+        let shown = top(rows, 2).of_total(total);
+        assert_eq!((shown.total.size, shown.other.size), ((4 << 20) + 512, 0));
+    }
+
+    #[test]
     fn json_has_the_words_of_the_file() {
         let at = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
         assert_eq!(
-            json(&compared(GroupBy::Line, 1), at(1_793_000_000_250), at(1_792_999_700_000)),
+            json(&compared(GroupBy::Line, 1), at(1_793_000_000_250), at(1_792_999_700_000), 0),
             "{\"version\":1,\"taken_at\":1793000000.25,\"since\":1792999700.0,\"rows\":[{\"name\":\"src/cache.rs:42\",\"size\":616765,\"size_diff\":0,\
              \"count\":6161,\"count_diff\":0,\"total_frames\":1,\"frames\":[{\"function\":\
              \"my_service::cache::Cache::insert\",\"file\":\"src/cache.rs\",\"line\":42}]}],\

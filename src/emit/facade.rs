@@ -12,7 +12,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::names::{self, Unit};
-use super::prometheus::record;
+use super::prometheus::{record, set};
+use super::{Value, labels};
 use crate::collector::Collector;
 use crate::control;
 use crate::error::Error;
@@ -54,8 +55,9 @@ pub fn metrics(collector: &Collector) -> Facade {
 pub struct Facade {
     collector: Collector,
     max_sites: usize,
-    /// Held while values are set, so that those of an earlier snapshot never come last.
-    turn: Arc<Mutex<()>>,
+    /// Held while values are set, so that those of an earlier snapshot never come last. Whether standard
+    /// errors were among them: then they are for ever.
+    turn: Arc<Mutex<bool>>,
 }
 
 impl Facade {
@@ -97,8 +99,16 @@ impl Facade {
     /// fall. What is allocated meanwhile, by the recorder too, is heapgauge's own.
     pub fn collect(&self) {
         let _own = control::own();
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        record(&self.collector.collect_following(self.max_sites).sticky());
+        let mut has_errors = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.collector.collect_following(self.max_sites).sticky();
+        *has_errors |= report.is_estimated();
+        record(&report);
+        if *has_errors && !report.is_estimated() {
+            let family = &names::SITE_LIVE_STDERR_BYTES;
+            for site in &report.sites {
+                set(family, labels(family, &[&site.site(), &site.function_label()]), Value::Level(0));
+            }
+        }
     }
 
     /// Starts a thread that [describes](Facade::describe) the metrics, [collects](Facade::collect) now and
@@ -281,6 +291,28 @@ mod tests {
         assert_eq!((site("000000000000000a"), site("0000000000000014")), (0.0, 7.0));
     }
 
+    #[test]
+    fn an_error_falls_to_zero_when_no_block_is_sampled_any_more() {
+        let fake = Fake::new();
+        let facade = metrics(&fake.collector(25, 300));
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let error = || {
+            metrics::with_local_recorder(&recorder, || facade.collect());
+            let text = recorder.handle().render();
+            let mut errors = series(&text).into_iter().filter(|(name, _)| name.contains("stderr"));
+            errors.next().map(|(_, error)| error)
+        };
+        fake.holds(2, 10, 1_000, 10);
+        assert_eq!(error(), None);
+        fake.at(10);
+        fake.is_sampled(2, 70.0);
+        assert_eq!(error(), Some(70.0));
+        fake.at(20);
+        fake.is_sampled(2, 0.0);
+        fake.heap().sample_interval = 0;
+        assert_eq!(error(), Some(0.0));
+    }
+
     /// A recorder that appends units to names finds them there already.
     #[test]
     fn names_stay_as_they_are_with_units() {
@@ -304,7 +336,8 @@ mod tests {
         let with_units = sorted(describe_and_collect(PrometheusBuilder::new().with_recommended_naming(true)));
         assert_eq!(with_units, plain);
         for family in names::ALL {
-            let has_series = family.name != "heap_memory_limit_bytes";
+            let has_series =
+                !["heap_memory_limit_bytes", "heap_site_live_stderr_bytes"].contains(&family.name);
             let help = format!("# HELP {} {}", family.name, family.help);
             assert_eq!(plain.contains(&help), has_series, "{help}");
         }

@@ -79,6 +79,9 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     each_site(&names::SITE_LIVE_BLOCKS, &|site| Level(site.live_blocks));
     each_site(&names::SITE_LIVE_DELTA_BYTES, &|site| Change(site.delta_bytes));
     each_site(&names::SITE_LIVE_DELTA_BLOCKS, &|site| Change(site.delta_blocks));
+    if report.is_estimated() {
+        each_site(&names::SITE_LIVE_STDERR_BYTES, &|site| Level(site.live_stderr_bytes));
+    }
     for site in &report.sites {
         let values: [&str; 5] =
             [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.krate()];

@@ -147,6 +147,14 @@ pub(crate) static SITE_LIVE_DELTA_BLOCKS: Family = family(
     &["site", "function"],
     "Change of heap_site_live_blocks since the baseline, signed; its age is heap_delta_window_seconds.",
 );
+pub(crate) static SITE_LIVE_STDERR_BYTES: Family = family(
+    "heap_site_live_stderr_bytes",
+    "heap.site.live.stderr",
+    Gauge,
+    Bytes,
+    &["site", "function"],
+    "Standard error of heap_site_live_bytes; absent while every allocation is recorded.",
+);
 pub(crate) static SITE_INFO: Family = family(
     "heap_site_info",
     "heap.site.info",
@@ -252,7 +260,7 @@ pub(crate) static BUILD_INFO: Family = family(
 
 /// All of them, in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
-pub(crate) static ALL: [&Family; 28] = [
+pub(crate) static ALL: [&Family; 29] = [
     &TRACKING,
     &START,
     &LIVE_BYTES,
@@ -266,6 +274,7 @@ pub(crate) static ALL: [&Family; 28] = [
     &SITE_LIVE_BLOCKS,
     &SITE_LIVE_DELTA_BYTES,
     &SITE_LIVE_DELTA_BLOCKS,
+    &SITE_LIVE_STDERR_BYTES,
     &SITE_INFO,
     &SITES,
     &SITES_EXPORTED,

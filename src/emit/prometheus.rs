@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use metrics::{Label, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use super::{Value, each_series, names, text};
+use super::names::Family;
+use super::{Labels, Value, each_series, names, text};
 use crate::collector::{Collector, Report};
 use crate::control;
 
@@ -57,15 +58,18 @@ fn render(report: &Report) -> String {
 
 /// Hands every series of `report` to the recorder of the calling thread.
 pub(super) fn record(report: &Report) {
-    each_series(report, &mut |family, labels, value| {
-        let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
-        match value {
-            Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
-            Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
-            Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
-            Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
-        }
-    });
+    each_series(report, &mut set);
+}
+
+/// Hands one series to the recorder of the calling thread.
+pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
+    let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
+    match value {
+        Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
+        Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
+        Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
+        Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
+    }
 }
 
 /// The text of the application's own recorder and heapgauge's after it, as one exposition.
@@ -134,9 +138,17 @@ mod tests {
         assert_eq!(text.len(), expected.len());
     }
 
+    /// The sample with its sites estimated.
+    fn sampled_report() -> Report {
+        let mut report = sample_report();
+        report.sample_interval_bytes = 512 << 10;
+        report.sites[0].live_stderr_bytes = 724_077;
+        report
+    }
+
     #[test]
     fn every_family_has_its_help_and_type_once() {
-        let text = render(&sample_report());
+        let text = render(&sampled_report());
         for family in names::ALL {
             let kind = if family.kind.is_counter() { "counter" } else { "gauge" };
             for header in [
@@ -147,6 +159,26 @@ mod tests {
             }
         }
         assert_eq!(text.matches("# TYPE").count(), names::ALL.len());
+    }
+
+    #[test]
+    fn errors_are_shown_of_estimates_only() {
+        assert!(!render(&sample_report()).contains("heap_site_live_stderr_bytes"));
+        let text = render(&sampled_report());
+        let errors: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("heap_site_live_stderr")).collect();
+        assert_eq!(
+            errors,
+            [
+                r#"heap_site_live_stderr_bytes{site="feed000000000007",function="app::load/it"} 0"#,
+                r#"heap_site_live_stderr_bytes{site="feed00000000002a",function="app::cache::Cache::insert"} 724077"#,
+            ]
+        );
+        assert!(text.contains("\nheap_sample_interval_bytes 524288\n"));
+        // Exact again, while sampled blocks live.
+        let mut report = sampled_report();
+        report.sample_interval_bytes = 0;
+        assert!(render(&report).contains("heap_site_live_stderr_bytes{"));
     }
 
     #[test]
@@ -184,13 +216,14 @@ mod tests {
         assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
     }
 
-    /// 40 sites of five series each and what there is once.
+    /// 40 sites of five series each and what there is once; 35 of six where they are estimates.
     #[test]
     fn at_most_240_series() {
-        let mut report = sample_report();
-        report.sites =
-            (0..40).map(|line| crate::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0)).collect();
-        let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(series, 227);
+        for (mut report, sites, expected) in [(sample_report(), 40, 227), (sampled_report(), 35, 237)] {
+            let row = |line| crate::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0);
+            report.sites = (0..sites).map(row).collect();
+            let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
+            assert_eq!(series, expected);
+        }
     }
 }

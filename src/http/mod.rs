@@ -166,7 +166,7 @@ async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 
 /// The rows asked for, or why there are none.
 fn show(collector: &Collector, query: &Query) -> Response {
-    let Compared { new, old } = match collector.compare(query.since) {
+    let Compared { new, old, total } = match collector.compare(query.since) {
         Ok(compared) => compared,
         Err(Nothing::TrackingOff(off)) => {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
@@ -178,10 +178,13 @@ fn show(collector: &Collector, query: &Query) -> Response {
     };
     let mut rows = new.compare_to(&old, query.group_by);
     query.order.sort(&mut rows);
-    let top = statistics::top(rows, query.top);
+    let top = statistics::top(rows, query.top).of_total(total);
     match query.format {
         Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
-        Format::Json => answer(StatusCode::OK, JSON, diff::json(&top, new.taken_at(), old.taken_at())),
+        Format::Json => {
+            let text = diff::json(&top, new.taken_at(), old.taken_at(), new.sample_interval());
+            answer(StatusCode::OK, JSON, text)
+        }
     }
 }
 

@@ -105,11 +105,14 @@ impl<T: Read> Read for Bounded<T> {
 
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut file = serializer.serialize_struct("Snapshot", 5)?;
+        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
         file.serialize_field("version", &VERSION)?;
         file.serialize_field("taken_at", &self.taken_at)?;
         file.serialize_field("traceback_limit", &self.traceback_limit)?;
         file.serialize_field("build_id", &self.build_id)?;
+        if self.sample_interval != 0 {
+            file.serialize_field("sample_interval", &self.sample_interval)?;
+        }
         file.serialize_field("traces", &self.traces)?;
         file.end()
     }
@@ -117,10 +120,13 @@ impl Serialize for Snapshot {
 
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut trace = serializer.serialize_struct("Trace", 5)?;
+        let mut trace = serializer.serialize_struct("Trace", 5 + usize::from(self.stderr != 0))?;
         trace.serialize_field("domain", &self.domain)?;
         trace.serialize_field("size", &self.size)?;
         trace.serialize_field("count", &self.count)?;
+        if self.stderr != 0 {
+            trace.serialize_field("stderr", &self.stderr)?;
+        }
         trace.serialize_field("total_frames", &self.traceback.total_frames())?;
         trace.serialize_field("frames", &FileFrames(self.traceback.frames()))?;
         trace.end()
@@ -226,6 +232,7 @@ enum SnapshotMember {
     TakenAt,
     TracebackLimit,
     BuildId,
+    SampleInterval,
     Traces,
     #[serde(other)]
     Unknown,
@@ -248,6 +255,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
         let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
+        let mut interval = None;
         while let Some(member) = map.next_key()? {
             match member {
                 SnapshotMember::Version => {
@@ -270,6 +278,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
                 SnapshotMember::BuildId => {
                     once::<Option<String>, _>(&mut build_id, map.next_value()?, "build_id")?;
                 }
+                SnapshotMember::SampleInterval => once(&mut interval, map.next_value()?, "sample_interval")?,
                 // Said before it is read: two would take twice the memory.
                 SnapshotMember::Traces if traces.is_some() => {
                     return Err(de::Error::duplicate_field("traces"));
@@ -285,6 +294,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
             taken_at: given(taken_at, "taken_at")?,
             traceback_limit: given(limit, "traceback_limit")?,
             build_id: build_id.flatten(),
+            sample_interval: interval.unwrap_or(0),
             traces: given(traces, "traces")?,
         })
     }
@@ -331,6 +341,7 @@ enum TraceMember {
     Domain,
     Size,
     Count,
+    Stderr,
     TotalFrames,
     Frames,
     #[serde(other)]
@@ -355,12 +366,13 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Trace, M::Error> {
         let OneTrace { number, shared } = self;
         let (mut domain, mut size, mut count, mut total) = (None, None, None, None);
-        let mut has_frames = None;
+        let (mut stderr, mut has_frames) = (None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 TraceMember::Domain => once(&mut domain, map.next_value()?, "domain")?,
                 TraceMember::Size => once(&mut size, map.next_value()?, "size")?,
                 TraceMember::Count => once(&mut count, map.next_value()?, "count")?,
+                TraceMember::Stderr => once(&mut stderr, map.next_value()?, "stderr")?,
                 TraceMember::TotalFrames => once(&mut total, map.next_value()?, "total_frames")?,
                 TraceMember::Frames => {
                     once(&mut has_frames, (), "frames")?;
@@ -382,6 +394,7 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
             domain: given(domain, "domain")?,
             size: given(size, "size")?,
             count: given(count, "count")?,
+            stderr: stderr.unwrap_or(0),
             traceback: Traceback::shared(shared.traceback.as_slice(), total),
         })
     }

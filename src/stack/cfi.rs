@@ -222,7 +222,7 @@ pub(super) fn walk_and_learn(
         walk::<true>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
     let sum = gather.fingerprint();
-    tools.buffer.header.len = gather.len as u32;
+    tools.buffer.header.len = gather.len as u16;
     tools.buffer.header.truncated = ended == Ended::Cut;
     if ended == Ended::Other {
         return None;

@@ -140,7 +140,7 @@ fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     let truncated = fallback::walk(&mut gather, from);
     let (sum, len) = (gather.fingerprint(), gather.len);
-    tools.buffer.header.len = len as u32;
+    tools.buffer.header.len = len as u16;
     tools.buffer.header.truncated = truncated;
     Fingerprint { sum, layout: 0 }
 }
