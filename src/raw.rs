@@ -138,7 +138,12 @@ pub(crate) fn live_bytes() -> u64 {
 
 /// Bytes of heapgauge's own tables, and of what its read side holds.
 pub(crate) fn overhead_bytes() -> u64 {
-    memory::bytes() + tag_map::resident_bytes() + read_one(OVERHEAD).live_bytes()
+    held_bytes() + tag_map::resident_bytes()
+}
+
+/// The same without the tag map, which takes a call of the system.
+pub(crate) fn held_bytes() -> u64 {
+    memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
 
 /// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,
