@@ -100,6 +100,10 @@ impl Image {
         0
     }
 
+    pub(super) fn length(&self) -> u64 {
+        0
+    }
+
     pub(super) fn functions_cost(&self) -> u64 {
         0
     }
@@ -155,6 +159,8 @@ mod linux {
         cost: u64,
         /// Bytes of the table of symbols.
         symbols: u64,
+        /// Bytes of the file.
+        length: u64,
     }
 
     impl Image {
@@ -188,6 +194,7 @@ mod linux {
                 line_strings: section(".debug_line_str"),
                 string_offsets: section(".debug_str_offsets"),
                 cost: cost(&elf),
+                length: file.metadata().ok()?.len(),
                 symbols: elf.section_by_name(".symtab").map_or(0, |section| section.size()),
                 file,
             })
@@ -196,6 +203,11 @@ mod linux {
         /// Bytes that opening the line tables takes, before the first address is looked up: an estimate.
         pub(in crate::symbols) fn lines_cost(&self) -> u64 {
             self.cost
+        }
+
+        /// Bytes of address space that `backtrace` takes to map the file.
+        pub(in crate::symbols) fn length(&self) -> u64 {
+            self.length
         }
 
         /// Bytes that [`functions`](Image::functions) takes, at most.
@@ -430,7 +442,8 @@ mod linux {
     /// See [`Image::lines_cost`]. `backtrace` keeps 24 bytes a symbol, `addr2line` 32 for 16 in `.debug_aranges`, both in
     /// vectors that grow; of each unit the abbreviations, some 110 bytes for 10, and the names of its files; and
     /// compressed sections as they were before. An executable of 307 MB took 28 MB, here 31; the C library's debug
-    /// file, of compressed sections, 31 MB.
+    /// file, of compressed sections, 31 MB. The standard library's units are always among the first to be looked
+    /// at, and take some megabytes.
     fn cost(elf: &Elf<'_>) -> u64 {
         let sections = elf.sections().filter_map(|section| {
             let name = section.name().ok()?;
@@ -447,7 +460,11 @@ mod linux {
             let inflated = if is_compressed && name.starts_with(".debug_") { size } else { 0 };
             Some(parsed + inflated)
         });
-        sections.fold(0, u64::saturating_add)
+        const FIRST_UNITS: u64 = 8 << 20;
+        match sections.fold(0, u64::saturating_add) {
+            0 => 0,
+            cost => cost.saturating_add(FIRST_UNITS),
+        }
     }
 
     enum Value {

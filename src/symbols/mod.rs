@@ -547,6 +547,8 @@ struct Batch<'a> {
     in_vain: usize,
     /// heapgauge's memory but for the names and what is parsed, when the batch began.
     tables: u64,
+    /// What of it `control::own_bytes` does not know.
+    tag_map: u64,
     /// The process's memory then.
     resident: usize,
 }
@@ -626,6 +628,7 @@ impl<'a> Batch<'a> {
             largest_step: 0,
             last_module: None,
             in_vain: 0,
+            tag_map: control::tracker_memory().saturating_sub(control::own_bytes()),
             tables: control::tracker_memory().saturating_sub(symbols.memory_bytes()),
             resident: trim::private_bytes(),
         })
@@ -687,7 +690,12 @@ impl<'a> Batch<'a> {
         };
         let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
         let room = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
-        while cost(opened.detail) > room && opened.detail != Detail::Offsets {
+        let [address_space, private] = trim::room();
+        let room = room.min(private / 2);
+        let maps = image.map_or(0, Image::length);
+        while cost(opened.detail) > room && opened.detail != Detail::Offsets
+            || opened.detail == Detail::Lines && cost(opened.detail).saturating_add(maps) > address_space / 2
+        {
             opened.detail = opened.detail.less();
         }
         opened.parsed = true;
@@ -711,7 +719,7 @@ impl<'a> Batch<'a> {
 
     /// What is held now.
     fn held(&self) -> u64 {
-        control::own_bytes().max(self.kept())
+        (control::own_bytes() + self.tag_map).max(self.kept())
     }
 
     fn drop_parsed(&mut self) {
