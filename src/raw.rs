@@ -117,16 +117,21 @@ pub(crate) fn take() -> RawSnapshot {
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
         peak_bytes: tracker::peak(live),
-        dropped: Dropped {
-            stacks: tracker::dropped(Reason::Stacks),
-            memory: tracker::dropped(Reason::Memory),
-            threads: tracker::dropped(Reason::Threads),
-            reentrant: tracker::dropped(Reason::Reentrant),
-        },
+        dropped: dropped(),
         truncated_stacks: tracker::truncated(),
         fallback_walks: tracker::fallbacks(),
         sample_interval_bytes: 0,
         capture: stack::walker(),
+    }
+}
+
+/// Events dropped since the process began.
+pub(crate) fn dropped() -> Dropped {
+    Dropped {
+        stacks: tracker::dropped(Reason::Stacks),
+        memory: tracker::dropped(Reason::Memory),
+        threads: tracker::dropped(Reason::Threads),
+        reentrant: tracker::dropped(Reason::Reentrant),
     }
 }
 
