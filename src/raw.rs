@@ -125,16 +125,21 @@ pub(crate) fn take() -> RawSnapshot {
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
         peak_bytes: tracker::peak(totals.live_bytes()),
-        dropped: Dropped {
-            stacks: tracker::dropped(Reason::Stacks),
-            memory: tracker::dropped(Reason::Memory),
-            threads: tracker::dropped(Reason::Threads),
-            reentrant: tracker::dropped(Reason::Reentrant),
-        },
+        dropped: dropped(),
         truncated_stacks: tracker::truncated(),
         fallback_walks: tracker::fallbacks(),
         sample_interval_bytes: tracker::plan().interval().into(),
         capture: stack::walker(),
+    }
+}
+
+/// Events dropped since the process began.
+pub(crate) fn dropped() -> Dropped {
+    Dropped {
+        stacks: tracker::dropped(Reason::Stacks),
+        memory: tracker::dropped(Reason::Memory),
+        threads: tracker::dropped(Reason::Threads),
+        reentrant: tracker::dropped(Reason::Reentrant),
     }
 }
 
@@ -146,7 +151,12 @@ pub(crate) fn live_bytes() -> u64 {
 
 /// Bytes of heapgauge's own tables, and of what its read side holds.
 pub(crate) fn overhead_bytes() -> u64 {
-    memory::bytes() + tag_map::resident_bytes() + read_one(OVERHEAD).live_bytes()
+    held_bytes() + tag_map::resident_bytes()
+}
+
+/// The same without the tag map, which takes a call of the system.
+pub(crate) fn held_bytes() -> u64 {
+    memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
 
 /// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,

@@ -28,6 +28,8 @@ use crate::config::{self, Config};
 use crate::control;
 use crate::error::Error;
 use crate::http::{self, Access, REQUEST_TIME};
+use crate::raw::{self, Dropped};
+use crate::symbols;
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
@@ -336,6 +338,7 @@ fn run(
 
 /// The collector's clock: baselines when they are due, and names for what was left unnamed.
 async fn keep_time(collector: &Collector) {
+    let mut losses = Losses::default();
     loop {
         // A fault of ours costs this turn only.
         let turn = |act: &dyn Fn() -> Option<Duration>| catch_unwind(AssertUnwindSafe(act)).ok().flatten();
@@ -343,7 +346,39 @@ async fn keep_time(collector: &Collector) {
         while turn(&|| collector.name_slice().then_some(NAMING_REST)).is_some() {
             sleep(NAMING_REST).await;
         }
+        losses.look(raw::dropped(), symbols::global().over_limit());
         sleep(due.clamp(Duration::from_millis(10), CLOCK_STEP)).await;
+    }
+}
+
+/// Which limits have been reached so far. Each is one line on stderr, once.
+#[derive(Default)]
+struct Losses {
+    tables: bool,
+    names: bool,
+    stacks: bool,
+}
+
+impl Losses {
+    fn look(&mut self, dropped: Dropped, over_limit: u64) {
+        for (said, count, line) in [
+            (
+                &mut self.tables,
+                dropped.memory,
+                "no more memory for tables (HEAPGAUGE_MAX_OVERHEAD): new stacks are counted at [unrecorded]",
+            ),
+            (
+                &mut self.names,
+                over_limit,
+                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): some sites go by function, or by module and \
+                 offset",
+            ),
+            (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
+        ] {
+            if count > 0 && !std::mem::replace(said, true) {
+                say(&line);
+            }
+        }
     }
 }
 

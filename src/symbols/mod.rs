@@ -6,7 +6,10 @@
 //! heapgauge's own.
 //!
 //! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
-//! within one, now and then, while the overhead limit is passed; kept are only the names found, each text once.
+//! within one whenever the overhead limit is passed; kept are only the names found, each text once. A module whose
+//! line tables cannot even be opened within the limit, by an estimate or as found, goes by its table of symbols, and
+//! where that does not fit either, by offsets. What may pass the limit, and only while one address is looked up, are
+//! the tables of one compilation unit.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -44,15 +47,19 @@ const LABEL_CHARS: usize = 120;
 /// A batch names this many addresses whatever its time budget, so that every batch gets on.
 const LEAST_PER_BATCH: usize = 16;
 
-/// Between two looks at the overhead within a batch.
-const ADDRESSES_PER_CHECK: usize = 32;
+/// So many addresses are named in their own order, in which those of one compilation unit stand together: what is
+/// parsed for the one serves the next, and can then be dropped.
+const WINDOW: usize = 1024;
 
 /// No code lies in the first page.
 const LOWEST_CODE: usize = 4096;
 
-/// At least this many addresses are named before parsed debug information is dropped because of the limit:
-/// parsing it again takes some 50 ms.
-const LEAST_PER_PARSE: usize = 256;
+/// Opening line tables anew takes some 50 ms, in an executable of 300 MB half a second: it should serve so many
+/// addresses.
+const LEAST_PER_PARSE: usize = 16;
+
+/// When it has not, so many times in a row, a module is too large for the overhead limit.
+const IN_VAIN: usize = 4;
 
 /// Less than this left over from a batch is not worth giving back.
 const LEFT_OVER: usize = 8 << 20;
@@ -272,14 +279,28 @@ impl Symbols {
         let mut progress = Progress::default();
         let mut batch: Option<Batch<'_>> = None;
         let mut over = false;
-        for stack in stacks {
-            progress.total += 1;
-            let mut missing = self.names().missing(stack);
-            if self.full.load(Ordering::Relaxed) {
-                self.over_limit.fetch_add(missing.len() as u64, Ordering::Relaxed);
-                missing.clear();
+        let mut window = Vec::new();
+        loop {
+            window.clear();
+            let mut missing = Vec::new();
+            for stack in &mut *stacks {
+                window.push(stack);
+                missing.extend(self.names().missing(stack));
+                if missing.len() >= WINDOW {
+                    break;
+                }
             }
-            for address in missing.iter() {
+            if window.is_empty() {
+                progress.more = over && progress.named < progress.total;
+                return progress;
+            }
+            missing.sort_unstable();
+            missing.dedup();
+            for (at, address) in missing.iter().enumerate() {
+                if self.full.load(Ordering::Relaxed) {
+                    self.over_limit.fetch_add((missing.len() - at) as u64, Ordering::Relaxed);
+                    break;
+                }
                 if over {
                     break;
                 }
@@ -293,14 +314,14 @@ impl Symbols {
                 batch.name(*address);
                 over = batch.named >= LEAST_PER_BATCH && begin.elapsed() >= budget;
             }
-            let nameless =
-                |names: &Names| missing.iter().any(|address| !names.addresses.contains_key(address));
-            if missing.is_empty() || self.full.load(Ordering::Relaxed) || !nameless(&self.names()) {
-                progress.named += 1;
-            }
+            let names = self.names();
+            let is_named = |stack: &&&[usize]| names.missing(stack).is_empty();
+            progress.total += window.len();
+            progress.named += match self.full.load(Ordering::Relaxed) {
+                true => window.len(),
+                false => window.iter().filter(is_named).count(),
+            };
         }
-        progress.more = over && progress.named < progress.total;
-        progress
     }
 
     /// Bytes of the names kept, an estimate from capacities; part of `tracker_memory`.
@@ -323,8 +344,13 @@ impl Symbols {
 
     /// Sets how much heapgauge may hold before new addresses go by module and offset.
     pub(crate) fn set_max_overhead(&self, bytes: u64) {
-        self.max_overhead.store(bytes, Ordering::Relaxed);
+        let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
+        if bytes > before && self.over_limit() > 0 {
+            // What went by offset may have a name now.
+            let _own = control::own();
+            self.names().forget();
+        }
     }
 
     /// What the main executable gives names from: `lines`, `functions` or `none`. The first call reads the
@@ -358,8 +384,8 @@ impl Symbols {
         let epoch = control::modules_epoch();
         let mut names = self.names();
         if names.epoch != epoch {
-            let look_through = std::mem::take(&mut names.look_through);
-            *names = Names { epoch, look_through, ..Names::default() };
+            names.forget();
+            names.epoch = epoch;
         }
     }
 
@@ -545,6 +571,12 @@ impl Names {
             .map_or(0, |(at, _)| at)
     }
 
+    /// Forgets all names.
+    fn forget(&mut self) {
+        let look_through = std::mem::take(&mut self.look_through);
+        *self = Names { epoch: self.epoch, look_through, ..Names::default() };
+    }
+
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
         let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
         addresses.iter().copied().filter(|address| !known(*address)).collect()
@@ -612,11 +644,25 @@ struct Batch<'a> {
     /// By module, opened when its first address comes.
     opened: HashMap<usize, Opened>,
     named: usize,
-    named_before_parse: usize,
-    /// Before the batch: heapgauge's memory, the names' share of it, and the process's.
-    overhead: u64,
-    memory: u64,
+    /// Since the parsed debug information was last dropped.
+    named_since: usize,
+    /// The most that one address has added to it, but for those that opened a module.
+    largest_step: u64,
+    /// Of the last address.
+    last_module: Option<usize>,
+    /// How often in a row it was dropped after fewer than [`LEAST_PER_PARSE`] addresses.
+    in_vain: usize,
+    /// heapgauge's memory but for the names and what is parsed, when the batch began.
+    tables: u64,
+    /// What of it `control::own_bytes` does not know.
+    tag_map: u64,
+    /// The process's memory then.
     resident: usize,
+}
+
+/// Under which a module is kept in [`Batch::opened`].
+fn key(module: Option<usize>) -> usize {
+    module.unwrap_or(usize::MAX)
 }
 
 /// What one module's file says beside its line tables.
@@ -627,6 +673,25 @@ struct Opened {
     image: Option<Image>,
     functions: Option<Functions>,
     places: HashMap<(String, Option<String>), Place>,
+    /// What names are made from is in memory.
+    parsed: bool,
+    detail: Detail,
+}
+
+/// How much of a module's names the overhead limit has room for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+enum Detail {
+    #[default]
+    Lines,
+    /// Whole functions, from the table of symbols, which takes less.
+    Functions,
+    Offsets,
+}
+
+impl Detail {
+    fn less(self) -> Detail {
+        if self == Detail::Lines { Detail::Functions } else { Detail::Offsets }
+    }
 }
 
 /// One frame as `backtrace` gives it.
@@ -667,46 +732,134 @@ impl<'a> Batch<'a> {
             modules,
             opened: HashMap::new(),
             named: 0,
-            named_before_parse: 0,
-            overhead: control::tracker_memory(),
-            memory: symbols.memory_bytes(),
+            named_since: 0,
+            largest_step: 0,
+            last_module: None,
+            in_vain: 0,
+            tag_map: control::tracker_memory().saturating_sub(control::own_bytes()),
+            tables: control::tracker_memory().saturating_sub(symbols.memory_bytes()),
             resident: trim::private_bytes(),
         })
     }
 
     fn name(&mut self, address: usize) {
-        let frames = self.frames(address - 1);
-        self.named += 1;
-        self.symbols.names().insert(address, frames);
-        if self.named.is_multiple_of(ADDRESSES_PER_CHECK) {
-            self.check_overhead();
-        }
-    }
-
-    /// Ends naming for good when what is kept is over the limit; drops what is parsed when that is.
-    fn check_overhead(&mut self) {
-        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
-        let kept = (self.overhead + self.symbols.memory_bytes()).saturating_sub(self.memory);
-        if kept > limit {
+        // Names that fill the budget leave no room to look for more.
+        if self.kept() > self.limit() {
             self.symbols.full.store(true, Ordering::Relaxed);
+            self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        let since = self.named - self.named_before_parse;
-        if since >= LEAST_PER_PARSE && control::tracker_memory() > limit {
-            clear_symbol_cache();
-            self.opened.clear();
-            self.named_before_parse = self.named;
+        let module = image::module_of(&self.modules, address - 1);
+        self.open(module);
+        if self.named_since > 0 && self.held().saturating_add(self.largest_step) > self.limit() {
+            self.make_room(module);
+        }
+        let before = self.held();
+        let frames = self.frames(module, address - 1);
+        self.symbols.names().insert(address, frames);
+        self.named += 1;
+        self.named_since += 1;
+        // The first address of a module opens it.
+        if self.last_module == Some(key(module)) && self.named_since > 1 {
+            self.largest_step = self.largest_step.max(self.held().saturating_sub(before));
+        }
+        self.last_module = Some(key(module));
+        if self.held() > self.limit() {
+            self.make_room(module);
         }
     }
 
-    fn frames(&mut self, address: usize) -> Vec<(Frame, Origin)> {
-        let at = image::module_of(&self.modules, address);
-        let found = if self.is_known_to_backtrace(at) { look_up(address) } else { Vec::new() };
-        if found.iter().all(|frame| frame.name.is_none()) {
-            return vec![unnamed(&self.modules, address)];
+    /// Drops what is parsed. Where that has to be done again and again for a few addresses each, it would go on like
+    /// that: the module is too large.
+    fn make_room(&mut self, module: Option<usize>) {
+        self.in_vain = if self.named_since < LEAST_PER_PARSE { self.in_vain + 1 } else { 0 };
+        if self.in_vain >= IN_VAIN {
+            if let Some(opened) = self.opened.get_mut(&key(module)) {
+                opened.detail = opened.detail.less();
+            }
+            self.in_vain = 0;
+            self.largest_step = 0;
         }
-        let module = at.map(|at| &self.modules[at]);
-        let opened = self.opened.entry(at.unwrap_or(usize::MAX)).or_insert_with(|| Opened::of(module));
-        opened.name(&found, address)
+        self.drop_parsed();
+    }
+
+    /// Finds out how much of the module there is room for, and drops what else is parsed where both do not fit.
+    fn open(&mut self, module: Option<usize>) {
+        let opened =
+            self.opened.entry(key(module)).or_insert_with(|| Opened::of(module.map(|at| &self.modules[at])));
+        if opened.parsed {
+            return;
+        }
+        let image = opened.image.as_ref();
+        let cost = |detail| match detail {
+            Detail::Lines => image.map_or(0, Image::lines_cost),
+            Detail::Functions => image.map_or(0, Image::functions_cost),
+            Detail::Offsets => 0,
+        };
+        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let room = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
+        let [address_space, private] = trim::room();
+        let room = room.min(private / 2);
+        let maps = image.map_or(0, Image::length);
+        while cost(opened.detail) > room && opened.detail != Detail::Offsets
+            || opened.detail == Detail::Lines && cost(opened.detail).saturating_add(maps) > address_space / 2
+        {
+            opened.detail = opened.detail.less();
+        }
+        opened.parsed = true;
+        let cost = cost(opened.detail);
+        if self.held().saturating_add(cost) > limit {
+            self.drop_parsed();
+            if let Some(opened) = self.opened.get_mut(&key(module)) {
+                opened.parsed = true;
+            }
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.symbols.max_overhead.load(Ordering::Relaxed)
+    }
+
+    /// What will be held when the batch is over.
+    fn kept(&self) -> u64 {
+        self.tables + self.symbols.memory_bytes()
+    }
+
+    /// What is held now.
+    fn held(&self) -> u64 {
+        (control::own_bytes() + self.tag_map).max(self.kept())
+    }
+
+    fn drop_parsed(&mut self) {
+        clear_symbol_cache();
+        for opened in self.opened.values_mut() {
+            opened.functions = None;
+            opened.parsed = false;
+        }
+        self.named_since = 0;
+    }
+
+    fn frames(&mut self, module: Option<usize>, address: usize) -> Vec<(Frame, Origin)> {
+        let detail = self.opened.get(&key(module)).map_or(Detail::Offsets, |opened| opened.detail);
+        if detail != Detail::Lines {
+            self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
+        }
+        let may_ask = detail == Detail::Lines && self.is_known_to_backtrace(module);
+        let mut found = if may_ask { look_up(address) } else { Vec::new() };
+        if found.iter().all(|frame| frame.name.is_none()) {
+            found.clear();
+        }
+        match self.opened.get_mut(&key(module)) {
+            Some(opened) if detail != Detail::Offsets => {
+                // `backtrace` maps the whole file, for which there may be no address space.
+                found.extend(if found.is_empty() { opened.symbol(address) } else { None });
+                if !found.is_empty() {
+                    return opened.name(&found, address);
+                }
+            }
+            _ => {}
+        }
+        vec![unnamed(&self.modules, address)]
     }
 
     fn is_known_to_backtrace(&self, module: Option<usize>) -> bool {
@@ -791,15 +944,26 @@ impl Opened {
         named
     }
 
+    /// What the table of symbols says of an address: the function, without its inlined ones and without lines.
+    fn symbol(&mut self, address: usize) -> Option<Found> {
+        let bias = self.bias;
+        let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
+        Some(Found { name: Some(name), file: None, line: 0 })
+    }
+
+    fn functions(&mut self) -> Option<&Functions> {
+        let image = self.image.as_ref()?;
+        Some(self.functions.get_or_insert_with(|| image.functions()))
+    }
+
     /// The demangled symbol of the function that holds the address.
     fn compiled(&mut self, name: &str, address: usize) -> Option<String> {
         if let Some(path) = demangle(name) {
             return Some(path);
         }
         let bare = names::normalise(name, None);
-        let image = self.image.as_ref()?;
-        let functions = self.functions.get_or_insert_with(|| image.functions());
-        let symbols = functions.names_at(address.wrapping_sub(self.bias) as u64);
+        let bias = self.bias;
+        let symbols = self.functions()?.names_at(address.wrapping_sub(bias) as u64);
         symbols
             .iter()
             .filter_map(|symbol| demangle(symbol))
@@ -976,20 +1140,49 @@ mod tests {
     fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
         let symbols = Symbols::new();
         symbols.set_max_overhead(0);
-        let stacks = code(ADDRESSES_PER_CHECK + 1);
+        let stacks = code(40);
         let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
         assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len(), more: false });
-        assert_eq!(symbols.over_limit(), 1);
+        assert_eq!(symbols.over_limit(), 40);
 
-        let site = symbols.site(stacks[ADDRESSES_PER_CHECK]).unwrap();
+        let site = symbols.site(stacks[39]).unwrap();
         assert!(site.function.starts_with("heapgauge-"), "{}", site.function);
         assert!(site.function.contains("+0x"), "{}", site.function);
         assert_eq!((&*site.file, site.line, &*site.krate), ("<unknown>", 0, "<unknown>"));
         let memory = symbols.memory_bytes();
-        let more = code(2 * ADDRESSES_PER_CHECK).split_off(ADDRESSES_PER_CHECK + 1);
+        let more = code(100).split_off(40);
         assert_eq!(symbols.resolve(&mut more.iter().copied(), Duration::MAX).named, more.len());
         assert!(more.iter().all(|stack| symbols.site(stack).is_some()));
-        assert_eq!(symbols.memory_bytes(), memory);
+        assert_eq!((symbols.memory_bytes(), symbols.over_limit()), (memory, 100));
+
+        // With more room it is as if nothing had been asked before.
+        symbols.set_max_overhead(DEFAULT_MAX_OVERHEAD);
+        assert_eq!(symbols.site(stacks[39]), None);
+        symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        assert_eq!(&*symbols.site(stacks[39]).unwrap().krate, "heapgauge");
+    }
+
+    /// Half of what is needed each time, and far more than the names found.
+    #[test]
+    fn a_module_too_large_for_lines_goes_by_functions_and_then_by_offsets() {
+        let stacks = code(40);
+        let cost = {
+            let modules = image::modules();
+            let image = main_module(&modules).and_then(Image::open).unwrap();
+            [image.lines_cost(), image.functions_cost()]
+        };
+        assert!(cost[0] > 2 * cost[1] && cost[1] > 1 << 18, "{cost:?}");
+        for (room, name) in [(cost[0] / 2, "heapgauge::symbols::Symbols::resolve"), (cost[1] / 2, "+0x")] {
+            let symbols = Symbols::new();
+            symbols.set_max_overhead(control::tracker_memory() + room);
+            let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+            assert_eq!(progress, Progress { named: 40, total: 40, more: false });
+            assert_eq!(symbols.over_limit(), 40);
+            assert!(!symbols.full.load(Ordering::Relaxed));
+            let site = symbols.site(stacks[0]).unwrap();
+            assert!(site.function.contains(name), "{}", site.function);
+            assert_eq!((&*site.file, site.line), ("<unknown>", 0));
+        }
     }
 
     #[test]
