@@ -339,6 +339,21 @@ impl Order {
     }
 }
 
+#[cfg(any(feature = "http", test))]
+impl Order {
+    /// What rows with these figures are ordered by.
+    pub(crate) fn rank(self, totals: &Totals) -> (i128, u64, u64, i64) {
+        let Totals { size, size_diff, count, count_diff } = *totals;
+        let first = match self {
+            Order::Diff => size_diff.unsigned_abs().into(),
+            Order::Growth => i128::from(size_diff),
+            Order::Size => size.into(),
+            Order::Count => count.into(),
+        };
+        (first, size, count, count_diff)
+    }
+}
+
 /// The four figures of several rows together.
 ///
 /// # Examples
@@ -378,12 +393,21 @@ impl Totals {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn of(rows: &[StatisticDiff]) -> Totals {
-        rows.iter().fold(Totals::default(), |sum, row| Totals {
-            size: sum.size.saturating_add(row.size),
-            size_diff: sum.size_diff.saturating_add(row.size_diff),
-            count: sum.count.saturating_add(row.count),
-            count_diff: sum.count_diff.saturating_add(row.count_diff),
-        })
+        rows.iter().fold(
+            Totals::default(),
+            |sum, &StatisticDiff { size, size_diff, count, count_diff, .. }| {
+                sum.plus(Totals { size, size_diff, count, count_diff })
+            },
+        )
+    }
+
+    pub(crate) fn plus(self, other: Totals) -> Totals {
+        Totals {
+            size: self.size.saturating_add(other.size),
+            size_diff: self.size_diff.saturating_add(other.size_diff),
+            count: self.count.saturating_add(other.count),
+            count_diff: self.count_diff.saturating_add(other.count_diff),
+        }
     }
 }
 

@@ -28,6 +28,7 @@ const FLOORS: &[&[&str]] = &[
     &["symbols", "domains", "process"],
     &["snapshot", "traced"],
     &["filter", "statistics"],
+    &["tree"],
     &["collector"],
     &["emit"],
     &["config"],

@@ -8,6 +8,8 @@
 mod choose;
 #[cfg(any(feature = "http", test))]
 mod compare;
+#[cfg(any(feature = "http", test))]
+mod moments;
 mod report;
 mod ring;
 #[cfg(any(feature = "http", test))]
@@ -27,11 +29,15 @@ use crate::raw::RawStack;
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
-#[cfg(all(test, not(feature = "http")))]
-use compare::{Compared, Since};
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
+pub(crate) use moments::{Asked, Overview, SiteTotals, Sites, Stacks, Times};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
+#[cfg(any(feature = "http", test))]
+pub(crate) use ring::Past;
 use ring::{Kept, Ring};
 #[cfg(any(feature = "http", test))]
 use shelf::Shelf;
@@ -402,6 +408,8 @@ struct State {
     ring: Ring,
     #[cfg(any(feature = "http", test))]
     shelf: Shelf,
+    #[cfg(any(feature = "http", test))]
+    moments: moments::Moments,
     /// The counts of the previous collection, where `delta_window` is zero.
     previous: Option<Arc<Kept>>,
     /// When each site was last chosen by live bytes or delta.
@@ -427,6 +435,8 @@ impl State {
             epoch: None,
             names: Names::default(),
             unnamed: Vec::new(),
+            #[cfg(any(feature = "http", test))]
+            moments: moments::Moments::default(),
             slice: NAMING_SLICE,
             previous: None,
             tops: HashMap::new(),
@@ -441,6 +451,8 @@ impl State {
         self.ring.clear();
         #[cfg(any(feature = "http", test))]
         self.shelf.clear();
+        #[cfg(any(feature = "http", test))]
+        self.moments.clear();
         self.names = Names::default();
         self.unnamed.clear();
         self.previous = None;
@@ -469,6 +481,8 @@ impl State {
     }
 
     fn tick(&mut self) -> Duration {
+        #[cfg(any(feature = "http", test))]
+        self.forget_old_moments(self.world.now());
         if self.ring.due_in(self.world.now()).is_zero() {
             self.take();
         }
@@ -560,13 +574,28 @@ impl State {
     }
 
     fn finish(&mut self, draft: Draft) -> Arc<Report> {
-        let begun = self.world.now();
         let Draft { raw, spent, .. } = draft;
+        let report = Arc::new(self.report(&raw, self.world.now(), spent, raw.tracking));
+        if self.options.delta_window.is_zero() {
+            self.previous = Some(Arc::new(Kept::new(&raw)));
+        }
+        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
+        self.report = Some((self.world.now(), report.clone()));
+        report
+    }
+
+    /// The report of a snapshot, with the names there are. `begun`, `spent`: since when it is being made,
+    /// and how long it took before that.
+    fn report(&mut self, raw: &RawSnapshot, begun: Instant, spent: Duration, with_sites: bool) -> Report {
         let totals = raw.totals();
         let baseline = self.baseline(raw.taken);
-        self.adopt_names(&raw, baseline.as_deref());
-        let (sums, all) = self.sums(&raw, baseline.as_deref());
-        let sites = if raw.tracking { self.choose(&raw, &sums) } else { Vec::new() };
+        self.adopt_names(raw, baseline.as_deref());
+        let living = raw.stacks.iter().map(|stack| {
+            let counts = stack.counts;
+            (stack.id, counts.live_bytes(), counts.live_blocks())
+        });
+        let (sums, all) = self.sums(living, baseline.as_deref());
+        let sites = if with_sites { self.choose(raw, &sums) } else { Vec::new() };
 
         let mut other = all;
         for row in &sites {
@@ -579,7 +608,7 @@ impl State {
         self.number += 1;
         let (resident_bytes, memory_limit_bytes) =
             (self.world.resident_bytes(), self.world.memory_limit_bytes());
-        let report = Arc::new(Report {
+        Report {
             number: self.number,
             taken_at: raw.taken_at,
             duration: spent + self.world.now().saturating_duration_since(begun),
@@ -622,25 +651,23 @@ impl State {
                 capture: raw.capture,
                 symbols: self.world.symbols(),
             },
-        });
-        if self.options.delta_window.is_zero() {
-            self.previous = Some(Arc::new(Kept::new(&raw)));
         }
-        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
-        self.report = Some((self.world.now(), report.clone()));
-        report
     }
 
-    /// Counts by site, in the order of `names.sites`, and of everything.
-    fn sums(&self, raw: &RawSnapshot, baseline: Option<&Kept>) -> (Vec<Sum>, Sum) {
+    /// Counts by site, in the order of `names.sites`, and of everything; from stack id, live bytes, live
+    /// blocks.
+    fn sums(
+        &self,
+        living: impl Iterator<Item = (u32, u64, u64)>,
+        baseline: Option<&Kept>,
+    ) -> (Vec<Sum>, Sum) {
         let mut all = Sum::default();
         let mut sums = vec![Sum::default(); self.names.sites.len()];
-        for stack in &raw.stacks {
-            let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
+        for (id, bytes, blocks) in living {
             if blocks == 0 && bytes == 0 {
                 continue;
             }
-            let index = self.names.get(stack.id);
+            let index = self.names.get(id);
             for sum in index.map(|index| &mut sums[index]).into_iter().chain([&mut all]) {
                 sum.live_bytes += bytes;
                 sum.live_blocks += blocks;

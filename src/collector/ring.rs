@@ -19,12 +19,24 @@ const STEPS: u32 = 5;
 /// The ring's pace while `delta_window` is zero, when no baseline comes from it.
 const IDLE_PACE: Duration = Duration::from_secs(60);
 
+/// The live totals of an earlier moment.
+#[cfg(any(feature = "http", test))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Past {
+    pub taken_at: SystemTime,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+}
+
 /// Live counts by stack id at one moment.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
+    /// Of all stacks together, as `(bytes, blocks)`.
+    #[cfg(any(feature = "http", test))]
+    pub live: (u64, u64),
     /// Per stack with live blocks, ascending: id minus the id before, live bytes, live blocks, each
     /// in LEB128. Ids are dense and most counts are small, so this is a quarter of three plain words.
     packed: Box<[u8]>,
@@ -34,10 +46,16 @@ impl Kept {
     pub(crate) fn new(raw: &RawSnapshot) -> Kept {
         let mut packed = Vec::with_capacity(raw.stacks.len() * 4);
         let mut before = 0;
+        #[cfg(any(feature = "http", test))]
+        let mut live = (0_u64, 0_u64);
         for stack in &raw.stacks {
             let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
             if blocks == 0 && bytes == 0 {
                 continue;
+            }
+            #[cfg(any(feature = "http", test))]
+            {
+                live = (live.0.saturating_add(bytes), live.1.saturating_add(blocks));
             }
             pack(&mut packed, u64::from(stack.id - before));
             pack(&mut packed, bytes);
@@ -48,6 +66,8 @@ impl Kept {
             taken: raw.taken,
             #[cfg(any(feature = "http", test))]
             taken_at: raw.taken_at,
+            #[cfg(any(feature = "http", test))]
+            live,
             packed: packed.into(),
         }
     }
@@ -62,6 +82,11 @@ impl Kept {
             id = id.wrapping_add(step as u32);
             Some((id, bytes, blocks))
         })
+    }
+
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn past(&self) -> Past {
+        Past { taken_at: self.taken_at, live_bytes: self.live.0, live_blocks: self.live.1 }
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -134,6 +159,15 @@ impl Ring {
         self.first.as_ref()
     }
 
+    /// All there are, oldest first; the first of the epoch is one of them.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        let front = self.kept.front();
+        let gone =
+            self.first.iter().filter(move |first| !front.is_some_and(|front| Arc::ptr_eq(front, first)));
+        gone.chain(&self.kept)
+    }
+
     /// What deltas at `now` are measured against; `None` before the first snapshot.
     pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<Kept>> {
         self.at_least(self.window, now)
@@ -201,6 +235,7 @@ mod tests {
         with_a_dead_one.insert(3, (77, 0, 0));
         let kept = Kept::new(&raw(Instant::now(), &with_a_dead_one));
         assert_eq!(kept.stacks().collect::<Vec<_>>(), stacks);
+        assert_eq!(Kept::new(&raw(Instant::now(), &stacks[..3])).live, (255, 428));
     }
 
     #[test]
@@ -244,6 +279,8 @@ mod tests {
         assert_eq!(ring.kept.len(), CAPACITY);
         assert_eq!(ring.kept.front().unwrap().age(now).as_secs(), 64 * 60);
         assert_eq!(ring.first.as_ref().unwrap().age(now).as_secs(), 200 * 60);
+        let minutes: Vec<u64> = ring.all().map(|kept| kept.age(now).as_secs() / 60).collect();
+        assert_eq!((minutes.len(), &minutes[..3], minutes[64]), (CAPACITY + 1, &[200, 64, 63][..], 1));
         assert_eq!(baseline_age(&ring, now), 300);
     }
 

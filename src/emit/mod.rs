@@ -5,6 +5,10 @@
 
 #[cfg(feature = "http")]
 pub(crate) mod diff;
+#[cfg(feature = "http")]
+pub(crate) mod file;
+#[cfg(feature = "http")]
+pub(crate) mod heap;
 pub(crate) mod names;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;

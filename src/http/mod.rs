@@ -4,6 +4,7 @@
 //! and let others run in between; nothing here waits for a lock longer than such a slice.
 #![forbid(unsafe_code)]
 
+mod heap;
 mod query;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -20,7 +21,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, body};
 
-use crate::collector::{Collector, Compared, Nothing, Posted};
+use crate::collector::{Collector, Compared, Nothing, Posted, Since};
 use crate::config::Shown;
 use crate::control;
 use crate::emit::diff;
@@ -34,6 +35,21 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 /// The longest a request waits for names; what has none by then shows as unknown.
 const NAMING_TIME: Duration = Duration::from_secs(20);
+/// What there is to say when that was not enough.
+const NAMED_LATE: &str =
+    "names are still being read, try again in a moment; /debug/heap/summary.json says how far";
+/// The paths of a loopback address.
+const PATHS: &[&str] = &[
+    "/metrics",
+    "/health",
+    "/memory/snapshots",
+    "/debug/heap",
+    "/debug/heap/summary.json",
+    "/debug/heap/sites.json",
+    "/debug/heap/stacks.json",
+    "/debug/heap/tree.json",
+    "/debug/heap/snapshot.json",
+];
 
 /// Who may reach what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +108,7 @@ fn routes(collector: &Collector, every_path: bool) -> Router {
         .route("/metrics", get(metrics))
         .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")));
     if every_path {
-        routes = routes.route("/memory/snapshots", get(compare).post(keep));
+        routes = routes.route("/memory/snapshots", get(compare).post(keep)).merge(heap::routes());
     }
     routes.method_not_allowed_fallback(wrong_method).with_state(outlet)
 }
@@ -119,20 +135,26 @@ async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
         Err(failed) => return *failed,
     };
-    // Every stack is shown by name here, so all are named first, for as long as a client would wait.
-    let begun = Instant::now();
-    loop {
-        match caught(|| outlet.collector.name_all_slice(query.since)) {
-            Ok(false) if begun.elapsed() < NAMING_TIME => tokio::task::yield_now().await,
-            Ok(_) => break,
-            Err(failed) => return *failed,
-        }
+    if let Err(failed) = name_all(&outlet.collector, query.since).await {
+        return *failed;
     }
     let made = caught(|| {
         let _own = control::own();
         show(&outlet.collector, &query)
     });
     made.unwrap_or_else(|failed| *failed)
+}
+
+/// Where every stack is shown by name all are named first, for as long as a client would wait. False:
+/// there are more.
+async fn name_all(collector: &Collector, since: Since) -> Result<bool, Refusal> {
+    let begun = Instant::now();
+    loop {
+        match caught(|| collector.name_all_slice(since))? {
+            false if begun.elapsed() < NAMING_TIME => tokio::task::yield_now().await,
+            all => return Ok(all),
+        }
+    }
 }
 
 /// The rows asked for, or why there are none.
@@ -179,8 +201,8 @@ async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
 
 fn unknown_path(uri: &Uri, access: Access) -> Response {
     let allowed = match access {
-        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on",
-        Access::Loopback | Access::Everything => "/metrics, /health, /memory/snapshots",
+        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on".into(),
+        Access::Loopback | Access::Everything => PATHS.join(", "),
     };
     refuse(
         StatusCode::NOT_FOUND,
