@@ -688,6 +688,9 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
         live_blocks,
     };
     assert_eq!(seen.history, [past(0, 1_050, 6), past(100, 4_500, 5)]);
+    assert_eq!(seen.snapshots, []);
+    collector.post().unwrap();
+    assert_eq!(collector.overview().snapshots, [(1, past(100, 4_500, 5))]);
 
     // The heap goes on, the moment does not.
     fake.at(101);
@@ -707,8 +710,12 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
             (sites.sites, sites.other, sites.total),
             (2, Totals::default(), totals(4_500, 3_450, 5, -1))
         );
-        assert_eq!(sites.times.number, number);
+        let second = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        assert_eq!(sites.history_at, [second(0), second(100), second(100)]);
         let stacks = collector.stacks(then, |_| true).unwrap();
+        for times in [sites.times, stacks.times] {
+            assert_eq!((times.number, times.taken_at, times.since), (number, second(100), second(0)));
+        }
         let held: Vec<Totals> = stacks.held.iter().map(|held| held.totals).collect();
         assert_eq!(held, [totals(4_000, 3_000, 4, 3), totals(0, -50, 0, -5), totals(500, 500, 1, 1)]);
         let of_ten = collector.stacks(then, |site| site.is_some_and(|site| site.line == 10)).unwrap();
