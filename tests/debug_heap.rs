@@ -86,23 +86,31 @@ fn array(of: &Value) -> &[Value] {
     of.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// No node holds less than those below it, and those below the root hold all of it.
-fn check_tree(node: &Value, nodes: &mut usize) {
-    *nodes += 1;
-    let children = array(&node["children"]);
-    let below = sum(children);
-    assert!(below[0] <= figures(node)[0] && below[2] <= figures(node)[2], "{node}");
-    assert!(node["kind"] != "root" || below == figures(node), "{node}");
-    children.iter().for_each(|child| check_tree(child, nodes));
+/// The nodes below each, checked: none holds less than those below it, and those below the root hold all of it.
+fn below(tree: &Value) -> Vec<Vec<&Value>> {
+    let nodes = array(&tree["nodes"]);
+    let mut below = vec![Vec::new(); nodes.len()];
+    for (at, node) in nodes.iter().enumerate().skip(1) {
+        let parent = node["parent"].as_u64().unwrap() as usize;
+        assert!(parent < at);
+        below[parent].push(node);
+    }
+    for (node, children) in nodes.iter().zip(&below) {
+        let (all, part) = (figures(node), sum(children.iter().copied()));
+        assert!(part[0] <= all[0] && part[2] <= all[2], "{node}");
+    }
+    assert_eq!((&nodes[0]["kind"], &nodes[0]["parent"]), (&json!("root"), &Value::Null));
+    assert_eq!(sum(below[0].iter().copied()), figures(&nodes[0]));
+    below
 }
 
 /// The width of the line that holds, wherever it is called from.
-fn width(node: &Value, frames: &Value) -> u64 {
-    let frame = &frames[node["frame"].as_u64().unwrap_or(u64::MAX) as usize];
-    if frame["file"] == "tests/debug_heap.rs" && frame["line"] == HOLD_LINE {
-        return node["value"].as_u64().unwrap();
-    }
-    array(&node["children"]).iter().map(|child| width(child, frames)).sum()
+fn width(tree: &Value) -> u64 {
+    let is_line = |node: &&Value| {
+        let frame = &tree["frames"][node["frame"].as_u64().unwrap_or(u64::MAX) as usize];
+        frame["file"] == "tests/debug_heap.rs" && frame["line"] == HOLD_LINE
+    };
+    array(&tree["nodes"]).iter().filter(is_line).map(|node| node["value"].as_u64().unwrap()).sum()
 }
 
 #[test]
@@ -223,16 +231,12 @@ fn the_page_and_all_it_is_made_from() {
     // The tree: its root is the total, and the line holds there what it holds elsewhere.
     for (value, expected) in [("bytes", 45_000), ("blocks", 140), ("growth", 40_000)] {
         let tree = get(addr, &format!("/debug/heap/tree.json?value={value}&at={number}&since={id}"));
-        assert_eq!(figures(&tree["tree"]), figures(&sites["total"]), "{value}");
-        let mut nodes = 0;
-        check_tree(&tree["tree"], &mut nodes);
-        assert!(nodes <= 2 * 2_000 + 2, "{nodes}");
-        assert_eq!(width(&tree["tree"], &tree["frames"]), expected, "{value}");
+        assert_eq!(figures(&tree["nodes"][0]), figures(&sites["total"]), "{value}");
+        assert!(below(&tree).len() <= 2 * 2_000 + 2);
+        assert_eq!(width(&tree), expected, "{value}");
     }
     let small = get(addr, &format!("/debug/heap/tree.json?at={number}&nodes=5"));
-    let mut nodes = 0;
-    check_tree(&small["tree"], &mut nodes);
-    assert!((2..=12).contains(&nodes), "{nodes}");
+    assert!((2..=12).contains(&below(&small).len()), "{small}");
 
     // The file, which this library reads back, and which has everything.
     let file = ask(addr, "GET", "/debug/heap/snapshot.json");

@@ -109,14 +109,16 @@ impl Collector {
         self.lock().sites(asked, order, top, points)
     }
 
-    /// The stacks of those sites that are asked for; `None` is the site of a stack without names.
+    /// The stacks of those sites that are asked for; `None` is the site of a stack without names. `whole`: with
+    /// every frame that was recorded, not only as many as a traceback shows.
     pub(crate) fn stacks(
         &self,
         asked: Asked,
+        whole: bool,
         is_wanted: impl Fn(Option<&Site>) -> bool,
     ) -> Result<Stacks, Nothing> {
         let _own = control::own();
-        self.lock().stacks(asked, is_wanted)
+        self.lock().stacks(asked, whole, is_wanted)
     }
 }
 
@@ -240,9 +242,15 @@ impl State {
         Ok(Sites { times: times(&moment, &old), rows, sites, other, total, history_at })
     }
 
-    fn stacks(&mut self, asked: Asked, is_wanted: impl Fn(Option<&Site>) -> bool) -> Result<Stacks, Nothing> {
+    fn stacks(
+        &mut self,
+        asked: Asked,
+        whole: bool,
+        is_wanted: impl Fn(Option<&Site>) -> bool,
+    ) -> Result<Stacks, Nothing> {
         let (moment, old, raw) = self.asked(asked)?;
         let mut held = Vec::new();
+        let limit = if whole { usize::MAX } else { raw.traceback_limit };
         // All three ascend by id, and what was live then is a stack of the same epoch now.
         let mut known = raw.stacks.iter().peekable();
         let (mut new, mut then) = (moment.kept.stacks().peekable(), old.stacks().peekable());
@@ -255,7 +263,7 @@ impl State {
             }
             while known.next_if(|stack| stack.id < id).is_some() {}
             let stack = known.peek().filter(|stack| stack.id == id);
-            let traceback = stack.and_then(|stack| self.world.traceback(stack, raw.traceback_limit));
+            let traceback = stack.and_then(|stack| self.world.traceback(stack, limit));
             let (size_diff, count_diff) = (size as i64 - old_size as i64, count as i64 - old_count as i64);
             held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
         }

@@ -712,13 +712,13 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
         );
         let second = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         assert_eq!(sites.history_at, [second(0), second(100), second(100)]);
-        let stacks = collector.stacks(then, |_| true).unwrap();
+        let stacks = collector.stacks(then, false, |_| true).unwrap();
         for times in [sites.times, stacks.times] {
             assert_eq!((times.number, times.taken_at, times.since), (number, second(100), second(0)));
         }
         let held: Vec<Totals> = stacks.held.iter().map(|held| held.totals).collect();
         assert_eq!(held, [totals(4_000, 3_000, 4, 3), totals(0, -50, 0, -5), totals(500, 500, 1, 1)]);
-        let of_ten = collector.stacks(then, |site| site.is_some_and(|site| site.line == 10)).unwrap();
+        let of_ten = collector.stacks(then, false, |site| site.is_some_and(|site| site.line == 10)).unwrap();
         assert_eq!(of_ten.held.len(), 2);
     }
     // Cut, what is left out is in other.
@@ -761,7 +761,7 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.clear();
     assert_eq!(at(6).unwrap_err(), "moment 6 is not kept, and no other");
     assert_eq!(
-        collector.stacks(now(Since::Number(9)), |_| true).unwrap_err().to_string(),
+        collector.stacks(now(Since::Number(9)), false, |_| true).unwrap_err().to_string(),
         "snapshot 9 is not kept, and no other"
     );
     fake.heap().tracking = false;
@@ -791,7 +791,7 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
         let sites = collector.sites(asked, Order::Size, 10, 1).unwrap();
         assert_eq!(sites.total.size, 2_701);
         seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));
-        let nameless = collector.stacks(asked, |site| site.is_none()).unwrap().held;
+        let nameless = collector.stacks(asked, true, |site| site.is_none()).unwrap().held;
         assert!(nameless.iter().all(|held| held.traceback.is_none()));
         seen.last_mut().unwrap().4 = nameless.len();
     }

@@ -224,8 +224,9 @@ struct StacksDocument<'a> {
 /// `tree.json`.
 pub(crate) fn tree(times: &Times, value: Value, root: &Node) -> String {
     let mut frames = Frames::default();
-    let tree = TreeNode::of(root, &mut frames);
-    text(&TreeDocument { head: Head::of(times), value: value.name(), frames: frames.frames, tree })
+    let mut nodes = Vec::new();
+    TreeNode::list(root, None, &mut frames, &mut nodes);
+    text(&TreeDocument { head: Head::of(times), value: value.name(), frames: frames.frames, nodes })
 }
 
 #[derive(Serialize)]
@@ -234,7 +235,7 @@ struct TreeDocument<'a> {
     head: Head,
     value: &'a str,
     frames: Vec<TreeFrame<'a>>,
-    tree: TreeNode,
+    nodes: Vec<TreeNode>,
 }
 
 /// Each frame once, however often the tree shows it.
@@ -253,8 +254,10 @@ struct TreeFrame<'a> {
     krate: &'a str,
 }
 
+/// A list, not nested: parsers of JSON give up at a depth that stacks reach.
 #[derive(Serialize)]
 struct TreeNode {
+    parent: Option<usize>,
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     frame: Option<usize>,
@@ -262,12 +265,10 @@ struct TreeNode {
     #[serde(flatten)]
     figures: Figures,
     stacks: usize,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    children: Vec<TreeNode>,
 }
 
 impl TreeNode {
-    fn of<'a>(node: &'a Node, frames: &mut Frames<'a>) -> TreeNode {
+    fn list<'a>(node: &'a Node, parent: Option<usize>, frames: &mut Frames<'a>, nodes: &mut Vec<TreeNode>) {
         let (kind, frame) = match &node.what {
             What::Root => ("root", None),
             What::Cut => ("cut", None),
@@ -275,14 +276,10 @@ impl TreeNode {
             What::Rest => ("rest", None),
             What::Frame(frame) => ("frame", Some(frames.at(frame))),
         };
-        TreeNode {
-            kind,
-            frame,
-            value: node.value,
-            figures: (&node.totals).into(),
-            stacks: node.stacks,
-            children: node.children.iter().map(|child| TreeNode::of(child, frames)).collect(),
-        }
+        let (value, figures, stacks) = (node.value, (&node.totals).into(), node.stacks);
+        let at = nodes.len();
+        nodes.push(TreeNode { parent, kind, frame, value, figures, stacks });
+        node.children.iter().for_each(|child| TreeNode::list(child, Some(at), frames, nodes));
     }
 }
 
@@ -408,17 +405,17 @@ mod tests {
             json!([{"function": "app::main", "file": "src/a \"<b>\".rs", "line": 1, "crate": "app"},
                 {"function": "app::<f&g>", "file": "src/a \"<b>\".rs", "line": 2, "crate": "app"}])
         );
-        let node = |what: Json, value: u64, figures: &Json, children: Json| {
-            let part = json!({"value": value, "stacks": 1});
-            joined(&[&what, &part, figures, &children])
+        let node = |what: Json, value: u64, stacks: u64, figures: Json| {
+            joined(&[&what, &json!({"value": value, "stacks": stacks}), &figures])
         };
-        let of_five = figures(30, 3, 5, 1);
-        let leaf = node(json!({"kind": "frame", "frame": 1}), 5, &of_five, json!({}));
-        let main = node(json!({"kind": "frame", "frame": 0}), 5, &of_five, json!({"children": [leaf]}));
-        let nameless = node(json!({"kind": "unnamed"}), 4, &figures(4, 1, 4, 1), json!({}));
-        let mut root =
-            node(json!({"kind": "root"}), 9, &figures(34, 4, 9, 2), json!({"children": [main, nameless]}));
-        root["stacks"] = json!(2);
-        assert_eq!(shown["tree"], root);
+        assert_eq!(
+            shown["nodes"],
+            json!([
+                node(json!({"parent": null, "kind": "root"}), 9, 2, figures(34, 4, 9, 2)),
+                node(json!({"parent": 0, "kind": "frame", "frame": 0}), 5, 1, figures(30, 3, 5, 1)),
+                node(json!({"parent": 1, "kind": "frame", "frame": 1}), 5, 1, figures(30, 3, 5, 1)),
+                node(json!({"parent": 0, "kind": "unnamed"}), 4, 1, figures(4, 1, 4, 1)),
+            ])
+        );
     }
 }

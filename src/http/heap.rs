@@ -80,7 +80,8 @@ async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     }
     json(&uri, &keys, |query| {
         let is_wanted = |site: Option<&_>| query.filter.admits(site);
-        let Stacks { times, held } = outlet.collector.stacks(query.asked, is_wanted).map_err(refusal)?;
+        let Stacks { times, held } =
+            outlet.collector.stacks(query.asked, false, is_wanted).map_err(refusal)?;
         let mut held = tree::merged(held);
         held.sort_by_key(|held| Reverse(query.order.rank(&held.totals)));
         let stacks = held.len();
@@ -98,7 +99,7 @@ async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         return *refusal;
     }
     json(&uri, &keys, |query| {
-        let Stacks { times, held } = outlet.collector.stacks(query.asked, |_| true).map_err(refusal)?;
+        let Stacks { times, held } = outlet.collector.stacks(query.asked, true, |_| true).map_err(refusal)?;
         Ok(heap::tree(&times, query.value, &tree::tree(&held, query.value, query.nodes)))
     })
 }
