@@ -21,6 +21,8 @@ use crate::tree::Held;
 /// How many moments are kept, and for how long: two people may look at the same time.
 const MOMENTS: usize = 4;
 const MOMENTS_FOR: Duration = Duration::from_secs(60);
+/// How many stacks are looked at in one go, for callers with other things to do in between: some 30 ms.
+const STACKS_PER_SLICE: usize = 8_192;
 
 /// The heap at one moment.
 #[derive(Debug)]
@@ -83,11 +85,16 @@ pub(crate) struct SiteTotals {
     pub history: Vec<u64>,
 }
 
-/// Stacks, each once.
+/// Stacks, each once, while they are being read.
 #[derive(Debug)]
 pub(crate) struct Stacks {
     pub times: Times,
+    /// Those read so far.
     pub held: Vec<Held>,
+    moment: Arc<Moment>,
+    old: Arc<Kept>,
+    /// The first id that has not been looked at.
+    next: u32,
 }
 
 impl Collector {
@@ -109,16 +116,23 @@ impl Collector {
         self.lock().sites(asked, order, top, points)
     }
 
-    /// The stacks of those sites that are asked for; `None` is the site of a stack without names. `whole`: with
-    /// every frame that was recorded, not only as many as a traceback shows.
-    pub(crate) fn stacks(
+    /// Begins to read stacks; nothing is read yet.
+    pub(crate) fn stacks(&self, asked: Asked) -> Result<Stacks, Nothing> {
+        let _own = control::own();
+        let (moment, old, _) = self.lock().asked(asked)?;
+        Ok(Stacks { times: times(&moment, &old), held: Vec::new(), moment, old, next: 0 })
+    }
+
+    /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
+    /// `whole`: with every frame that was recorded, not only as many as a traceback shows. False: there are more.
+    pub(crate) fn stacks_slice(
         &self,
-        asked: Asked,
+        stacks: &mut Stacks,
         whole: bool,
         is_wanted: impl Fn(Option<&Site>) -> bool,
-    ) -> Result<Stacks, Nothing> {
+    ) -> bool {
         let _own = control::own();
-        self.lock().stacks(asked, whole, is_wanted)
+        self.lock().stacks_slice(stacks, whole, is_wanted)
     }
 }
 
@@ -242,19 +256,28 @@ impl State {
         Ok(Sites { times: times(&moment, &old), rows, sites, other, total, history_at })
     }
 
-    fn stacks(
+    fn stacks_slice(
         &mut self,
-        asked: Asked,
+        stacks: &mut Stacks,
         whole: bool,
         is_wanted: impl Fn(Option<&Site>) -> bool,
-    ) -> Result<Stacks, Nothing> {
-        let (moment, old, raw) = self.asked(asked)?;
-        let mut held = Vec::new();
+    ) -> bool {
+        // For the addresses alone: the counts are those of the moment.
+        let raw = self.take();
         let limit = if whole { usize::MAX } else { raw.traceback_limit };
+        let from = stacks.next;
         // All three ascend by id, and what was live then is a stack of the same epoch now.
-        let mut known = raw.stacks.iter().peekable();
-        let (mut new, mut then) = (moment.kept.stacks().peekable(), old.stacks().peekable());
+        let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
+        let (moment, old) = (stacks.moment.clone(), stacks.old.clone());
+        let mut new = moment.kept.stacks().skip_while(|stack| stack.0 < from).peekable();
+        let mut then = old.stacks().skip_while(|stack| stack.0 < from).peekable();
+        let mut looked_at = 0;
         while let Some(id) = [new.peek(), then.peek()].into_iter().flatten().map(|stack| stack.0).min() {
+            if looked_at == STACKS_PER_SLICE {
+                stacks.next = id;
+                return false;
+            }
+            looked_at += 1;
             let (_, size, count) = new.next_if(|stack| stack.0 == id).unwrap_or((id, 0, 0));
             let (_, old_size, old_count) = then.next_if(|stack| stack.0 == id).unwrap_or((id, 0, 0));
             let site = self.names.get(id).map(|at| &*self.names.sites[at]);
@@ -265,9 +288,9 @@ impl State {
             let stack = known.peek().filter(|stack| stack.id == id);
             let traceback = stack.and_then(|stack| self.world.traceback(stack, limit));
             let (size_diff, count_diff) = (size as i64 - old_size as i64, count as i64 - old_count as i64);
-            held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
+            stacks.held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
         }
-        Ok(Stacks { times: times(&moment, &old), held })
+        true
     }
 }
 

@@ -663,6 +663,13 @@ fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
     totals
 }
 
+/// Read to the end.
+fn stacks(collector: &Collector, asked: Asked, is_wanted: impl Fn(Option<&Site>) -> bool) -> Stacks {
+    let mut stacks = collector.stacks(asked).unwrap();
+    while !collector.stacks_slice(&mut stacks, true, &is_wanted) {}
+    stacks
+}
+
 /// Line, figures, history.
 fn lines(sites: &Sites) -> Vec<(u32, Totals, Vec<u64>)> {
     sites.rows.iter().map(|row| (row.site.line, row.totals, row.history.clone())).collect()
@@ -712,13 +719,13 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
         );
         let second = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         assert_eq!(sites.history_at, [second(0), second(100), second(100)]);
-        let stacks = collector.stacks(then, false, |_| true).unwrap();
-        for times in [sites.times, stacks.times] {
+        let all = stacks(&collector, then, |_| true);
+        for times in [sites.times, all.times] {
             assert_eq!((times.number, times.taken_at, times.since), (number, second(100), second(0)));
         }
-        let held: Vec<Totals> = stacks.held.iter().map(|held| held.totals).collect();
+        let held: Vec<Totals> = all.held.iter().map(|held| held.totals).collect();
         assert_eq!(held, [totals(4_000, 3_000, 4, 3), totals(0, -50, 0, -5), totals(500, 500, 1, 1)]);
-        let of_ten = collector.stacks(then, false, |site| site.is_some_and(|site| site.line == 10)).unwrap();
+        let of_ten = stacks(&collector, then, |site| site.is_some_and(|site| site.line == 10));
         assert_eq!(of_ten.held.len(), 2);
     }
     // Cut, what is left out is in other.
@@ -730,6 +737,27 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
     assert_eq!((sites.total.size, sites.times.number), (9_507, number + 1));
     // What is asked for within a second is the same moment.
     assert_eq!(collector.overview().report.number, number + 1);
+}
+
+/// Stacks are read in slices while the heap goes on, and others are served in between.
+#[test]
+fn many_stacks_are_read_in_slices() {
+    let fake = Fake::new();
+    (2..20_002).for_each(|id| fake.holds(id, id % 7, 10, 1));
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    (15_002..25_002).for_each(|id| fake.holds(id, id % 7, 30, 1));
+    let mut read = collector.stacks(now(Since::First)).unwrap();
+    let mut lengths = Vec::new();
+    while !collector.stacks_slice(&mut read, false, |_| true) {
+        lengths.push(read.held.len());
+        (2..25_002).for_each(|id| fake.holds(id, id % 7, 99, 9));
+        fake.at(11 + lengths.len() as u64);
+        collector.collect();
+    }
+    assert_eq!((lengths, read.held.len()), (vec![8_192, 16_384, 24_576], 25_000));
+    let sum = read.held.iter().fold(Totals::default(), |sum, held| sum.plus(held.totals));
+    assert_eq!(sum, totals(450_000, 250_000, 25_000, 5_000));
 }
 
 #[test]
@@ -761,7 +789,7 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.clear();
     assert_eq!(at(6).unwrap_err(), "moment 6 is not kept, and no other");
     assert_eq!(
-        collector.stacks(now(Since::Number(9)), false, |_| true).unwrap_err().to_string(),
+        collector.stacks(now(Since::Number(9))).unwrap_err().to_string(),
         "snapshot 9 is not kept, and no other"
     );
     fake.heap().tracking = false;
@@ -791,7 +819,7 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
         let sites = collector.sites(asked, Order::Size, 10, 1).unwrap();
         assert_eq!(sites.total.size, 2_701);
         seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));
-        let nameless = collector.stacks(asked, true, |site| site.is_none()).unwrap().held;
+        let nameless = stacks(&collector, asked, |site| site.is_none()).held;
         assert!(nameless.iter().all(|held| held.traceback.is_none()));
         seen.last_mut().unwrap().4 = nameless.len();
     }

@@ -59,29 +59,29 @@ fn page() -> Response {
 }
 
 async fn summary(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    json(&uri, &[], |_| Ok(heap::summary(&outlet.collector.overview(), super::PATHS)))
+    match asked(&outlet.collector, &uri, &[]).await {
+        Ok(_) => json(|| Ok(heap::summary(&outlet.collector.overview(), super::PATHS))),
+        Err(refusal) => *refusal,
+    }
 }
 
 async fn sites(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let keys = ["top", "since", "sort", "at", "history"];
-    if let Err(refusal) = names(&outlet.collector, &uri, &keys).await {
-        return *refusal;
+    match asked(&outlet.collector, &uri, &keys).await {
+        Ok(HeapQuery { asked, order, top, history, .. }) => {
+            json(|| Ok(heap::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
+        }
+        Err(refusal) => *refusal,
     }
-    json(&uri, &keys, |query| {
-        let HeapQuery { asked, order, top, history, .. } = query;
-        Ok(heap::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?))
-    })
 }
 
 async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let keys = ["site", "function", "file", "line", "crate", "top", "since", "sort", "at"];
-    if let Err(refusal) = names(&outlet.collector, &uri, &keys).await {
-        return *refusal;
-    }
-    json(&uri, &keys, |query| {
-        let is_wanted = |site: Option<&_>| query.filter.admits(site);
-        let Stacks { times, held } =
-            outlet.collector.stacks(query.asked, false, is_wanted).map_err(refusal)?;
+    let (query, Stacks { times, held, .. }) = match read(&outlet.collector, &uri, &keys, false).await {
+        Ok(read) => read,
+        Err(refusal) => return *refusal,
+    };
+    json(|| {
         let mut held = tree::merged(held);
         held.sort_by_key(|held| Reverse(query.order.rank(&held.totals)));
         let stacks = held.len();
@@ -95,18 +95,17 @@ async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 
 async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let keys = ["value", "since", "at", "nodes"];
-    if let Err(refusal) = names(&outlet.collector, &uri, &keys).await {
-        return *refusal;
+    match read(&outlet.collector, &uri, &keys, true).await {
+        Ok((query, Stacks { times, held, .. })) => {
+            json(|| Ok(heap::tree(&times, query.value, &tree::tree(&held, query.value, query.nodes))))
+        }
+        Err(refusal) => *refusal,
     }
-    json(&uri, &keys, |query| {
-        let Stacks { times, held } = outlet.collector.stacks(query.asked, true, |_| true).map_err(refusal)?;
-        Ok(heap::tree(&times, query.value, &tree::tree(&held, query.value, query.nodes)))
-    })
 }
 
 /// The file that `Snapshot::save` writes.
 async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    if let Err(refusal) = names(&outlet.collector, &uri, &[]).await {
+    if let Err(refusal) = asked(&outlet.collector, &uri, &[]).await {
         return *refusal;
     }
     match name_all(&outlet.collector, Since::Previous).await {
@@ -129,28 +128,42 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     made.unwrap_or_else(|failed| *failed)
 }
 
-/// An answer of now is of names only. With the number of a moment comes somebody who asks again soon, and
-/// would rather see what there is.
-async fn names(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<(), Refusal> {
-    match caught(|| HeapQuery::parse(uri.query().unwrap_or(""), keys))? {
-        Ok(query) if query.asked.at.is_none() && !keys.is_empty() => {
-            name_all(collector, query.asked.since).await.map(drop)
-        }
-        Ok(_) => Ok(()),
-        Err(line) => Err(Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}")))),
+/// The query. An answer of now is of names only, so they are waited for. With the number of a moment comes
+/// somebody who asks again soon, and would rather see what there is.
+async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQuery, Refusal> {
+    let parsed = caught(|| {
+        let _own = control::own();
+        HeapQuery::parse(uri.query().unwrap_or(""), keys)
+    })?;
+    let query = parsed.map_err(|line| Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}"))))?;
+    if query.asked.at.is_none() && !keys.is_empty() {
+        name_all(collector, query.asked.since).await?;
     }
+    Ok(query)
 }
 
-/// The JSON made from a query, or why there is none.
-fn json(uri: &Uri, keys: &[&str], make: impl FnOnce(HeapQuery) -> Result<String, Refusal>) -> Response {
+/// The query, and the stacks it asks for, read in slices.
+async fn read(
+    collector: &Collector,
+    uri: &Uri,
+    keys: &[&str],
+    whole: bool,
+) -> Result<(HeapQuery, Stacks), Refusal> {
+    let query = asked(collector, uri, keys).await?;
+    let mut stacks = caught(|| collector.stacks(query.asked))?.map_err(refusal)?;
+    while !caught(|| collector.stacks_slice(&mut stacks, whole, |site| query.filter.admits(site)))? {
+        tokio::task::yield_now().await;
+    }
+    Ok((query, stacks))
+}
+
+/// The JSON, or why there is none.
+fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
     let made = caught(|| {
         let _own = control::own();
-        match HeapQuery::parse(uri.query().unwrap_or(""), keys) {
-            Ok(query) => make(query).map_or_else(
-                |refusal| *refusal,
-                |text| with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),
-            ),
-            Err(line) => refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
+        match make() {
+            Ok(text) => with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),
+            Err(refusal) => *refusal,
         }
     });
     made.unwrap_or_else(|failed| *failed)
