@@ -359,6 +359,7 @@ fn main() {
     if let Some(server) = &server {
         println!("listening on http://{}", server.local_addr());
         println!("numbers: http://{}/metrics", server.local_addr());
+        println!("page: http://{}/debug/heap", server.local_addr());
         let collector = server.collector().clone();
         std::thread::spawn(move || watch(collector));
     }

@@ -127,6 +127,8 @@ mod snapshot;
 mod statistics;
 mod symbols;
 mod traced;
+#[cfg(any(feature = "http", test))]
+mod tree;
 
 // The outlets.
 #[cfg(feature = "http")]

@@ -50,7 +50,8 @@ static LIVE: Mutex<Option<(u32, SocketAddr)>> = Mutex::new(None);
 
 /// Starts heapgauge's server on `addr`, with every default.
 ///
-/// Metrics are at `/metrics`, `ok` at `/health`. On a loopback address requests with a foreign `Host` or
+/// Metrics are at `/metrics`, a page for people at `/debug/heap`, `ok` at `/health`; [`crate::http`] lists
+/// all. On a loopback address requests with a foreign `Host` or
 /// `Origin` are refused, so that no web page can read them. On any other address anybody who can reach
 /// the port reads names of functions and files, and how much memory they hold.
 ///

@@ -346,6 +346,21 @@ impl Order {
     }
 }
 
+#[cfg(any(feature = "http", test))]
+impl Order {
+    /// What rows with these figures are ordered by.
+    pub(crate) fn rank(self, totals: &Totals) -> (i128, u64, u64, i64) {
+        let Totals { size, size_diff, count, count_diff } = *totals;
+        let first = match self {
+            Order::Diff => size_diff.unsigned_abs().into(),
+            Order::Growth => i128::from(size_diff),
+            Order::Size => size.into(),
+            Order::Count => count.into(),
+        };
+        (first, size, count, count_diff)
+    }
+}
+
 /// The four figures of several rows together.
 ///
 /// # Examples
@@ -385,12 +400,34 @@ impl Totals {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn of(rows: &[StatisticDiff]) -> Totals {
-        rows.iter().fold(Totals::default(), |sum, row| Totals {
-            size: sum.size.saturating_add(row.size),
-            size_diff: sum.size_diff.saturating_add(row.size_diff),
-            count: sum.count.saturating_add(row.count),
-            count_diff: sum.count_diff.saturating_add(row.count_diff),
-        })
+        rows.iter().fold(
+            Totals::default(),
+            |sum, &StatisticDiff { size, size_diff, count, count_diff, .. }| {
+                sum.plus(Totals { size, size_diff, count, count_diff })
+            },
+        )
+    }
+
+    /// What rows that add up to this leave of an exact total, and that total. Where rows are estimates and hold
+    /// more than all there is, nothing is left and the total is theirs.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn beside(self, total: Totals) -> (Totals, Totals) {
+        let other = Totals {
+            size: total.size.saturating_sub(self.size),
+            size_diff: total.size_diff.saturating_sub(self.size_diff),
+            count: total.count.saturating_sub(self.count),
+            count_diff: total.count_diff.saturating_sub(self.count_diff),
+        };
+        (other, Totals { size: total.size.max(self.size), count: total.count.max(self.count), ..total })
+    }
+
+    pub(crate) fn plus(self, other: Totals) -> Totals {
+        Totals {
+            size: self.size.saturating_add(other.size),
+            size_diff: self.size_diff.saturating_add(other.size_diff),
+            count: self.count.saturating_add(other.count),
+            count_diff: self.count_diff.saturating_add(other.count_diff),
+        }
     }
 }
 
@@ -436,14 +473,7 @@ impl Top {
     /// they are estimated to hold more than all there is, *other* is nothing and the total is theirs.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(crate) fn of_total(mut self, total: Totals) -> Top {
-        let rows = Totals::of(&self.rows);
-        self.other = Totals {
-            size: total.size.saturating_sub(rows.size),
-            size_diff: total.size_diff.saturating_sub(rows.size_diff),
-            count: total.count.saturating_sub(rows.count),
-            count_diff: total.count_diff.saturating_sub(rows.count_diff),
-        };
-        self.total = Totals { size: total.size.max(rows.size), count: total.count.max(rows.count), ..total };
+        (self.other, self.total) = Totals::of(&self.rows).beside(total);
         self
     }
 }

@@ -28,6 +28,7 @@ const FLOORS: &[&[&str]] = &[
     &["symbols", "domains", "process"],
     &["profile", "snapshot", "traced"],
     &["filter", "statistics"],
+    &["tree"],
     &["collector"],
     &["emit"],
     &["config", "outlets"],

@@ -13,9 +13,12 @@ static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::syste
 
 /// What an unknown path is answered with.
 const PATHS: &str = if cfg!(feature = "pprof") {
-    "/metrics, /health, /memory/snapshots, /debug/heap/folded, /debug/pprof/heap, /debug/pprof/allocs"
+    "/metrics, /health, /memory/snapshots, /debug/heap, /debug/heap/summary.json, /debug/heap/sites.json, \
+     /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
+     /debug/pprof/heap, /debug/pprof/allocs"
 } else {
-    "/metrics, /health, /memory/snapshots, /debug/heap/folded"
+    "/metrics, /health, /memory/snapshots, /debug/heap, /debug/heap/summary.json, /debug/heap/sites.json, \
+     /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded"
 };
 
 /// A process has one server, and the tests of this file share a process.

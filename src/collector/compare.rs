@@ -55,20 +55,28 @@ pub(crate) enum Nothing {
     TrackingOff(Error),
     /// No snapshot goes by that number, or no longer.
     Unknown { number: u64, kept: Vec<u64> },
+    /// No moment goes by that number, or no longer.
+    Gone { number: u64, kept: Vec<u64> },
+}
+
+impl Nothing {
+    pub(super) fn tracking_off() -> Nothing {
+        Nothing::TrackingOff(Error::new("tracking is off, heapgauge::start turns it on"))
+    }
 }
 
 impl fmt::Display for Nothing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Nothing::TrackingOff(error) => error.fmt(f),
-            Nothing::Unknown { number, kept } if kept.is_empty() => {
-                write!(f, "snapshot {number} is not kept, and no other")
-            }
-            Nothing::Unknown { number, kept } => {
-                let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
-                write!(f, "snapshot {number} is not kept, kept are {}", kept.join(", "))
-            }
+        let (what, number, kept) = match self {
+            Nothing::TrackingOff(error) => return error.fmt(f),
+            Nothing::Unknown { number, kept } => ("snapshot", number, kept),
+            Nothing::Gone { number, kept } => ("moment", number, kept),
+        };
+        if kept.is_empty() {
+            return write!(f, "{what} {number} is not kept, and no other");
         }
+        let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+        write!(f, "{what} {number} is not kept, kept are {}", kept.join(", "))
     }
 }
 
@@ -112,7 +120,7 @@ impl State {
         if raw.tracking {
             return Ok(raw);
         }
-        Err(Nothing::TrackingOff(Error::new("tracking is off, heapgauge::start turns it on")))
+        Err(Nothing::tracking_off())
     }
 
     fn then(&mut self, since: Since, now: Instant) -> Option<Arc<Kept>> {
@@ -124,13 +132,19 @@ impl State {
         }
     }
 
+    /// As [`State::then`], with an error where nothing goes by that number.
+    pub(super) fn kept_then(&mut self, since: Since, now: Instant) -> Result<Option<Arc<Kept>>, Nothing> {
+        match (self.then(since, now), since) {
+            (None, Since::Number(number)) => {
+                Err(Nothing::Unknown { number, kept: self.shelf.numbers().collect() })
+            }
+            (kept, _) => Ok(kept),
+        }
+    }
+
     fn compare(&mut self, since: Since) -> Result<Compared, Nothing> {
         let raw = self.take_tracked()?;
-        let now = raw.taken;
-        let old = self.then(since, now);
-        if let (None, Since::Number(number)) = (&old, since) {
-            return Err(Nothing::Unknown { number, kept: self.shelf.numbers().collect() });
-        }
+        let old = self.kept_then(since, raw.taken)?;
         // Taking one has kept one, so there always is a first; if not, then is now.
         let old = old.unwrap_or_else(|| Arc::new(Kept::new(&raw)));
         // In a busy program stacks have appeared since all were named.

@@ -9,6 +9,8 @@ mod choose;
 #[cfg(any(feature = "http", test))]
 mod compare;
 mod follow;
+#[cfg(any(feature = "http", test))]
+mod moments;
 mod report;
 mod ring;
 #[cfg(any(feature = "http", test))]
@@ -29,12 +31,16 @@ use crate::raw::{Counts, RawSnapshot};
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
-#[cfg(all(test, not(feature = "http")))]
-use compare::{Compared, Since};
 use follow::Followed;
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
+pub(crate) use moments::{Asked, Overview, SiteTotals, Sites, Stacks, Times};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
+#[cfg(any(feature = "http", test))]
+pub(crate) use ring::Past;
 use ring::{Kept, Ring};
 #[cfg(any(feature = "http", test))]
 use shelf::Shelf;
@@ -433,6 +439,8 @@ struct State {
     ring: Ring,
     #[cfg(any(feature = "http", test))]
     shelf: Shelf,
+    #[cfg(any(feature = "http", test))]
+    moments: moments::Moments,
     /// The counts of the previous collection, where `delta_window` is zero.
     previous: Option<Arc<Kept>>,
     /// When each site was last chosen by live bytes or delta.
@@ -463,6 +471,8 @@ impl State {
             epoch: None,
             names: Names::default(),
             unnamed: Vec::new(),
+            #[cfg(any(feature = "http", test))]
+            moments: moments::Moments::default(),
             slice: NAMING_SLICE,
             previous: None,
             tops: HashMap::new(),
@@ -480,6 +490,8 @@ impl State {
         self.ring.clear();
         #[cfg(any(feature = "http", test))]
         self.shelf.clear();
+        #[cfg(any(feature = "http", test))]
+        self.moments.clear();
         self.names = Names::default();
         self.unnamed.clear();
         self.previous = None;
@@ -510,6 +522,8 @@ impl State {
     }
 
     fn tick(&mut self) -> Duration {
+        #[cfg(any(feature = "http", test))]
+        self.forget_old_moments(self.world.now());
         if self.ring.due_in(self.world.now()).is_zero() {
             self.take();
         }
@@ -607,18 +621,34 @@ impl State {
     }
 
     fn finish(&mut self, draft: Draft) -> Arc<Report> {
-        let begun = self.world.now();
         let Draft { raw, spent, .. } = draft;
+        let report = Arc::new(self.report(&raw, self.world.now(), spent, raw.tracking));
+        if self.options.delta_window.is_zero() {
+            self.previous = Some(Arc::new(Kept::new(&raw)));
+        }
+        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
+        self.report = Some((self.world.now(), report.clone()));
+        report
+    }
+
+    /// The report of a snapshot, with the names there are. `begun`, `spent`: since when it is being made,
+    /// and how long it took before that.
+    fn report(&mut self, raw: &RawSnapshot, begun: Instant, spent: Duration, with_sites: bool) -> Report {
         let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
-        self.adopt_names(&raw, baseline.as_deref());
-        let sums = self.sums(&raw, baseline.as_deref());
-        let all = total(&totals, baseline.as_deref());
-        let sites = if raw.tracking { self.choose(&raw, &sums, all) } else { Vec::new() };
-        let followed = self.followed.rows(&sites, |id| {
-            let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
-            sum.map_or((Sum::default(), 0), |sum| (sum.all, sum.stderr()))
-        });
+        self.adopt_names(raw, baseline.as_deref());
+        let sums = self.sums(raw.stacks.iter().map(Living::from), baseline.as_deref());
+        let all = total((totals.live_bytes(), totals.live_blocks()), baseline.as_deref());
+        let (sites, followed) = if with_sites {
+            let sites = self.choose(raw, &sums, all);
+            let followed = self.followed.rows(&sites, |id| {
+                let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
+                sum.map_or((Sum::default(), 0), |sum| (sum.all, sum.stderr()))
+            });
+            (sites, followed)
+        } else {
+            (Vec::new(), Vec::new())
+        };
 
         let mut other = all;
         for row in &sites {
@@ -632,7 +662,7 @@ impl State {
         self.number += 1;
         let (resident_bytes, memory_limit_bytes) =
             (self.world.resident_bytes(), self.world.memory_limit_bytes());
-        let report = Arc::new(Report {
+        Report {
             number: self.number,
             taken_at: raw.taken_at,
             duration: spent + self.world.now().saturating_duration_since(begun),
@@ -677,21 +707,14 @@ impl State {
             },
             followed,
             forgotten: self.forgotten,
-        });
-        if self.options.delta_window.is_zero() {
-            self.previous = Some(Arc::new(Kept::new(&raw)));
         }
-        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
-        self.report = Some((self.world.now(), report.clone()));
-        report
     }
 
     /// Counts by site, in the order of `names.sites`.
-    fn sums(&self, raw: &RawSnapshot, baseline: Option<&Kept>) -> Vec<Estimate> {
+    fn sums(&self, living: impl Iterator<Item = Living>, baseline: Option<&Kept>) -> Vec<Estimate> {
         let mut sums = vec![Estimate::default(); self.names.sites.len()];
-        for stack in &raw.stacks {
-            let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
-            let Some(index) = self.names.get(stack.id).filter(|_| blocks != 0 || bytes != 0) else {
+        for Living { id, bytes, blocks, variance: error } in living {
+            let Some(index) = self.names.get(id).filter(|_| blocks != 0 || bytes != 0) else {
                 continue;
             };
             let Estimate { all, sampled_bytes, sampled_blocks, variance } = &mut sums[index];
@@ -699,10 +722,10 @@ impl State {
             all.live_blocks += blocks;
             all.delta_bytes += bytes as i64;
             all.delta_blocks += blocks as i64;
-            if stack.variance != 0.0 {
+            if error != 0.0 {
                 *sampled_bytes += bytes;
                 *sampled_blocks += blocks;
-                *variance += stack.variance;
+                *variance += error;
             }
         }
         for stack in baseline.into_iter().flat_map(Kept::stacks) {
@@ -774,9 +797,24 @@ impl Estimate {
     }
 }
 
-/// Everything, exact.
-fn total(totals: &Counts, baseline: Option<&Kept>) -> Sum {
-    let (live_bytes, live_blocks) = (totals.live_bytes(), totals.live_blocks());
+/// What one stack holds.
+struct Living {
+    id: u32,
+    bytes: u64,
+    blocks: u64,
+    /// Of the bytes, where they are an estimate; else 0.
+    variance: f64,
+}
+
+impl From<&RawStack> for Living {
+    fn from(stack: &RawStack) -> Living {
+        let &RawStack { id, counts, variance, .. } = stack;
+        Living { id, bytes: counts.live_bytes(), blocks: counts.live_blocks(), variance }
+    }
+}
+
+/// Everything, exact: live bytes and blocks, and their change since the baseline.
+fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&Kept>) -> Sum {
     let (then_bytes, then_blocks) = baseline.map_or((0, 0), |kept| (kept.live_bytes, kept.live_blocks));
     Sum {
         live_bytes,

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::raw::Counts;
+#[cfg(any(feature = "http", test))]
+use crate::statistics::Totals;
 use crate::symbols::Site;
 
 /// One collection: totals, the chosen sites and what they leave out, all from the same snapshot.
@@ -128,6 +130,14 @@ pub struct Sum {
     pub delta_bytes: i64,
     /// Live blocks now minus live blocks in the baseline.
     pub delta_blocks: i64,
+}
+
+#[cfg(any(feature = "http", test))]
+impl From<Sum> for Totals {
+    fn from(sum: Sum) -> Totals {
+        let Sum { live_bytes, live_blocks, delta_bytes, delta_blocks } = sum;
+        Totals { size: live_bytes, size_diff: delta_bytes, count: live_blocks, count_diff: delta_blocks }
+    }
 }
 
 /// One chosen site: a line of code and what it holds.

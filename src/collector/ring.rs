@@ -19,6 +19,15 @@ const STEPS: u32 = 5;
 /// The ring's pace while `delta_window` is zero, when no baseline comes from it.
 const IDLE_PACE: Duration = Duration::from_secs(60);
 
+/// The live totals of an earlier moment.
+#[cfg(any(feature = "http", test))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Past {
+    pub taken_at: SystemTime,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+}
+
 /// Live counts by stack id at one moment.
 #[derive(Debug)]
 pub(crate) struct Kept {
@@ -83,6 +92,11 @@ impl Kept {
             id = id.wrapping_add((step >> 1) as u32);
             Some(KeptStack { id, live_bytes, live_blocks, stderr })
         })
+    }
+
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn past(&self) -> Past {
+        Past { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -153,6 +167,15 @@ impl Ring {
     #[cfg(any(feature = "http", test))]
     pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
         self.first.as_ref()
+    }
+
+    /// All there are, oldest first; the first of the epoch is one of them.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        let front = self.kept.front();
+        let gone =
+            self.first.iter().filter(move |first| !front.is_some_and(|front| Arc::ptr_eq(front, first)));
+        gone.chain(&self.kept)
     }
 
     /// What deltas at `now` are measured against; `None` before the first snapshot.
@@ -232,6 +255,8 @@ mod tests {
             stderr: stderr(id),
         });
         assert_eq!(Kept::new(&raw).stacks().collect::<Vec<_>>(), expected);
+        let kept = Kept::new(&raw);
+        assert_eq!((kept.live_bytes, kept.live_blocks), (raw.totals.live_bytes(), raw.totals.live_blocks()));
     }
 
     #[test]
@@ -275,6 +300,8 @@ mod tests {
         assert_eq!(ring.kept.len(), CAPACITY);
         assert_eq!(ring.kept.front().unwrap().age(now).as_secs(), 64 * 60);
         assert_eq!(ring.first.as_ref().unwrap().age(now).as_secs(), 200 * 60);
+        let minutes: Vec<u64> = ring.all().map(|kept| kept.age(now).as_secs() / 60).collect();
+        assert_eq!((minutes.len(), &minutes[..3], minutes[64]), (CAPACITY + 1, &[200, 64, 63][..], 1));
         assert_eq!(baseline_age(&ring, now), 300);
     }
 

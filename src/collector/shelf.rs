@@ -41,6 +41,12 @@ impl Shelf {
         self.kept.iter().find(|(kept, _)| *kept == number).map(|(_, kept)| kept.clone())
     }
 
+    /// All there are at `now`, oldest first.
+    pub(crate) fn all(&mut self, now: Instant) -> impl Iterator<Item = &(u64, Arc<Kept>)> {
+        self.forget_old(now);
+        self.kept.iter()
+    }
+
     /// The numbers there are.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         self.kept.iter().map(|(number, _)| *number)

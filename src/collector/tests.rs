@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::raw::{Counts, Dropped, RawStack};
+use crate::statistics::{Order, Totals};
 use std::collections::BTreeMap;
 
 /// What the collector sees; tests change it between collections.
@@ -793,6 +794,180 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
     assert_eq!(gone(4), "snapshot 4 is not kept, and no other");
     fake.heap().tracking = false;
     assert_eq!(collector.post().unwrap_err().to_string(), "tracking is off, heapgauge::start turns it on");
+}
+
+fn now(since: Since) -> Asked {
+    Asked { at: None, since }
+}
+
+fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
+    let mut totals = Totals::default();
+    (totals.size, totals.size_diff, totals.count, totals.count_diff) = (size, size_diff, count, count_diff);
+    totals
+}
+
+/// Read to the end.
+fn stacks(collector: &Collector, asked: Asked, is_wanted: impl Fn(Option<&Site>) -> bool) -> Stacks {
+    let mut stacks = collector.stacks(asked).unwrap();
+    while !collector.stacks_slice(&mut stacks, true, &is_wanted) {}
+    stacks
+}
+
+/// Line, figures, history.
+fn lines(sites: &Sites) -> Vec<(u32, Totals, Vec<u64>)> {
+    sites.rows.iter().map(|row| (row.site.line, row.totals, row.history.clone())).collect()
+}
+
+#[test]
+fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 1_000, 1);
+    fake.holds(3, 20, 50, 5);
+    let collector = fake.collector(25, 300);
+    fake.at(100);
+    fake.holds(2, 10, 4_000, 4);
+    fake.holds(3, 20, 0, 0);
+    fake.holds(4, 10, 500, 1);
+    let seen = collector.overview();
+    let number = seen.report.number;
+    assert_eq!((seen.report.live_bytes, seen.report.live_blocks, seen.report.delta_bytes), (4_500, 5, 3_450));
+    assert_eq!(seen.naming, Progress { named: 2, total: 2, more: false });
+    let past = |seconds: u64, live_bytes, live_blocks| Past {
+        taken_at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        live_bytes,
+        live_blocks,
+    };
+    assert_eq!(seen.history, [past(0, 1_050, 6), past(100, 4_500, 5)]);
+    assert_eq!(seen.snapshots, []);
+    collector.post().unwrap();
+    assert_eq!(collector.overview().snapshots, [(1, past(100, 4_500, 5))]);
+
+    // The heap goes on, the moment does not.
+    fake.at(101);
+    fake.holds(2, 10, 9_000, 9);
+    fake.holds(5, 30, 7, 7);
+    let then = Asked { at: Some(number), since: Since::First };
+    for _ in 0..2 {
+        let sites = collector.sites(then, Order::Growth, 10, 3).unwrap();
+        assert_eq!(
+            lines(&sites),
+            [
+                (10, totals(4_500, 3_500, 5, 4), vec![1_000, 4_500, 4_500]),
+                (20, totals(0, -50, 0, -5), vec![50, 0, 0])
+            ]
+        );
+        assert_eq!(
+            (sites.sites, sites.other, sites.total),
+            (2, Totals::default(), totals(4_500, 3_450, 5, -1))
+        );
+        let second = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        assert_eq!(sites.history_at, [second(0), second(100), second(100)]);
+        let all = stacks(&collector, then, |_| true);
+        for times in [sites.times, all.times] {
+            assert_eq!((times.number, times.taken_at, times.since), (number, second(100), second(0)));
+        }
+        let held: Vec<Totals> = all.held.iter().map(|held| held.totals).collect();
+        assert_eq!(held, [totals(4_000, 3_000, 4, 3), totals(0, -50, 0, -5), totals(500, 500, 1, 1)]);
+        let of_ten = stacks(&collector, then, |site| site.is_some_and(|site| site.line == 10));
+        assert_eq!(of_ten.held.len(), 2);
+    }
+    // Cut, what is left out is in other.
+    let one = collector.sites(then, Order::Count, 1, 0).unwrap();
+    assert_eq!(lines(&one), [(10, totals(4_500, 3_500, 5, 4), vec![])]);
+    assert_eq!((one.sites, one.other), (2, totals(0, -50, 0, -5)));
+    // Without its number it is now.
+    let sites = collector.sites(now(Since::First), Order::Size, 10, 1).unwrap();
+    assert_eq!((sites.total.size, sites.times.number), (9_507, number + 1));
+    // What is asked for within a second is the same moment.
+    assert_eq!(collector.overview().report.number, number + 1);
+}
+
+/// Stacks are read in slices while the heap goes on, and others are served in between.
+#[test]
+fn many_stacks_are_read_in_slices() {
+    let fake = Fake::new();
+    (2..20_002).for_each(|id| fake.holds(id, id % 7, 10, 1));
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    (15_002..25_002).for_each(|id| fake.holds(id, id % 7, 30, 1));
+    let mut read = collector.stacks(now(Since::First)).unwrap();
+    let mut lengths = Vec::new();
+    while !collector.stacks_slice(&mut read, false, |_| true) {
+        lengths.push(read.held.len());
+        (2..25_002).for_each(|id| fake.holds(id, id % 7, 99, 9));
+        fake.at(11 + lengths.len() as u64);
+        collector.collect();
+    }
+    assert_eq!((lengths, read.held.len()), (vec![8_192, 16_384, 24_576], 25_000));
+    let sum = read.held.iter().fold(Totals::default(), |sum, held| sum.plus(held.totals));
+    assert_eq!(sum, totals(450_000, 250_000, 25_000, 5_000));
+}
+
+#[test]
+fn moments_are_kept_for_a_minute_and_four_at_most() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 1_000, 1);
+    let collector = fake.collector(25, 300);
+    let at = |number| {
+        let asked = Asked { at: Some(number), since: Since::First };
+        collector
+            .sites(asked, Order::Size, 10, 1)
+            .map(|sites| sites.total.size)
+            .map_err(|gone| gone.to_string())
+    };
+    for number in 1..=5 {
+        fake.at(10 * number);
+        fake.holds(2, 10, 1_000 * number, 1);
+        assert_eq!(collector.overview().report.number, number);
+    }
+    assert_eq!(at(1).unwrap_err(), "moment 1 is not kept, kept are 2, 3, 4, 5");
+    assert_eq!((at(2), at(5)), (Ok(2_000), Ok(5_000)));
+    fake.at(80);
+    assert_eq!(at(2).unwrap_err(), "moment 2 is not kept, kept are 3, 4, 5");
+    // The clock of the server forgets them, too.
+    fake.at(200);
+    collector.tick();
+    assert_eq!(at(5).unwrap_err(), "moment 5 is not kept, and no other");
+    collector.overview();
+    fake.clear();
+    assert_eq!(at(6).unwrap_err(), "moment 6 is not kept, and no other");
+    assert_eq!(
+        collector.stacks(now(Since::Number(9))).unwrap_err().to_string(),
+        "snapshot 9 is not kept, and no other"
+    );
+    fake.heap().tracking = false;
+    fake.at(300);
+    let off = collector.overview();
+    assert_eq!((off.report.tracking, off.report.live_bytes, off.history.len()), (false, 0, 0));
+    assert_eq!(
+        collector.sites(now(Since::First), Order::Size, 1, 1).unwrap_err().to_string(),
+        "tracking is off, heapgauge::start turns it on"
+    );
+}
+
+#[test]
+fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
+    let fake = Fake::new();
+    let collector = fake.collector(25, 300);
+    for id in 2..8 {
+        fake.holds_unnamed(id, 100 * u64::from(id), 1);
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    fake.holds(20, 50, 1, 1);
+    let mut seen = Vec::new();
+    for look in 1..=3 {
+        fake.at(2 * look);
+        let overview = collector.overview();
+        let asked = Asked { at: Some(overview.report.number), since: Since::First };
+        let sites = collector.sites(asked, Order::Size, 10, 1).unwrap();
+        assert_eq!(sites.total.size, 2_701);
+        seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));
+        let nameless = stacks(&collector, asked, |site| site.is_none()).held;
+        assert!(nameless.iter().all(|held| held.traceback.is_none()));
+        seen.last_mut().unwrap().4 = nameless.len();
+    }
+    // Each of the three answers names one more, the hottest first.
+    assert_eq!(seen, [(2, 7, 1_400, 3, 3), (5, 7, 200, 6, 0), (7, 7, 0, 7, 0)]);
 }
 
 /// Sums by site against a plain map, over random histories.

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::unix_seconds;
+use crate::frame::Traceback;
 use crate::snapshot::FileFrames;
 use crate::statistics::{GroupBy, StatisticDiff, Top, Totals};
 
@@ -38,12 +39,7 @@ pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime, sample_in
     let rows: Vec<Row<'_>> = top
         .rows
         .iter()
-        .map(|row| Row {
-            name: row.name().into_owned(),
-            figures: Figures::from(row),
-            total_frames: row.traceback.total_frames(),
-            frames: FileFrames(row.traceback.frames()),
-        })
+        .map(|row| Row::new(row.name().into_owned(), Figures::from(row), &row.traceback))
         .collect();
     let document = Document {
         version: 1,
@@ -71,7 +67,7 @@ struct Document<'a> {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     name: String,
     #[serde(flatten)]
     figures: Figures,
@@ -79,8 +75,15 @@ struct Row<'a> {
     frames: FileFrames<'a>,
 }
 
+impl<'a> Row<'a> {
+    pub(super) fn new(name: String, figures: Figures, traceback: &'a Traceback) -> Row<'a> {
+        let (total_frames, frames) = (traceback.total_frames(), FileFrames(traceback.frames()));
+        Row { name, figures, total_frames, frames }
+    }
+}
+
 #[derive(Clone, Copy, Serialize)]
-struct Figures {
+pub(super) struct Figures {
     size: u64,
     size_diff: i64,
     count: u64,

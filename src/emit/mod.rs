@@ -10,8 +10,12 @@
 pub(crate) mod diff;
 #[cfg(feature = "prometheus")]
 mod facade;
+#[cfg(feature = "http")]
+pub(crate) mod file;
 #[cfg(any(feature = "http", feature = "pprof"))]
 pub(crate) mod folded;
+#[cfg(feature = "http")]
+pub(crate) mod heap;
 pub(crate) mod names;
 #[cfg(feature = "prometheus-client")]
 mod openmetrics;

@@ -1,9 +1,58 @@
 //! Path and query → outlet, as an [`axum::Router`].
 //!
-//! Any thread of any tokio runtime. Answers that need a collection take it in slices of about 0.1 s
-//! and let others run in between; nothing here waits for a lock longer than such a slice.
+//! | path | answer |
+//! |---|---|
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /health` | `ok` |
+//! | `GET /memory/snapshots` | how the heap differs from an earlier one, as text or JSON |
+//! | `POST /memory/snapshots` | keeps a snapshot of now; JSON: `id`, `taken_at`, `size`, `count` |
+//! | `GET /debug/heap` | a page for people, made from the JSON below and nothing else |
+//! | `GET /debug/heap/summary.json` | totals, history, kept snapshots, progress of naming |
+//! | `GET /debug/heap/sites.json` | lines of code and what they hold: `top`, `since`, `sort`, `at`, `history` |
+//! | `GET /debug/heap/stacks.json` | stacks: `site`, `function`, `file`, `line`, `crate`, `top`, `since`, `sort`, `at` |
+//! | `GET /debug/heap/tree.json` | the call tree of a flame graph: `value`, `nodes`, `since`, `at` |
+//! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
+//! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks` |
+//! | `GET /debug/pprof/heap`, `/debug/pprof/allocs` | profiles (feature `pprof`), `?seconds=1` to 59 or `?debug=1` |
+//!
+//! # The JSON of `/debug/heap`
+//!
+//! `size` and `count` are live bytes and live blocks, `size_diff` and `count_diff` their change since an
+//! earlier moment, times seconds since 1970. `version` is 1; members may be added.
+//!
+//! * **summary.json**: `number` and `taken_at` of the moment it is about; `tracking`; `size`, `count`,
+//!   `size_diff`, `count_diff` (since the baseline, `delta_window_seconds` ago); `started_at`; what the metrics
+//!   of the same name say (`peak_bytes`, `allocated_bytes`, `allocations`, `deallocated_bytes`,
+//!   `deallocations`, `untracked_bytes`, `overhead_bytes`, `resident_bytes`, `memory_limit_bytes`,
+//!   `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
+//!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of what is kept for baselines
+//!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: what is served here.
+//! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
+//!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16);
+//!   `other` is what the `top` rows (1 to 10000, default 100) leave out, so that they add up to `total`;
+//!   `sites` says how many there are. Stacks without a name count in `other`.
+//! * **stacks.json**: `rows` as `/memory/snapshots?format=json` has them, of the sites that have all that is
+//!   asked for; `stacks` says how many there are, `other` what the `top` rows leave out.
+//! * **tree.json**: `nodes`, a list in which each comes after its `parent` (an index; `null` for the root).
+//!   `kind` is `root`; `frame`, with an index into `frames`; `cut`, stacks whose oldest frames were not
+//!   recorded; `unnamed`; or `rest`, what a node holds beside those that found room (`nodes`, 1 to 20000,
+//!   default 2000). `value` is its width: bytes, blocks, or growth, the sum of what grew, as asked for by
+//!   `value`. The root has the four figures of the total, and each node at least those of its children. The
+//!   oldest frame comes first, and frames beyond the traceback limit are there, too.
+//!
+//! `since` and `sort` are those of `/memory/snapshots`; here the defaults are `previous` and `size`. `at` is a
+//! `number` of the last minute: answers with the same `at` are about the same moment and add up, and do not
+//! wait for names. Without it they are of now, and wait up to 20 s until every stack has one.
+//!
+//! # Who may ask, and what it costs
+//!
+//! On a loopback address everything but `/metrics` and `/health` is there too; elsewhere only where somebody
+//! asked for it. Any thread of any tokio runtime. Answers take what they need in slices of about 0.1 s and let
+//! others run in between; nothing here waits for a lock longer than such a slice. With 10,000 stacks an answer
+//! takes some 50 ms at most; with 100,000 the tree takes a second, half of it in one go.
 #![forbid(unsafe_code)]
 
+mod heap;
 mod profiles;
 mod query;
 
@@ -21,7 +70,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Router, body};
 
-use crate::collector::{Collector, Compared, Nothing, Posted};
+use crate::collector::{Collector, Compared, Nothing, Posted, Since};
 use crate::config::Shown;
 use crate::control;
 use crate::emit::diff;
@@ -34,22 +83,31 @@ use query::{Format, Query, SINCE};
 const MAX_BODY_BYTES: u64 = 64 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+/// From a request's head (at first: from the connection) until its answer begins, and from there until the next
+/// request's head. A client that does not read its answer ends here too.
+pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
+/// The longest a request waits for names; what has none by then shows as unknown.
+const NAMING_TIME: Duration = Duration::from_secs(20);
+/// What there is to say when that was not enough.
+const NAMED_LATE: &str =
+    "names are still being read, try again in a moment; /debug/heap/summary.json says how far";
 /// The paths of a loopback address.
 const PATHS: &[&str] = &[
     "/metrics",
     "/health",
     "/memory/snapshots",
+    "/debug/heap",
+    "/debug/heap/summary.json",
+    "/debug/heap/sites.json",
+    "/debug/heap/stacks.json",
+    "/debug/heap/tree.json",
+    "/debug/heap/snapshot.json",
     "/debug/heap/folded",
     #[cfg(feature = "pprof")]
     "/debug/pprof/heap",
     #[cfg(feature = "pprof")]
     "/debug/pprof/allocs",
 ];
-/// From a request's head (at first: from the connection) until its answer begins, and from there until the next
-/// request's head. A client that does not read its answer ends here too.
-pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
-/// The longest a request waits for names; what has none by then shows as unknown.
-const NAMING_TIME: Duration = Duration::from_secs(20);
 
 /// Who may reach what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +173,8 @@ fn routes(collector: &Collector, every_path: bool) -> Router {
     if every_path {
         routes = routes
             .route("/memory/snapshots", get(compare).post(keep))
-            .route("/debug/heap/folded", get(profiles::folded));
+            .route("/debug/heap/folded", get(profiles::folded))
+            .merge(heap::routes());
         #[cfg(feature = "pprof")]
         {
             routes = routes
@@ -148,20 +207,26 @@ async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
         Err(failed) => return *failed,
     };
-    // Every stack is shown by name here, so all are named first, for as long as a client would wait.
-    let begun = Instant::now();
-    loop {
-        match caught(|| outlet.collector.name_all_slice(query.since)) {
-            Ok(false) if begun.elapsed() < NAMING_TIME => tokio::task::yield_now().await,
-            Ok(_) => break,
-            Err(failed) => return *failed,
-        }
+    if let Err(failed) = name_all(&outlet.collector, query.since).await {
+        return *failed;
     }
     let made = caught(|| {
         let _own = control::own();
         show(&outlet.collector, &query)
     });
     made.unwrap_or_else(|failed| *failed)
+}
+
+/// Where every stack is shown by name all are named first, for as long as a client would wait. False:
+/// there are more.
+async fn name_all(collector: &Collector, since: Since) -> Result<bool, Refusal> {
+    let begun = Instant::now();
+    loop {
+        match caught(|| collector.name_all_slice(since))? {
+            false if begun.elapsed() < NAMING_TIME => tokio::task::yield_now().await,
+            all => return Ok(all),
+        }
+    }
 }
 
 /// The rows asked for, or why there are none.
