@@ -34,10 +34,11 @@ fn run() -> Result<(), Box<dyn Error>> {
             Long("group-by") => group_by = arguments.value()?.string()?.parse()?,
             Long("cumulative") => cumulative = true,
             Long("top") => {
-                top = arguments.value()?.parse()?;
-                if top == 0 {
-                    return Err("--top 0: allowed are numbers from 1 on".into());
-                }
+                let value = arguments.value()?;
+                let number = value.to_str().and_then(|value| value.parse().ok()).filter(|number| *number > 0);
+                top = number.ok_or_else(|| {
+                    format!("--top {}: allowed are numbers from 1 on", value.to_string_lossy().escape_debug())
+                })?;
             }
             Long("help") | Short('h') => {
                 println!("{USAGE}");

@@ -390,7 +390,10 @@ fn change_slow(id: u32, size: usize) -> Option<&'static ThreadState> {
 #[cold]
 pub(crate) fn misplaced(id: u32, size: usize) {
     free(id, size);
-    tracker::drop_event(Reason::Memory);
+    // Where its stack was lost already, it has been counted.
+    if id != tracker::base() {
+        tracker::drop_event(Reason::Memory);
+    }
     allocate_shared(UNTRACKED, size);
 }
 

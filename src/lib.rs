@@ -57,12 +57,24 @@
 //!   the [`Collector`] keeps by its own clock: who scrapes, and how often, changes nothing.
 //! * *other* is what the exported sites leave out, *untracked* what was allocated while tracking was
 //!   paused or off, *overhead* what heapgauge itself holds.
+//! * A child of `fork` goes on by itself, beginning with its parent's counts; a server stays with the parent.
+//!
+//! # Profiles
+//!
+//! The server has the heap as a pprof profile at `/debug/pprof/heap`, what was ever allocated at
+//! `/debug/pprof/allocs`, and folded stacks for flame graphs at `/debug/heap/folded`. A program without it takes a
+//! `Profile` (feature `pprof` or `http`), which also subtracts: what was allocated, and what stayed, during some work.
 //!
 //! # What it costs
 //!
 //! Four bytes a block; a look at the stack for each allocation, some nanoseconds; about 300 bytes for a
 //! distinct stack, and about 60 more for each thread that allocates from it. The README has the table,
 //! measured. Names are read when a collection or a snapshot asks for them.
+//!
+//! # Where it goes
+//!
+//! To a server of its own, into an axum server, a registry of `prometheus-client`, the recorder of `metrics`
+//! or a meter of OpenTelemetry: [`outlets`] says which to take, with a complete snippet each.
 //!
 //! # What it cannot see
 //!
@@ -107,6 +119,10 @@ mod domains;
 mod filter;
 mod frame;
 mod process;
+#[cfg(any(feature = "http", feature = "pprof"))]
+// Each of the two reads its part of it.
+#[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
+mod profile;
 mod snapshot;
 mod statistics;
 mod symbols;
@@ -115,10 +131,16 @@ mod traced;
 // The outlets.
 #[cfg(feature = "http")]
 mod config;
-#[cfg(feature = "prometheus")]
-mod emit;
+#[cfg(any(
+    feature = "opentelemetry",
+    feature = "pprof",
+    feature = "prometheus",
+    feature = "prometheus-client"
+))]
+pub mod emit;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod outlets;
 #[cfg(feature = "http")]
 mod serve;
 
@@ -134,6 +156,8 @@ pub use domains::{track, untrack};
 pub use error::Error;
 pub use filter::{DomainFilter, Filter};
 pub use frame::{Frame, Traceback};
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub use profile::{Profile, ProfileValue};
 #[cfg(feature = "http")]
 pub use serve::{Server, ServerBuilder, serve, serve_from_env};
 pub use snapshot::{Snapshot, Trace};

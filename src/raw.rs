@@ -126,16 +126,21 @@ pub(crate) fn take() -> RawSnapshot {
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
         peak_bytes: tracker::peak(totals.live_bytes()),
-        dropped: Dropped {
-            stacks: tracker::dropped(Reason::Stacks),
-            memory: tracker::dropped(Reason::Memory),
-            threads: tracker::dropped(Reason::Threads),
-            reentrant: tracker::dropped(Reason::Reentrant),
-        },
+        dropped: dropped(),
         truncated_stacks: tracker::truncated(),
         fallback_walks: tracker::fallbacks(),
         sample_interval_bytes: tracker::plan().interval().into(),
         capture: stack::walker(),
+    }
+}
+
+/// Events dropped since the process began.
+pub(crate) fn dropped() -> Dropped {
+    Dropped {
+        stacks: tracker::dropped(Reason::Stacks),
+        memory: tracker::dropped(Reason::Memory),
+        threads: tracker::dropped(Reason::Threads),
+        reentrant: tracker::dropped(Reason::Reentrant),
     }
 }
 
@@ -147,7 +152,12 @@ pub(crate) fn live_bytes() -> u64 {
 
 /// Bytes of heapgauge's own tables, and of what its read side holds.
 pub(crate) fn overhead_bytes() -> u64 {
-    memory::bytes() + tag_map::resident_bytes() + read_one(OVERHEAD).live_bytes()
+    held_bytes() + tag_map::resident_bytes()
+}
+
+/// The same without the tag map, which takes a call of the system.
+pub(crate) fn held_bytes() -> u64 {
+    memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
 
 /// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,
@@ -266,4 +276,74 @@ fn read_one(id: u32) -> Counts {
 pub(crate) fn capture() -> &'static [usize] {
     init::ensure();
     crate::book::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TrackingAllocator;
+    use std::alloc::{GlobalAlloc, Layout};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+    /// A block, by address so that threads can hand it on.
+    type Block = (usize, Layout);
+
+    fn allocate(size: usize) -> Block {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        // SAFETY: the size is not zero.
+        let block = unsafe { ALLOC.alloc(layout) };
+        assert!(!block.is_null());
+        (block.expose_provenance(), layout)
+    }
+
+    fn free((block, layout): Block) {
+        // SAFETY: made by `allocate` with this layout, and freed once.
+        unsafe { ALLOC.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
+    }
+
+    /// `live_bytes` would hide it, so it is the two sides that are compared.
+    #[test]
+    fn case_40_no_read_finds_more_freed_than_allocated() {
+        const THREADS: usize = 4;
+        let (between, done) = (Mutex::new(None::<Block>), AtomicBool::new(false));
+        let reads = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS)
+                .map(|number| {
+                    let between = &between;
+                    scope.spawn(move || {
+                        for round in 0..20_000 {
+                            let block = allocate(1 + (round * 7 + number) % 3_000);
+                            // Every second block is freed by whoever comes next.
+                            let other = match round % 2 {
+                                0 => Some(block),
+                                _ => between.lock().unwrap().replace(block),
+                            };
+                            other.into_iter().for_each(free);
+                        }
+                    })
+                })
+                .collect();
+            let reader = scope.spawn(|| {
+                let mut reads = 0_u32;
+                while !done.load(Ordering::Relaxed) || reads == 0 {
+                    for stack in take().stacks {
+                        let counts = stack.counts;
+                        assert!(counts.freed_bytes <= counts.allocated_bytes, "{stack:?}");
+                        assert!(counts.freed_blocks <= counts.allocated_blocks, "{stack:?}");
+                    }
+                    reads += 1;
+                }
+                reads
+            });
+            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            done.store(true, Ordering::Relaxed);
+            ended.into_iter().for_each(|ended| ended.unwrap());
+            reader.join().unwrap()
+        });
+        assert!(reads > 0);
+        between.into_inner().unwrap().into_iter().for_each(free);
+    }
 }

@@ -322,7 +322,7 @@ mod tests {
         }
         let one = weight(bytes / blocks, interval);
         // Whole numbers by cutting off, as the goldens were made.
-        (blocks * one.blocks >> FRACTION, blocks * one.bytes >> BYTES_FRACTION)
+        ((blocks * one.blocks) >> FRACTION, (blocks * one.bytes) >> BYTES_FRACTION)
     }
 
     #[test]
@@ -356,8 +356,8 @@ mod tests {
         for (size, count) in [(16, 32u64 << 20), (32 << 20, 16)] {
             let hits = sampled(&sampler, plan, size, count);
             let one = weight(size as u64, KIB_512);
-            bytes += hits * one.bytes >> BYTES_FRACTION;
-            blocks += hits * one.blocks >> FRACTION;
+            bytes += (hits * one.bytes) >> BYTES_FRACTION;
+            blocks += (hits * one.blocks) >> FRACTION;
             sampled_bytes += hits * size as u64;
             sampled_blocks += hits;
         }
@@ -385,7 +385,7 @@ mod tests {
             let (bytes, variance) = if plan.leaves_to_chance(size) {
                 let hits = sampled(&sampler(49), plan, size, count);
                 let one = weight(size as u64, INTERVAL as u32);
-                (hits * one.bytes >> BYTES_FRACTION, square_bytes(hits * one.variance, INTERVAL as u32))
+                ((hits * one.bytes) >> BYTES_FRACTION, square_bytes(hits * one.variance, INTERVAL as u32))
             } else {
                 (count * size as u64, 0.0)
             };

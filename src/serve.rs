@@ -27,7 +27,9 @@ use crate::collector::Collector;
 use crate::config::{self, Config};
 use crate::control;
 use crate::error::Error;
-use crate::http::{self, Access};
+use crate::http::{self, Access, REQUEST_TIME};
+use crate::raw::{self, Dropped};
+use crate::symbols;
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
@@ -38,9 +40,6 @@ const MAX_HEADERS: usize = 64;
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// From the moment a connection could send a request until its head is there.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// From a request's head (at first: from the connection) until the next one's. A client that does not
-/// read its answer ends here too.
-const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// How often the thread looks for stacks the last collection left unnamed.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Rest between two slices of naming, so that the thread leaves most of a core to others.
@@ -272,7 +271,6 @@ impl ServerBuilder {
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
         let thread = std::thread::Builder::new()
-            .name("heapgauge".into())
             .spawn(move || run(listener, access, clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked.
@@ -340,6 +338,7 @@ fn run(
 
 /// The collector's clock: baselines when they are due, and names for what was left unnamed.
 async fn keep_time(collector: &Collector) {
+    let mut losses = Losses::default();
     loop {
         // A fault of ours costs this turn only.
         let turn = |act: &dyn Fn() -> Option<Duration>| catch_unwind(AssertUnwindSafe(act)).ok().flatten();
@@ -347,7 +346,39 @@ async fn keep_time(collector: &Collector) {
         while turn(&|| collector.name_slice().then_some(NAMING_REST)).is_some() {
             sleep(NAMING_REST).await;
         }
+        losses.look(raw::dropped(), symbols::global().over_limit());
         sleep(due.clamp(Duration::from_millis(10), CLOCK_STEP)).await;
+    }
+}
+
+/// Which limits have been reached so far. Each is one line on stderr, once.
+#[derive(Default)]
+struct Losses {
+    tables: bool,
+    names: bool,
+    stacks: bool,
+}
+
+impl Losses {
+    fn look(&mut self, dropped: Dropped, over_limit: u64) {
+        for (said, count, line) in [
+            (
+                &mut self.tables,
+                dropped.memory,
+                "no more memory for tables (HEAPGAUGE_MAX_OVERHEAD): new stacks are counted at [unrecorded]",
+            ),
+            (
+                &mut self.names,
+                over_limit,
+                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): some sites go by function, or by module and \
+                 offset",
+            ),
+            (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
+        ] {
+            if count > 0 && !std::mem::replace(said, true) {
+                say(&line);
+            }
+        }
     }
 }
 
@@ -359,20 +390,26 @@ struct Connection {
 
 struct Activity {
     opened: Instant,
-    /// Milliseconds after `opened` at which the latest request's head was there.
-    asked_ms: AtomicU64,
+    /// Milliseconds after `opened` at which the latest request's head was there, or its answer's.
+    turned_ms: AtomicU64,
     /// An answer is being made right now.
     answering: AtomicBool,
 }
 
 impl Activity {
+    /// When the client is given up. What an answer takes is our own affair, and bounded by those who make it.
     fn ends(&self) -> Instant {
-        self.opened + Duration::from_millis(self.asked_ms.load(Ordering::Relaxed)) + REQUEST_TIME
+        match self.answering.load(Ordering::Relaxed) {
+            true => Instant::now() + REQUEST_TIME,
+            false => {
+                self.opened + Duration::from_millis(self.turned_ms.load(Ordering::Relaxed)) + REQUEST_TIME
+            }
+        }
     }
 
-    fn begin(&self) {
-        self.asked_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
-        self.answering.store(true, Ordering::Relaxed);
+    fn turn(&self, answering: bool) {
+        self.turned_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.answering.store(answering, Ordering::Relaxed);
     }
 }
 
@@ -399,7 +436,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Router) {
         }
         let state = Arc::new(Activity {
             opened: Instant::now(),
-            asked_ms: AtomicU64::new(0),
+            turned_ms: AtomicU64::new(0),
             answering: AtomicBool::new(false),
         });
         let task = tokio::spawn(connection(stream, app.clone(), state.clone())).abort_handle();
@@ -413,9 +450,9 @@ async fn connection(stream: tokio::net::TcpStream, app: Router, state: Arc<Activ
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let (app, state) = (app.clone(), state.clone());
         async move {
-            state.begin();
+            state.turn(true);
             let response = app.oneshot(request.map(Body::new)).await;
-            state.answering.store(false, Ordering::Relaxed);
+            state.turn(false);
             response
         }
     });

@@ -4,30 +4,15 @@
 //! before, and some milliseconds or more where many are new. Nobody is stopped.
 #![forbid(unsafe_code)]
 
+mod file;
+
 use crate::frame::{Frame, Traceback, UNKNOWN};
 use crate::symbols::{self, Symbols};
 use crate::{Error, control, domains, raw};
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
-use serde::ser::{SerializeSeq, SerializeStruct};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(feature = "http")]
+pub(crate) use file::FileFrames;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// The one version of the file there is.
-const VERSION: u64 = 1;
-
-/// Longest file that is read or written.
-const MAX_FILE_BYTES: u64 = 1 << 30;
-
-/// Most frames of one traceback in a file, as many as `tracemalloc` ever stores.
-const MAX_FILE_FRAMES: usize = 65_535;
 
 /// Blocks that are alive and share a traceback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,21 +236,8 @@ impl Snapshot {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let _own = control::own();
         let path = path.as_ref();
-        let beside = beside(path);
-        let written = self.write(&beside).and_then(|()| std::fs::rename(&beside, path));
-        written.map_err(|error| {
-            // Nothing to say if it is not there.
-            let _ = std::fs::remove_file(&beside);
-            Error::with_source(format_args!("save snapshot to {}", path.display()), error)
-        })
-    }
-
-    fn write(&self, path: &Path) -> io::Result<()> {
-        let file = File::options().write(true).create_new(true).open(path)?;
-        let mut bounded = Bounded { file: BufWriter::with_capacity(1 << 16, file), left: MAX_FILE_BYTES };
-        serde_json::to_writer(&mut bounded, self)?;
-        bounded.write_all(b"\n")?;
-        bounded.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+        file::write(self, path)
+            .map_err(|error| Error::with_source(format_args!("save snapshot to {}", path.display()), error))
     }
 
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
@@ -287,7 +259,7 @@ impl Snapshot {
     pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
         let _own = control::own();
         let path = path.as_ref();
-        read(path)
+        file::read(path)
             .map_err(|error| Error::with_source(format_args!("load snapshot from {}", path.display()), error))
     }
 }
@@ -301,278 +273,4 @@ fn named(symbols: &Symbols, addresses: &'static [usize], limit: usize, truncated
         symbols.resolve(&mut std::iter::once(addresses), Duration::MAX);
     }
     Traceback::new([Frame::new(None, UNKNOWN, 0)])
-}
-
-/// A name in the same directory that nobody else uses.
-fn beside(path: &Path) -> PathBuf {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.{number}.tmp", std::process::id()))
-}
-
-/// A file that grows up to a limit.
-struct Bounded {
-    file: BufWriter<File>,
-    left: u64,
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-            io::Error::other(format!("more than {MAX_FILE_BYTES} bytes, which is what load reads"))
-        })?;
-        self.file.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(format!("{length} bytes, allowed are at most {MAX_FILE_BYTES}").into());
-    }
-    // By parts: in one piece it parses a third quicker and takes its own length in memory.
-    let file = BufReader::with_capacity(1 << 16, file.take(MAX_FILE_BYTES));
-    let mut json = serde_json::Deserializer::from_reader(file);
-    let parsed = Snapshot::deserialize(&mut json).and_then(|snapshot| json.end().map(|()| snapshot));
-    parsed.map_err(|error| {
-        let what = match error.classify() {
-            serde_json::error::Category::Eof => "the file is truncated",
-            serde_json::error::Category::Syntax => "not JSON",
-            serde_json::error::Category::Data => "not a snapshot",
-            serde_json::error::Category::Io => "reading failed",
-        };
-        format!("{what}: {error}").into()
-    })
-}
-
-impl Serialize for Snapshot {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
-        file.serialize_field("version", &VERSION)?;
-        file.serialize_field("taken_at", &self.taken_at)?;
-        file.serialize_field("traceback_limit", &self.traceback_limit)?;
-        file.serialize_field("build_id", &self.build_id)?;
-        if self.sample_interval != 0 {
-            file.serialize_field("sample_interval", &self.sample_interval)?;
-        }
-        file.serialize_field("traces", &self.traces)?;
-        file.end()
-    }
-}
-
-impl Serialize for Trace {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut trace = serializer.serialize_struct("Trace", 5 + usize::from(self.stderr != 0))?;
-        trace.serialize_field("domain", &self.domain)?;
-        trace.serialize_field("size", &self.size)?;
-        trace.serialize_field("count", &self.count)?;
-        if self.stderr != 0 {
-            trace.serialize_field("stderr", &self.stderr)?;
-        }
-        trace.serialize_field("total_frames", &self.traceback.total_frames())?;
-        trace.serialize_field("frames", &FileFrames(self.traceback.frames()))?;
-        trace.end()
-    }
-}
-
-/// Frames in the words of the file.
-pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
-
-impl Serialize for FileFrames<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut frames = serializer.serialize_seq(Some(self.0.len()))?;
-        for frame in self.0 {
-            frames.serialize_element(&FileFrame {
-                function: frame.function.as_deref().map(Cow::Borrowed),
-                file: Cow::Borrowed(&frame.file),
-                line: frame.line,
-                module: frame.module.as_deref().map(Cow::Borrowed),
-                offset: frame.offset,
-            })?;
-        }
-        frames.end()
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct FileFrame<'a> {
-    #[serde(borrow, default)]
-    function: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    file: Cow<'a, str>,
-    line: u32,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    module: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    offset: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct FileTrace<'a> {
-    domain: u32,
-    size: u64,
-    count: u64,
-    #[serde(default)]
-    stderr: u64,
-    total_frames: usize,
-    #[serde(borrow)]
-    frames: Vec<FileFrame<'a>>,
-}
-
-impl<'de> Deserialize<'de> for Snapshot {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Snapshot, D::Error> {
-        deserializer.deserialize_map(SnapshotVisitor)
-    }
-}
-
-struct SnapshotVisitor;
-
-impl<'de> Visitor<'de> for SnapshotVisitor {
-    type Value = Snapshot;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a heapgauge snapshot")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
-        let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
-        let mut interval = None;
-        while let Some(name) = map.next_key::<Cow<'de, str>>()? {
-            match &*name {
-                "version" => {
-                    let found: u64 = once(&mut version, map.next_value()?, "version")?;
-                    if found != VERSION {
-                        return Err(de::Error::custom(format_args!(
-                            "version {found} is not known, only {VERSION} is"
-                        )));
-                    }
-                }
-                "taken_at" => {
-                    let seconds = once(&mut taken_at, map.next_value()?, "taken_at")?;
-                    Duration::try_from_secs_f64(seconds).map_err(|_| {
-                        de::Error::invalid_value(de::Unexpected::Float(seconds), &"seconds since 1970")
-                    })?;
-                }
-                "traceback_limit" => {
-                    once(&mut limit, map.next_value()?, "traceback_limit")?;
-                }
-                "build_id" => {
-                    once::<Option<String>, _>(&mut build_id, map.next_value()?, "build_id")?;
-                }
-                "sample_interval" => {
-                    once(&mut interval, map.next_value()?, "sample_interval")?;
-                }
-                "traces" if traces.is_some() => return Err(de::Error::duplicate_field("traces")),
-                "traces" => traces = Some(map.next_value_seed(Traces)?),
-                _ => {
-                    map.next_value::<de::IgnoredAny>()?;
-                }
-            }
-        }
-        version.ok_or_else(|| de::Error::missing_field("version"))?;
-        Ok(Snapshot {
-            taken_at: taken_at.ok_or_else(|| de::Error::missing_field("taken_at"))?,
-            traceback_limit: limit.ok_or_else(|| de::Error::missing_field("traceback_limit"))?,
-            build_id: build_id.flatten(),
-            sample_interval: interval.unwrap_or(0),
-            traces: traces.ok_or_else(|| de::Error::missing_field("traces"))?,
-        })
-    }
-}
-
-fn once<T: Clone, E: de::Error>(place: &mut Option<T>, value: T, name: &'static str) -> Result<T, E> {
-    match place.replace(value.clone()) {
-        Some(_) => Err(de::Error::duplicate_field(name)),
-        None => Ok(value),
-    }
-}
-
-/// Reads the traces one by one, so that equal frames and equal texts are kept once.
-struct Traces;
-
-impl<'de> DeserializeSeed<'de> for Traces {
-    type Value = Vec<Trace>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Trace>, D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Traces {
-    type Value = Vec<Trace>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of traces")
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(self, mut traces: S) -> Result<Vec<Trace>, S::Error> {
-        let mut read = Vec::new();
-        let mut shared = Shared::default();
-        while let Some(trace) = traces.next_element::<FileTrace<'de>>()? {
-            let (kept, total) = (trace.frames.len(), trace.total_frames);
-            if kept == 0 || kept > MAX_FILE_FRAMES || total < kept {
-                return Err(de::Error::custom(format_args!(
-                    "trace {} has {kept} frames of {total}, allowed are 1 to {MAX_FILE_FRAMES} of at least as many",
-                    read.len()
-                )));
-            }
-            let frames: Arc<[Arc<Frame>]> =
-                trace.frames.into_iter().map(|frame| shared.frame(frame)).collect();
-            read.push(Trace {
-                domain: trace.domain,
-                size: trace.size,
-                count: trace.count,
-                stderr: trace.stderr,
-                traceback: Traceback::shared(frames, total),
-            });
-        }
-        Ok(read)
-    }
-}
-
-#[derive(Default)]
-struct Shared {
-    texts: HashSet<Arc<str>>,
-    /// By where the text of the file's name lies, and line.
-    frames: HashMap<(usize, u32), Vec<Arc<Frame>>>,
-}
-
-impl Shared {
-    fn frame(&mut self, frame: FileFrame<'_>) -> Arc<Frame> {
-        let file = self.text(&frame.file);
-        let key = (file.as_ptr() as usize, frame.line);
-        let is_same = |known: &&Arc<Frame>| {
-            known.offset == frame.offset
-                && known.function.as_deref() == frame.function.as_deref()
-                && known.module.as_deref() == frame.module.as_deref()
-        };
-        if let Some(known) = self.frames.get(&key).and_then(|known| known.iter().find(is_same)) {
-            return known.clone();
-        }
-        let new = Arc::new(Frame {
-            function: frame.function.map(|text| self.text(&text)),
-            line: frame.line,
-            module: frame.module.map(|text| self.text(&text)),
-            offset: frame.offset,
-            file,
-        });
-        self.frames.entry(key).or_default().push(new.clone());
-        new
-    }
-
-    fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(kept) = self.texts.get(text) {
-            return kept.clone();
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(text.clone());
-        text
-    }
 }

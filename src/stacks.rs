@@ -12,8 +12,7 @@ use crate::memory;
 use crate::sync::{AtomicPtr, Ordering};
 use crate::thread::{SHARED, StackBuffer, StackHeader};
 use crate::tracker::{self, Reason};
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use dashmap::{DashMap, SharedValue};
 use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ptr::{NonNull, null_mut};
@@ -118,45 +117,38 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     {
         return Ok(*id);
     }
-    if let Some(mut known) = map.get_mut(&sought) {
-        // Another thread may have been faster; else it was met before the last `clear`.
-        if *known < base {
-            *known = publish(*known.key())?;
-        }
-        return Ok(*known);
+    let shard = map.shards().get(map.determine_shard(hash as usize)).ok_or(Reason::Stacks)?;
+    let mut shard = shard.write();
+    let known = shard.get_mut(hash, |(key, _)| *key == sought);
+    // Another thread may have been faster.
+    if let Some((_, id)) = &known
+        && *id.get() >= base
+    {
+        return Ok(*id.get());
     }
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
-    insert(map, record(&sought).ok_or(Reason::Memory)?)
-}
-
-fn insert(map: &Map, recorded: Key) -> Result<u32, Reason> {
-    match map.entry(recorded) {
-        Entry::Occupied(mut known) => {
-            // Another thread recorded the same stack meanwhile, and it stays; it is rare.
-            let id = if *known.get() >= tracker::base() { Ok(*known.get()) } else { publish(*known.key()) };
-            if let Ok(id) = id {
-                known.insert(id);
+    if let Some((key, id)) = known {
+        // It was met before the last `clear`. What the old id had stays: somebody may be booking there.
+        *id.get_mut() = publish(*key)?;
+        return Ok(*id.get());
+    }
+    // `DashMap::insert` would end the process where the map cannot grow.
+    shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;
+    let recorded = record(&sought).ok_or(Reason::Memory)?;
+    match publish(recorded) {
+        Ok(id) => {
+            if recorded.header().truncated {
+                tracker::count_truncated();
             }
-            drop(known);
-            unrecord(recorded);
-            id
+            shard.insert_entry(hash, (recorded, SharedValue::new(id)), |(key, _)| key.header().hash);
+            Ok(id)
         }
-        Entry::Vacant(place) => match publish(recorded) {
-            Ok(id) => {
-                if recorded.header().truncated {
-                    tracker::count_truncated();
-                }
-                place.insert(id);
-                Ok(id)
-            }
-            Err(reason) => {
-                drop(place);
-                unrecord(recorded);
-                Err(reason)
-            }
-        },
+        Err(reason) => {
+            unrecord(recorded);
+            Err(reason)
+        }
     }
 }
 
@@ -205,15 +197,22 @@ const _: () = assert!(CHUNK.is_multiple_of(SUMS as usize));
 /// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
 fn publish(stack: Key) -> Result<u32, Reason> {
     let ids = if stack.header().interval == 0 { 1 } else { SUMS };
+    // An id that is taken is gone, so where memory has run out none is taken: this is where the next
+    // ones lead, unless another thread takes them first.
+    place(tracker::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
     let id = tracker::next_ids(ids).ok_or(Reason::Stacks)?;
-    for id in id..id + ids {
-        SHARED.make(id).then_some(()).ok_or(Reason::Memory)?;
-    }
-    let (root, branch, leaf) = indices(id);
-    let made = child(&ROOT[root]).and_then(|made| child(&made[branch])).ok_or(Reason::Memory)?;
-    // Release: pairs with the Acquire of `addresses`.
-    made[leaf].store(stack.0.as_ptr(), Ordering::Release);
+    // Release: pairs with the Acquire of `recorded`.
+    place(id).ok_or(Reason::Memory)?.store(stack.0.as_ptr(), Ordering::Release);
     Ok(id)
+}
+
+/// Where an id leads to its stack, and everything else that a block with it or one of the ids behind it needs; made
+/// if need be.
+fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
+    // A place for a whole chunk, so for those behind it too: see `SUMS`.
+    SHARED.make(id).then_some(())?;
+    let (root, branch, leaf) = indices(id);
+    Some(&child(&child(&ROOT[root])?[branch])?[leaf])
 }
 
 /// What a pointer leads to, made of zeroes if need be.

@@ -495,3 +495,26 @@ mod platform {
         StackBounds::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::{Chunk, Direction};
+
+    #[test]
+    fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
+        for busy in [false, true] {
+            let state = make().unwrap();
+            assert!(state.counters.add_slow(70, Direction::Freed, 5));
+            // SAFETY: made above and known to this thread alone; nothing else has the tools.
+            unsafe { state.tools() }.bounds.end = 1;
+            if busy {
+                state.quiet.store(BUSY, Ordering::Relaxed);
+            }
+            state.mend();
+            // SAFETY: as above.
+            assert_eq!(unsafe { state.tools() }.bounds.end, usize::from(!busy));
+            assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
+        }
+    }
+}

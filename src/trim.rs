@@ -1,4 +1,5 @@
-//! Memory freed in bulk → back to the system, where the C library would keep it and that is quick.
+//! Memory freed in bulk → back to the system, where the C library would keep it and that is quick; and how much
+//! more the system would give.
 //!
 //! Part of the border, because it calls into the C library; the read side uses it. glibc keeps what was freed for
 //! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
@@ -23,6 +24,29 @@ pub(crate) fn private_bytes() -> usize {
     let mut pages = pages.split(' ').skip(1).map(|number| number.parse().unwrap_or(0));
     let (resident, shared): (usize, usize) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
     resident.saturating_sub(shared) * 4096
+}
+
+/// What this process may still have by its own limits, bytes: of address space, and of private memory. It ends
+/// where an allocation fails, so it is better asked before.
+#[cfg(target_os = "linux")]
+pub(crate) fn room() -> [u64; 2] {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Vec<u64> = pages.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0)).collect();
+    // size resident shared text lib data dt
+    [(libc::RLIMIT_AS, 0), (libc::RLIMIT_DATA, 5)].map(|(resource, column)| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a place to write to.
+        if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 || limit.rlim_cur == libc::RLIM_INFINITY
+        {
+            return u64::MAX;
+        }
+        limit.rlim_cur.saturating_sub(pages.get(column).map_or(0, |pages| pages * 4096))
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn room() -> [u64; 2] {
+    [u64::MAX; 2]
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

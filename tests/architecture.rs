@@ -26,11 +26,11 @@ const FLOORS: &[&[&str]] = &[
     // The read side: ordinary safe Rust.
     &["frame"],
     &["symbols", "domains", "process"],
-    &["snapshot", "traced"],
+    &["profile", "snapshot", "traced"],
     &["filter", "statistics"],
     &["collector"],
     &["emit"],
-    &["config"],
+    &["config", "outlets"],
     &["http"],
     &["serve"],
 ];

@@ -66,7 +66,11 @@ fn rows_and_errors() {
     };
     assert!(error(&[]).starts_with("compare: usage: compare OLD.json"));
     assert!(error(&[&old, &new, &old]).starts_with("compare: usage: compare OLD.json"));
-    assert_eq!(error(&[&old, "--top", "0"]), "compare: --top 0: allowed are numbers from 1 on\n");
+    for top in ["0", "-1", "abc", "", "1.5", "99999999999999999999", "ä\u{301}"] {
+        let problem = format!("compare: --top {top}: allowed are numbers from 1 on\n");
+        assert_eq!(error(&[&old, "--top", top]), problem);
+        assert_eq!(error(&[&old, &format!("--top={top}")]), problem);
+    }
     assert_eq!(
         error(&[&old, "--group-by", "traceback", "--cumulative"]),
         "compare: cumulative: not for traceback, allowed are file, line, function, crate\n"
@@ -79,6 +83,38 @@ fn rows_and_errors() {
         error(&["no-such.json"]),
         "compare: load snapshot from no-such.json: No such file or directory (os error 2)\n"
     );
-    assert_eq!(error(&[&old, "--wrong"]).lines().count(), 1);
+    for wrong in
+        ["--wrong", "-x", "--cumulative=yes", "--top", "--group-by", "--top=1\n2", "--group-by=\u{1b}[2J"]
+    {
+        let problem = error(&[&old, wrong]);
+        assert_eq!(problem.lines().count(), 1, "{problem}");
+        assert!(
+            problem.starts_with("compare: ") && !problem.trim_end().contains(char::is_control),
+            "{problem:?}"
+        );
+    }
+    // What is not a snapshot is named with the place where that shows.
+    let cut = directory.join("cut.json");
+    std::fs::write(&cut, &std::fs::read(&old).unwrap()[..100]).unwrap();
+    let cut = cut.to_str().unwrap();
+    for arguments in [&[cut][..], &[cut, &new], &[&new, cut]] {
+        let problem = error(arguments);
+        assert!(
+            problem.starts_with(&format!("compare: load snapshot from {cut}: the file is truncated: EOF "))
+        );
+        assert_eq!(problem.lines().count(), 1, "{problem}");
+    }
+    // More rows than there are, options behind or before the files, the last of two.
+    assert_eq!(
+        printed(&["--top", "9", "--top=99", &old, "--group-by", "file", "--group-by=line"]).lines().count(),
+        2
+    );
+    assert_eq!(printed(&["--", &old]).lines().count(), 2);
+    assert!(printed(&["--help"]).starts_with("usage: compare OLD.json [NEW.json] "));
+    // Both may be the same file.
+    assert_eq!(
+        printed(&[&old, &old]).lines().next(),
+        Some("b.rs:1: size=66 B (+0 B), count=1 (+0), average=66 B")
+    );
     std::fs::remove_dir_all(&directory).unwrap();
 }

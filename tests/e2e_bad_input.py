@@ -3,8 +3,9 @@
 import signal
 import socket
 import subprocess
+import time
 
-from support import EXAMPLES, Service, get, main
+from support import EXAMPLES, Service, get, main, wait_for
 
 VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_FRAMES",
              "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_DEBUG"]
@@ -72,6 +73,21 @@ def switched_off():
     with Service("--quiet-traffic", env={"HEAPGAUGE": "off"}) as service:
         assert goes_on(service) == []
         assert service.said("listening on") == []
+
+
+def too_little_overhead():
+    """Where heapgauge may hold next to nothing it says so once, counts all bytes, and everything else works."""
+    with Service("--quiet-traffic", env={"HEAPGAUGE_MAX_OVERHEAD": "256KiB"}) as service:
+        service.documents()
+        dropped = {"reason": "memory"}
+        wait_for("events to be dropped", lambda: service.metrics().value("heap_dropped_events_total", **dropped) > 0)
+        wait_for("a line about it", service.errors)
+        time.sleep(3)
+        assert service.metrics().value("heap_live_bytes") > 0
+        said = goes_on(service)
+        assert len(said) in (1, 2) and len(set(said)) == len(said), said
+        for line in said:
+            assert "HEAPGAUGE_MAX_OVERHEAD" in line and ("for tables" in line or "for names" in line), line
 
 
 def paths_and_methods():
@@ -156,5 +172,5 @@ def signals_end_it():
         assert service.process.wait(20) == 0
 
 
-main([address_in_use, addresses_that_are_none, unknown_variables, malformed_values, switched_off, paths_and_methods,
-      foreign_hosts, broken_requests, flags_that_are_none, signals_end_it])
+main([address_in_use, addresses_that_are_none, unknown_variables, malformed_values, switched_off, too_little_overhead,
+      paths_and_methods, foreign_hosts, broken_requests, flags_that_are_none, signals_end_it])

@@ -1,4 +1,5 @@
-//! A child forked while its parent looks names up can take snapshots of its own.
+//! A child forked while its parent looks names up, meets new stacks and reports memory goes on by itself, from its
+//! parent's counts.
 #![cfg(unix)]
 
 use heapgauge::{GroupBy, Snapshot};
@@ -21,23 +22,51 @@ fn deep(depth: usize) -> Vec<Box<usize>> {
     blocks
 }
 
+/// Live bytes and blocks of a line of this file.
+fn at_line(line: u32) -> Option<(u64, u64)> {
+    let rows = Snapshot::take().ok()?.statistics(GroupBy::Line);
+    let row = rows.iter().find(|row| row.name() == format!("tests/fork_names.rs:{line}"));
+    Some(row.map_or((0, 0), |row| (row.size, row.count)))
+}
+
 /// What the child does; its exit status says which part went wrong.
-fn child(line: u32) -> i32 {
+fn child(inherited: Option<Vec<u8>>, line: u32) -> i32 {
     // A child that hangs ends by the signal.
     // SAFETY: no handler is involved.
     unsafe { libc::alarm(60) };
-    let Ok(snapshot) = Snapshot::take() else { return 2 };
-    let rows = snapshot.statistics(GroupBy::Line);
-    match rows.iter().find(|row| row.name() == format!("tests/fork_names.rs:{line}")) {
-        Some(row) if (row.size, row.count) == (4_321, 1) => 0,
-        Some(_) => 3,
-        None => 4,
+    // It starts from its parent's counts …
+    if at_line(line) != Some((4_321, 1)) || heapgauge::traced_memory().current < 4_321 {
+        return 2;
     }
+    // … and goes on by itself: allocations, frees, threads, memory of other kinds.
+    let mut own = Vec::with_capacity(3);
+    for _ in 0..3 {
+        own.push(black_box(vec![7_u8; 777]));
+    }
+    let own_line = line!() - 2;
+    if at_line(own_line) != Some((2_331, 3)) {
+        return 3;
+    }
+    drop(inherited);
+    if at_line(line) != Some((0, 0)) {
+        return 4;
+    }
+    if std::thread::spawn(move || drop(own)).join().is_err() || at_line(own_line) != Some((0, 0)) {
+        return 5;
+    }
+    if heapgauge::track(GPU, 0x1000, 43).is_err() {
+        return 6;
+    }
+    heapgauge::untrack(GPU, 0x1000);
+    if black_box(deep(150)).len() != 151 { 7 } else { 0 }
 }
 
+const GPU: u32 = 43;
+
 #[test]
-fn case_43_names_after_a_fork() {
+fn case_43_a_forked_child_goes_on_by_itself() {
     let (bytes, line) = kept();
+    let mut bytes = Some(bytes);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -46,16 +75,17 @@ fn case_43_names_after_a_fork() {
                 // Each round allocates from stacks that are new, so that there is something to name.
                 let blocks = deep(round % 200);
                 black_box(Snapshot::take().unwrap());
+                heapgauge::track(GPU, round, 1).unwrap();
                 drop(blocks);
                 round += 1;
             }
         });
-        for round in 0..20 {
+        for round in 0..8 {
             // SAFETY: the child calls only what this test is about, and then leaves at once.
             let process = unsafe { libc::fork() };
             assert!(process >= 0, "fork");
             if process == 0 {
-                let status = child(line);
+                let status = child(bytes.take(), line);
                 // SAFETY: ends the child without the parent's exit handlers.
                 unsafe { libc::_exit(status) };
             }
@@ -66,5 +96,8 @@ fn case_43_names_after_a_fork() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+    // What the children freed was theirs.
+    assert_eq!(at_line(line), Some((4_321, 1)));
     drop(bytes);
+    assert_eq!(at_line(line), Some((0, 0)));
 }

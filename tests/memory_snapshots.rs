@@ -1,11 +1,19 @@
-//! `/memory/snapshots` over real connections: the service the project began with.
+//! `/memory/snapshots` over real connections: who asks for what gets what he asked for, or one line.
 #![cfg(feature = "http")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// A process has one server, and the tests of this file share a process.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
@@ -69,17 +77,27 @@ fn check_sums(document: &serde_json::Value) {
     }
 }
 
-#[test]
-fn first_snapshot_work_last_snapshot_top_ten() {
-    let server = heapgauge::serve("127.0.0.1:0").unwrap();
-    let addr = server.local_addr();
-    let by_line = "/memory/snapshots?group_by=line&top=10000";
+fn document(addr: SocketAddr, query: &str) -> serde_json::Value {
+    serde_json::from_str(&get(addr, &format!("/memory/snapshots?format=json&{query}"))).unwrap()
+}
 
-    // 6,161 blocks, 616,765 bytes: the figures of the post.
+const BY_LINE: &str = "/memory/snapshots?group_by=line&top=10000";
+
+/// 6,161 blocks, 616,765 bytes: the figures of the post.
+fn hold_what_the_post_held() -> Vec<Vec<u8>> {
     let mut held = hold(6_160, 100);
     held.extend(hold(1, 765));
+    held
+}
+
+#[test]
+fn clients_with_different_pasts_at_the_same_time() {
+    let _turn = turn();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    let mut held = hold_what_the_post_held();
     assert_eq!(
-        figures(&get(addr, by_line)).unwrap(),
+        figures(&get(addr, BY_LINE)).unwrap(),
         "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks"
     );
     let (one, two) = (post(addr), {
@@ -89,16 +107,15 @@ fn first_snapshot_work_last_snapshot_top_ten() {
     assert_ne!(one, two);
     held.truncate(6_161);
 
-    // Clients with different pasts at the same time.
     let clients: Vec<_> = [
-        ("first", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks".to_owned()),
-        (&one.to_string(), "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks".to_owned()),
-        (&two.to_string(), "-10.00 new KiB, 602.31 total KiB, -10 new blocks, 6161 total blocks".to_owned()),
-        ("previous", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks".to_owned()),
-        ("1h", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks".to_owned()),
+        ("first", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks"),
+        (&one.to_string(), "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks"),
+        (&two.to_string(), "-10.00 new KiB, 602.31 total KiB, -10 new blocks, 6161 total blocks"),
+        ("previous", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks"),
+        ("1h", "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks"),
     ]
     .map(|(since, expected)| {
-        let path = format!("{by_line}&since={since}");
+        let path = format!("{BY_LINE}&since={since}");
         std::thread::spawn(move || {
             for _ in 0..5 {
                 assert_eq!(figures(&get(addr, &path)).unwrap(), expected, "{path}");
@@ -111,7 +128,76 @@ fn first_snapshot_work_last_snapshot_top_ten() {
         client.join().unwrap();
     }
 
-    // The defaults: ten files, line 0, and the two lines that complete the sum.
+    // Those who keep snapshots at the same time get numbers of their own.
+    let posting: Vec<_> = (0..8).map(|_| std::thread::spawn(move || post(addr))).collect();
+    let mut numbers: Vec<u64> = posting.into_iter().map(|client| client.join().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (two + 1..=two + 8).collect::<Vec<_>>());
+
+    // A hundred requests leave what the line holds as it was.
+    for _ in 0..100 {
+        get(addr, BY_LINE);
+    }
+    assert_eq!(
+        figures(&get(addr, &format!("{BY_LINE}&since={one}"))).unwrap(),
+        "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks"
+    );
+    // Freed: the row says so.
+    drop(held);
+    assert_eq!(
+        figures(&get(addr, &format!("{BY_LINE}&since={one}"))).unwrap(),
+        "-602.31 new KiB, 0.00 total KiB, -6161 new blocks, 0 total blocks"
+    );
+}
+
+#[test]
+fn every_grouping_order_and_past_adds_up() {
+    let _turn = turn();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    let held = hold_what_the_post_held();
+    let number = post(addr).to_string();
+    for group_by in ["file", "line", "function", "crate", "traceback"] {
+        for sort in ["diff", "growth", "size", "count"] {
+            let pasts = ["first", "previous", "5m", &number];
+            for since in &pasts[..if sort == "diff" { 4 } else { 1 }] {
+                let query = format!("top=2&group_by={group_by}&sort={sort}&since={since}");
+                let document = document(addr, &query);
+                let rows = document["rows"].as_array().unwrap();
+                assert_eq!((&document["version"], rows.len()), (&1.into(), 2), "{query}");
+                for row in rows {
+                    let frames = row["frames"].as_array().unwrap().len();
+                    assert!(frames == 1 || group_by == "traceback" && (1..=32).contains(&frames), "{query}");
+                    let total = row["total_frames"].as_u64().unwrap() as usize;
+                    assert!(total == frames || (frames, total) == (32, 33), "{query}");
+                }
+                check_sums(&document);
+            }
+        }
+    }
+    // The place of the two calls tells the tracebacks apart, and nothing else does.
+    let document = document(addr, "since=previous&group_by=traceback&top=1");
+    let row = &document["rows"][0];
+    assert_eq!(row["name"], format!("tests/memory_snapshots.rs:{HOLD_LINE}"));
+    assert_eq!((&row["size"], &row["size_diff"]), (&616_000.into(), &616_000.into()));
+    assert_eq!((&row["count"], &row["count_diff"]), (&6_160.into(), &6_160.into()));
+    assert_eq!(row["frames"][0]["function"], "memory_snapshots::hold");
+    assert_eq!(row["frames"][0]["line"], HOLD_LINE);
+    assert_eq!(row["frames"][1]["function"], "memory_snapshots::hold_what_the_post_held");
+    drop(held);
+}
+
+#[test]
+fn case_57_defaults_and_one_line_for_what_is_wrong() {
+    let _turn = turn();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    let held = hold_what_the_post_held();
+    let (one, two) = (post(addr), post(addr));
+    assert_eq!((one, two), (1, 2));
+
+    // The defaults: text of ten files at most, line 0, and the two lines that complete the sum. That all of it
+    // is text, and `nosniff` with every answer, is checked by those that ask.
     let text = get(addr, "/memory/snapshots");
     let same = get(addr, "/memory/snapshots?top=10&group_by=file&since=first&sort=diff&format=text");
     for text in [&text, &same] {
@@ -125,74 +211,151 @@ fn first_snapshot_work_last_snapshot_top_ten() {
         assert!((lines.len() - 2) / 2 <= 10);
     }
 
-    for group_by in ["file", "line", "function", "crate", "traceback"] {
-        for sort in ["diff", "growth", "size", "count"] {
-            let path = format!("/memory/snapshots?format=json&top=2&group_by={group_by}&sort={sort}");
-            let document: serde_json::Value = serde_json::from_str(&get(addr, &path)).unwrap();
-            assert_eq!((&document["version"], document["rows"].as_array().unwrap().len()), (&1.into(), 2));
-            check_sums(&document);
-        }
-    }
-    let document = get(addr, "/memory/snapshots?format=json&top=1&group_by=line&sort=size");
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    let row = &document["rows"][0];
-    assert_eq!(row["name"], format!("tests/memory_snapshots.rs:{HOLD_LINE}"));
-    assert_eq!((&row["size"], &row["count"]), (&616_765.into(), &6_161.into()));
-    assert_eq!(row["frames"][0]["function"], "memory_snapshots::hold");
-    assert_eq!(row["frames"][0]["line"], HOLD_LINE);
-
-    // A hundred requests leave what the line holds as it was.
-    for _ in 0..100 {
-        get(addr, by_line);
-    }
-    assert_eq!(
-        figures(&get(addr, &format!("{by_line}&since={one}"))).unwrap(),
-        "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks"
-    );
-
-    // Freed: the row says so, and is last but by growth.
-    drop(held);
-    assert_eq!(
-        figures(&get(addr, &format!("{by_line}&since={one}"))).unwrap(),
-        "-602.31 new KiB, 0.00 total KiB, -6161 new blocks, 0 total blocks"
-    );
-
+    let since = "first, previous, a duration such as 5m, or the id of a snapshot";
+    let unknown = |id: &str| {
+        format!("parameter since: snapshot {id} is not kept, kept are 1, 2, allowed are {since}\n")
+    };
+    let parameters = "allowed are top, group_by, since, sort, format\n";
     for (query, line) in [
-        ("top=0", "parameter top is 0, allowed are 1 to 10000\n"),
-        ("top=-1", "parameter top is -1, allowed are 1 to 10000\n"),
-        ("top=abc", "parameter top is abc, allowed are 1 to 10000\n"),
-        ("limit=3", "parameter limit is unknown, allowed are top, group_by, since, sort, format\n"),
+        ("top=0", "parameter top is 0, allowed are 1 to 10000\n".to_owned()),
+        ("top=-1", "parameter top is -1, allowed are 1 to 10000\n".to_owned()),
+        ("top=abc", "parameter top is abc, allowed are 1 to 10000\n".to_owned()),
+        ("top=10001", "parameter top is 10001, allowed are 1 to 10000\n".to_owned()),
+        ("top=1&top=1", "parameter top is 1 the second time, allowed is once\n".to_owned()),
+        ("limit=3", format!("parameter limit is unknown, {parameters}")),
+        ("TOP=3", format!("parameter TOP is unknown, {parameters}")),
+        ("=", format!("parameter  is unknown, {parameters}")),
         (
-            "since=77",
-            "parameter since: snapshot 77 is not kept, kept are 1, 2, allowed are first, previous, \
-             a duration such as 5m, or the id of a snapshot\n",
+            "group_by=lineno",
+            "parameter group_by is lineno, allowed are file, line, function, crate, traceback\n".to_owned(),
+        ),
+        ("sort=name", "parameter sort is name, allowed are diff, growth, size, count\n".to_owned()),
+        ("format=xml", "parameter format is xml, allowed are text, json\n".to_owned()),
+        ("since=yesterday", format!("parameter since is yesterday, allowed are {since}\n")),
+        ("since=-1", format!("parameter since is -1, allowed are {since}\n")),
+        ("since=77", unknown("77")),
+        ("since=0", unknown("0")),
+        ("since=18446744073709551615", unknown("18446744073709551615")),
+        (
+            "since=18446744073709551616",
+            format!("parameter since is 18446744073709551616, allowed are {since}\n"),
         ),
     ] {
-        let (status, _, body) = ask(addr, "GET", &format!("/memory/snapshots?{query}"));
-        assert_eq!((status, body.as_str()), (400, line));
+        let (status, head, body) = ask(addr, "GET", &format!("/memory/snapshots?{query}"));
+        assert_eq!((status, body), (400, line), "{query}");
+        assert!(head.contains("content-type: text/plain; charset=utf-8\r\n"), "{head}");
+        // Nothing is lost by it: what was kept is kept, and the next answer is as good.
+        for (number, place) in [(one, "&group_by=line"), (two, "&group_by=line")] {
+            let text = get(addr, &format!("/memory/snapshots?since={number}{place}&top=10000"));
+            assert_eq!(
+                figures(&text).unwrap(),
+                "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks",
+                "{query}"
+            );
+        }
     }
-    let (status, head, _) = ask(addr, "DELETE", "/memory/snapshots");
-    assert_eq!(status, 405);
-    assert!(head.contains("allow: GET,HEAD,POST\r\n"), "{head}");
-
-    heapgauge::stop();
-    for method in ["GET", "POST"] {
-        let (status, _, body) = ask(addr, method, "/memory/snapshots");
-        assert_eq!((status, body.as_str()), (503, "tracking is off, heapgauge::start turns it on\n"));
-    }
-    drop(server);
-
-    // Elsewhere than on loopback it is not there, unless somebody says so.
-    let server = heapgauge::serve("0.0.0.0:0").unwrap();
-    let (status, _, body) =
-        ask(([127, 0, 0, 1], server.local_addr().port()).into(), "GET", "/memory/snapshots");
-    assert_eq!(status, 404);
+    let (status, _, body) = ask(addr, "POST", "/memory/snapshots?top=3");
+    assert_eq!((status, &*body), (400, "parameter top is unknown, allowed are none with POST\n"));
+    // It kept nothing.
+    assert_eq!(post(addr), 3);
+    let (status, _, body) = ask(addr, "GET", "/memory/snapshot");
+    // All of them are in `http.rs`.
+    let begin = "path /memory/snapshot is unknown, allowed are /metrics, /health, /memory/snapshots";
+    assert!(status == 404 && body.starts_with(begin) && body.lines().count() == 1, "{status} {body}");
+    assert_eq!(ask(addr, "GET", "/memory/snapshots/").0, 404);
+    let (status, head, body) = ask(addr, "DELETE", "/memory/snapshots");
     assert_eq!(
-        body,
-        "path /memory/snapshots is unknown, allowed are /metrics, /health; others where HEAPGAUGE_DEBUG=on\n"
+        (status, &*body),
+        (405, "method DELETE is not allowed on /memory/snapshots, allowed are GET, HEAD, POST\n")
     );
+    assert!(head.contains("allow: GET,HEAD,POST\r\n"), "{head}");
+    drop(held);
+}
+
+#[test]
+fn kept_up_to_a_number_and_an_age() {
+    let _turn = turn();
+    let of = |most, longest| {
+        let collector = heapgauge::Collector::builder().snapshots(most, longest).build().unwrap();
+        heapgauge::Server::builder().collector(&collector).serve("127.0.0.1:0").unwrap()
+    };
+    let gone = |addr, number: u64, kept: &str| {
+        let (status, _, body) = ask(addr, "GET", &format!("/memory/snapshots?since={number}"));
+        assert_eq!(status, 400);
+        let expected = format!("parameter since: snapshot {number} is not kept, {kept}, allowed are ");
+        assert!(body.starts_with(&expected), "{body}");
+    };
+    let server = of(2, Duration::from_secs(3_600));
+    let addr = server.local_addr();
+    for number in 1..=5 {
+        assert_eq!(post(addr), number);
+    }
+    for number in 1..=3 {
+        gone(addr, number, "kept are 4, 5");
+    }
+    for number in 4..=5 {
+        get(addr, &format!("/memory/snapshots?since={number}"));
+    }
     drop(server);
+
+    let server = of(10, Duration::from_millis(200));
+    let addr = server.local_addr();
+    assert_eq!(post(addr), 1);
+    std::thread::sleep(Duration::from_millis(201));
+    gone(addr, 1, "and no other");
+    // Numbers are not given twice.
+    assert_eq!(post(addr), 2);
+}
+
+#[test]
+fn while_tracking_is_off_there_is_nothing_to_compare() {
+    let _turn = turn();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    let number = post(addr);
+    heapgauge::stop();
+    for (method, query) in [("GET", ""), ("GET", "?since=1"), ("GET", "?since=77"), ("POST", "")] {
+        let (status, _, body) = ask(addr, method, &format!("/memory/snapshots{query}"));
+        assert_eq!((status, &*body), (503, "tracking is off, heapgauge::start turns it on\n"));
+    }
+    // What was kept does not compare with what begins anew.
     heapgauge::start(32).unwrap();
+    let (status, _, body) = ask(addr, "GET", &format!("/memory/snapshots?since={number}"));
+    assert_eq!(status, 400);
+    assert!(
+        body.starts_with("parameter since: snapshot 1 is not kept, and no other, allowed are "),
+        "{body}"
+    );
+    let held = hold_what_the_post_held();
+    assert_eq!(
+        figures(&get(addr, BY_LINE)).unwrap(),
+        "602.31 new KiB, 602.31 total KiB, 6161 new blocks, 6161 total blocks"
+    );
+    let number = post(addr);
+    assert_eq!(number, 2);
+    heapgauge::clear_traces();
+    assert_eq!(figures(&get(addr, BY_LINE)), None);
+    assert_eq!(ask(addr, "GET", "/memory/snapshots?since=2").0, 400);
+    drop(held);
+}
+
+#[test]
+fn elsewhere_than_on_loopback_it_is_there_if_somebody_says_so() {
+    let _turn = turn();
+    let server = heapgauge::serve("0.0.0.0:0").unwrap();
+    let here = |server: &heapgauge::Server| ([127, 0, 0, 1], server.local_addr().port()).into();
+    for method in ["GET", "POST"] {
+        let (status, _, body) = ask(here(&server), method, "/memory/snapshots");
+        assert_eq!(
+            (status, &*body),
+            (
+                404,
+                "path /memory/snapshots is unknown, allowed are /metrics, /health; others where HEAPGAUGE_DEBUG=on\n"
+            )
+        );
+    }
+    drop(server);
     let server = heapgauge::Server::builder().debug(true).serve("0.0.0.0:0").unwrap();
-    get(([127, 0, 0, 1], server.local_addr().port()).into(), "/memory/snapshots");
+    get(here(&server), "/memory/snapshots");
+    assert_eq!(post(here(&server)), 1);
 }

@@ -116,19 +116,51 @@ fn case_38_no_more_frames_than_the_limit() {
             _ => black_box(deep(depth - 1)),
         }
     }
+    let (site, recursion) = (line!() - 4, line!() - 3);
     let _turn = turn();
     heapgauge::stop();
     heapgauge::start(5).unwrap();
-    let (one, two) = (deep(20), deep(20));
-    let snapshot = Snapshot::take().unwrap();
-    assert_eq!(snapshot.traceback_limit(), 5);
-    let traceback = traceback_of(&one).unwrap();
-    assert_eq!((traceback.frames().len(), traceback.total_frames()), (5, 6));
-    assert_eq!(traceback, traceback_of(&two).unwrap());
-    for trace in snapshot.traces() {
-        assert!(trace.traceback.frames().len() <= 5);
-        assert!(trace.traceback.total_frames() <= 6);
+    let mut kept = Vec::with_capacity(10);
+    // The traces of that line, with how many blocks each has, most first.
+    let counts = || {
+        let snapshot = Snapshot::take().unwrap();
+        assert_eq!(snapshot.traceback_limit(), 5);
+        for trace in snapshot.traces() {
+            let (frames, total) = (trace.traceback.frames().len(), trace.traceback.total_frames());
+            assert!(total == frames || (frames, total) == (5, 6), "{frames} frames of {total}");
+        }
+        let here = snapshot.traces().iter().filter(|trace| trace.traceback.most_recent().line == site);
+        here.map(|trace| trace.count).collect::<Vec<_>>()
+    };
+    for depth in black_box(&[20, 20, 20, 21][..]) {
+        kept.push(deep(*depth));
     }
+    // The limit counts from the frame of the site, and one more tells that there were more.
+    let traceback = traceback_of(&kept[0]).unwrap();
+    let lines: Vec<u32> = traceback.frames().iter().map(|frame| frame.line).collect();
+    assert_eq!(lines, [site, recursion, recursion, recursion, recursion]);
+    assert_eq!(traceback.total_frames(), 6);
+    // Equal stacks are one trace, others traces of their own, though nothing of the difference is shown.
+    assert_eq!(traceback, traceback_of(&kept[3]).unwrap());
+    assert_eq!(counts(), [3, 1]);
+    // Deeper than what is stored of a stack, depths do not differ any more.
+    kept.clear();
+    for depth in black_box(&[100, 101, 150][..]) {
+        kept.push(deep(*depth));
+    }
+    assert_eq!(counts(), [3]);
+    kept.clear();
+    assert_eq!(counts(), [0; 0]);
+
+    heapgauge::stop();
+    heapgauge::start(64).unwrap();
+    let whole = deep(2);
+    let traceback = traceback_of(&whole).unwrap();
+    let frames = traceback.frames().len();
+    assert_eq!(
+        (traceback.total_frames(), traceback.frames()[3].name()),
+        (frames, "naming::case_38_no_more_frames_than_the_limit".into())
+    );
     heapgauge::stop();
     heapgauge::start(32).unwrap();
 }

@@ -142,12 +142,16 @@ class Service(Program):
 
 
 class Answer:
-    """Status, headers and text of one HTTP answer."""
+    """Status, headers and text, or bytes, of one HTTP answer."""
 
     def __init__(self, response):
         self.status = response.status
         self.headers = response.headers
-        self.body = response.read().decode()
+        self.bytes = response.read()
+
+    @property
+    def body(self):
+        return self.bytes.decode()
 
 
 def get(port, path, method="GET", headers=None, body=None, seconds=20.0):

@@ -69,8 +69,10 @@ class Stock:
         return next(iter(found.values()))
 
 
-def compile_variant(stock, name, flags, heapgauge=None):
-    """Path of the program built with `flags`, and with heapgauge built with them unless it is given."""
+def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM):
+    """Path of the program built with `flags`, and with heapgauge built with them unless it is given.
+
+    `where` is the folder its sources are in."""
     folder = MADE / name
     folder.mkdir(parents=True)
     common = ["--edition=2024", "--cap-lints=allow", "-L", f"dependency={TARGET / 'release' / 'deps'}", *flags]
@@ -86,7 +88,7 @@ def compile_variant(stock, name, flags, heapgauge=None):
              *externs(*dependencies)], CARGO_PKG_VERSION=version)
     program = folder / "variants"
     run(["rustc", SOURCE, "--crate-name=variants", "--crate-type=bin", "-o", program, *common,
-         "--extern", f"heapgauge={heapgauge}", *externs("serde_json")], PROGRAM)
+         "--extern", f"heapgauge={heapgauge}", *externs("serde_json")], where)
     return program
 
 
@@ -128,17 +130,23 @@ def check_lines(program):
     check_named(answer(program), "lines", lambda function: (SOURCE, line_of(function)))
 
 
-def check_offsets(program, symbols):
-    """Each leak goes by module and offset, and the offsets lie in its function, says `symbols`."""
-    said = answer(program)
-    assert said["symbols"] == "none", said["symbols"]
+def functions_in(program):
+    """By function of the program the addresses it lies at in the file, `main` and the leaks among them."""
     ranges = {}
-    for line in run(["nm", "--print-size", "--defined-only", "--demangle", symbols]).splitlines():
+    for line in run(["nm", "--print-size", "--defined-only", "--demangle", program]).splitlines():
         found = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) [tT] variants::(\w+)(?:::h[0-9a-f]{16})?", line)
         if found:
             begin, size = int(found[1], 16), int(found[2], 16)
             ranges[found[3]] = range(begin, begin + size)
     assert set(LEAKS) | {"main"} <= set(ranges), ranges
+    return ranges
+
+
+def check_offsets(program, symbols):
+    """Each leak goes by module and offset, and the offsets lie in its function, says `symbols`."""
+    said = answer(program)
+    assert said["symbols"] == "none", said["symbols"]
+    ranges = functions_in(symbols)
     for function, expected in LEAKS.items():
         rows = [row for row in said["tracebacks"] if (row["size"], row["count"]) == expected]
         assert len(rows) == 1, f"{function}: {len(rows)} tracebacks of {expected}"
@@ -226,6 +234,53 @@ def stripped_with_build_id(stock):
         subprocess.run([*as_root, "rmdir", "--ignore-fail-on-non-empty", os.path.dirname(installed)], check=True)
 
 
+def leaks(said):
+    """By function its `site` and line, of the three leaks."""
+    found = {site["name"]: (site["site"], site["line"]) for site in said["sites"]}
+    return {function: found[f"variants::{function}"] for function in LEAKS}
+
+
+def case_62_sites_are_the_same_again(stock):
+    """`site` is the same in another process, wherever that was loaded, and after a rebuild that moved code but
+    left function, file and line; it is another one for a line that moved."""
+    first, second = answer(stock.program), answer(stock.program)
+    assert first["main_at"] != second["main_at"], "both processes were loaded at the same address"
+    assert leaks(first) == leaks(second)
+    assert sorted(site["site"] for site in first["sites"]) == sorted(site["site"] for site in second["sites"])
+
+    def rebuilt(name, change):
+        where = MADE / name / "sources"
+        (where / SOURCE).parent.mkdir(parents=True)
+        source = (PROGRAM / SOURCE).read_text()
+        changed = change(source)
+        assert changed != source
+        (where / SOURCE).write_text(changed)
+        program = compile_variant(stock, f"{name}/built", RELEASE, stock.library("heapgauge"), where)
+        return program, leaks(answer(program))
+
+    # More code behind, some of it called first, so that everything else lies elsewhere.
+    more = """
+#[inline(never)]
+fn more(number: u64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..black_box(number)).map(|n| n.wrapping_mul(number)).collect();
+    numbers.sort_unstable_by_key(|n| n % 7);
+    numbers
+}
+"""
+    program, appended = rebuilt("appended", lambda source: source.replace(
+        "fn main() {", "fn main() { black_box(more(1_000).len());", 1) + more)
+    before, after = functions_in(stock.program), functions_in(program)
+    assert any(after[function] != before[function] for function in LEAKS), "no leak has moved"
+    assert appended == leaks(first), (appended, leaks(first))
+    # A line more in front of the second leak: it and what follows have moved, the first has not.
+    marker = "/// 567 blocks of 96 bytes."
+    _, moved = rebuilt("moved", lambda source: source.replace(marker, f"/// One line more.\n{marker}", 1))
+    assert moved["first_leak"] == leaks(first)["first_leak"]
+    for function in ["second_leak", "third_leak"]:
+        (site, line), (site_before, line_before) = moved[function], leaks(first)[function]
+        assert line == line_before + 1 and site != site_before, (function, moved)
+
+
 def main():
     shutil.rmtree(MADE, ignore_errors=True)
     stock = Stock()
@@ -240,7 +295,8 @@ def main():
 
     # The longest first: it compiles every dependency again.
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
-             optimised_for_size, stripped, stripped_with_debug_link, stripped_with_build_id]
+             optimised_for_size, stripped, stripped_with_debug_link, stripped_with_build_id,
+             case_62_sites_are_the_same_again]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = list(pool.map(problem_of, tests))
     for test, problem in zip(tests, problems):

@@ -133,6 +133,11 @@ impl State {
         }
         // Taking one has kept one, so there always is a first; if not, then is now.
         let old = old.unwrap_or_else(|| Arc::new(Kept::new(&raw)));
+        // In a busy program stacks have appeared since all were named.
+        self.adopt_names(&raw, Some(&old));
+        if !self.unnamed.is_empty() {
+            self.name_for(self.slice);
+        }
         let mut tracebacks = Tracebacks { state: self, raw: &raw, made: vec![None; raw.stacks.len()] };
         let new: Vec<Trace> = (0..raw.stacks.len())
             .filter_map(|at| {
@@ -191,7 +196,7 @@ impl Tracebacks<'_> {
     }
 }
 
-/// Of a stack that appeared after the names were looked up.
+/// Of a stack whose name could not be had in time.
 fn unknown() -> Traceback {
     Traceback::new([Frame::new(None, UNKNOWN, 0)])
 }

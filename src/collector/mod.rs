@@ -8,6 +8,7 @@
 mod choose;
 #[cfg(any(feature = "http", test))]
 mod compare;
+mod follow;
 mod report;
 mod ring;
 #[cfg(any(feature = "http", test))]
@@ -32,6 +33,7 @@ use choose::{Candidate, Limits, choose};
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
 #[cfg(all(test, not(feature = "http")))]
 use compare::{Compared, Since};
+use follow::Followed;
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
 use ring::{Kept, Ring};
 #[cfg(any(feature = "http", test))]
@@ -174,6 +176,23 @@ impl Collector {
         }
     }
 
+    /// [`collect`](Collector::collect), with up to `sites` sites followed from now on: the report says what
+    /// they hold even when they are no longer chosen.
+    #[cfg(any(feature = "prometheus", test))]
+    pub(crate) fn collect_following(&self, sites: usize) -> Arc<Report> {
+        let _own = control::own();
+        let mut state = self.lock();
+        if state.followed.raise(sites) {
+            // What was collected before does not know them.
+            state.report = None;
+        }
+        loop {
+            if let Some(report) = state.advance() {
+                return report;
+            }
+        }
+    }
+
     /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
     /// `None` means call again.
     #[cfg(any(feature = "http", test))]
@@ -183,17 +202,26 @@ impl Collector {
     }
 
     /// Keeps a baseline if one is due. Returns when to come back.
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn tick(&self) -> Duration {
         let _own = control::own();
         self.lock().tick()
     }
 
     /// Names some of the stacks the last collection had to leave unnamed. False: none are left.
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn name_slice(&self) -> bool {
         let _own = control::own();
         self.lock().name_slice()
+    }
+
+    /// Names some of these stacks, the last first, and takes those away. False: no more can be named.
+    #[cfg(feature = "http")]
+    pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
+        let _own = control::own();
+        let mut state = self.lock();
+        let slice = state.slice;
+        state.name(unnamed, slice)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -409,6 +437,11 @@ struct State {
     previous: Option<Arc<Kept>>,
     /// When each site was last chosen by live bytes or delta.
     tops: HashMap<u64, Instant>,
+    /// Survives that traces are forgotten: series made once are there for ever.
+    followed: Followed,
+    /// The totals last seen, and those last seen of all epochs before.
+    seen: Counts,
+    forgotten: Counts,
     draft: Option<Draft>,
     report: Option<(Instant, Arc<Report>)>,
     number: u64,
@@ -433,6 +466,9 @@ impl State {
             slice: NAMING_SLICE,
             previous: None,
             tops: HashMap::new(),
+            followed: Followed::default(),
+            seen: Counts::default(),
+            forgotten: Counts::default(),
             draft: None,
             report: None,
             number: 0,
@@ -457,7 +493,9 @@ impl State {
         let raw = self.world.take();
         if self.epoch.replace(raw.epoch) != Some(raw.epoch) {
             self.forget();
+            self.forgotten += std::mem::take(&mut self.seen);
         }
+        self.seen = raw.totals;
         let names_epoch = self.world.names_epoch();
         if self.names_epoch != names_epoch {
             self.names_epoch = names_epoch;
@@ -482,28 +520,34 @@ impl State {
         }
     }
 
-    #[cfg(any(feature = "http", test))]
+    #[cfg(any(feature = "prometheus", test))]
     fn name_slice(&mut self) -> bool {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
 
-    /// False: nothing could be named.
+    /// False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
-        let before = self.unnamed.len();
+        let mut unnamed = std::mem::take(&mut self.unnamed);
+        let more = self.name(&mut unnamed, budget);
+        self.unnamed = unnamed;
+        more
+    }
+
+    fn name(&mut self, unnamed: &mut Vec<&'static [usize]>, budget: Duration) -> bool {
         let begun = self.world.now();
-        let progress = self.world.resolve(&mut self.unnamed.iter().rev().copied(), budget);
+        let progress = self.world.resolve(&mut unnamed.iter().rev().copied(), budget);
         let spent = self.world.now().saturating_duration_since(begun);
         if spent > budget.saturating_mul(2) {
             self.slice = self.slice.max(spent.saturating_mul(2).min(LONGEST_SLICE));
         }
         if progress.named == progress.total {
-            self.unnamed.clear();
+            unnamed.clear();
         } else {
             // Those named are not only the first: later ones may share all their addresses.
             let world = &self.world;
-            self.unnamed.retain(|addresses| world.site(addresses).is_none());
+            unnamed.retain(|addresses| world.site(addresses).is_none());
         }
-        self.unnamed.len() < before
+        progress.more
     }
 
     /// The next slice of a collection; `None` while stacks are still being named.
@@ -571,6 +615,10 @@ impl State {
         let sums = self.sums(&raw, baseline.as_deref());
         let all = total(&totals, baseline.as_deref());
         let sites = if raw.tracking { self.choose(&raw, &sums, all) } else { Vec::new() };
+        let followed = self.followed.rows(&sites, |id| {
+            let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
+            sum.map_or((Sum::default(), 0), |sum| (sum.all, sum.stderr()))
+        });
 
         let mut other = all;
         for row in &sites {
@@ -613,7 +661,7 @@ impl State {
                 threads: raw.dropped.threads,
                 // The collector leaves sites in *other*, which loses nothing; only an outlet that
                 // cannot remove a series has to turn one away.
-                series: 0,
+                series: self.followed.refused(),
                 reentrant: raw.dropped.reentrant,
             },
             truncated_stacks: raw.truncated_stacks,
@@ -627,6 +675,8 @@ impl State {
                 capture: raw.capture,
                 symbols: self.world.symbols(),
             },
+            followed,
+            forgotten: self.forgotten,
         });
         if self.options.delta_window.is_zero() {
             self.previous = Some(Arc::new(Kept::new(&raw)));
@@ -699,9 +749,7 @@ impl State {
         let mut rows: Vec<SiteRow> = chosen
             .iter()
             .zip(rows)
-            .map(|(site, Estimate { all, variance, .. })| {
-                SiteRow::new(self.names.sites[site.index].clone(), all, variance.sqrt().round() as u64)
-            })
+            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.all, sum.stderr()))
             .collect();
         // Estimates may have changed places.
         rows.sort_by_key(|row| (Reverse(row.live_bytes), row.id()));
@@ -717,6 +765,13 @@ struct Estimate {
     sampled_blocks: u64,
     /// Of the bytes.
     variance: f64,
+}
+
+impl Estimate {
+    /// Standard error of the bytes.
+    fn stderr(&self) -> u64 {
+        self.variance.sqrt().round() as u64
+    }
 }
 
 /// Everything, exact.
@@ -759,9 +814,11 @@ fn share(estimated: u64, (excess, of): (u64, u64)) -> u64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
+pub(crate) use tests::Fake;
 
 /// One report with every field in use, for the tests of the outlets.
-#[cfg(all(test, feature = "prometheus"))]
+#[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
 pub(crate) fn sample_report() -> Report {
     let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
     Report {
@@ -795,10 +852,12 @@ pub(crate) fn sample_report() -> Report {
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
         build: BuildInfo { version: "0.1.0", build_id: "ab12".into(), capture: "cfi", symbols: "lines" },
+        followed: Vec::new(),
+        forgotten: Counts::default(),
     }
 }
 
-#[cfg(all(test, feature = "prometheus"))]
+#[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
 pub(crate) fn sample_row(
     line: u32,
     function: &str,

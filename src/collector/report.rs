@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::raw::Counts;
 use crate::symbols::Site;
 
 /// One collection: totals, the chosen sites and what they leave out, all from the same snapshot.
@@ -85,6 +86,34 @@ pub struct Report {
     pub memory_limit_bytes: Option<u64>,
     /// What this binary is and how well it can be named.
     pub build: BuildInfo,
+
+    /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) followed: Vec<SiteRow>,
+    /// What was allocated and freed before traces were last forgotten, as far as it was seen.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) forgotten: Counts,
+}
+
+#[cfg(any(feature = "opentelemetry", feature = "prometheus"))]
+impl Report {
+    /// The same with totals that go on where traces were forgotten, for outlets whose counters must not
+    /// fall.
+    pub(crate) fn going_on(&self) -> Report {
+        let mut report = self.clone();
+        report.allocated_bytes += self.forgotten.allocated_bytes;
+        report.allocations += self.forgotten.allocated_blocks;
+        report.deallocated_bytes += self.forgotten.freed_bytes;
+        report.deallocations += self.forgotten.freed_blocks;
+        report
+    }
+
+    /// [`going_on`](Report::going_on) with the followed sites in place of the chosen ones, for outlets
+    /// that cannot drop a series either.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn sticky(&self) -> Report {
+        Report { sites: self.followed.clone(), ..self.going_on() }
+    }
 }
 
 /// Live counts and their change since the baseline.
@@ -129,6 +158,10 @@ impl SiteRow {
             delta_bytes: sum.delta_bytes,
             delta_blocks: sum.delta_blocks,
         }
+    }
+
+    pub(crate) fn named(&self) -> &Arc<Site> {
+        &self.named
     }
 
     /// FNV-1a 64 over function, file and line: the same in every process of the same binary.
@@ -201,7 +234,7 @@ pub struct DroppedEvents {
     pub memory: u64,
     /// A thread could not be given counters of its own.
     pub threads: u64,
-    /// A site was left out by an outlet that cannot take more series.
+    /// Sites left out by an outlet that cannot take more series, each counted once.
     pub series: u64,
     /// An allocation happened inside the tracker or inside a signal handler.
     pub reentrant: u64,

@@ -6,9 +6,9 @@ use crate::raw::{Counts, Dropped, RawStack};
 use std::collections::BTreeMap;
 
 /// What the collector sees; tests change it between collections.
-struct Heap {
+pub(crate) struct Heap {
     start: Instant,
-    now: Instant,
+    pub(crate) now: Instant,
     epoch: u32,
     tracking: bool,
     stacks: BTreeMap<u32, RawStack>,
@@ -18,9 +18,13 @@ struct Heap {
     nameable: HashMap<usize, Arc<Site>>,
     names_epoch: u64,
     resolved: Vec<usize>,
-    taken: u32,
+    pub(crate) taken: u32,
+    /// How far the clock jumps with each look at it.
+    pub(crate) hurries: Duration,
+    /// The next snapshot panics.
+    pub(crate) fails: bool,
     /// Average bytes between samples, and what is live in truth; `None`: what the stacks hold.
-    sample_interval: u64,
+    pub(crate) sample_interval: u64,
     totals: Option<Counts>,
     /// What a `resolve` takes, and the budgets it was given.
     naming_takes: Duration,
@@ -28,10 +32,10 @@ struct Heap {
 }
 
 #[derive(Clone)]
-struct Fake(Arc<Mutex<Heap>>);
+pub(crate) struct Fake(Arc<Mutex<Heap>>);
 
 impl Fake {
-    fn new() -> Fake {
+    pub(crate) fn new() -> Fake {
         let start = Instant::now();
         Fake(Arc::new(Mutex::new(Heap {
             start,
@@ -44,6 +48,8 @@ impl Fake {
             names_epoch: 0,
             resolved: Vec::new(),
             taken: 0,
+            hurries: Duration::ZERO,
+            fails: false,
             sample_interval: 0,
             totals: None,
             naming_takes: Duration::ZERO,
@@ -51,11 +57,11 @@ impl Fake {
         })))
     }
 
-    fn heap(&self) -> MutexGuard<'_, Heap> {
+    pub(crate) fn heap(&self) -> MutexGuard<'_, Heap> {
         self.0.lock().unwrap()
     }
 
-    fn collector(&self, top_n: usize, window: u64) -> Collector {
+    pub(crate) fn collector(&self, top_n: usize, window: u64) -> Collector {
         let options = Options {
             top_n,
             delta_window: Duration::from_secs(window),
@@ -66,13 +72,13 @@ impl Fake {
         Collector::with_world(options, Box::new(self.clone()))
     }
 
-    fn at(&self, seconds: u64) {
+    pub(crate) fn at(&self, seconds: u64) {
         let mut heap = self.heap();
         heap.now = heap.start + Duration::from_secs(seconds);
     }
 
     /// Stack `id` belongs to the line `line` and holds that much.
-    fn holds(&self, id: u32, line: u32, bytes: u64, blocks: u64) {
+    pub(crate) fn holds(&self, id: u32, line: u32, bytes: u64, blocks: u64) {
         self.holds_unnamed(id, bytes, blocks);
         self.heap().sites.insert(id as usize, site(line));
     }
@@ -100,7 +106,7 @@ impl Fake {
     }
 
     /// The bytes of a stack are an estimate with this standard error, every 1,000 bytes.
-    fn is_sampled(&self, id: u32, stderr: f64) {
+    pub(crate) fn is_sampled(&self, id: u32, stderr: f64) {
         let mut heap = self.heap();
         heap.sample_interval = 1_000;
         heap.stacks.get_mut(&id).unwrap().variance = stderr * stderr;
@@ -112,7 +118,7 @@ impl Fake {
         self.heap().totals = Some(counts);
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut heap = self.heap();
         heap.epoch += 1;
         heap.stacks.clear();
@@ -139,11 +145,19 @@ fn sum(stacks: &[RawStack]) -> Counts {
 
 impl World for Fake {
     fn now(&self) -> Instant {
-        self.heap().now
+        let mut heap = self.heap();
+        let hurries = heap.hurries;
+        heap.now += hurries;
+        heap.now
     }
     fn take(&self) -> RawSnapshot {
         let mut heap = self.heap();
         heap.taken += 1;
+        let fails = std::mem::take(&mut heap.fails);
+        if fails {
+            drop(heap); // not poisoned
+            panic!("planted by a test");
+        }
         let stacks: Vec<RawStack> =
             if heap.tracking { heap.stacks.values().copied().collect() } else { Vec::new() };
         RawSnapshot {
@@ -176,7 +190,7 @@ impl World for Fake {
         heap.now += takes;
         heap.budgets.push(budget);
         let Some(first) = stacks.next().map(|addresses| addresses[0]) else {
-            return Progress { named: 0, total: 0 };
+            return Progress::default();
         };
         heap.resolved.push(first);
         let found = heap.nameable.remove(&first);
@@ -184,7 +198,8 @@ impl World for Fake {
         if let Some(site) = found {
             heap.sites.insert(first, site);
         }
-        Progress { named, total: 1 + stacks.count() }
+        let total = 1 + stacks.count();
+        Progress { named, total, more: named == 1 && total > 1 }
     }
     fn traceback(&self, stack: &RawStack, _: usize) -> Option<Traceback> {
         let site = self.site(stack.addresses)?;
@@ -744,6 +759,17 @@ fn two_readers_compare_with_different_pasts() {
 }
 
 #[test]
+fn stacks_that_appeared_meanwhile_are_named_too() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    let collector = fake.collector(25, 300);
+    assert!(collector.name_all_slice(Since::First));
+    fake.holds_unnamed(3, 30, 3);
+    fake.heap().nameable.insert(3, site(7));
+    assert_eq!(compared(&collector, Since::First), [(7, 30, 30, 3, 3), (10, 100, 0, 1, 0)]);
+}
+
+#[test]
 fn snapshots_on_request_are_kept_by_number_and_age() {
     let fake = Fake::new();
     let collector = fake.collector(25, 300);
@@ -810,4 +836,73 @@ fn the_same_sums_as_a_plain_map() {
             before = expected;
         }
     }
+}
+
+#[test]
+fn a_site_once_followed_is_told_of_for_ever() {
+    let fake = Fake::new();
+    (1..=4).for_each(|line| fake.holds(line + 1, line, 100 * u64::from(line), 1));
+    let collector = fake.collector(2, 300);
+    assert!(collector.collect().followed.is_empty());
+
+    let followed = |report: &Report| -> Vec<(u32, u64, i64)> {
+        report.followed.iter().map(|row| (row.line(), row.live_bytes, row.delta_bytes)).collect()
+    };
+    // What was collected a moment ago does not know them, so it is collected anew.
+    let report = collector.collect_following(3);
+    assert_eq!((rows(&report).len(), followed(&report)), (2, vec![(4, 400, 0), (3, 300, 0)]));
+
+    // Line 4 is no longer among the first two, and not for want of growth: it shrank.
+    fake.at(10);
+    fake.holds(5, 4, 50, 1);
+    fake.holds(3, 2, 1_000, 1);
+    fake.heap().now += STICKY_FOR;
+    let report = collector.collect_following(3);
+    assert_eq!(rows(&report).iter().map(|row| row.0).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(followed(&report), [(4, 50, -350), (3, 300, 0), (2, 1_000, 800)]);
+    assert_eq!(report.dropped.series, 0);
+
+    // There is no room for a fourth one; it counts once, and a lower limit changes nothing.
+    for second in [20, 30] {
+        fake.heap().now += Duration::from_secs(second);
+        fake.holds(2, 1, 5_000, 1);
+        let report = collector.collect_following(1);
+        assert_eq!(report.followed.len(), 3);
+        assert_eq!(report.dropped.series, 1);
+        assert_eq!(rows(&report)[0].0, 1);
+    }
+
+    // Forgotten traces: the sites are still told of, and hold nothing.
+    fake.clear();
+    fake.heap().now += Duration::from_secs(30);
+    let report = collector.collect_following(3);
+    assert_eq!((rows(&report).len(), followed(&report)), (0, vec![(4, 0, 0), (3, 0, 0), (2, 0, 0)]));
+}
+
+#[test]
+#[cfg(any(feature = "opentelemetry", feature = "prometheus"))]
+fn totals_go_on_where_they_must() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    fake.holds(2, 10, 40, 1);
+    let collector = fake.collector(25, 300);
+    let totals = |report: &Report| {
+        (report.allocated_bytes, report.deallocated_bytes, report.allocations, report.live_bytes)
+    };
+    let report = collector.collect();
+    assert_eq!((totals(&report), totals(&report.going_on())), ((100, 60, 1, 40), (100, 60, 1, 40)));
+    for round in 1..=2 {
+        fake.clear();
+        fake.holds(3, 10, 7, 1);
+        fake.at(10 * round);
+        let report = collector.collect();
+        assert_eq!(totals(&report), (7, 0, 1, 7));
+        assert_eq!(totals(&report.going_on()), (100 + 7 * round, 60, 1 + round, 7));
+    }
+    // Switched off there is nothing, and what was there is not forgotten.
+    fake.clear();
+    fake.heap().tracking = false;
+    fake.at(100);
+    let report = collector.collect();
+    assert_eq!((totals(&report), totals(&report.going_on())), ((0, 0, 0, 0), (114, 60, 3, 0)));
 }

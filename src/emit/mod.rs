@@ -1,11 +1,26 @@
-//! [`Report`] → series: the one list every outlet walks. No arithmetic and no choice happens here.
+//! A [`Report`] as series, on the meter, recorder or registry that the program already has.
 //!
-//! Pure functions on values; microseconds.
+//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::outlets). Every outlet
+//! walks one list of series; no arithmetic and no choice happens here.
 #![forbid(unsafe_code)]
+// Profiles are no series: with `pprof` alone nobody walks the list.
+#![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
 
 #[cfg(feature = "http")]
 pub(crate) mod diff;
+#[cfg(feature = "prometheus")]
+mod facade;
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub(crate) mod folded;
 pub(crate) mod names;
+#[cfg(feature = "prometheus-client")]
+mod openmetrics;
+#[cfg(feature = "opentelemetry")]
+mod otel;
+#[cfg(feature = "pprof")]
+pub(crate) mod pprof;
+#[cfg(feature = "pprof")]
+mod profile_proto;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;
 #[cfg(feature = "prometheus")]
@@ -14,7 +29,15 @@ mod text;
 use std::time::SystemTime;
 
 use crate::collector::{Report, SiteRow};
+#[cfg(feature = "prometheus")]
+pub use facade::{Facade, Reporter, metrics};
 use names::Family;
+#[cfg(feature = "prometheus-client")]
+pub use openmetrics::prometheus_client;
+#[cfg(feature = "opentelemetry")]
+pub use otel::opentelemetry;
+#[cfg(feature = "prometheus")]
+pub use prometheus::render_with;
 
 /// One value, in the kind its family has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +54,8 @@ pub(crate) enum Value {
 /// Label values in the order of the family's labels, without backslashes and control characters.
 pub(crate) type Labels = Vec<(&'static str, String)>;
 
-/// Hands every series of `report` to `emit`, family by family in the order of [`names::ALL`].
+/// Hands every series of `report` to `emit`, family by family in the order of [`names::ALL`]; the series
+/// of a family with sites come in the order of [`Report::sites`].
 pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
     use Value::{Change, Count, Level, Seconds};
     let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
@@ -98,6 +122,22 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     let build = &report.build;
     let values = [build.version, &build.build_id, build.capture, build.symbols];
     emit(&names::BUILD_INFO, labels(&names::BUILD_INFO, &values), Level(1));
+}
+
+/// The series of one family, in order.
+#[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
+type Series = Vec<(Labels, Value)>;
+
+/// What [`each_series`] hands out, in the same order, for outlets that ask for one family after the
+/// other. Families without series are left out.
+#[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
+fn by_family(report: &Report) -> Vec<(&'static Family, Series)> {
+    let mut families: Vec<(&'static Family, Series)> = Vec::with_capacity(names::ALL.len());
+    each_series(report, &mut |family, labels, value| match families.last_mut() {
+        Some((last, series)) if *last == family => series.push((labels, value)),
+        _ => families.push((family, vec![(labels, value)])),
+    });
+    families
 }
 
 fn labels(family: &'static Family, values: &[&str]) -> Labels {

@@ -8,11 +8,21 @@
 pub(crate) enum Kind {
     /// Only ever grows, until the process ends or traces are forgotten.
     Counter,
+    /// Goes both ways, and the values of several processes add up to something.
+    Sum,
     /// Goes both ways.
     Gauge,
 }
 
-/// What a value counts. In Prometheus the name says it, so only outlets with units of their own read this.
+impl Kind {
+    /// Prometheus makes no difference between the two that go both ways.
+    #[cfg(any(feature = "prometheus", feature = "prometheus-client"))]
+    pub(crate) fn is_counter(self) -> bool {
+        self == Kind::Counter
+    }
+}
+
+/// What a value counts. In the Prometheus text the name says it; other outlets have units of their own.
 #[allow(dead_code, reason = "read by the tests and by outlets that are features")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -25,11 +35,30 @@ pub(crate) enum Unit {
     Flag,
 }
 
+#[cfg(feature = "opentelemetry")]
+impl Unit {
+    /// In OpenTelemetry: a unit of UCUM, a word in braces that is no unit, or nothing. Not `1` for a
+    /// flag: translated to Prometheus a gauge with it would be called a ratio.
+    pub(crate) fn ucum(self) -> &'static str {
+        match self {
+            Unit::Bytes => "By",
+            Unit::Blocks => "{block}",
+            Unit::Seconds => "s",
+            Unit::Sites => "{site}",
+            Unit::Events => "{event}",
+            Unit::Flag => "",
+        }
+    }
+}
+
 /// All there is to say about one metric.
-#[allow(dead_code, reason = "the unit is read by the tests and by outlets that are features")]
+#[allow(dead_code, reason = "read by the tests and by outlets that are features")]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
+    /// In Prometheus.
     pub name: &'static str,
+    /// In OpenTelemetry, whose translation to Prometheus makes `name` of it, the unit and the kind.
+    pub otel: &'static str,
     pub kind: Kind,
     pub unit: Unit,
     pub labels: &'static [&'static str],
@@ -38,19 +67,21 @@ pub(crate) struct Family {
 
 const fn family(
     name: &'static str,
+    otel: &'static str,
     kind: Kind,
     unit: Unit,
     labels: &'static [&'static str],
     help: &'static str,
 ) -> Family {
-    Family { name, kind, unit, labels, help }
+    Family { name, otel, kind, unit, labels, help }
 }
 
-use Kind::{Counter, Gauge};
+use Kind::{Counter, Gauge, Sum};
 use Unit::{Blocks, Bytes, Events, Flag, Seconds, Sites};
 
 pub(crate) static TRACKING: Family = family(
     "heap_tracking",
+    "heap.tracking",
     Gauge,
     Flag,
     &[],
@@ -58,46 +89,51 @@ pub(crate) static TRACKING: Family = family(
 );
 pub(crate) static START: Family = family(
     "heap_start_timestamp_seconds",
+    "heap.start_timestamp",
     Gauge,
     Seconds,
     &[],
     "Unix time at which the process was started.",
 );
 pub(crate) static LIVE_BYTES: Family =
-    family("heap_live_bytes", Gauge, Bytes, &[], "Requested bytes of all live tracked blocks.");
+    family("heap_live_bytes", "heap.live", Sum, Bytes, &[], "Requested bytes of all live tracked blocks.");
 pub(crate) static LIVE_BLOCKS: Family =
-    family("heap_live_blocks", Gauge, Blocks, &[], "Live tracked blocks.");
+    family("heap_live_blocks", "heap.live_blocks", Sum, Blocks, &[], "Live tracked blocks.");
 pub(crate) static PEAK_BYTES: Family = family(
     "heap_peak_bytes",
+    "heap.peak",
     Gauge,
     Bytes,
     &[],
     "Highest heap_live_bytes so far, within 64 KiB for each thread.",
 );
 pub(crate) static ALLOCATED_BYTES: Family =
-    family("heap_allocated_bytes_total", Counter, Bytes, &[], "Requested bytes allocated.");
+    family("heap_allocated_bytes_total", "heap.allocated", Counter, Bytes, &[], "Requested bytes allocated.");
 pub(crate) static ALLOCATIONS: Family =
-    family("heap_allocations_total", Counter, Blocks, &[], "Blocks allocated.");
+    family("heap_allocations_total", "heap.allocations", Counter, Blocks, &[], "Blocks allocated.");
 pub(crate) static DEALLOCATED_BYTES: Family =
-    family("heap_deallocated_bytes_total", Counter, Bytes, &[], "Requested bytes freed.");
+    family("heap_deallocated_bytes_total", "heap.deallocated", Counter, Bytes, &[], "Requested bytes freed.");
 pub(crate) static DEALLOCATIONS: Family =
-    family("heap_deallocations_total", Counter, Blocks, &[], "Blocks freed.");
+    family("heap_deallocations_total", "heap.deallocations", Counter, Blocks, &[], "Blocks freed.");
 pub(crate) static SITE_LIVE_BYTES: Family = family(
     "heap_site_live_bytes",
-    Gauge,
+    "heap.site.live",
+    Sum,
     Bytes,
     &["site", "function"],
     "Requested bytes of the live blocks allocated at this line of code.",
 );
 pub(crate) static SITE_LIVE_BLOCKS: Family = family(
     "heap_site_live_blocks",
-    Gauge,
+    "heap.site.live_blocks",
+    Sum,
     Blocks,
     &["site", "function"],
     "Live blocks allocated at this line of code.",
 );
 pub(crate) static SITE_LIVE_DELTA_BYTES: Family = family(
     "heap_site_live_delta_bytes",
+    "heap.site.live.delta",
     Gauge,
     Bytes,
     &["site", "function"],
@@ -105,6 +141,7 @@ pub(crate) static SITE_LIVE_DELTA_BYTES: Family = family(
 );
 pub(crate) static SITE_LIVE_DELTA_BLOCKS: Family = family(
     "heap_site_live_delta_blocks",
+    "heap.site.live.delta_blocks",
     Gauge,
     Blocks,
     &["site", "function"],
@@ -112,6 +149,7 @@ pub(crate) static SITE_LIVE_DELTA_BLOCKS: Family = family(
 );
 pub(crate) static SITE_LIVE_STDERR_BYTES: Family = family(
     "heap_site_live_stderr_bytes",
+    "heap.site.live.stderr",
     Gauge,
     Bytes,
     &["site", "function"],
@@ -119,17 +157,25 @@ pub(crate) static SITE_LIVE_STDERR_BYTES: Family = family(
 );
 pub(crate) static SITE_INFO: Family = family(
     "heap_site_info",
-    Gauge,
+    "heap.site.info",
+    Sum,
     Flag,
     &["site", "function", "file", "line", "crate"],
     "1; the labels say which line of code a site is.",
 );
 pub(crate) static SITES: Family =
-    family("heap_sites", Gauge, Sites, &[], "Named lines of code that hold live blocks.");
-pub(crate) static SITES_EXPORTED: Family =
-    family("heap_sites_exported", Gauge, Sites, &[], "Lines of code that have series of their own here.");
+    family("heap_sites", "heap.sites", Sum, Sites, &[], "Named lines of code that hold live blocks.");
+pub(crate) static SITES_EXPORTED: Family = family(
+    "heap_sites_exported",
+    "heap.sites_exported",
+    Sum,
+    Sites,
+    &[],
+    "Lines of code that have series of their own here.",
+);
 pub(crate) static DELTA_WINDOW: Family = family(
     "heap_delta_window_seconds",
+    "heap.delta_window",
     Gauge,
     Seconds,
     &[],
@@ -137,6 +183,7 @@ pub(crate) static DELTA_WINDOW: Family = family(
 );
 pub(crate) static SNAPSHOT_TIMESTAMP: Family = family(
     "heap_snapshot_timestamp_seconds",
+    "heap.snapshot_timestamp",
     Gauge,
     Seconds,
     &[],
@@ -144,6 +191,7 @@ pub(crate) static SNAPSHOT_TIMESTAMP: Family = family(
 );
 pub(crate) static SNAPSHOT_DURATION: Family = family(
     "heap_snapshot_duration_seconds",
+    "heap.snapshot_duration",
     Gauge,
     Seconds,
     &[],
@@ -151,15 +199,17 @@ pub(crate) static SNAPSHOT_DURATION: Family = family(
 );
 pub(crate) static UNTRACKED_BYTES: Family = family(
     "heap_untracked_bytes",
-    Gauge,
+    "heap.untracked",
+    Sum,
     Bytes,
     &[],
     "Requested bytes of live blocks allocated while tracking was paused or off.",
 );
 pub(crate) static OVERHEAD_BYTES: Family =
-    family("heap_overhead_bytes", Gauge, Bytes, &[], "Memory of the tracker itself.");
+    family("heap_overhead_bytes", "heap.overhead", Sum, Bytes, &[], "Memory of the tracker itself.");
 pub(crate) static DROPPED_EVENTS: Family = family(
     "heap_dropped_events_total",
+    "heap.dropped_events",
     Counter,
     Events,
     &["reason"],
@@ -167,19 +217,33 @@ pub(crate) static DROPPED_EVENTS: Family = family(
 );
 pub(crate) static TRUNCATED_STACKS: Family = family(
     "heap_truncated_stacks_total",
+    "heap.truncated_stacks",
     Counter,
     Events,
     &[],
     "Stacks that were cut short at the depth limit.",
 );
-pub(crate) static FALLBACK_WALKS: Family =
-    family("heap_fallback_walks_total", Counter, Events, &[], "Stacks that were walked the slow way.");
+pub(crate) static FALLBACK_WALKS: Family = family(
+    "heap_fallback_walks_total",
+    "heap.fallback_walks",
+    Counter,
+    Events,
+    &[],
+    "Stacks that were walked the slow way.",
+);
 pub(crate) static RESIDENT_BYTES: Family =
-    family("heap_resident_bytes", Gauge, Bytes, &[], "Resident memory of the process.");
-pub(crate) static MEMORY_LIMIT_BYTES: Family =
-    family("heap_memory_limit_bytes", Gauge, Bytes, &[], "Tightest cgroup memory limit; absent without one.");
+    family("heap_resident_bytes", "heap.resident", Sum, Bytes, &[], "Resident memory of the process.");
+pub(crate) static MEMORY_LIMIT_BYTES: Family = family(
+    "heap_memory_limit_bytes",
+    "heap.memory_limit",
+    Sum,
+    Bytes,
+    &[],
+    "Tightest cgroup memory limit; absent without one.",
+);
 pub(crate) static SAMPLE_INTERVAL_BYTES: Family = family(
     "heap_sample_interval_bytes",
+    "heap.sample_interval",
     Gauge,
     Bytes,
     &[],
@@ -187,13 +251,15 @@ pub(crate) static SAMPLE_INTERVAL_BYTES: Family = family(
 );
 pub(crate) static BUILD_INFO: Family = family(
     "heap_build_info",
-    Gauge,
+    "heap.build_info",
+    Sum,
     Flag,
     &["version", "build_id", "capture", "symbols"],
     "1; the labels say what was built and how well it can be named.",
 );
 
 /// All of them, in the order in which they are exposed.
+#[allow(dead_code, reason = "not every outlet needs those without series")]
 pub(crate) static ALL: [&Family; 29] = [
     &TRACKING,
     &START,
@@ -241,6 +307,36 @@ mod tests {
             assert_eq!(base.ends_with("_seconds"), family.unit == Seconds, "{name}");
             assert!(family.help.ends_with('.') && !family.help.contains(['\\', '\n']), "{name}");
             assert!(ALL[..position].iter().all(|earlier| earlier.name != name), "{name} twice");
+        }
+    }
+
+    /// The translation of <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
+    /// as far as names like ours need it: what is not a letter or a figure becomes an underscore, a unit
+    /// that is none is dropped, a unit that the name lacks is added, and so is the ending of a counter.
+    #[cfg(feature = "opentelemetry")]
+    fn translated(family: &Family) -> String {
+        let mut name = family.otel.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let unit = match family.unit.ucum() {
+            "By" => "bytes",
+            "s" => "seconds",
+            "1" if family.kind == Gauge => "ratio",
+            _ => "",
+        };
+        if !unit.is_empty() && !name.split('_').any(|word| word == unit) {
+            name = format!("{name}_{unit}");
+        }
+        if family.kind == Counter && !name.ends_with("_total") {
+            name.push_str("_total");
+        }
+        name
+    }
+
+    #[test]
+    #[cfg(feature = "opentelemetry")]
+    fn names_of_opentelemetry_translate_to_those_of_prometheus() {
+        for family in ALL {
+            assert_eq!(translated(family), family.name);
+            assert!(family.otel.starts_with("heap."), "{}", family.otel);
         }
     }
 }

@@ -8,10 +8,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Label, Recorder as _};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use super::{Value, each_series, names, text};
-use crate::collector::Report;
+use super::names::Family;
+use super::{Labels, Value, each_series, names, text};
+use crate::collector::{Collector, Report};
 use crate::control;
 
 /// The content type of [`Report::to_prometheus`].
@@ -45,25 +46,56 @@ fn render(report: &Report) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     // No unit is handed over: the exporter would add it to names that end in something else.
     for family in names::ALL {
-        match family.kind {
-            names::Kind::Counter => {
-                recorder.describe_counter(family.name.into(), None, family.help.into());
-            }
-            names::Kind::Gauge => recorder.describe_gauge(family.name.into(), None, family.help.into()),
+        if family.kind.is_counter() {
+            recorder.describe_counter(family.name.into(), None, family.help.into());
+        } else {
+            recorder.describe_gauge(family.name.into(), None, family.help.into());
         }
     }
-    metrics::with_local_recorder(&recorder, || {
-        each_series(report, &mut |family, labels, value| {
-            let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
-            match value {
-                Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
-                Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
-                Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
-                Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
-            }
-        });
-    });
+    metrics::with_local_recorder(&recorder, || record(report));
     text::in_order(&recorder.handle().render())
+}
+
+/// Hands every series of `report` to the recorder of the calling thread.
+pub(super) fn record(report: &Report) {
+    each_series(report, &mut set);
+}
+
+/// Hands one series to the recorder of the calling thread.
+pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
+    let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
+    match value {
+        Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
+        Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
+        Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
+        Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
+    }
+}
+
+/// The text of the application's own recorder and heapgauge's after it, as one exposition.
+///
+/// For a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
+/// its recorder, so no series stays behind, and the whole is what two scrapes would have given. Families
+/// of heapgauge's that the recorder holds all the same, by [`metrics`](super::metrics()), are left out of
+/// its part, or they would be there twice. What rendering the handle allocates is the program's.
+///
+/// # Examples
+///
+/// ```
+/// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+/// metrics::with_local_recorder(&recorder, || metrics::counter!("requests_total").increment(3));
+///
+/// let collector = heapgauge::Collector::new();
+/// let text = heapgauge::emit::render_with(&collector, &recorder.handle());
+/// assert!(text.contains("\nrequests_total 3\n"));
+/// assert!(text.contains("\nheap_tracking "));
+/// ```
+pub fn render_with(collector: &Collector, handle: &PrometheusHandle) -> String {
+    let theirs = handle.render();
+    let _own = control::own();
+    let mut text = text::without_ours(&theirs);
+    text.push_str(&render(&collector.collect()));
+    text
 }
 
 /// The text of the latest report asked for, so that scrapes within a second render once.
@@ -118,10 +150,7 @@ mod tests {
     fn every_family_has_its_help_and_type_once() {
         let text = render(&sampled_report());
         for family in names::ALL {
-            let kind = match family.kind {
-                names::Kind::Counter => "counter",
-                names::Kind::Gauge => "gauge",
-            };
+            let kind = if family.kind.is_counter() { "counter" } else { "gauge" };
             for header in [
                 format!("# HELP {} {}\n", family.name, family.help),
                 format!("# TYPE {} {kind}\n", family.name),

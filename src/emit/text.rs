@@ -30,6 +30,16 @@ pub(super) fn in_order(text: &str) -> String {
     out
 }
 
+/// Exposition text of others without the families of [`names::ALL`].
+pub(super) fn without_ours(text: &str) -> String {
+    let is_ours = |line: &str| names::ALL.iter().any(|family| family.name == family_name(line));
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n').filter(|line| !is_ours(line)) {
+        out.push_str(line);
+    }
+    out
+}
+
 /// `# HELP name …`, `# TYPE name …`, `name{…} value` or `name value`.
 fn family_name(line: &str) -> &str {
     let rest = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
@@ -39,6 +49,13 @@ fn family_name(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_our_families_are_left_out() {
+        let theirs = "# HELP heap_used H.\n# TYPE heap_used gauge\nheap_used{site=\"a\"} 1\n\n";
+        let ours = "# HELP heap_live_bytes B.\n# TYPE heap_live_bytes gauge\nheap_live_bytes 1\n";
+        assert_eq!(without_ours(&format!("{theirs}{ours}heap_site_info{{site=\"a\"}} 1\n")), theirs);
+    }
 
     #[test]
     fn families_and_lines_come_in_the_fixed_order() {

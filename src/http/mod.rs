@@ -4,6 +4,7 @@
 //! and let others run in between; nothing here waits for a lock longer than such a slice.
 #![forbid(unsafe_code)]
 
+mod profiles;
 mod query;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -26,12 +27,27 @@ use crate::control;
 use crate::emit::diff;
 use crate::emit::prometheus::{self, Cached};
 use crate::statistics;
+use profiles::Turns;
 use query::{Format, Query, SINCE};
 
 /// No path takes a body worth more than this.
 const MAX_BODY_BYTES: u64 = 64 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+/// The paths of a loopback address.
+const PATHS: &[&str] = &[
+    "/metrics",
+    "/health",
+    "/memory/snapshots",
+    "/debug/heap/folded",
+    #[cfg(feature = "pprof")]
+    "/debug/pprof/heap",
+    #[cfg(feature = "pprof")]
+    "/debug/pprof/allocs",
+];
+/// From a request's head (at first: from the connection) until its answer begins, and from there until the next
+/// request's head. A client that does not read its answer ends here too.
+pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
 /// The longest a request waits for names; what has none by then shows as unknown.
 const NAMING_TIME: Duration = Duration::from_secs(20);
 
@@ -84,15 +100,28 @@ type Refusal = Box<Response>;
 struct Outlet {
     collector: Collector,
     metrics: Cached,
+    turns: Turns,
 }
 
 fn routes(collector: &Collector, every_path: bool) -> Router {
-    let outlet = Arc::new(Outlet { collector: collector.clone(), metrics: Cached::default() });
+    let outlet = Arc::new(Outlet {
+        collector: collector.clone(),
+        metrics: Cached::default(),
+        turns: Turns::default(),
+    });
     let mut routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")));
     if every_path {
-        routes = routes.route("/memory/snapshots", get(compare).post(keep));
+        routes = routes
+            .route("/memory/snapshots", get(compare).post(keep))
+            .route("/debug/heap/folded", get(profiles::folded));
+        #[cfg(feature = "pprof")]
+        {
+            routes = routes
+                .route("/debug/pprof/heap", get(profiles::heap))
+                .route("/debug/pprof/allocs", get(profiles::allocs));
+        }
     }
     routes.method_not_allowed_fallback(wrong_method).with_state(outlet)
 }
@@ -160,9 +189,12 @@ fn show(collector: &Collector, query: &Query) -> Response {
 }
 
 /// `POST /memory/snapshots`: keeps the heap of now.
-async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
+async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let made = caught(|| {
         let _own = control::own();
+        if let Err(line) = query::none(uri.query().unwrap_or("")) {
+            return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
+        }
         match outlet.collector.post() {
             Ok(Posted { number, taken_at, live_bytes, live_blocks }) => {
                 let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -182,8 +214,8 @@ async fn keep(State(outlet): State<Arc<Outlet>>) -> Response {
 
 fn unknown_path(uri: &Uri, access: Access) -> Response {
     let allowed = match access {
-        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on",
-        Access::Loopback | Access::Everything => "/metrics, /health, /memory/snapshots",
+        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on".into(),
+        Access::Loopback | Access::Everything => PATHS.join(", "),
     };
     refuse(
         StatusCode::NOT_FOUND,

@@ -1,14 +1,24 @@
-//! The query of `/memory/snapshots` → a value.
+//! The query of a path → a value.
 //!
 //! Pure; the query is as long as a request's head may be at most.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "pprof")]
+use std::time::Duration;
+
+#[cfg(feature = "pprof")]
+use super::REQUEST_TIME;
 use crate::collector::Since;
 use crate::config::{self, Shown};
+use crate::profile::ProfileValue;
 use crate::statistics::{GroupBy, Order};
 
 /// The most rows of one answer.
 const MAX_TOP: usize = 10_000;
+const SORT: &str = "diff, growth, size, count";
+/// A profile over more than this would not be there before the connection is given up.
+#[cfg(feature = "pprof")]
+const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,50 +50,112 @@ impl Query {
             order: Order::Diff,
             format: Format::Text,
         };
-        let mut seen: Vec<String> = Vec::new();
-        for (key, value) in pairs(query) {
-            let (key, value) = (&*key, &*value);
-            let wrong = |allowed: &str| {
-                format!("parameter {} is {}, allowed are {allowed}", Shown(key), Shown(value))
-            };
+        each(query, &["top", "group_by", "since", "sort", "format"], |key, value| {
             match key {
-                "top" => {
-                    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-                    let number = is_number.then(|| value.parse().ok()).flatten();
-                    asked.top = number
-                        .filter(|top| (1..=MAX_TOP).contains(top))
-                        .ok_or_else(|| wrong("1 to 10000"))?;
-                }
+                "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
                 "group_by" => {
-                    asked.group_by =
-                        value.parse().map_err(|_| wrong("file, line, function, crate, traceback"))?;
+                    asked.group_by = value.parse().map_err(|_| "file, line, function, crate, traceback")?;
                 }
-                "sort" => asked.order = value.parse().map_err(|_| wrong("diff, growth, size, count"))?,
+                "sort" => asked.order = value.parse().map_err(|_| SORT)?,
                 "format" => {
                     asked.format = match value {
                         "text" => Format::Text,
                         "json" => Format::Json,
-                        _ => return Err(wrong("text, json")),
+                        _ => return Err("text, json"),
                     }
                 }
-                "since" => asked.since = since(value).ok_or_else(|| wrong(SINCE))?,
+                _ => asked.since = since(value).ok_or(SINCE)?,
+            }
+            Ok(())
+        })?;
+        Ok(asked)
+    }
+}
+
+/// What `GET /debug/pprof/heap` and `/debug/pprof/allocs` are asked for.
+#[cfg(feature = "pprof")]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ProfileQuery {
+    /// What happens in so much time from now; else everything so far.
+    pub seconds: Option<Duration>,
+    pub text: bool,
+}
+
+#[cfg(feature = "pprof")]
+impl ProfileQuery {
+    /// Err: one line that names parameter, value and what is allowed.
+    pub(super) fn parse(query: &str) -> Result<ProfileQuery, String> {
+        let mut asked = ProfileQuery::default();
+        each(query, &["seconds", "debug"], |key, value| {
+            match key {
+                "debug" => asked.text = number(value, 0, 1).ok_or("0, 1")? == 1,
                 _ => {
-                    return Err(format!(
-                        "parameter {} is unknown, allowed are top, group_by, since, sort, format",
-                        Shown(key)
-                    ));
+                    let seconds = number(value, 1, MAX_SECONDS).ok_or("1 to 59, in seconds")?;
+                    asked.seconds = Some(Duration::from_secs(seconds as u64));
                 }
             }
-            if seen.iter().any(|earlier| earlier == key) {
-                return Err(format!(
-                    "parameter {} is {} the second time, allowed is once",
-                    key,
-                    Shown(value)
-                ));
+            Ok(())
+        })?;
+        match asked {
+            ProfileQuery { seconds: Some(seconds), text: true } => {
+                Err(format!("parameter debug is 1 and seconds {}, allowed is one of them", seconds.as_secs()))
             }
-            seen.push(key.to_owned());
+            _ => Ok(asked),
         }
-        Ok(asked)
+    }
+}
+
+/// What `GET /debug/heap/folded` is asked for. Err: one line that names parameter, value and what is allowed.
+pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
+    let mut asked = ProfileValue::LiveBytes;
+    each(query, &["value"], |_, value| {
+        asked = match value {
+            "bytes" => ProfileValue::LiveBytes,
+            "blocks" => ProfileValue::LiveBlocks,
+            _ => return Err("bytes, blocks"),
+        };
+        Ok(())
+    })?;
+    Ok(asked)
+}
+
+/// Reads each parameter, once. `read` is given only those of `keys`; its error is what is allowed.
+fn each(
+    query: &str,
+    keys: &[&str],
+    mut read: impl FnMut(&str, &str) -> Result<(), &'static str>,
+) -> Result<(), String> {
+    let mut seen: Vec<String> = Vec::new();
+    for (key, value) in pairs(query) {
+        if !keys.contains(&&*key) {
+            let allowed = match keys {
+                [] => "none is allowed".to_owned(),
+                keys => format!("allowed are {}", keys.join(", ")),
+            };
+            return Err(format!("parameter {} is unknown, {allowed}", Shown(&key)));
+        }
+        if let Err(allowed) = read(&key, &value) {
+            return Err(format!("parameter {key} is {}, allowed are {allowed}", Shown(&value)));
+        }
+        if seen.contains(&key) {
+            return Err(format!("parameter {key} is {} the second time, allowed is once", Shown(&value)));
+        }
+        seen.push(key);
+    }
+    Ok(())
+}
+
+/// Figures alone, within bounds.
+fn number(value: &str, least: usize, most: usize) -> Option<usize> {
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
+}
+
+/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+pub(super) fn none(query: &str) -> Result<(), String> {
+    match pairs(query).first() {
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        None => Ok(()),
     }
 }
 
@@ -212,5 +284,48 @@ mod tests {
         }
         let long = Query::parse(&format!("top={}", "x".repeat(9_000))).unwrap_err();
         assert_eq!(long.chars().count(), 80 + 1 + "parameter top is , allowed are 1 to 10000".len());
+    }
+
+    #[cfg(feature = "pprof")]
+    #[test]
+    fn case_57_what_a_profile_is_asked_for() {
+        let asked =
+            |seconds: Option<u64>, text| Ok(ProfileQuery { seconds: seconds.map(Duration::from_secs), text });
+        for (query, expected) in [
+            ("", asked(None, false)),
+            ("debug=0", asked(None, false)),
+            ("debug=1", asked(None, true)),
+            ("seconds=1", asked(Some(1), false)),
+            ("seconds=59&debug=0", asked(Some(59), false)),
+        ] {
+            assert_eq!(ProfileQuery::parse(query), expected, "{query}");
+        }
+        for (query, line) in [
+            ("seconds=0", "parameter seconds is 0, allowed are 1 to 59, in seconds"),
+            ("seconds=60", "parameter seconds is 60, allowed are 1 to 59, in seconds"),
+            ("seconds=-1", "parameter seconds is -1, allowed are 1 to 59, in seconds"),
+            ("seconds=1.5", "parameter seconds is 1.5, allowed are 1 to 59, in seconds"),
+            ("seconds=", "parameter seconds is , allowed are 1 to 59, in seconds"),
+            ("debug=2", "parameter debug is 2, allowed are 0, 1"),
+            ("debug=yes", "parameter debug is yes, allowed are 0, 1"),
+            ("gc=1", "parameter gc is unknown, allowed are seconds, debug"),
+            ("seconds=5&debug=1", "parameter debug is 1 and seconds 5, allowed is one of them"),
+            ("debug=1&seconds=5", "parameter debug is 1 and seconds 5, allowed is one of them"),
+            ("seconds=5&seconds=5", "parameter seconds is 5 the second time, allowed is once"),
+        ] {
+            assert_eq!(ProfileQuery::parse(query), Err(line.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_folded_stacks_are_asked_for() {
+        assert_eq!(folded_value(""), Ok(ProfileValue::LiveBytes));
+        assert_eq!(folded_value("value=bytes"), Ok(ProfileValue::LiveBytes));
+        assert_eq!(folded_value("value=blocks"), Ok(ProfileValue::LiveBlocks));
+        assert_eq!(
+            folded_value("value=Bytes"),
+            Err("parameter value is Bytes, allowed are bytes, blocks".into())
+        );
+        assert_eq!(folded_value("values=1"), Err("parameter values is unknown, allowed are value".into()));
     }
 }

@@ -6,7 +6,10 @@
 //! heapgauge's own.
 //!
 //! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
-//! within one, now and then, while the overhead limit is passed; kept are only the names found, each text once.
+//! within one whenever the overhead limit is passed; kept are only the names found, each text once. A module whose
+//! line tables cannot even be opened within the limit, by an estimate or as found, goes by its table of symbols, and
+//! where that does not fit either, by offsets. What may pass the limit, and only while one address is looked up, are
+//! the tables of one compilation unit.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -44,15 +47,19 @@ const LABEL_CHARS: usize = 120;
 /// A batch names this many addresses whatever its time budget, so that every batch gets on.
 const LEAST_PER_BATCH: usize = 16;
 
-/// Between two looks at the overhead within a batch.
-const ADDRESSES_PER_CHECK: usize = 32;
+/// So many addresses are named in their own order, in which those of one compilation unit stand together: what is
+/// parsed for the one serves the next, and can then be dropped.
+const WINDOW: usize = 1024;
 
 /// No code lies in the first page.
 const LOWEST_CODE: usize = 4096;
 
-/// At least this many addresses are named before parsed debug information is dropped because of the limit:
-/// parsing it again takes some 50 ms.
-const LEAST_PER_PARSE: usize = 256;
+/// Opening line tables anew takes some 50 ms, in an executable of 300 MB half a second: it should serve so many
+/// addresses.
+const LEAST_PER_PARSE: usize = 16;
+
+/// When it has not, so many times in a row, a module is too large for the overhead limit.
+const IN_VAIN: usize = 4;
 
 /// Less than this left over from a batch is not worth giving back.
 const LEFT_OVER: usize = 8 << 20;
@@ -115,6 +122,35 @@ pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
 pub(crate) struct Progress {
     pub named: usize,
     pub total: usize,
+    /// The time was up: another call gets on, even if this one finished no stack.
+    pub more: bool,
+}
+
+/// A frame, and where in its stack it stands.
+#[cfg(any(feature = "pprof", feature = "http"))]
+// Folded stacks read the frame alone.
+#[cfg_attr(not(feature = "pprof"), allow(dead_code))]
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// Of its address among the stack's.
+    pub at: usize,
+    /// Among the frames of that address, the most recently inlined first.
+    pub inlined: usize,
+    pub frame: Arc<Frame>,
+}
+
+/// A piece of code that is mapped from a file.
+#[cfg(feature = "pprof")]
+#[derive(Clone, Debug)]
+pub(crate) struct Mapping {
+    pub start: usize,
+    /// The first address behind it.
+    pub limit: usize,
+    /// Where `start` lies in the file.
+    pub offset: u64,
+    pub path: Arc<str>,
+    /// Hex; empty where the linker wrote none, or the file is no longer there.
+    pub build_id: Arc<str>,
 }
 
 /// The names of this process's addresses.
@@ -202,8 +238,36 @@ impl Symbols {
         Some(Traceback::shared(kept, total))
     }
 
-    /// Names stacks in the given order until all are or the time is used up; a batch that another thread is at
-    /// counts as used up, unless the budget is `Duration::MAX`.
+    /// At most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has no
+    /// name goes by module and offset, so that every stack can be shown.
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
+        let _own = control::own();
+        let names = self.names();
+        let (mut frames, mut places) = (Vec::new(), Vec::new());
+        let mut each = |at: usize, frame: Arc<Frame>, origin: Origin| {
+            let inlined = match places.last() {
+                Some(&(before, inlined)) if before == at => inlined + 1,
+                _ => 0,
+            };
+            frames.push((frame, origin));
+            places.push((at, inlined));
+        };
+        // With `true` there is nothing it would give up for.
+        let _ = self.each_frame(&names, addresses, true, &mut each);
+        let begin = names.site_position(&frames);
+        let kept = places.into_iter().zip(frames).skip(begin).take(limit.max(1));
+        kept.map(|((at, inlined), (frame, _))| Placed { at, inlined, frame }).collect()
+    }
+
+    /// Every address of the stack has its final name.
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    pub(crate) fn is_named(&self, addresses: &'static [usize]) -> bool {
+        self.full.load(Ordering::Relaxed) || self.names().missing(addresses).is_empty()
+    }
+
+    /// Names stacks in the given order until all are or the time is used up; some of it may go by waiting for a
+    /// batch that another thread is at.
     pub(crate) fn resolve(
         &self,
         stacks: &mut dyn Iterator<Item = &'static [usize]>,
@@ -215,19 +279,33 @@ impl Symbols {
         let mut progress = Progress::default();
         let mut batch: Option<Batch<'_>> = None;
         let mut over = false;
-        for stack in stacks {
-            progress.total += 1;
-            let mut missing = self.names().missing(stack);
-            if self.full.load(Ordering::Relaxed) {
-                self.over_limit.fetch_add(missing.len() as u64, Ordering::Relaxed);
-                missing.clear();
+        let mut window = Vec::new();
+        loop {
+            window.clear();
+            let mut missing = Vec::new();
+            for stack in &mut *stacks {
+                window.push(stack);
+                missing.extend(self.names().missing(stack));
+                if missing.len() >= WINDOW {
+                    break;
+                }
             }
-            for address in missing.iter() {
+            if window.is_empty() {
+                progress.more = over && progress.named < progress.total;
+                return progress;
+            }
+            missing.sort_unstable();
+            missing.dedup();
+            for (at, address) in missing.iter().enumerate() {
+                if self.full.load(Ordering::Relaxed) {
+                    self.over_limit.fetch_add((missing.len() - at) as u64, Ordering::Relaxed);
+                    break;
+                }
                 if over {
                     break;
                 }
                 if batch.is_none() {
-                    batch = Batch::begin(self, budget == Duration::MAX);
+                    batch = Batch::begin(self, begin, budget);
                 }
                 let Some(batch) = &mut batch else {
                     over = true;
@@ -236,13 +314,14 @@ impl Symbols {
                 batch.name(*address);
                 over = batch.named >= LEAST_PER_BATCH && begin.elapsed() >= budget;
             }
-            let nameless =
-                |names: &Names| missing.iter().any(|address| !names.addresses.contains_key(address));
-            if missing.is_empty() || self.full.load(Ordering::Relaxed) || !nameless(&self.names()) {
-                progress.named += 1;
-            }
+            let names = self.names();
+            let is_named = |stack: &&&[usize]| names.missing(stack).is_empty();
+            progress.total += window.len();
+            progress.named += match self.full.load(Ordering::Relaxed) {
+                true => window.len(),
+                false => window.iter().filter(is_named).count(),
+            };
         }
-        progress
     }
 
     /// Bytes of the names kept, an estimate from capacities; part of `tracker_memory`.
@@ -265,8 +344,13 @@ impl Symbols {
 
     /// Sets how much heapgauge may hold before new addresses go by module and offset.
     pub(crate) fn set_max_overhead(&self, bytes: u64) {
-        self.max_overhead.store(bytes, Ordering::Relaxed);
+        let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
+        if bytes > before && self.over_limit() > 0 {
+            // What went by offset may have a name now.
+            let _own = control::own();
+            self.names().forget();
+        }
     }
 
     /// What the main executable gives names from: `lines`, `functions` or `none`. The first call reads the
@@ -300,48 +384,97 @@ impl Symbols {
         let epoch = control::modules_epoch();
         let mut names = self.names();
         if names.epoch != epoch {
-            let look_through = std::mem::take(&mut names.look_through);
-            *names = Names { epoch, look_through, ..Names::default() };
+            names.forget();
+            names.epoch = epoch;
         }
     }
 
     /// All frames of a stack, `None` while one of its addresses has no name.
     fn frames(&self, names: &Names, addresses: &[usize]) -> Option<Vec<(Arc<Frame>, Origin)>> {
-        if addresses.is_empty() {
-            let frame = Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0));
-            return Some(vec![(frame, Origin::Program)]);
-        }
         let mut frames = Vec::with_capacity(addresses.len() * 2);
-        for address in addresses {
+        let mut each = |_: usize, frame: Arc<Frame>, origin: Origin| frames.push((frame, origin));
+        self.each_frame(names, addresses, self.full.load(Ordering::Relaxed), &mut each)?;
+        Some(frames)
+    }
+
+    /// Hands over at least one frame, most recent first, with the place of its address in the stack. `None`: an
+    /// address has no name, and `without_names` did not say that it may go by module and offset.
+    fn each_frame(
+        &self,
+        names: &Names,
+        addresses: &[usize],
+        without_names: bool,
+        each: &mut dyn FnMut(usize, Arc<Frame>, Origin),
+    ) -> Option<()> {
+        if addresses.is_empty() {
+            each(0, Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0)), Origin::Program);
+            return Some(());
+        }
+        let mut any = false;
+        for (at, address) in addresses.iter().enumerate() {
             // What some walks put behind the thread's first frame.
             if *address <= LOWEST_CODE {
                 continue;
             }
             match names.addresses.get(address) {
                 Some(&(from, count)) => {
-                    let chain = &names.chains[from as usize..][..count as usize];
-                    frames.extend(chain.iter().map(|&at| names.frames[at as usize].clone()));
+                    for &index in &names.chains[from as usize..][..count as usize] {
+                        let (frame, origin) = &names.frames[index as usize];
+                        each(at, frame.clone(), *origin);
+                        any = true;
+                    }
                 }
-                None if self.full.load(Ordering::Relaxed) => {
+                None if without_names => {
                     let modules = names.modules.get_or_init(image::modules);
                     let (frame, origin) = unnamed(modules, address - 1);
-                    frames.push((Arc::new(frame), origin));
+                    each(at, Arc::new(frame), origin);
+                    any = true;
                 }
                 None => return None,
             }
         }
-        if frames.is_empty() {
-            frames.push((Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard));
+        if !any {
+            each(0, Arc::new(Frame::new(None, UNKNOWN, 0)), Origin::Standard);
         }
-        Some(frames)
+        Some(())
     }
+}
+
+/// All code of this process that lies in files, the program's own first. Reads the head of each file.
+#[cfg(feature = "pprof")]
+pub(crate) fn mappings() -> Vec<Mapping> {
+    let _own = control::own();
+    let mut modules = image::modules();
+    modules.retain(|module| !module.code.is_empty());
+    // The order of the rest is that of their addresses.
+    modules.sort_by_key(|module| !image::is_program(module));
+    let mut mappings = Vec::new();
+    for module in &modules {
+        let id: String = match image::is_program(module) {
+            true => build_id().unwrap_or_default(),
+            false => hex(&image::build_id_of(module).unwrap_or_default()),
+        };
+        let (path, build_id) = (Arc::from(module.path.to_string_lossy()), Arc::from(id));
+        mappings.extend(module.code.iter().map(|&(start, limit, offset)| Mapping {
+            start,
+            limit,
+            offset,
+            path: Arc::clone(&path),
+            build_id: Arc::clone(&build_id),
+        }));
+    }
+    mappings
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Of the main executable, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
     let _own = control::own();
-    ID.get_or_init(|| Some(image::build_id()?.iter().map(|byte| format!("{byte:02x}")).collect())).clone()
+    ID.get_or_init(|| Some(hex(&image::build_id()?))).clone()
 }
 
 fn main_module(modules: &[Module]) -> Option<&Module> {
@@ -438,6 +571,12 @@ impl Names {
             .map_or(0, |(at, _)| at)
     }
 
+    /// Forgets all names.
+    fn forget(&mut self) {
+        let look_through = std::mem::take(&mut self.look_through);
+        *self = Names { epoch: self.epoch, look_through, ..Names::default() };
+    }
+
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
         let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
         addresses.iter().copied().filter(|address| !known(*address)).collect()
@@ -505,11 +644,25 @@ struct Batch<'a> {
     /// By module, opened when its first address comes.
     opened: HashMap<usize, Opened>,
     named: usize,
-    named_before_parse: usize,
-    /// Before the batch: heapgauge's memory, the names' share of it, and the process's.
-    overhead: u64,
-    memory: u64,
+    /// Since the parsed debug information was last dropped.
+    named_since: usize,
+    /// The most that one address has added to it, but for those that opened a module.
+    largest_step: u64,
+    /// Of the last address.
+    last_module: Option<usize>,
+    /// How often in a row it was dropped after fewer than [`LEAST_PER_PARSE`] addresses.
+    in_vain: usize,
+    /// heapgauge's memory but for the names and what is parsed, when the batch began.
+    tables: u64,
+    /// What of it `control::own_bytes` does not know.
+    tag_map: u64,
+    /// The process's memory then.
     resident: usize,
+}
+
+/// Under which a module is kept in [`Batch::opened`].
+fn key(module: Option<usize>) -> usize {
+    module.unwrap_or(usize::MAX)
 }
 
 /// What one module's file says beside its line tables.
@@ -520,6 +673,25 @@ struct Opened {
     image: Option<Image>,
     functions: Option<Functions>,
     places: HashMap<(String, Option<String>), Place>,
+    /// What names are made from is in memory.
+    parsed: bool,
+    detail: Detail,
+}
+
+/// How much of a module's names the overhead limit has room for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+enum Detail {
+    #[default]
+    Lines,
+    /// Whole functions, from the table of symbols, which takes less.
+    Functions,
+    Offsets,
+}
+
+impl Detail {
+    fn less(self) -> Detail {
+        if self == Detail::Lines { Detail::Functions } else { Detail::Offsets }
+    }
 }
 
 /// One frame as `backtrace` gives it.
@@ -530,7 +702,8 @@ struct Found {
 }
 
 impl<'a> Batch<'a> {
-    fn begin(symbols: &'a Symbols, wait: bool) -> Option<Batch<'a>> {
+    /// `None` if another thread's batch has not ended by then.
+    fn begin(symbols: &'a Symbols, since: Instant, budget: Duration) -> Option<Batch<'a>> {
         let process = std::process::id();
         loop {
             let other = symbols.batch_of.load(Ordering::Relaxed);
@@ -544,7 +717,7 @@ impl<'a> Batch<'a> {
             {
                 break;
             }
-            if !free && !wait {
+            if !free && since.elapsed() >= budget {
                 return None;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -559,46 +732,134 @@ impl<'a> Batch<'a> {
             modules,
             opened: HashMap::new(),
             named: 0,
-            named_before_parse: 0,
-            overhead: control::tracker_memory(),
-            memory: symbols.memory_bytes(),
+            named_since: 0,
+            largest_step: 0,
+            last_module: None,
+            in_vain: 0,
+            tag_map: control::tracker_memory().saturating_sub(control::own_bytes()),
+            tables: control::tracker_memory().saturating_sub(symbols.memory_bytes()),
             resident: trim::private_bytes(),
         })
     }
 
     fn name(&mut self, address: usize) {
-        let frames = self.frames(address - 1);
-        self.named += 1;
-        self.symbols.names().insert(address, frames);
-        if self.named.is_multiple_of(ADDRESSES_PER_CHECK) {
-            self.check_overhead();
-        }
-    }
-
-    /// Ends naming for good when what is kept is over the limit; drops what is parsed when that is.
-    fn check_overhead(&mut self) {
-        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
-        let kept = (self.overhead + self.symbols.memory_bytes()).saturating_sub(self.memory);
-        if kept > limit {
+        // Names that fill the budget leave no room to look for more.
+        if self.kept() > self.limit() {
             self.symbols.full.store(true, Ordering::Relaxed);
+            self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        let since = self.named - self.named_before_parse;
-        if since >= LEAST_PER_PARSE && control::tracker_memory() > limit {
-            clear_symbol_cache();
-            self.opened.clear();
-            self.named_before_parse = self.named;
+        let module = image::module_of(&self.modules, address - 1);
+        self.open(module);
+        if self.named_since > 0 && self.held().saturating_add(self.largest_step) > self.limit() {
+            self.make_room(module);
+        }
+        let before = self.held();
+        let frames = self.frames(module, address - 1);
+        self.symbols.names().insert(address, frames);
+        self.named += 1;
+        self.named_since += 1;
+        // The first address of a module opens it.
+        if self.last_module == Some(key(module)) && self.named_since > 1 {
+            self.largest_step = self.largest_step.max(self.held().saturating_sub(before));
+        }
+        self.last_module = Some(key(module));
+        if self.held() > self.limit() {
+            self.make_room(module);
         }
     }
 
-    fn frames(&mut self, address: usize) -> Vec<(Frame, Origin)> {
-        let at = image::module_of(&self.modules, address);
-        let found = if self.is_known_to_backtrace(at) { look_up(address) } else { Vec::new() };
-        if found.iter().all(|frame| frame.name.is_none()) {
-            return vec![unnamed(&self.modules, address)];
+    /// Drops what is parsed. Where that has to be done again and again for a few addresses each, it would go on like
+    /// that: the module is too large.
+    fn make_room(&mut self, module: Option<usize>) {
+        self.in_vain = if self.named_since < LEAST_PER_PARSE { self.in_vain + 1 } else { 0 };
+        if self.in_vain >= IN_VAIN {
+            if let Some(opened) = self.opened.get_mut(&key(module)) {
+                opened.detail = opened.detail.less();
+            }
+            self.in_vain = 0;
+            self.largest_step = 0;
         }
-        let module = at.map(|at| &self.modules[at]);
-        let opened = self.opened.entry(at.unwrap_or(usize::MAX)).or_insert_with(|| Opened::of(module));
-        opened.name(&found, address)
+        self.drop_parsed();
+    }
+
+    /// Finds out how much of the module there is room for, and drops what else is parsed where both do not fit.
+    fn open(&mut self, module: Option<usize>) {
+        let opened =
+            self.opened.entry(key(module)).or_insert_with(|| Opened::of(module.map(|at| &self.modules[at])));
+        if opened.parsed {
+            return;
+        }
+        let image = opened.image.as_ref();
+        let cost = |detail| match detail {
+            Detail::Lines => image.map_or(0, Image::lines_cost),
+            Detail::Functions => image.map_or(0, Image::functions_cost),
+            Detail::Offsets => 0,
+        };
+        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let room = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
+        let [address_space, private] = trim::room();
+        let room = room.min(private / 2);
+        let maps = image.map_or(0, Image::length);
+        while cost(opened.detail) > room && opened.detail != Detail::Offsets
+            || opened.detail == Detail::Lines && cost(opened.detail).saturating_add(maps) > address_space / 2
+        {
+            opened.detail = opened.detail.less();
+        }
+        opened.parsed = true;
+        let cost = cost(opened.detail);
+        if self.held().saturating_add(cost) > limit {
+            self.drop_parsed();
+            if let Some(opened) = self.opened.get_mut(&key(module)) {
+                opened.parsed = true;
+            }
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.symbols.max_overhead.load(Ordering::Relaxed)
+    }
+
+    /// What will be held when the batch is over.
+    fn kept(&self) -> u64 {
+        self.tables + self.symbols.memory_bytes()
+    }
+
+    /// What is held now.
+    fn held(&self) -> u64 {
+        (control::own_bytes() + self.tag_map).max(self.kept())
+    }
+
+    fn drop_parsed(&mut self) {
+        clear_symbol_cache();
+        for opened in self.opened.values_mut() {
+            opened.functions = None;
+            opened.parsed = false;
+        }
+        self.named_since = 0;
+    }
+
+    fn frames(&mut self, module: Option<usize>, address: usize) -> Vec<(Frame, Origin)> {
+        let detail = self.opened.get(&key(module)).map_or(Detail::Offsets, |opened| opened.detail);
+        if detail != Detail::Lines {
+            self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
+        }
+        let may_ask = detail == Detail::Lines && self.is_known_to_backtrace(module);
+        let mut found = if may_ask { look_up(address) } else { Vec::new() };
+        if found.iter().all(|frame| frame.name.is_none()) {
+            found.clear();
+        }
+        match self.opened.get_mut(&key(module)) {
+            Some(opened) if detail != Detail::Offsets => {
+                // `backtrace` maps the whole file, for which there may be no address space.
+                found.extend(if found.is_empty() { opened.symbol(address) } else { None });
+                if !found.is_empty() {
+                    return opened.name(&found, address);
+                }
+            }
+            _ => {}
+        }
+        vec![unnamed(&self.modules, address)]
     }
 
     fn is_known_to_backtrace(&self, module: Option<usize>) -> bool {
@@ -683,15 +944,26 @@ impl Opened {
         named
     }
 
+    /// What the table of symbols says of an address: the function, without its inlined ones and without lines.
+    fn symbol(&mut self, address: usize) -> Option<Found> {
+        let bias = self.bias;
+        let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
+        Some(Found { name: Some(name), file: None, line: 0 })
+    }
+
+    fn functions(&mut self) -> Option<&Functions> {
+        let image = self.image.as_ref()?;
+        Some(self.functions.get_or_insert_with(|| image.functions()))
+    }
+
     /// The demangled symbol of the function that holds the address.
     fn compiled(&mut self, name: &str, address: usize) -> Option<String> {
         if let Some(path) = demangle(name) {
             return Some(path);
         }
         let bare = names::normalise(name, None);
-        let image = self.image.as_ref()?;
-        let functions = self.functions.get_or_insert_with(|| image.functions());
-        let symbols = functions.names_at(address.wrapping_sub(self.bias) as u64);
+        let bias = self.bias;
+        let symbols = self.functions()?.names_at(address.wrapping_sub(bias) as u64);
         symbols
             .iter()
             .filter_map(|symbol| demangle(symbol))
@@ -775,7 +1047,7 @@ mod tests {
         assert_eq!(symbols.site(stack), None);
         assert!(symbols.traceback(stack, 64, false).is_none());
         let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
-        assert_eq!(progress, Progress { named: 1, total: 1 });
+        assert_eq!(progress, Progress { named: 1, total: 1, more: false });
 
         let all = symbols.frames(&symbols.names(), stack).unwrap();
         let this = "heapgauge::symbols::tests::a_real_stack_is_named";
@@ -805,6 +1077,55 @@ mod tests {
         assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
     }
 
+    #[cfg(any(feature = "pprof", feature = "http"))]
+    #[test]
+    fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
+        let symbols = Symbols::new();
+        let stack = here();
+        // Without names every address is a frame, by module and offset; a name comes with `resolve`.
+        let unnamed = symbols.placed(stack, usize::MAX);
+        assert!(!symbols.is_named(stack) && unnamed.iter().all(|placed| placed.frame.function.is_none()));
+        symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+        assert!(symbols.is_named(stack));
+
+        let traceback = symbols.traceback(stack, usize::MAX, false).unwrap();
+        let placed = symbols.placed(stack, usize::MAX);
+        let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
+        assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
+        assert_eq!(symbols.placed(stack, 2).len(), 2);
+        // Each frame says where it stands: at ascending addresses, and below them inlined in turn.
+        for pair in placed.windows(2) {
+            let next = (pair[1].at, pair[1].inlined);
+            assert!(
+                next == (pair[0].at, pair[0].inlined + 1) || (next.0 > pair[0].at && next.1 == 0),
+                "{pair:?}"
+            );
+        }
+
+        // The harness and the runtime alone: no frame is a program's, and all are there.
+        let last = &placed[placed.len() - 1];
+        let standard = &stack[last.at..];
+        let all = symbols.placed(standard, usize::MAX);
+        assert_eq!((all[0].at, all[0].inlined), (0, 0));
+        assert_eq!(all[all.len() - 1].frame, last.frame);
+        let lost = symbols.placed(&[], usize::MAX);
+        assert_eq!((lost.len(), &*lost[0].frame.name()), (1, UNRECORDED));
+    }
+
+    #[cfg(all(feature = "pprof", target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn case_58_mappings_hold_the_code_of_every_module() {
+        let mappings = mappings();
+        let here = case_58_mappings_hold_the_code_of_every_module as *const () as usize;
+        let program = &mappings[0];
+        assert!(mappings.iter().any(|mapping| {
+            (mapping.start..mapping.limit).contains(&here) && mapping.path == program.path
+        }));
+        assert_eq!(Some(&*program.build_id), build_id().as_deref());
+        let libc = mappings.iter().find(|mapping| mapping.path.contains("/libc.so")).unwrap();
+        assert!(libc.build_id.len() >= 16 && libc.build_id != program.build_id, "{libc:?}");
+    }
+
     #[test]
     fn a_stack_that_was_lost_has_a_name_at_once() {
         let symbols = Symbols::new();
@@ -812,27 +1133,56 @@ mod tests {
         assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
         assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
         let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
-        assert_eq!(progress, Progress { named: 1, total: 1 });
+        assert_eq!(progress, Progress { named: 1, total: 1, more: false });
     }
 
     #[test]
     fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
         let symbols = Symbols::new();
         symbols.set_max_overhead(0);
-        let stacks = code(ADDRESSES_PER_CHECK + 1);
+        let stacks = code(40);
         let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
-        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len() });
-        assert_eq!(symbols.over_limit(), 1);
+        assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len(), more: false });
+        assert_eq!(symbols.over_limit(), 40);
 
-        let site = symbols.site(stacks[ADDRESSES_PER_CHECK]).unwrap();
+        let site = symbols.site(stacks[39]).unwrap();
         assert!(site.function.starts_with("heapgauge-"), "{}", site.function);
         assert!(site.function.contains("+0x"), "{}", site.function);
         assert_eq!((&*site.file, site.line, &*site.krate), ("<unknown>", 0, "<unknown>"));
         let memory = symbols.memory_bytes();
-        let more = code(2 * ADDRESSES_PER_CHECK).split_off(ADDRESSES_PER_CHECK + 1);
+        let more = code(100).split_off(40);
         assert_eq!(symbols.resolve(&mut more.iter().copied(), Duration::MAX).named, more.len());
         assert!(more.iter().all(|stack| symbols.site(stack).is_some()));
-        assert_eq!(symbols.memory_bytes(), memory);
+        assert_eq!((symbols.memory_bytes(), symbols.over_limit()), (memory, 100));
+
+        // With more room it is as if nothing had been asked before.
+        symbols.set_max_overhead(DEFAULT_MAX_OVERHEAD);
+        assert_eq!(symbols.site(stacks[39]), None);
+        symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        assert_eq!(&*symbols.site(stacks[39]).unwrap().krate, "heapgauge");
+    }
+
+    /// Half of what is needed each time, and far more than the names found.
+    #[test]
+    fn a_module_too_large_for_lines_goes_by_functions_and_then_by_offsets() {
+        let stacks = code(40);
+        let cost = {
+            let modules = image::modules();
+            let image = main_module(&modules).and_then(Image::open).unwrap();
+            [image.lines_cost(), image.functions_cost()]
+        };
+        assert!(cost[0] > 2 * cost[1] && cost[1] > 1 << 18, "{cost:?}");
+        for (room, name) in [(cost[0] / 2, "heapgauge::symbols::Symbols::resolve"), (cost[1] / 2, "+0x")] {
+            let symbols = Symbols::new();
+            symbols.set_max_overhead(control::tracker_memory() + room);
+            let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+            assert_eq!(progress, Progress { named: 40, total: 40, more: false });
+            assert_eq!(symbols.over_limit(), 40);
+            assert!(!symbols.full.load(Ordering::Relaxed));
+            let site = symbols.site(stacks[0]).unwrap();
+            assert!(site.function.contains(name), "{}", site.function);
+            assert_eq!((&*site.file, site.line), ("<unknown>", 0));
+        }
     }
 
     #[test]
@@ -841,8 +1191,37 @@ mod tests {
         let stacks = code(4 * LEAST_PER_BATCH);
         for round in 1..=4 {
             let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
-            assert_eq!(progress, Progress { named: round * LEAST_PER_BATCH, total: stacks.len() });
+            let (named, total) = (round * LEAST_PER_BATCH, stacks.len());
+            assert_eq!(progress, Progress { named, total, more: round < 4 });
         }
+    }
+
+    #[test]
+    fn a_stack_that_needs_several_batches_is_gone_on_with() {
+        let symbols = Symbols::new();
+        let addresses: Vec<usize> = code(3 * LEAST_PER_BATCH).into_iter().flatten().copied().collect();
+        let stack: &'static [usize] = addresses.leak();
+        let resolve = || symbols.resolve(&mut std::iter::once(stack), Duration::ZERO);
+        for _ in 1..3 {
+            assert_eq!(resolve(), Progress { named: 0, total: 1, more: true });
+            assert!(symbols.traceback(stack, 32, false).is_none());
+        }
+        assert_eq!(resolve(), Progress { named: 1, total: 1, more: false });
+        assert!(symbols.traceback(stack, 32, false).is_some());
+    }
+
+    #[test]
+    fn another_threads_batch_is_waited_for_as_long_as_there_is_time() {
+        let symbols = Symbols::new();
+        let stack = here();
+        let resolve = |budget| symbols.resolve(&mut std::iter::once(stack), budget);
+        let other = Batch::begin(&symbols, Instant::now(), Duration::ZERO).unwrap();
+        let begun = Instant::now();
+        let budget = Duration::from_millis(20);
+        assert_eq!(resolve(budget), Progress { named: 0, total: 1, more: true });
+        assert!(begun.elapsed() >= budget);
+        drop(other);
+        assert_eq!(resolve(budget), Progress { named: 1, total: 1, more: false });
     }
 
     #[test]
@@ -853,7 +1232,7 @@ mod tests {
                 scope.spawn(|| {
                     let stack = here();
                     let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
-                    assert_eq!(progress, Progress { named: 1, total: 1 });
+                    assert_eq!(progress, Progress { named: 1, total: 1, more: false });
                 });
             }
         });

@@ -66,6 +66,42 @@ fn saving_replaces_whole_files_and_leaves_nothing_else() {
     std::fs::create_dir(&onto_directory).unwrap();
     snapshot(S1).save(&onto_directory).unwrap_err();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    // A name as long as names may be.
+    let long = directory.file(&format!("{}.json", "x".repeat(250)));
+    snapshot(S1).save(&long).unwrap();
+    assert_eq!(Snapshot::load(&long).unwrap(), snapshot(S1));
+}
+
+/// In a container every process has the same id, so what one left when it was killed is in the way of the next.
+#[test]
+fn what_others_left_behind_is_neither_in_the_way_nor_touched() {
+    let directory = Directory::new();
+    let left: Vec<_> = (0..1_000)
+        .map(|number| directory.file(&format!(".heapgauge-{}-{number}.tmp", std::process::id())))
+        .collect();
+    left.iter().for_each(|path| std::fs::write(path, "half").unwrap());
+    let path = directory.file("saved.json");
+    snapshot(S1).save(&path).unwrap();
+    assert_eq!(Snapshot::load(&path).unwrap(), snapshot(S1));
+    assert!(left.iter().all(|path| std::fs::read(path).unwrap() == b"half"));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1_001);
+}
+
+#[test]
+fn many_may_save_to_one_path() {
+    let directory = Directory::new();
+    let path = directory.file("saved.json");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    snapshot(S1).save(&path).unwrap();
+                    assert_eq!(Snapshot::load(&path).unwrap(), snapshot(S1));
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -137,6 +173,202 @@ fn not_json_or_not_only_json() {
     assert!(error(&deep).starts_with("the file is truncated"));
     let deep = deep.replace("\"x\"", "\"build_id\"");
     assert!(error(&deep).starts_with("not a snapshot: invalid type: sequence"));
+}
+
+/// A trace of that many frames, all of which differ.
+fn with_frames(count: usize) -> String {
+    let frames: Vec<String> =
+        (0..count).map(|line| format!(r#"{{"function":null,"file":"a.rs","line":{line}}}"#)).collect();
+    format!(
+        r#"{{"version":1,"taken_at":0.5,"traceback_limit":1,"traces":[{{"domain":0,"size":1,"count":1,
+        "total_frames":{count},"frames":[{}]}}]}}"#,
+        frames.join(",")
+    )
+}
+
+#[test]
+fn as_many_frames_as_tracemalloc_stores_and_no_more() {
+    let deep = load(&with_frames(65_535)).unwrap();
+    let traceback = &deep.traces()[0].traceback;
+    assert_eq!((traceback.frames().len(), traceback.total_frames()), (65_535, 65_535));
+    assert_eq!(traceback.frames()[65_534].line, 65_534);
+    let problem = error(&with_frames(65_536));
+    assert!(
+        problem.starts_with(
+            "not a snapshot: trace 0 has more than 65535 frames, allowed are 1 to 65535 at line "
+        ),
+        "{problem}"
+    );
+}
+
+#[test]
+fn numbers_that_fit_nowhere_are_named() {
+    let with = |name: &str, number: &str| {
+        // As text: what is asked for here is beyond what a JSON library would write.
+        let trace = [("domain", "0"), ("size", "1"), ("count", "1"), ("total_frames", "1")];
+        let trace =
+            trace.map(|(key, value)| format!(r#""{key}":{}"#, if key == name { number } else { value }));
+        let line = if name == "line" { number } else { "1" };
+        let taken_at = if name == "taken_at" { number } else { "0" };
+        format!(
+            r#"{{"version":1,"taken_at":{taken_at},"traceback_limit":1,"traces":[{{{},
+            "frames":[{{"file":"a.rs","line":{line}}}]}}]}}"#,
+            trace.join(",")
+        )
+    };
+    let largest = load(&with("size", "18446744073709551615")).unwrap();
+    assert_eq!(largest.traces()[0].size, u64::MAX);
+    assert_eq!(load(&with("line", "4294967295")).unwrap().traces()[0].traceback.most_recent().line, u32::MAX);
+    for (name, number, problem) in [
+        (
+            "size",
+            "18446744073709551616",
+            "invalid type: floating point `1.8446744073709552e+19`, expected u64",
+        ),
+        ("size", "-1", "invalid value: integer `-1`, expected u64"),
+        ("size", "1e3", "invalid type: floating point `1000.0`, expected u64"),
+        ("count", "-9223372036854775808", "invalid value: integer `-9223372036854775808`, expected u64"),
+        ("count", "true", "invalid type: boolean `true`, expected u64"),
+        ("domain", "4294967296", "invalid value: integer `4294967296`, expected u32"),
+        ("line", "4294967296", "invalid value: integer `4294967296`, expected u32"),
+        ("line", "-1", "invalid value: integer `-1`, expected u32"),
+        ("total_frames", "0", "trace 0 has 1 frames of 0, allowed are 1 to 65535 of at least as many"),
+        ("taken_at", "-0.5", "invalid value: floating point `-0.5`, expected seconds since 1970"),
+        ("taken_at", "1e300", "invalid value: floating point `1e+300`, expected seconds since 1970"),
+    ] {
+        let problem = format!("not a snapshot: {problem} at line ");
+        let found = error(&with(name, number));
+        assert!(found.starts_with(&problem), "{name} {number}: {found}");
+    }
+    // Python writes these, JSON does not have them.
+    for number in ["NaN", "Infinity", "-Infinity", "1e999"] {
+        assert!(error(&with("taken_at", number)).starts_with("not JSON: "), "{number}");
+    }
+    // Any moment that can be told is one, and comes back as it was.
+    for (number, seconds) in [("0", 0), ("-0.0", 0), ("1e10", 10_000_000_000)] {
+        assert_eq!(
+            load(&with("taken_at", number)).unwrap().taken_at(),
+            UNIX_EPOCH + Duration::from_secs(seconds)
+        );
+    }
+}
+
+#[test]
+fn what_is_given_twice_or_not_at_all_is_named() {
+    let twice = |what: &str| {
+        let text = r#"{"version":1,"taken_at":0,"traceback_limit":1,"build_id":null,"traces":[{"domain":0,"size":1,"count":1,
+            "total_frames":1,"frames":[{"function":null,"file":"a.rs","line":1,"module":null,"offset":null}]}]}"#;
+        load(text).unwrap();
+        let at = text.find(&format!("\"{what}\"")).unwrap();
+        let end = at + text[at..].find([',', '}']).unwrap();
+        error(&format!("{},{}{}", &text[..end], &text[at..end], &text[end..]))
+    };
+    for what in
+        ["version", "taken_at", "traceback_limit", "build_id", "domain", "size", "count", "total_frames"]
+    {
+        assert!(twice(what).starts_with(&format!("not a snapshot: duplicate field `{what}` at ")), "{what}");
+    }
+    for what in ["function", "file", "line", "module", "offset"] {
+        assert!(twice(what).starts_with(&format!("not a snapshot: duplicate field `{what}` at ")), "{what}");
+    }
+    let without = |what: &str| {
+        let mut json = json(S1);
+        let trace = &mut json["traces"][1];
+        trace.as_object_mut().unwrap().remove(what);
+        trace["frames"][0].as_object_mut().unwrap().remove(what);
+        error(&json.to_string())
+    };
+    for what in ["domain", "size", "count", "total_frames", "frames", "file", "line"] {
+        // Without frames there is none to take anything from.
+        if what != "frames" {
+            assert!(
+                without(what).starts_with(&format!("not a snapshot: missing field `{what}` at ")),
+                "{what}"
+            );
+        }
+    }
+    let mut without_frames = json(S1);
+    without_frames["traces"][1].as_object_mut().unwrap().remove("frames");
+    assert!(error(&without_frames.to_string()).starts_with("not a snapshot: missing field `frames` at "));
+    for (frames, problem) in [
+        ("3", "invalid type: integer `3`, expected an array of frames"),
+        ("[3]", "invalid type: integer `3`, expected a frame"),
+        (r#"[{"file":null,"line":1}]"#, "invalid type: null, expected a string"),
+        (r#"[{"file":3,"line":1}]"#, "invalid type: integer `3`, expected a string"),
+        (r#"[{"function":3,"file":"a","line":1}]"#, "invalid type: integer `3`, expected a string"),
+        (r#"[{"file":"a","line":1,"offset":"3"}]"#, "invalid type: string \"3\", expected u64"),
+    ] {
+        let mut wrong = json(S1);
+        wrong["traces"][0]["frames"] = serde_json::from_str(frames).unwrap();
+        let found = error(&wrong.to_string());
+        assert!(found.starts_with(&format!("not a snapshot: {problem} at ")), "{found}");
+    }
+    let mut wrong = json(S1);
+    wrong["traces"][0] = 3.into();
+    assert!(
+        error(&wrong.to_string())
+            .starts_with("not a snapshot: invalid type: integer `3`, expected a trace at ")
+    );
+}
+
+#[test]
+fn members_nobody_knows_and_equal_traces_are_no_problem() {
+    let mut more = json(S1);
+    more["comment"] = serde_json::json!({"version": 7, "traces": [1, 2]});
+    more["traces"][0]["weight"] = 3.into();
+    more["traces"][0]["frames"][0]["column"] = serde_json::json!([1, {"file": 3}]);
+    assert_eq!(load(&more.to_string()).unwrap(), snapshot(S1));
+    // Three equal traces stay three, and a text may be written in any way JSON knows.
+    assert_eq!(snapshot(S1).traces().len(), 6);
+    let escaped = json(S1).to_string().replace("a.rs", "\\u0061.rs").replace("domain", "d\\u006fmain");
+    assert_ne!(escaped, json(S1).to_string());
+    assert_eq!(load(&escaped).unwrap(), snapshot(S1));
+}
+
+#[test]
+fn an_error_is_short_whatever_is_in_the_file() {
+    let long = format!(r#"{{"version":"{}"}}"#, "long\\n".repeat(100_000));
+    let problem = error(&long);
+    assert!(problem.chars().count() < 300, "{}", problem.len());
+    assert!(problem.starts_with("not a snapshot: invalid type: string \"long"), "{problem}");
+    assert!(problem.ends_with(", expected u64 at line 1 column 600013"), "{problem}");
+    for path in ["/no/such/file\n.json", ""] {
+        let error = Snapshot::load(path).unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("No such file"), "{error}");
+    }
+    let error = Snapshot::load(std::env::temp_dir()).unwrap_err().to_string();
+    assert!(error.contains("Is a directory"), "{error}");
+}
+
+/// A pipe, as of `compare <(zcat old.json.gz)`.
+#[cfg(unix)]
+#[test]
+fn what_cannot_tell_its_length_is_read_all_the_same() {
+    use std::os::unix::ffi::OsStrExt;
+    let directory = Directory::new();
+    let path = directory.file("pipe.json");
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: a text that ends with a zero.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let through = |text: String| {
+        let (to, loaded) = (
+            path.clone(),
+            std::thread::spawn({
+                let path = path.clone();
+                move || Snapshot::load(path)
+            }),
+        );
+        // Whoever reads may have enough before it is all written.
+        let _ = std::fs::write(to, text);
+        loaded.join().unwrap()
+    };
+    let whole = json(S1).to_string();
+    assert_eq!(through(whole.clone()).unwrap(), snapshot(S1));
+    let error = through(whole[..whole.len() - 1].to_owned()).unwrap_err().to_string();
+    assert!(error.contains("pipe.json: the file is truncated: EOF while parsing"), "{error}");
+    let error = through(with_frames(65_536)).unwrap_err().to_string();
+    assert!(error.contains("trace 0 has more than 65535 frames"), "{error}");
 }
 
 #[test]

@@ -83,6 +83,8 @@ fn main() {
         "dropped": dropped.stacks + dropped.memory + dropped.threads + dropped.reentrant,
         "tracebacks": rows,
         "sites": sites,
+        // Another one in each process that is loaded elsewhere.
+        "main_at": main as fn() as usize,
     });
     println!("{document}");
 }

@@ -1,0 +1,76 @@
+//! A planted leak, sent by OTLP over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT` (http://localhost:4318 unless set).
+//!
+//! `--for SECONDS` ends by itself. `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and the
+//! like are read by the SDK.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// The key should be the question; it is the number of the request, which never comes again.
+#[derive(Default)]
+struct Cache {
+    answers: HashMap<u64, Vec<u8>>,
+}
+
+impl Cache {
+    // Inlined, it would be called `insert`: line tables name an inlined function without its type.
+    #[inline(never)]
+    fn insert(&mut self, request: u64, answer: &[u8]) {
+        self.answers.insert(request, answer.repeat(9)); // the planted leak
+    }
+}
+
+fn main() {
+    if let Err(error) = length().map_err(Into::into).and_then(run) {
+        eprintln!("opentelemetry: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run(length: Option<Duration>) -> Result<(), Box<dyn std::error::Error>> {
+    let exporter = opentelemetry_otlp::MetricExporter::builder().with_http().build()?;
+    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).build();
+
+    let collector = heapgauge::Collector::new();
+    heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
+
+    let begun = Instant::now();
+    let mut cache = Cache::default();
+    for request in 0.. {
+        if length.is_some_and(|length| begun.elapsed() >= length) {
+            break;
+        }
+        cache.insert(request, format!("{{\"request\": {request}, \"hits\": []}}").as_bytes());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The last values are sent before the end.
+    provider.shutdown()?;
+    println!("{} answers were kept", cache.answers.len());
+    Ok(())
+}
+
+/// `None`: until it is ended from outside.
+fn length() -> Result<Option<Duration>, lexopt::Error> {
+    use lexopt::prelude::*;
+
+    let mut length = None;
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("for") => length = Some(arguments.value()?.parse_with(seconds)?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(length)
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or("--for is a number of seconds")
+}

@@ -1,0 +1,145 @@
+//! A profile of 131,072 stacks: how long encoding takes, what is held meanwhile, and that its own numbers show none of
+//! it. A process of its own, as any test of a global allocator.
+#![cfg(feature = "pprof")]
+
+use heapgauge::{Profile, ProfileValue};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Counts what lives, heapgauge's own too, and the most there was.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system's; only sizes are added up beside.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(live, Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator<Counting> = heapgauge::TrackingAllocator::new(Counting);
+
+/// Without optimisation everything takes some ten times as long, so there are fewer stacks.
+const DEPTH: u32 = if cfg!(debug_assertions) { 14 } else { 17 };
+
+/// A block from each of the 2^depth ways through a tree of calls.
+#[inline(never)]
+fn left(depth: u32, kept: &mut Vec<Box<[u8]>>) {
+    if depth == 0 {
+        kept.push(Box::from([7; 8]));
+        return;
+    }
+    left(depth - 1, kept);
+    black_box(&kept);
+    right(depth - 1, kept);
+    black_box(&kept);
+}
+
+/// The same once more under another name, so that each way has folded stacks of its own.
+#[inline(never)]
+fn right(depth: u32, kept: &mut Vec<Box<[u8]>>) {
+    if depth == 0 {
+        kept.push(Box::from([7; 8]));
+        return;
+    }
+    black_box(&kept);
+    left(depth - 1, kept);
+    black_box(&kept);
+    right(depth - 1, kept);
+    black_box(&kept);
+}
+
+/// Time this thread has spent on a processor: other programs on the machine do not count. Where the system
+/// does not tell, the time of day.
+fn busy() -> Duration {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanoseconds = schedule.and_then(|text| text.split(' ').next()?.parse().ok());
+    nanoseconds.map_or_else(|| BEGIN.get_or_init(Instant::now).elapsed(), Duration::from_nanos)
+}
+
+/// What it gives, its time, and the most that lived meanwhile beyond what lived before.
+fn measured<T>(what: &str, make: impl FnOnce() -> T) -> (T, Duration, usize) {
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    let begin = busy();
+    let made = make();
+    let (time, peak) = (busy() - begin, PEAK.load(Relaxed) - before);
+    // The harness keeps what is printed.
+    let _paused = heapgauge::pause();
+    println!("{what}: {time:?}, at most {:.1} MB", peak as f64 / 1e6);
+    (made, time, peak)
+}
+
+/// Asks as a client would that reads by parts: how many bytes came.
+#[cfg(feature = "http")]
+fn read(addr: std::net::SocketAddr, path: &str) -> usize {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(addr).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
+    let mut buffer = [0; 8192];
+    let mut bytes = stream.read(&mut buffer).unwrap();
+    assert!(buffer.starts_with(b"HTTP/1.0 200 "));
+    loop {
+        match stream.read(&mut buffer).unwrap() {
+            0 => return bytes,
+            more => bytes += more,
+        }
+    }
+}
+
+#[test]
+fn a_hundred_thousand_stacks() {
+    let stacks = 1 << DEPTH;
+    let mut kept = Vec::with_capacity(stacks);
+    left(DEPTH, &mut kept);
+    let before = heapgauge::traced_memory();
+
+    let (profile, taken, _) = measured("take and name", || Profile::take().unwrap());
+    let (pprof, encoded, held) = measured("pprof", || profile.to_pprof(ProfileValue::LiveBytes));
+    let (folded, written, _) = measured("folded", || profile.to_folded(ProfileValue::LiveBytes));
+    // The harness keeps what is printed.
+    let _paused = heapgauge::pause();
+    println!("{stacks} stacks: {} bytes of pprof, {} of folded stacks", pprof.len(), folded.len());
+
+    assert_eq!(heapgauge::traced_memory().current, before.current);
+    let sum: u64 = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum();
+    assert_eq!(sum, before.current);
+    let ways = folded.lines().filter(|line| line.contains("profile_scale::left;")).count();
+    assert_eq!(ways, stacks);
+    assert!(taken + encoded + written < Duration::from_secs(6), "{taken:?} {encoded:?} {written:?}");
+    assert!(held < 20_000_000, "{held} bytes");
+
+    // Over HTTP the text is written as it is read; nothing holds all of it.
+    #[cfg(feature = "http")]
+    {
+        let server = heapgauge::serve("127.0.0.1:0").unwrap();
+        read(server.local_addr(), "/health");
+        // The server's thread has a name now, which the standard library keeps.
+        let before = heapgauge::traced_memory();
+        let (bytes, _, held) =
+            measured("folded over HTTP", || read(server.local_addr(), "/debug/heap/folded"));
+        assert!(bytes > folded.len(), "{bytes}");
+        assert!(held < 60_000_000, "{held} bytes");
+        let (bytes, _, held) = measured("pprof over HTTP", || read(server.local_addr(), "/debug/pprof/heap"));
+        assert!(bytes > pprof.len() / 2, "{bytes}");
+        assert!(held < 60_000_000, "{held} bytes");
+        assert_eq!(heapgauge::traced_memory().current, before.current);
+    }
+    drop(kept);
+}

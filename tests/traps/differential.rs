@@ -1,0 +1,327 @@
+//! Random operations on four threads, against a plain map of what is live: equal to the byte whenever it is quiet.
+//!
+//! `DIFFERENTIAL_OPERATIONS` and `DIFFERENTIAL_SEED` say how many and which. What was run is in `tests/README.md`.
+
+use crate::{ALLOC, on_path, say, trap};
+use heapgauge::{Collector, DroppedEvents, GroupBy, Snapshot};
+use std::alloc::{GlobalAlloc, Layout};
+use std::collections::{BTreeMap, HashMap};
+use std::hint::black_box;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+const THREADS: usize = 4;
+
+/// A site of each kind. The string makes a function unlike all others, or the optimizer folds them into one.
+macro_rules! sites {
+    ($($module:ident)*) => {
+        mod sites {
+            $(pub mod $module {
+                use super::super::*;
+
+                #[inline(never)]
+                pub fn get(layout: Layout) -> *mut u8 {
+                    black_box(concat!(module_path!(), "get"));
+                    // SAFETY: freed with this layout.
+                    black_box(unsafe { ALLOC.alloc(layout) })
+                }
+
+                #[inline(never)]
+                pub fn get_zeroed(layout: Layout) -> *mut u8 {
+                    black_box(concat!(module_path!(), "get_zeroed"));
+                    // SAFETY: freed with this layout.
+                    black_box(unsafe { ALLOC.alloc_zeroed(layout) })
+                }
+
+                #[inline(never)]
+                pub fn resize(block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+                    black_box(concat!(module_path!(), "resize"));
+                    // SAFETY: a block that has this layout.
+                    black_box(unsafe { ALLOC.realloc(block, layout, size) })
+                }
+            })*
+        }
+        const SITES: &[Site] = &[$(Site {
+            name: concat!(module_path!(), "::sites::", stringify!($module)),
+            get: sites::$module::get,
+            get_zeroed: sites::$module::get_zeroed,
+            resize: sites::$module::resize,
+        },)*];
+    };
+}
+
+struct Site {
+    name: &'static str,
+    get: fn(Layout) -> *mut u8,
+    get_zeroed: fn(Layout) -> *mut u8,
+    resize: fn(*mut u8, Layout, usize) -> *mut u8,
+}
+
+sites!(a b c d e f g h i j k l m n o p);
+
+/// splitmix64, Steele, Lea, Flood 2014.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        ((u128::from(self.next()) * end as u128) >> 64) as usize
+    }
+
+    fn size(&mut self) -> usize {
+        match self.below(1000) {
+            0..600 => self.below(128),
+            600..900 => self.below(1_500),
+            900..990 => self.below(10_000),
+            990..999 => self.below(100_000),
+            _ => self.below(1_000_000),
+        }
+    }
+
+    fn align(&mut self) -> usize {
+        match self.below(50) {
+            0 => 1 << self.below(13),
+            _ => 1 << self.below(5),
+        }
+    }
+}
+
+/// Which function a live block is to be found at; none where it is not traced.
+type Place = Option<(usize, &'static str)>;
+
+#[derive(Clone, Copy)]
+struct Held {
+    layout: Layout,
+    place: Place,
+}
+
+/// A thread's share of the model.
+#[derive(Default)]
+struct Model {
+    live: HashMap<usize, Held>,
+    /// The same addresses, to choose from.
+    order: Vec<usize>,
+}
+
+impl Model {
+    fn add(&mut self, block: *mut u8, held: Held) {
+        assert!(self.live.insert(block.addr(), held).is_none(), "two live blocks at one address");
+        self.order.push(block.expose_provenance());
+    }
+
+    fn remove(&mut self, at: usize) -> (*mut u8, Held) {
+        let address = self.order.swap_remove(at);
+        let held = self.live.remove(&address).unwrap();
+        (std::ptr::with_exposed_provenance_mut(address), held)
+    }
+}
+
+/// The first and the last bytes of a block say where it was when they were written.
+const ENDS: usize = 24;
+
+fn ends(size: usize) -> impl Iterator<Item = usize> {
+    (0..size.min(ENDS)).chain(size.saturating_sub(ENDS).max(ENDS.min(size))..size)
+}
+
+fn byte(home: usize, at: usize) -> u8 {
+    ((home >> 4).wrapping_mul(31).wrapping_add(at)) as u8
+}
+
+fn fill(block: *mut u8, size: usize) {
+    for at in ends(size) {
+        // SAFETY: below the block's size.
+        unsafe { block.add(at).write(byte(block.addr(), at)) };
+    }
+}
+
+/// Whether the bytes up to `size` are as they were filled in when the block of `filled` bytes was at `home`.
+fn check(block: *mut u8, home: usize, filled: usize, size: usize) {
+    for at in ends(filled).filter(|at| *at < size) {
+        // SAFETY: below the block's size.
+        let found = unsafe { block.add(at).read() };
+        assert_eq!(found, byte(home, at), "byte {at} of {filled}, of which {size} are left");
+    }
+}
+
+/// What a thread does in a round. It takes over the model of an earlier one, and ends.
+fn work(
+    mut model: Model,
+    mut random: Random,
+    operations: usize,
+    inbox: &Receiver<(usize, Held)>,
+    posts: &[SyncSender<(usize, Held)>],
+) -> Model {
+    let mut silence = None;
+    for _ in 0..operations {
+        if random.below(100) == 0 {
+            silence = match silence {
+                None => Some(heapgauge::pause()),
+                Some(_) => None,
+            };
+        }
+        let site = random.below(SITES.len());
+        let (path, depth) = (random.next() as usize, random.below(8));
+        // As many as there are, up to some hundreds, which come and go.
+        match random.below(100) {
+            0..44 if model.order.len() < 600 => {
+                let layout = Layout::from_size_align(random.size(), random.align()).unwrap();
+                let zeroed = random.below(4) == 0;
+                let Site { get, get_zeroed, .. } = &SITES[site];
+                let block =
+                    on_path(path, depth, &mut || if zeroed { get_zeroed(layout) } else { get(layout) });
+                assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()));
+                if zeroed {
+                    // SAFETY: within the block.
+                    assert!(ends(layout.size()).all(|at| unsafe { block.add(at).read() } == 0));
+                }
+                fill(block, layout.size());
+                let place = (site, if zeroed { "get_zeroed" } else { "get" });
+                model.add(block, Held { layout, place: silence.is_none().then_some(place) });
+            }
+            44..84 if !model.order.is_empty() => {
+                let (block, held) = model.remove(random.below(model.order.len()));
+                check(block, block.addr(), held.layout.size(), held.layout.size());
+                // SAFETY: a live block and its layout.
+                unsafe { ALLOC.dealloc(block, held.layout) };
+            }
+            84..95 if !model.order.is_empty() => {
+                let (block, held) = model.remove(random.below(model.order.len()));
+                let (home, before, size) = (block.addr(), held.layout.size(), random.size());
+                let resize = SITES[site].resize;
+                let block = on_path(path, depth, &mut || resize(block, held.layout, size));
+                assert!(!block.is_null());
+                check(block, home, before, size.min(before));
+                fill(block, size);
+                let layout = Layout::from_size_align(size, held.layout.align()).unwrap();
+                // A silenced thread leaves a block where it is.
+                let place = if silence.is_some() { held.place } else { Some((site, "resize")) };
+                model.add(block, Held { layout, place });
+            }
+            95.. if !model.order.is_empty() => {
+                let (block, held) = model.remove(random.below(model.order.len()));
+                let sent = (block.expose_provenance(), held);
+                if posts[random.below(posts.len())].try_send(sent).is_err() {
+                    model.add(block, held);
+                }
+            }
+            _ => {}
+        }
+        if let Ok((address, held)) = inbox.try_recv() {
+            model.add(std::ptr::with_exposed_provenance_mut(address), held);
+        }
+    }
+    model
+}
+
+/// What is live by function, according to the models.
+fn expected(models: &[Model]) -> BTreeMap<String, (u64, u64)> {
+    let mut expected = BTreeMap::new();
+    for held in models.iter().flat_map(|model| model.live.values()) {
+        if let Some((site, kind)) = held.place {
+            let sum: &mut (u64, u64) = expected.entry(format!("{}::{kind}", SITES[site].name)).or_default();
+            sum.0 += held.layout.size() as u64;
+            sum.1 += 1;
+        }
+    }
+    expected
+}
+
+/// The same, according to heapgauge, and that its parts add up.
+fn found() -> BTreeMap<String, (u64, u64)> {
+    let snapshot = Snapshot::take().unwrap();
+    let current = heapgauge::traced_memory().current;
+    assert_eq!(current, snapshot.traces().iter().map(|trace| trace.size).sum::<u64>());
+    let prefix = concat!(module_path!(), "::sites::");
+    let rows = snapshot.statistics(GroupBy::Function);
+    let ours = rows.iter().filter(|row| row.name().starts_with(prefix));
+    ours.map(|row| (row.name().into_owned(), (row.size, row.count))).collect()
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => default,
+    }
+}
+
+#[test]
+fn case_40_random_operations_against_a_map() {
+    trap("differential::case_40_random_operations_against_a_map", || {
+        let operations =
+            number("DIFFERENTIAL_OPERATIONS", if cfg!(debug_assertions) { 400_000 } else { 2_000_000 });
+        let seed = number("DIFFERENTIAL_SEED", 1);
+        let rounds = (operations / 100_000).max(4);
+        // Each `clear` leaves the tables of the ids before it behind, and there are many here.
+        let collector = Collector::builder().max_overhead(16 << 30).build().unwrap();
+        let begun = Instant::now();
+        let mut random = Random(seed as u64);
+        let mut models: Vec<Model> = (0..THREADS).map(|_| Model::default()).collect();
+        let (mut most, mut compared) = (0, 0);
+        for round in 0..rounds {
+            let (posts, boxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel(1_000)).unzip();
+            let workers: Vec<_> = models
+                .drain(..)
+                .zip(boxes)
+                .map(|(model, inbox)| {
+                    let (posts, random) = (posts.clone(), Random(random.next()));
+                    std::thread::spawn(move || {
+                        let model = work(model, random, operations / rounds / THREADS, &inbox, &posts);
+                        (model, inbox)
+                    })
+                })
+                .collect();
+            // All ends first: whoever is still at work may post something.
+            let join = |worker: JoinHandle<_>| {
+                worker.join().unwrap_or_else(|_| panic!("seed {seed}, round {round}"))
+            };
+            let ended: Vec<(Model, Receiver<_>)> = workers.into_iter().map(join).collect();
+            for (mut model, inbox) in ended {
+                for (address, held) in inbox.try_iter() {
+                    model.add(std::ptr::with_exposed_provenance_mut(address), held);
+                }
+                models.push(model);
+            }
+            let (expected, found) = (expected(&models), found());
+            assert_eq!(expected, found, "seed {seed}, round {round}");
+            compared += expected.len();
+            most = most.max(expected.values().map(|(bytes, _)| bytes).sum());
+            match round % 16 {
+                7 => heapgauge::clear_traces(),
+                11 => {
+                    heapgauge::stop();
+                    heapgauge::start(32).unwrap();
+                }
+                _ => continue,
+            }
+            // What is live is not traced any more.
+            models.iter_mut().flat_map(|model| model.live.values_mut()).for_each(|held| held.place = None);
+        }
+        for mut model in models {
+            while !model.order.is_empty() {
+                let (block, held) = model.remove(0);
+                check(block, block.addr(), held.layout.size(), held.layout.size());
+                // SAFETY: a live block and its layout.
+                unsafe { ALLOC.dealloc(block, held.layout) };
+            }
+        }
+        assert_eq!(found(), BTreeMap::new());
+        std::thread::sleep(std::time::Duration::from_millis(1_100)); // a younger collection is given out again
+        let report = collector.collect();
+        assert_eq!(report.dropped, DroppedEvents::default());
+        assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+        say(format_args!(
+            "{operations} operations, seed {seed}, {rounds} comparisons of {compared} rows in all, at most {} KiB live, \
+             {} MiB of tables, {:.1} s",
+            most >> 10,
+            heapgauge::tracker_memory() >> 20,
+            begun.elapsed().as_secs_f64()
+        ));
+    });
+}

@@ -1,0 +1,204 @@
+//! The allocator inside the tracked one: the system's, but it can be told to refuse, it can do without any lock,
+//! and it ends the process when a block does not come back as it went out.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+
+/// See the module.
+pub struct Inner;
+
+/// What stands behind every block: what was asked for, so that another layout at the free, and any byte written
+/// behind the block, is noticed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seal {
+    size: usize,
+    align: usize,
+}
+
+thread_local! {
+    /// Requests of this size up to, not including, that one are refused to this thread, and how many were.
+    static REFUSED: [Cell<usize>; 3] = const { [const { Cell::new(0) }; 3] };
+}
+
+/// While it lives, requests of its thread whose size lies within are refused; sizes count the tracker's tag.
+pub struct Refuse;
+
+impl Refuse {
+    pub fn sizes(from: usize, to: usize) -> Refuse {
+        REFUSED.with(|[begin, end, _]| (begin.set(from), end.set(to)));
+        Refuse
+    }
+
+    pub fn times() -> usize {
+        REFUSED.with(|[.., times]| times.get())
+    }
+}
+
+impl Drop for Refuse {
+    fn drop(&mut self) {
+        REFUSED.with(|[_, end, _]| end.set(0));
+    }
+}
+
+fn is_refused(size: usize) -> bool {
+    let check = |[begin, end, times]: &[Cell<usize>; 3]| {
+        let is_refused = (begin.get()..end.get()).contains(&size);
+        times.set(times.get() + usize::from(is_refused));
+        is_refused
+    };
+    REFUSED.try_with(check).unwrap_or(false)
+}
+
+/// Where blocks are taken from one after the other and never given back: no lock, no system call, so that it may be
+/// asked in a signal handler. Null before [`no_locks`].
+static ARENA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+static SERVING: AtomicBool = AtomicBool::new(false);
+static USED: AtomicUsize = AtomicUsize::new(0);
+const ARENA_SIZE: usize = 4 << 30;
+
+/// While it lives, blocks come from the arena.
+pub struct NoLocks;
+
+impl Drop for NoLocks {
+    fn drop(&mut self) {
+        SERVING.store(false, Ordering::SeqCst);
+    }
+}
+
+/// From now on blocks come from the arena. Once a process.
+pub fn no_locks() -> NoLocks {
+    // SAFETY: a fresh mapping.
+    let arena = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            ARENA_SIZE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    assert_ne!(arena, libc::MAP_FAILED);
+    ARENA.store(arena.cast(), Ordering::SeqCst);
+    SERVING.store(true, Ordering::SeqCst);
+    NoLocks
+}
+
+fn arena() -> Option<*mut u8> {
+    SERVING.load(Ordering::Relaxed).then(|| ARENA.load(Ordering::Relaxed))
+}
+
+fn is_of_arena(block: *mut u8) -> bool {
+    let arena = ARENA.load(Ordering::Relaxed);
+    !arena.is_null() && block.addr().wrapping_sub(arena.addr()) < ARENA_SIZE
+}
+
+fn from_arena(arena: *mut u8, layout: Layout) -> *mut u8 {
+    let mut used = USED.load(Ordering::Relaxed);
+    loop {
+        let from = used.next_multiple_of(layout.align());
+        let to = from + layout.size();
+        if to > ARENA_SIZE {
+            return std::ptr::null_mut();
+        }
+        match USED.compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed) {
+            // The arena begins at a page, so larger alignments than that are not for it.
+            Ok(_) => return arena.wrapping_add(from),
+            Err(now) => used = now,
+        }
+    }
+}
+
+/// With room for the seal; `None` where that would be too large.
+fn sealed(layout: Layout) -> Option<Layout> {
+    Layout::from_size_align(layout.size().checked_add(size_of::<Seal>())?, layout.align()).ok()
+}
+
+/// # Safety
+///
+/// * `block` is null or was made for `sealed(layout)`.
+unsafe fn seal(block: *mut u8, layout: Layout) -> *mut u8 {
+    if !block.is_null() {
+        let seal = Seal { size: layout.size() ^ block.addr(), align: layout.align() };
+        // SAFETY: the room for it is behind the block.
+        unsafe { block.add(layout.size()).cast::<Seal>().write_unaligned(seal) };
+    }
+    block
+}
+
+/// # Safety
+///
+/// * `block` is one of these, and alive.
+unsafe fn check(block: *mut u8, layout: Layout) {
+    // SAFETY: if the layout is the right one it is in bounds; if not, this process ends anyhow.
+    let found = unsafe { block.add(layout.size()).cast::<Seal>().read_unaligned() };
+    if found != (Seal { size: layout.size() ^ block.addr(), align: layout.align() }) {
+        let line = b"a block came back with another layout, or was written over\n";
+        // SAFETY: writes a constant and ends.
+        unsafe {
+            libc::write(2, line.as_ptr().cast(), line.len());
+            libc::abort();
+        }
+    }
+}
+
+// SAFETY: blocks of the system's allocator or of the arena, longer than asked for and aligned as asked for.
+unsafe impl GlobalAlloc for Inner {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(longer) = sealed(layout).filter(|_| !is_refused(layout.size())) else {
+            return std::ptr::null_mut();
+        };
+        let block = match arena() {
+            Some(arena) => from_arena(arena, longer),
+            // SAFETY: the size is not zero, with the seal.
+            None => unsafe { System.alloc(longer) },
+        };
+        // SAFETY: just made.
+        unsafe { seal(block, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if arena().is_some() {
+            // SAFETY: as the caller promised; the arena's pages are zero and used once.
+            return unsafe { self.alloc(layout) };
+        }
+        let Some(longer) = sealed(layout).filter(|_| !is_refused(layout.size())) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: the size is not zero, with the seal, and the block was just made.
+        unsafe { seal(System.alloc_zeroed(longer), layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's word that it is one of these blocks.
+        unsafe {
+            check(block, layout);
+            if !is_of_arena(block) {
+                System.dealloc(block, sealed(layout).unwrap_unchecked());
+            }
+        }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as in `dealloc`.
+        unsafe { check(block, layout) };
+        let Some(new) = Layout::from_size_align(size, layout.align()).ok() else {
+            return std::ptr::null_mut();
+        };
+        if is_of_arena(block) || arena().is_some() {
+            // SAFETY: two blocks, and the smaller size of both.
+            unsafe {
+                let moved = self.alloc(new);
+                if !moved.is_null() {
+                    moved.copy_from_nonoverlapping(block, size.min(layout.size()));
+                    self.dealloc(block, layout);
+                }
+                return moved;
+            }
+        }
+        let Some(longer) = sealed(new).filter(|_| !is_refused(size)) else { return std::ptr::null_mut() };
+        // SAFETY: the layout it was made with, and a size that was checked.
+        unsafe { seal(System.realloc(block, sealed(layout).unwrap_unchecked(), longer.size()), new) }
+    }
+}

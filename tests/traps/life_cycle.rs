@@ -1,0 +1,115 @@
+//! Start, stop, clear, reset and pause from several threads while others allocate, free and read.
+
+use crate::{nothing_is_lost, of_function, say, trap};
+use heapgauge::{Collector, Snapshot};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+type Block = Box<[u64; 8]>;
+
+#[inline(never)]
+fn keep(number: usize) -> Block {
+    black_box(Box::new([number as u64; 8]))
+}
+const KEEP: &str = "traps::life_cycle::keep";
+
+/// One of two hundred stacks.
+#[inline(never)]
+fn deeper(number: usize, depth: usize) -> Block {
+    let block = if depth == 0 { keep(number) } else { deeper(number, depth - 1) };
+    black_box(block)
+}
+
+/// More than workers and harness can ever hold at once: a number that has wrapped around is far above.
+const MOST: u64 = 64 << 20;
+
+#[test]
+fn case_44_start_stop_clear_reset_and_pause_under_load() {
+    trap("life_cycle::case_44_start_stop_clear_reset_and_pause_under_load", || {
+        let over = AtomicBool::new(false);
+        let (operations, calls, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let mut boxes = Vec::new();
+            let mut posts = Vec::new();
+            for _ in 0..3 {
+                let (post, inbox) = mpsc::sync_channel::<Block>(64);
+                posts.push(post);
+                boxes.push(inbox);
+            }
+            for (worker, inbox) in boxes.into_iter().enumerate() {
+                let post = posts[(worker + 1) % 3].clone();
+                let (over, operations) = (&over, &operations);
+                scope.spawn(move || {
+                    let mut kept: Vec<Block> = Vec::with_capacity(512);
+                    let mut number = worker;
+                    while !over.load(Ordering::Relaxed) {
+                        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+                        let _silent = (number >> 60 == 0).then(heapgauge::pause);
+                        kept.push(deeper(number, (number >> 33) % 200));
+                        if kept.len() == 512 {
+                            // Half goes to a neighbour, who frees it.
+                            kept.drain(256..).for_each(|block| drop(post.try_send(block)));
+                            kept.truncate(64);
+                        }
+                        inbox.try_iter().take(20).for_each(drop);
+                        operations.fetch_add(1, Ordering::Relaxed);
+                    }
+                    drop(kept);
+                    inbox.try_iter().for_each(drop);
+                });
+            }
+            drop(posts);
+            let acts: [(fn(), u64); 4] = [
+                (heapgauge::clear_traces, 1),
+                (
+                    || {
+                        heapgauge::stop();
+                        heapgauge::start(20).unwrap();
+                    },
+                    3,
+                ),
+                (heapgauge::reset_peak, 2),
+                (|| heapgauge::start(20).unwrap(), 5),
+            ];
+            for (act, pause) in acts {
+                let (over, calls) = (&over, &calls);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        act();
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        std::thread::sleep(Duration::from_millis(pause));
+                    }
+                });
+            }
+            let end = Instant::now() + Duration::from_secs(4);
+            while Instant::now() < end {
+                let memory = heapgauge::traced_memory();
+                assert!(memory.current <= MOST, "{memory:?}");
+                assert!(memory.peak <= MOST, "{memory:?}");
+                if let Ok(snapshot) = Snapshot::take() {
+                    let live: u64 = snapshot.traces().iter().map(|trace| trace.size).sum();
+                    assert!(live <= MOST && snapshot.traces().iter().all(|trace| trace.count <= MOST));
+                }
+                let report = Collector::new().collect();
+                assert!(report.allocated_bytes >= report.deallocated_bytes, "{report:#?}");
+                assert!(report.allocations >= report.deallocations, "{report:#?}");
+                assert!(report.live_bytes <= MOST && report.untracked_bytes <= MOST);
+                count(&reads);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        heapgauge::start(20).unwrap();
+        // Everything the workers made is gone, whatever was cleared in between.
+        assert_eq!(of_function(KEEP), (0, 0));
+        let kept: Vec<_> = (0..300).map(|number| deeper(number, number % 200)).collect();
+        assert_eq!(of_function(KEEP), (64 * 300, 300));
+        drop(kept);
+        assert_eq!(of_function(KEEP), (0, 0));
+        nothing_is_lost();
+        let [operations, calls, reads] = [operations, calls, reads].map(AtomicU64::into_inner);
+        say(format_args!("{operations} allocations, {calls} calls, {reads} reads"));
+    });
+}

@@ -1,0 +1,196 @@
+//! No memory for the tracker's own tables: attribution is lost, bytes are not, and it ends when the shortage does.
+//! (No memory for the program's blocks: `sizes::case_37_sizes_up_to_failure`.)
+
+use crate::inner::{self, Refuse};
+use crate::{of_function, on_path, say, trap};
+use heapgauge::Collector;
+use std::hint::black_box;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+type Block = Box<[u64; 3]>;
+
+#[inline(never)]
+fn leaf(number: usize) -> Block {
+    black_box(Box::new([number as u64; 3]))
+}
+const LEAF: &str = "traps::shortage::leaf";
+
+/// As many stacks as there are paths.
+fn branch(path: usize) -> Block {
+    on_path(path, DEPTH, &mut || leaf(path))
+}
+const DEPTH: usize = 12;
+
+const UNRECORDED: &str = "[unrecorded]";
+
+fn dropped() -> heapgauge::DroppedEvents {
+    Collector::new().collect().dropped
+}
+
+/// The map of stacks is the one table that comes through the program's own allocator.
+#[test]
+fn no_memory_for_the_map_of_stacks() {
+    trap("shortage::no_memory_for_the_map_of_stacks", || {
+        let mut kept: Vec<Block> = Vec::with_capacity(2 << DEPTH);
+        kept.extend((0..100).map(branch));
+        let refuse = Refuse::sizes(40, usize::MAX);
+        kept.extend((0..1 << DEPTH).map(branch));
+        drop(refuse);
+        assert!(Refuse::times() > 0);
+        let (known, lost) = (of_function(LEAF), of_function(UNRECORDED));
+        let blocks = 100 + (1 << DEPTH);
+        assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 * blocks, blocks));
+        assert!(known.1 > 100 && lost.1 > 1_000, "{known:?} {lost:?}");
+        assert_eq!(dropped().memory, lost.1);
+        // It is over: what was lost stays lost, what comes is known.
+        kept.extend((0..1 << DEPTH).map(branch));
+        assert_eq!(of_function(LEAF).1, known.1 + (1 << DEPTH));
+        assert_eq!((of_function(UNRECORDED), dropped().memory), (lost, lost.1));
+        drop(kept);
+        assert_eq!((of_function(LEAF), of_function(UNRECORDED)), ((0, 0), (0, 0)));
+        say(format_args!("{} of {blocks} blocks without a known place", lost.1));
+    });
+}
+
+/// What the system's allocator still had, as a chain through the first word of each piece.
+struct Exhausted(*mut *mut libc::c_void);
+
+impl Exhausted {
+    /// Nothing more from the system: neither address space nor what its allocator holds in store.
+    fn now() -> Exhausted {
+        let mut chain: *mut *mut libc::c_void = std::ptr::null_mut();
+        limit_address_space(1 << 20);
+        let mut size = 64 << 20;
+        while size >= 16 {
+            // SAFETY: pieces of at least a word, which nobody else has.
+            unsafe {
+                let piece = libc::malloc(size).cast::<*mut libc::c_void>();
+                if piece.is_null() {
+                    size = if size > 64 { size / 2 } else { size - 8 };
+                } else {
+                    piece.write(chain.cast());
+                    chain = piece;
+                }
+            }
+        }
+        Exhausted(chain)
+    }
+}
+
+impl Drop for Exhausted {
+    fn drop(&mut self) {
+        limit_address_space(libc::RLIM_INFINITY);
+        while !self.0.is_null() {
+            // SAFETY: a piece of the chain.
+            unsafe {
+                let next = self.0.read().cast();
+                libc::free(self.0.cast());
+                self.0 = next;
+            }
+        }
+    }
+}
+
+/// The soft limit; below what there is it refuses whatever is asked for.
+fn limit_address_space(bytes: u64) {
+    // SAFETY: a limit that is written and read.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), 0);
+        limit.rlim_cur = bytes.min(limit.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const limit), 0);
+    }
+}
+
+/// What a thread that came without an allocation does when it is told to.
+static GO: AtomicU32 = AtomicU32::new(0);
+static MADE: AtomicPtr<[u64; 3]> = AtomicPtr::new(std::ptr::null_mut());
+
+extern "C" fn first_allocation(_: *mut libc::c_void) -> *mut libc::c_void {
+    let until = |word: u32| {
+        while GO.load(Ordering::Acquire) < word {
+            // SAFETY: waits for ten microseconds at most.
+            unsafe { libc::usleep(10) };
+        }
+    };
+    until(1);
+    MADE.store(Box::into_raw(leaf(1)), Ordering::Release);
+    // Its second one, when it may have a state of its own.
+    until(2);
+    drop(leaf(2));
+    std::ptr::null_mut()
+}
+
+fn get(size: usize) -> *mut u8 {
+    // SAFETY: of a size.
+    black_box(unsafe { std::alloc::alloc(std::alloc::Layout::from_size_align(size, 16).unwrap()) })
+}
+
+fn give_back(block: *mut u8, size: usize) {
+    // SAFETY: made by `get` with this size.
+    unsafe { std::alloc::dealloc(block, std::alloc::Layout::from_size_align(size, 16).unwrap()) };
+}
+
+#[test]
+fn no_memory_for_the_tables() {
+    trap("shortage::no_memory_for_the_tables", || {
+        let collector = Collector::new();
+        // The program's blocks come from elsewhere, so that they can still be had.
+        let no_locks = inner::no_locks();
+        let mut thread = 0;
+        // SAFETY: a function that ends; the thread is joined below.
+        let made = unsafe {
+            libc::pthread_create(&raw mut thread, std::ptr::null(), first_allocation, std::ptr::null_mut())
+        };
+        assert_eq!(made, 0);
+        let mut kept: Vec<Block> = Vec::with_capacity(8 << DEPTH);
+        kept.extend((0..10).map(branch));
+        assert_eq!(of_function(LEAF), (240, 10));
+        let untracked = collector.collect().untracked_bytes;
+
+        let exhausted = Exhausted::now();
+        kept.extend((0..1 << DEPTH).map(branch));
+        GO.store(1, Ordering::Release);
+        while MADE.load(Ordering::Acquire).is_null() {
+            std::thread::yield_now();
+        }
+        // So far up in the address space that the map of large blocks has no part for it, and gets none.
+        let gap = get(1 << 30);
+        let (large, small) = (get(5_000), get(500));
+        drop((exhausted, no_locks));
+
+        // SAFETY: made by `Box::into_raw`, once.
+        let made = unsafe { Box::from_raw(MADE.load(Ordering::Acquire)) };
+        let (known, lost) = (of_function(LEAF), of_function(UNRECORDED));
+        let blocks = 10 + (1 << DEPTH) + 1;
+        // Of the three of `get`, the first may be known; the last is known or booked as lost.
+        let of_get = of_function("traps::shortage::get");
+        let report = Collector::new().collect();
+        let all = (known.0 + lost.0 + of_get.0, known.1 + lost.1 + of_get.1);
+        assert_eq!(all, (24 * blocks + (1 << 30) + 500, blocks + 2));
+        assert_eq!(report.untracked_bytes - untracked, 5_000);
+        assert!(lost.1 > 4_000, "{lost:?}");
+        assert_eq!(report.dropped.threads, 1);
+        // Without the thread's, and with the large one, which is untracked instead.
+        assert_eq!(report.dropped.memory, lost.1 - 1 + 1);
+
+        // It is over.
+        GO.store(2, Ordering::Release);
+        // SAFETY: made above, joined once.
+        assert_eq!(unsafe { libc::pthread_join(thread, std::ptr::null_mut()) }, 0);
+        let before = known.1;
+        kept.extend((0..1 << DEPTH).map(branch));
+        assert_eq!(of_function(LEAF).1, before + (1 << DEPTH));
+        assert_eq!(of_function(UNRECORDED), lost);
+        let again = get(6_000);
+        give_back(again, 6_000);
+        give_back(large, 5_000);
+        give_back(small, 500);
+        give_back(gap, 1 << 30);
+        drop((kept, made));
+        let none = [LEAF, UNRECORDED, "traps::shortage::get"].map(of_function);
+        assert_eq!(none, [(0, 0); 3]);
+        assert_eq!(Collector::new().collect().untracked_bytes, untracked);
+        say(format_args!("{} of {blocks} blocks without a known place", lost.1));
+    });
+}

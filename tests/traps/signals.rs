@@ -1,0 +1,139 @@
+//! Allocations in signal handlers. That nothing hangs or faults is promised; counts are not, but they hold here.
+
+use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
+use std::hint::black_box;
+use std::os::unix::thread::JoinHandleExt as _;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+type Block = Box<[u64; 12]>;
+
+#[inline(never)]
+fn in_handler() -> Block {
+    black_box(Box::new([3; 12]))
+}
+const IN_HANDLER: &str = "traps::signals::in_handler";
+
+#[inline(never)]
+fn outside(number: usize) -> Vec<u64> {
+    black_box(vec![number as u64; number % 20 + 1])
+}
+const OUTSIDE: &str = "traps::signals::outside";
+
+/// What the handler keeps: places that are filled and emptied by exchange, so without a lock.
+static PLACES: [AtomicPtr<[u64; 12]>; 64] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 64];
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+fn exchange(place: usize, block: *mut [u64; 12]) {
+    let before = PLACES[place % PLACES.len()].swap(block, Ordering::AcqRel);
+    if !before.is_null() {
+        // SAFETY: made by `Box::into_raw` and taken out of its place by this thread alone.
+        drop(unsafe { Box::from_raw(before) });
+    }
+}
+
+extern "C" fn handler(_signal: libc::c_int) {
+    let number = HANDLED.fetch_add(1, Ordering::Relaxed);
+    for at in 0..3 {
+        exchange(number * 5 + at, Box::into_raw(in_handler()));
+    }
+    drop(in_handler());
+    // A block that moves, from where the tag is behind it to where it is not.
+    let mut growing = Vec::with_capacity(10);
+    growing.extend([7u8; 10]);
+    growing.reserve_exact(3_000);
+    assert_eq!(growing, [7; 10]);
+}
+
+fn on(signal: libc::c_int, flags: libc::c_int) {
+    // SAFETY: a handler of the right type; all zero is an empty mask.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
+        action.sa_flags = flags | libc::SA_RESTART;
+        assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Signals strike anywhere, in the tracker too. The inner allocator may be asked in a handler, the system's may not.
+#[test]
+fn a_handler_that_interrupts_anything() {
+    trap("signals::a_handler_that_interrupts_anything", || {
+        // The arena does not take blocks back.
+        const MOST: usize = 2_000_000;
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let _no_locks = inner::no_locks();
+        on(libc::SIGUSR1, 0);
+        let before = heapgauge::traced_memory().current;
+        let workers: Vec<_> = (0..2usize)
+            .map(|worker| {
+                std::thread::spawn(move || {
+                    let mut kept = Vec::with_capacity(100);
+                    for operation in 0..MOST {
+                        // One of many stacks, so that threads look up, insert and grow tables all the time.
+                        let path = operation.wrapping_mul(2_654_435_761) >> 7;
+                        kept.push(on_path(path, 10, &mut || outside(operation + worker)));
+                        if kept.len() == 100 {
+                            kept.clear();
+                        }
+                        if OVER.load(Ordering::Relaxed) {
+                            return operation;
+                        }
+                    }
+                    MOST
+                })
+            })
+            .collect();
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end && workers.iter().any(|worker| !worker.is_finished()) {
+            for worker in &workers {
+                // SAFETY: a thread that is not joined before this loop ends.
+                assert_eq!(unsafe { libc::pthread_kill(worker.as_pthread_t(), libc::SIGUSR1) }, 0);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        OVER.store(true, Ordering::Relaxed);
+        let operations: usize = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        say(format_args!("{} signals, {operations} operations", HANDLED.load(Ordering::Relaxed)));
+        // SAFETY: from now on nothing is handled.
+        unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        assert!(HANDLED.load(Ordering::Relaxed) > 1_000);
+        (0..PLACES.len()).for_each(|place| exchange(place, std::ptr::null_mut()));
+        assert_eq!((of_function(IN_HANDLER), of_function(OUTSIDE)), ((0, 0), (0, 0)));
+        let grown = heapgauge::traced_memory().current.abs_diff(before);
+        assert!(grown < 16 << 10, "{grown}");
+    });
+}
+
+/// Raised where nothing is under way, so that the counts are exact: the handler runs on a stack of its own, of which
+/// the tracker knows nothing.
+#[test]
+fn a_handler_on_a_stack_of_its_own() {
+    trap("signals::a_handler_on_a_stack_of_its_own", || {
+        const TIMES: usize = 2_000;
+        on(libc::SIGUSR2, libc::SA_ONSTACK);
+        let run = || {
+            let mut room = vec![0u8; 256 << 10];
+            let stack = libc::stack_t { ss_sp: room.as_mut_ptr().cast(), ss_flags: 0, ss_size: room.len() };
+            // SAFETY: the room lives until the stack is given up below.
+            assert_eq!(unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) }, 0);
+            for _ in 0..TIMES {
+                // SAFETY: handled above.
+                assert_eq!(unsafe { libc::raise(libc::SIGUSR2) }, 0);
+            }
+            let none = libc::stack_t { ss_flags: libc::SS_DISABLE, ..stack };
+            // SAFETY: no handler is running.
+            assert_eq!(unsafe { libc::sigaltstack(&raw const none, std::ptr::null_mut()) }, 0);
+        };
+        run();
+        std::thread::spawn(run).join().unwrap();
+        assert_eq!(HANDLED.load(Ordering::Relaxed), TIMES * 2);
+        let blocks = PLACES.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count() as u64;
+        assert!(blocks > 50, "{blocks}");
+        assert_eq!(of_function(IN_HANDLER), (96 * blocks, blocks));
+        (0..PLACES.len()).for_each(|place| exchange(place, std::ptr::null_mut()));
+        assert_eq!(of_function(IN_HANDLER), (0, 0));
+        nothing_is_lost();
+        say(format_args!("{} signals", TIMES * 2));
+    });
+}

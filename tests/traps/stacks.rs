@@ -1,0 +1,153 @@
+//! Very many stacks, and very deep ones.
+
+use crate::{nothing_is_lost, of_function, on_path, say, trap};
+use heapgauge::{Collector, GroupBy, Snapshot};
+use std::hint::black_box;
+
+type Block = Box<[u64; 3]>;
+
+#[inline(never)]
+fn leaf(number: usize) -> Block {
+    black_box(Box::new([number as u64; 3]))
+}
+const LEAF: &str = "traps::stacks::leaf";
+
+fn stacks_of_leaf() -> u64 {
+    let snapshot = Snapshot::take().unwrap();
+    let leaves = snapshot.traces().iter().filter(|trace| trace.traceback.most_recent().name() == LEAF);
+    leaves.count() as u64
+}
+
+#[test]
+fn a_hundred_thousand_stacks() {
+    trap("stacks::a_hundred_thousand_stacks", || {
+        const DEPTH: usize = 17;
+        // Enough for all of them.
+        let collector = Collector::builder().max_overhead(512 << 20).build().unwrap();
+        let mut kept: Vec<Block> = Vec::with_capacity(2 << DEPTH);
+        for _ in 0..black_box(2) {
+            kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
+        }
+        // On another thread the ends of the stacks differ, so these are others.
+        let more = std::thread::spawn(|| {
+            (0..1000).map(|path| on_path(path, DEPTH, &mut || leaf(path))).collect::<Vec<_>>()
+        });
+        let more = more.join().unwrap();
+        let blocks = (2 << DEPTH) + 1000;
+        assert_eq!(of_function(LEAF), (24 * blocks, blocks));
+        assert_eq!(stacks_of_leaf(), (1 << DEPTH) + 1000);
+        assert_eq!(collector.collect().dropped, heapgauge::DroppedEvents::default());
+        let overhead = heapgauge::tracker_memory();
+        std::thread::spawn(move || drop(kept)).join().unwrap();
+        assert_eq!(of_function(LEAF), (24_000, 1000));
+        drop(more);
+        assert_eq!((of_function(LEAF), stacks_of_leaf()), ((0, 0), 0));
+        nothing_is_lost();
+        say(format_args!("{} stacks, {} MiB of tables", (1 << DEPTH) + 1000, overhead >> 20));
+    });
+}
+
+/// Where the tables may not grow any more, attribution ends and the numbers go on.
+#[test]
+fn more_stacks_than_there_may_be() {
+    trap("stacks::more_stacks_than_there_may_be", || {
+        const DEPTH: usize = 15;
+        const LIMIT: u64 = 8 << 20;
+        let collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        let before = heapgauge::traced_memory().current;
+        let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
+        kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
+        let (known, lost) = (of_function(LEAF), of_function("[unrecorded]"));
+        let blocks = 1 << DEPTH;
+        assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 * blocks, blocks));
+        assert!(known.1 > 1000 && lost.1 > 1000, "{known:?} {lost:?}");
+        let report = collector.collect();
+        // Names beyond the budget are events of this kind, too.
+        assert!(report.dropped.memory >= lost.1, "{:?}", report.dropped);
+        let overhead = heapgauge::tracker_memory();
+        assert!(overhead <= LIMIT, "{overhead} bytes of tables, {LIMIT} allowed");
+        drop(kept);
+        assert_eq!((of_function(LEAF), of_function("[unrecorded]")), ((0, 0), (0, 0)));
+        let grown = heapgauge::traced_memory().current.saturating_sub(before);
+        assert!(grown < 4096, "{grown}");
+        say(format_args!("{} of {blocks} stacks known within {} KiB", known.1, overhead >> 10));
+    });
+}
+
+/// Each `clear` gives the stacks that are met again new ids, and what the old ones had is not used again: within the
+/// limit even so, at the price of attribution.
+#[test]
+fn clearing_without_end() {
+    trap("stacks::clearing_without_end", || {
+        const DEPTH: usize = 10;
+        const LIMIT: u64 = 6 << 20;
+        let collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
+        let mut last_known = 0;
+        for round in 1..=100 {
+            heapgauge::clear_traces();
+            kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
+            if round % 10 == 0 {
+                let (known, lost) = (of_function(LEAF), of_function("[unrecorded]"));
+                assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 << DEPTH, 1 << DEPTH), "round {round}");
+                let overhead = heapgauge::tracker_memory();
+                assert!(overhead <= LIMIT, "round {round}: {overhead} bytes of tables, {LIMIT} allowed");
+                if lost.1 == 0 {
+                    last_known = round;
+                }
+            }
+            kept.clear();
+        }
+        assert!((10..100).contains(&last_known), "{last_known}");
+        assert!(collector.collect().dropped.memory > 1 << DEPTH);
+        say(format_args!("{last_known} times 1024 stacks known within {} MiB", LIMIT >> 20));
+    });
+}
+
+#[inline(never)]
+fn deep(depth: usize, kept: &mut Vec<Block>) {
+    kept.push(at_depth(depth));
+    if depth > 0 {
+        deep(depth - 1, kept);
+    }
+    black_box(depth);
+}
+
+#[inline(never)]
+fn at_depth(depth: usize) -> Block {
+    black_box(Box::new([depth as u64; 3]))
+}
+const AT_DEPTH: &str = "traps::stacks::at_depth";
+
+#[test]
+fn ten_thousand_calls_deep() {
+    trap("stacks::ten_thousand_calls_deep", || {
+        const DEPTH: usize = 10_000;
+        let run = || {
+            let mut kept = Vec::with_capacity(DEPTH * 2);
+            deep(DEPTH - 1, &mut kept);
+            deep(DEPTH - 1, &mut kept);
+            kept
+        };
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(run).unwrap();
+        let kept = thread.join().unwrap();
+        let blocks = DEPTH as u64 * 2;
+        assert_eq!(of_function(AT_DEPTH), (24 * blocks, blocks));
+        // One cause: what lies beyond the limit of a walk makes no new stack.
+        let snapshot = Snapshot::take().unwrap();
+        let traces: Vec<_> = snapshot
+            .traces()
+            .iter()
+            .filter(|trace| trace.traceback.most_recent().name() == AT_DEPTH)
+            .collect();
+        assert!(traces.len() < DEPTH / 10, "{} stacks", traces.len());
+        assert!(traces.iter().all(|trace| trace.traceback.frames().len() <= 32));
+        let cumulative = snapshot.statistics(GroupBy::Function.cumulative().unwrap());
+        let row = cumulative.iter().find(|row| row.name() == "traps::stacks::deep").unwrap();
+        assert_eq!((row.size, row.count), (24 * blocks, blocks));
+        drop(kept);
+        assert_eq!(of_function(AT_DEPTH), (0, 0));
+        nothing_is_lost();
+        say(format_args!("{} calls deep, {} stacks", DEPTH, traces.len()));
+    });
+}
