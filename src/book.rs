@@ -9,7 +9,7 @@
 //! is booked in the counters that threads share, whose words are wide enough.
 
 use crate::counters::Direction;
-use crate::sample::{self, Plan, Weight};
+use crate::sample::{self, Weight};
 use crate::stack::{self, Entrance, Registers};
 use crate::stack_cache::Fingerprint;
 use crate::stacks::{self, SUMS};
@@ -24,7 +24,7 @@ pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u3
     let plan = tracker::plan();
     if plan.leaves_to_chance(size) {
         // The state is looked up here, where this is part of the program's own code: one instruction.
-        by_chance(thread::current(), plan, size, config)
+        by_chance(thread::current(), size, config)
     } else {
         exact(size, config, entrance)
     }
@@ -33,70 +33,62 @@ pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u3
 /// Books a block of a size that chance decides about. Most blocks pass; what is called for the others is
 /// called last, so that this needs no frame of its own.
 #[inline(never)]
-fn by_chance(state: Option<&'static ThreadState>, plan: Plan, size: usize, config: &Config) -> u32 {
-    let base = tracker::base();
-    let id = tracker::unsampled(base);
+fn by_chance(state: Option<&'static ThreadState>, size: usize, config: &Config) -> u32 {
     if let Some(state) = state
+        && state.generation.get() == tracker::generation()
         && state.quiet() == 0
-        && base != u32::MAX
-        && state.sampler.passes(plan, size)
+        && state.sampler.passes(size)
     {
-        let busy = state.enter(BUSY);
-        let is_booked = state.counters.add(id, Direction::Allocated, size);
-        let is_due = state.gather(size as i64);
-        drop(busy);
-        return match (is_booked, is_due) {
-            (true, false) => id,
-            (true, true) => publish_slow(state, id),
-            (false, _) => pass_slow(state, id, size),
-        };
+        let _busy = state.enter_from_rest();
+        state.unsampled.allocate(size);
+        return state.unsampled.id();
     }
-    decide_slow(plan, size, config)
-}
-
-/// A block that passes, in a thread that has no place to book it.
-#[cold]
-#[inline(never)]
-fn pass_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
-    let _busy = state.enter(BUSY);
-    state.change(0);
-    // Frees of it must find a place too.
-    SHARED.make(id);
-    allocate_slow(state, id, size)
-}
-
-#[cold]
-#[inline(never)]
-fn publish_slow(state: &'static ThreadState, id: u32) -> u32 {
-    let _busy = state.enter(BUSY);
-    state.change(0);
-    id
+    decide_slow(size, config)
 }
 
 /// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
 #[cold]
 #[inline(never)]
-fn decide_slow(plan: Plan, size: usize, config: &Config) -> u32 {
+fn decide_slow(size: usize, config: &Config) -> u32 {
     let Some(state) = thread::current() else { return first_slow(size, config) };
     if state.quiet() != 0 || !tracker::is_on() {
         return quiet_slow(state, size, config);
     }
-    decide(state, plan, size)
+    record(state, size)
 }
 
-/// Books a block that chance decides about, in a thread that is not busy.
+/// Books an allocation of the calling code the long way, in a thread that is not busy.
 #[inline(never)]
-fn decide(state: &'static ThreadState, plan: Plan, size: usize) -> u32 {
+fn record(state: &'static ThreadState, size: usize) -> u32 {
     let busy = state.enter(BUSY);
-    let id = if state.sampler.decide(plan, size) {
-        // SAFETY: this thread's own state, just marked.
-        let tools = unsafe { state.tools() };
-        let stack = stack::walk(tools, Registers::here(), Entrance::Other);
-        sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+    // What these say belongs to this generation or a later one, whose change is noticed next time.
+    let generation = tracker::generation_slow();
+    let (base, plan) = (tracker::base(), tracker::plan());
+    if base == u32::MAX {
+        // Just now.
+        return allocate(state, UNTRACKED, size);
+    }
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    let id = if !plan.leaves_to_chance(size) {
+        state.change(size as i64);
+        walk_slow(state, tools, Registers::here(), size, Entrance::Other)
     } else {
-        pass_slow(state, tracker::unsampled(tracker::base()), size)
+        if state.generation.replace(generation) != generation
+            && state.unsampled.id() != tracker::unsampled(base)
+        {
+            state.unsampled.begin(tracker::unsampled(base));
+        }
+        if state.sampler.decide(plan, size) {
+            let stack = stack::walk(tools, Registers::here(), Entrance::Other);
+            state.change(size as i64);
+            sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+        } else {
+            state.unsampled.allocate(size);
+            state.unsampled.id()
+        }
     };
-    state.change(size as i64);
+    state.publish();
     drop(busy);
     id
 }
@@ -294,30 +286,53 @@ fn allocate_shared(id: u32, size: usize) -> u32 {
     if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
 }
 
-/// Books the free of a block with this in its tag.
-#[inline]
+/// Books the free of a block with this in its tag. Part of the program's own code, where one instruction
+/// finds the state, as far as a block is concerned that was not sampled.
+#[inline(always)]
 pub(crate) fn free(id: u32, size: usize) {
+    let state = thread::current();
+    match state.filter(|state| state.unsampled.id() == id && state.quiet() & BUSY == 0) {
+        Some(state) => {
+            let busy = state.enter(BUSY);
+            let is_due = state.unsampled.free(size);
+            drop(busy);
+            if is_due {
+                publish_slow(state);
+            }
+        }
+        None => free_recorded(state, id, size),
+    }
+}
+
+#[inline(never)]
+fn free_recorded(state: Option<&'static ThreadState>, id: u32, size: usize) {
     // From before a `clear`, or while off: nothing is known of it any more. Not so one with the mark of a
     // sampled block, larger than any base but that of off; it has no place in the counters below.
     let is_traced = id >= FIRST;
     if is_traced && id < tracker::base() {
         return;
     }
-    if let Some(state) = thread::current()
+    if let Some(state) = state
         && state.quiet() & BUSY == 0
     {
         let busy = state.enter(BUSY);
         let is_booked = state.counters.add(id, Direction::Freed, size);
-        let is_due = is_booked && is_traced && state.gather((size as i64).wrapping_neg());
-        drop(busy);
-        if !is_booked {
-            free_slow(id, size);
-        } else if is_due {
-            publish_slow(state, id);
+        if is_booked && is_traced {
+            state.change((size as i64).wrapping_neg());
         }
-    } else {
-        free_slow(id, size);
+        drop(busy);
+        if is_booked {
+            return;
+        }
     }
+    free_slow(id, size);
+}
+
+#[cold]
+#[inline(never)]
+fn publish_slow(state: &'static ThreadState) {
+    let _busy = state.enter(BUSY);
+    state.publish();
 }
 
 #[cold]
@@ -412,7 +427,7 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
         return tag;
     }
     let booked = match thread::current().filter(|state| state.quiet() & BUSY == 0) {
-        Some(state) if by_chance => record_anew(state, new_size),
+        Some(state) if by_chance => record(state, new_size),
         Some(state) => {
             let _busy = state.enter(BUSY);
             if tag >= FIRST {
@@ -425,19 +440,6 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
     };
     free(tag, old_size);
     booked
-}
-
-/// Books an allocation of the calling code, in a thread that is silenced but not busy.
-fn record_anew(state: &'static ThreadState, size: usize) -> u32 {
-    let plan = tracker::plan();
-    if plan.leaves_to_chance(size) {
-        return decide(state, plan, size);
-    }
-    let _busy = state.enter(BUSY);
-    // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
-    state.change(size as i64);
-    walk_slow(state, tools, Registers::here(), size, Entrance::Other)
 }
 
 /// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.

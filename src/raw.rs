@@ -4,6 +4,7 @@
 //! stay where they are for the life of the process. Nobody is stopped.
 
 use crate::counters::{CHUNK, Chunk, Direction};
+use crate::sample::Unsampled;
 use crate::stacks::Recorded;
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
@@ -182,7 +183,7 @@ fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
 fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
     let end = tracker::end_id();
     let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
-    let mut totals = Counts::default();
+    let mut totals = read_unsampled(tracker::unsampled(base));
     for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
         let counts = read_chunk(number);
         for (place, &exact) in counts.iter().enumerate() {
@@ -193,12 +194,8 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
             let recorded = match stacks::recorded(id) {
                 Some(recorded) => recorded,
                 None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
-                // Blocks that were not sampled have no stack.
-                None if id == tracker::unsampled(base) => {
-                    totals += exact;
-                    continue;
-                }
-                // What sampled blocks weigh: read with the id they are booked at.
+                // Blocks that were not sampled, read already; or what sampled blocks weigh, which is read with
+                // the id they are booked at.
                 None => continue,
             };
             totals += exact;
@@ -250,6 +247,23 @@ fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direct
         let (bytes, blocks) = chunk.read(place, direction);
         counts.add(direction, bytes, blocks);
     }
+}
+
+/// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
+/// that met none of its own frees them in its counters.
+fn read_unsampled(id: u32) -> Counts {
+    let threads = || thread::all().map(|state| &state.unsampled).filter(|unsampled| unsampled.id() == id);
+    let mut freed = Counts::default();
+    // In this order, as in `read_chunk`.
+    for (bytes, blocks) in threads().map(Unsampled::read_freed) {
+        freed.add(Direction::Freed, bytes, blocks);
+    }
+    let mut counts = read_chunk(id as usize / CHUNK)[id as usize % CHUNK];
+    counts += freed;
+    for (bytes, blocks) in threads().map(Unsampled::read_allocated) {
+        counts.add(Direction::Allocated, bytes, blocks);
+    }
+    counts
 }
 
 /// The counts of one of the ids that no epoch ends.

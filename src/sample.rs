@@ -14,7 +14,7 @@
 //! Runs inside the allocator: nothing here allocates, locks or panics. Logarithm and exponential are
 //! those of the C library, once a sample.
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::cell::Cell;
 
 /// The longest interval, bytes.
@@ -113,20 +113,26 @@ fn round(sum: u64, bits: u32) -> u64 {
 
 /// Where one thread stands between two sample points. All zero bytes are a fresh one.
 pub(crate) struct Sampler {
-    /// Bytes to go until the next sample point.
+    /// Bytes to go until somebody has to look: [`STEP`] at most.
     left: Cell<i64>,
-    /// What `left` was drawn for.
+    /// Bytes from there to the next sample point.
+    beyond: Cell<i64>,
+    /// What the gap was drawn for.
     plan: Cell<Plan>,
     /// State of the generator, 0 before it is seeded.
     random: Cell<u64>,
 }
 
+/// So many bytes that pass, or are freed, are not known to the peak.
+pub(crate) const STEP: i64 = 64 << 10;
+
 impl Sampler {
-    /// Whether a block passes without a sample point in it. If not, [`Sampler::decide`] has the word.
+    /// Whether a block passes without a sample point in it, by the gap that was drawn last. If it cannot be
+    /// told here, [`Sampler::decide`] has the word.
     #[inline(always)]
-    pub(crate) fn passes(&self, plan: Plan, size: usize) -> bool {
+    pub(crate) fn passes(&self, size: usize) -> bool {
         let left = self.left.get().wrapping_sub(length(size));
-        let passes = left >= 0 && self.plan.get() == plan;
+        let passes = left >= 0;
         if passes {
             self.left.set(left);
         }
@@ -141,21 +147,24 @@ impl Sampler {
     pub(crate) fn decide(&self, plan: Plan, size: usize) -> bool {
         if self.plan.replace(plan) != plan {
             // A gap has no memory, so one drawn for another interval may be dropped anywhere.
-            self.draw(plan);
+            self.set(self.draw(plan));
         }
-        if self.passes(plan, size) {
-            return false;
-        }
-        self.draw(plan);
-        true
+        let left = self.left.get() + self.beyond.get() - length(size);
+        self.set(if left < 0 { self.draw(plan) } else { left });
+        left < 0
+    }
+
+    fn set(&self, left: i64) {
+        self.left.set(left.min(STEP));
+        self.beyond.set(left - left.min(STEP));
     }
 
     /// Draws a gap: the whole bytes of an exponential one, so that it is less than `s` with
     /// probability `1 - exp(-s / interval)` exactly.
-    fn draw(&self, plan: Plan) {
+    fn draw(&self, plan: Plan) -> i64 {
         // From 2^-53 to 1.
         let uniform = ((self.next() >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64);
-        self.left.set((-uniform.ln() * f64::from(plan.interval())) as i64);
+        (-uniform.ln() * f64::from(plan.interval())) as i64
     }
 
     fn next(&self) -> u64 {
@@ -173,7 +182,91 @@ impl Sampler {
     pub(crate) fn seed(&self, seed: u64) {
         self.random.set(mix(seed) | 1);
         self.plan.set(Plan::EXACT);
+        self.set(0);
     }
+}
+
+/// The blocks of one thread that were not sampled, of one epoch: exact counts, which only the thread writes.
+/// All zero bytes are none, but for the id.
+pub(crate) struct Unsampled {
+    /// The id in the tags of these blocks; [`Unsampled::NO_ID`] before there is one.
+    id: AtomicU32,
+    allocated_bytes: AtomicU64,
+    allocated_blocks: AtomicU64,
+    freed_bytes: AtomicU64,
+    freed_blocks: AtomicU64,
+    /// Bytes to be freed until somebody has to look.
+    left: Cell<i64>,
+    /// Bytes allocated less bytes freed that the peak knows of.
+    known: Cell<i64>,
+}
+
+impl Unsampled {
+    /// In no tag.
+    const NO_ID: u32 = u32::MAX;
+
+    /// Empty, where all bytes are zero so far.
+    pub(crate) fn prepare(&self) {
+        self.id.store(Unsampled::NO_ID, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u32 {
+        // Acquire: pairs with the Release of `begin`, whose zeroes a reader has to see.
+        self.id.load(Ordering::Acquire)
+    }
+
+    /// Forgets everything and counts blocks of this id from now on.
+    pub(crate) fn begin(&self, id: u32) {
+        self.prepare();
+        for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.left.set(STEP);
+        self.known.set(0);
+        self.id.store(id, Ordering::Release);
+    }
+
+    #[inline(always)]
+    pub(crate) fn allocate(&self, size: usize) {
+        // Relaxed: the block's way to whoever frees it is what publishes this (see `counters`).
+        add(&self.allocated_bytes, size as u64, Ordering::Relaxed);
+        add(&self.allocated_blocks, 1, Ordering::Relaxed);
+    }
+
+    /// True: the peak has to be told, see [`Unsampled::news`].
+    #[inline(always)]
+    pub(crate) fn free(&self, size: usize) -> bool {
+        // Release: pairs with the Acquire of `read_freed`.
+        add(&self.freed_bytes, size as u64, Ordering::Release);
+        add(&self.freed_blocks, 1, Ordering::Release);
+        let left = self.left.get() - size as i64;
+        self.left.set(left);
+        left < 0
+    }
+
+    /// Change of the live bytes since this was asked last.
+    pub(crate) fn news(&self) -> i64 {
+        let live = self.allocated_bytes.load(Ordering::Relaxed) as i64;
+        let live = live.wrapping_sub(self.freed_bytes.load(Ordering::Relaxed) as i64);
+        self.left.set(STEP);
+        live.wrapping_sub(self.known.replace(live))
+    }
+
+    /// Bytes and blocks. To be read before [`Unsampled::read_allocated`] of any thread.
+    pub(crate) fn read_freed(&self) -> (u64, u64) {
+        (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
+    }
+
+    /// Bytes and blocks.
+    pub(crate) fn read_allocated(&self) -> (u64, u64) {
+        (self.allocated_bytes.load(Ordering::Relaxed), self.allocated_blocks.load(Ordering::Relaxed))
+    }
+}
+
+#[inline(always)]
+fn add(count: &AtomicU64, amount: u64, order: Ordering) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(amount), order);
 }
 
 /// A block of no bytes is as long as one of 1 byte: none is certain to pass.
@@ -205,14 +298,21 @@ mod tests {
     const KIB_512: u32 = 512 << 10;
 
     fn sampler(seed: u64) -> Sampler {
-        let sampler = Sampler { left: Cell::new(0), plan: Cell::new(Plan::EXACT), random: Cell::new(0) };
+        let sampler = Sampler {
+            left: Cell::new(0),
+            beyond: Cell::new(0),
+            plan: Cell::new(Plan::EXACT),
+            random: Cell::new(0),
+        };
         sampler.seed(seed);
         sampler
     }
 
     /// Sampled blocks among `count` of that size.
     fn sampled(sampler: &Sampler, plan: Plan, size: usize, count: u64) -> u64 {
-        (0..count).filter(|_| !sampler.passes(plan, size) && sampler.decide(plan, size)).count() as u64
+        // Whoever changes the plan makes sure that the first block after it does not simply pass.
+        let first = u64::from(count > 0 && sampler.decide(plan, size));
+        first + (1..count).filter(|_| !sampler.passes(size) && sampler.decide(plan, size)).count() as u64
     }
 
     /// What `blocks` sampled blocks of `bytes` bytes together count as: blocks and bytes.

@@ -28,9 +28,16 @@ pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout) {
         return Some(layout);
     }
+    if tag_map::AVAILABLE && layout.align() <= LARGE_ALIGN {
+        // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to this one overflow nothing.
+        return Some(unsafe { Layout::from_size_align_unchecked(layout.size() + TAG_BYTES, layout.align()) });
+    }
     // A small size and any alignment: only an alignment near the limit can fail here.
     Layout::from_size_align(layout.size() + TAG_BYTES, layout.align()).ok()
 }
+
+/// Beyond this alignment sums are checked.
+const LARGE_ALIGN: usize = 1 << 20;
 
 /// The layout that [`inner_layout`] gave when this block was allocated.
 ///

@@ -16,7 +16,7 @@ use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
-use crate::sample::Sampler;
+use crate::sample::{Sampler, Unsampled};
 use crate::stack_cache::StackCache;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 use crate::tracker::{self, MAX_ADDRESSES};
@@ -97,7 +97,10 @@ pub(crate) struct ThreadState {
     /// Bytes allocated less bytes freed that have not been published, and the base they count from.
     net: Cell<i64>,
     net_base: Cell<u32>,
+    /// The tracker's generation that `sampler` and `unsampled` belong to, 0 for none.
+    pub generation: Cell<u32>,
     pub sampler: Sampler,
+    pub unsampled: Unsampled,
     pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
@@ -134,6 +137,14 @@ impl ThreadState {
         Busy { state: self, before }
     }
 
+    /// The same for a state whose [`ThreadState::quiet`] was 0 just now.
+    #[inline(always)]
+    pub(crate) fn enter_from_rest(&self) -> Busy<'_> {
+        self.quiet.store(BUSY, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        Busy { state: self, before: 0 }
+    }
+
     /// The parts that only the owner touches.
     ///
     /// # Safety
@@ -150,17 +161,20 @@ impl ThreadState {
     /// Books a change of live bytes for the peak.
     #[inline(always)]
     pub(crate) fn change(&self, bytes: i64) {
-        if self.gather(bytes) {
-            self.publish_slow(self.net.get());
+        let net = self.net.get().wrapping_add(bytes);
+        self.net.set(net);
+        if net.unsigned_abs() > tracker::PUBLISH_BYTES as u64 {
+            self.publish_slow(net);
         }
     }
 
-    /// The same, but for the rare part: if true, a [`ThreadState::change`] of 0 has to follow.
-    #[inline(always)]
-    pub(crate) fn gather(&self, bytes: i64) -> bool {
-        let net = self.net.get().wrapping_add(bytes);
-        self.net.set(net);
-        net.unsigned_abs() > tracker::PUBLISH_BYTES as u64
+    /// Publishes what is not known to the peak, that of blocks that were not sampled too.
+    #[cold]
+    pub(crate) fn publish(&self) {
+        let news = self.unsampled.news();
+        // After a `clear` its blocks are of no more concern.
+        let is_present = self.unsampled.id() == tracker::unsampled(tracker::base());
+        self.publish_slow(self.net.get().wrapping_add(if is_present { news } else { 0 }));
     }
 
     #[cold]
@@ -301,6 +315,7 @@ fn make() -> Option<&'static ThreadState> {
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;
     state.taken.store(1, Ordering::Relaxed);
+    state.unsampled.prepare();
     let mut head = ALL.load(Ordering::Relaxed);
     loop {
         state.next.store(head, Ordering::Relaxed);

@@ -21,6 +21,8 @@ struct Hot {
     rules_epoch: AtomicU32,
     /// [`Plan::word`].
     plan: AtomicU64,
+    /// Changes after base or plan.
+    generation: AtomicU32,
 }
 
 static HOT: Hot = Hot {
@@ -28,6 +30,7 @@ static HOT: Hot = Hot {
     limit: AtomicU32::new(32 + BEYOND),
     rules_epoch: AtomicU32::new(0),
     plan: AtomicU64::new(Plan::EXACT.word()),
+    generation: AtomicU32::new(1),
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
@@ -68,10 +71,29 @@ pub(crate) fn plan() -> Plan {
     Plan::from_word(HOT.plan.load(Ordering::Relaxed))
 }
 
+/// Changes whenever what a thread remembers of base and plan is out of date; never 0.
+#[inline(always)]
+pub(crate) fn generation() -> u32 {
+    // Relaxed: as for the base. What follows is read again by `generation_slow`.
+    HOT.generation.load(Ordering::Relaxed)
+}
+
+/// The same, for those who look at base and plan next.
+pub(crate) fn generation_slow() -> u32 {
+    // Acquire: pairs with the Release of `next_generation`.
+    HOT.generation.load(Ordering::Acquire)
+}
+
+fn next_generation() {
+    // In steps of 2, so that it passes 0 by.
+    HOT.generation.fetch_add(2, Ordering::Release);
+}
+
 /// Sets the average bytes between samples from now on; 0: every block is recorded.
 pub(crate) fn set_sample_interval(interval: u32) {
     let plan = Plan::new(interval, EXACT_FROM.load(Ordering::Relaxed));
     HOT.plan.store(plan.word(), Ordering::Relaxed);
+    next_generation();
 }
 
 /// Whether new allocations are recorded.
@@ -150,6 +172,7 @@ pub(crate) fn start() -> bool {
 pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
+    next_generation();
     forget_peak();
 }
 
@@ -169,6 +192,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         // booked there before is stale like anything else.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            next_generation();
             forget_peak();
             return true;
         }

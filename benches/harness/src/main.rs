@@ -43,7 +43,8 @@ const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 /// stack in one more thread), collect (milliseconds a collection, and what it costs a thread that allocates).
 ///
 /// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
-/// with frame pointers, everything else as a stock release build. jemalloc-prof alone samples.
+/// with frame pointers, everything else as a stock release build. heapgauge-sampled and jemalloc-prof sample, at
+/// the same interval; all others record every block.
 #[derive(Parser)]
 #[command(version = None)]
 struct Options {

@@ -41,9 +41,13 @@ const fn remarked(side: Side, remark: &'static str) -> Side {
 }
 
 /// In the order of the tables.
-pub const SIDES: [Side; 12] = [
+pub const SIDES: [Side; 13] = [
     side("system", "", Role::Bare, None),
     side("heapgauge", "heapgauge", Role::Heapgauge, Some("system")),
+    remarked(
+        side("heapgauge-sampled", "heapgauge", Role::Heapgauge, Some("system")),
+        "samples one stack per 512 KiB; totals are exact",
+    ),
     with_frame_pointers(peer("heapscope", "heapscope")),
     remarked(
         with_frame_pointers(peer("pprof-alloc", "pprof-alloc")),
