@@ -192,6 +192,7 @@ impl fmt::Display for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, inputs};
 
     fn read(variables: &[(&str, &str)]) -> (Config, Vec<String>) {
         parse(variables.iter().map(|&(key, value)| (key.into(), value.into())))
@@ -340,6 +341,41 @@ mod tests {
         }
         for text in ["", "KiB", "-1", "1.5MiB", "1MB", "20000000000GiB"] {
             assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    /// Whatever a variable holds: what it says, or one short line and the default.
+    #[test]
+    fn any_value_is_read_or_is_one_line() {
+        let words = [
+            "on",
+            "off",
+            "127.0.0.1",
+            ":",
+            "[",
+            "]",
+            "::1",
+            "0",
+            "9898",
+            "5",
+            "m",
+            "s",
+            "d",
+            "KiB",
+            "GiB",
+            "-",
+            " ",
+        ];
+        let mut random = Random::new();
+        for _ in 0..inputs(50_000) {
+            let (key, value) = (random.one(&KEYS), random.text(&words));
+            let (config, problems) = read(&[(key, &value)]);
+            assert!(problems.len() <= 1, "{key}={value:?}: {problems:?}");
+            for problem in problems {
+                assert_eq!(config, Config::default(), "{key}={value:?}");
+                assert!(!problem.contains(char::is_control) && problem.chars().count() < 300, "{problem:?}");
+            }
+            assert!((1..=MAX_TOP_N).contains(&config.top_n) && config.delta_window <= MAX_DELTA_WINDOW);
         }
     }
 }

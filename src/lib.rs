@@ -107,6 +107,9 @@ mod tag_map;
 mod thread;
 mod tracker;
 
+#[cfg(test)]
+mod fuzz;
+
 // The border.
 mod control;
 mod error;

@@ -240,7 +240,22 @@ fn on_other_addresses_any_name_may_ask() {
     let _alone = alone();
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let addr: SocketAddr = ([127, 0, 0, 1], server.local_addr().port()).into();
-    let answer = send(addr, b"GET /metrics HTTP/1.1\r\nHost: service.example\r\n\r\n");
+    let ask =
+        |path: &str| send(addr, format!("GET {path} HTTP/1.1\r\nHost: service.example\r\n\r\n").as_bytes());
+    assert_eq!(ask("/metrics").status, 200);
+    assert_eq!(ask("/health").status, 200);
+    // What shows more than metrics is not there, unless it was asked for.
+    for path in ["/memory/snapshots", "/memory/snapshots?group_by=traceback", "/debug/heap", "/nowhere"] {
+        let answer = ask(path);
+        assert_eq!(answer.status, 404, "{path}");
+        assert!(answer.body.ends_with("allowed are /metrics, /health; others where HEAPGAUGE_DEBUG=on\n"));
+    }
+    let post = send(addr, b"POST /memory/snapshots HTTP/1.1\r\nHost: service.example\r\n\r\n");
+    assert_eq!(post.status, 404);
+    drop(server);
+    let server = Server::builder().debug(true).serve("0.0.0.0:0").unwrap();
+    let addr: SocketAddr = ([127, 0, 0, 1], server.local_addr().port()).into();
+    let answer = send(addr, b"GET /memory/snapshots HTTP/1.1\r\nHost: service.example\r\n\r\n");
     assert_eq!(answer.status, 200);
 }
 
@@ -305,6 +320,83 @@ fn a_half_sent_request_is_given_up() {
     }
     let waited = begun.elapsed().as_secs();
     assert!((9..=15).contains(&waited), "{waited} s");
+}
+
+/// Ten thousand connections, among them those that are cut off, that never read their answer, that send a body without
+/// end, and that ask for what is not there: heapgauge holds no more afterwards than before, and the program goes on.
+#[test]
+fn ten_thousand_connections_of_every_kind() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 2_500;
+    let served = served();
+    let addr = served.server.local_addr();
+    let siege = |each: usize| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                std::thread::spawn(move || {
+                    let mut unread = Vec::new();
+                    for number in 0..each {
+                        let mut stream = connect(addr);
+                        let host = format!("HTTP/1.1\r\nHost: {addr}\r\n");
+                        let request = match (number + client) % 10 {
+                            0 => format!("GET /metrics {host}\r\n"),
+                            1 => format!("GET /memory/snapshots?top=10000&group_by=traceback {host}\r\n"),
+                            2 => format!("GET /memory/snapshots?top={number}x {host}\r\n"),
+                            3 => format!("GET /{} {host}\r\n", "%00".repeat(number % 1_000)),
+                            4 => {
+                                format!("POST /memory/snapshots {host}Transfer-Encoding: chunked\r\n\r\n")
+                                    + "400\r\n"
+                                    + &"x".repeat(1_024)
+                            }
+                            5 => format!("GET /health {host}\r\n").repeat(50),
+                            6 => "\0\u{1}\u{2}".repeat(number % 100 + 1),
+                            7 => format!("GET /metrics {host}Origin: http://evil.example\r\n\r\n"),
+                            8 => String::new(),
+                            _ => format!("GET /health {host}\r\n"),
+                        };
+                        // The server may be the first to close.
+                        let _ = stream.write_all(request.as_bytes());
+                        match number % 10 {
+                            // Gone in the middle of everything.
+                            0..5 => {}
+                            // Half open: nothing more will be sent, and nothing is read.
+                            5 => {
+                                let _ = stream.shutdown(Shutdown::Write);
+                                unread.push(stream);
+                            }
+                            6 => unread.push(stream),
+                            _ => {
+                                let _ = stream.shutdown(Shutdown::Write);
+                                let _ = stream.read(&mut [0; 512]);
+                            }
+                        }
+                        if unread.len() == 40 {
+                            unread.clear();
+                        }
+                    }
+                })
+            })
+            .collect();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        assert_eq!(get(addr, "/health").body, "ok\n");
+        assert_eq!(get(addr, "/metrics").status, 200);
+    };
+    siege(200);
+    let before = heapgauge::tracker_memory();
+    siege(EACH);
+    // The connections of the last moment are still open.
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let grown = heapgauge::tracker_memory().saturating_sub(before);
+        if grown < 1 << 20 {
+            break;
+        }
+        assert!(Instant::now() < end, "{grown} bytes more");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Nothing the server does is the program's.
+    let tracked = heapgauge::traced_memory().current;
+    assert!(tracked < 64 << 20, "{tracked}");
 }
 
 #[test]

@@ -125,7 +125,8 @@ impl Cached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::sample_report;
+    use crate::collector::{sample_report, sample_row};
+    use crate::fuzz::{Random, inputs};
 
     /// Every family, value and label, line by line.
     #[test]
@@ -224,6 +225,90 @@ mod tests {
             report.sites = (0..sites).map(row).collect();
             let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
             assert_eq!(series, expected);
+        }
+    }
+
+    /// A sample read back: name, labels, value. As the text format has it.
+    fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+        let Some((name, rest)) = line.split_once('{') else {
+            let (name, value) = line.split_once(' ').unwrap();
+            return (name.into(), vec![], value.parse().unwrap());
+        };
+        let (mut labels, mut rest) = (Vec::new(), rest);
+        loop {
+            let (key, after) = rest.split_once("=\"").unwrap();
+            let (mut value, mut chars) = (String::new(), after.chars());
+            loop {
+                match chars.next().expect("a quote that closes") {
+                    '\\' => value.push(match chars.next().unwrap() {
+                        'n' => '\n',
+                        c @ ('\\' | '"') => c,
+                        other => panic!("\\{other} is no escape"),
+                    }),
+                    '"' => break,
+                    c => value.push(c),
+                }
+            }
+            labels.push((key.to_owned(), value));
+            rest = chars.as_str();
+            match rest.strip_prefix(',') {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        (name.into(), labels, rest.strip_prefix("} ").unwrap().parse().unwrap())
+    }
+
+    /// Names as no compiler writes them, and numbers at the edges, are each one sample with the labels they had.
+    #[test]
+    fn any_report_is_a_text_that_reads_back() {
+        let words = ["app", "::", "<", ">", "{closure#0}", " ", "\"", "\\", "}", ",", "=", "\u{7f}", "é"];
+        let mut random = Random::new();
+        for _ in 0..inputs(600) {
+            let mut report = sample_report();
+            report.sites = (0..random.below(5) as u32)
+                .map(|line| {
+                    let [bytes, blocks] = [random.edge(), random.edge()];
+                    sample_row(
+                        line,
+                        &random.text(&words),
+                        bytes,
+                        blocks,
+                        random.edge() as i64,
+                        random.edge() as i64,
+                    )
+                })
+                .collect();
+            report.live_bytes = random.edge();
+            report.allocated_bytes = random.edge();
+            let text = render(&report);
+            let lines = || text.lines().filter(|line| !line.starts_with('#'));
+            // 26 and five for each site.
+            assert_eq!(
+                lines().count(),
+                render(&Report { sites: vec![], ..report.clone() })
+                    .lines()
+                    .filter(|line| !line.starts_with('#'))
+                    .count()
+                    + 5 * report.sites.len()
+            );
+            let mut infos = Vec::new();
+            for line in lines() {
+                let (name, labels, value) = sample(line);
+                assert!(names::ALL.iter().any(|family| family.name == name), "{line}");
+                assert!(labels.iter().all(|(_, value)| !value.contains(['\\', '\n', '\r'])), "{line}");
+                if name == "heap_live_bytes" {
+                    assert_eq!(value, report.live_bytes as f64);
+                }
+                if name == "heap_site_info" {
+                    infos.push(labels);
+                }
+            }
+            assert_eq!(infos.len(), report.sites.len());
+            for site in &report.sites {
+                let of_site = infos.iter().filter(|labels| labels[0] == ("site".into(), site.site())).count();
+                assert!(of_site >= 1, "{}", site.site());
+            }
         }
     }
 }

@@ -290,6 +290,7 @@ fn pairs(query: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, inputs};
     use std::time::Duration;
 
     #[test]
@@ -454,5 +455,56 @@ mod tests {
             Err("parameter value is Bytes, allowed are bytes, blocks".into())
         );
         assert_eq!(folded_value("values=1"), Err("parameter values is unknown, allowed are value".into()));
+    }
+
+    /// Values inside their ranges, or one short line.
+    #[test]
+    fn any_query_is_read_or_refused_in_one_line() {
+        let words = [
+            "top=",
+            "group_by=",
+            "since=",
+            "sort=",
+            "format=",
+            "&",
+            "=",
+            "%",
+            "%2",
+            "%zz",
+            "%00",
+            "+",
+            "file",
+            "line",
+            "traceback",
+            "first",
+            "previous",
+            "5m",
+            "0s",
+            "10",
+            "10000",
+            "99999999999999999999",
+            "growth",
+            "json",
+            "ms",
+        ];
+        let mut random = Random::new();
+        let mut read = 0;
+        for _ in 0..inputs(100_000) {
+            let query = random.text(&words);
+            match Query::parse(&query) {
+                Ok(asked) => {
+                    assert!((1..=MAX_TOP).contains(&asked.top), "{query:?}");
+                    read += 1;
+                }
+                Err(line) => {
+                    assert!(
+                        !line.contains(char::is_control) && line.chars().count() < 400,
+                        "{query:?}: {line:?}"
+                    );
+                    assert!(line.contains("allowed"), "{query:?}: {line:?}");
+                }
+            }
+        }
+        assert!(read > 0);
     }
 }

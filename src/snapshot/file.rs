@@ -594,6 +594,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, inputs};
 
     #[test]
     fn what_is_longer_than_allowed_is_said_to_be() {
@@ -615,5 +616,60 @@ mod tests {
         let shown = short(&long);
         assert_eq!(shown.chars().count(), MAX_PROBLEM + 1);
         assert!(shown.starts_with("begin ää") && shown.ends_with("ää end"), "{shown}");
+    }
+
+    /// A file that was cut, changed or put together anew is read as what it says, or is an error; and what was read
+    /// is written and read again as the same.
+    #[test]
+    fn any_file_is_a_snapshot_or_an_error() {
+        let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes));
+        let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "traces": [
+            {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
+                {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
+                "module": "app", "offset": 17}]},
+            {"domain": 7, "size": 0, "count": 1, "total_frames": 1, "frames": [{"file": "b.rs", "line": 4}]}]}"#;
+        parse(seed).unwrap();
+        let words: [&[u8]; 16] = [
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b"\"",
+            b",",
+            b"null",
+            b"-1",
+            b"1e999",
+            b"18446744073709551616",
+            b"\\u0000",
+            b"\\ud800",
+            b"\"version\": 1,",
+            b"\"frames\": [],",
+            b"\"traces\": [],",
+            b"\xff\xfe",
+        ];
+        let mut random = Random::new();
+        let mut read = 0;
+        for number in 0..inputs(60_000) {
+            let mut bytes = seed.to_vec();
+            random.mutate(&mut bytes, &words);
+            let Ok(snapshot) = parse(&bytes) else { continue };
+            read += 1;
+            let written = serde_json::to_vec(&snapshot).unwrap();
+            assert_eq!(parse(&written).unwrap(), snapshot, "{}", String::from_utf8_lossy(&bytes));
+            if number % 16 == 0 {
+                for group_by in
+                    [crate::GroupBy::Line, crate::GroupBy::Traceback, crate::GroupBy::CumulativeFile]
+                {
+                    for row in snapshot.compare_to(&parse(seed).unwrap(), group_by) {
+                        assert!(!row.to_string().is_empty());
+                    }
+                }
+            }
+        }
+        assert!(read > 100, "{read}");
+        // Deeper than a parser's stack.
+        for bracket in ["[", "{\"traces\":", "{\"a\":["] {
+            assert!(parse(bracket.repeat(200_000).as_bytes()).is_err());
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::sync::{AtomicPtr, Ordering};
 use crate::thread::{StackBounds, Tools};
 use crate::tracker::{self, MAX_ADDRESSES};
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Pointer, Register, RegisterRule,
+    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
     UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
 };
 
@@ -305,9 +305,10 @@ fn walk<const FOREIGN: bool>(
         }
         let height = base.wrapping_sub(sp);
         let room = if FOREIGN { FOREIGN_STEP } else { bounds.end.wrapping_sub(sp) };
-        // In one comparison: 0 < height <= room. A rule that is no step has distance 0, so it ends
-        // here as well; words are aligned, so a base that is not was computed from a wrong register.
-        if height.wrapping_sub(WORD) > room.wrapping_sub(WORD) || base % WORD != 0 {
+        // In one comparison: 0 < height <= room, also where there is no room left. A rule that is no step
+        // has distance 0, so it ends here as well; words are aligned, so a base that is not was computed
+        // from a wrong register, and a height of both is at least a word.
+        if height.wrapping_sub(1) >= room || base % WORD != 0 {
             return ended_slow(rule);
         }
         let return_place = arch::return_address_place(base, rule);
@@ -430,14 +431,17 @@ impl Parser<'_> {
         let unknown = Found { rule: Rule::UNKNOWN, stays };
         let Some(module) = modules::find(address) else { return unknown };
         let Some(context) = self.context() else { return unknown };
-        // SAFETY: the module is loaded, since it has code on this thread's stack (or is the one this
-        // code is in), and its unwind sections lie inside its mapping, which is read only as far as
-        // lengths in the sections themselves tell.
-        let section = |start: usize| unsafe {
-            std::slice::from_raw_parts(
-                std::ptr::with_exposed_provenance::<u8>(start),
-                module.end.saturating_sub(start),
-            )
+        let section = |start: usize| {
+            if !(module.start..module.end).contains(&start) {
+                // Where a header points that is none.
+                return &[][..];
+            }
+            // SAFETY: the module is loaded, since it has code on this thread's stack (or is the one this
+            // code is in), and its unwind sections lie inside its mapping, which is read only as far as
+            // lengths in the sections themselves tell.
+            unsafe {
+                std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(start), module.end - start)
+            }
         };
         Found { rule: row_rule(context, module.unwind_header, address, section), stays }
     }
@@ -477,17 +481,20 @@ fn row_rule<'a>(
     address: usize,
     section: impl Fn(usize) -> &'a [u8],
 ) -> Rule {
-    let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64);
-    let parsed = EhFrameHdr::new(section(header), NativeEndian).parse(&bases, WORD as u8);
-    let Ok(parsed) = parsed else { return Rule::UNKNOWN };
-    let Pointer::Direct(start) = parsed.eh_frame_ptr() else { return Rule::UNKNOWN };
-    let Some(table) = parsed.table() else { return Rule::UNKNOWN };
-    let bases = bases.set_eh_frame(start);
-    let frames = EhFrame::from(EndianSlice::new(section(start as usize), NativeEndian));
-    let Ok(description) = table.fde_for_address(&frames, &bases, address as u64, EhFrame::cie_from_offset)
+    let Some((start, place)) = description_place(section(header), header, address) else {
+        return Rule::OTHER;
+    };
+    // The text's base is what no compiler counts from here.
+    let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
+    let frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
+    let Some(offset) = place.checked_sub(start) else { return Rule::UNKNOWN };
+    let Ok(description) = frames.fde_from_offset(&bases, EhFrameOffset(offset), EhFrame::cie_from_offset)
     else {
         return Rule::UNKNOWN;
     };
+    if !description.contains(address as u64) {
+        return Rule::UNKNOWN;
+    }
     if description.is_signal_trampoline() {
         return Rule::OTHER;
     }
@@ -495,6 +502,27 @@ fn row_rule<'a>(
         Ok(row) => pack(row).unwrap_or(Rule::OTHER),
         Err(_) => Rule::OTHER,
     }
+}
+
+/// Where `.eh_frame` begins, and where in it the description of the last function stands that begins at or before
+/// the address. `None` where the header is not in the one form that linkers write.
+///
+/// `gimli`'s own search does sums without a check, which in a debug build would be a panic.
+fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usize, usize)> {
+    // Version; addresses from here, a count, and a sorted table of pairs from the header on, of 4 bytes each.
+    let (form, rest) = bytes.split_first_chunk::<4>()?;
+    if *form != [1, 0x1b, 0x03, 0x3b] {
+        return None;
+    }
+    let (start, rest) = rest.split_first_chunk::<4>()?;
+    let (count, table) = rest.split_first_chunk::<4>()?;
+    let from =
+        |place: usize, distance: [u8; 4]| place.wrapping_add_signed(i32::from_ne_bytes(distance) as isize);
+    let table = table.get(..(u32::from_ne_bytes(*count) as usize).checked_mul(8)?)?;
+    let (pairs, _) = table.as_chunks::<8>();
+    let after = pairs.partition_point(|&[a, b, c, d, ..]| from(header, [a, b, c, d]) <= address);
+    let &[.., a, b, c, d] = pairs.get(after.checked_sub(1)?)?;
+    Some((from(header + form.len(), *start), from(header, [a, b, c, d])))
 }
 
 /// The row in 8 bytes; `None` if it does not fit.
@@ -566,3 +594,6 @@ pub(super) fn self_test() -> bool {
     }
     ended != Ended::Other && common >= 2 && addresses[..common] == reference[..common]
 }
+
+#[cfg(test)]
+mod fuzz;

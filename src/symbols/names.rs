@@ -250,6 +250,7 @@ fn split_at_depth<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzz::{Random, inputs};
     use backtrace::SymbolName;
 
     fn of(symbol: &str) -> String {
@@ -419,5 +420,49 @@ mod tests {
         assert!(same_function("app::main::{{closure}}", "{closure#3}"));
         assert!(same_function("app::get::{{closure}}", "{async_fn#0}"));
         assert!(!same_function("app::Cache::insert", "remove"));
+    }
+
+    #[test]
+    fn any_text_becomes_a_name_without_backslashes() {
+        let words = [
+            "<",
+            ">",
+            "::",
+            " as ",
+            " for ",
+            "<impl ",
+            "{impl#0}",
+            "{closure#1}",
+            "{{closure}}",
+            "app",
+            "T",
+            "&",
+            "mut ",
+            "dyn ",
+            "'a ",
+            "[u8]",
+            "(A, B)",
+            "fn(",
+            ")",
+            "->",
+            ",",
+            "+",
+            ".llvm.",
+            "core::fmt::Debug",
+            "_ZN",
+            "_R",
+            "alloc",
+            "*const ",
+        ];
+        let mut random = Random::new();
+        for _ in 0..inputs(100_000) {
+            let (name, caller) = (random.text(&words), random.text(&words));
+            let normal = normalise(&name, random.one(&[None, Some("app")]));
+            assert!(!normal.contains('\\'), "{name:?}: {normal:?}");
+            assert!(normal.len() <= 2 * name.len() + 16, "{name:?}: {normal:?}");
+            first_segment(&normal);
+            same_function(&normal, &caller);
+            closure_path(&name, &caller, random.one(&[None, Some("app")]));
+        }
     }
 }
