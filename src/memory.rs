@@ -13,7 +13,7 @@ static BYTES: AtomicU64 = AtomicU64::new(0);
 /// Above this many bytes no new stack is recorded. Relaxed: late by an event at most.
 static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 
-/// 48 MiB, three quarters of the default overhead limit: about 100,000 distinct stacks of 16 frames
+/// 48 MiB, three quarters of the default overhead limit: about 160,000 distinct stacks of 16 frames
 /// with two threads.
 const DEFAULT_LIMIT: u64 = 48 << 20;
 
