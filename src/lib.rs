@@ -3,8 +3,8 @@
 //!
 //! A global allocator around the one you have counts every live block by the call stack that allocated
 //! it. A collector names the stacks when somebody asks, and says which lines hold most and which have
-//! grown since a baseline. All of it on an ordinary `cargo build --release`: nothing is sampled, and no
-//! compiler flag is needed.
+//! grown since a baseline. All of it on an ordinary `cargo build --release`: nothing is sampled unless you
+//! [say so](sampling), and no compiler flag is needed.
 //!
 //! # Ten lines to the first answer
 //!
@@ -205,3 +205,95 @@ pub use traced::{Traced, traceback_of};
 ///   before it are left out. It keeps 32 frames by default, where `tracemalloc` keeps one.
 /// * Blocks from before [`stop`] or [`clear_traces`] are ignored when they are freed, as there.
 pub mod coming_from_tracemalloc {}
+
+/// Left on for good: stacks of few allocations, totals of all.
+///
+/// Looking at the stack of every allocation costs some percent in a program that does little but allocate. With a
+/// sample interval heapgauge looks at one allocation every so many bytes, and estimates from it what each line holds:
+///
+/// ```
+/// #[global_allocator]
+/// static ALLOC: heapgauge::TrackingAllocator =
+///     heapgauge::TrackingAllocator::system().sample_every(512 << 10);
+///
+/// let report = heapgauge::Collector::new().collect();
+/// assert_eq!(report.sample_interval_bytes, 524_288);
+/// // Exact, as ever.
+/// assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+/// // Estimates, each with its standard error.
+/// for site in &report.sites {
+///     println!("{}:{} {} ± {} bytes", site.file(), site.line(), site.live_bytes, site.live_stderr_bytes);
+/// }
+/// ```
+///
+/// `HEAPGAUGE_SAMPLE=512KiB` sets the interval of a program that calls `serve_from_env`, and
+/// [`set_sample_interval`] that of any, while it runs. 0 means every allocation, and so does 1.
+///
+/// # When
+///
+/// Stay exact while you can afford it: exact numbers are there at once, small leaks included. Sample where the
+/// difference shows in the latency or the processor time of a service (compare one process with its neighbours), or
+/// where thousands of processes run for good and only leaks of many megabytes matter. An interval of 512 KiB is
+/// what other heap profilers take. A sampled service may be switched to exact for a quarter of an hour when something
+/// is to be looked at closely.
+///
+/// # What is exact
+///
+/// * Totals: live bytes and blocks, allocated and freed ones, the peak as in exact mode, untracked and overhead.
+/// * Blocks of at least the interval ([`exact_from`](TrackingAllocator::exact_from) sets another size): the stack of
+///   each is recorded, and it counts as what it is. So a line that allocates large buffers has no error.
+/// * Blocks of lines from times when every allocation was recorded. A block keeps the weight it was recorded with
+///   until it is freed, whatever the interval is then.
+///
+/// # What is estimated
+///
+/// Bytes and blocks of sites, tracebacks, profiles. A block of `s` bytes is sampled with probability
+/// `p = 1 − exp(−s / interval)`: sample points are a Poisson process over the bytes that a thread allocates. If it is,
+/// it counts as `s / p` bytes in `1 / p` blocks, about one interval of bytes where it is small. That is right on
+/// average for blocks of any sizes in any order (the weight is each block's, never that of a sum), and the standard
+/// error is known: the root of the sum of `s² (1 − p) / p²` over the sampled blocks that are live. For blocks well
+/// below the interval that is
+///
+/// ```text
+/// error = √(live bytes × interval)
+/// ```
+///
+/// | a site holds | at 512 KiB: samples, error | at 64 KiB |
+/// |---|---|---|
+/// | 1 MiB | 2, ± 71 % | 16, ± 25 % |
+/// | 10 MiB | 20, ± 22 % | 160, ± 7.9 % |
+/// | 100 MiB | 200, ± 7.1 % | 1,600, ± 2.5 % |
+/// | 1 GiB | 2,048, ± 2.2 % | 16,384, ± 0.8 % |
+///
+/// Two times of three an estimate is off by less than its error, and by less than three times that practically always.
+/// [`SiteRow::live_stderr_bytes`], `heap_site_live_stderr_bytes{site,function}`, [`Trace::stderr`] and
+/// [`StatisticDiff::diff_stderr`] tell it; `/memory/snapshots` puts `±` behind its figures. The shipped alerts want a
+/// growth above three standard errors. An error of 0 means exact.
+///
+/// # What it cannot see
+///
+/// * A site without a sample. One that holds `L` bytes in small blocks has none with probability `exp(−L / interval)`:
+///   1 MiB at 512 KiB in one case of seven, 4 MiB in one of 3,000. What no sample stands for is in *other*.
+/// * A growth of less than about three errors: at 512 KiB 4.5 MiB on a line that held nothing (9 for the alert that
+///   looks at five minutes), 45 MiB on one that held 200.
+/// * The stack of a block that was not sampled: [`traceback_of`] is `None`.
+///
+/// # How it adds up
+///
+/// Sums of estimates are estimates, and the total is known. [`Report::other`] is what the exported sites leave of the
+/// exact total; where they are estimated to hold more than there is, which happens where the whole heap is some
+/// intervals, their estimates are scaled down to the total, so that `sum(heap_site_live_bytes) <= heap_live_bytes`
+/// holds in each exposition. Snapshots keep their estimates as they are; under `/memory/snapshots` the total is then
+/// that of the rows.
+///
+/// An estimated site has one more series, so 35 are exported at most instead of 40.
+///
+/// `realloc` is a free and an allocation: chance decides anew, by the new size. In a thread that is
+/// [`pause`]d other blocks keep their site when they are resized, but one that chance has decided about belongs to the
+/// line that resizes it.
+///
+/// # What it costs
+///
+/// A block that is not sampled costs its tag, two additions and a subtraction: 4 to 6 ns for allocation and free together,
+/// 4 bytes. A sample costs a stack walk and some atomic additions, about a microsecond. The README compares.
+pub mod sampling {}

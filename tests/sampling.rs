@@ -257,7 +257,8 @@ const LEAK: u32 = line!() - 2;
 #[test]
 fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
     const WINDOW: Duration = Duration::from_secs(2);
-    let _turn = turn(512 << 10, 77);
+    // Often at first, so that every line soon has its name.
+    let _turn = turn(4 << 10, 77);
     let mut pools: Vec<Vec<Vec<u8>>> = NOISE.iter().map(|_| Vec::new()).collect();
     let mut random = 1u64;
     let mut churn = |pools: &mut Vec<Vec<Vec<u8>>>, rounds: usize| {
@@ -274,19 +275,26 @@ fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
             }
         }
     };
-    churn(&mut pools, 4_000);
     let collector = Collector::builder().delta_window(WINDOW).build().unwrap();
-    // Until every line has its name.
+    churn(&mut pools, 100);
+    let mut leaked: Vec<Vec<u8>> = (0..100).map(|_| leak()).collect();
     let begun = Instant::now();
     let is_named = |collector: &Collector| {
-        let report = collector.collect();
-        NOISE.len() <= report.sites.iter().filter(|site| site.function().contains("sampling::n")).count()
+        let sites = &collector.collect().sites;
+        let noise = sites.iter().filter(|site| site.function().contains("sampling::n")).count();
+        noise >= NOISE.len() && sites.iter().any(|site| (site.file(), site.line()) == (FILE, LEAK))
     };
     while !is_named(&collector) {
         assert!(begun.elapsed() < Duration::from_secs(60), "{:#?}", collector.collect().sites);
         thread::sleep(Duration::from_millis(200));
     }
-    let (begun, mut leaked) = (Instant::now(), Vec::new());
+    heapgauge::set_sample_interval(512 << 10).unwrap();
+    pools.iter_mut().for_each(Vec::clear);
+    leaked.clear();
+    churn(&mut pools, 4_000);
+    thread::sleep(WINDOW + WINDOW / 5);
+    collector.collect();
+    let begun = Instant::now();
     while begun.elapsed() < 2 * WINDOW {
         // 50 MiB in two windows.
         let due = (50 << 20) as f64 / 2_048.0 * begun.elapsed().as_secs_f64() / (2 * WINDOW).as_secs_f64();
