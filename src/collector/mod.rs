@@ -25,9 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::Error;
 #[cfg(any(feature = "http", test))]
 use crate::frame::Traceback;
-#[cfg(any(feature = "http", test))]
-use crate::raw::RawStack;
-use crate::raw::{Counts, RawSnapshot};
+use crate::raw::{Counts, RawSnapshot, RawStack};
 use crate::symbols::{self, Progress, Site};
 use crate::{control, process, raw};
 use choose::{Candidate, Limits, choose};
