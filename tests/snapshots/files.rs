@@ -1,7 +1,7 @@
 //! Snapshot files: the form, the way there and back, and every way to be wrong.
 
 use super::common::{Directory, S1, json, load, snapshot};
-use heapgauge::Snapshot;
+use heapgauge::{GroupBy, Snapshot};
 use std::time::{Duration, UNIX_EPOCH};
 
 fn error(text: &str) -> String {
@@ -40,6 +40,32 @@ fn the_form_of_the_specification() {
     let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let given: serde_json::Value = serde_json::from_str(text).unwrap();
     assert_eq!(saved, given);
+}
+
+#[test]
+fn estimates_keep_their_errors_in_a_file() {
+    let text = r#"{"version": 1, "taken_at": 0.5, "traceback_limit": 32, "build_id": null, "sample_interval": 524288,
+      "traces": [
+      {"domain": 0, "size": 1048576, "count": 9, "stderr": 300, "total_frames": 1,
+       "frames": [{"function": "app::load", "file": "a.rs", "line": 2}]},
+      {"domain": 0, "size": 7, "count": 1, "stderr": 400, "total_frames": 2,
+       "frames": [{"function": "app::load", "file": "a.rs", "line": 2}, {"function": "app::main", "file": "b.rs", "line": 4}]},
+      {"domain": 0, "size": 30, "count": 3, "total_frames": 1,
+       "frames": [{"function": "app::main", "file": "b.rs", "line": 4}]}]}"#;
+    let snapshot = load(text).unwrap();
+    assert_eq!(snapshot.sample_interval(), 524_288);
+    let rows = snapshot.statistics(GroupBy::Line);
+    let errors: Vec<_> = rows.iter().map(|row| (row.name().into_owned(), row.size, row.stderr)).collect();
+    assert_eq!(errors, [("a.rs:2".to_owned(), 1_048_583, 500), ("b.rs:4".to_owned(), 30, 0)]);
+    let directory = Directory::new();
+    let path = directory.file("saved.json");
+    snapshot.save(&path).unwrap();
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(saved, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    // An exact file holds neither word.
+    self::snapshot(S1).save(&path).unwrap();
+    let exact = std::fs::read_to_string(&path).unwrap();
+    assert!(!exact.contains("sample_interval") && !exact.contains("stderr"));
 }
 
 #[test]
