@@ -51,7 +51,8 @@ unsafe extern "C" fn in_child() {
     gate::open();
 }
 
-#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+// Miri has none of what is asked for there.
+#[cfg(all(any(target_os = "linux", target_os = "android", target_os = "freebsd"), not(miri)))]
 #[used]
 #[unsafe(link_section = ".init_array")]
 // SAFETY of the section: the loader calls what stands in it once, with arguments that this ignores.

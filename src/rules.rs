@@ -90,8 +90,8 @@ pub(crate) struct Rules {
     used: usize,
     /// Where the last walk began; null or as an [`At`].
     start: *const Entry,
-    /// See [`Rules::pass`].
-    passing: Entry,
+    /// See [`Rules::pass`]; null until first needed. Not in here: places are used beside `&mut self`.
+    passing: *mut Entry,
     /// The tracker's rules epoch these rules are of.
     pub epoch: u32,
 }
@@ -103,7 +103,7 @@ impl Rules {
             len: 0,
             used: 0,
             start: std::ptr::null(),
-            passing: NOWHERE.0,
+            passing: std::ptr::null_mut(),
             epoch: 0,
         }
     }
@@ -190,11 +190,16 @@ impl Rules {
     }
 
     /// A place for a rule that must not outlive the walk it is needed in: it is never found again, and
-    /// the next such rule takes it over.
+    /// the next such rule takes it over. `None` without memory.
     #[cold]
-    pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> At {
-        self.passing = Entry { address, rule, link: &raw const NOWHERE.0 };
-        At(NonNull::from(&mut self.passing))
+    pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> Option<At> {
+        if self.passing.is_null() {
+            self.passing = memory::zeroed::<Entry>();
+        }
+        let passing = NonNull::new(self.passing)?;
+        // SAFETY: made for one entry, of this table alone.
+        unsafe { passing.write(Entry { address, rule, link: &raw const NOWHERE.0 }) };
+        Some(At(passing))
     }
 
     fn put(&mut self, address: usize, rule: Rule) -> At {
@@ -223,7 +228,8 @@ impl Rules {
             return (self.len != 0).then_some(());
         }
         let epoch = self.epoch;
-        let old = std::mem::replace(self, Rules { entries, len, epoch, ..Rules::new() });
+        let passing = self.passing;
+        let old = std::mem::replace(self, Rules { entries, len, epoch, passing, ..Rules::new() });
         for index in 0..old.len {
             // SAFETY: within the old table.
             let entry = unsafe { *old.entries.add(index) };
@@ -251,6 +257,10 @@ impl Rules {
 
     /// Gives the table's memory back.
     pub(crate) fn free(self) {
+        if !self.passing.is_null() {
+            // SAFETY: made by `pass` as one entry; `self` ends here, and the place with it.
+            unsafe { memory::free_array(self.passing, 1) };
+        }
         if !self.entries.is_null() {
             // SAFETY: made by `make_room` with `self.len`; `self` ends here, and places with it.
             unsafe { memory::free_array(self.entries, self.len) };
@@ -318,13 +328,13 @@ mod tests {
         let mut rules = Rules::new();
         let (first, second) = (Rule::step(false, 8, None).unwrap(), Rule::step(false, 16, None).unwrap());
         let before = rules.insert(0x40_0001, first).unwrap();
-        let at = rules.pass(0x50_0001, second);
+        let at = rules.pass(0x50_0001, second).unwrap();
         assert_eq!(rules.rule(at), second);
         assert!(rules.follow(before, 0x50_0001).is_none());
         assert!(rules.find(Some(at), 0x40_0001).is_some());
         assert!(rules.follow(at, 0x40_0001).is_some());
         assert!(rules.find(None, 0x50_0001).is_none());
-        let again = rules.pass(0x50_0001, first);
+        let again = rules.pass(0x50_0001, first).unwrap();
         assert_eq!(rules.rule(again), first);
         assert!(rules.follow(again, 0x40_0001).is_none());
     }

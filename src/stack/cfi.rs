@@ -384,7 +384,7 @@ fn next_slow(
         // `at` is invalid after this; the link is made the next time this path is walked.
         None => match rule_of(Sought::ReturnAddress(address)) {
             Found { rule, stays: true } => rules.insert(address, rule),
-            Found { rule, stays: false } => Some(rules.pass(address, rule)),
+            Found { rule, stays: false } => rules.pass(address, rule),
         },
     }
 }
