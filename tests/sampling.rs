@@ -238,15 +238,16 @@ fn a_resized_block_is_sampled_by_its_new_size() {
 
 /// Sites that hold some megabytes each and replace them all the time.
 macro_rules! noise {
-    ($($name:ident)*) => {
+    ($($name:ident $number:literal)*) => {
         $(#[inline(never)]
         fn $name(size: usize) -> Vec<u8> {
-            vec![1; black_box(size)]
+            // The numbers keep the compiler from making one function of them.
+            vec![$number; black_box(size)]
         })*
         const NOISE: &[fn(usize) -> Vec<u8>] = &[$($name),*];
     };
 }
-noise! { n0 n1 n2 n3 n4 n5 n6 n7 n8 n9 n10 n11 }
+noise! { n0 0x10 n1 0x11 n2 0x12 n3 0x13 n4 0x14 n5 0x15 n6 0x16 n7 0x17 n8 0x18 n9 0x19 n10 0x1a n11 0x1b }
 
 #[inline(never)]
 fn leak() -> Vec<u8> {
