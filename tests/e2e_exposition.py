@@ -135,6 +135,9 @@ def a_scrape_leaves_no_trace():
         port = service.port()
         service.documents()
 
+        # On a busy machine the first lines get their names a moment later.
+        wait_for("the first site", lambda: "heap_site_live_bytes{" in get(port, "/metrics").body)
+
         def sites():
             exposition = check(get(port, "/metrics").body)
             counts = {name: exposition.by_site(name) for name in PER_SITE[:2]}
