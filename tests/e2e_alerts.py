@@ -143,7 +143,8 @@ def the_webhook_gets_function_file_and_line():
                 assert sorted(row["instance"] for row, _ in watched) == sorted(instances), watched
                 rules_seen = json.loads(get(prometheus.web, "/api/v1/rules").body)["data"]["groups"]
                 assert [rule for group in rules_seen for rule in group["rules"] if rule["health"] != "ok"] == [], rules_seen
-                assert sum(len(group["rules"]) for group in rules_seen) == 17
+                shipped = len(re.findall(r"^ *- (?:alert|record):", rules.read_text(), re.M))
+                assert sum(len(group["rules"]) for group in rules_seen) == shipped > 0
                 failed = prometheus.errors()
                 assert [line for line in failed if "Evaluating rule failed" in line] == [], failed
 

@@ -641,7 +641,7 @@ impl State {
             let sites = self.choose(raw, &sums, all);
             let followed = self.followed.rows(&sites, |id| {
                 let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
-                sum.map_or((Sum::default(), 0), |sum| (sum.all, sum.stderr()))
+                sum.map_or((Sum::default(), 0), |sum| (sum.sum(), sum.stderr()))
             });
             (sites, followed)
         } else {
@@ -677,7 +677,7 @@ impl State {
             other,
             delta_bytes: all.delta_bytes,
             delta_blocks: all.delta_blocks,
-            sites_with_blocks: sums.iter().filter(|sum| sum.all.live_blocks > 0).count() as u64,
+            sites_with_blocks: sums.iter().filter(|sum| sum.now.blocks > 0).count() as u64,
             delta_window: baseline
                 .as_deref()
                 .map_or(Duration::ZERO, |kept| raw.taken.saturating_duration_since(kept.taken)),
@@ -711,25 +711,16 @@ impl State {
     /// Counts by site, in the order of `names.sites`.
     fn sums(&self, living: impl Iterator<Item = Living>, baseline: Option<&Kept>) -> Vec<Estimate> {
         let mut sums = vec![Estimate::default(); self.names.sites.len()];
-        for Living { id, bytes, blocks, variance: error } in living {
+        for Living { id, bytes, blocks, variance } in living {
             let Some(index) = self.names.get(id).filter(|_| blocks != 0 || bytes != 0) else {
                 continue;
             };
-            let Estimate { all, sampled_bytes, sampled_blocks, variance } = &mut sums[index];
-            all.live_bytes += bytes;
-            all.live_blocks += blocks;
-            all.delta_bytes += bytes as i64;
-            all.delta_blocks += blocks as i64;
-            if error != 0.0 {
-                *sampled_bytes += bytes;
-                *sampled_blocks += blocks;
-                *variance += error;
-            }
+            sums[index].now.add(bytes, blocks, variance != 0.0);
+            sums[index].variance += variance;
         }
         for stack in baseline.into_iter().flat_map(Kept::stacks) {
             if let Some(index) = self.names.get(stack.id) {
-                sums[index].all.delta_bytes -= stack.live_bytes as i64;
-                sums[index].all.delta_blocks -= stack.live_blocks as i64;
+                sums[index].then.add(stack.live_bytes, stack.live_blocks, stack.stderr != 0);
             }
         }
         sums
@@ -743,12 +734,9 @@ impl State {
             .sites
             .iter()
             .zip(sums)
-            .map(|(site, sum)| Candidate {
-                id: site.id,
-                live_bytes: sum.all.live_bytes,
-                live_blocks: sum.all.live_blocks,
-                delta_bytes: sum.all.delta_bytes,
-                top_ago: ago(&site.id),
+            .map(|(site, estimate)| {
+                let Sum { live_bytes, live_blocks, delta_bytes, .. } = estimate.sum();
+                Candidate { id: site.id, live_bytes, live_blocks, delta_bytes, top_ago: ago(&site.id) }
             })
             .collect();
         let is_estimated = raw.sample_interval_bytes != 0 || sums.iter().any(|sum| sum.variance > 0.0);
@@ -770,7 +758,7 @@ impl State {
         let mut rows: Vec<SiteRow> = chosen
             .iter()
             .zip(rows)
-            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.all, sum.stderr()))
+            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.sum(), sum.stderr()))
             .collect();
         // Estimates may have changed places.
         rows.sort_by_key(|row| (Reverse(row.live_bytes), row.id()));
@@ -778,17 +766,25 @@ impl State {
     }
 }
 
-/// What a site holds, and what of it is estimated.
+/// What a site holds and held in the baseline.
 #[derive(Clone, Copy, Default)]
 struct Estimate {
-    all: Sum,
-    sampled_bytes: u64,
-    sampled_blocks: u64,
-    /// Of the bytes.
+    now: Holding,
+    then: Holding,
+    /// Of the bytes it holds now.
     variance: f64,
 }
 
 impl Estimate {
+    fn sum(&self) -> Sum {
+        Sum {
+            live_bytes: self.now.bytes,
+            live_blocks: self.now.blocks,
+            delta_bytes: self.now.bytes as i64 - self.then.bytes as i64,
+            delta_blocks: self.now.blocks as i64 - self.then.blocks as i64,
+        }
+    }
+
     /// Standard error of the bytes.
     fn stderr(&self) -> u64 {
         self.variance.sqrt().round() as u64
@@ -811,6 +807,26 @@ impl From<&RawStack> for Living {
     }
 }
 
+/// Bytes and blocks at one moment, and what of them is estimated.
+#[derive(Clone, Copy, Default)]
+struct Holding {
+    bytes: u64,
+    blocks: u64,
+    sampled_bytes: u64,
+    sampled_blocks: u64,
+}
+
+impl Holding {
+    fn add(&mut self, bytes: u64, blocks: u64, is_sampled: bool) {
+        self.bytes += bytes;
+        self.blocks += blocks;
+        if is_sampled {
+            self.sampled_bytes += bytes;
+            self.sampled_blocks += blocks;
+        }
+    }
+}
+
 /// Everything, exact: live bytes and blocks, and their change since the baseline.
 fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&Kept>) -> Sum {
     let (then_bytes, then_blocks) = baseline.map_or((0, 0), |kept| (kept.live_bytes, kept.live_blocks));
@@ -823,17 +839,32 @@ fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&Kept>) -> Sum 
 }
 
 /// Scales the estimates down where rows would hold more than all there is: the total is known, so what is
-/// above it is error, and rows and *other* have to add up. Deltas follow.
+/// above it is error, and rows and *other* have to add up. Now and then alike, so that what is level stays so.
 fn fit(rows: &mut [Estimate], total: Sum) {
-    let sum = |of: fn(&Estimate) -> u64| rows.iter().map(of).sum::<u64>();
-    let bytes = excess(sum(|row| row.all.live_bytes), total.live_bytes, sum(|row| row.sampled_bytes));
-    let blocks = excess(sum(|row| row.all.live_blocks), total.live_blocks, sum(|row| row.sampled_blocks));
-    for row in rows {
-        let (less_bytes, less_blocks) = (share(row.sampled_bytes, bytes), share(row.sampled_blocks, blocks));
-        row.all.live_bytes -= less_bytes;
-        row.all.delta_bytes -= less_bytes as i64;
-        row.all.live_blocks -= less_blocks;
-        row.all.delta_blocks -= less_blocks as i64;
+    let then = |now: u64, delta: i64| now.wrapping_sub_signed(delta);
+    fit_one(rows, |row| &mut row.now, total.live_bytes, total.live_blocks);
+    fit_one(
+        rows,
+        |row| &mut row.then,
+        then(total.live_bytes, total.delta_bytes),
+        then(total.live_blocks, total.delta_blocks),
+    );
+}
+
+fn fit_one(rows: &mut [Estimate], of: fn(&mut Estimate) -> &mut Holding, bytes: u64, blocks: u64) {
+    let mut all = Holding::default();
+    for row in &mut *rows {
+        let Holding { bytes, blocks, sampled_bytes, sampled_blocks } = *of(row);
+        all.bytes += bytes;
+        all.blocks += blocks;
+        all.sampled_bytes += sampled_bytes;
+        all.sampled_blocks += sampled_blocks;
+    }
+    let (bytes, blocks) =
+        (excess(all.bytes, bytes, all.sampled_bytes), excess(all.blocks, blocks, all.sampled_blocks));
+    for row in rows.iter_mut().map(of) {
+        row.bytes -= share(row.sampled_bytes, bytes);
+        row.blocks -= share(row.sampled_blocks, blocks);
     }
 }
 

@@ -220,7 +220,7 @@ impl State {
     fn sites(&mut self, asked: Asked, order: Order, top: usize, points: usize) -> Result<Sites, Nothing> {
         let (moment, old, _) = self.asked(asked)?;
         let sums = self.sums(moment.kept.stacks().map(Living::from), Some(&old));
-        let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.all.into()).collect();
+        let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
         let all = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old));
         let mut indices: Vec<usize> = (0..sums.len()).filter(|&at| sums[at] != Totals::default()).collect();
         let sites = indices.len();

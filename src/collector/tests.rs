@@ -313,6 +313,28 @@ fn estimates_above_the_exact_total_are_scaled_down_to_it() {
 }
 
 #[test]
+fn what_is_level_stays_level_when_it_is_scaled_down() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 30_000, 300);
+    fake.is_sampled(2, 3_000.0);
+    fake.holds(6, 20, 10_000, 10);
+    fake.is_sampled(6, 2_000.0);
+    fake.truly_holds(36_000, 200);
+    let collector = fake.collector(25, 300);
+    fake.at(10);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(10, 27_000, 193, 0, 0), (20, 9_000, 6, 0, 0)]);
+    // One gains 5,000 bytes, and so does the total.
+    fake.at(20);
+    fake.holds(6, 20, 15_000, 15);
+    fake.truly_holds(41_000, 205);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(rows(&report), [(10, 27_333, 195, 333, 2), (20, 13_666, 9, 4_666, 3)]);
+}
+
+#[test]
 fn estimated_sites_are_thirty_five_at_most() {
     let fake = Fake::new();
     for line in 1..=60 {
