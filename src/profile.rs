@@ -8,6 +8,13 @@ use crate::{Error, control, symbols};
 use std::cmp::Reverse;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
+#[cfg(test)]
+use {
+    crate::frame::Frame,
+    crate::fuzz::Random,
+    crate::symbols::Placed,
+    std::{collections::HashMap, sync::Arc},
+};
 
 /// Which of a stack's four counts is meant. Bytes are requested bytes, blocks are allocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,6 +244,56 @@ pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
         traceback_limit: 32,
         sample_interval_bytes: 0,
         stacks: stacks.collect(),
+    }
+}
+
+/// Calls of a process nobody has, with names nobody writes, and profiles of them, for the encoders' tests.
+#[cfg(test)]
+pub(crate) struct Calls {
+    stacks: Vec<&'static [usize]>,
+    /// By address; frames inlined there first.
+    frames: HashMap<usize, Vec<Arc<Frame>>>,
+}
+
+#[cfg(test)]
+impl Calls {
+    pub(crate) fn new(random: &mut Random) -> Calls {
+        let words =
+            ["app", "::", "<", ">", "{closure#0}", " ", "&", "'", "@", "#\t", "1: 1", "\u{7f}", "\u{2028}"];
+        let addresses: Vec<usize> = (0..12).map(|_| (random.next() as usize % 0x4_0000) | 1).collect();
+        let mut frame = || {
+            let text = random.text(&words);
+            let (line, is_in_module) = (random.edge() as u32, random.below(2) == 0);
+            let mut frame = Frame::new((random.below(4) != 0).then_some(&*text), &random.text(&words), line);
+            if frame.function.is_none() && is_in_module {
+                (frame.module, frame.offset) = (Some(text.into()), Some(random.edge()));
+            }
+            Arc::new(frame)
+        };
+        let frames = addresses.iter().map(|&at| (at, (0..1 + at % 3).map(|_| frame()).collect())).collect();
+        let mut stack = || {
+            let calls = (0..1 + random.below(6)).map(|_| random.one(&addresses));
+            &*calls.collect::<Vec<usize>>().leak()
+        };
+        Calls { stacks: (0..64).map(|_| stack()).collect(), frames }
+    }
+
+    /// Counts are those a process can reach: eight terabytes.
+    pub(crate) fn profile(&self, random: &mut Random) -> Profile {
+        let mut one = || (random.one(&self.stacks), [0; 4].map(|_: u64| random.edge() % (1 << 43)));
+        let stacks: Vec<(&'static [usize], [u64; 4])> = (0..8).map(|_| one()).collect();
+        sample(&stacks[..random.below(9)])
+    }
+
+    /// The first call may lack some of what is inlined in it, as where the site lies further out.
+    pub(crate) fn placed(&self, stack: &RawStack) -> Vec<Placed> {
+        let skipped = stack.id as usize % 2;
+        let calls = stack.addresses.iter().enumerate().flat_map(|(at, address)| {
+            let frames = self.frames[address].iter().enumerate();
+            frames.map(move |(inlined, frame)| Placed { at, inlined, frame: frame.clone() })
+        });
+        let skip = |placed: &Placed| placed.at == 0 && placed.inlined < skipped;
+        calls.filter(|placed| !skip(placed) || self.frames[&stack.addresses[0]].len() == 1).collect()
     }
 }
 

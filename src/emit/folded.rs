@@ -152,7 +152,8 @@ fn name(frame: &Frame) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::sample;
+    use crate::fuzz::{Random, inputs};
+    use crate::profile::{Calls, sample};
 
     const ONE: &[usize] = &[0x1000_0001, 0x1000_0002];
     const TWO: &[usize] = &[0x1000_0003, 0x1000_0002];
@@ -211,5 +212,34 @@ mod tests {
         // In no module: it has no name and never will have one.
         let profile = sample(&[(THREE, [500, 2, 300, 1])]);
         assert_eq!(profile.to_folded(ProfileValue::LiveBytes), "<unknown> 200\n");
+    }
+
+    /// A line is its frames and its value, whatever the functions are called, and the values add up.
+    #[test]
+    fn any_profile_is_lines_that_add_up() {
+        let mut random = Random::new();
+        let calls = Calls::new(&mut random);
+        for _ in 0..inputs(600) {
+            let profile = calls.profile(&mut random);
+            for value in ProfileValue::ALL {
+                let mut expected: HashMap<Vec<String>, i64> = HashMap::new();
+                for stack in &profile.stacks {
+                    let names =
+                        calls.placed(stack).into_iter().rev().map(|placed| {
+                            placed.frame.name().replace(';', ",").replace(char::is_control, " ")
+                        });
+                    *expected.entry(names.collect()).or_default() += value.of(&stack.counts);
+                }
+                expected.retain(|_, sum| *sum > 0);
+                let mut lines = lines(&profile, value, &|stack| calls.placed(stack));
+                let text: String = std::iter::from_fn(|| lines.next_piece()).collect();
+                let read = text.split_terminator('\n').map(|line| {
+                    let (names, value) = line.rsplit_once(' ').unwrap();
+                    let names = names.split(';').map(str::to_owned);
+                    (names.collect::<Vec<String>>(), value.parse::<i64>().unwrap())
+                });
+                assert_eq!(read.collect::<HashMap<_, _>>(), expected, "{text}");
+            }
+        }
     }
 }

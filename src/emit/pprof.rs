@@ -309,8 +309,9 @@ fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack) -> Vec<Pl
         out.push('\n');
         for placed in &frames {
             let frame = &placed.frame;
-            let _ =
-                writeln!(out, "#\t{:#x}\t{}\t{}:{}", address(placed), frame.name(), frame.file, frame.line);
+            // A symbol may hold anything, and a line here is a line.
+            let [name, file] = [&*frame.name(), &*frame.file].map(|text| text.replace(char::is_control, " "));
+            let _ = writeln!(out, "#\t{:#x}\t{name}\t{file}:{}", address(placed), frame.line);
         }
         out.push('\n');
     }
@@ -325,7 +326,8 @@ fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack) -> Vec<Pl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::sample;
+    use crate::fuzz::{Random, inputs};
+    use crate::profile::{Calls, sample};
     use std::io::Read as _;
     use std::time::Duration;
 
@@ -563,5 +565,46 @@ mod tests {
              1: 1 [10: 73] @\n\
              #\t2 other stacks\n"
         );
+    }
+
+    /// Whatever the frames are called and the counts are, samples, names and numbers are there when it is read back.
+    #[test]
+    fn any_profile_reads_back() {
+        let mut random = Random::new();
+        let calls = Calls::new(&mut random);
+        for _ in 0..inputs(600) {
+            let heap = calls.profile(&mut random);
+            let mut encoder = Encoder::with_mappings(&heap, ProfileValue::LiveBytes, mappings());
+            while encoder.encode(&heap, &|stack| calls.placed(stack)) {}
+            let profile = decoded(&encoder.finish());
+            assert_eq!(profile.sample.len(), heap.stacks.len());
+            for (sample, held) in profile.sample.iter().zip(&heap.stacks) {
+                assert_eq!(sample.value, ProfileValue::ALL.map(|value| value.of(&held.counts)));
+                let placed = calls.placed(held);
+                let read = stack(&profile, sample);
+                let expected: Vec<&[Placed]> = placed.chunk_by(|one, next| one.at == next.at).collect();
+                assert_eq!(read.len(), expected.len());
+                for ((address, mapping, lines), frames) in read.iter().zip(expected) {
+                    assert_eq!(*address, held.addresses[frames[0].at] as u64 - 1);
+                    let mapping = profile.mapping.iter().find(|at| at.id == *mapping);
+                    let lies = |at: &proto::Mapping| (at.memory_start..at.memory_limit).contains(address);
+                    assert_eq!(mapping, profile.mapping.iter().find(|at| lies(at)));
+                    let named = frames.iter().filter_map(|placed| placed.frame.function.as_deref());
+                    let names: Vec<&str> = lines.iter().map(|(name, ..)| *name).collect();
+                    let named: Vec<&str> = named.collect();
+                    // Those without a name have one made up, at the end, where no tool would look for one.
+                    assert_eq!(names[..named.len()], named);
+                    assert!(names.len() == named.len() || names.len() == frames.len());
+                    assert!(!names.is_empty() || mapping.is_some_and(|at| !at.has_functions));
+                }
+            }
+
+            let text = render(&heap, 5, &|stack| calls.placed(stack));
+            let totals = text.lines().filter(|line| !line.starts_with('#') && line.contains('@'));
+            let bytes = totals.map(|line| line.trim_start_matches("heap profile: ").split([' ', ':']).nth(2));
+            let bytes: Vec<i64> = bytes.map(|number| number.unwrap().parse().unwrap()).collect();
+            assert_eq!(bytes[0], bytes[1..].iter().sum::<i64>(), "{text}");
+            assert_eq!(bytes.len(), 1 + heap.stacks.len().min(6), "{text}");
+        }
     }
 }
