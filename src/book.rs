@@ -21,29 +21,18 @@ use crate::tracker::{self, Config, Reason};
 /// where the block was sampled.
 #[inline(always)]
 pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u32 {
-    let plan = tracker::plan();
-    if plan.leaves_to_chance(size) {
-        // The state is looked up here, where this is part of the program's own code: one instruction.
-        by_chance(thread::current(), size, config)
+    if tracker::plan().leaves_to_chance(size) {
+        // Most blocks pass, so this is part of the program's own code, where one instruction finds the state.
+        if let Some(state) = thread::current()
+            && state.is_tuned_to(tracker::generation())
+            && let Some(id) = state.unsampled.passes(size)
+        {
+            return id;
+        }
+        decide_slow(size, config)
     } else {
         exact(size, config, entrance)
     }
-}
-
-/// Books a block of a size that chance decides about. Most blocks pass; what is called for the others is
-/// called last, so that this needs no frame of its own.
-#[inline(never)]
-fn by_chance(state: Option<&'static ThreadState>, size: usize, config: &Config) -> u32 {
-    if let Some(state) = state
-        && state.generation.get() == tracker::generation()
-        && state.quiet() == 0
-        && state.sampler.passes(size)
-    {
-        let _busy = state.enter_from_rest();
-        state.unsampled.allocate(size);
-        return state.unsampled.id();
-    }
-    decide_slow(size, config)
 }
 
 /// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
@@ -70,26 +59,31 @@ fn record(state: &'static ThreadState, size: usize) -> u32 {
     }
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
+    let mut tuned = None;
     let id = if !plan.leaves_to_chance(size) {
         state.change(size as i64);
         walk_slow(state, tools, Registers::here(), size, Entrance::Other)
     } else {
-        if state.generation.replace(generation) != generation
-            && state.unsampled.id() != tracker::unsampled(base)
-        {
+        let left = state.unsampled.left().into();
+        if state.unsampled.id() != tracker::unsampled(base) {
             state.unsampled.begin(tracker::unsampled(base));
         }
-        if state.sampler.decide(plan, size) {
+        let id = if state.sampler.decide(plan, size, left) {
             let stack = stack::walk(tools, Registers::here(), Entrance::Other);
             state.change(size as i64);
             sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
         } else {
-            state.unsampled.allocate(size);
-            state.unsampled.id()
-        }
+            state.unsampled.allocate(size)
+        };
+        state.unsampled.open(state.sampler.stretch());
+        tuned = Some(generation);
+        id
     };
     state.publish();
     drop(busy);
+    if let Some(generation) = tuned {
+        state.tune(generation);
+    }
     id
 }
 
@@ -291,16 +285,14 @@ fn allocate_shared(id: u32, size: usize) -> u32 {
 #[inline(always)]
 pub(crate) fn free(id: u32, size: usize) {
     let state = thread::current();
-    match state.filter(|state| state.unsampled.id() == id && state.quiet() & BUSY == 0) {
-        Some(state) => {
-            let busy = state.enter(BUSY);
-            let is_due = state.unsampled.free(size);
-            drop(busy);
-            if is_due {
-                publish_slow(state);
-            }
+    if let Some(state) = state
+        && state.unsampled.id() == id
+    {
+        if state.unsampled.free(size) {
+            publish_slow(state);
         }
-        None => free_recorded(state, id, size),
+    } else {
+        free_recorded(state, id, size);
     }
 }
 
@@ -331,8 +323,11 @@ fn free_recorded(state: Option<&'static ThreadState>, id: u32, size: usize) {
 #[cold]
 #[inline(never)]
 fn publish_slow(state: &'static ThreadState) {
-    let _busy = state.enter(BUSY);
-    state.publish();
+    // In a signal handler the next one sees to it.
+    if state.quiet() & BUSY == 0 {
+        let _busy = state.enter(BUSY);
+        state.publish();
+    }
 }
 
 #[cold]

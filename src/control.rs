@@ -147,6 +147,8 @@ pub fn set_sample_interval(bytes: usize) -> Result<(), Error> {
 pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
+        // Whoever comes next asks.
+        state.unsampled.open(0);
     }
 }
 

@@ -67,9 +67,9 @@ pub(crate) struct Owned {
 const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 64);
 
 /// One block, in a word of an [`Owned`] chunk.
-const BLOCK: u64 = 1 << 32;
+pub(crate) const BLOCK: u64 = 1 << 32;
 /// Bit 31 of both halves.
-const TOPS: u64 = 1 << 63 | 1 << 31;
+pub(crate) const TOPS: u64 = 1 << 63 | 1 << 31;
 /// More bytes cannot be added at once.
 const MOST: u64 = (1 << 31) - 1;
 
@@ -143,22 +143,24 @@ fn whole(lower: u32, upper: u32) -> u64 {
     u64::from(upper.wrapping_add(behind)) << 31 | u64::from(lower & MOST as u32)
 }
 
+/// Bytes and blocks of a lower word and its upper one, which is at most one change behind.
+pub(crate) fn halves(upper: impl Fn() -> u64, lower: &AtomicU64) -> (u64, u64) {
+    loop {
+        let before = upper();
+        // Acquire: pairs with the Release of whoever adds.
+        let lower = lower.load(Ordering::Acquire);
+        // Equal: no lower word from after the next change of the upper one was seen. Else 2^31 bytes or
+        // blocks were booked meanwhile.
+        if upper() == before {
+            return (whole(lower as u32, before as u32), whole((lower >> 32) as u32, (before >> 32) as u32));
+        }
+    }
+}
+
 impl Chunk for Owned {
     fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
         let word = word(place, direction);
-        loop {
-            let upper = self.upper(word);
-            // Acquire: pairs with the Release of `add` and `add_slow`.
-            let lower = self.lower[word].load(Ordering::Acquire);
-            // Equal: no lower word from after the next change of the upper one was seen. Else 2^31
-            // bytes or blocks were booked meanwhile.
-            if self.upper(word) == upper {
-                return (
-                    whole(lower as u32, upper as u32),
-                    whole((lower >> 32) as u32, (upper >> 32) as u32),
-                );
-            }
-        }
+        halves(|| self.upper(word), &self.lower[word])
     }
 }
 

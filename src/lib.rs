@@ -106,6 +106,7 @@ mod tag;
 mod tag_map;
 mod thread;
 mod tracker;
+mod unsampled;
 
 #[cfg(test)]
 mod fuzz;

@@ -4,11 +4,11 @@
 //! stay where they are for the life of the process. Nobody is stopped.
 
 use crate::counters::{CHUNK, Chunk, Direction};
-use crate::sample::Unsampled;
 use crate::stacks::Recorded;
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
 use crate::tracker::{self, Reason};
+use crate::unsampled::Unsampled;
 use crate::{init, memory, sample, stack, stacks, tag_map};
 use std::time::{Instant, SystemTime};
 

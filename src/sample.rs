@@ -14,7 +14,7 @@
 //! Runs inside the allocator: nothing here allocates, locks or panics. Logarithm and exponential are
 //! those of the C library, once a sample.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 use std::cell::Cell;
 
 /// The longest interval, bytes.
@@ -36,7 +36,7 @@ impl Plan {
             return Plan::EXACT;
         }
         let exact_from = if exact_from == 0 { interval } else { exact_from };
-        Plan((interval as u64) << 32 | exact_from as u64)
+        Plan((interval as u64) << 32 | (exact_from - 1) as u64)
     }
 
     /// As stored, see [`Plan::from_word`].
@@ -53,10 +53,11 @@ impl Plan {
         (self.0 >> 32) as u32
     }
 
-    /// Whether chance decides about a block of this size. One comparison, always false in exact mode.
+    /// Whether chance decides about a block of this size: one of at least a byte, and below the threshold.
+    /// One comparison, always false in exact mode. The sizes it is true for are below 2^30.
     #[inline(always)]
     pub(crate) fn leaves_to_chance(self, size: usize) -> bool {
-        (size as u64) < self.0 & 0xffff_ffff
+        (size as u64).wrapping_sub(1) < self.0 & 0xffff_ffff
     }
 }
 
@@ -76,13 +77,11 @@ pub(crate) struct Weight {
     pub variance: u64,
 }
 
-/// The weight of a block of `size` bytes, sampled every `interval` bytes.
-///
-/// A block of no bytes counts as one of 1 byte does: it can be sampled, and weighs nothing.
+/// The weight of a block of `size` bytes, at least 1, sampled every `interval` bytes.
 pub(crate) fn weight(size: u64, interval: u32) -> Weight {
     let interval = f64::from(interval.max(1));
     let share = size as f64 / interval;
-    let probability = -(-(size.max(1) as f64) / interval).exp_m1();
+    let probability = -(-share).exp_m1();
     let fixed = |value: f64, bits: u32| (value * f64::from(1u32 << bits)).round() as u64;
     Weight {
         bytes: fixed(size as f64 / probability, BYTES_FRACTION),
@@ -113,9 +112,7 @@ fn round(sum: u64, bits: u32) -> u64 {
 
 /// Where one thread stands between two sample points. All zero bytes are a fresh one.
 pub(crate) struct Sampler {
-    /// Bytes to go until somebody has to look: [`STEP`] at most.
-    left: Cell<i64>,
-    /// Bytes from there to the next sample point.
+    /// Bytes to the next sample point, from the end of the stretch that was handed out last.
     beyond: Cell<i64>,
     /// What the gap was drawn for.
     plan: Cell<Plan>,
@@ -124,39 +121,33 @@ pub(crate) struct Sampler {
 }
 
 /// So many bytes that pass, or are freed, are not known to the peak.
-pub(crate) const STEP: i64 = 64 << 10;
+pub(crate) const STEP: u32 = 64 << 10;
 
 impl Sampler {
-    /// Whether a block passes without a sample point in it, by the gap that was drawn last. If it cannot be
-    /// told here, [`Sampler::decide`] has the word.
-    #[inline(always)]
-    pub(crate) fn passes(&self, size: usize) -> bool {
-        let left = self.left.get().wrapping_sub(length(size));
-        let passes = left >= 0;
-        if passes {
-            self.left.set(left);
-        }
-        passes
-    }
-
-    /// Whether a block is sampled.
+    /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left.
     ///
     /// Then the next gap begins behind the block, and it is drawn before anything else can go wrong: were
     /// a sample that cannot be taken kept for the next block, that block would stand for too much.
     #[cold]
-    pub(crate) fn decide(&self, plan: Plan, size: usize) -> bool {
-        if self.plan.replace(plan) != plan {
+    pub(crate) fn decide(&self, plan: Plan, size: usize, left: i64) -> bool {
+        let left = if self.plan.replace(plan) == plan {
+            self.beyond.get() + left
+        } else {
             // A gap has no memory, so one drawn for another interval may be dropped anywhere.
-            self.set(self.draw(plan));
-        }
-        let left = self.left.get() + self.beyond.get() - length(size);
-        self.set(if left < 0 { self.draw(plan) } else { left });
+            self.draw(plan)
+        };
+        let left = left - size as i64;
+        self.beyond.set(if left < 0 { self.draw(plan) } else { left });
         left < 0
     }
 
-    fn set(&self, left: i64) {
-        self.left.set(left.min(STEP));
-        self.beyond.set(left - left.min(STEP));
+    /// Hands out the next stretch of the gap: blocks pass, with nobody to ask, as long as they fit in what is
+    /// left of so many bytes.
+    pub(crate) fn stretch(&self) -> u32 {
+        let beyond = self.beyond.get();
+        let stretch = beyond.min(i64::from(STEP));
+        self.beyond.set(beyond - stretch);
+        stretch as u32
     }
 
     /// Draws a gap: the whole bytes of an exponential one, so that it is less than `s` with
@@ -181,98 +172,9 @@ impl Sampler {
     /// Begins a sequence that is the same for the same seed.
     pub(crate) fn seed(&self, seed: u64) {
         self.random.set(mix(seed) | 1);
+        // Another one than any that samples, so the next decision draws a gap.
         self.plan.set(Plan::EXACT);
-        self.set(0);
     }
-}
-
-/// The blocks of one thread that were not sampled, of one epoch: exact counts, which only the thread writes.
-/// All zero bytes are none, but for the id.
-pub(crate) struct Unsampled {
-    /// The id in the tags of these blocks; [`Unsampled::NO_ID`] before there is one.
-    id: AtomicU32,
-    allocated_bytes: AtomicU64,
-    allocated_blocks: AtomicU64,
-    freed_bytes: AtomicU64,
-    freed_blocks: AtomicU64,
-    /// Bytes to be freed until somebody has to look.
-    left: Cell<i64>,
-    /// Bytes allocated less bytes freed that the peak knows of.
-    known: Cell<i64>,
-}
-
-impl Unsampled {
-    /// In no tag.
-    const NO_ID: u32 = u32::MAX;
-
-    /// Empty, where all bytes are zero so far.
-    pub(crate) fn prepare(&self) {
-        self.id.store(Unsampled::NO_ID, Ordering::Relaxed);
-    }
-
-    #[inline(always)]
-    pub(crate) fn id(&self) -> u32 {
-        // Acquire: pairs with the Release of `begin`, whose zeroes a reader has to see.
-        self.id.load(Ordering::Acquire)
-    }
-
-    /// Forgets everything and counts blocks of this id from now on.
-    pub(crate) fn begin(&self, id: u32) {
-        self.prepare();
-        for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
-            count.store(0, Ordering::Relaxed);
-        }
-        self.left.set(STEP);
-        self.known.set(0);
-        self.id.store(id, Ordering::Release);
-    }
-
-    #[inline(always)]
-    pub(crate) fn allocate(&self, size: usize) {
-        // Relaxed: the block's way to whoever frees it is what publishes this (see `counters`).
-        add(&self.allocated_bytes, size as u64, Ordering::Relaxed);
-        add(&self.allocated_blocks, 1, Ordering::Relaxed);
-    }
-
-    /// True: the peak has to be told, see [`Unsampled::news`].
-    #[inline(always)]
-    pub(crate) fn free(&self, size: usize) -> bool {
-        // Release: pairs with the Acquire of `read_freed`.
-        add(&self.freed_bytes, size as u64, Ordering::Release);
-        add(&self.freed_blocks, 1, Ordering::Release);
-        let left = self.left.get() - size as i64;
-        self.left.set(left);
-        left < 0
-    }
-
-    /// Change of the live bytes since this was asked last.
-    pub(crate) fn news(&self) -> i64 {
-        let live = self.allocated_bytes.load(Ordering::Relaxed) as i64;
-        let live = live.wrapping_sub(self.freed_bytes.load(Ordering::Relaxed) as i64);
-        self.left.set(STEP);
-        live.wrapping_sub(self.known.replace(live))
-    }
-
-    /// Bytes and blocks. To be read before [`Unsampled::read_allocated`] of any thread.
-    pub(crate) fn read_freed(&self) -> (u64, u64) {
-        (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
-    }
-
-    /// Bytes and blocks.
-    pub(crate) fn read_allocated(&self) -> (u64, u64) {
-        (self.allocated_bytes.load(Ordering::Relaxed), self.allocated_blocks.load(Ordering::Relaxed))
-    }
-}
-
-#[inline(always)]
-fn add(count: &AtomicU64, amount: u64, order: Ordering) {
-    count.store(count.load(Ordering::Relaxed).wrapping_add(amount), order);
-}
-
-/// A block of no bytes is as long as one of 1 byte: none is certain to pass.
-#[inline(always)]
-fn length(size: usize) -> i64 {
-    size.max(1) as i64
 }
 
 static SEED: AtomicU64 = AtomicU64::new(0x6865_6170_6761_7567);
@@ -298,21 +200,24 @@ mod tests {
     const KIB_512: u32 = 512 << 10;
 
     fn sampler(seed: u64) -> Sampler {
-        let sampler = Sampler {
-            left: Cell::new(0),
-            beyond: Cell::new(0),
-            plan: Cell::new(Plan::EXACT),
-            random: Cell::new(0),
-        };
+        let sampler = Sampler { beyond: Cell::new(0), plan: Cell::new(Plan::EXACT), random: Cell::new(0) };
         sampler.seed(seed);
         sampler
     }
 
     /// Sampled blocks among `count` of that size.
     fn sampled(sampler: &Sampler, plan: Plan, size: usize, count: u64) -> u64 {
-        // Whoever changes the plan makes sure that the first block after it does not simply pass.
-        let first = u64::from(count > 0 && sampler.decide(plan, size));
-        first + (1..count).filter(|_| !sampler.passes(size) && sampler.decide(plan, size)).count() as u64
+        let mut left = 0;
+        let mut is_sampled = || {
+            if (size as i64) <= left {
+                left -= size as i64;
+                return false;
+            }
+            let is_sampled = sampler.decide(plan, size, left);
+            left = sampler.stretch().into();
+            is_sampled
+        };
+        (0..count).filter(|_| is_sampled()).count() as u64
     }
 
     /// What `blocks` sampled blocks of `bytes` bytes together count as: blocks and bytes.
@@ -418,16 +323,17 @@ mod tests {
         // it are sampled as often as any.
         let (mut after, rounds) = (0, 20_000);
         for _ in 0..rounds {
-            while !sampler.decide(plan, 10) {}
-            after += u32::from(sampler.decide(plan, 100));
+            while !sampler.decide(plan, 10, 0) {}
+            after += u32::from(sampler.decide(plan, 100, 0));
         }
         let p = 1.0 - (-0.1f64).exp();
         let error = f64::from(after) - f64::from(rounds) * p;
         assert!(error.abs() <= 3.0 * (f64::from(rounds) * p * (1.0 - p)).sqrt(), "{error}");
-        // A block of no bytes: one in a thousand.
-        let empty = sampled(&sampler, plan, 0, 1_000_000) as f64;
-        assert!((empty - 999.5).abs() <= 3.0 * 999.5f64.sqrt(), "{empty}");
-        assert_eq!(weight(0, 1_000), Weight { bytes: 0, blocks: weight(1, 1_000).blocks, variance: 0 });
+        // Nor is one byte; no byte has none that could be hit, so such a block is recorded like a large one.
+        let smallest = sampled(&sampler, plan, 1, 1_000_000) as f64;
+        assert!((smallest - 999.5).abs() <= 3.0 * 999.5f64.sqrt(), "{smallest}");
+        assert!(!plan.leaves_to_chance(0) && plan.leaves_to_chance(1));
+        assert!(plan.leaves_to_chance(999) && !plan.leaves_to_chance(1_000));
     }
 
     #[test]

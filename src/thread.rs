@@ -16,10 +16,11 @@ use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
 use crate::rules::Rules;
-use crate::sample::{Sampler, Unsampled};
+use crate::sample::Sampler;
 use crate::stack_cache::StackCache;
 use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 use crate::tracker::{self, MAX_ADDRESSES};
+use crate::unsampled::Unsampled;
 use std::cell::{Cell, UnsafeCell};
 use std::marker::PhantomData;
 use std::ptr::null_mut;
@@ -86,8 +87,10 @@ pub(crate) struct Tools {
 #[repr(C, align(128))]
 pub(crate) struct ThreadState {
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`OWN`]. Written by its thread only; atomic because a signal handler of that thread reads it.
-    quiet: AtomicU8,
+    /// [`OWN`]; and, in the bits above those, the tracker's generation that `sampler` and `unsampled`
+    /// belong to, so that one comparison tells whether a block may pass. Written by its thread only; atomic
+    /// because a signal handler of that thread reads it.
+    gate: AtomicU32,
     /// 1 while a thread has this state.
     taken: AtomicU8,
     paused_depth: Cell<u32>,
@@ -97,8 +100,6 @@ pub(crate) struct ThreadState {
     /// Bytes allocated less bytes freed that have not been published, and the base they count from.
     net: Cell<i64>,
     net_base: Cell<u32>,
-    /// The tracker's generation that `sampler` and `unsampled` belong to, 0 for none.
-    pub generation: Cell<u32>,
     pub sampler: Sampler,
     pub unsampled: Unsampled,
     pub counters: Table<Owned>,
@@ -114,8 +115,10 @@ pub(crate) const INTERNING: u8 = 2;
 pub(crate) const PAUSED: u8 = 4;
 /// heapgauge's read side runs on this thread, see `control::own`.
 pub(crate) const OWN: u8 = 8;
+/// The bits of a gate that these take.
+const FLAGS: u32 = tracker::GENERATION - 1;
 
-// SAFETY: other threads reach `quiet`, `taken`, `counters` and `next`, which are atomic; the cells
+// SAFETY: other threads reach `gate`, `taken`, `unsampled`, `counters` and `next`, which are atomic; the cells
 // and the tools are used by the one thread that has taken the state, and change hands by `taken`
 // (Release in `release`, Acquire in `adopt`).
 unsafe impl Sync for ThreadState {}
@@ -123,26 +126,29 @@ unsafe impl Sync for ThreadState {}
 impl ThreadState {
     #[inline(always)]
     pub(crate) fn quiet(&self) -> u8 {
-        self.quiet.load(Ordering::Relaxed)
+        (self.gate.load(Ordering::Relaxed) & FLAGS) as u8
+    }
+
+    /// Whether nothing is out of the usual and `sampler` and `unsampled` are of this generation.
+    #[inline(always)]
+    pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
+        self.gate.load(Ordering::Relaxed) == generation
+    }
+
+    /// Notes that `sampler` and `unsampled` are of this generation, from the end of [`Busy`] on.
+    pub(crate) fn tune(&self, generation: u32) {
+        self.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
     /// and keeps its hands off the caches and counters.
     #[inline(always)]
     pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
-        let before = self.quiet();
-        self.quiet.store(before | with, Ordering::Relaxed);
+        let before = self.gate.load(Ordering::Relaxed);
+        self.gate.store(before | u32::from(with), Ordering::Relaxed);
         // Against the same thread's signal handler only the compiler can reorder.
         compiler_fence(Ordering::SeqCst);
         Busy { state: self, before }
-    }
-
-    /// The same for a state whose [`ThreadState::quiet`] was 0 just now.
-    #[inline(always)]
-    pub(crate) fn enter_from_rest(&self) -> Busy<'_> {
-        self.quiet.store(BUSY, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
-        Busy { state: self, before: 0 }
     }
 
     /// The parts that only the owner touches.
@@ -193,7 +199,7 @@ impl ThreadState {
     pub(crate) fn silence(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
-        self.quiet.store(self.quiet() | kind, Ordering::Relaxed);
+        self.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
     }
 
     /// Takes one level of silence away.
@@ -201,7 +207,7 @@ impl ThreadState {
         let depth = self.depth(kind);
         depth.set(depth.get().saturating_sub(1));
         if depth.get() == 0 {
-            self.quiet.store(self.quiet() & !kind, Ordering::Relaxed);
+            self.gate.fetch_and(!u32::from(kind), Ordering::Relaxed);
         }
     }
 
@@ -212,6 +218,7 @@ impl ThreadState {
             return;
         }
         self.counters.settle(tracker::end_id());
+        self.unsampled.settle();
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones. What the tables hold is
         // given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
@@ -225,14 +232,14 @@ impl ThreadState {
 /// Lets go of the mark that [`ThreadState::enter`] set.
 pub(crate) struct Busy<'a> {
     state: &'a ThreadState,
-    before: u8,
+    before: u32,
 }
 
 impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        self.state.quiet.store(self.before, Ordering::Relaxed);
+        self.state.gate.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -302,7 +309,7 @@ fn adopt() -> Option<&'static ThreadState> {
             && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
-    state.quiet.store(0, Ordering::Relaxed);
+    state.gate.fetch_and(!FLAGS, Ordering::Relaxed);
     state.paused_depth.set(0);
     state.own_depth.set(0);
     state.farewells.set(0);
@@ -509,7 +516,7 @@ mod tests {
             // SAFETY: made above and known to this thread alone; nothing else has the tools.
             unsafe { state.tools() }.bounds.end = 1;
             if busy {
-                state.quiet.store(BUSY, Ordering::Relaxed);
+                state.gate.store(BUSY.into(), Ordering::Relaxed);
             }
             state.mend();
             // SAFETY: as above.

@@ -30,7 +30,7 @@ static HOT: Hot = Hot {
     limit: AtomicU32::new(32 + BEYOND),
     rules_epoch: AtomicU32::new(0),
     plan: AtomicU64::new(Plan::EXACT.word()),
-    generation: AtomicU32::new(1),
+    generation: AtomicU32::new(GENERATION),
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
@@ -71,6 +71,9 @@ pub(crate) fn plan() -> Plan {
     Plan::from_word(HOT.plan.load(Ordering::Relaxed))
 }
 
+/// Generations are odd multiples of this.
+pub(crate) const GENERATION: u32 = 16;
+
 /// Changes whenever what a thread remembers of base and plan is out of date; never 0.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
@@ -85,8 +88,8 @@ pub(crate) fn generation_slow() -> u32 {
 }
 
 fn next_generation() {
-    // In steps of 2, so that it passes 0 by.
-    HOT.generation.fetch_add(2, Ordering::Release);
+    // In steps that pass 0 by.
+    HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
 }
 
 /// Sets the average bytes between samples from now on; 0: every block is recorded.

@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["sync", "error", "fuzz"],
     &["memory", "gate", "tag_map"],
     &["counters", "rules", "sample", "tag"],
-    &["stack_cache", "tracker"],
+    &["stack_cache", "tracker", "unsampled"],
     &["layouts"],
     &["thread"],
     &["stack"],

@@ -41,6 +41,8 @@ const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 /// and freed under so many frames), branch (recursion that allocates from 20,000 distinct stacks), frames (deep
 /// with 64 frames recorded), rss (resident bytes a live block, by size), tables (bytes a stack, a thread, a
 /// stack in one more thread), collect (milliseconds a collection, and what it costs a thread that allocates).
+/// Those that are timed begin by freeing a block of 32 MiB, after which glibc no longer gives pages back and
+/// fetches them again between two repetitions, which it does on one side and not on another.
 ///
 /// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
 /// with frame pointers, everything else as a stock release build. heapgauge-sampled and jemalloc-prof sample, at
