@@ -580,6 +580,40 @@ CONTRAST = """
     return low;"""
 
 
+def estimates_show_their_error():
+    """Of a sampled service: what the JSON says, in sight and to the byte; of exact figures, none."""
+    with Service(env={"HEAPGAUGE_SAMPLE": "64KiB"}) as service:
+        service.named()
+        with Browser(page_of(service.port()), width=390, height=1600) as page:
+            page.loaded()
+            said = page.js("return document.getElementById('build').textContent")
+            assert said.endswith("sampled every 64.0 KiB"), said
+            # Blocks of 1 KiB, four a second: each one in 64 is sampled, and stands for 64.
+            def given():
+                told = [row for row in page.js("return sites.rows") if row.get("stderr")]
+                return told if told and page.js("return [...pool.values()].some(row => row.size.querySelector('.give'))") else None
+            told = page.wait("an estimate", given, 60)
+            shown = page.js("""return [...pool.values()].map(row => [row.size.title, row.diff.title,
+                row.size.querySelector('.give')?.textContent || '', listed[row.at].rows.map(one => one.site)])""")
+            rows = {row["site"]: row for row in page.js("return sites.rows")}
+            estimated = 0
+            for size, diff, give, own in shown:
+                squares = [sum(rows[site].get(error, 0) ** 2 for site in own) ** 0.5 for error in ("stderr", "diff_stderr")]
+                for title, error in zip((size, diff), squares):
+                    found = re.search(r" ± ([\d,]+) bytes", title)
+                    assert (int(found[1].replace(",", "")) if found else 0) == round(error), (title, error)
+                assert give.startswith("± ") == (squares[0] > 0), (give, squares)
+                estimated += squares[0] > 0
+            assert estimated > 0 and told, shown
+            assert page.js("return document.documentElement.scrollWidth") <= 390
+            pictures = ROOT / "target" / "tests-run"
+            pictures.mkdir(parents=True, exist_ok=True)
+            page.driver.save_screenshot(str(pictures / "page-390-sampled.png"))
+        with Browser(page_of(service.port())) as page:
+            page.loaded()
+            page.driver.save_screenshot(str(pictures / "page-1280-sampled.png"))
+
+
 def light_dark_wide_and_narrow():
     """Every text stands out from its ground in both themes, and nothing sticks out at 1280 and at 390 pixels."""
     pictures = ROOT / "target" / "tests-run"
@@ -607,5 +641,5 @@ def light_dark_wide_and_narrow():
 
 main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, comparing_with_a_snapshot, downloads,
       the_policy_is_strict, the_keyboard_reaches_everything, ten_thousand_sites_stay_smooth, names_are_text,
-      progress_and_trouble_are_visible, all_downloads_are_offered_where_they_are_served, light_dark_wide_and_narrow],
-     at_once=False)
+      progress_and_trouble_are_visible, all_downloads_are_offered_where_they_are_served,
+      estimates_show_their_error, light_dark_wide_and_narrow], at_once=False)

@@ -721,6 +721,7 @@ impl State {
         for stack in baseline.into_iter().flat_map(Kept::stacks) {
             if let Some(index) = self.names.get(stack.id) {
                 sums[index].then.add(stack.live_bytes, stack.live_blocks, stack.stderr != 0);
+                sums[index].then_variance += (stack.stderr as f64).powi(2);
             }
         }
         sums
@@ -773,6 +774,8 @@ struct Estimate {
     then: Holding,
     /// Of the bytes it holds now.
     variance: f64,
+    /// Of the bytes it held then.
+    then_variance: f64,
 }
 
 impl Estimate {
@@ -788,6 +791,12 @@ impl Estimate {
     /// Standard error of the bytes.
     fn stderr(&self) -> u64 {
         self.variance.sqrt().round() as u64
+    }
+
+    /// Standard error of what the bytes have changed by, at most: blocks that lived then and now are off alike.
+    #[cfg(feature = "http")]
+    fn diff_stderr(&self) -> u64 {
+        (self.variance + self.then_variance).sqrt().round() as u64
     }
 }
 

@@ -81,6 +81,9 @@ pub(crate) struct Sites {
 pub(crate) struct SiteTotals {
     pub site: Arc<Site>,
     pub totals: Totals,
+    /// Standard errors of its bytes and of their change; 0 where they are exact.
+    pub stderr: u64,
+    pub diff_stderr: u64,
     /// Live bytes, oldest first.
     pub history: Vec<u64>,
 }
@@ -220,6 +223,7 @@ impl State {
     fn sites(&mut self, asked: Asked, order: Order, top: usize, points: usize) -> Result<Sites, Nothing> {
         let (moment, old, _) = self.asked(asked)?;
         let sums = self.sums(moment.kept.stacks().map(Living::from), Some(&old));
+        let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
         let all = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old));
         let mut indices: Vec<usize> = (0..sums.len()).filter(|&at| sums[at] != Totals::default()).collect();
@@ -234,6 +238,8 @@ impl State {
             .map(|&at| SiteTotals {
                 site: self.names.sites[at].clone(),
                 totals: sums[at],
+                stderr: errors[at].0,
+                diff_stderr: errors[at].1,
                 history: vec![0; past.len()],
             })
             .collect();

@@ -369,6 +369,11 @@ fn a_comparison_shows_both_errors_and_the_exact_total() {
     assert_eq!((row.size, row.stderr, row.size_diff, row.diff_stderr), (50_000, 4_000, 20_000, 5_000));
     assert_eq!((total.size, total.size_diff, total.count, total.count_diff), (45_000, 5_000, 401, 1));
     assert_eq!(new.sample_interval(), 1_000);
+    #[cfg(feature = "http")]
+    {
+        let site = &collector.sites(now(Since::First), Order::Size, 1, 0).unwrap().rows[0];
+        assert_eq!((site.totals.size, site.stderr, site.diff_stderr), (50_000, 4_000, 5_000));
+    }
 }
 
 #[test]

@@ -100,6 +100,12 @@ fn is_zero(error: &u64) -> bool {
 }
 
 impl Figures {
+    /// With the standard errors of the bytes and of their change.
+    #[cfg(feature = "http")]
+    pub(super) fn estimated(totals: &Totals, stderr: u64, diff_stderr: u64) -> Figures {
+        Figures { stderr, diff_stderr, ..totals.into() }
+    }
+
     /// Estimates have their standard errors behind them.
     fn line(self) -> String {
         let kib = |bytes: u64| bytes as f64 / 1024.0;

@@ -138,13 +138,13 @@ pub(crate) fn sites(sites: &Sites) -> String {
         rows: sites
             .rows
             .iter()
-            .map(|SiteTotals { site, totals, history }| SiteRow {
+            .map(|SiteTotals { site, totals, stderr, diff_stderr, history }| SiteRow {
                 site: site.label(),
                 function: &site.function,
                 file: &site.file,
                 line: site.line,
                 krate: &site.krate,
-                figures: totals.into(),
+                figures: Figures::estimated(totals, *stderr, *diff_stderr),
                 history,
             })
             .collect(),
@@ -379,6 +379,8 @@ mod tests {
             rows: vec![SiteTotals {
                 site: Arc::new(site),
                 totals: totals(30, 3, 5, 1),
+                stderr: 4,
+                diff_stderr: 6,
                 history: vec![25, 30],
             }],
             sites: 1,
@@ -387,7 +389,7 @@ mod tests {
             history_at: vec![at(10.0), at(20.5)],
         };
         let named = json!({"site": "00000000000000ab", "function": "app::<f&g>", "file": "src/a.rs", "line": 2,
-            "crate": "app", "history": [25, 30]});
+            "crate": "app", "history": [25, 30], "stderr": 4, "diff_stderr": 6});
         let rest = json!({"sites": 1, "history_at": [10.0, 20.5], "rows": [joined(&[&named, &figures(30, 3, 5, 1)])],
             "other": figures(4, 1, 4, 1), "total": figures(34, 4, 9, 2)});
         assert_eq!(parsed(&sites(&found)), joined(&[&head, &rest]));
