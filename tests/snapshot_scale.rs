@@ -1,4 +1,5 @@
-//! A snapshot of 100,000 tracebacks goes to a file and back in under two seconds and 200 MB.
+//! A snapshot of 100,000 tracebacks goes to a file and back in under two seconds and 200 MB; in a debug build, of
+//! 10,000 in under four seconds and 20 MB.
 
 use heapgauge::Snapshot;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -32,14 +33,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOC: Counting = Counting;
 
-const TRACEBACKS: usize = 100_000;
+/// Without optimisation everything takes some twenty times as long, so there are fewer.
+const TRACEBACKS: usize = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
 const FRAMES: usize = 12;
 
-/// Without optimisation everything takes some ten times as long.
-const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 40 } else { 2 });
+const LIMIT: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
+const MOST: usize = if cfg!(debug_assertions) { 20_000_000 } else { 200_000_000 };
 
 #[test]
-fn a_hundred_thousand_tracebacks() {
+fn very_many_tracebacks() {
     let directory = std::env::temp_dir().join(format!("heapgauge-scale-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let (given, saved) = (directory.join("given.json"), directory.join("saved.json"));
@@ -63,7 +65,7 @@ fn a_hundred_thousand_tracebacks() {
     assert_eq!(std::fs::read(&given).unwrap(), std::fs::read(&saved).unwrap());
     std::fs::remove_dir_all(&directory).unwrap();
     assert!(both < LIMIT, "{both:?}");
-    assert!(peak < 200_000_000, "{peak} bytes");
+    assert!(peak < MOST, "{peak} bytes");
 }
 
 /// Time this thread has spent on a processor: other programs on the machine do not count. Where the system
