@@ -243,6 +243,14 @@ fn begin_with_both() {
     enlist(&SECOND);
 }
 
+/// And chunks of counters for [`ID`] in both of them: it is not making them that shows who reads what was before.
+fn begin_with_places() {
+    begin_with_both();
+    for state in [&FIRST, &SECOND] {
+        book(state, ID + 1, Freed, 0);
+    }
+}
+
 type Model = fn() -> String;
 
 /// Switches between threads in the middle of what they do: more take longer, some minutes with 4.
@@ -250,18 +258,20 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 20] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
+    ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
     ("nor while threads begin", || orders(threads_begin)),
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
-    ("bytes go on at 2^31", || goes_on((HALF - 40, 5), [48, 16])),
-    ("bytes go on at 2^32", || goes_on((2 * HALF - 40, 5), [48, 16])),
-    ("blocks go on at 2^31", || goes_on((100, HALF - 1), [48, 16])),
-    ("blocks go on at 2^32", || goes_on((100, 2 * HALF - 1), [48, 16])),
-    ("both go on at each block", || goes_on((HALF - 1, HALF - 1), [HALF - 1; 2])),
+    ("bytes go on at 2^31", || goes_on((HALF - 40, 5), &SMALL)),
+    ("bytes go on at 2^32", || goes_on((2 * HALF - 40, 5), &SMALL)),
+    ("blocks go on at 2^31", || goes_on((100, HALF - 1), &SMALL)),
+    ("blocks go on at 2^32", || goes_on((100, 2 * HALF - 1), &SMALL)),
+    ("both go on at each block", || goes_on((HALF - 1, HALF - 1), &LARGE)),
+    ("bytes go on twice before one that fits", || goes_on((HALF - 1, 1), &TWICE)),
     ("unsampled bytes go on at 2^31", || unsampled_goes_on((HALF - 40, 5))),
     ("unsampled bytes go on at 2^32, and carry over", || unsampled_goes_on((2 * HALF - 40, 5))),
     ("unsampled blocks go on at 2^31", || unsampled_goes_on((100, HALF - 1))),
@@ -285,7 +295,7 @@ fn orders_from(begin: impl Fn() + Send + Sync + 'static, model: impl Fn() + Send
     format!("{runs} orders")
 }
 
-/// The block is allocated by one, and freed by another that makes counters for it.
+/// The block is allocated by one, and freed by another that makes counters for it, if it has none.
 fn handed_over() {
     hand_over(|| book(&SECOND, ID, Freed, 48));
 }
@@ -431,46 +441,65 @@ fn reach((bytes, blocks): Sum, most: u64, book: impl Fn(usize)) {
     jump_from(booked, blocks);
 }
 
-/// A count before and after each of two blocks.
-fn steps(start: Sum, sizes: [u64; 2]) -> [Sum; 3] {
-    let one = (start.0 + sizes[0], start.1 + 1);
-    [start, one, (one.0 + sizes[1], one.1 + 1)]
+type Events = [(Direction, u64); 3];
+const SMALL: Events = [(Allocated, 48), (Freed, 48), (Allocated, 16)];
+const LARGE: Events = [(Allocated, HALF - 1), (Freed, HALF - 1), (Allocated, HALF - 1)];
+const TWICE: Events = [(Allocated, HALF - 1), (Allocated, HALF - 1), (Allocated, 1)];
+
+/// What a count is before these events and after each of its own.
+fn steps(start: Sum, events: &Events, direction: Direction) -> Vec<Sum> {
+    let sizes = events.iter().filter(|event| event.0 == direction).map(|event| event.1);
+    let add = |sum: &mut Sum, size| {
+        *sum = (sum.0 + size, sum.1 + 1);
+        Some(*sum)
+    };
+    std::iter::once(start).chain(sizes.scan(start, add)).collect()
 }
 
 /// Reads what was freed and what was allocated, twice: each a value that the count has had, none less than one before,
 /// and never more freed than allocated.
-fn look_twice(steps: [Sum; 3], freed: impl Fn() -> Sum, allocated: impl Fn() -> Sum) {
-    let step = |sum: Sum| {
-        steps.iter().position(|step| *step == sum).unwrap_or_else(|| panic!("{sum:?} of {steps:?}"))
-    };
-    let look = || (step(freed()), step(allocated()));
-    let (first, second) = (look(), look());
-    assert!(first.0 <= first.1 && second.0 <= second.1, "{first:?} {second:?}");
-    assert!(first.0 <= second.0 && first.1 <= second.1, "{first:?} {second:?}");
+fn look_twice(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
+    let mut last = Counts::default();
+    for _ in 0..2 {
+        let mut counts = Counts::default();
+        for direction in [Freed, Allocated] {
+            let (sum, steps) = (read(direction), steps(start, events, direction));
+            assert!(steps.contains(&sum), "{sum:?} of {steps:?}");
+            counts.add(direction, sum);
+        }
+        assert!(last.freed <= counts.freed && last.allocated <= counts.allocated, "{last:?} {counts:?}");
+        never_negative(counts);
+        last = counts;
+    }
 }
 
-/// An owner allocates a block, frees it and allocates another one while somebody reads.
-fn goes_on(start: Sum, sizes: [u64; 2]) -> String {
+/// What is read when all have gone.
+fn look_at_last(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
+    for direction in [Freed, Allocated] {
+        assert_eq!(Some(&read(direction)), steps(start, events, direction).last());
+    }
+}
+
+/// An owner allocates and frees while somebody reads.
+fn goes_on(start: Sum, events: &'static Events) -> String {
     let prepare = move || {
         begin();
         for direction in [Allocated, Freed] {
             reach(start, HALF - 1, |size| book(&FIRST, ID, direction, size));
         }
     };
-    let steps = steps(start, sizes);
     orders_from(prepare, move || {
         let owner = thread::spawn(move || {
-            let [first, second] = sizes.map(|size| size as usize);
-            book(&FIRST, ID, Allocated, first);
-            book(&FIRST, ID, Freed, first);
-            book(&FIRST, ID, Allocated, second);
+            for (direction, size) in events {
+                book(&FIRST, ID, *direction, *size as usize);
+            }
         });
         let chunk = FIRST.counters.chunk(0).unwrap();
-        let read = move |direction| chunk.read(ID as usize, direction);
-        let reader = thread::spawn(move || look_twice(steps, || read(Freed), || read(Allocated)));
+        let read = |direction| chunk.read(ID as usize, direction);
+        let reader = thread::spawn(move || look_twice(start, events, read));
         owner.join().unwrap();
         reader.join().unwrap();
-        assert_eq!((read(Freed), read(Allocated)), (steps[1], steps[2]));
+        look_at_last(start, events, read);
     })
 }
 
@@ -493,10 +522,10 @@ fn unsampled_goes_on(start: Sum) -> String {
         assert_eq!(told.get(), 0);
         unsampled.open(STEP);
     };
-    let steps = steps(start, [48, 16]);
     orders_from(prepare, move || {
         let unsampled = &FIRST.unsampled;
-        let owner = thread::spawn(move || {
+        // SMALL.
+        let owner = thread::spawn(|| {
             let id = unsampled.id();
             assert_eq!(unsampled.passes(48), Some(id));
             assert!(!unsampled.free(48));
@@ -505,11 +534,14 @@ fn unsampled_goes_on(start: Sum) -> String {
             assert_eq!(unsampled.allocate(16), id);
             assert_eq!((told, unsampled.news()), (0, 16));
         });
-        let look = move || look_twice(steps, || unsampled.read_freed(), || unsampled.read_allocated());
-        let reader = thread::spawn(look);
+        let read = |direction| match direction {
+            Freed => unsampled.read_freed(),
+            Allocated => unsampled.read_allocated(),
+        };
+        let reader = thread::spawn(move || look_twice(start, &SMALL, read));
         owner.join().unwrap();
         reader.join().unwrap();
-        assert_eq!((unsampled.read_freed(), unsampled.read_allocated()), (steps[1], steps[2]));
+        look_at_last(start, &SMALL, read);
     })
 }
 
@@ -543,7 +575,7 @@ fn unsampled_handed_over() -> String {
         begin_with_both();
         assert_eq!(allocation(&FIRST, 16), UNSAMPLED);
     };
-    format!("{}, {}", orders_from(first_counts, of_its_own), orders(of_none))
+    format!("{}, {}", orders_from(first_counts, of_its_own), orders_from(begin_with_places, of_none))
 }
 
 /// A thread allocates a block and frees it while another clears: who reads finds what was booked in the epoch that it
