@@ -10,7 +10,7 @@
 
 use crate::counters::{BLOCK, TOPS, halves};
 use crate::sample::STEP;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, add_to_own};
 use std::cell::Cell;
 
 /// What was not sampled, of one epoch. All zero bytes are a fresh one, but for the id.
@@ -33,7 +33,8 @@ impl Unsampled {
 
     /// Empty, where all bytes are zero so far.
     pub(crate) fn prepare(&self) {
-        self.id.store(Unsampled::NO_ID, Ordering::Relaxed);
+        // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
+        self.id.store(Unsampled::NO_ID, Ordering::Release);
     }
 
     #[inline(always)]
@@ -137,7 +138,8 @@ impl Count {
     /// Adds a block; what carries over from the bytes to the blocks, `read` takes away.
     #[inline(always)]
     fn add(&self, size: usize) {
-        add(&self.lower, BLOCK | u64::from(size as u32));
+        // A Release: pairs with the Acquire of `read`; for what was freed, see `counters`.
+        add_to_own(&self.lower, BLOCK | u64::from(size as u32));
     }
 
     /// Brings the upper word up to the lower one, at most 2^31 bytes or blocks after the last time.
@@ -154,26 +156,6 @@ impl Count {
         // One instruction has added to both halves, so each 2^32 bytes have carried one into the other.
         (bytes, high.saturating_sub(bytes >> 32))
     }
-}
-
-/// Adds to a word that only this thread writes, by one instruction.
-#[inline(always)]
-fn add(word: &AtomicU64, amount: u64) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: the word is aligned, alive and writable; that it is atomic keeps other code from seeing half
-    // of it, as x86-64 stores eight aligned bytes at once. No other thread writes it, so no lock is needed.
-    // It is a Release, as every store here is (the assembler block is one for the compiler): pairs with the
-    // Acquire of `read`, for what was freed, see `counters`.
-    unsafe {
-        std::arch::asm!(
-            "add qword ptr [{word}], {amount}",
-            word = in(reg) word.as_ptr(),
-            amount = in(reg) amount,
-            options(nostack),
-        );
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    word.fetch_add(amount, Ordering::Release);
 }
 
 #[cfg(test)]

@@ -1,31 +1,39 @@
 //! What must hold in every order.
 
-use crate::counters::Counters;
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, every_order};
-use crate::{memory, tracker};
+use crate::counters::Direction::{Allocated, Freed};
+use crate::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
+use crate::sample::STEP;
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
+use crate::unsampled::Unsampled;
+use crate::{memory, tag, tracker};
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// What of a `ThreadState` matters here. All zero bytes are a fresh one.
 #[repr(C, align(128))]
 struct State {
     taken: AtomicU8,
-    counters: Counters,
+    /// Of its gate, the generation. In no loom's hands: a thread looks at its own alone.
+    tuned: Cell<u32>,
+    unsampled: Unsampled,
+    counters: Table<Owned>,
     next: AtomicPtr<State>,
 }
 
-// SAFETY: atomics.
+// SAFETY: atomics, and cells that one thread at a time has.
 unsafe impl Sync for State {}
 
 static ALL: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
-static SHARED: Counters = Counters::with_first_ids();
+static SHARED: Table<Shared> = Table::with_first_ids();
 
 /// As `thread::make`.
 fn make() -> &'static State {
-    // SAFETY: zeroes are a state, and it is never freed.
+    // SAFETY: zeroes are a state, and it is not freed before the run ends.
     let state = unsafe { &*memory::zeroed_array::<State>(1) };
     state.taken.store(1, Ordering::Relaxed);
+    state.unsampled.prepare();
     let mut head = ALL.load(Ordering::Relaxed);
     loop {
         state.next.store(head, Ordering::Relaxed);
@@ -41,7 +49,7 @@ fn make() -> &'static State {
 fn all() -> impl Iterator<Item = &'static State> {
     let mut next = ALL.load(Ordering::Acquire);
     std::iter::from_fn(move || {
-        // SAFETY: null or a state, never freed.
+        // SAFETY: null or a state, as `make` says.
         let state = unsafe { next.as_ref() }?;
         next = state.next.load(Ordering::Relaxed);
         Some(state)
@@ -61,48 +69,186 @@ fn release(state: &State) {
     state.taken.store(0, Ordering::Release);
 }
 
-/// Allocated and freed bytes and blocks of one id, in the order of `raw::read_chunk`.
-fn read(id: u32) -> ((u64, u64), (u64, u64)) {
-    let counters = || all().map(|state| &state.counters).chain(std::iter::once(&SHARED));
-    let add = |sum: (u64, u64), more: (u64, u64)| (sum.0 + more.0, sum.1 + more.1);
-    let freed =
-        counters().filter_map(|counters| counters.slot(id)).map(|slot| slot.read_freed()).fold((0, 0), add);
-    let allocated = counters()
-        .filter_map(|counters| counters.slot(id))
-        .map(|slot| slot.read_allocated())
-        .fold((0, 0), add);
-    (allocated, freed)
+// ── Events ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Books a block in the counters of a state, as `book::allocate` and `book::allocate_slow` do.
+fn book(state: &State, id: u32, direction: Direction, size: usize) {
+    assert!(state.counters.add(id, direction, size) || state.counters.add_slow(id, direction, size));
 }
 
-fn never_negative(id: u32) {
-    let (allocated, freed) = read(id);
-    assert!(allocated.0 >= freed.0 && allocated.1 >= freed.1, "{allocated:?} {freed:?}");
+/// As `book::allocation`, of a block that is not sampled. Only if the state is fresh or its stretch used up does it
+/// come to `record`.
+fn allocation(state: &State, size: usize) -> u32 {
+    if state.tuned.get() == tracker::generation()
+        && let Some(id) = state.unsampled.passes(size)
+    {
+        return id;
+    }
+    record(state, size)
 }
 
-/// A state that was there before the threads of the model.
+/// As `book::record`, of the same.
+fn record(state: &State, size: usize) -> u32 {
+    let generation = tracker::generation_slow();
+    let base = tracker::base();
+    let _left = state.unsampled.left();
+    if state.unsampled.id() != tracker::unsampled(base) {
+        state.unsampled.begin(tracker::unsampled(base));
+    }
+    let id = state.unsampled.allocate(size);
+    state.unsampled.open(STEP);
+    state.publish();
+    state.tuned.set(generation);
+    id
+}
+
+impl State {
+    /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
+    fn publish(&self) -> i64 {
+        let news = self.unsampled.news();
+        let is_present = self.unsampled.id() == tracker::unsampled(tracker::base());
+        if is_present { news } else { 0 }
+    }
+}
+
+/// As `book::free`.
+fn free(state: &State, id: u32, size: usize) {
+    if state.unsampled.id() == id {
+        if state.unsampled.free(size) {
+            state.publish();
+        }
+    } else {
+        free_recorded(state, id, size);
+    }
+}
+
+/// As `book::free_recorded`.
+fn free_recorded(state: &State, id: u32, size: usize) {
+    if id >= tag::FIRST && id < tracker::base() {
+        return;
+    }
+    book(state, id, Freed, size);
+}
+
+// ── Looks ───────────────────────────────────────────────────────────────────────────────────────
+
+/// Bytes and blocks.
+type Sum = (u64, u64);
+
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+struct Counts {
+    allocated: Sum,
+    freed: Sum,
+}
+
+impl Counts {
+    fn add(&mut self, direction: Direction, (bytes, blocks): Sum) {
+        let sum = if direction == Allocated { &mut self.allocated } else { &mut self.freed };
+        *sum = (sum.0 + bytes, sum.1 + blocks);
+    }
+
+    fn is_never_negative(&self) -> bool {
+        self.allocated.0 >= self.freed.0 && self.allocated.1 >= self.freed.1
+    }
+
+    /// Live bytes.
+    fn live(&self) -> u64 {
+        assert!(self.is_never_negative(), "{self:?}");
+        self.allocated.0 - self.freed.0
+    }
+}
+
+/// As `raw::read_chunk`, of one id.
+fn read_chunk(id: u32) -> Counts {
+    let (number, place) = (id as usize / CHUNK, id as usize % CHUNK);
+    let mut counts = Counts::default();
+    for direction in [Direction::Freed, Direction::Allocated] {
+        for chunk in all().filter_map(|state| state.counters.chunk(number)) {
+            counts.add(direction, chunk.read(place, direction));
+        }
+        if let Some(chunk) = SHARED.chunk(number) {
+            counts.add(direction, chunk.read(place, direction));
+        }
+    }
+    counts
+}
+
+/// As `raw::read_unsampled`.
+fn read_unsampled(id: u32) -> Counts {
+    let threads = || all().map(|state| &state.unsampled).filter(|unsampled| unsampled.id() == id);
+    let mut freed = Counts::default();
+    for sum in threads().map(Unsampled::read_freed) {
+        freed.add(Freed, sum);
+    }
+    let mut counts = read_chunk(id);
+    counts.add(Freed, freed.freed);
+    for sum in threads().map(Unsampled::read_allocated) {
+        counts.add(Allocated, sum);
+    }
+    counts
+}
+
+/// As `raw::read_epoch`, of blocks that were not sampled.
+fn read_epoch() -> (u32, Counts) {
+    let mut tries = 0;
+    loop {
+        let base = tracker::base();
+        let counts = read_unsampled(tracker::unsampled(base));
+        tries += 1;
+        // No model clears so often that a reader gives up.
+        assert!(tries < 4);
+        if tracker::base() == base {
+            return (base, counts);
+        }
+    }
+}
+
+fn never_negative(counts: Counts) {
+    assert!(counts.is_never_negative(), "{counts:?}");
+}
+
+// ── Models ──────────────────────────────────────────────────────────────────────────────────────
+
+/// States that were there before the threads of the model.
 static FIRST: State = State::new();
 static SECOND: State = State::new();
 
 impl State {
     const fn new() -> State {
-        State {
-            taken: AtomicU8::new(0),
-            counters: Counters::new(),
-            next: AtomicPtr::new(std::ptr::null_mut()),
-        }
+        // SAFETY: see the type.
+        unsafe { std::mem::zeroed() }
     }
 }
 
-/// Puts the two into the list, and touches what is not zero.
+/// Puts a state into the list, and touches what is not zero.
+fn enlist(state: &'static State) {
+    state.taken.store(1, Ordering::Relaxed);
+    state.tuned.set(0);
+    state.unsampled.prepare();
+    state.next.store(ALL.load(Ordering::Relaxed), Ordering::Relaxed);
+    ALL.store((&raw const *state).cast_mut(), Ordering::Release);
+}
+
+/// With the first of them in the list.
 fn begin() {
-    for state in [&FIRST, &SECOND] {
-        state.taken.store(1, Ordering::Relaxed);
-        state.next.store(ALL.load(Ordering::Relaxed), Ordering::Relaxed);
-        ALL.store((&raw const *state).cast_mut(), Ordering::Release);
-    }
+    enlist(&FIRST);
     SHARED.chunk(0);
     tracker::base();
+    tracker::generation();
     tracker::start();
+}
+
+fn begin_with_both() {
+    begin();
+    enlist(&SECOND);
+}
+
+/// And chunks of counters for [`ID`] in both of them: it is not making them that shows who reads what was before.
+fn begin_with_places() {
+    begin_with_both();
+    for state in [&FIRST, &SECOND] {
+        book(state, ID + 1, Freed, 0);
+    }
 }
 
 type Model = fn() -> String;
@@ -112,117 +258,108 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 8] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
+    ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
     ("nor while threads begin", || orders(threads_begin)),
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
-    ("a reader in the wrong order is noticed", mistake),
+    ("bytes go on at 2^31", || goes_on((HALF - 40, 5), &SMALL)),
+    ("bytes go on at 2^32", || goes_on((2 * HALF - 40, 5), &SMALL)),
+    ("blocks go on at 2^31", || goes_on((100, HALF - 1), &SMALL)),
+    ("blocks go on at 2^32", || goes_on((100, 2 * HALF - 1), &SMALL)),
+    ("both go on at each block", || goes_on((HALF - 1, HALF - 1), &LARGE)),
+    ("bytes go on twice before one that fits", || goes_on((HALF - 1, 1), &TWICE)),
+    ("unsampled bytes go on at 2^31", || unsampled_goes_on((HALF - 40, 5))),
+    ("unsampled bytes go on at 2^32, and carry over", || unsampled_goes_on((2 * HALF - 40, 5))),
+    ("unsampled blocks go on at 2^31", || unsampled_goes_on((100, HALF - 1))),
+    ("unsampled blocks go on at 2^32", || unsampled_goes_on((100, 2 * HALF - 1))),
+    ("live is never negative while a block changes hands that was not sampled", unsampled_handed_over),
+    ("nor while the epoch ends", || orders_from(begin_with_a_block, unsampled_cleared_while_read)),
+    ("a clear takes a block whole that was not sampled", || {
+        orders_from(begin_with_a_block, unsampled_cleared)
+    }),
+    ("readers that are wrong are noticed", mistakes),
     ("the models are those of the sources", as_in_the_sources),
 ];
 
 fn orders(model: fn()) -> String {
+    orders_from(begin_with_both, model)
+}
+
+fn orders_from(begin: impl Fn() + Send + Sync + 'static, model: impl Fn() + Send + Sync + 'static) -> String {
     let runs = every_order(preemptions(), begin, model);
     assert!(runs > 10, "{runs}");
     format!("{runs} orders")
 }
 
-/// The block is allocated by one, and freed by another that makes counters for it.
+/// The block is allocated by one, and freed by another that makes counters for it, if it has none.
 fn handed_over() {
-    hand_over(|| SECOND.counters.slot_or_make(ID).unwrap().free(48));
+    hand_over(|| book(&SECOND, ID, Freed, 48));
 }
 
 fn handed_to_nobody() {
-    hand_over(|| SHARED.slot(ID).unwrap().free_shared(48));
+    // As `book::free_slow`.
+    hand_over(|| {
+        assert!(SHARED.make(ID));
+        assert!(SHARED.add(ID, Freed, 48));
+    });
 }
 
 /// In a chunk that is there from the beginning: of those that are made, models make enough.
 const ID: u32 = 5;
 
 fn hand_over(free: fn()) {
-    hand_over_while(free, || never_negative(ID));
+    let give = || book(&FIRST, ID, Allocated, 48);
+    hand_over_while(give, || (), free, || never_negative(read_chunk(ID)));
+    assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
-fn hand_over_while(free: fn(), look: fn()) {
+/// One gives a block, another does something of its own and then frees it, a third one looks.
+fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
     let given = Arc::new(AtomicBool::new(false));
     let giver = {
         let given = given.clone();
         thread::spawn(move || {
-            FIRST.counters.slot_or_make(ID).unwrap().allocate(48);
+            give();
             // As a block does that is handed over.
             given.store(true, Ordering::Release);
         })
     };
     let taker = thread::spawn(move || {
-        wait(&given);
+        before();
+        while !given.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
         free();
     });
     let reader = thread::spawn(look);
     reader.join().unwrap();
     giver.join().unwrap();
     taker.join().unwrap();
-    assert_eq!(read(ID), ((48, 1), (48, 1)));
-}
-
-/// Looks in the wrong order: what was allocated before what was freed.
-fn hand_over_and_look_wrongly() {
-    let look = || {
-        let (allocated, _) = read(ID);
-        let (_, freed) = read(ID);
-        assert!(allocated.0 >= freed.0, "as expected");
-    };
-    hand_over_while(|| SECOND.counters.slot_or_make(ID).unwrap().free(48), look);
-}
-
-/// That a mistake is noticed at all.
-fn mistake() -> String {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let noticed = std::panic::catch_unwind(|| every_order(preemptions(), begin, hand_over_and_look_wrongly));
-    std::panic::set_hook(hook);
-    assert!(noticed.is_err(), "reading in the wrong order goes unnoticed");
-    "noticed".to_owned()
-}
-
-fn wait(given: &AtomicBool) {
-    while !given.load(Ordering::Acquire) {
-        thread::yield_now();
-    }
 }
 
 /// The thread that allocates and the one that frees are new: their states come into the list while it is read.
 fn threads_begin() {
-    let given = Arc::new(AtomicBool::new(false));
-    let giver = {
-        let given = given.clone();
-        thread::spawn(move || {
-            make().counters.slot_or_make(ID).unwrap().allocate(48);
-            given.store(true, Ordering::Release);
-        })
-    };
-    let taker = thread::spawn(move || {
-        wait(&given);
-        make().counters.slot_or_make(ID).unwrap().free(48);
-    });
-    let reader = thread::spawn(|| never_negative(ID));
-    reader.join().unwrap();
-    giver.join().unwrap();
-    taker.join().unwrap();
-    assert_eq!(read(ID), ((48, 1), (48, 1)));
+    let look = || never_negative(read_chunk(ID));
+    hand_over_while(|| book(make(), ID, Allocated, 48), || (), || book(make(), ID, Freed, 48), look);
+    assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
 /// One state, two threads that want it: one gets it, and adds to what the thread before it has left, by load and store.
 fn adopted() {
     let before = thread::spawn(|| {
-        FIRST.counters.slot_or_make(ID).unwrap().allocate(10);
+        book(&FIRST, ID, Allocated, 10);
+        FIRST.unsampled.allocate(10);
         release(&FIRST);
     });
     let begin = || {
         thread::spawn(|| {
             let state = adopt().unwrap_or_else(make);
-            state.counters.slot_or_make(ID).unwrap().allocate(1);
+            book(state, ID, Allocated, 1);
+            state.unsampled.allocate(1);
             release(state);
         })
     };
@@ -230,7 +367,8 @@ fn adopted() {
     before.join().unwrap();
     one.join().unwrap();
     other.join().unwrap();
-    assert_eq!(read(ID).0, (12, 3));
+    assert_eq!(read_chunk(ID).allocated, (12, 3));
+    assert_eq!(read_unsampled(FIRST.unsampled.id()).allocated, (12, 3));
 }
 
 /// A thread books a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
@@ -239,34 +377,28 @@ fn cleared() {
     let clearing = thread::spawn(tracker::clear);
     let booking = thread::spawn(|| {
         // As `stacks::intern` and `book::allocate`.
-        let id = tracker::next_id().unwrap();
-        FIRST.counters.slot_or_make(id).unwrap().allocate(48);
+        let id = tracker::next_ids(1).unwrap();
+        book(&FIRST, id, Allocated, 48);
         id
     });
     let reader = thread::spawn(|| {
         for id in tracker::base()..tracker::end_id() {
-            never_negative(id);
+            never_negative(read_chunk(id));
         }
     });
     reader.join().unwrap();
     clearing.join().unwrap();
     let id = booking.join().unwrap();
-    let live = || {
-        let ids = tracker::base()..tracker::end_id();
-        ids.map(read).fold(0, |sum, (allocated, freed)| sum + allocated.0 - freed.0)
-    };
-    // As `book::free`: what is from before is not known any more.
+    let live = || (tracker::base()..tracker::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
     let is_stale = id < tracker::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
-    if !is_stale {
-        FIRST.counters.slot(id).unwrap().free(48);
-    }
+    free_recorded(&FIRST, id, 48);
     assert_eq!(live(), 0);
 }
 
 /// One that clears and one that stops and starts: bases only rise, and no two epochs share an id.
 fn bases() {
-    let first = tracker::base();
+    let (first, generation) = (tracker::base(), tracker::generation());
     let one = thread::spawn(tracker::clear);
     let other = thread::spawn(|| {
         tracker::stop();
@@ -277,17 +409,295 @@ fn bases() {
     one.join().unwrap();
     other.join().unwrap();
     assert!(tracker::base() > first && tracker::base() < tracker::end_id());
-    assert!(tracker::next_id().unwrap() > tracker::base());
+    assert!(tracker::generation() != generation);
+    assert!(tracker::next_ids(1).unwrap() > tracker::unsampled(tracker::base()));
+}
+
+// ── Half words that go on ───────────────────────────────────────────────────────────────────────
+
+/// What changes bit 31.
+const HALF: u64 = 1 << 31;
+
+/// Brings a count from nothing to so many bytes and blocks, below 2^32: the bytes and whatever changes bit 31 by blocks
+/// of `most` bytes, the other blocks by a jump.
+fn reach((bytes, blocks): Sum, most: u64, book: impl Fn(usize)) {
+    let (mut left, mut booked) = (bytes, 0);
+    let jump_from = |booked: u64, to: u64| {
+        assert!(booked <= to && (booked ^ to) & HALF == 0);
+        if booked < to {
+            jump(booked << 32 | bytes, to << 32 | bytes);
+        }
+    };
+    while left > 0 {
+        let size = left.min(most);
+        book(size as usize);
+        (left, booked) = (left - size, booked + 1);
+    }
+    if blocks >= HALF {
+        jump_from(booked, HALF - 1);
+        book(0);
+        booked = HALF;
+    }
+    jump_from(booked, blocks);
+}
+
+type Events = [(Direction, u64); 3];
+const SMALL: Events = [(Allocated, 48), (Freed, 48), (Allocated, 16)];
+const LARGE: Events = [(Allocated, HALF - 1), (Freed, HALF - 1), (Allocated, HALF - 1)];
+const TWICE: Events = [(Allocated, HALF - 1), (Allocated, HALF - 1), (Allocated, 1)];
+
+/// What a count is before these events and after each of its own.
+fn steps(start: Sum, events: &Events, direction: Direction) -> Vec<Sum> {
+    let sizes = events.iter().filter(|event| event.0 == direction).map(|event| event.1);
+    let add = |sum: &mut Sum, size| {
+        *sum = (sum.0 + size, sum.1 + 1);
+        Some(*sum)
+    };
+    std::iter::once(start).chain(sizes.scan(start, add)).collect()
+}
+
+/// Reads what was freed and what was allocated, twice: each a value that the count has had, none less than one before,
+/// and never more freed than allocated.
+fn look_twice(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
+    let mut last = Counts::default();
+    for _ in 0..2 {
+        let mut counts = Counts::default();
+        for direction in [Freed, Allocated] {
+            let (sum, steps) = (read(direction), steps(start, events, direction));
+            assert!(steps.contains(&sum), "{sum:?} of {steps:?}");
+            counts.add(direction, sum);
+        }
+        assert!(last.freed <= counts.freed && last.allocated <= counts.allocated, "{last:?} {counts:?}");
+        never_negative(counts);
+        last = counts;
+    }
+}
+
+/// What is read when all have gone.
+fn look_at_last(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
+    for direction in [Freed, Allocated] {
+        assert_eq!(Some(&read(direction)), steps(start, events, direction).last());
+    }
+}
+
+/// An owner allocates and frees while somebody reads.
+fn goes_on(start: Sum, events: &'static Events) -> String {
+    let prepare = move || {
+        begin();
+        for direction in [Allocated, Freed] {
+            reach(start, HALF - 1, |size| book(&FIRST, ID, direction, size));
+        }
+    };
+    orders_from(prepare, move || {
+        let owner = thread::spawn(move || {
+            for (direction, size) in events {
+                book(&FIRST, ID, *direction, *size as usize);
+            }
+        });
+        let chunk = FIRST.counters.chunk(0).unwrap();
+        let read = |direction| chunk.read(ID as usize, direction);
+        let reader = thread::spawn(move || look_twice(start, events, read));
+        owner.join().unwrap();
+        reader.join().unwrap();
+        look_at_last(start, events, read);
+    })
+}
+
+/// The same in one that does not look at each event whether a half goes on.
+fn unsampled_goes_on(start: Sum) -> String {
+    let prepare = move || {
+        begin();
+        let unsampled = &FIRST.unsampled;
+        unsampled.begin(tracker::unsampled(tracker::base()));
+        let most = (1 << 30) - 1;
+        reach(start, most, |size| {
+            unsampled.allocate(size);
+            unsampled.open(0);
+        });
+        let told = std::cell::Cell::new(0);
+        reach(start, most, |size| {
+            unsampled.free(size);
+            told.set(told.get() + unsampled.news());
+        });
+        assert_eq!(told.get(), 0);
+        unsampled.open(STEP);
+    };
+    orders_from(prepare, move || {
+        let unsampled = &FIRST.unsampled;
+        // SMALL.
+        let owner = thread::spawn(|| {
+            let id = unsampled.id();
+            assert_eq!(unsampled.passes(48), Some(id));
+            assert!(!unsampled.free(48));
+            let told = unsampled.news();
+            unsampled.open(STEP);
+            assert_eq!(unsampled.allocate(16), id);
+            assert_eq!((told, unsampled.news()), (0, 16));
+        });
+        let read = |direction| match direction {
+            Freed => unsampled.read_freed(),
+            Allocated => unsampled.read_allocated(),
+        };
+        let reader = thread::spawn(move || look_twice(start, &SMALL, read));
+        owner.join().unwrap();
+        reader.join().unwrap();
+        look_at_last(start, &SMALL, read);
+    })
+}
+
+// ── What was not sampled ────────────────────────────────────────────────────────────────────────
+
+/// Where blocks count that were not sampled, of the first epoch.
+const UNSAMPLED: u32 = tag::FIRST + 1;
+
+/// By a thread that counts such blocks itself, and by one that does not.
+fn unsampled_handed_over() -> String {
+    fn give() {
+        assert_eq!(allocation(&FIRST, 48), UNSAMPLED);
+    }
+    fn free_by_second() {
+        free(&SECOND, UNSAMPLED, 48);
+    }
+    fn look() {
+        never_negative(read_unsampled(UNSAMPLED));
+    }
+    let of_its_own = || {
+        hand_over_while(give, || SECOND.unsampled.begin(UNSAMPLED), free_by_second, look);
+        assert_eq!(SECOND.unsampled.read_freed(), (48, 1));
+        assert_eq!(read_unsampled(UNSAMPLED), Counts { allocated: (64, 2), freed: (48, 1) });
+    };
+    let of_none = || {
+        hand_over_while(give, || (), free_by_second, look);
+        assert_eq!(read_chunk(UNSAMPLED), Counts { allocated: (0, 0), freed: (48, 1) });
+        assert_eq!(read_unsampled(UNSAMPLED), Counts { allocated: (48, 1), freed: (48, 1) });
+    };
+    let first_counts = || {
+        begin_with_both();
+        assert_eq!(allocation(&FIRST, 16), UNSAMPLED);
+    };
+    format!("{}, {}", orders_from(first_counts, of_its_own), orders_from(begin_with_places, of_none))
+}
+
+/// A thread allocates a block and frees it while another clears: who reads finds what was booked in the epoch that it
+/// has read.
+fn unsampled_cleared_while_read() {
+    clear_while(read_epoch);
+}
+
+/// In an epoch where a block was allocated and freed.
+fn begin_with_a_block() {
+    begin();
+    let id = allocation(&FIRST, 48);
+    free(&FIRST, id, 48);
+}
+
+fn clear_while(read: fn() -> (u32, Counts)) {
+    let first = tracker::base();
+    let clearing = thread::spawn(tracker::clear);
+    let booking = thread::spawn(|| {
+        let id = allocation(&FIRST, 48);
+        free(&FIRST, id, 48);
+    });
+    let reader = thread::spawn(move || {
+        let (base, counts) = read();
+        never_negative(counts);
+        let possible: &[Sum] = if base == first { &[(48, 1), (96, 2)] } else { &[(0, 0), (48, 1)] };
+        assert!(possible.contains(&counts.allocated) && possible.contains(&counts.freed), "{counts:?}");
+    });
+    reader.join().unwrap();
+    clearing.join().unwrap();
+    booking.join().unwrap();
+    assert!(read_epoch().0 > first);
+    assert_eq!(read_epoch().1.live(), 0);
+}
+
+/// A thread allocates, frees and allocates while another clears: afterwards the epoch holds the block whole or not at
+/// all, and what comes later is in it.
+fn unsampled_cleared() {
+    let clearing = thread::spawn(tracker::clear);
+    let booking = thread::spawn(|| {
+        let id = allocation(&FIRST, 48);
+        free(&FIRST, id, 48);
+        allocation(&FIRST, 16)
+    });
+    clearing.join().unwrap();
+    let id = booking.join().unwrap();
+    let (base, counts) = read_epoch();
+    assert_eq!(counts.live(), if id < base { 0 } else { 16 });
+    free(&FIRST, id, 16);
+    assert_eq!(read_epoch().1.live(), 0);
+    assert_eq!(allocation(&FIRST, 8), tracker::unsampled(base));
+    assert_eq!(read_epoch().1.live(), 8);
+}
+
+// ── The models themselves ───────────────────────────────────────────────────────────────────────
+
+/// That a mistake is noticed at all.
+fn mistakes() -> String {
+    let allocated_first = || {
+        let look = || {
+            let allocated = read_chunk(ID).allocated;
+            never_negative(Counts { allocated, freed: read_chunk(ID).freed });
+        };
+        hand_over_while(|| book(&FIRST, ID, Allocated, 48), || (), || book(&SECOND, ID, Freed, 48), look);
+    };
+    let unsampled_allocated_first = || {
+        let look = || {
+            let allocated = read_unsampled(UNSAMPLED).allocated;
+            never_negative(Counts { allocated, freed: read_unsampled(UNSAMPLED).freed });
+        };
+        hand_over_while(|| _ = allocation(&FIRST, 48), || (), || free(&SECOND, UNSAMPLED, 48), look);
+    };
+    let base_not_looked_at_again = || {
+        clear_while(|| {
+            let base = tracker::base();
+            (base, read_unsampled(tracker::unsampled(base)))
+        });
+    };
+    let state_that_two_have = || {
+        let book = || thread::spawn(|| _ = FIRST.unsampled.allocate(1));
+        for thread in [book(), book()] {
+            thread.join().unwrap();
+        }
+        assert_eq!(FIRST.unsampled.read_allocated(), (2, 2));
+    };
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let noticed = [
+        (begin_with_both as fn(), allocated_first as fn()),
+        (begin_with_both, unsampled_allocated_first),
+        (begin_with_a_block, base_not_looked_at_again),
+        (begin, state_that_two_have),
+    ]
+    .map(|(begin, model)| std::panic::catch_unwind(|| every_order(preemptions(), begin, model)).is_err());
+    std::panic::set_hook(hook);
+    assert_eq!(noticed, [true; 4], "a mistake goes unnoticed");
+    "4 noticed".to_owned()
 }
 
 /// What is written down here anew is as it is there: the same atomic operations with the same orderings.
 fn as_in_the_sources() -> String {
-    let operations = |text: &str, function: &str| -> Vec<String> {
+    // Without comments.
+    let body = |text: &str, function: &str| -> String {
         let begin = text.find(&format!("fn {function}(")).unwrap_or_else(|| panic!("no fn {function}"));
-        let body = &text[begin..];
-        let body = &body[..body.find("\n}\n").unwrap()];
-        let body: String = body.lines().map(|line| line.split("//").next().unwrap()).collect();
-        let body = body.replace("compare_exchange_weak", "compare_exchange");
+        let begin = text[..begin].rfind('\n').unwrap() + 1;
+        let indent = text[begin..].chars().take_while(|c| *c == ' ').count();
+        let end = text[begin..].find(&format!("\n{}}}\n", " ".repeat(indent))).unwrap();
+        text[begin..][..end].lines().map(|line| line.split("//").next().unwrap()).collect()
+    };
+    // Whatever begins with one of these, to the end of the name.
+    let names = |text: &str, function: &str, beginnings: &[&str]| -> Vec<String> {
+        let body = body(text, function);
+        let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+        let at = body.char_indices().map(|(at, _)| &body[at..]);
+        at.filter_map(|rest| {
+            let beginning = beginnings.iter().find(|beginning| rest.starts_with(**beginning))?;
+            Some(beginning.chars().chain(rest[beginning.len()..].chars().take_while(is_name)).collect())
+        })
+        .collect()
+    };
+    let operations = |text: &str, function: &str| -> Vec<String> {
+        let body = body(text, function).replace("compare_exchange_weak", "compare_exchange");
         let calls = ["load(", "store(", "compare_exchange("];
         let mut found = Vec::new();
         for (at, _) in body.char_indices() {
@@ -320,18 +730,40 @@ fn as_in_the_sources() -> String {
         }
         found
     };
-    let (here, thread) = (include_str!("models.rs"), include_str!("../../../src/thread.rs"));
+    let [here, thread, raw, book, tag] = [
+        include_str!("models.rs"),
+        include_str!("../../../src/thread.rs"),
+        include_str!("../../../src/raw.rs"),
+        include_str!("../../../src/book.rs"),
+        include_str!("../../../src/tag.rs"),
+    ];
     for function in ["make", "all", "adopt", "release"] {
         let theirs: Vec<_> = operations(thread, function)
             .into_iter()
-            // The hint, and what only the owner touches.
-            .filter(|operation| !operation.starts_with("RELEASED") && !operation.starts_with("quiet"))
+            // The hint.
+            .filter(|operation| !operation.starts_with("RELEASED"))
             .collect();
         assert_eq!(operations(here, function), theirs, "{function}");
     }
-    let raw = include_str!("../../../src/raw.rs");
-    let body = &raw[raw.find("fn read_chunk(").unwrap()..];
-    let (freed, allocated) = (body.find(".read_freed()").unwrap(), body.find(".read_allocated()").unwrap());
-    assert!(freed < allocated, "raw.rs reads what was allocated first");
+    let unsampled = ["unsampled.", "tracker::base", "tracker::generation", "tracker::unsampled"];
+    for (source, function, beginnings) in [
+        (thread, "make", &["prepare"][..]),
+        (thread, "publish", &unsampled),
+        (book, "allocation", &unsampled),
+        (book, "record", &unsampled),
+        (book, "free", &unsampled),
+        (book, "free_recorded", &unsampled),
+        (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
+        (raw, "read_unsampled", &["all", "unsampled.id", "Unsampled::", "read_chunk("]),
+        (raw, "read_epoch", &["tracker::base"]),
+    ] {
+        let theirs = names(source, function, beginnings);
+        assert!(!theirs.is_empty(), "{function}");
+        assert_eq!(names(here, function, beginnings), theirs, "{function}");
+    }
+    let stand_in = include_str!("tag.rs");
+    for constant in stand_in.lines().filter(|line| line.starts_with("pub(crate) const")) {
+        assert!(tag.contains(constant), "{constant}");
+    }
     "the same operations with the same orderings".to_owned()
 }

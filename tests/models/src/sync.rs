@@ -4,6 +4,7 @@
 
 pub(crate) use std::sync::atomic::{Ordering, compiler_fence};
 
+use crate::memory;
 use loom::sync::atomic::AtomicU64 as Controlled;
 use std::cell::{RefCell, UnsafeCell};
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ thread_local! {
 #[derive(Default)]
 struct Beside {
     bound: HashMap<usize, &'static Controlled>,
+    /// The same, in the order in which they were touched: a run is to be repeated step by step.
+    touched: Vec<&'static Controlled>,
     /// Of zero, made before any thread begins: what a thread makes by itself others could not know of.
     free: Vec<&'static Controlled>,
     made: Vec<*mut Controlled>,
@@ -28,7 +31,11 @@ const POOL: usize = 160;
 
 /// Runs a model in every order of its threads, with so many switches between them that nothing but the order of the
 /// operations asks for; how many orders that were. `begin` runs before threads do, and touches what is not zero.
-pub(crate) fn every_order(preemptions: usize, begin: fn(), model: fn()) -> usize {
+pub(crate) fn every_order(
+    preemptions: usize,
+    begin: impl Fn() + Send + Sync + 'static,
+    model: impl Fn() + Send + Sync + 'static,
+) -> usize {
     let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = runs.clone();
     let mut builder = loom::model::Builder::new();
@@ -51,8 +58,25 @@ pub(crate) fn every_order(preemptions: usize, begin: fn(), model: fn()) -> usize
             // SAFETY: made above or in `bind`, once.
             drop(unsafe { Box::from_raw(made) });
         }
+        memory::free_all();
     });
     runs.load(Ordering::Relaxed)
+}
+
+/// Sets the one atomic that holds `from` to `to`: as if somebody had added that much. Before threads begin.
+pub(crate) fn jump(from: u64, to: u64) {
+    let touched = BESIDE.with_borrow(|beside| {
+        assert!(!beside.threads, "a jump in a thread");
+        beside.touched.clone()
+    });
+    let found: Vec<_> = touched.into_iter().filter(|one| one.load(Ordering::Relaxed) == from).collect();
+    let [one] = found[..] else { panic!("{from:#x} is in {} places", found.len()) };
+    one.store(to, Ordering::Release);
+}
+
+/// As that of the crate on x86-64: a load and a store, between which another thread may come.
+pub(crate) fn add_to_own(word: &AtomicU64, amount: u64) {
+    word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Release);
 }
 
 /// What loom controls for the atomic at this address, which holds `initial` in memory.
@@ -71,6 +95,7 @@ fn bind(address: usize, initial: u64) -> &'static Controlled {
             unsafe { &*made }
         };
         beside.bound.insert(address, bound);
+        beside.touched.push(bound);
         bound
     })
 }

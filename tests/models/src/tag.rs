@@ -1,4 +1,6 @@
-//! What `tracker.rs` wants of the crate's `tag.rs`.
+//! What `tracker.rs` wants of the crate's `tag.rs`; the last check holds it to that.
 
 /// The first id a stack can have.
 pub(crate) const FIRST: u32 = 2;
+/// Set in the tag of a sampled block.
+pub(crate) const SAMPLED: u32 = 1 << 31;
