@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// heapgauge::stop();
@@ -62,7 +62,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// heapgauge::stop();
@@ -77,7 +77,7 @@ pub fn stop() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// assert!(heapgauge::is_tracing());
@@ -168,7 +168,7 @@ pub struct TracedMemory {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let before = heapgauge::traced_memory();
@@ -187,7 +187,7 @@ pub fn traced_memory() -> TracedMemory {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// drop(vec![0u8; 10 << 20]);
@@ -202,7 +202,7 @@ pub fn reset_peak() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let from_before = vec![0u8; 1000];
@@ -218,7 +218,7 @@ pub fn clear_traces() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// assert!(heapgauge::tracker_memory() > 0);
@@ -253,7 +253,7 @@ impl std::fmt::Debug for PauseGuard {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let before = heapgauge::traced_memory().current;
