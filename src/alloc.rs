@@ -24,7 +24,7 @@ use std::ptr::null_mut;
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// #[global_allocator]
 /// static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 ///
@@ -91,7 +91,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// use heapgauge::TrackingAllocator;
     ///
     /// #[global_allocator]

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// heapgauge::stop();
@@ -62,7 +62,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// heapgauge::stop();
@@ -77,7 +77,7 @@ pub fn stop() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// assert!(heapgauge::is_tracing());
@@ -170,7 +170,7 @@ pub struct TracedMemory {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let before = heapgauge::traced_memory();
@@ -189,7 +189,7 @@ pub fn traced_memory() -> TracedMemory {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// drop(vec![0u8; 10 << 20]);
@@ -204,7 +204,7 @@ pub fn reset_peak() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let from_before = vec![0u8; 1000];
@@ -220,7 +220,7 @@ pub fn clear_traces() {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// assert!(heapgauge::tracker_memory() > 0);
@@ -255,7 +255,7 @@ impl std::fmt::Debug for PauseGuard {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// let before = heapgauge::traced_memory().current;

@@ -39,7 +39,7 @@ pub(crate) struct DomainStack {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::Snapshot;

@@ -178,7 +178,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{Filter, Snapshot};

@@ -8,7 +8,7 @@
 //!
 //! # Ten lines to the first answer
 //!
-//! ```no_run
+//! ```no_run,standalone_crate
 //! # #[cfg(feature = "http")]
 //! # mod program {
 //! #[global_allocator]
@@ -27,7 +27,7 @@
 //!
 //! Without a server, from inside:
 //!
-//! ```
+//! ```standalone_crate
 //! use heapgauge::{GroupBy, Snapshot};
 //!
 //! #[global_allocator]
@@ -212,7 +212,7 @@ pub mod coming_from_tracemalloc {}
 /// Looking at the stack of every allocation costs some percent in a program that does little but allocate. With a
 /// sample interval heapgauge looks at one allocation every so many bytes, and estimates from it what each line holds:
 ///
-/// ```
+/// ```standalone_crate
 /// #[global_allocator]
 /// static ALLOC: heapgauge::TrackingAllocator =
 ///     heapgauge::TrackingAllocator::system().sample_every(512 << 10);

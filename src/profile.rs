@@ -61,7 +61,7 @@ impl ProfileValue {
 ///
 /// A profile of what is allocated during some work, for `go tool pprof`:
 ///
-/// ```
+/// ```standalone_crate
 /// # #[cfg(feature = "pprof")]
 /// # {
 /// # #[global_allocator]
@@ -105,7 +105,7 @@ impl Profile {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{Profile, ProfileValue};
@@ -135,7 +135,7 @@ impl Profile {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{Profile, ProfileValue};

@@ -34,7 +34,7 @@ pub struct Trace {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::{GroupBy, Snapshot};
@@ -64,7 +64,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// let kept = String::from("kept");
@@ -131,7 +131,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// let snapshot = heapgauge::Snapshot::take()?;
@@ -146,7 +146,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// assert_eq!(heapgauge::Snapshot::take()?.traceback_limit(), 32);
@@ -160,7 +160,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// assert_eq!(heapgauge::Snapshot::take()?.sample_interval(), 0);
@@ -174,7 +174,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// let snapshot = heapgauge::Snapshot::take()?;
@@ -190,7 +190,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// let (one, two) = (heapgauge::Snapshot::take()?, heapgauge::Snapshot::take()?);
@@ -217,7 +217,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// # let directory = std::env::temp_dir().join(format!("heapgauge-save-{}", std::process::id()));

@@ -131,7 +131,7 @@ impl fmt::Display for Key {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::{GroupBy, Snapshot};
@@ -160,7 +160,7 @@ impl Statistic {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Snapshot};
@@ -186,7 +186,7 @@ impl fmt::Display for Statistic {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::{GroupBy, Snapshot};
@@ -225,7 +225,7 @@ impl StatisticDiff {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Snapshot};
@@ -312,7 +312,7 @@ impl Order {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Order, Snapshot};
@@ -387,7 +387,7 @@ impl Totals {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Snapshot, Totals};
@@ -451,7 +451,7 @@ pub struct Top {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::{GroupBy, Snapshot, Totals, top};
@@ -498,7 +498,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Snapshot};
@@ -530,7 +530,7 @@ impl Snapshot {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{GroupBy, Snapshot};

@@ -53,7 +53,7 @@ impl Block for String {
 ///
 /// # Examples
 ///
-/// ```
+/// ```standalone_crate
 /// # #[global_allocator]
 /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 /// use heapgauge::traceback_of;

@@ -37,7 +37,7 @@ impl Profile {
     ///
     /// # Examples
     ///
-    /// ```
+    /// ```standalone_crate
     /// # #[global_allocator]
     /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
     /// use heapgauge::{Profile, ProfileValue};
