@@ -99,6 +99,44 @@ mod arch {
     }
 }
 
+/// The word at this address of a stack.
+///
+/// [`recognise`] reads words that it only guesses to be return addresses. Some lie between variables, where
+/// AddressSanitizer ends the program at every load that it knows of.
+///
+/// # Safety
+///
+/// * It is aligned and lies on a stack that this thread may read.
+#[inline(always)]
+unsafe fn word(address: usize) -> usize {
+    #[cfg(not(heapgauge_sanitized))]
+    // SAFETY: the caller's duty.
+    unsafe {
+        std::ptr::with_exposed_provenance::<usize>(address).read()
+    }
+    #[cfg(heapgauge_sanitized)]
+    {
+        let word;
+        // SAFETY: one load; the caller's duty.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!(
+                "mov {word}, [{address}]", word = lateout(reg) word, address = in(reg) address,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!(
+                "ldr {word}, [{address}]", word = lateout(reg) word, address = in(reg) address,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        word
+    }
+}
+
 /// The registers a walk needs: every packed rule counts from one of the last two.
 #[derive(Clone, Copy)]
 pub(crate) struct Registers {
@@ -154,7 +192,7 @@ pub(super) fn recognise(
     }
     // SAFETY: `place` is below `room` in each call below, so the word lies on this thread's own
     // stack, between its stack pointer and its end; it is aligned because the stack pointer is.
-    let word = |place: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(sp + place * WORD).read() };
+    let word = |place: usize| unsafe { word(sp + place * WORD) };
     let key = layouts::key(depth, word(hint));
     let set = tools.layouts.set(key)?;
     for way in 0..layouts::WAYS {
@@ -212,7 +250,7 @@ pub(super) fn walk_and_learn(
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
-    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
+    let read = |address: usize| unsafe { word(address) };
     let mut parser = Parser { memory: &mut tools.parser };
     let rule_of = |address| parser.rule(address);
     let mut places = Places { layout: Layout::EMPTY, is_whole: is_own_stack };
@@ -575,7 +613,7 @@ pub(super) fn self_test() -> bool {
     let mut parser = Parser { memory: &mut parser_memory };
     // The bounds of this stack may not be known yet; the rules are what is being tested.
     // SAFETY: as in `walk_and_learn`.
-    let read = |address: usize| unsafe { std::ptr::with_exposed_provenance::<usize>(address).read() };
+    let read = |address: usize| unsafe { word(address) };
     let mut places = Places { layout: Layout::EMPTY, is_whole: false };
     let bounds = StackBounds::default();
     let rule_of = |address| parser.rule(address);
