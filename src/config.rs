@@ -80,7 +80,9 @@ pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (C
 /// Err: what is to be said about the value.
 fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
     match key {
-        "HEAPGAUGE" => config.on = Some(switch(value).ok_or("allowed are on and off, taking on")?),
+        "HEAPGAUGE" => {
+            config.on = Some(switch(value).ok_or("allowed are on and off, keeping what the program has set")?)
+        }
         "HEAPGAUGE_ADDR" => {
             config.addr = address(value)
                 .ok_or_else(|| format!("allowed is HOST:PORT, taking {DEFAULT_ADDR}"))?
@@ -238,7 +240,7 @@ mod tests {
     #[test]
     fn a_malformed_value_names_what_is_allowed_and_takes_the_default() {
         for (key, value, line) in [
-            ("HEAPGAUGE", "yes", "HEAPGAUGE=yes: allowed are on and off, taking on"),
+            ("HEAPGAUGE", "yes", "HEAPGAUGE=yes: allowed are on and off, keeping what the program has set"),
             ("HEAPGAUGE_ADDR", "9898", "HEAPGAUGE_ADDR=9898: allowed is HOST:PORT, taking 127.0.0.1:9898"),
             (
                 "HEAPGAUGE_ADDR",

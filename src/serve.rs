@@ -86,7 +86,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 ///
 /// | variable | meaning | default |
 /// |---|---|---|
-/// | `HEAPGAUGE` | `on`, `off` | `on` |
+/// | `HEAPGAUGE` | `on`, `off` | the program's, else `on` |
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
 /// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 25 |
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |

@@ -73,6 +73,8 @@ pub(crate) enum What {
     Unnamed,
     /// What the node above holds beside its other nodes; there was no room for more.
     Rest,
+    /// Of the root, while blocks are sampled: what no sample stands for.
+    Other,
 }
 
 /// All stacks that pass through the same frames.
@@ -84,8 +86,23 @@ pub(crate) struct Node {
     /// What the width stands for; never less than that of the children together.
     pub value: u64,
     pub stacks: usize,
-    /// Most first; a rest is the last.
+    /// Most first; after them a rest, then *other*.
     pub children: Vec<Node>,
+}
+
+impl Node {
+    /// The same root with this total: what its stacks, where they are estimates, leave of it is *other*.
+    pub(crate) fn of_total(mut self, total: Totals, value: Value) -> Node {
+        let (other, total) = self.totals.beside(total);
+        if other != Totals::default() {
+            let width = value.of(&other);
+            self.totals = total;
+            self.value = self.value.saturating_add(width);
+            let (what, stacks, children) = (What::Other, 0, Vec::new());
+            self.children.push(Node { what, totals: other, value: width, stacks, children });
+        }
+        self
+    }
 }
 
 /// The tree of these stacks, with at most `most` nodes below the root, and a rest below each.
@@ -329,6 +346,7 @@ mod tests {
             What::Cut => "cut".into(),
             What::Unnamed => "unnamed".into(),
             What::Rest => "rest".into(),
+            What::Other => "other".into(),
             What::Frame(frame) => frame.name().into_owned(),
         };
         let children: Vec<String> = node.children.iter().map(shown).collect();
@@ -375,6 +393,24 @@ mod tests {
         assert_eq!(all.totals.size_diff, 305);
         check(&all);
         assert_eq!(shown(&tree(&[held("a", totals(9, 1, -1, 0))], Value::Growth, 100)), "all 0(rest 0)");
+    }
+
+    #[test]
+    fn the_root_is_the_exact_total_beside_estimates() {
+        let of = |value, total| tree(&some(), value, 1).of_total(total, value);
+        let exact = of(Value::Bytes, totals(458, 97, 305, 4));
+        assert_eq!(shown(&exact), "all 458(a 457(rest 457) rest 1)");
+        let more = of(Value::Bytes, totals(1_000, 100, 300, 5));
+        assert_eq!(shown(&more), "all 1000(a 457(rest 457) rest 1 other 542)");
+        assert_eq!((more.totals, more.stacks), (totals(1_000, 100, 300, 5), 5));
+        check(&more);
+        let growth = of(Value::Growth, totals(1_000, 100, 400, 5));
+        assert_eq!(shown(&growth), "all 405(a 310(rest 310) rest 0 other 95)");
+        check(&growth);
+        // Estimates above all there is are the total.
+        let less = of(Value::Bytes, totals(400, 90, 305, 4));
+        assert_eq!((shown(&less), less.totals), (shown(&exact), exact.totals));
+        check(&less);
     }
 
     #[test]

@@ -278,7 +278,7 @@ fn the_page_and_all_it_is_made_from() {
     let gone = ask(addr, "GET", "/debug/heap/tree.json?at=999999");
     assert_eq!(gone.status, 400);
     assert!(gone.body.starts_with("parameter at: moment 999999 is not kept, kept are "), "{}", gone.body);
-    assert!(gone.body.ends_with(", allowed is a number that summary.json said within the last minute\n"));
+    assert!(gone.body.ends_with(", allowed is one of the last four numbers of summary.json, for a minute\n"));
     for path in ["/debug/heap", "/debug/heap/summary.json"] {
         let wrong = ask(addr, "POST", path);
         assert_eq!((wrong.status, wrong.header("allow")), (405, "GET,HEAD"));

@@ -551,6 +551,45 @@ def progress_and_trouble_are_visible():
         page.wait("no rows", lambda: page.rows() == [])
 
 
+def another_process_begins_anew():
+    """Restarted behind the page: its snapshot of the same number is another one, and no line joins the two."""
+    kept = [{"id": 1, "taken_at": time.time() - 30, "size": 5, "count": 1}]
+    with Canned(canned(many(50), number=900, snapshots=kept)) as server, Browser(server.url) as page:
+        page.loaded()
+        Select(page.one("#since")).select_by_value("1")
+        page.next_refresh()
+        assert page.js("return [since, seen.length > 1]") == ["1", True]
+        server.answers = canned(many(50), number=2, snapshots=kept)
+        page.wait("the word", lambda: page.one("#notice").text.startswith("The program was restarted at "))
+        assert page.js("return [since, document.getElementById('since').value, seen.length, trail.length]") == ["previous", "previous", 1, 1]
+
+
+def what_is_shown_stays_true_when_answers_fail():
+    """Figures are those of the tree there is; the moment of a row may be gone; a choice does not become empty."""
+    answers = canned(many(50))
+    with Canned(dict(answers)) as server, Browser(server.url, quiet=False) as page:
+        page.loaded()
+        Select(page.one("#since")).select_by_value("15m")
+        page.next_refresh()
+        young = time.time() - 20
+        server.answers = canned(many(50), history=[{"taken_at": young, "size": 1, "count": 1}])
+        page.next_refresh()
+        assert page.js("return document.getElementById('since').value") == "15m"
+
+        server.answers["/debug/heap/stacks.json"] = lambda query: None if "at" in query else answers["/debug/heap/stacks.json"](query)
+        page.one("#auto").click()
+        page.one("#space .row").click()
+        page.wait("stacks of now", lambda: page.all("#stacks details"))
+        page.one("#stacks-close").click()
+
+        del server.answers["/debug/heap/tree.json"]
+        page.one("#value input[value=growth]").click()
+        page.wait("the alarm", lambda: page.one("#alert").is_displayed())
+        assert page.one("#alert").text == "The program does not answer: path is unknown."
+        page.one("#fold").click()
+        assert "where it grew" not in page.one("#told").text and "+" not in page.one(".node").text
+
+
 def all_downloads_are_offered_where_they_are_served():
     """A server with every outlet offers three files."""
     paths = ["/debug/pprof/heap", "/debug/heap/folded", "/debug/heap/snapshot.json"]
@@ -641,5 +680,6 @@ def light_dark_wide_and_narrow():
 
 main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, comparing_with_a_snapshot, downloads,
       the_policy_is_strict, the_keyboard_reaches_everything, ten_thousand_sites_stay_smooth, names_are_text,
-      progress_and_trouble_are_visible, all_downloads_are_offered_where_they_are_served,
+      progress_and_trouble_are_visible, another_process_begins_anew,
+      what_is_shown_stays_true_when_answers_fail, all_downloads_are_offered_where_they_are_served,
       estimates_show_their_error, light_dark_wide_and_narrow], at_once=False)

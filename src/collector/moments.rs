@@ -94,6 +94,8 @@ pub(crate) struct Stacks {
     pub times: Times,
     /// Those read so far.
     pub held: Vec<Held>,
+    /// Of everything, exact also where `held` are estimates.
+    pub total: Totals,
     moment: Arc<Moment>,
     old: Arc<Kept>,
     /// The first id that has not been looked at.
@@ -123,7 +125,8 @@ impl Collector {
     pub(crate) fn stacks(&self, asked: Asked) -> Result<Stacks, Nothing> {
         let _own = control::own();
         let (moment, old, _) = self.lock().asked(asked)?;
-        Ok(Stacks { times: times(&moment, &old), held: Vec::new(), moment, old, next: 0 })
+        let total = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old)).into();
+        Ok(Stacks { times: times(&moment, &old), held: Vec::new(), total, moment, old, next: 0 })
     }
 
     /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.

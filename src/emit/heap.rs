@@ -274,6 +274,7 @@ impl TreeNode {
             What::Cut => ("cut", None),
             What::Unnamed => ("unnamed", None),
             What::Rest => ("rest", None),
+            What::Other => ("other", None),
             What::Frame(frame) => ("frame", Some(frames.at(frame))),
         };
         let (value, figures, stacks) = (node.value, (&node.totals).into(), node.stacks);

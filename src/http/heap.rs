@@ -33,7 +33,7 @@ use crate::tree;
 
 /// Markup, style and script of the page; `{nonce}` stands where a value of each answer goes.
 const PAGE: &str = include_str!("page.html");
-const AT: &str = "a number that summary.json said within the last minute";
+const AT: &str = "one of the last four numbers of summary.json, for a minute";
 
 pub(super) fn routes() -> Router<Arc<Outlet>> {
     Router::new()
@@ -96,9 +96,10 @@ async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let keys = ["value", "since", "at", "nodes"];
     match read(&outlet.collector, &uri, &keys, true).await {
-        Ok((query, Stacks { times, held, .. })) => {
-            json(|| Ok(heap::tree(&times, query.value, &tree::tree(&held, query.value, query.nodes))))
-        }
+        Ok((query, Stacks { times, held, total, .. })) => json(|| {
+            let root = tree::tree(&held, query.value, query.nodes).of_total(total, query.value);
+            Ok(heap::tree(&times, query.value, &root))
+        }),
         Err(refusal) => *refusal,
     }
 }

@@ -37,14 +37,15 @@
 //!   asked for; `stacks` says how many there are, `other` what the `top` rows leave out.
 //! * **tree.json**: `nodes`, a list in which each comes after its `parent` (an index; `null` for the root).
 //!   `kind` is `root`; `frame`, with an index into `frames`; `cut`, stacks whose oldest frames were not
-//!   recorded; `unnamed`; or `rest`, what a node holds beside those that found room (`nodes`, 1 to 20000,
-//!   default 2000). `value` is its width: bytes, blocks, or growth, the sum of what grew, as asked for by
-//!   `value`. The root has the four figures of the total, and each node at least those of its children. The
+//!   recorded; `unnamed`; `rest`, what a node holds beside those that found room (`nodes`, 1 to 20000,
+//!   default 2000); or `other`, below the root, what no sample stands for. `value` is its width: bytes, blocks, or
+//!   growth, the sum of what grew, as asked for by `value`; `stacks` says how many pass through it. The root has
+//!   the four figures of the total, and each node at least the `size` and `count` of its children together. The
 //!   oldest frame comes first, and frames beyond the traceback limit are there, too.
 //!
-//! `since` and `sort` are those of `/memory/snapshots`; here the defaults are `previous` and `size`. `at` is a
-//! `number` of the last minute: answers with the same `at` are about the same moment and add up, and do not
-//! wait for names. Without it they are of now, and wait up to 20 s until every stack has one.
+//! `since` and `sort` are those of `/memory/snapshots`; here the defaults are `previous` and `size`. `at` is one of
+//! the last four `number`s of `summary.json`, for a minute: answers with the same `at` are about the same moment
+//! and add up, and do not wait for names. Without it they are of now, and wait up to 20 s until every stack has one.
 //!
 //! # Who may ask, and what it costs
 //!
