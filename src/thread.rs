@@ -406,7 +406,7 @@ mod platform {
         let rounds = unsafe { libc::sysconf(libc::_SC_THREAD_DESTRUCTOR_ITERATIONS) };
         if let Ok(rounds @ 1..) = u32::try_from(rounds) {
             // ThreadSanitizer parts with the thread in the last round too, and faults in what runs after that.
-            let last = if cfg!(heapgauge_tsan) { (rounds - 1).max(1) } else { rounds };
+            let last = if cfg!(heapgauge_sanitized) { (rounds - 1).max(1) } else { rounds };
             LAST_FAREWELL.store(last, Ordering::Relaxed);
         }
         #[cfg(target_os = "linux")]
