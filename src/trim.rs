@@ -8,14 +8,11 @@
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// What a walk through the free lists takes goes with what the process holds; so should what is gained.
-const LEAST_PART: usize = 16;
-
-/// Gives memory back if this process has grown by more than `growth` bytes and by more than a part of what it held
-/// `before`, and is not so large that this could be felt.
+/// Gives memory back if this process has grown by more than `growth` bytes since it held `before`, and is not
+/// so large that this could be felt.
 pub(crate) fn give_back(before: usize, growth: usize) {
     let now = private_bytes();
-    if now.saturating_sub(before) > growth.max(before / LEAST_PART) && now < LARGEST {
+    if now > before.saturating_add(growth) && now < LARGEST {
         trim();
     }
 }

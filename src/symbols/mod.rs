@@ -62,7 +62,7 @@ const LEAST_PER_PARSE: usize = 16;
 const IN_VAIN: usize = 4;
 
 /// Less than this left over from a batch is not worth giving back.
-const LEFT_OVER: usize = 1 << 20;
+const LEFT_OVER: usize = 8 << 20;
 
 /// `HEAPGAUGE_MAX_OVERHEAD` unless told otherwise.
 const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
