@@ -268,8 +268,8 @@ pub mod coming_from_tracemalloc {}
 ///
 /// Two times of three an estimate is off by less than its error, and by less than three times that practically always.
 /// [`SiteRow::live_stderr_bytes`], `heap_site_live_stderr_bytes{site,function}`, [`Trace::stderr`] and
-/// [`StatisticDiff::diff_stderr`] tell it; `/memory/snapshots` and the page `/debug/heap` put `±` behind or below their
-/// figures. The shipped alerts want a growth above three standard errors. An error of 0 means exact.
+/// [`StatisticDiff::diff_stderr`] tell it; a printed row, `/memory/snapshots` and the page `/debug/heap` put `±` behind or
+/// below their figures. The shipped alerts want a growth above three standard errors. An error of 0 means exact.
 ///
 /// # What it cannot see
 ///

@@ -177,7 +177,8 @@ impl Statistic {
 
 impl fmt::Display for Statistic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: size={}, count={}", self.key, format_size(self.size as f64, false), self.count)?;
+        let (size, give) = (format_size(self.size as f64, false), Give(self.stderr));
+        write!(f, "{}: size={size}{give}, count={}", self.key, self.count)?;
         write_average(f, self.size, self.count)
     }
 }
@@ -245,14 +246,28 @@ impl fmt::Display for StatisticDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: size={} ({}), count={} ({:+})",
+            "{}: size={}{} ({}{}), count={} ({:+})",
             self.key,
             format_size(self.size as f64, false),
+            Give(self.stderr),
             format_size(self.size_diff as f64, true),
+            Give(self.diff_stderr),
             self.count,
             self.count_diff
         )?;
         write_average(f, self.size, self.count)
+    }
+}
+
+/// A standard error in bytes, behind what it is the error of; nothing where that is exact.
+struct Give(u64);
+
+impl fmt::Display for Give {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            error => write!(f, " ± {}", format_size(error as f64, false)),
+        }
     }
 }
 

@@ -57,6 +57,17 @@ fn estimates_keep_their_errors_in_a_file() {
     let rows = snapshot.statistics(GroupBy::Line);
     let errors: Vec<_> = rows.iter().map(|row| (row.name().into_owned(), row.size, row.stderr)).collect();
     assert_eq!(errors, [("a.rs:2".to_owned(), 1_048_583, 500), ("b.rs:4".to_owned(), 30, 0)]);
+    // Printed, the error stands behind its figure; exact ones have none.
+    let printed: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    assert_eq!(printed[0], "a.rs:2: size=1024 KiB ± 500 B, count=10, average=102 KiB");
+    assert_eq!(printed[1], "b.rs:4: size=30 B, count=3, average=10 B");
+    let nothing = load(&text.replace("\"traces\": [", "\"traces\": [], \"not_traces\": [")).unwrap();
+    let gone: Vec<String> =
+        nothing.compare_to(&snapshot, GroupBy::Line).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        gone,
+        ["a.rs:2: size=0 B (-1024 KiB ± 500 B), count=0 (-10)", "b.rs:4: size=0 B (-30 B), count=0 (-3)"]
+    );
     let directory = Directory::new();
     let path = directory.file("saved.json");
     snapshot.save(&path).unwrap();
