@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-type Allocate = fn(usize) -> Vec<u8>;
+type Allocate = fn(usize) -> Box<[u8]>;
 
 /// Ten times the inner macro, each time with another name.
 macro_rules! ten {
@@ -29,14 +29,13 @@ macro_rules! ten {
     };
 }
 
-/// A function that allocates. The string makes it unlike all others, or the optimizer folds them into one. It does no
-/// more than that, because ten thousand of it are compiled.
+/// A function that allocates. The string makes it unlike all others, or the optimizer folds them into one.
 macro_rules! site {
     ($name:ident) => {
         #[inline(never)]
-        pub fn $name(size: usize) -> Vec<u8> {
+        pub fn $name(size: usize) -> Box<[u8]> {
             black_box(concat!(module_path!(), stringify!($name)));
-            Vec::with_capacity(size)
+            vec![1; size].into_boxed_slice()
         }
     };
 }
