@@ -28,7 +28,7 @@ pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout) {
         return Some(layout);
     }
-    if tag_map::AVAILABLE && layout.align() <= LARGE_ALIGN {
+    if tag_map::AVAILABLE && !is_seldom(layout.align() > LARGE_ALIGN) {
         // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to this one overflow nothing.
         return Some(unsafe { Layout::from_size_align_unchecked(layout.size() + TAG_BYTES, layout.align()) });
     }
@@ -88,7 +88,20 @@ pub(crate) unsafe fn read(block: *const u8, layout: Layout) -> u32 {
 /// The rule both sides follow.
 #[inline(always)]
 fn is_in_map(layout: Layout) -> bool {
-    tag_map::AVAILABLE && layout.size() >= tag_map::GRANULE
+    tag_map::AVAILABLE && is_seldom(layout.size() >= tag_map::GRANULE)
+}
+
+/// Has the compiler put what follows where it is true out of the way: most blocks are small, and a jump there
+/// and back again costs them more than what is done.
+#[inline(always)]
+fn is_seldom(condition: bool) -> bool {
+    #[cold]
+    #[inline(always)]
+    fn seldom() {}
+    if condition {
+        seldom();
+    }
+    condition
 }
 
 #[cfg(test)]
