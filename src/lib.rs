@@ -284,8 +284,8 @@ pub mod coming_from_tracemalloc {}
 /// Sums of estimates are estimates, and the total is known. [`Report::other`] is what the exported sites leave of the
 /// exact total; where they are estimated to hold more than there is, which happens where the whole heap is some
 /// intervals, their estimates are scaled down to the total, so that `sum(heap_site_live_bytes) <= heap_live_bytes`
-/// holds in each exposition. Snapshots keep their estimates as they are; under `/memory/snapshots` the total is then
-/// that of the rows.
+/// holds in each exposition. Snapshots keep their estimates as they are; under `/memory/snapshots` and `/debug/heap/` the
+/// total is then that of the rows.
 ///
 /// An estimated site has one more series, so 35 are exported at most instead of 40.
 ///
@@ -295,6 +295,6 @@ pub mod coming_from_tracemalloc {}
 ///
 /// # What it costs
 ///
-/// A block that is not sampled costs its tag, two additions and a subtraction: 4 to 6 ns for allocation and free together,
-/// 4 bytes. A sample costs a stack walk and some atomic additions, about a microsecond. The README compares.
+/// A block that is not sampled costs its tag, four bytes, and one addition for the allocation and one for the free:
+/// 4 to 6 ns together. A sample costs a stack walk and some atomic additions, about a microsecond. The README compares.
 pub mod sampling {}
