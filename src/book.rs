@@ -8,10 +8,10 @@
 //! exact; and by what it weighs at the three ids after it: bytes, blocks, variance. That is rare, so it
 //! is booked in the counters that threads share, whose words are wide enough.
 
-use crate::counters::Direction;
-use crate::sample::{self, Weight};
+use crate::counters::{Direction, MOST};
+use crate::fingerprint::Fingerprint;
+use crate::sample::{self, Plan, Weight};
 use crate::stack::{self, Entrance, Registers};
-use crate::stack_cache::Fingerprint;
 use crate::stacks::{self, SUMS};
 use crate::tag::{FIRST, OVERHEAD, SAMPLED, UNTRACKED};
 use crate::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
@@ -59,6 +59,7 @@ fn record(state: &'static ThreadState, size: usize) -> u32 {
     }
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
+    stack::refresh(tools);
     let mut tuned = None;
     let id = if !plan.leaves_to_chance(size) {
         state.change(size as i64);
@@ -95,7 +96,8 @@ fn sampled(
     interval: u32,
     size: usize,
 ) -> u32 {
-    let known = tools.cache.get(stack).filter(|id| *id >= tracker::base());
+    let known = tools.cache.get(stack.check);
+    let known = (known >= tracker::base()).then_some(known);
     match known.or_else(|| intern_slow(state, tools, stack, interval)) {
         Some(id) => {
             for (id, amount) in sums(id, size, interval) {
@@ -114,26 +116,66 @@ fn sums(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
 }
 
 /// Books an allocation whose stack is recorded whatever chance says.
+///
+/// What is all in the usual way goes straight through, and nothing is changed before that is certain.
 #[inline(never)]
 fn exact(size: usize, config: &Config, entrance: Entrance) -> u32 {
     let Some(state) = thread::current() else { return first_slow(size, config) };
-    let base = tracker::base();
-    if state.quiet() != 0 || base == u32::MAX {
+    let registers = Registers::here();
+    if state.is_tuned_to(tracker::generation()) && state.is_small(size as i64) {
+        let busy = state.enter_idle();
+        // SAFETY: `current` gave this thread's own state, and it has just been marked.
+        let tools = unsafe { state.tools() };
+        let id = stack::recognise(tools, registers, entrance);
+        // An id below the base was met before a `clear`, or is none.
+        if id >= tracker::base() && state.counters.add(id, Direction::Allocated, size) {
+            state.small_change(size as i64);
+            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+            drop(busy);
+            return id;
+        }
+        drop(busy);
+    }
+    exact_slow(state, &registers, size, config, entrance)
+}
+
+/// The same, whatever is not as usual.
+#[inline(never)]
+fn exact_slow(
+    state: &'static ThreadState,
+    registers: &Registers,
+    size: usize,
+    config: &Config,
+    entrance: Entrance,
+) -> u32 {
+    if state.quiet() != 0 || !tracker::is_on() {
         return quiet_slow(state, size, config);
     }
     let busy = state.enter(BUSY);
-    let registers = Registers::here();
-    // SAFETY: `current` gave this thread's own state, and it has just been marked.
+    // What these say belongs to this generation or a later one, whose change is noticed next time.
+    let generation = tracker::generation_slow();
+    let base = tracker::base();
+    if base == u32::MAX {
+        // Just now.
+        return allocate(state, UNTRACKED, size);
+    }
+    // What chance decides about has a stretch and an id of its own to be up to date: see `record`.
+    let tuned = tracker::plan() == Plan::EXACT;
+    // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
-    let id = match stack::recognise(tools, registers, entrance, base) {
-        Some(id) => {
-            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+    stack::refresh(tools);
+    let id = match stack::recognise_slow(tools, *registers, entrance) {
+        id if id >= base => {
+            debug_assert!(is_right(id, tools, *registers, entrance), "a guess differs from the walk");
             allocate(state, id, size)
         }
-        None => walk_slow(state, tools, registers, size, entrance),
+        _ => walk_slow(state, tools, *registers, size, entrance),
     };
     state.change(size as i64);
     drop(busy);
+    if tuned {
+        state.tune(generation);
+    }
     id
 }
 
@@ -147,9 +189,9 @@ fn walk_slow(
     entrance: Entrance,
 ) -> u32 {
     let stack = stack::walk(tools, registers, entrance);
-    match tools.cache.get(stack) {
-        // An id below the base was met before a `clear`.
-        Some(id) if id >= tracker::base() => {
+    match tools.cache.get(stack.check) {
+        // An id below the base was met before a `clear`, or is none.
+        id if id >= tracker::base() => {
             debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
             allocate(state, id, size)
         }
@@ -259,9 +301,9 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
 }
 
 /// Books an allocation under a given id, in the counters of the thread.
-#[inline(always)]
+#[inline]
 fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
-    if state.counters.add(id, Direction::Allocated, size) {
+    if size as u64 <= MOST && state.counters.add(id, Direction::Allocated, size) {
         return id;
     }
     allocate_slow(state, id, size)
@@ -298,24 +340,41 @@ pub(crate) fn free(id: u32, size: usize) {
 
 #[inline(never)]
 fn free_recorded(state: Option<&'static ThreadState>, id: u32, size: usize) {
-    // From before a `clear`, or while off: nothing is known of it any more. Not so one with the mark of a
-    // sampled block, larger than any base but that of off; it has no place in the counters below.
-    let is_traced = id >= FIRST;
-    if is_traced && id < tracker::base() {
-        return;
-    }
+    // What is at or above the base is traced.
     if let Some(state) = state
+        && id >= tracker::base()
         && state.quiet() & BUSY == 0
+        && state.is_small((size as i64).wrapping_neg())
     {
-        let busy = state.enter(BUSY);
+        let busy = state.enter_idle();
         let is_booked = state.counters.add(id, Direction::Freed, size);
-        if is_booked && is_traced {
-            state.change((size as i64).wrapping_neg());
+        if is_booked {
+            state.small_change((size as i64).wrapping_neg());
         }
         drop(busy);
         if is_booked {
             return;
         }
+    }
+    free_quiet(state, id, size);
+}
+
+/// The free of a block that is not traced, or not any more; or one that is not as usual.
+#[inline(never)]
+fn free_quiet(state: Option<&'static ThreadState>, id: u32, size: usize) {
+    if id < FIRST {
+        if let Some(state) = state
+            && state.quiet() & BUSY == 0
+            && size as u64 <= MOST
+        {
+            let _busy = state.enter(BUSY);
+            if state.counters.add(id, Direction::Freed, size) {
+                return;
+            }
+        }
+    } else if id < tracker::base() {
+        // From before a `clear`, or while off: nothing is known of it any more.
+        return;
     }
     free_slow(id, size);
 }

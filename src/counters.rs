@@ -71,7 +71,7 @@ pub(crate) const BLOCK: u64 = 1 << 32;
 /// Bit 31 of both halves.
 pub(crate) const TOPS: u64 = 1 << 63 | 1 << 31;
 /// More bytes cannot be added at once.
-const MOST: u64 = (1 << 31) - 1;
+pub(crate) const MOST: u64 = (1 << 31) - 1;
 
 #[inline(always)]
 fn word(place: usize, direction: Direction) -> usize {
@@ -79,13 +79,14 @@ fn word(place: usize, direction: Direction) -> usize {
 }
 
 impl Owned {
-    /// Adds a block, if neither half has to go on.
+    /// Adds a block of at most [`MOST`] bytes, if neither half has to go on.
     #[inline(always)]
     fn add(&self, place: usize, direction: Direction, bytes: u64) -> bool {
+        debug_assert!(bytes <= MOST);
         let lower = &self.lower[word(place, direction)];
         let before = lower.load(Ordering::Relaxed);
         let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
-        let fits = ((before ^ after) & TOPS) | (bytes >> 31) == 0;
+        let fits = (before ^ after) & TOPS == 0;
         if fits {
             // Release: pairs with the Acquire of `read`. For what was freed, see the module; for what
             // was allocated, that a reader who sees this sees every change of `upper` before it.
@@ -94,12 +95,9 @@ impl Owned {
         fits
     }
 
-    /// Adds a block whatever the halves hold; false without memory, or if there are too many bytes.
+    /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
     #[cold]
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
-        if bytes > MOST {
-            return false;
-        }
         let Some(upper) = publish(&self.upper, 1) else { return false };
         let (word, lower) = (word(place, direction), &self.lower[word(place, direction)]);
         // SAFETY: `publish` gives zeroed words that are never freed.
@@ -258,7 +256,8 @@ fn number(id: u32) -> usize {
 }
 
 impl Table<Owned> {
-    /// Books a block of this id, in the common case that there is a place for it; else false.
+    /// Books a block of this id and at most [`MOST`] bytes, in the common case that there is a place for it;
+    /// else false.
     #[inline(always)]
     pub(crate) fn add(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
@@ -269,9 +268,10 @@ impl Table<Owned> {
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         let (place, bytes) = (id as usize, bytes as u64);
-        self.chunk_or_make(number(id)).is_some_and(|chunk| {
-            chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
-        })
+        bytes <= MOST
+            && self.chunk_or_make(number(id)).is_some_and(|chunk| {
+                chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
+            })
     }
 
     /// Completes what a thread that is no more has left half done, for the ids below `end`.
@@ -352,7 +352,7 @@ mod tests {
 
     impl Table<Owned> {
         fn book(&self, id: u32, direction: Direction, bytes: usize) -> bool {
-            self.add(id, direction, bytes) || self.add_slow(id, direction, bytes)
+            bytes as u64 <= MOST && self.add(id, direction, bytes) || self.add_slow(id, direction, bytes)
         }
     }
 

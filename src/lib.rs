@@ -92,8 +92,11 @@
 mod alloc;
 mod book;
 mod counters;
+mod fingerprint;
 mod gate;
+mod hint;
 mod init;
+mod layout;
 mod layouts;
 mod memory;
 mod rules;

@@ -7,6 +7,7 @@
 //! last page of a block that the system hands out untouched. Which of the two holds is a function of
 //! the layout alone, and a block is always freed with the layout it was allocated with.
 
+use crate::hint::is_seldom;
 use crate::tag_map;
 use std::alloc::Layout;
 
@@ -89,19 +90,6 @@ pub(crate) unsafe fn read(block: *const u8, layout: Layout) -> u32 {
 #[inline(always)]
 fn is_in_map(layout: Layout) -> bool {
     tag_map::AVAILABLE && is_seldom(layout.size() >= tag_map::GRANULE)
-}
-
-/// Has the compiler put what follows where it is true out of the way: most blocks are small, and a jump there
-/// and back again costs them more than what is done.
-#[inline(always)]
-fn is_seldom(condition: bool) -> bool {
-    #[cold]
-    #[inline(always)]
-    fn seldom() {}
-    if condition {
-        seldom();
-    }
-    condition
 }
 
 #[cfg(test)]

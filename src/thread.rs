@@ -66,10 +66,10 @@ pub(crate) struct StackHeader {
 /// Where the calling thread's stack lies.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct StackBounds {
-    /// Lowest address, inclusive.
-    pub low: usize,
     /// Highest address, exclusive; 0 when unknown.
     pub end: usize,
+    /// Bytes from the lowest address to the highest.
+    pub size: usize,
 }
 
 /// What the parts of a state that only its thread touches look like.
@@ -87,9 +87,9 @@ pub(crate) struct Tools {
 #[repr(C, align(128))]
 pub(crate) struct ThreadState {
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`OWN`]; and, in the bits above those, the tracker's generation that `sampler` and `unsampled`
-    /// belong to, so that one comparison tells whether a block may pass. Written by its thread only; atomic
-    /// because a signal handler of that thread reads it.
+    /// [`OWN`]; and, in the bits above those, the tracker's generation that `sampler`, `unsampled` and `tools`
+    /// belong to, so that one comparison tells whether the next event is an ordinary one. Written by its
+    /// thread only; atomic because a signal handler of that thread reads it.
     gate: AtomicU32,
     /// 1 while a thread has this state.
     taken: AtomicU8,
@@ -129,13 +129,15 @@ impl ThreadState {
         (self.gate.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
-    /// Whether nothing is out of the usual and `sampler` and `unsampled` are of this generation.
+    /// Whether nothing is out of the usual, tracking is on, and `sampler`, `unsampled` and `tools` are of this
+    /// generation.
     #[inline(always)]
     pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
         self.gate.load(Ordering::Relaxed) == generation
     }
 
-    /// Notes that `sampler` and `unsampled` are of this generation, from the end of [`Busy`] on.
+    /// Notes that `sampler`, `unsampled` and `tools` are of this generation, in which tracking is on, from the end
+    /// of [`Busy`] on.
     pub(crate) fn tune(&self, generation: u32) {
         self.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
     }
@@ -151,6 +153,14 @@ impl ThreadState {
         Busy { state: self, before }
     }
 
+    /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
+    #[inline(always)]
+    pub(crate) fn enter_idle(&self) -> Idle<'_> {
+        self.gate.store(self.gate.load(Ordering::Relaxed) | u32::from(BUSY), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        Idle(self)
+    }
+
     /// The parts that only the owner touches.
     ///
     /// # Safety
@@ -164,13 +174,25 @@ impl ThreadState {
         unsafe { &mut *self.tools.get() }
     }
 
-    /// Books a change of live bytes for the peak.
+    /// Whether a change of live bytes need not be published for the peak; then bytes are few.
     #[inline(always)]
-    pub(crate) fn change(&self, bytes: i64) {
+    pub(crate) fn is_small(&self, bytes: i64) -> bool {
         let net = self.net.get().wrapping_add(bytes);
-        self.net.set(net);
-        if net.unsigned_abs() > tracker::PUBLISH_BYTES as u64 {
-            self.publish_slow(net);
+        net.wrapping_add(tracker::PUBLISH_BYTES) as u64 <= 2 * tracker::PUBLISH_BYTES as u64
+    }
+
+    /// Books a change of live bytes for the peak that is [small](ThreadState::is_small).
+    #[inline(always)]
+    pub(crate) fn small_change(&self, bytes: i64) {
+        self.net.set(self.net.get().wrapping_add(bytes));
+    }
+
+    /// Books a change of live bytes for the peak.
+    pub(crate) fn change(&self, bytes: i64) {
+        if self.is_small(bytes) {
+            self.small_change(bytes);
+        } else {
+            self.publish_slow(self.net.get().wrapping_add(bytes));
         }
     }
 
@@ -219,8 +241,8 @@ impl ThreadState {
         }
         self.counters.settle(tracker::end_id());
         self.unsampled.settle();
-        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones. What the tables hold is
-        // given up, because it may have been being freed.
+        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
+        // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
     }
 
@@ -240,6 +262,17 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
         self.state.gate.store(self.before, Ordering::Relaxed);
+    }
+}
+
+/// Lets go of the mark that [`ThreadState::enter_idle`] set. One instruction, and nothing to be remembered.
+pub(crate) struct Idle<'a>(&'a ThreadState);
+
+impl Drop for Idle<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        self.0.gate.store(self.0.gate.load(Ordering::Relaxed) & !u32::from(BUSY), Ordering::Relaxed);
     }
 }
 
@@ -291,7 +324,10 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     let state = adopt().or_else(make);
     if let Some(state) = state {
         // SAFETY: this thread has just taken it; `gone` in LOCAL keeps everybody else out.
-        unsafe { state.tools() }.bounds = platform::stack_bounds();
+        let tools = unsafe { state.tools() };
+        tools.bounds = platform::stack_bounds();
+        tools.layouts.prepare();
+        tools.cache.prepare();
         platform::at_thread_end(state);
     }
     let local = state.map_or(std::ptr::null(), |state| &raw const *state);
@@ -463,9 +499,9 @@ mod platform {
         let is_main = unsafe { libc::getpid() == libc::syscall(libc::SYS_gettid) as libc::pid_t };
         let main_end = MAIN_STACK_END.load(Ordering::Relaxed);
         if is_main && main_end != 0 {
-            // The main thread's stack grows down as far as it is let; `low` only tells a foreign
+            // The main thread's stack grows down as far as it is let; the size only tells a foreign
             // stack from it, and none lies that close below.
-            return StackBounds { low: main_end.saturating_sub(8 << 20), end: main_end };
+            return StackBounds { end: main_end, size: 8 << 20 };
         }
         let mut attribute = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
         let (mut low, mut size) = (null_mut(), 0);
@@ -481,7 +517,7 @@ mod platform {
                 return StackBounds::default();
             }
         }
-        StackBounds { low: low.addr(), end: low.addr() + size }
+        StackBounds { end: low.addr() + size, size }
     }
 
     #[cfg(not(target_os = "linux"))]

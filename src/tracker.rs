@@ -21,7 +21,7 @@ struct Hot {
     rules_epoch: AtomicU32,
     /// [`Plan::word`].
     plan: AtomicU64,
-    /// Changes after base or plan.
+    /// Changes after base, plan or rules epoch.
     generation: AtomicU32,
 }
 
@@ -74,14 +74,14 @@ pub(crate) fn plan() -> Plan {
 /// Generations are odd multiples of this.
 pub(crate) const GENERATION: u32 = 16;
 
-/// Changes whenever what a thread remembers of base and plan is out of date; never 0.
+/// Changes whenever what a thread remembers of base, plan and unwind rules is out of date; never 0.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
     // Relaxed: as for the base. What follows is read again by `generation_slow`.
     HOT.generation.load(Ordering::Relaxed)
 }
 
-/// The same, for those who look at base and plan next.
+/// The same, for those who look at base, plan and rules epoch next.
 pub(crate) fn generation_slow() -> u32 {
     // Acquire: pairs with the Release of `next_generation`.
     HOT.generation.load(Ordering::Acquire)
@@ -125,6 +125,7 @@ pub(crate) fn rules_epoch() -> u32 {
 /// Makes every thread forget its unwind rules before it walks again.
 pub(crate) fn bump_rules_epoch() {
     HOT.rules_epoch.fetch_add(1, Ordering::Relaxed);
+    next_generation();
 }
 
 /// What the first instance that allocates decides for all.

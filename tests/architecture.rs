@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 /// `src/` is one module, whose files may use each other.
 const FLOORS: &[&[&str]] = &[
     // The write side: runs inside somebody's malloc.
-    &["sync", "error", "fuzz"],
+    &["sync", "error", "fingerprint", "fuzz", "hint"],
     &["memory", "gate", "tag_map"],
     &["counters", "rules", "sample", "tag"],
     &["stack_cache", "tracker", "unsampled"],
+    &["layout"],
     &["layouts"],
     &["thread"],
     &["stack"],

@@ -11,10 +11,12 @@
 //! inside, as it does for the unwinder of a panic.
 
 use super::{Entrance, Gather, fallback, modules};
-use crate::layouts::{self, Layout};
+use crate::fingerprint::Fingerprint;
+use crate::layout::{Layout, Places};
+use crate::layouts::Key;
 use crate::memory;
 use crate::rules::{At, Rule, Rules};
-use crate::stack_cache::Fingerprint;
+use crate::stack_cache::StackCache;
 use crate::sync::{AtomicPtr, Ordering};
 use crate::thread::{StackBounds, Tools};
 use crate::tracker::{self, MAX_ADDRESSES};
@@ -172,63 +174,80 @@ impl Registers {
     }
 }
 
-/// See [`super::recognise`].
-#[inline(always)]
-pub(super) fn recognise(
-    tools: &mut Tools,
-    registers: Registers,
-    entrance: Entrance,
-    base: u32,
-) -> Option<u32> {
-    let Registers { sp, fp, .. } = registers;
-    let StackBounds { low, end } = tools.bounds;
-    // Bytes between the stack pointer and the end of the stack; more than the stack has on a foreign
-    // one.
-    let depth = end.wrapping_sub(sp);
-    let room = depth / WORD;
-    let hint = usize::from(tools.layouts.hints[entrance as usize].place);
-    if depth > end.wrapping_sub(low) || hint >= room || tools.rules.epoch != tracker::rules_epoch() {
-        return None;
+/// See [`super::refresh`].
+#[inline]
+pub(super) fn refresh(tools: &mut Tools) {
+    if tools.rules.epoch != tracker::rules_epoch() {
+        tools.rules.forget();
+        tools.layouts.forget();
+        tools.rules.epoch = tracker::rules_epoch();
     }
-    // SAFETY: `place` is below `room` in each call below, so the word lies on this thread's own
-    // stack, between its stack pointer and its end; it is aligned because the stack pointer is.
-    let word = |place: usize| unsafe { word(sp + place * WORD) };
-    let key = layouts::key(depth, word(hint));
-    let set = tools.layouts.set(key)?;
-    for way in 0..layouts::WAYS {
-        let Some(layout) = set.way(way, key) else { continue };
-        // Places rise, so the last one is the highest of the return addresses; frame pointers are
-        // saved below the return address of their frame.
-        let places = layout.groups();
-        if places.last().is_none_or(|&last| usize::from(last) >= room) {
-            continue;
-        }
-        let sum = super::fingerprint(places, |place| word(usize::from(place)));
-        let mut shape = layout.sum;
-        if layout.has_frame_pointers() {
-            for (&place, factor) in layout.frame_pointers().iter().zip(&super::FACTORS) {
-                shape = add_frame_pointer(shape, word(usize::from(place)), sp, *factor);
-            }
-            if layout.from_first {
-                shape = add_frame_pointer(shape, fp, sp, !0);
-            }
-        }
-        // An id below the base was met before a `clear`.
-        if let Some(id) = tools.cache.get(Fingerprint { sum, layout: shape })
-            && id >= base
-        {
-            set.was_right(way);
-            return Some(id);
-        }
-    }
-    None
 }
 
-/// Adds a frame pointer that a place depends on, relative to the stack pointer.
+/// What layouts are looked up by, and the bytes between the stack pointer and the stack's end. `None` on a foreign
+/// stack, and where no word tells callers apart.
 #[inline(always)]
-fn add_frame_pointer(shape: u64, frame_pointer: usize, stack_pointer: usize, factor: u64) -> u64 {
-    let relative = frame_pointer.wrapping_sub(stack_pointer) as u64;
-    shape.wrapping_add(relative.wrapping_mul(factor))
+fn key(tools: &Tools, stack_pointer: usize, entrance: Entrance) -> Option<(Key, usize)> {
+    // More than the stack has, on a foreign one.
+    let depth = tools.bounds.end.wrapping_sub(stack_pointer);
+    let hint = tools.layouts.hints[entrance as usize].bytes();
+    if depth > tools.bounds.size || hint >= depth {
+        return None;
+    }
+    // SAFETY: between this thread's stack pointer and the end of its own stack, and both are aligned.
+    let telling = unsafe { word(stack_pointer + hint) };
+    Some((Key::new(depth, telling), depth))
+}
+
+/// What the stack is recognised by if it is of this layout; 0 where that is for a deeper stack.
+///
+/// # Safety
+///
+/// * The layout comes from [`Places::finish`].
+#[inline(always)]
+unsafe fn check(layout: &Layout, Registers { sp, fp, .. }: Registers, depth: usize) -> u64 {
+    if layout.reach() > depth {
+        return 0;
+    }
+    // SAFETY: the layout is finished, and ends below `depth`: so the words lie on this thread's own stack, between
+    // its stack pointer and its end. They are aligned because the stack pointer is.
+    unsafe { layout.check(sp, fp, |place| word(sp + place * WORD)) }
+}
+
+/// See [`super::recognise`].
+#[inline(always)]
+pub(super) fn recognise(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
+    let Some(layout) = tools.layouts.likely(key) else { return 0 };
+    // SAFETY: only finished ones are learnt.
+    let check = unsafe { check(layout, registers, depth) };
+    match layout.id_of(check) {
+        0 => recognise_another(layout, &tools.cache, check),
+        id => id,
+    }
+}
+
+/// Of a known layout, but not the stack that was met last.
+#[inline(never)]
+fn recognise_another(layout: &mut Layout, cache: &StackCache, check: u64) -> u32 {
+    let id = cache.get(check);
+    if id != 0 {
+        layout.met(check, id);
+    }
+    id
+}
+
+/// See [`super::recognise_slow`].
+pub(super) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
+    let found = (0..2).find_map(|number| {
+        let layout = tools.layouts.at(number, key)?;
+        // SAFETY: as above.
+        let check = unsafe { check(layout, registers, depth) };
+        // Not the one that was met last: that may be stale.
+        Some(recognise_another(layout, &tools.cache, check)).filter(|id| *id != 0)
+    });
+    found.unwrap_or(0)
 }
 
 /// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`].
@@ -239,63 +258,41 @@ pub(super) fn walk_and_learn(
     limit: usize,
     entrance: Entrance,
 ) -> Option<Fingerprint> {
-    if tools.rules.epoch != tracker::rules_epoch() {
-        tools.rules.forget();
-        tools.layouts.forget();
-        tools.rules.epoch = tracker::rules_epoch();
-    }
+    refresh(tools);
     let bounds = tools.bounds;
     let sp = registers.sp;
-    let is_own_stack = sp >= bounds.low && sp < bounds.end;
+    let is_own_stack = bounds.end.wrapping_sub(sp).wrapping_sub(1) < bounds.size;
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
     let read = |address: usize| unsafe { word(address) };
     let mut parser = Parser { memory: &mut tools.parser };
     let rule_of = |address| parser.rule(address);
-    let mut places = Places { layout: Layout::EMPTY, is_whole: is_own_stack };
+    let mut places = Places::new();
     let ended = if is_own_stack {
         walk::<false>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
         walk::<true>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
-    let sum = gather.fingerprint();
+    let sum = gather.sum();
     tools.buffer.header.len = gather.len as u16;
     tools.buffer.header.truncated = ended == Ended::Cut;
     if ended == Ended::Other {
         return None;
     }
-    let mut layout = 0;
-    if places.is_whole && gather.len > 0 {
-        let found = &mut places.layout;
-        for (place, factor) in found.return_addresses().iter().zip(&super::FACTORS) {
-            layout += u64::from(*place);
-            layout = layout.wrapping_mul(*factor);
-        }
-        layout ^= (found.return_addresses().len() as u64) << 56;
-        found.sum = layout;
-        for (&place, factor) in found.frame_pointers().iter().zip(&super::FACTORS) {
-            layout = add_frame_pointer(layout, read(sp + usize::from(place) * WORD), sp, *factor);
-        }
-        if found.from_first {
-            layout = add_frame_pointer(layout, registers.fp, sp, !0);
-        }
-        // The second return address is the first that tells one caller from another.
-        let second = found.return_addresses().get(1).copied().unwrap_or(0);
-        tools.layouts.hints[entrance as usize].learn(second);
-        let word = sp + usize::from(tools.layouts.hints[entrance as usize].place) * WORD;
-        if word < bounds.end {
-            tools.layouts.learn(layouts::key(bounds.end - sp, read(word)), found);
-        }
+    // The second return address is the first that tells one caller from another.
+    let second = places.return_addresses().get(1).copied().unwrap_or(0);
+    let Some(layout) = places.finish().filter(|_| is_own_stack) else {
+        return Some(Fingerprint::of_addresses(sum));
+    };
+    tools.layouts.hints[entrance as usize].learn(second);
+    if let Some((key, _)) = key(tools, sp, entrance) {
+        tools.layouts.learn(key, &layout);
     }
-    Some(Fingerprint { sum, layout })
-}
-
-/// The places of a walk's words as they are gathered.
-struct Places {
-    layout: Layout,
-    /// All of them could be held.
-    is_whole: bool,
+    // What `recognise` will find of this stack.
+    // SAFETY: finished above.
+    let check = unsafe { check(&layout, registers, bounds.end - sp) };
+    Some(if check == 0 { Fingerprint::of_addresses(sum) } else { Fingerprint { sum, check } })
 }
 
 /// Why a walk ended.
@@ -337,8 +334,8 @@ fn walk<const FOREIGN: bool>(
         let base = if rule.is_from_frame_pointer() { fp } else { sp }.wrapping_add(rule.distance());
         if rule.is_from_frame_pointer() {
             match fp_place {
-                Some(place) => places.is_whole &= places.layout.push_frame_pointer((place - first) / WORD),
-                None => places.layout.from_first = true,
+                Some(place) => places.push_frame_pointer((place - first) / WORD),
+                None => places.depends_on_first(),
             }
         }
         let height = base.wrapping_sub(sp);
@@ -364,7 +361,7 @@ fn walk<const FOREIGN: bool>(
             fp_place = Some(place);
         }
         sp = base;
-        places.is_whole &= places.layout.push((return_place - first) / WORD);
+        places.push((return_place - first) / WORD);
         let more = gather.push(return_address);
         at = match rules.follow(at, return_address) {
             Some(next) => next,
@@ -614,7 +611,7 @@ pub(super) fn self_test() -> bool {
     // The bounds of this stack may not be known yet; the rules are what is being tested.
     // SAFETY: as in `walk_and_learn`.
     let read = |address: usize| unsafe { word(address) };
-    let mut places = Places { layout: Layout::EMPTY, is_whole: false };
+    let mut places = Places::new();
     let bounds = StackBounds::default();
     let rule_of = |address| parser.rule(address);
     let ended = walk::<true>(&mut rules, Registers::here(), bounds, &mut gather, &mut places, read, rule_of);

@@ -1,7 +1,7 @@
 //! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
 //!
-//! [`recognise`] where the stack lies as before, else [`walk`]; behind them [`cfi`] where unwind rules can be had (Linux on x86-64 and
-//! aarch64), and [`fallback`] elsewhere and for the rare row that a packed rule cannot hold. Called
+//! [`recognise`] where the stack lies as before, else [`walk`]; behind them [`cfi`] where unwind rules can be had
+//! (Linux on x86-64 and aarch64), and [`fallback`] elsewhere and for the rare row that a packed rule cannot hold. Called
 //! inside the allocator: it neither allocates through it, nor locks, nor panics.
 
 mod fallback;
@@ -14,45 +14,10 @@ mod cfi;
 #[path = "no_cfi.rs"]
 mod cfi;
 
-use crate::layouts::GROUP;
-use crate::stack_cache::Fingerprint;
+use crate::fingerprint::{self, Fingerprint, GROUP};
 use crate::sync::{AtomicU8, Ordering};
 use crate::thread::Tools;
 use crate::tracker::{self, MAX_ADDRESSES};
-
-/// One random odd number for each place in a stack.
-static FACTORS: [u64; MAX_ADDRESSES] = factors();
-
-/// Σ address × factor, modulo 2^64: one address that differs always shows, because its factor is odd;
-/// several cancel with probability 2^-60. No term waits for another, unlike in a chained hash.
-///
-/// The addresses are the words at `places`, whose number is a multiple of [`GROUP`].
-#[inline(always)]
-fn fingerprint<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
-    let mut sum = 0u64;
-    for (places, factors) in places.chunks_exact(GROUP).zip(FACTORS.chunks_exact(GROUP)) {
-        for i in 0..GROUP {
-            sum = sum.wrapping_add((word(places[i]) as u64).wrapping_mul(factors[i]));
-        }
-    }
-    sum
-}
-
-const fn factors() -> [u64; MAX_ADDRESSES] {
-    let mut factors = [0; MAX_ADDRESSES];
-    let mut state = 0x6865_6170_6761_7567_u64;
-    let mut i = 0;
-    while i < MAX_ADDRESSES {
-        // splitmix64, Steele, Lea, Flood 2014.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        factors[i] = (z ^ (z >> 31)) | 1;
-        i += 1;
-    }
-    factors
-}
 
 /// The addresses of a walk as they are gathered.
 struct Gather<'a> {
@@ -76,14 +41,14 @@ impl<'a> Gather<'a> {
         self.len < self.limit
     }
 
-    /// See [`fingerprint`].
-    fn fingerprint(&mut self) -> u64 {
+    /// See [`fingerprint::sum`].
+    fn sum(&mut self) -> u64 {
         let padded = self.len.next_multiple_of(GROUP).min(MAX_ADDRESSES);
         if self.len > 0 {
             let last = self.addresses[self.len - 1];
             self.addresses[self.len..padded].fill(last);
         }
-        fingerprint(&self.addresses[..padded], |address| address)
+        fingerprint::sum(&self.addresses[..padded], |address| address)
     }
 }
 
@@ -104,16 +69,22 @@ pub(crate) enum Entrance {
 
 pub(crate) use cfi::Registers;
 
-/// The id of the stack, if its frames lie as they lay before and it was met since `base`.
-/// Nothing is stored in the buffer.
+/// Makes the thread forget what has become wrong since it last walked: see [`tracker::rules_epoch`].
+#[inline]
+pub(crate) fn refresh(tools: &mut Tools) {
+    cfi::refresh(tools);
+}
+
+/// The id of the stack, which may be stale, if its frames lie as they lay before; else 0. Nothing is stored in the
+/// buffer. What the thread remembers is up to date: see [`refresh`].
 #[inline(always)]
-pub(crate) fn recognise(
-    tools: &mut Tools,
-    registers: Registers,
-    entrance: Entrance,
-    base: u32,
-) -> Option<u32> {
-    cfi::recognise(tools, registers, entrance, base)
+pub(crate) fn recognise(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    cfi::recognise(tools, registers, entrance)
+}
+
+/// The same, tried in all ways there are.
+pub(crate) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    cfi::recognise_slow(tools, registers, entrance)
 }
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its tools. The first
@@ -139,10 +110,10 @@ fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
     let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     let truncated = fallback::walk(&mut gather, from);
-    let (sum, len) = (gather.fingerprint(), gather.len);
+    let (sum, len) = (gather.sum(), gather.len);
     tools.buffer.header.len = len as u16;
     tools.buffer.header.truncated = truncated;
-    Fingerprint { sum, layout: 0 }
+    Fingerprint::of_addresses(sum)
 }
 
 /// How stacks are walked, as `heap_build_info{capture}` says it.

@@ -1,7 +1,7 @@
 //! Where unwind rules are not read: everything goes to `fallback`.
 
 use super::Entrance;
-use crate::stack_cache::Fingerprint;
+use crate::fingerprint::Fingerprint;
 use crate::thread::Tools;
 
 pub(super) const AVAILABLE: bool = false;
@@ -16,14 +16,15 @@ impl Registers {
     }
 }
 
+pub(super) fn refresh(_tools: &mut Tools) {}
+
 #[inline(always)]
-pub(super) fn recognise(
-    _tools: &mut Tools,
-    _registers: Registers,
-    _entrance: Entrance,
-    _base: u32,
-) -> Option<u32> {
-    None
+pub(super) fn recognise(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+    0
+}
+
+pub(super) fn recognise_slow(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+    0
 }
 
 pub(super) fn walk_and_learn(
