@@ -4,7 +4,7 @@
 //! the file's length explains, and whatever is wrong with it is one line of bounded length.
 #![forbid(unsafe_code)]
 
-use super::{Snapshot, Trace};
+use super::{Snapshot, Trace, quick};
 use crate::frame::{Frame, Traceback};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq, SerializeStruct};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +28,10 @@ const MAX_BYTES: u64 = 1 << 30;
 const IN_ONE_PIECE: u64 = 64 << 20;
 
 /// Most frames of one traceback, as many as `tracemalloc` ever stores.
-const MAX_FRAMES: usize = 65_535;
+pub(super) const MAX_FRAMES: usize = 65_535;
+
+/// Most text of frames that is kept to be recognised: some 40,000 of them.
+pub(super) const MOST_TEXT: usize = 4 << 20;
 
 /// Longest description of what is wrong with a file; what is in it may be repeated there.
 const MAX_PROBLEM: usize = 200;
@@ -169,10 +172,17 @@ impl Serialize for FileFrame<'_> {
 
 /// Err: what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
+    }
+    if length > 0 {
+        // What cannot tell its length cannot be read again, either.
+        if let Some(snapshot) = quick::read(Bounded { inner: &mut file, left: MAX_BYTES }) {
+            return Ok(snapshot);
+        }
+        file.rewind()?;
     }
     let mut file = Bounded { inner: file, left: MAX_BYTES };
     let parsed = if length > 0 && length <= IN_ONE_PIECE {
@@ -195,7 +205,7 @@ pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + 
     })
 }
 
-fn parse<'de, R: serde_json::de::Read<'de>>(
+pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
     mut json: serde_json::Deserializer<R>,
 ) -> serde_json::Result<Snapshot> {
     let snapshot = Snapshot::deserialize(&mut json)?;
@@ -550,7 +560,7 @@ impl<'de> Visitor<'de> for MaybeText<'_> {
 
 /// What the traces of one file have in common.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     texts: HashSet<Arc<str>>,
     frames: HashMap<FrameKey, Arc<Frame>>,
     /// Of the trace that is being read.
@@ -579,6 +589,11 @@ impl Shared {
             offset: frame.offset,
         };
         self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
+    }
+
+    /// The frame that is written like that.
+    pub(super) fn frame_of(&mut self, text: &str) -> Option<Arc<Frame>> {
+        OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {
