@@ -4,6 +4,7 @@
 //! the file's length explains, and whatever is wrong with it is one line of bounded length.
 #![forbid(unsafe_code)]
 
+use super::pieces::pieces;
 use super::{Snapshot, Trace, quick};
 use crate::frame::{Frame, Traceback};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,7 +31,7 @@ const IN_ONE_PIECE: u64 = 64 << 20;
 /// Most frames of one traceback, as many as `tracemalloc` ever stores.
 pub(super) const MAX_FRAMES: usize = 65_535;
 
-/// Most text of frames that is kept to be recognised: some 40,000 of them.
+/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
 pub(super) const MOST_TEXT: usize = 4 << 20;
 
 /// Longest description of what is wrong with a file; what is in it may be repeated there.
@@ -65,10 +66,9 @@ fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
 }
 
 fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
-    let mut bounded = Bounded { inner: BufWriter::with_capacity(1 << 16, file), left: MAX_BYTES };
-    serde_json::to_writer(&mut bounded, snapshot)?;
-    bounded.write_all(b"\n")?;
-    bounded.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    let mut bounded = Bounded { inner: file, left: MAX_BYTES };
+    pieces(snapshot).try_for_each(|piece| bounded.write_all(&piece))?;
+    bounded.inner.sync_all()
 }
 
 /// A file up to a limit.
@@ -123,17 +123,26 @@ impl Serialize for Snapshot {
 
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut trace = serializer.serialize_struct("Trace", 5 + usize::from(self.stderr != 0))?;
-        trace.serialize_field("domain", &self.domain)?;
-        trace.serialize_field("size", &self.size)?;
-        trace.serialize_field("count", &self.count)?;
-        if self.stderr != 0 {
-            trace.serialize_field("stderr", &self.stderr)?;
-        }
-        trace.serialize_field("total_frames", &self.traceback.total_frames())?;
-        trace.serialize_field("frames", &FileFrames(self.traceback.frames()))?;
-        trace.end()
+        with_frames(self, &FileFrames(self.traceback.frames()), serializer)
     }
+}
+
+/// A trace whose frames are written by `frames`.
+pub(super) fn with_frames<S: Serializer>(
+    trace: &Trace,
+    frames: &impl Serialize,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut members = serializer.serialize_struct("Trace", 5 + usize::from(trace.stderr != 0))?;
+    members.serialize_field("domain", &trace.domain)?;
+    members.serialize_field("size", &trace.size)?;
+    members.serialize_field("count", &trace.count)?;
+    if trace.stderr != 0 {
+        members.serialize_field("stderr", &trace.stderr)?;
+    }
+    members.serialize_field("total_frames", &trace.traceback.total_frames())?;
+    members.serialize_field("frames", frames)?;
+    members.end()
 }
 
 /// Frames in the words of the file.
@@ -149,7 +158,7 @@ impl Serialize for FileFrames<'_> {
     }
 }
 
-struct FileFrame<'a>(&'a Frame);
+pub(super) struct FileFrame<'a>(pub(super) &'a Frame);
 
 impl Serialize for FileFrame<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
