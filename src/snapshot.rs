@@ -5,12 +5,16 @@
 #![forbid(unsafe_code)]
 
 mod file;
+mod pieces;
+mod quick;
 
 use crate::frame::{Frame, Traceback, UNKNOWN};
 use crate::symbols::{self, Symbols};
 use crate::{Error, control, domains, raw};
 #[cfg(feature = "http")]
 pub(crate) use file::FileFrames;
+#[cfg(feature = "http")]
+pub(crate) use pieces::pieces;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -213,7 +217,7 @@ impl Snapshot {
 
     /// Writes it to `path` as JSON, whole or not at all: a file that is there is replaced in one step.
     ///
-    /// 100,000 tracebacks take well below a second.
+    /// 100,000 tracebacks of twelve frames take a fifth of a second.
     ///
     /// # Examples
     ///
@@ -243,7 +247,8 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take about a second.
+    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
+    /// a third of a second as [`Snapshot::save`] writes them, and about a second in any other form.
     ///
     /// # Examples
     ///

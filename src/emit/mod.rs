@@ -10,8 +10,6 @@
 pub(crate) mod diff;
 #[cfg(feature = "prometheus")]
 mod facade;
-#[cfg(feature = "http")]
-pub(crate) mod file;
 #[cfg(any(feature = "http", feature = "pprof"))]
 pub(crate) mod folded;
 #[cfg(feature = "http")]

@@ -26,8 +26,8 @@ use super::query::{HeapQuery, SINCE};
 use super::{JSON, NAMED_LATE, Outlet, Refusal, answer, caught, name_all, refuse};
 use crate::collector::{Collector, Nothing, Since, Stacks};
 use crate::control;
-use crate::emit::{file, heap};
-use crate::snapshot::Snapshot;
+use crate::emit::heap;
+use crate::snapshot::{self, Snapshot};
 use crate::statistics::Totals;
 use crate::tree;
 
@@ -122,7 +122,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         };
         let seconds =
             snapshot.taken_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut response = Response::new(Body::new(Pieces(Box::new(file::pieces(snapshot)))));
+        let mut response = Response::new(Body::new(Pieces(Box::new(snapshot::pieces(snapshot)))));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap-{seconds}.json\""))
     });

@@ -4,7 +4,8 @@
 //! the file's length explains, and whatever is wrong with it is one line of bounded length.
 #![forbid(unsafe_code)]
 
-use super::{Snapshot, Trace};
+use super::pieces::pieces;
+use super::{Snapshot, Trace, quick};
 use crate::frame::{Frame, Traceback};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeSeq, SerializeStruct};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +29,10 @@ const MAX_BYTES: u64 = 1 << 30;
 const IN_ONE_PIECE: u64 = 64 << 20;
 
 /// Most frames of one traceback, as many as `tracemalloc` ever stores.
-const MAX_FRAMES: usize = 65_535;
+pub(super) const MAX_FRAMES: usize = 65_535;
+
+/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
+pub(super) const MOST_TEXT: usize = 4 << 20;
 
 /// Longest description of what is wrong with a file; what is in it may be repeated there.
 const MAX_PROBLEM: usize = 200;
@@ -62,10 +66,9 @@ fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
 }
 
 fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
-    let mut bounded = Bounded { inner: BufWriter::with_capacity(1 << 16, file), left: MAX_BYTES };
-    serde_json::to_writer(&mut bounded, snapshot)?;
-    bounded.write_all(b"\n")?;
-    bounded.inner.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    let mut bounded = Bounded { inner: file, left: MAX_BYTES };
+    pieces(snapshot).try_for_each(|piece| bounded.write_all(&piece))?;
+    bounded.inner.sync_all()
 }
 
 /// A file up to a limit.
@@ -120,17 +123,26 @@ impl Serialize for Snapshot {
 
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut trace = serializer.serialize_struct("Trace", 5 + usize::from(self.stderr != 0))?;
-        trace.serialize_field("domain", &self.domain)?;
-        trace.serialize_field("size", &self.size)?;
-        trace.serialize_field("count", &self.count)?;
-        if self.stderr != 0 {
-            trace.serialize_field("stderr", &self.stderr)?;
-        }
-        trace.serialize_field("total_frames", &self.traceback.total_frames())?;
-        trace.serialize_field("frames", &FileFrames(self.traceback.frames()))?;
-        trace.end()
+        with_frames(self, &FileFrames(self.traceback.frames()), serializer)
     }
+}
+
+/// A trace whose frames are written by `frames`.
+pub(super) fn with_frames<S: Serializer>(
+    trace: &Trace,
+    frames: &impl Serialize,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut members = serializer.serialize_struct("Trace", 5 + usize::from(trace.stderr != 0))?;
+    members.serialize_field("domain", &trace.domain)?;
+    members.serialize_field("size", &trace.size)?;
+    members.serialize_field("count", &trace.count)?;
+    if trace.stderr != 0 {
+        members.serialize_field("stderr", &trace.stderr)?;
+    }
+    members.serialize_field("total_frames", &trace.traceback.total_frames())?;
+    members.serialize_field("frames", frames)?;
+    members.end()
 }
 
 /// Frames in the words of the file.
@@ -146,7 +158,7 @@ impl Serialize for FileFrames<'_> {
     }
 }
 
-struct FileFrame<'a>(&'a Frame);
+pub(super) struct FileFrame<'a>(pub(super) &'a Frame);
 
 impl Serialize for FileFrame<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -169,10 +181,17 @@ impl Serialize for FileFrame<'_> {
 
 /// Err: what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
+    }
+    if length > 0 {
+        // What cannot tell its length cannot be read again, either.
+        if let Some(snapshot) = quick::read(Bounded { inner: &mut file, left: MAX_BYTES }) {
+            return Ok(snapshot);
+        }
+        file.rewind()?;
     }
     let mut file = Bounded { inner: file, left: MAX_BYTES };
     let parsed = if length > 0 && length <= IN_ONE_PIECE {
@@ -195,7 +214,7 @@ pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + 
     })
 }
 
-fn parse<'de, R: serde_json::de::Read<'de>>(
+pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
     mut json: serde_json::Deserializer<R>,
 ) -> serde_json::Result<Snapshot> {
     let snapshot = Snapshot::deserialize(&mut json)?;
@@ -550,7 +569,7 @@ impl<'de> Visitor<'de> for MaybeText<'_> {
 
 /// What the traces of one file have in common.
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     texts: HashSet<Arc<str>>,
     frames: HashMap<FrameKey, Arc<Frame>>,
     /// Of the trace that is being read.
@@ -579,6 +598,11 @@ impl Shared {
             offset: frame.offset,
         };
         self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
+    }
+
+    /// The frame that is written like that.
+    pub(super) fn frame_of(&mut self, text: &str) -> Option<Arc<Frame>> {
+        OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {

@@ -149,6 +149,56 @@ fn every_truncation_is_an_error() {
     }
 }
 
+/// What `save` wrote is read by a shorter way than what others wrote, until there is something wrong with it.
+#[test]
+fn a_saved_file_that_was_broken_is_an_error_like_any() {
+    let directory = Directory::new();
+    let path = directory.file("saved.json");
+    snapshot(S1).save(&path).unwrap();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(load(&whole).unwrap(), snapshot(S1));
+    for end in 0..whole.len() - 1 {
+        assert!(error(&whole[..end]).starts_with("the file is truncated: EOF while parsing"), "{end}");
+    }
+    let last = whole.len() - 1;
+    for (what, by, problem) in [
+        (
+            r#""version":1"#,
+            r#""version":2"#,
+            "not a snapshot: version 2 is not known, only 1 is at line 1 column 12",
+        ),
+        (r#""line":4}]"#, r#""line":4}];"#, "not JSON: expected `,` or `}` at line 1 column "),
+        (
+            r#""size":7"#,
+            r#""size":7.5"#,
+            "not a snapshot: invalid type: floating point `7.5`, expected u64 at line 1 ",
+        ),
+        (
+            r#""size":66"#,
+            r#""size":66,"size":66"#,
+            "not a snapshot: duplicate field `size` at line 1 column ",
+        ),
+        (
+            r#""frames":[{"#,
+            r#""frames":[{"line":1,"#,
+            "not a snapshot: duplicate field `line` at line 1 column ",
+        ),
+        (
+            r#""total_frames":1,"#,
+            r#""total_frames":0,"#,
+            "not a snapshot: trace 4 has 1 frames of 0, allowed are",
+        ),
+        (&whole[last..], "{", &format!("not JSON: trailing characters at line 1 column {}", last + 1)),
+        (&whole[last..], "\n ]", "not JSON: trailing characters at line 2 column 2"),
+        (&whole[last..], "\u{c}\n", &format!("not JSON: trailing characters at line 1 column {}", last + 1)),
+    ] {
+        let broken = whole.replacen(what, by, 1);
+        assert_ne!(broken, whole);
+        let found = error(&broken);
+        assert!(found.starts_with(problem), "{what} {by}: {found}");
+    }
+}
+
 #[test]
 fn wrong_versions_and_types() {
     let with = |name: &str, value: serde_json::Value| {
