@@ -230,10 +230,13 @@ def serving(example):
 
 
 def named(read, example):
-    """Waits until a text names the leaking line; what was read then."""
+    """Waits until a text names the leaking line, and some requests have come by there; what was read then."""
     def look():
         found = read()
-        return found if site_of(found[0], example) else None
+        site = site_of(found[0], example)
+        blocks = [value for (name, labels), value in found[0].items()
+                  if name == "heap_site_live_blocks" and dict(labels)["site"] == site]
+        return found if site and blocks and blocks[0] > 3 else None
     return wait_for(f"{example}'s leak by name", look, pause=0.5)
 
 
