@@ -63,14 +63,14 @@ fn record(state: &'static ThreadState, size: usize) -> u32 {
     let mut tuned = None;
     let id = if !plan.leaves_to_chance(size) {
         state.change(size as i64);
-        walk_slow(state, tools, Registers::here(), size, Entrance::Other)
+        walk_slow(state, tools, Registers::here(), size, None)
     } else {
         let left = state.unsampled.left().into();
         if state.unsampled.id() != tracker::unsampled(base) {
             state.unsampled.begin(tracker::unsampled(base));
         }
         let id = if state.sampler.decide(plan, size, left) {
-            let stack = stack::walk(tools, Registers::here(), Entrance::Other);
+            let stack = stack::walk(tools, Registers::here(), None);
             state.change(size as i64);
             sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
         } else {
@@ -169,9 +169,15 @@ fn exact_slow(
             debug_assert!(is_right(id, tools, *registers, entrance), "a guess differs from the walk");
             allocate(state, id, size)
         }
-        _ => walk_slow(state, tools, *registers, size, entrance),
+        _ => walk_slow(state, tools, *registers, size, Some(entrance)),
     };
     state.change(size as i64);
+    if tuned {
+        // The plan changes a moment before the generation: until `record` has begun the present epoch, no block
+        // may pass as one of an earlier one.
+        state.sampler.take_back(state.unsampled.left());
+        state.unsampled.open(0);
+    }
     drop(busy);
     if tuned {
         state.tune(generation);
@@ -186,7 +192,7 @@ fn walk_slow(
     tools: &mut Tools,
     registers: Registers,
     size: usize,
-    entrance: Entrance,
+    entrance: Option<Entrance>,
 ) -> u32 {
     let stack = stack::walk(tools, registers, entrance);
     match tools.cache.get(stack.check) {
@@ -201,14 +207,20 @@ fn walk_slow(
 
 /// Whether a walk finds the stack of this id too. For debug builds.
 fn is_right(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
-    stack::walk(tools, registers, entrance);
+    stack::walk(tools, registers, Some(entrance));
     is_same(id, tools)
 }
 
-/// Whether the id is the one of the stack in the buffer.
+/// Whether the id is the one of the stack in the buffer. One of the two may be longer where another thread has just
+/// changed how many addresses are stored.
 fn is_same(id: u32, tools: &Tools) -> bool {
-    let found = &tools.buffer.addresses[..tools.buffer.header.len as usize];
-    stacks::recorded(id).is_none_or(|recorded| recorded.addresses == found)
+    let header = &tools.buffer.header;
+    let found = &tools.buffer.addresses[..header.len as usize];
+    stacks::recorded(id).is_none_or(|recorded| {
+        let is_cut = recorded.truncated || header.truncated;
+        (is_cut || recorded.addresses.len() == found.len())
+            && recorded.addresses.iter().zip(found).all(|(recorded, found)| recorded == found)
+    })
 }
 
 /// The first allocation of a thread, or one of a thread that has no state.
@@ -484,7 +496,8 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
         Some(state) if by_chance => record(state, new_size),
         Some(state) => {
             let _busy = state.enter(BUSY);
-            if tag >= FIRST {
+            // As `free` below does.
+            if !is_stale {
                 state.change(new_size as i64);
             }
             allocate(state, tag, new_size)
@@ -506,7 +519,37 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
     let _busy = state.enter(BUSY);
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
-    let stack = stack::walk(tools, Registers::here(), Entrance::Other);
+    let stack = stack::walk(tools, Registers::here(), None);
     let _interning = state.enter(INTERNING);
     stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tracker::DEFAULT_FRAMES;
+
+    /// The plan changes a moment before the generation, and what passes in between would be booked under the id
+    /// that the thread has: perhaps one from before a `clear`.
+    #[test]
+    fn nothing_is_left_to_pass_while_every_block_is_recorded() {
+        let config = Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+        crate::init::ensure();
+        tracker::start();
+        let allocate = || allocation(16, &config, Entrance::Other);
+        tracker::set_sample_interval(1 << 30);
+        allocate();
+        let state = thread::current().unwrap();
+        let left = state.unsampled.left();
+        assert!(left > 0, "{left}");
+        tracker::set_sample_interval(0);
+        allocate();
+        assert_eq!(state.unsampled.left(), 0);
+        // The gap goes on where it was.
+        tracker::set_sample_interval(1 << 30);
+        let id = allocate();
+        assert_eq!(id, state.unsampled.id());
+        tracker::set_sample_interval(0);
+        tracker::stop();
+    }
 }

@@ -124,12 +124,34 @@ impl Layouts {
         [key.first_place() & self.mask, key.second_place() & self.mask]
     }
 
+    /// The entry at a place, which may be the one that all threads share.
+    #[inline(always)]
+    fn pointer(&self, place: usize) -> *mut Entry {
+        debug_assert!(place <= self.mask);
+        // SAFETY: `places` stays within the mask, and there are as many entries, or the one.
+        unsafe { self.entries.add(place) }
+    }
+
+    #[inline(always)]
+    fn key(&self, place: usize) -> u64 {
+        // SAFETY: a valid entry, zeroed or written by `put`. In a table that is this thread's nobody writes meanwhile,
+        // and in the one that all threads share never.
+        unsafe { (*self.pointer(place)).key }
+    }
+
+    /// In a table that is not empty.
     #[inline(always)]
     fn entry(&mut self, place: usize) -> &mut Entry {
-        debug_assert!(place <= self.mask);
-        // SAFETY: `places` stays within the mask, and there are as many entries; zeroed ones are valid. `&mut self`
-        // makes it the only access: in the one that all threads share no key is found, so nothing is written.
-        unsafe { &mut *self.entries.add(place) }
+        debug_assert!(self.len != 0);
+        // SAFETY: valid as for `key`, of this thread's own table, and `&mut self` makes it the only access.
+        unsafe { &mut *self.pointer(place) }
+    }
+
+    /// The layout at a place, if it is of this key.
+    #[inline(always)]
+    fn layout(&mut self, place: usize, key: Key) -> Option<&mut Layout> {
+        // No key is that of the entry that all threads share, so this is a table of this thread's.
+        (self.key(place) == key.0).then(|| &mut self.entry(place).layout)
     }
 
     /// The layout of this key that is found first, if there is one.
@@ -137,15 +159,13 @@ impl Layouts {
     pub(crate) fn likely(&mut self, key: Key) -> Option<&mut Layout> {
         let [first, second] = self.places(key);
         // Most are in the first: a table is at most half full.
-        let place = if is_seldom(self.entry(first).key != key.0) { second } else { first };
-        let entry = self.entry(place);
-        (entry.key == key.0).then_some(&mut entry.layout)
+        let place = if is_seldom(self.key(first) != key.0) { second } else { first };
+        self.layout(place, key)
     }
 
     /// The layout of this key in its first or in its second place.
     pub(crate) fn at(&mut self, number: usize, key: Key) -> Option<&mut Layout> {
-        let entry = self.entry(self.places(key)[number]);
-        (entry.key == key.0).then_some(&mut entry.layout)
+        self.layout(self.places(key)[number], key)
     }
 
     /// Learns what a walk has found under a key.

@@ -20,7 +20,7 @@ static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 /// with two threads.
 const DEFAULT_LIMIT: u64 = 48 << 20;
 
-/// Zeroed memory for one `T`, or null. Never returned to the system except through [`free`].
+/// Zeroed memory for one `T`, or null. Returned only by [`free_array`].
 pub(crate) fn zeroed<T>() -> *mut T {
     zeroed_bytes(Layout::new::<T>()).cast()
 }

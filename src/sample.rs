@@ -150,6 +150,11 @@ impl Sampler {
         stretch as u32
     }
 
+    /// Takes back what is left of a stretch: nothing passes from now on.
+    pub(crate) fn take_back(&self, left: i32) {
+        self.beyond.set(self.beyond.get() + i64::from(left));
+    }
+
     /// Draws a gap: the whole bytes of an exponential one, so that it is less than `s` with
     /// probability `1 - exp(-s / interval)` exactly.
     fn draw(&self, plan: Plan) -> i64 {

@@ -517,7 +517,8 @@ mod platform {
                 return StackBounds::default();
             }
         }
-        StackBounds { end: low.addr() + size, size }
+        // A program may have brought a stack of its own, of any size; what is read of it is whole words.
+        StackBounds { end: (low.addr() + size) & !(align_of::<usize>() - 1), size }
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -250,13 +250,13 @@ pub(super) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: 
     found.unwrap_or(0)
 }
 
-/// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`].
+/// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`] of an entrance.
 /// `None` when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
     tools: &mut Tools,
     registers: Registers,
     limit: usize,
-    entrance: Entrance,
+    entrance: Option<Entrance>,
 ) -> Option<Fingerprint> {
     refresh(tools);
     let bounds = tools.bounds;
@@ -285,9 +285,11 @@ pub(super) fn walk_and_learn(
     let Some(layout) = places.finish().filter(|_| is_own_stack) else {
         return Some(Fingerprint::of_addresses(sum));
     };
-    tools.layouts.hints[entrance as usize].learn(second);
-    if let Some((key, _)) = key(tools, sp, entrance) {
-        tools.layouts.learn(key, &layout);
+    if let Some(entrance) = entrance {
+        tools.layouts.hints[entrance as usize].learn(second);
+        if let Some((key, _)) = key(tools, sp, entrance) {
+            tools.layouts.learn(key, &layout);
+        }
     }
     // What `recognise` will find of this stack.
     // SAFETY: finished above.

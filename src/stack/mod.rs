@@ -89,8 +89,11 @@ pub(crate) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: 
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its tools. The first
 /// address is the one that the function of the registers returns to.
+///
+/// With an entrance, [`recognise`] learns where they stand. It is only asked from where `registers` are of one place
+/// in the code: what is found first depends on that.
 #[inline(never)]
-pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Entrance) -> Fingerprint {
+pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = tracker::address_limit();
     tools.buffer.header.len = 0;
     if WALKER.load(Ordering::Relaxed) == CFI

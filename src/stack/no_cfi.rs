@@ -31,7 +31,7 @@ pub(super) fn walk_and_learn(
     _tools: &mut Tools,
     _registers: Registers,
     _limit: usize,
-    _entrance: Entrance,
+    _entrance: Option<Entrance>,
 ) -> Option<Fingerprint> {
     None
 }

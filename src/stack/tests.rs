@@ -37,7 +37,7 @@ impl Model {
         let recognised = recognise(tools, registers, Entrance::Other);
         let in_any_way = recognise_slow(tools, registers, Entrance::Other);
         let fallbacks = tracker::fallbacks();
-        let stack = walk(tools, registers, Entrance::Other);
+        let stack = walk(tools, registers, Some(Entrance::Other));
         assert_eq!(tracker::fallbacks(), fallbacks, "the quick walk gave up");
         let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
         let mut reference = [0; MAX_ADDRESSES];
