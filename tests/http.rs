@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,17 @@ impl Answer {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
+    }
+}
+
+/// Never sooner, and one time of three no later. Other programs may have the processors for seconds; what the server
+/// itself lets wait, it lets wait every time.
+fn in_time(range: Range<Duration>, attempt: impl Fn() -> Duration) {
+    let mut took = Vec::new();
+    while took.last().is_none_or(|took| *took >= range.end) {
+        assert!(took.len() < 3, "{took:?}");
+        took.push(attempt());
+        assert!(*took.last().unwrap() >= range.start, "{took:?}");
     }
 }
 
@@ -289,37 +301,41 @@ fn malformed_and_oversized_requests_are_answered_and_forgotten() {
 fn slow_clients_block_nobody() {
     let served = served();
     let addr = served.server.local_addr();
-    // Three times as many as there may be connections, each with half a request.
-    let slow: Vec<TcpStream> = (0..192)
-        .map(|at| {
-            let mut stream = connect(addr);
-            let _ = stream.write_all(if at % 2 == 0 { b"GET /metrics HT" } else { b"" });
-            stream
-        })
-        .collect();
-    let begun = Instant::now();
-    for _ in 0..10 {
-        assert_eq!(get(addr, "/health").body, "ok\n");
-        assert_eq!(get(addr, "/metrics").status, 200);
-    }
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-    drop(slow);
+    in_time(Duration::ZERO..Duration::from_secs(8), || {
+        // Three times as many as there may be connections, each with half a request.
+        let slow: Vec<TcpStream> = (0..192)
+            .map(|at| {
+                let mut stream = connect(addr);
+                let _ = stream.write_all(if at % 2 == 0 { b"GET /metrics HT" } else { b"" });
+                stream
+            })
+            .collect();
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(get(addr, "/health").body, "ok\n");
+            assert_eq!(get(addr, "/metrics").status, 200);
+        }
+        let took = begun.elapsed();
+        drop(slow);
+        took
+    });
 }
 
 #[test]
 fn a_half_sent_request_is_given_up() {
     let served = served();
-    let mut stream = connect(served.server.local_addr());
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
-    let begun = Instant::now();
-    let mut answer = Vec::new();
-    // Closed, with or without a word; the reading would time out after 30 seconds.
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => {}
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
-    }
-    let waited = begun.elapsed().as_secs();
-    assert!((9..=15).contains(&waited), "{waited} s");
+    in_time(Duration::from_secs(9)..Duration::from_secs(16), || {
+        let mut stream = connect(served.server.local_addr());
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
+        let begun = Instant::now();
+        let mut answer = Vec::new();
+        // Closed, with or without a word; the reading would time out after 30 seconds.
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+        begun.elapsed()
+    });
 }
 
 /// Ten thousand connections, among them those that are cut off, that never read their answer, that send a body without
@@ -421,29 +437,32 @@ fn one_connection_serves_many_requests() {
 #[test]
 fn a_second_server_is_refused_until_the_first_is_gone() {
     let _alone = alone();
-    let first = heapgauge::serve("127.0.0.1:0").unwrap();
-    let addr = first.local_addr();
-    for other in [addr, "127.0.0.1:0".parse().unwrap()] {
-        assert_eq!(
-            heapgauge::serve(other).unwrap_err().to_string(),
-            format!("serve: already serving on http://{addr}, drop that server first")
-        );
-    }
-    assert_eq!(get(addr, "/health").status, 200);
-    // A connection is open when it ends.
-    let mut open = connect(addr);
-    write!(open, "GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
-    assert_eq!(read_answer(&mut open).status, 200);
-    let begun = Instant::now();
-    drop(first);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-    assert!(TcpStream::connect(addr).is_err());
-    // The very same port, at once and again and again.
-    for _ in 0..5 {
-        let again = heapgauge::serve(addr).unwrap();
-        assert_eq!(again.local_addr(), addr);
+    in_time(Duration::ZERO..Duration::from_secs(2), || {
+        let first = heapgauge::serve("127.0.0.1:0").unwrap();
+        let addr = first.local_addr();
+        for other in [addr, "127.0.0.1:0".parse().unwrap()] {
+            assert_eq!(
+                heapgauge::serve(other).unwrap_err().to_string(),
+                format!("serve: already serving on http://{addr}, drop that server first")
+            );
+        }
         assert_eq!(get(addr, "/health").status, 200);
-    }
+        // A connection is open when it ends.
+        let mut open = connect(addr);
+        write!(open, "GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
+        assert_eq!(read_answer(&mut open).status, 200);
+        let begun = Instant::now();
+        drop(first);
+        let took = begun.elapsed();
+        assert!(TcpStream::connect(addr).is_err());
+        // The very same port, at once and again and again.
+        for _ in 0..5 {
+            let again = heapgauge::serve(addr).unwrap();
+            assert_eq!(again.local_addr(), addr);
+            assert_eq!(get(addr, "/health").status, 200);
+        }
+        took
+    });
 }
 
 #[test]
