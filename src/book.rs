@@ -527,29 +527,54 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::thread::{PAUSED, Silence};
     use crate::tracker::DEFAULT_FRAMES;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    const CONFIG: Config =
+        Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+
+    /// One after the other: the tests share the tracker.
+    fn started() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        crate::init::ensure();
+        tracker::start();
+        guard
+    }
 
     /// The plan changes a moment before the generation, and what passes in between would be booked under the id
     /// that the thread has: perhaps one from before a `clear`.
     #[test]
     fn nothing_is_left_to_pass_while_every_block_is_recorded() {
-        let config = Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
-        crate::init::ensure();
-        tracker::start();
-        let allocate = || allocation(16, &config, Entrance::Other);
+        let _one = started();
+        let allocate = || allocation(16, &CONFIG, Entrance::Other);
         tracker::set_sample_interval(1 << 30);
         allocate();
         let state = thread::current().unwrap();
-        let left = state.unsampled.left();
-        assert!(left > 0, "{left}");
+        assert!(state.unsampled.left() > 0);
         tracker::set_sample_interval(0);
         allocate();
         assert_eq!(state.unsampled.left(), 0);
         // The gap goes on where it was.
         tracker::set_sample_interval(1 << 30);
-        let id = allocate();
-        assert_eq!(id, state.unsampled.id());
+        assert_eq!(allocate(), state.unsampled.id());
         tracker::set_sample_interval(0);
+        tracker::stop();
+    }
+
+    #[test]
+    fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
+        let _one = started();
+        let id = allocation(1 << 20, &CONFIG, Entrance::Other);
+        assert!(tracker::peak(0) >= 1 << 20);
+        tracker::clear();
+        let silence = Silence::new(PAUSED);
+        for _ in 0..10 {
+            assert_eq!(reallocation(id, 1 << 20, 1 << 20, &CONFIG), id);
+        }
+        drop(silence);
+        assert_eq!(tracker::peak(0), 0);
         tracker::stop();
     }
 }

@@ -183,6 +183,7 @@ impl Layouts {
     }
 
     fn history(&mut self, key: Key) -> &mut History {
+        // By bits that say nothing of a place.
         let number = key.second_place() / LARGEST % self.histories.len();
         &mut self.histories[number]
     }

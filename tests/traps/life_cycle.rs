@@ -3,7 +3,7 @@
 use crate::{nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -66,8 +66,10 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
                 (heapgauge::clear_traces, 1),
                 (
                     || {
+                        static TIMES: AtomicUsize = AtomicUsize::new(0);
                         heapgauge::stop();
-                        heapgauge::start(20).unwrap();
+                        // The stacks are deeper than any of these shows.
+                        heapgauge::start(1 + TIMES.fetch_add(7, Ordering::Relaxed) % 64).unwrap();
                     },
                     3,
                 ),
