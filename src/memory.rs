@@ -1,14 +1,21 @@
 //! Zeroed memory for heapgauge's own tables, and how much of it there is.
 //!
-//! It comes from `System`, never from the program's global allocator: a table may grow while that
+//! It comes straight from the system, never from the program's global allocator: a table may grow while that
 //! allocator is running, and an inner allocator belongs to an instance that need not outlive the
-//! tables. A failure is a null pointer; the caller counts what it could not record.
+//! tables. A failure is a null pointer; the caller counts what it could not record. There is no lock, so that a signal
+//! handler may allocate whatever it has interrupted.
 //!
-//! Large tables are mappings of their own: they grow by being made anew, and what the C library keeps of the smaller
-//! ones before them came to as much again.
+//! Large tables are mappings of their own: they grow by being made anew, and what a C library keeps of the smaller
+//! ones before them came to as much again. Small ones are cut from [`chunks`]. Where neither is known to work, all
+//! come from `System`.
+
+#[cfg(target_os = "linux")]
+mod chunks;
 
 use crate::sync::{AtomicU64, Ordering};
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::Layout;
+#[cfg(not(target_os = "linux"))]
+use std::alloc::{GlobalAlloc, System};
 
 /// Bytes handed out and not returned. Relaxed: a figure for people, orders nothing.
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -38,12 +45,8 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
     if layout.size() == 0 {
         return std::ptr::null_mut();
     }
-    let pointer = if is_mapped(layout) {
-        mapping::make(layout.size())
-    } else {
-        // SAFETY: the size is not zero, checked above.
-        unsafe { System.alloc_zeroed(layout) }
-    };
+    // SAFETY: the size is not zero, checked above.
+    let pointer = unsafe { make(layout) };
     if !pointer.is_null() {
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
     }
@@ -58,29 +61,62 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
 /// * Nobody reads it any more.
 pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
     if let Ok(layout) = Layout::array::<T>(len) {
-        if is_mapped(layout) {
-            // SAFETY: the caller's duties; the same layout was a mapping when it was made.
-            unsafe { mapping::end(pointer.cast(), layout.size()) };
-        } else {
-            // SAFETY: the caller's first duty: same allocator, same layout.
-            unsafe { System.dealloc(pointer.cast(), layout) };
-        }
+        // SAFETY: the caller's duties: made with the same layout.
+        unsafe { end(pointer.cast(), layout) };
         BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
     }
 }
 
-/// Of at least so many bytes.
+/// Tables of at least so many bytes are mappings of their own.
+#[cfg(target_os = "linux")]
 const MAPPED: usize = 64 << 10;
 
-/// Whether memory of this layout is a mapping of its own. Pages are aligned to 4 KiB at least.
-fn is_mapped(layout: Layout) -> bool {
-    mapping::AVAILABLE && layout.size() >= MAPPED && layout.align() <= 4096
+/// # Safety
+///
+/// * The layout is of some bytes.
+#[cfg(target_os = "linux")]
+unsafe fn make(layout: Layout) -> *mut u8 {
+    if layout.align() > chunks::MOST_ALIGNED {
+        // No table is. A page is aligned to as much, whatever its size.
+        return std::ptr::null_mut();
+    }
+    if layout.size() >= MAPPED { mapping::make(layout.size()) } else { chunks::CHUNKS.take(layout) }
+}
+
+/// # Safety
+///
+/// * `pointer` came from `make(layout)`, was not freed, and nobody reads it any more.
+#[cfg(target_os = "linux")]
+unsafe fn end(pointer: *mut u8, layout: Layout) {
+    if layout.size() >= MAPPED {
+        // SAFETY: the caller's duties; the same layout was a mapping when it was made.
+        unsafe { mapping::end(pointer, layout.size()) };
+    } else {
+        // SAFETY: the caller's duties; the same layout was a piece when it was made.
+        unsafe { chunks::CHUNKS.give_back(pointer, layout.size()) };
+    }
+}
+
+/// # Safety
+///
+/// * The layout is of some bytes.
+#[cfg(not(target_os = "linux"))]
+unsafe fn make(layout: Layout) -> *mut u8 {
+    // SAFETY: the caller's duty.
+    unsafe { System.alloc_zeroed(layout) }
+}
+
+/// # Safety
+///
+/// * `pointer` came from `make(layout)`, was not freed, and nobody reads it any more.
+#[cfg(not(target_os = "linux"))]
+unsafe fn end(pointer: *mut u8, layout: Layout) {
+    // SAFETY: the caller's duties: same allocator, same layout.
+    unsafe { System.dealloc(pointer, layout) };
 }
 
 #[cfg(target_os = "linux")]
 mod mapping {
-    pub(super) const AVAILABLE: bool = true;
-
     /// Zeroed, or null.
     pub(super) fn make(size: usize) -> *mut u8 {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -97,17 +133,6 @@ mod mapping {
         // then stays.
         unsafe { libc::munmap(pointer.cast(), size) };
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod mapping {
-    pub(super) const AVAILABLE: bool = false;
-
-    pub(super) fn make(_size: usize) -> *mut u8 {
-        std::ptr::null_mut()
-    }
-
-    pub(super) unsafe fn end(_pointer: *mut u8, _size: usize) {}
 }
 
 /// Bytes of heapgauge's own tables that came from here.

@@ -21,6 +21,13 @@ fn branch(path: usize) -> Block {
 }
 const DEPTH: usize = 12;
 
+/// The same, of fewer calls: their stacks take less room.
+#[inline(never)]
+fn short_leaf(number: usize) -> Block {
+    black_box(Box::new([number as u64; 3]))
+}
+const SHORT_LEAF: &str = "traps::shortage::short_leaf";
+
 const UNRECORDED: &str = "[unrecorded]";
 
 fn dropped() -> heapgauge::DroppedEvents {
@@ -149,6 +156,12 @@ fn no_memory_for_the_tables() {
         let untracked = collector.collect().untracked_bytes;
 
         let exhausted = Exhausted::now();
+        // The tracker has some pieces left of what it has had: stacks, until not one more finds room.
+        let mut short = 0;
+        for depth in (2..DEPTH).rev() {
+            kept.extend((0..1 << depth).map(|path| on_path(path, depth, &mut || short_leaf(path))));
+            short += 1 << depth;
+        }
         kept.extend((0..1 << DEPTH).map(branch));
         GO.store(1, Ordering::Release);
         while MADE.load(Ordering::Acquire).is_null() {
@@ -162,11 +175,15 @@ fn no_memory_for_the_tables() {
         // SAFETY: made by `Box::into_raw`, once.
         let made = unsafe { Box::from_raw(MADE.load(Ordering::Acquire)) };
         let (known, lost) = (of_function(LEAF), of_function(UNRECORDED));
-        let blocks = 10 + (1 << DEPTH) + 1;
+        let known_short = of_function(SHORT_LEAF);
+        assert!(known_short.1 < short - 100, "{known_short:?} of {short}: there is room left");
+        assert_eq!(known, (240, 10));
+        let blocks = 10 + short + (1 << DEPTH) + 1;
         // Of the three of `get`, the first may be known; the last is known or booked as lost.
         let of_get = of_function("traps::shortage::get");
         let report = Collector::new().collect();
-        let all = (known.0 + lost.0 + of_get.0, known.1 + lost.1 + of_get.1);
+        let rows = [known, known_short, lost, of_get];
+        let all = rows.iter().fold((0, 0), |sum, row| (sum.0 + row.0, sum.1 + row.1));
         assert_eq!(all, (24 * blocks + (1 << 30) + 500, blocks + 2));
         assert_eq!(report.untracked_bytes - untracked, 5_000);
         assert!(lost.1 > 4_000, "{lost:?}");
@@ -188,8 +205,8 @@ fn no_memory_for_the_tables() {
         give_back(small, 500);
         give_back(gap, 1 << 30);
         drop((kept, made));
-        let none = [LEAF, UNRECORDED, "traps::shortage::get"].map(of_function);
-        assert_eq!(none, [(0, 0); 3]);
+        let none = [LEAF, SHORT_LEAF, UNRECORDED, "traps::shortage::get"].map(of_function);
+        assert_eq!(none, [(0, 0); 4]);
         assert_eq!(Collector::new().collect().untracked_bytes, untracked);
         say(format_args!("{} of {blocks} blocks without a known place", lost.1));
     });
