@@ -91,6 +91,7 @@
 // The write side: runs inside the allocator.
 mod alloc;
 mod book;
+mod bounds;
 mod counters;
 mod fingerprint;
 mod gate;

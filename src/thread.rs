@@ -12,6 +12,7 @@
 //!
 //! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
 
+use crate::bounds::{self, StackBounds};
 use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
 use crate::memory;
@@ -61,15 +62,6 @@ pub(crate) struct StackHeader {
     pub len: u16,
     /// The walk ended at its limit or at an unknown address, not at the thread's first frame.
     pub truncated: bool,
-}
-
-/// Where the calling thread's stack lies.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct StackBounds {
-    /// Highest address, exclusive; 0 when unknown.
-    pub end: usize,
-    /// Bytes from the lowest address to the highest.
-    pub size: usize,
 }
 
 /// What the parts of a state that only its thread touches look like.
@@ -325,7 +317,7 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     if let Some(state) = state {
         // SAFETY: this thread has just taken it; `gone` in LOCAL keeps everybody else out.
         let tools = unsafe { state.tools() };
-        tools.bounds = platform::stack_bounds();
+        tools.bounds = bounds::of_this_thread();
         tools.layouts.prepare();
         tools.cache.prepare();
         platform::at_thread_end(state);
@@ -407,6 +399,7 @@ pub(crate) fn forget_other_threads() {
 
 /// Prepares what a thread's first allocation needs; called before `main` where that is possible.
 pub(crate) fn prepare() {
+    bounds::prepare();
     platform::prepare();
 }
 
@@ -433,8 +426,6 @@ mod platform {
 
     /// The pthread key, plus one; 0 before it is made.
     static KEY: AtomicUsize = AtomicUsize::new(0);
-    /// `__libc_stack_end`: where the main thread's stack ends; 0 if not known.
-    static MAIN_STACK_END: AtomicUsize = AtomicUsize::new(0);
 
     pub(super) fn prepare() {
         key();
@@ -444,15 +435,6 @@ mod platform {
             // ThreadSanitizer parts with the thread in the last round too, and faults in what runs after that.
             let last = if cfg!(heapgauge_sanitized) { (rounds - 1).max(1) } else { rounds };
             LAST_FAREWELL.store(last, Ordering::Relaxed);
-        }
-        #[cfg(target_os = "linux")]
-        {
-            // SAFETY: a NUL-terminated name, the default scope.
-            let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
-            if !symbol.is_null() {
-                // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
-                MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
-            }
         }
     }
 
@@ -492,40 +474,6 @@ mod platform {
             at_thread_end(state);
         }
     }
-
-    #[cfg(target_os = "linux")]
-    pub(super) fn stack_bounds() -> StackBounds {
-        // SAFETY: plain queries.
-        let is_main = unsafe { libc::getpid() == libc::syscall(libc::SYS_gettid) as libc::pid_t };
-        let main_end = MAIN_STACK_END.load(Ordering::Relaxed);
-        if is_main && main_end != 0 {
-            // The main thread's stack grows down as far as it is let; the size only tells a foreign
-            // stack from it, and none lies that close below.
-            return StackBounds { end: main_end, size: 8 << 20 };
-        }
-        let mut attribute = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
-        let (mut low, mut size) = (null_mut(), 0);
-        // SAFETY: the attribute is initialised by the first call, read by the second and, if it was
-        // initialised, destroyed by the third: it holds memory.
-        unsafe {
-            if libc::pthread_getattr_np(libc::pthread_self(), attribute.as_mut_ptr()) != 0 {
-                return StackBounds::default();
-            }
-            let failed = libc::pthread_attr_getstack(attribute.as_ptr(), &raw mut low, &raw mut size) != 0;
-            libc::pthread_attr_destroy(attribute.as_mut_ptr());
-            if failed {
-                return StackBounds::default();
-            }
-        }
-        // A program may have brought a stack of its own, of any size; what is read of it is whole words.
-        StackBounds { end: (low.addr() + size) & !(align_of::<usize>() - 1), size }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn stack_bounds() -> StackBounds {
-        let _ = &MAIN_STACK_END;
-        StackBounds::default()
-    }
 }
 
 #[cfg(not(unix))]
@@ -536,10 +484,6 @@ mod platform {
 
     /// No notice of a thread's end: its state stays as it is, one for each thread that ever allocated.
     pub(super) fn at_thread_end(_state: &'static ThreadState) {}
-
-    pub(super) fn stack_bounds() -> StackBounds {
-        StackBounds::default()
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     // The write side: runs inside somebody's malloc.
     &["sync", "error", "fingerprint", "fuzz", "hint"],
-    &["memory", "gate", "tag_map"],
+    &["bounds", "memory", "gate", "tag_map"],
     &["counters", "rules", "sample", "tag"],
     &["stack_cache", "tracker", "unsampled"],
     &["layout"],

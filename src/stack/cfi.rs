@@ -11,6 +11,7 @@
 //! inside, as it does for the unwinder of a panic.
 
 use super::{Entrance, Gather, fallback, modules};
+use crate::bounds::StackBounds;
 use crate::fingerprint::Fingerprint;
 use crate::layout::{Layout, Places};
 use crate::layouts::Key;
@@ -18,7 +19,7 @@ use crate::memory;
 use crate::rules::{At, Rule, Rules};
 use crate::stack_cache::StackCache;
 use crate::sync::{AtomicPtr, Ordering};
-use crate::thread::{StackBounds, Tools};
+use crate::thread::Tools;
 use crate::tracker::{self, MAX_ADDRESSES};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
@@ -259,9 +260,9 @@ pub(super) fn walk_and_learn(
     entrance: Option<Entrance>,
 ) -> Option<Fingerprint> {
     refresh(tools);
-    let bounds = tools.bounds;
     let sp = registers.sp;
-    let is_own_stack = bounds.end.wrapping_sub(sp).wrapping_sub(1) < bounds.size;
+    let is_own_stack = tools.bounds.reach(sp);
+    let bounds = tools.bounds;
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
