@@ -17,6 +17,7 @@ use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// A stack's header with its addresses behind it: in the map for ever, or a walk's buffer while it
 /// is being looked up.
@@ -104,7 +105,7 @@ pub(crate) fn prepare() {
 /// weight of its blocks. It has [`SUMS`] ids: see there.
 ///
 /// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
-/// the map, under which nothing else is locked.
+/// the map, under which nothing else is locked; whoever holds it is in here, so it is free soon.
 pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
@@ -112,13 +113,12 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     let _inside = gate::enter();
     let map = map();
     let base = tracker::base();
-    if let Some(id) = map.get(&sought)
-        && *id >= base
-    {
-        return Ok(*id);
-    }
     let shard = map.shards().get(map.determine_shard(hash as usize)).ok_or(Reason::Stacks)?;
-    let mut shard = shard.write();
+    let known = wait_for(|| shard.try_read()).get(hash, |(key, _)| *key == sought).map(|(_, id)| *id.get());
+    if let Some(id) = known.filter(|id| *id >= base) {
+        return Ok(id);
+    }
+    let mut shard = wait_for(|| shard.try_write());
     let known = shard.get_mut(hash, |(key, _)| *key == sought);
     // Another thread may have been faster.
     if let Some((_, id)) = &known
@@ -151,6 +151,29 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
         }
     }
 }
+
+/// What a lock of the map gives as soon as it is free.
+///
+/// Not by waiting in its queue: a thread that does so for the first time gets memory of the C library, which a signal
+/// handler may not ask, and the queue is one that the program's own locks may stand in.
+fn wait_for<T>(try_lock: impl Fn() -> Option<T>) -> T {
+    let mut tries = 0u32;
+    loop {
+        if let Some(guard) = try_lock() {
+            return guard;
+        }
+        match tries {
+            0..20 => std::hint::spin_loop(),
+            20..40 => std::thread::yield_now(),
+            // Whoever holds it may run only when this thread does not want to, if that has a higher priority.
+            _ => std::thread::sleep(WAIT),
+        }
+        tries = tries.saturating_add(1);
+    }
+}
+
+/// A lock of the map is held for microseconds, and for longer only while its shard grows.
+const WAIT: Duration = Duration::from_micros(100);
 
 fn layout(len: usize) -> Option<Layout> {
     Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
