@@ -459,7 +459,11 @@ mod platform {
         }
     }
 
-    /// Arranges for `at_end`. If that fails the state stays with the ended thread: a leak, no error.
+    /// Arranges for `at_end`. If that fails the state stays with the ended thread: a leak, no error. So it does where
+    /// a signal handler is the first to allocate in its thread when that has called its destructors already.
+    ///
+    /// Asked in signal handlers too: glibc keeps the values of the first 32 keys of a process in the thread itself, and
+    /// ours is made before `main`. Behind another 32 it would take memory of the C library.
     pub(super) fn at_thread_end(state: &'static ThreadState) {
         if let Some(key) = key() {
             // SAFETY: the key exists; the value is a pointer to something that is never freed.
