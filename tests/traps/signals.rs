@@ -1,4 +1,5 @@
-//! Allocations in signal handlers. That nothing hangs or faults is promised; counts are not, but they hold here.
+//! Allocations in signal handlers. That nothing hangs or faults is promised, where the inner allocator may be asked
+//! there; counts are not, but they hold here.
 
 use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
@@ -46,10 +47,14 @@ extern "C" fn handler(_signal: libc::c_int) {
 }
 
 fn on(signal: libc::c_int, flags: libc::c_int) {
+    set_handler(handler, signal, flags);
+}
+
+fn set_handler(handler: extern "C" fn(libc::c_int), signal: libc::c_int, flags: libc::c_int) {
     // SAFETY: a handler of the right type; all zero is an empty mask.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = handler as extern "C" fn(libc::c_int) as usize;
+        action.sa_sigaction = handler as usize;
         action.sa_flags = flags | libc::SA_RESTART;
         assert_eq!(libc::sigaction(signal, &raw const action, std::ptr::null_mut()), 0);
     }
@@ -61,7 +66,6 @@ fn a_handler_that_interrupts_anything() {
     trap("signals::a_handler_that_interrupts_anything", || {
         // The arena does not take blocks back.
         const MOST: usize = 2_000_000;
-        static OVER: AtomicBool = AtomicBool::new(false);
         let _no_locks = inner::no_locks();
         on(libc::SIGUSR1, 0);
         let before = heapgauge::traced_memory().current;
@@ -135,5 +139,153 @@ fn a_handler_on_a_stack_of_its_own() {
         assert_eq!(of_function(IN_HANDLER), (0, 0));
         nothing_is_lost();
         say(format_args!("{} signals", TIMES * 2));
+    });
+}
+
+// ── Signals that interrupt the C library ────────────────────────────────────────────────────────
+
+#[inline(never)]
+fn in_the_midst(number: u64) -> Block {
+    black_box(Box::new([number; 12]))
+}
+const IN_THE_MIDST: &str = "traps::signals::in_the_midst";
+
+/// A block on one of thousands of stacks, most of them new, and what it holds looked at again.
+extern "C" fn interrupting(_signal: libc::c_int) {
+    let number = HANDLED.fetch_add(1, Ordering::Relaxed);
+    let path = number.wrapping_mul(2_654_435_761) >> 7;
+    let block = on_path(path, 12, &mut || in_the_midst(number as u64));
+    assert_eq!(*block, [number as u64; 12]);
+    exchange(number, Box::into_raw(block));
+    drop(on_path(!path, 3, &mut || in_the_midst(7)));
+}
+
+/// Whether everything else shall end.
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Inside the C library's allocator nearly all the time, and blocks that keep what was written.
+fn of_the_c_library() -> usize {
+    let mut kept: [(*mut u8, usize); 64] = [(std::ptr::null_mut(), 0); 64];
+    let mut operations = 0usize;
+    while !OVER.load(Ordering::Relaxed) {
+        operations += 1;
+        let place = operations % kept.len();
+        // Sizes of every kind of list that glibc keeps, up to mappings of their own.
+        let size = 1 << (operations % 18);
+        let (block, old_size) = kept[place];
+        // SAFETY: blocks of the C library, each within its size, freed or grown once.
+        unsafe {
+            if !block.is_null() {
+                assert_eq!((*block, *block.add(old_size - 1)), (place as u8, place as u8));
+            }
+            let fresh = match operations % 4 {
+                0 => libc::realloc(block.cast(), size),
+                1 => {
+                    libc::free(block.cast());
+                    libc::calloc(size, 1)
+                }
+                _ => {
+                    libc::free(block.cast());
+                    libc::malloc(size)
+                }
+            }
+            .cast::<u8>();
+            assert!(!fresh.is_null());
+            (*fresh, *fresh.add(size - 1)) = (place as u8, place as u8);
+            kept[place] = (fresh, size);
+        }
+    }
+    // SAFETY: as above; null is nothing.
+    kept.iter().for_each(|(block, _)| unsafe { libc::free(block.cast()) });
+    operations
+}
+
+/// A thread that allocates nothing in Rust, but where a signal meets it.
+extern "C" fn without_rust(_: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: made and freed.
+    unsafe { libc::free(libc::malloc(100)) };
+    std::ptr::null_mut()
+}
+
+/// Sends the signal to every thread of this process but the calling one, which has it blocked.
+fn to_all_others(signal: libc::c_int) {
+    // SAFETY: plain queries; a thread that has ended since it was listed is an error that is ignored.
+    let (process, own) = unsafe { (libc::getpid(), libc::syscall(libc::SYS_gettid)) };
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let task: libc::c_long = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        if task != own {
+            // SAFETY: as above.
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::c_long::from(process), task, signal) };
+        }
+    }
+}
+
+/// Signals strike inside `malloc`, and as threads begin and end: at what the C library does under its locks. The
+/// inner allocator may be asked in a handler, so the tracked one may be, on stacks it has not met too.
+#[test]
+fn a_handler_that_interrupts_the_c_library() {
+    trap("signals::a_handler_that_interrupts_the_c_library", || {
+        let _no_locks = inner::no_locks();
+        set_handler(interrupting, libc::SIGUSR1, 0);
+        let before = heapgauge::traced_memory().current;
+        let c_library: Vec<_> = (0..2).map(|_| std::thread::spawn(of_the_c_library)).collect();
+        let short: Vec<_> = [true, false]
+            .map(|of_rust| {
+                std::thread::spawn(move || {
+                    let mut threads = 0usize;
+                    while !OVER.load(Ordering::Relaxed) {
+                        if of_rust {
+                            std::thread::spawn(|| ()).join().unwrap();
+                        } else {
+                            let mut thread = 0;
+                            // SAFETY: a function that ends, and one join.
+                            unsafe {
+                                let nothing = std::ptr::null_mut();
+                                let made = libc::pthread_create(
+                                    &raw mut thread,
+                                    std::ptr::null(),
+                                    without_rust,
+                                    nothing,
+                                );
+                                assert_eq!(made, 0);
+                                assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+                            }
+                        }
+                        threads += 1;
+                    }
+                    threads
+                })
+            })
+            .into();
+        let sender = std::thread::spawn(|| {
+            // SAFETY: a set with one signal, blocked in this thread.
+            unsafe {
+                let mut signals: libc::sigset_t = std::mem::zeroed();
+                libc::sigaddset(&raw mut signals, libc::SIGUSR1);
+                assert_eq!(
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut()),
+                    0
+                );
+            }
+            let end = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < end {
+                to_all_others(libc::SIGUSR1);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            OVER.store(true, Ordering::Relaxed);
+        });
+        sender.join().unwrap();
+        let operations: usize = c_library.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let threads: usize = short.into_iter().map(|thread| thread.join().unwrap()).sum();
+        // SAFETY: from now on nothing is handled.
+        unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        let signals = HANDLED.load(Ordering::Relaxed);
+        say(format_args!("{signals} signals, {operations} operations of the C library, {threads} threads"));
+        assert!(signals > 500 && threads > 100);
+        (0..PLACES.len()).for_each(|place| exchange(place, std::ptr::null_mut()));
+        assert_eq!(of_function(IN_THE_MIDST), (0, 0));
+        assert_eq!(heapgauge::Collector::new().collect().dropped.memory, 0);
+        let grown = heapgauge::traced_memory().current.abs_diff(before);
+        assert!(grown < 16 << 10, "{grown}");
     });
 }
