@@ -124,21 +124,105 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         self
     }
 
+    /// Books a usual block that the inner allocator has just made, and tags it.
+    ///
+    /// # Safety
+    ///
+    /// * `block` is null or was made for `tag::inner_layout_of_usual` of a layout of this size, and is not yet the
+    ///   program's.
+    #[inline(always)]
+    unsafe fn book(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+        if block.is_null() {
+            return block;
+        }
+        match book::pass(size) {
+            Some(id) => {
+                // SAFETY: the caller's duty.
+                unsafe { tag::write_behind(block, size, id) };
+                block
+            }
+            // SAFETY: the caller's duty.
+            None => unsafe { book::allocation(block, size, &self.config, entrance) },
+        }
+    }
+
     /// Books a block that the inner allocator has just made, and tags it.
     ///
     /// # Safety
     ///
-    /// * `block` is null or was made for `tag::inner_layout(layout)` and is not yet the program's.
+    /// * `block` is null or was made for `tag::inner_layout` of a layout of this size, and is not yet the program's.
     #[inline(always)]
-    unsafe fn book(&self, block: *mut u8, layout: Layout, entrance: Entrance) -> *mut u8 {
-        if !block.is_null() {
-            let id = book::allocation(layout.size(), &self.config, entrance);
-            // SAFETY: the caller's duty.
-            if !unsafe { tag::write(block, layout, id) } {
-                book::misplaced(id, layout.size());
-            }
+    unsafe fn book_any(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+        if block.is_null() {
+            return block;
         }
-        block
+        // SAFETY: the caller's duty.
+        unsafe { book::allocation(block, size, &self.config, entrance) }
+    }
+
+    // ── What is not usual, as `GlobalAlloc` has it ──────────────────────────────────────────────
+    //
+    // Functions of their own, the last that is called, so that the usual blocks' path has next to nothing to save.
+
+    #[inline(never)]
+    unsafe fn alloc_any(&self, layout: Layout) -> *mut u8 {
+        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
+        // SAFETY: the inner size is not zero: with the tag it is at least 4, without at least 1 KiB.
+        let block = unsafe { self.inner.alloc(inner) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book_any(block, layout.size(), Entrance::Allocate) }
+    }
+
+    #[inline(never)]
+    unsafe fn alloc_zeroed_any(&self, layout: Layout) -> *mut u8 {
+        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
+        // SAFETY: as in `alloc_any`.
+        let block = unsafe { self.inner.alloc_zeroed(inner) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book_any(block, layout.size(), Entrance::AllocateZeroed) }
+    }
+
+    #[inline(never)]
+    unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let inner = Layout::from_size_align(new_size, layout.align()).ok().and_then(tag::inner_layout);
+        let Some(inner) = inner else { return null_mut() };
+        // Before the inner allocator may overwrite it.
+        // SAFETY: the block was made by one of these methods with this layout, so it has a tag.
+        let old = unsafe { tag::read(block, layout.size()) };
+        // SAFETY: the same layout it was made with; the new inner size is not zero.
+        let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
+        if moved.is_null() {
+            // Nothing has changed: block, tag and books are as they were.
+            return moved;
+        }
+        // SAFETY: the block now has the new inner layout.
+        unsafe { book::reallocation(moved, old, layout.size(), new_size, &self.config) }
+    }
+
+    #[inline(never)]
+    unsafe fn dealloc_any(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as in `realloc_any`.
+        let id = unsafe { tag::read(block, layout.size()) };
+        book::free(id, layout.size());
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    /// Of a block with the tag behind it.
+    #[inline(never)]
+    unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
+        book::free_recorded(id, layout.size());
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    /// The same, of one that is booked.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_and_publish(&self, block: *mut u8, layout: Layout) {
+        book::publish();
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
 }
 
@@ -148,54 +232,75 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
-        // SAFETY: the inner size is not zero: with the tag it is at least 4, without at least 1 KiB.
-        let block = unsafe { self.inner.alloc(inner) };
+        if !tag::is_usual(layout.size(), layout.align()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.alloc_any(layout) };
+        }
+        // SAFETY: a usual block; with the tag, the inner size is not zero.
+        let block = unsafe { self.inner.alloc(tag::inner_layout_of_usual(layout)) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout, Entrance::Allocate) }
+        unsafe { self.book(block, layout.size(), Entrance::Allocate) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
+        if !tag::is_usual(layout.size(), layout.align()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.alloc_zeroed_any(layout) };
+        }
         // SAFETY: as in `alloc`.
-        let block = unsafe { self.inner.alloc_zeroed(inner) };
+        let block = unsafe { self.inner.alloc_zeroed(tag::inner_layout_of_usual(layout)) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout, Entrance::AllocateZeroed) }
+        unsafe { self.book(block, layout.size(), Entrance::AllocateZeroed) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the block was made by one of these methods with this layout, so it has a tag.
-        let id = unsafe { tag::read(block, layout) };
-        // Before the inner allocator may give the block to somebody else.
-        book::free(id, layout.size());
+        if !tag::is_behind(layout.size()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.dealloc_any(block, layout) };
+        }
+        // SAFETY: the block was made by one of these methods with this layout, so its tag is behind it.
+        let id = unsafe { tag::read_behind(block, layout.size()) };
+        // The books come before the inner allocator may give the block to somebody else.
+        let Some(unsampled) = book::unsampled(id) else {
+            // SAFETY: the caller's duties; the tag is behind the block.
+            return unsafe { self.dealloc_recorded(block, layout, id) };
+        };
+        if unsampled.free(layout.size()) {
+            // SAFETY: as above; it is booked.
+            return unsafe { self.dealloc_and_publish(block, layout) };
+        }
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let new_layout = Layout::from_size_align(new_size, layout.align());
-        let Some((new_layout, inner)) =
-            new_layout.ok().and_then(|layout| Some((layout, tag::inner_layout(layout)?)))
-        else {
-            return null_mut();
-        };
+        let (size, align) = (layout.size(), layout.align());
+        if !tag::is_usual(size, align) || !tag::is_usual(new_size, align) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.realloc_any(block, layout, new_size) };
+        }
         // Before the inner allocator may overwrite it.
         // SAFETY: as in `dealloc`.
-        let old = unsafe { tag::read(block, layout) };
+        let old = unsafe { tag::read_behind(block, size) };
         // SAFETY: the same layout it was made with; the new inner size is not zero.
-        let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
+        let moved = unsafe {
+            self.inner.realloc(block, tag::inner_layout_of_usual(layout), tag::inner_size_of_usual(new_size))
+        };
         if moved.is_null() {
             // Nothing has changed: block, tag and books are as they were.
             return moved;
         }
-        let id = book::reallocation(old, layout.size(), new_size, &self.config);
-        // SAFETY: the block now has the new inner layout.
-        if !unsafe { tag::write(moved, new_layout, id) } {
-            book::misplaced(id, new_size);
+        match book::pass_resized(old, size, new_size) {
+            Some(id) => {
+                // SAFETY: the block now has the new inner layout, a usual one.
+                unsafe { tag::write_behind(moved, new_size, id) };
+                moved
+            }
+            // SAFETY: as above.
+            None => unsafe { book::reallocation(moved, old, size, new_size, &self.config) },
         }
-        moved
     }
 }

@@ -10,45 +10,138 @@
 
 use crate::counters::{Direction, MOST};
 use crate::fingerprint::Fingerprint;
+use crate::hint::is_seldom;
 use crate::sample::{self, Plan, Weight};
 use crate::stack::{self, Entrance, Registers};
 use crate::stacks::{self, SUMS};
-use crate::tag::{FIRST, OVERHEAD, SAMPLED, UNTRACKED};
+use crate::tag::{self, FIRST, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
 use crate::tracker::{self, Config, Reason};
+use crate::unsampled::Unsampled;
 
-/// Books an allocation of the calling code and returns what its tag is to hold: an id, with [`SAMPLED`]
-/// where the block was sampled.
+/// Books a block of the calling code if it is one of the many that are not sampled, and returns what its tag is to
+/// hold. Of [`SMALL`] bytes at most, and at least one.
+///
+/// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
-pub(crate) fn allocation(size: usize, config: &Config, entrance: Entrance) -> u32 {
-    if tracker::plan().leaves_to_chance(size) {
-        // Most blocks pass, so this is part of the program's own code, where one instruction finds the state.
-        if let Some(state) = thread::current()
-            && state.is_tuned_to(tracker::generation())
-            && let Some(id) = state.unsampled.passes(size)
-        {
-            return id;
-        }
-        decide_slow(size, config)
-    } else {
-        exact(size, config, entrance)
+pub(crate) fn pass(size: usize) -> Option<u32> {
+    debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
+    let front = thread::front();
+    if is_seldom(!front.is_tuned_to(tracker::generation())) {
+        return None;
     }
+    front.unsampled.passes(size)
 }
 
-/// A block that is sampled, the first of a thread or an epoch that is not, or one of a silenced thread.
+/// Books a block of the calling code that does not [`pass`], tags it and returns it.
+///
+/// What is all in the usual way goes straight through, and nothing is changed before that is certain.
+///
+/// # Safety
+///
+/// * `block` is what the inner allocator has made for this size, and not yet the program's.
+#[inline(never)]
+pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+    if tracker::plan().leaves_to_chance(size) {
+        // SAFETY: the caller's duty.
+        return unsafe { allocation_by_chance(block, size, config) };
+    }
+    let registers = Registers::here();
+    if let Some(state) = thread::tuned_to(tracker::generation())
+        && state.is_small(size as i64)
+    {
+        let busy = state.enter_idle();
+        // SAFETY: this thread's own state, and it has just been marked.
+        let tools = unsafe { state.tools() };
+        let id = stack::recognise(tools, registers, entrance);
+        // An id below the base was met before a `clear`, or is none.
+        if id >= tracker::base() && state.counters.add(id, Direction::Allocated, size) {
+            state.small_change(size as i64);
+            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+            drop(busy);
+            // SAFETY: the caller's duty.
+            return unsafe { keep(block, size, id) };
+        }
+        drop(busy);
+    }
+    let id = allocation_slow(&registers, size, config, Some(entrance));
+    // SAFETY: the caller's duty.
+    unsafe { keep(block, size, id) }
+}
+
+/// The same of one that chance decides about.
+///
+/// # Safety
+///
+/// * As for [`allocation`].
 #[cold]
 #[inline(never)]
-fn decide_slow(size: usize, config: &Config) -> u32 {
-    let Some(state) = thread::current() else { return first_slow(size, config) };
-    if state.quiet() != 0 || !tracker::is_on() {
-        return quiet_slow(state, size, config);
-    }
-    record(state, size)
+unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
+    let front = thread::front();
+    // It has been asked already, unless it is large.
+    let passed = if size >= SMALL && front.is_tuned_to(tracker::generation()) {
+        front.unsampled.passes(size)
+    } else {
+        None
+    };
+    let id = passed.unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None));
+    // SAFETY: the caller's duty.
+    unsafe { keep(block, size, id) }
 }
 
-/// Books an allocation of the calling code the long way, in a thread that is not busy.
+/// Keeps the id of a block that has been booked, and returns the block.
+///
+/// # Safety
+///
+/// * As for [`tag::write`].
+#[inline(always)]
+unsafe fn keep(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+    if is_seldom(!tag::is_behind(size)) {
+        // SAFETY: the caller's duty.
+        return unsafe { keep_any(block, size, id) };
+    }
+    // SAFETY: the caller's duty; it is of a size that has its tag behind it.
+    unsafe { tag::write_behind(block, size, id) };
+    block
+}
+
+/// The same, of a block of any size.
+///
+/// # Safety
+///
+/// * As for [`tag::write`].
 #[inline(never)]
-fn record(state: &'static ThreadState, size: usize) -> u32 {
+unsafe fn keep_any(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+    // SAFETY: the caller's duty.
+    if !unsafe { tag::write(block, size, id) } {
+        misplaced(id, size);
+    }
+    block
+}
+
+/// Books an allocation, whatever is not as usual, and returns what its tag is to hold: an id, with [`SAMPLED`] where
+/// the block was sampled.
+#[inline(never)]
+fn allocation_slow(registers: &Registers, size: usize, config: &Config, entrance: Option<Entrance>) -> u32 {
+    tracker::configure(config);
+    let Some(state) = thread::current_or_make() else {
+        tracker::drop_event(Reason::Threads);
+        return unrecorded(None, size);
+    };
+    if state.quiet() != 0 || !tracker::is_on() {
+        return quiet_slow(state, size);
+    }
+    record(state, registers, size, entrance)
+}
+
+/// The same in a thread that is not busy, whether silenced or not.
+#[inline(never)]
+fn record(
+    state: &'static ThreadState,
+    registers: &Registers,
+    size: usize,
+    entrance: Option<Entrance>,
+) -> u32 {
     let busy = state.enter(BUSY);
     // What these say belongs to this generation or a later one, whose change is noticed next time.
     let generation = tracker::generation_slow();
@@ -60,31 +153,75 @@ fn record(state: &'static ThreadState, size: usize) -> u32 {
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     stack::refresh(tools);
-    let mut tuned = None;
-    let id = if !plan.leaves_to_chance(size) {
-        state.change(size as i64);
-        walk_slow(state, tools, Registers::here(), size, None)
+    let (id, is_tuned) = if plan.leaves_to_chance(size) {
+        (by_chance(state, tools, registers, size, base, plan), true)
     } else {
-        let left = state.unsampled.left().into();
-        if state.unsampled.id() != tracker::unsampled(base) {
-            state.unsampled.begin(tracker::unsampled(base));
-        }
-        let id = if state.sampler.decide(plan, size, left) {
-            let stack = stack::walk(tools, Registers::here(), None);
-            state.change(size as i64);
-            sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
-        } else {
-            state.unsampled.allocate(size)
-        };
-        state.unsampled.open(state.sampler.stretch());
-        tuned = Some(generation);
-        id
+        // What chance decides about has a stretch and an id of its own to be up to date.
+        (whatever_chance_says(state, tools, registers, size, base, entrance), plan == Plan::EXACT)
     };
-    state.publish();
+    if plan == Plan::EXACT {
+        nothing_passes(state);
+    }
     drop(busy);
-    if let Some(generation) = tuned {
+    if is_tuned {
         state.tune(generation);
     }
+    id
+}
+
+/// The plan changes a moment before the generation: until the present epoch has been begun, no block may pass as one of
+/// an earlier one.
+fn nothing_passes(state: &ThreadState) {
+    state.sampler.take_back(state.front.unsampled.left());
+    state.front.unsampled.open(0);
+}
+
+/// Books a block that chance decides about.
+fn by_chance(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: &Registers,
+    size: usize,
+    base: u32,
+    plan: Plan,
+) -> u32 {
+    let unsampled = &state.front.unsampled;
+    let left = unsampled.left();
+    if unsampled.id() != tracker::unsampled(base) {
+        unsampled.begin(tracker::unsampled(base));
+    }
+    let id = if state.sampler.decide(plan, size, left.into()) {
+        let stack = stack::walk(tools, *registers, None);
+        state.change(size as i64);
+        sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+    } else {
+        unsampled.allocate(size)
+    };
+    unsampled.open(state.sampler.stretch());
+    state.publish();
+    id
+}
+
+/// Books a block that is recorded.
+fn whatever_chance_says(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: &Registers,
+    size: usize,
+    base: u32,
+    entrance: Option<Entrance>,
+) -> u32 {
+    let known = entrance.map_or(0, |entrance| stack::recognise_slow(tools, *registers, entrance));
+    let id = if known >= base {
+        debug_assert!(
+            entrance.is_some_and(|entrance| is_right(known, tools, *registers, entrance)),
+            "a guess differs from the walk"
+        );
+        allocate(state, known, size)
+    } else {
+        walk_slow(state, tools, *registers, size, entrance)
+    };
+    state.change(size as i64);
     id
 }
 
@@ -113,76 +250,6 @@ fn sampled(
 fn sums(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
     let Weight { bytes, blocks, variance } = sample::weight(size as u64, interval);
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
-}
-
-/// Books an allocation whose stack is recorded whatever chance says.
-///
-/// What is all in the usual way goes straight through, and nothing is changed before that is certain.
-#[inline(never)]
-fn exact(size: usize, config: &Config, entrance: Entrance) -> u32 {
-    let Some(state) = thread::current() else { return first_slow(size, config) };
-    let registers = Registers::here();
-    if state.is_tuned_to(tracker::generation()) && state.is_small(size as i64) {
-        let busy = state.enter_idle();
-        // SAFETY: `current` gave this thread's own state, and it has just been marked.
-        let tools = unsafe { state.tools() };
-        let id = stack::recognise(tools, registers, entrance);
-        // An id below the base was met before a `clear`, or is none.
-        if id >= tracker::base() && state.counters.add(id, Direction::Allocated, size) {
-            state.small_change(size as i64);
-            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
-            drop(busy);
-            return id;
-        }
-        drop(busy);
-    }
-    exact_slow(state, &registers, size, config, entrance)
-}
-
-/// The same, whatever is not as usual.
-#[inline(never)]
-fn exact_slow(
-    state: &'static ThreadState,
-    registers: &Registers,
-    size: usize,
-    config: &Config,
-    entrance: Entrance,
-) -> u32 {
-    if state.quiet() != 0 || !tracker::is_on() {
-        return quiet_slow(state, size, config);
-    }
-    let busy = state.enter(BUSY);
-    // What these say belongs to this generation or a later one, whose change is noticed next time.
-    let generation = tracker::generation_slow();
-    let base = tracker::base();
-    if base == u32::MAX {
-        // Just now.
-        return allocate(state, UNTRACKED, size);
-    }
-    // What chance decides about has a stretch and an id of its own to be up to date: see `record`.
-    let tuned = tracker::plan() == Plan::EXACT;
-    // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
-    stack::refresh(tools);
-    let id = match stack::recognise_slow(tools, *registers, entrance) {
-        id if id >= base => {
-            debug_assert!(is_right(id, tools, *registers, entrance), "a guess differs from the walk");
-            allocate(state, id, size)
-        }
-        _ => walk_slow(state, tools, *registers, size, Some(entrance)),
-    };
-    state.change(size as i64);
-    if tuned {
-        // The plan changes a moment before the generation: until `record` has begun the present epoch, no block
-        // may pass as one of an earlier one.
-        state.sampler.take_back(state.unsampled.left());
-        state.unsampled.open(0);
-    }
-    drop(busy);
-    if tuned {
-        state.tune(generation);
-    }
-    id
 }
 
 /// The stack lies otherwise than it did before, or is new.
@@ -223,29 +290,11 @@ fn is_same(id: u32, tools: &Tools) -> bool {
     })
 }
 
-/// The first allocation of a thread, or one of a thread that has no state.
-#[cold]
-#[inline(never)]
-fn first_slow(size: usize, config: &Config) -> u32 {
-    tracker::configure(config);
-    match thread::current_or_make() {
-        // This function's frame is one more on the stack.
-        Some(_) => allocation(size, config, Entrance::Other),
-        None => {
-            tracker::drop_event(Reason::Threads);
-            unrecorded(None, size)
-        }
-    }
-}
-
 /// An allocation while off, silenced, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
-fn quiet_slow(state: &'static ThreadState, size: usize, config: &Config) -> u32 {
+fn quiet_slow(state: &'static ThreadState, size: usize) -> u32 {
     let quiet = state.quiet();
-    if tracker::configure(config) && quiet == 0 {
-        return allocation(size, config, Entrance::Other);
-    }
     if quiet & INTERNING != 0 {
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
@@ -334,28 +383,32 @@ fn allocate_shared(id: u32, size: usize) -> u32 {
     if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
 }
 
-/// Books the free of a block with this in its tag. Part of the program's own code, where one instruction
-/// finds the state, as far as a block is concerned that was not sampled.
+/// The calling thread's count of blocks that were not sampled, if one with this in its tag belongs to it. A free of
+/// it is to be booked there, and [`publish`] to be called where that says so.
+///
+/// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
+pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
+    let unsampled = &thread::front().unsampled;
+    (unsampled.id() == id).then_some(unsampled)
+}
+
+/// Books the free of a block with this in its tag.
+#[inline(never)]
 pub(crate) fn free(id: u32, size: usize) {
-    let state = thread::current();
-    if let Some(state) = state
-        && state.unsampled.id() == id
-    {
-        if state.unsampled.free(size) {
-            publish_slow(state);
-        }
-    } else {
-        free_recorded(state, id, size);
+    match unsampled(id) {
+        None => free_recorded(id, size),
+        Some(unsampled) if unsampled.free(size) => publish(),
+        Some(_) => {}
     }
 }
 
-#[inline(never)]
-fn free_recorded(state: Option<&'static ThreadState>, id: u32, size: usize) {
+/// The same of a block that is not [`unsampled`] by this thread.
+#[inline(always)]
+pub(crate) fn free_recorded(id: u32, size: usize) {
     // What is at or above the base is traced.
-    if let Some(state) = state
-        && id >= tracker::base()
-        && state.quiet() & BUSY == 0
+    if id >= tracker::base()
+        && let Some(state) = thread::idle()
         && state.is_small((size as i64).wrapping_neg())
     {
         let busy = state.enter_idle();
@@ -368,15 +421,14 @@ fn free_recorded(state: Option<&'static ThreadState>, id: u32, size: usize) {
             return;
         }
     }
-    free_quiet(state, id, size);
+    free_quiet(id, size);
 }
 
 /// The free of a block that is not traced, or not any more; or one that is not as usual.
 #[inline(never)]
-fn free_quiet(state: Option<&'static ThreadState>, id: u32, size: usize) {
+fn free_quiet(id: u32, size: usize) {
     if id < FIRST {
-        if let Some(state) = state
-            && state.quiet() & BUSY == 0
+        if let Some(state) = thread::idle()
             && size as u64 <= MOST
         {
             let _busy = state.enter(BUSY);
@@ -391,11 +443,12 @@ fn free_quiet(state: Option<&'static ThreadState>, id: u32, size: usize) {
     free_slow(id, size);
 }
 
+/// Tells the peak what is not known to it.
 #[cold]
 #[inline(never)]
-fn publish_slow(state: &'static ThreadState) {
+pub(crate) fn publish() {
     // In a signal handler the next one sees to it.
-    if state.quiet() & BUSY == 0 {
+    if let Some(state) = thread::idle() {
         let _busy = state.enter(BUSY);
         state.publish();
     }
@@ -454,7 +507,7 @@ fn change_slow(id: u32, size: usize) -> Option<&'static ThreadState> {
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
 #[cold]
-pub(crate) fn misplaced(id: u32, size: usize) {
+fn misplaced(id: u32, size: usize) {
     free(id, size);
     // Where its stack was lost already, it has been counted.
     if id != tracker::base() {
@@ -463,15 +516,39 @@ pub(crate) fn misplaced(id: u32, size: usize) {
     allocate_shared(UNTRACKED, size);
 }
 
-/// Books a block that changes its size: what its new tag is to hold. Chance decides anew.
-#[inline]
-pub(crate) fn reallocation(old: u32, old_size: usize, new_size: usize, config: &Config) -> u32 {
+/// Books a block that changes its size if it was not sampled and is not now either, and returns what its tag is to
+/// hold. Both sizes are as for [`pass`].
+#[inline(always)]
+pub(crate) fn pass_resized(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
+    let unsampled = unsampled(old)?;
+    let id = pass(new_size)?;
+    // The peak need not be told: at the end of the stretch it is, before much has been freed.
+    unsampled.free(old_size);
+    Some(id)
+}
+
+/// Books a block that changes its size and does not [pass](pass_resized), tags it and returns it. Chance decides anew.
+///
+/// # Safety
+///
+/// * `block` has its new size, and not yet its tag.
+#[inline(never)]
+pub(crate) unsafe fn reallocation(
+    block: *mut u8,
+    old: u32,
+    old_size: usize,
+    new_size: usize,
+    config: &Config,
+) -> *mut u8 {
     if is_silenced() {
-        return resized_slow(old, old_size, new_size);
+        let id = resized_slow(old, old_size, new_size);
+        // SAFETY: the caller's duty.
+        return unsafe { keep(block, new_size, id) };
     }
-    let id = allocation(new_size, config, Entrance::Reallocate);
+    // SAFETY: the caller's duty.
+    let block = unsafe { allocation(block, new_size, config, Entrance::Reallocate) };
     free(old, old_size);
-    id
+    block
 }
 
 /// Whether the program or heapgauge itself has silenced this thread.
@@ -492,8 +569,8 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
-    let booked = match thread::current().filter(|state| state.quiet() & BUSY == 0) {
-        Some(state) if by_chance => record(state, new_size),
+    let booked = match thread::idle() {
+        Some(state) if by_chance => record(state, &Registers::here(), new_size, None),
         Some(state) => {
             let _busy = state.enter(BUSY);
             // As `free` below does.
@@ -543,22 +620,35 @@ mod tests {
         guard
     }
 
+    /// Books a small block as the allocator's own methods do: its tag.
+    fn allocated(size: usize) -> u32 {
+        let mut block = [0u8; SMALL + 4];
+        // SAFETY: room for the block and its tag.
+        unsafe {
+            let block = match pass(size) {
+                Some(id) => return id,
+                None => allocation(block.as_mut_ptr(), size, &CONFIG, Entrance::Allocate),
+            };
+            tag::read(block, size)
+        }
+    }
+
     /// The plan changes a moment before the generation, and what passes in between would be booked under the id
     /// that the thread has: perhaps one from before a `clear`.
     #[test]
     fn nothing_is_left_to_pass_while_every_block_is_recorded() {
         let _one = started();
-        let allocate = || allocation(16, &CONFIG, Entrance::Other);
+        let allocate = || allocated(16);
         tracker::set_sample_interval(1 << 30);
         allocate();
         let state = thread::current().unwrap();
-        assert!(state.unsampled.left() > 0);
+        assert!(state.front.unsampled.left() > 0);
         tracker::set_sample_interval(0);
         allocate();
-        assert_eq!(state.unsampled.left(), 0);
+        assert_eq!(state.front.unsampled.left(), 0);
         // The gap goes on where it was.
         tracker::set_sample_interval(1 << 30);
-        assert_eq!(allocate(), state.unsampled.id());
+        assert_eq!(allocate(), state.front.unsampled.id());
         tracker::set_sample_interval(0);
         tracker::stop();
     }
@@ -566,12 +656,19 @@ mod tests {
     #[test]
     fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
         let _one = started();
-        let id = allocation(1 << 20, &CONFIG, Entrance::Other);
+        let mut block = vec![0u8; 1 << 20];
+        // SAFETY: a block of this size that nobody else tags.
+        let id = unsafe {
+            tag::read(allocation(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
+        };
         assert!(tracker::peak(0) >= 1 << 20);
         tracker::clear();
         let silence = Silence::new(PAUSED);
         for _ in 0..10 {
-            assert_eq!(reallocation(id, 1 << 20, 1 << 20, &CONFIG), id);
+            // SAFETY: as above.
+            let now = unsafe { reallocation(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { tag::read(now, block.len()) }, id);
         }
         drop(silence);
         assert_eq!(tracker::peak(0), 0);

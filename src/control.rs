@@ -148,7 +148,7 @@ pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
         // Whoever comes next asks.
-        state.unsampled.open(0);
+        state.front.unsampled.open(0);
     }
 }
 
@@ -310,7 +310,7 @@ pub(crate) fn address_info(block: *const u8, size: usize, align: usize) -> Optio
         return None;
     }
     // SAFETY: a live block of this layout, by the caller's word, made by a `TrackingAllocator`.
-    let id = unsafe { tag::read(block, layout) } & !SAMPLED;
+    let id = unsafe { tag::read(block, layout.size()) } & !SAMPLED;
     if id < FIRST || id < tracker::base() || id >= tracker::end_id() {
         return None;
     }

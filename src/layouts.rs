@@ -67,6 +67,9 @@ pub(crate) struct Hint {
     bytes: u32,
     /// Walks in a row that found it elsewhere.
     doubts: u32,
+    /// The first return address of all walks so far, if it was the same: then it lies in code of the allocator's own,
+    /// which has been called and not only passed through. 0 before the first walk, 1 once there were two.
+    first: usize,
 }
 
 impl Hint {
@@ -76,8 +79,15 @@ impl Hint {
         self.bytes as usize
     }
 
-    /// Learns where a walk found the return address that tells one caller from another, in words.
-    pub(crate) fn learn(&mut self, place: u16) {
+    /// Learns from a walk: its first return address, and where the first two stand, in words.
+    pub(crate) fn learn(&mut self, first: usize, places: [u16; 2]) {
+        match self.first {
+            0 => self.first = first,
+            before if before != first && before != 1 => (self.first, self.bytes) = (1, 0),
+            _ => {}
+        }
+        // The first that tells one caller from another.
+        let place = places[usize::from(self.first != 1)];
         let bytes = u32::from(place) * size_of::<usize>() as u32;
         if self.bytes == bytes {
             self.doubts = 0;
@@ -85,7 +95,7 @@ impl Hint {
             self.doubts += 1;
             // Some stacks pass other frames on their way into the allocator; follow the many.
             if self.bytes == 0 || self.doubts > 64 {
-                *self = Hint { bytes, doubts: 0 };
+                (self.bytes, self.doubts) = (bytes, 0);
             }
         }
     }
@@ -106,7 +116,7 @@ pub(crate) struct Layouts {
     /// Layouts pushed out since the last growth.
     pushed_out: usize,
     /// For each way into the allocator: where a word stands that tells callers apart.
-    pub hints: [Hint; 4],
+    pub hints: [Hint; 3],
     histories: [History; 64],
 }
 
@@ -275,7 +285,7 @@ impl Layouts {
             self.entry(place).key = 0;
         }
         self.used = 0;
-        self.hints = [Hint::default(); 4];
+        self.hints = [Hint::default(); 3];
     }
 
     #[cfg(test)]
@@ -286,7 +296,7 @@ impl Layouts {
             mask: 0,
             used: 0,
             pushed_out: 0,
-            hints: [Hint::default(); 4],
+            hints: [Hint::default(); 3],
             histories: [History { useless: 0, mute: 0 }; 64],
         };
         none.prepare();

@@ -252,7 +252,8 @@ fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direct
 /// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
 /// that met none of its own frees them in its counters.
 fn read_unsampled(id: u32) -> Counts {
-    let threads = || thread::all().map(|state| &state.unsampled).filter(|unsampled| unsampled.id() == id);
+    let threads =
+        || thread::all().map(|state| &state.front.unsampled).filter(|unsampled| unsampled.id() == id);
     let mut freed = Counts::default();
     // In this order, as in `read_chunk`.
     for (bytes, blocks) in threads().map(Unsampled::read_freed) {

@@ -15,6 +15,7 @@
 //! those of the C library, once a sample.
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::tag::SMALL;
 use std::cell::Cell;
 
 /// The longest interval, bytes.
@@ -57,7 +58,12 @@ impl Plan {
     /// One comparison, always false in exact mode. The sizes it is true for are below 2^30.
     #[inline(always)]
     pub(crate) fn leaves_to_chance(self, size: usize) -> bool {
-        (size as u64).wrapping_sub(1) < self.0 & 0xffff_ffff
+        (size as u64).wrapping_sub(1) < u64::from(self.largest())
+    }
+
+    /// Of the sizes that are left to chance; 0 in exact mode.
+    fn largest(self) -> u32 {
+        self.0 as u32
     }
 }
 
@@ -141,11 +147,16 @@ impl Sampler {
         left < 0
     }
 
-    /// Hands out the next stretch of the gap: blocks pass, with nobody to ask, as long as they fit in what is
-    /// left of so many bytes.
+    /// Hands out the next stretch of the gap: blocks below [`SMALL`] bytes pass, with nobody to ask, as long as they
+    /// fit in what is left of so many bytes.
     pub(crate) fn stretch(&self) -> u32 {
         let beyond = self.beyond.get();
-        let stretch = beyond.min(i64::from(STEP));
+        // Where some of those are recorded without exception, they must not fit.
+        let most = match self.plan.get().largest() {
+            largest if (largest as usize) < SMALL - 1 => largest,
+            _ => STEP,
+        };
+        let stretch = beyond.min(i64::from(most));
         self.beyond.set(beyond - stretch);
         stretch as u32
     }
@@ -245,6 +256,25 @@ mod tests {
             assert_eq!(Plan::new(interval, 0), Plan::EXACT);
             assert!((0..5_000).all(|size| !Plan::new(interval, 0).leaves_to_chance(size)));
         }
+    }
+
+    /// Small blocks pass by what is left of a stretch alone, so none of the size from which all are recorded may fit.
+    #[test]
+    fn a_stretch_is_shorter_than_what_is_always_recorded() {
+        for (exact_from, most) in [(2, 1), (100, 99), (SMALL as u32 - 1, SMALL as u32 - 2)] {
+            let (sampler, plan) = (sampler(7), Plan::new(KIB_512, exact_from));
+            for _ in 0..10_000 {
+                sampler.decide(plan, 1, 0);
+                assert!(sampler.stretch() <= most, "{exact_from}");
+            }
+        }
+        // Where small blocks are all left to chance, it is as long as it can be.
+        let (sampler, plan) = (sampler(7), Plan::new(KIB_512, SMALL as u32));
+        let longest = (0..100).map(|_| {
+            sampler.decide(plan, 1, 0);
+            sampler.stretch()
+        });
+        assert_eq!(longest.max(), Some(STEP));
     }
 
     #[test]

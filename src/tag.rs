@@ -21,12 +21,19 @@ pub(crate) const FIRST: u32 = 2;
 /// tag that has it, and whoever looks for them finds out there: blocks of the usual kind pay nothing.
 pub(crate) const SAMPLED: u32 = 1 << 31;
 
+/// Blocks of fewer bytes have their id behind them.
+pub(crate) const SMALL: usize = 1 << 10;
+const _: () = assert!(SMALL == tag_map::GRANULE);
+
+/// What the C library aligns any block to, on 64-bit systems: `System` asks for no more up to there.
+const USUAL_ALIGN: usize = 16;
+
 const TAG_BYTES: usize = size_of::<u32>();
 
 /// What to ask the inner allocator for; `None` where the size would leave what a layout may hold.
 #[inline(always)]
 pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
-    if is_in_map(layout) {
+    if is_in_map(layout.size()) {
         return Some(layout);
     }
     if tag_map::AVAILABLE && !is_seldom(layout.align() > LARGE_ALIGN) {
@@ -47,7 +54,7 @@ const LARGE_ALIGN: usize = 1 << 20;
 /// * `inner_layout(layout)` was `Some`, as it was for every block that exists.
 #[inline(always)]
 pub(crate) unsafe fn inner_layout_unchecked(layout: Layout) -> Layout {
-    if is_in_map(layout) {
+    if is_in_map(layout.size()) {
         return layout;
     }
     // SAFETY: the same arguments passed the check of `from_size_align` when the block was made.
@@ -62,13 +69,12 @@ pub(crate) unsafe fn inner_layout_unchecked(layout: Layout) -> Layout {
 /// * `block` is a live block that the inner allocator made for `inner_layout(layout)`.
 /// * Nobody else reads or writes its tag meanwhile.
 #[inline(always)]
-pub(crate) unsafe fn write(block: *mut u8, layout: Layout, id: u32) -> bool {
-    if is_in_map(layout) {
+pub(crate) unsafe fn write(block: *mut u8, size: usize, id: u32) -> bool {
+    if is_in_map(size) {
         return tag_map::set(block.addr(), id);
     }
-    // SAFETY: the inner layout is TAG_BYTES longer than `layout`, so these bytes belong to the block
-    // and to nobody but us; the write is unaligned because sizes are arbitrary.
-    unsafe { block.add(layout.size()).cast::<u32>().write_unaligned(id) };
+    // SAFETY: it is not in the map, and the caller's duties.
+    unsafe { write_behind(block, size, id) };
     true
 }
 
@@ -76,20 +82,76 @@ pub(crate) unsafe fn write(block: *mut u8, layout: Layout, id: u32) -> bool {
 ///
 /// # Safety
 ///
-/// * As for [`write()`]; and `write` was called for this block with this layout.
+/// * As for [`write()`]; and `write` was called for this block with this size.
 #[inline(always)]
-pub(crate) unsafe fn read(block: *const u8, layout: Layout) -> u32 {
-    if is_in_map(layout) {
+pub(crate) unsafe fn read(block: *const u8, size: usize) -> u32 {
+    if is_in_map(size) {
         return tag_map::get(block.addr());
     }
-    // SAFETY: in bounds and initialised by `write`, the caller's duties.
-    unsafe { block.add(layout.size()).cast::<u32>().read_unaligned() }
+    // SAFETY: it is not in the map, and the caller's duties.
+    unsafe { read_behind(block, size) }
 }
 
 /// The rule both sides follow.
 #[inline(always)]
-fn is_in_map(layout: Layout) -> bool {
-    tag_map::AVAILABLE && is_seldom(layout.size() >= tag_map::GRANULE)
+fn is_in_map(size: usize) -> bool {
+    tag_map::AVAILABLE && is_seldom(size >= tag_map::GRANULE)
+}
+
+// ── The usual block ─────────────────────────────────────────────────────────────────────────────
+
+/// Whether a block is small and aligned as any block of the C library's is, as nearly all are: what follows is then
+/// the same as above, with less to ask.
+#[inline(always)]
+pub(crate) fn is_usual(size: usize, align: usize) -> bool {
+    // Three jumps that are never taken cost less than putting three answers together.
+    !is_seldom(size >= SMALL) && !is_seldom(align > USUAL_ALIGN) && !is_seldom(align > size)
+}
+
+/// Whether the id of a block of this size stands behind it, whatever its alignment.
+#[inline(always)]
+pub(crate) fn is_behind(size: usize) -> bool {
+    size < SMALL
+}
+
+/// [`inner_layout`] of a usual block.
+///
+/// # Safety
+///
+/// * It is one: see [`is_usual`].
+#[inline(always)]
+pub(crate) unsafe fn inner_layout_of_usual(layout: Layout) -> Layout {
+    // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to at most 16 overflow nothing.
+    unsafe { Layout::from_size_align_unchecked(inner_size_of_usual(layout.size()), layout.align()) }
+}
+
+/// The size that the inner allocator is asked for, of a usual block.
+#[inline(always)]
+pub(crate) fn inner_size_of_usual(size: usize) -> usize {
+    size + TAG_BYTES
+}
+
+/// [`write()`] of a block below [`SMALL`] bytes.
+///
+/// # Safety
+///
+/// * As for [`write()`].
+#[inline(always)]
+pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
+    // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and to nobody but us;
+    // the write is unaligned because sizes are arbitrary.
+    unsafe { block.add(size).cast::<u32>().write_unaligned(id) }
+}
+
+/// [`read()`] of a block below [`SMALL`] bytes.
+///
+/// # Safety
+///
+/// * As for [`read()`].
+#[inline(always)]
+pub(crate) unsafe fn read_behind(block: *const u8, size: usize) -> u32 {
+    // SAFETY: in bounds and initialised by `write`, the caller's duties.
+    unsafe { block.add(size).cast::<u32>().read_unaligned() }
 }
 
 #[cfg(test)]
@@ -117,11 +179,10 @@ mod tests {
     #[test]
     fn an_id_comes_back_from_behind_the_block() {
         let mut memory = [0u8; 16];
-        let layout = Layout::from_size_align(9, 1).unwrap();
         // SAFETY: 16 bytes hold a block of 9 and its tag.
         unsafe {
-            assert!(write(memory.as_mut_ptr(), layout, 0xdead_beef));
-            assert_eq!(read(memory.as_ptr(), layout), 0xdead_beef);
+            assert!(write(memory.as_mut_ptr(), 9, 0xdead_beef));
+            assert_eq!(read(memory.as_ptr(), 9), 0xdead_beef);
         }
         assert_eq!(&memory[..9], &[0; 9]);
         assert_eq!(&memory[13..], &[0; 3]);

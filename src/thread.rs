@@ -27,15 +27,15 @@ use std::marker::PhantomData;
 use std::ptr::null_mut;
 
 thread_local! {
-    /// The state of this thread, null before its first allocation, [`gone`] near its end. Constant
+    /// The front of this thread's state, [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
     /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
-    static LOCAL: Cell<*const ThreadState> = const { Cell::new(null_mut()) };
+    static LOCAL: Cell<*const Front> = const { Cell::new(&raw const NOT_YET) };
 }
 
-/// What `LOCAL` holds while a thread has no state and shall not get one now.
-fn gone() -> *const ThreadState {
-    std::ptr::without_provenance(1)
-}
+/// Of a thread that has no state yet.
+static NOT_YET: Front = Front::of_nobody();
+/// Of a thread that has no state and shall not get one now.
+static GONE: Front = Front::of_nobody();
 
 /// Counters for all threads that have no state of their own; written by atomic adds.
 pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
@@ -75,14 +75,39 @@ pub(crate) struct Tools {
     pub parser: *mut u8,
 }
 
-/// Everything heapgauge keeps for one thread. All zero bytes are a fresh one.
-#[repr(C, align(128))]
-pub(crate) struct ThreadState {
+/// What the program's own code looks at, at each event.
+#[repr(C)]
+pub(crate) struct Front {
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
     /// [`OWN`]; and, in the bits above those, the tracker's generation that `sampler`, `unsampled` and `tools`
     /// belong to, so that one comparison tells whether the next event is an ordinary one. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
     gate: AtomicU32,
+    pub unsampled: Unsampled,
+}
+
+// SAFETY: as for `ThreadState`; of those of nobody, nothing is written.
+unsafe impl Sync for Front {}
+
+impl Front {
+    /// One that is busy and never tuned, and that no block belongs to.
+    const fn of_nobody() -> Front {
+        Front { gate: AtomicU32::new(BUSY as u32), unsampled: Unsampled::of_nobody() }
+    }
+
+    /// Whether nothing is out of the usual, tracking is on, and `sampler`, `unsampled` and `tools` are of this
+    /// generation. Then it is the front of a state.
+    #[inline(always)]
+    pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
+        self.gate.load(Ordering::Relaxed) == generation
+    }
+}
+
+/// Everything heapgauge keeps for one thread. All zero bytes are a fresh one.
+#[repr(C, align(128))]
+pub(crate) struct ThreadState {
+    /// The first: `LOCAL` points to it.
+    pub front: Front,
     /// 1 while a thread has this state.
     taken: AtomicU8,
     paused_depth: Cell<u32>,
@@ -93,7 +118,6 @@ pub(crate) struct ThreadState {
     net: Cell<i64>,
     net_base: Cell<u32>,
     pub sampler: Sampler,
-    pub unsampled: Unsampled,
     pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
@@ -118,28 +142,21 @@ unsafe impl Sync for ThreadState {}
 impl ThreadState {
     #[inline(always)]
     pub(crate) fn quiet(&self) -> u8 {
-        (self.gate.load(Ordering::Relaxed) & FLAGS) as u8
-    }
-
-    /// Whether nothing is out of the usual, tracking is on, and `sampler`, `unsampled` and `tools` are of this
-    /// generation.
-    #[inline(always)]
-    pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
-        self.gate.load(Ordering::Relaxed) == generation
+        (self.front.gate.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
     /// Notes that `sampler`, `unsampled` and `tools` are of this generation, in which tracking is on, from the end
     /// of [`Busy`] on.
     pub(crate) fn tune(&self, generation: u32) {
-        self.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
+        self.front.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
     /// and keeps its hands off the caches and counters.
     #[inline(always)]
     pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
-        let before = self.gate.load(Ordering::Relaxed);
-        self.gate.store(before | u32::from(with), Ordering::Relaxed);
+        let before = self.front.gate.load(Ordering::Relaxed);
+        self.front.gate.store(before | u32::from(with), Ordering::Relaxed);
         // Against the same thread's signal handler only the compiler can reorder.
         compiler_fence(Ordering::SeqCst);
         Busy { state: self, before }
@@ -148,7 +165,7 @@ impl ThreadState {
     /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
     #[inline(always)]
     pub(crate) fn enter_idle(&self) -> Idle<'_> {
-        self.gate.store(self.gate.load(Ordering::Relaxed) | u32::from(BUSY), Ordering::Relaxed);
+        self.front.gate.store(self.front.gate.load(Ordering::Relaxed) | u32::from(BUSY), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         Idle(self)
     }
@@ -191,9 +208,9 @@ impl ThreadState {
     /// Publishes what is not known to the peak, that of blocks that were not sampled too.
     #[cold]
     pub(crate) fn publish(&self) {
-        let news = self.unsampled.news();
+        let news = self.front.unsampled.news();
         // After a `clear` its blocks are of no more concern.
-        let is_present = self.unsampled.id() == tracker::unsampled(tracker::base());
+        let is_present = self.front.unsampled.id() == tracker::unsampled(tracker::base());
         self.publish_slow(self.net.get().wrapping_add(if is_present { news } else { 0 }));
     }
 
@@ -213,7 +230,7 @@ impl ThreadState {
     pub(crate) fn silence(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
-        self.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
+        self.front.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
     }
 
     /// Takes one level of silence away.
@@ -221,7 +238,7 @@ impl ThreadState {
         let depth = self.depth(kind);
         depth.set(depth.get().saturating_sub(1));
         if depth.get() == 0 {
-            self.gate.fetch_and(!u32::from(kind), Ordering::Relaxed);
+            self.front.gate.fetch_and(!u32::from(kind), Ordering::Relaxed);
         }
     }
 
@@ -232,7 +249,7 @@ impl ThreadState {
             return;
         }
         self.counters.settle(tracker::end_id());
-        self.unsampled.settle();
+        self.front.unsampled.settle();
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
@@ -253,7 +270,7 @@ impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        self.state.gate.store(self.before, Ordering::Relaxed);
+        self.state.front.gate.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -264,7 +281,10 @@ impl Drop for Idle<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        self.0.gate.store(self.0.gate.load(Ordering::Relaxed) & !u32::from(BUSY), Ordering::Relaxed);
+        self.0
+            .front
+            .gate
+            .store(self.0.front.gate.load(Ordering::Relaxed) & !u32::from(BUSY), Ordering::Relaxed);
     }
 }
 
@@ -293,12 +313,45 @@ impl Drop for Silence {
     }
 }
 
+/// The front of the calling thread's state, or one of nobody.
+#[inline(always)]
+pub(crate) fn front() -> &'static Front {
+    // SAFETY: a static, or of a state, and states are never freed.
+    unsafe { &*local() }
+}
+
+#[inline(always)]
+fn local() -> *const Front {
+    LOCAL.try_with(Cell::get).unwrap_or(&raw const GONE)
+}
+
 /// The state of the calling thread, if it has one.
 #[inline(always)]
 pub(crate) fn current() -> Option<&'static ThreadState> {
-    let state = LOCAL.try_with(Cell::get).unwrap_or_else(|_| gone());
-    // SAFETY: neither null nor `gone`, so a state, and states are never freed.
-    (state.addr() > 1).then(|| unsafe { &*state })
+    let front = local();
+    let has_none = std::ptr::eq(front, &raw const NOT_YET) || std::ptr::eq(front, &raw const GONE);
+    // SAFETY: then it points to a state, whose front is its first field.
+    (!has_none).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, if it has one that is not busy.
+#[inline(always)]
+pub(crate) fn idle() -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_busy = unsafe { &*front }.gate.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    // SAFETY: nobody is busy, so it is the front of a state, and its first field.
+    (!is_busy).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, if it has one that [is tuned](Front::is_tuned_to).
+#[inline(always)]
+pub(crate) fn tuned_to(generation: u32) -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_tuned = unsafe { &*front }.is_tuned_to(generation);
+    // SAFETY: what is tuned is the front of a state, and its first field.
+    is_tuned.then(|| unsafe { &*front.cast::<ThreadState>() })
 }
 
 /// The state of the calling thread, made if it may have one; `None` near the thread's end.
@@ -308,21 +361,20 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     if let Some(state) = current() {
         return Some(state);
     }
-    let before = LOCAL.try_with(Cell::get).unwrap_or_else(|_| gone());
-    if before == gone() || LOCAL.try_with(|local| local.set(gone())).is_err() {
+    if std::ptr::eq(local(), &raw const GONE) || LOCAL.try_with(|local| local.set(&raw const GONE)).is_err() {
         return None;
     }
-    // From here on an allocation by what is called below finds `gone`, and is booked at SHARED.
+    // From here on an allocation by what is called below finds `GONE`, and is booked at SHARED.
     let state = adopt().or_else(make);
     if let Some(state) = state {
-        // SAFETY: this thread has just taken it; `gone` in LOCAL keeps everybody else out.
+        // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps everybody else out.
         let tools = unsafe { state.tools() };
         tools.bounds = bounds::of_this_thread();
         tools.layouts.prepare();
         tools.cache.prepare();
         platform::at_thread_end(state);
     }
-    let local = state.map_or(std::ptr::null(), |state| &raw const *state);
+    let local = state.map_or(&raw const NOT_YET, |state| (&raw const *state).cast());
     let _ = LOCAL.try_with(|cell| cell.set(local));
     state
 }
@@ -337,7 +389,7 @@ fn adopt() -> Option<&'static ThreadState> {
             && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
-    state.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+    state.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
     state.paused_depth.set(0);
     state.own_depth.set(0);
     state.farewells.set(0);
@@ -350,7 +402,7 @@ fn make() -> Option<&'static ThreadState> {
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;
     state.taken.store(1, Ordering::Relaxed);
-    state.unsampled.prepare();
+    state.front.unsampled.prepare();
     let mut head = ALL.load(Ordering::Relaxed);
     loop {
         state.next.store(head, Ordering::Relaxed);
@@ -411,7 +463,7 @@ fn farewell(state: &'static ThreadState) -> bool {
     if farewells < LAST_FAREWELL.load(Ordering::Relaxed) {
         return false;
     }
-    let _ = LOCAL.try_with(|local| local.set(gone()));
+    let _ = LOCAL.try_with(|local| local.set(&raw const GONE));
     release(state);
     true
 }
@@ -503,7 +555,7 @@ mod tests {
             // SAFETY: made above and known to this thread alone; nothing else has the tools.
             unsafe { state.tools() }.bounds.end = 1;
             if busy {
-                state.gate.store(BUSY.into(), Ordering::Relaxed);
+                state.front.gate.store(BUSY.into(), Ordering::Relaxed);
             }
             state.mend();
             // SAFETY: as above.

@@ -9,6 +9,7 @@
 //! reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
 
 use crate::counters::{BLOCK, TOPS, halves};
+use crate::hint::is_seldom;
 use crate::sample::STEP;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, add_to_own};
 use std::cell::Cell;
@@ -30,6 +31,18 @@ pub(crate) struct Unsampled {
 impl Unsampled {
     /// In no tag.
     const NO_ID: u32 = u32::MAX;
+
+    /// Of no thread: nothing passes, and no block is of its id.
+    pub(crate) const fn of_nobody() -> Unsampled {
+        Unsampled {
+            id: AtomicU32::new(Unsampled::NO_ID),
+            allocated_stop: AtomicU32::new(0),
+            freed_stop: AtomicU32::new(0),
+            allocated: Count::new(),
+            freed: Count::new(),
+            known: Cell::new(0),
+        }
+    }
 
     /// Empty, where all bytes are zero so far.
     pub(crate) fn prepare(&self) {
@@ -64,11 +77,11 @@ impl Unsampled {
         // Before the block is booked: should a signal handler begin a new epoch in between, the tag is stale
         // and its free is no concern of the new one.
         let id = self.id();
-        let passes = size as i32 <= self.left();
-        if passes {
-            self.allocated.add(size);
+        if is_seldom(size as i32 > self.left()) {
+            return None;
         }
-        passes.then_some(id)
+        self.allocated.add(size);
+        Some(id)
     }
 
     /// Bytes left of the stretch; below 0 where a signal handler has taken more.
@@ -129,6 +142,10 @@ struct Count {
 }
 
 impl Count {
+    const fn new() -> Count {
+        Count { lower: AtomicU64::new(0), upper: AtomicU64::new(0) }
+    }
+
     /// Bits 0 to 31 of the bytes.
     #[inline(always)]
     fn bytes(&self) -> u32 {
@@ -163,15 +180,7 @@ mod tests {
     use super::*;
 
     fn unsampled() -> Unsampled {
-        let count = || Count { lower: AtomicU64::new(0), upper: AtomicU64::new(0) };
-        let unsampled = Unsampled {
-            id: AtomicU32::new(0),
-            allocated_stop: AtomicU32::new(0),
-            freed_stop: AtomicU32::new(0),
-            allocated: count(),
-            freed: count(),
-            known: Cell::new(0),
-        };
+        let unsampled = Unsampled::of_nobody();
         unsampled.begin(77);
         unsampled
     }

@@ -12,7 +12,8 @@ const FLOORS: &[&[&str]] = &[
     // The write side: runs inside somebody's malloc.
     &["sync", "error", "fingerprint", "fuzz", "hint"],
     &["bounds", "memory", "gate", "tag_map"],
-    &["counters", "rules", "sample", "tag"],
+    &["counters", "rules", "tag"],
+    &["sample"],
     &["stack_cache", "tracker", "unsampled"],
     &["layout"],
     &["layouts"],

@@ -281,13 +281,12 @@ pub(super) fn walk_and_learn(
     if ended == Ended::Other {
         return None;
     }
-    // The second return address is the first that tells one caller from another.
-    let second = places.return_addresses().get(1).copied().unwrap_or(0);
+    let first_two = std::array::from_fn(|number| places.return_addresses().get(number).copied().unwrap_or(0));
     let Some(layout) = places.finish().filter(|_| is_own_stack) else {
         return Some(Fingerprint::of_addresses(sum));
     };
     if let Some(entrance) = entrance {
-        tools.layouts.hints[entrance as usize].learn(second);
+        tools.layouts.hints[entrance as usize].learn(tools.buffer.addresses[0], first_two);
         if let Some((key, _)) = key(tools, sp, entrance) {
             tools.layouts.learn(key, &layout);
         }

@@ -64,7 +64,6 @@ pub(crate) enum Entrance {
     Allocate = 0,
     AllocateZeroed = 1,
     Reallocate = 2,
-    Other = 3,
 }
 
 pub(crate) use cfi::Registers;

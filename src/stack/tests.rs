@@ -34,10 +34,10 @@ impl Model {
         let tools = unsafe { state.tools() };
         let registers = Registers::here();
         refresh(tools);
-        let recognised = recognise(tools, registers, Entrance::Other);
-        let in_any_way = recognise_slow(tools, registers, Entrance::Other);
+        let recognised = recognise(tools, registers, Entrance::Allocate);
+        let in_any_way = recognise_slow(tools, registers, Entrance::Allocate);
         let fallbacks = tracker::fallbacks();
-        let stack = walk(tools, registers, Some(Entrance::Other));
+        let stack = walk(tools, registers, Some(Entrance::Allocate));
         assert_eq!(tracker::fallbacks(), fallbacks, "the quick walk gave up");
         let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
         let mut reference = [0; MAX_ADDRESSES];

@@ -76,29 +76,38 @@ fn book(state: &State, id: u32, direction: Direction, size: usize) {
     assert!(state.counters.add(id, direction, size) || state.counters.add_slow(id, direction, size));
 }
 
-/// As `book::allocation`, of a block that is not sampled. Only if the state is fresh or its stretch used up does it
-/// come to `record`.
+/// A block that is not sampled. Only if the state is fresh or its stretch used up does it come to `record`.
 fn allocation(state: &State, size: usize) -> u32 {
-    if state.tuned.get() == tracker::generation()
-        && let Some(id) = state.unsampled.passes(size)
-    {
-        return id;
+    pass(state, size).unwrap_or_else(|| record(state, size))
+}
+
+/// As `book::pass`.
+fn pass(state: &State, size: usize) -> Option<u32> {
+    if state.tuned.get() != tracker::generation() {
+        return None;
     }
-    record(state, size)
+    state.unsampled.passes(size)
 }
 
 /// As `book::record`, of the same.
 fn record(state: &State, size: usize) -> u32 {
     let generation = tracker::generation_slow();
     let base = tracker::base();
-    let _left = state.unsampled.left();
-    if state.unsampled.id() != tracker::unsampled(base) {
-        state.unsampled.begin(tracker::unsampled(base));
-    }
-    let id = state.unsampled.allocate(size);
-    state.unsampled.open(STEP);
-    state.publish();
+    let id = by_chance(state, size, base);
     state.tuned.set(generation);
+    id
+}
+
+/// As `book::by_chance`, of the same.
+fn by_chance(state: &State, size: usize, base: u32) -> u32 {
+    let unsampled = &state.unsampled;
+    let _left = unsampled.left();
+    if unsampled.id() != tracker::unsampled(base) {
+        unsampled.begin(tracker::unsampled(base));
+    }
+    let id = unsampled.allocate(size);
+    unsampled.open(STEP);
+    state.publish();
     id
 }
 
@@ -111,14 +120,18 @@ impl State {
     }
 }
 
+/// As `book::unsampled`.
+fn unsampled(state: &State, id: u32) -> Option<&Unsampled> {
+    let unsampled = &state.unsampled;
+    (unsampled.id() == id).then_some(unsampled)
+}
+
 /// As `book::free`.
 fn free(state: &State, id: u32, size: usize) {
-    if state.unsampled.id() == id {
-        if state.unsampled.free(size) {
-            state.publish();
-        }
-    } else {
-        free_recorded(state, id, size);
+    match unsampled(state, id) {
+        None => free_recorded(state, id, size),
+        Some(unsampled) if unsampled.free(size) => _ = state.publish(),
+        Some(_) => {}
     }
 }
 
@@ -749,8 +762,10 @@ fn as_in_the_sources() -> String {
     for (source, function, beginnings) in [
         (thread, "make", &["prepare"][..]),
         (thread, "publish", &unsampled),
-        (book, "allocation", &unsampled),
+        (book, "pass", &unsampled),
         (book, "record", &unsampled),
+        (book, "by_chance", &unsampled),
+        (book, "unsampled", &unsampled),
         (book, "free", &unsampled),
         (book, "free_recorded", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
