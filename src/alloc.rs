@@ -5,6 +5,7 @@
 //! through itself when a stack was met before.
 
 use crate::book;
+use crate::hint::is_seldom;
 use crate::sample::MAX_INTERVAL;
 use crate::stack::Entrance;
 use crate::tag;
@@ -211,6 +212,17 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// Of a block with the tag behind it.
     #[inline(never)]
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
+        if is_seldom(!book::free_usual(id, layout.size())) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.dealloc_quiet(block, layout, id) };
+        }
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    /// The same, where something is not as usual.
+    #[inline(never)]
+    unsafe fn dealloc_quiet(&self, block: *mut u8, layout: Layout, id: u32) {
         book::free_recorded(id, layout.size());
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }

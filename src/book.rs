@@ -404,24 +404,30 @@ pub(crate) fn free(id: u32, size: usize) {
 }
 
 /// The same of a block that is not [`unsampled`] by this thread.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn free_recorded(id: u32, size: usize) {
+    if !free_usual(id, size) {
+        free_quiet(id, size);
+    }
+}
+
+/// Books the free of a block of a stack if all is as usual; else false, and nothing is changed.
+///
+/// Part of the program's own code, and calls nothing.
+#[inline(always)]
+pub(crate) fn free_usual(id: u32, size: usize) -> bool {
     // What is at or above the base is traced.
     if id >= tracker::base()
         && let Some(state) = thread::idle()
         && state.is_small((size as i64).wrapping_neg())
     {
-        let busy = state.enter_idle();
-        let is_booked = state.counters.add(id, Direction::Freed, size);
-        if is_booked {
+        let _busy = state.enter_idle();
+        if state.counters.add(id, Direction::Freed, size) {
             state.small_change((size as i64).wrapping_neg());
-        }
-        drop(busy);
-        if is_booked {
-            return;
+            return true;
         }
     }
-    free_quiet(id, size);
+    false
 }
 
 /// The free of a block that is not traced, or not any more; or one that is not as usual.

@@ -222,9 +222,10 @@ impl<C> Table<C> {
     }
 
     /// The pointer to a chunk that is not among the first.
+    #[inline(always)]
     fn later(&self, number: usize) -> Option<&AtomicPtr<C>> {
         let (segment, offset) = place(number);
-        let segment = self.segments[segment].load(Ordering::Acquire);
+        let segment = self.segments.get(segment)?.load(Ordering::Acquire);
         if segment.is_null() {
             return None;
         }
@@ -241,7 +242,7 @@ impl<C> Table<C> {
             Some(chunk) => chunk,
             None => {
                 let (segment, _) = place(number);
-                publish(&self.segments[segment], FIRST_SEGMENT << segment)?;
+                publish(self.segments.get(segment)?, FIRST_SEGMENT << segment)?;
                 self.later(number)?
             }
         };
@@ -303,6 +304,7 @@ impl Table<Shared> {
 }
 
 /// The segment of a chunk number that is not among the first, and its place therein.
+#[inline(always)]
 fn place(number: usize) -> (usize, usize) {
     let shifted = number - FIRST + FIRST_SEGMENT;
     let segment = (shifted.ilog2() - FIRST_SEGMENT.ilog2()) as usize;

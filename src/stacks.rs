@@ -86,12 +86,17 @@ type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
 /// A fixed number, so that memory does not depend on the machine.
 const SHARDS: usize = 32;
 
+/// Stacks there is room for from the beginning.
+const ROOM: usize = SHARDS * 112;
+
 /// Its memory comes through the global allocator, from a thread marked as interning, and is booked
 /// as overhead.
 static MAP: OnceLock<Map> = OnceLock::new();
 
 fn map() -> &'static Map {
-    MAP.get_or_init(|| Map::with_hasher_and_shard_amount(BuildHasherDefault::default(), SHARDS))
+    MAP.get_or_init(|| {
+        Map::with_capacity_and_hasher_and_shard_amount(ROOM, BuildHasherDefault::default(), SHARDS)
+    })
 }
 
 /// Makes the map before it is needed.
