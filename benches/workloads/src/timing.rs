@@ -3,6 +3,7 @@
 //! Wall time of the whole run, not the best slice: what a tracker does now and then (growing a table, waiting
 //! for a lock) counts.
 
+use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub struct Measured {
 /// If two calls return different checksums: then they did not do the same work.
 pub fn measure(time: Duration, mut work: impl FnMut() -> u64) -> Measured {
     keep_the_heap();
+    let _lived_in = lived_in();
     let checksum = work();
     let mut calls_for = |time: Duration| {
         let begin = Instant::now();
@@ -48,6 +50,18 @@ pub fn measure(time: Duration, mut work: impl FnMut() -> u64) -> Measured {
 /// keeps twice that size; 32 MiB is the largest it takes notice of.
 fn keep_the_heap() {
     drop(black_box(Vec::<u8>::with_capacity((32 << 20) - (64 << 10))));
+}
+
+/// A heap that has been lived in: blocks of random sizes with holes between them, others in each process.
+///
+/// Where the work's own blocks come to lie, relative to each other and to what the caches hold, moves a result by
+/// several percent, either way, by chance, and without this by the same chance in each process of a side. So the
+/// median is one over many heaps.
+fn lived_in() -> Vec<Vec<u8>> {
+    let mut numbers = Numbers::new(RandomState::new().hash_one(0));
+    let mut blocks: Vec<Vec<u8>> = (0..400).map(|_| vec![1; 1 + numbers.below(2_000) as usize]).collect();
+    blocks.retain(|_| numbers.next() & 1 == 0);
+    blocks
 }
 
 impl Measured {
