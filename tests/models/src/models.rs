@@ -137,6 +137,18 @@ fn free(state: &State, id: u32, size: usize) {
 
 /// As `book::free_recorded`.
 fn free_recorded(state: &State, id: u32, size: usize) {
+    if !free_usual(state, id, size) {
+        free_quiet(state, id, size);
+    }
+}
+
+/// As `book::free_usual`.
+fn free_usual(state: &State, id: u32, size: usize) -> bool {
+    id >= tracker::base() && state.counters.add(id, Freed, size)
+}
+
+/// As `book::free_quiet`, of what is not traced, and `book::free_slow`.
+fn free_quiet(state: &State, id: u32, size: usize) {
     if id >= tag::FIRST && id < tracker::base() {
         return;
     }
@@ -767,7 +779,8 @@ fn as_in_the_sources() -> String {
         (book, "by_chance", &unsampled),
         (book, "unsampled", &unsampled),
         (book, "free", &unsampled),
-        (book, "free_recorded", &unsampled),
+        (book, "free_usual", &unsampled),
+        (book, "free_quiet", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
         (raw, "read_unsampled", &["all", "unsampled.id", "Unsampled::", "read_chunk("]),
         (raw, "read_epoch", &["tracker::base"]),
