@@ -19,7 +19,7 @@ const LEAF: &str = "traps::shortage::leaf";
 fn branch(path: usize) -> Block {
     on_path(path, DEPTH, &mut || leaf(path))
 }
-const DEPTH: usize = 12;
+const DEPTH: usize = 13;
 
 /// The same, of fewer calls: their stacks take less room.
 #[inline(never)]
