@@ -794,7 +794,7 @@ impl Estimate {
     }
 
     /// Standard error of what the bytes have changed by, at most: blocks that lived then and now are off alike.
-    #[cfg(feature = "http")]
+    #[cfg(any(test, feature = "http"))]
     fn diff_stderr(&self) -> u64 {
         (self.variance + self.then_variance).sqrt().round() as u64
     }
