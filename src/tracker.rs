@@ -221,29 +221,39 @@ pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
 
 /// Live bytes as far as threads have published them. Relaxed throughout: a sum and a maximum that
 /// order nothing else.
-static PUBLISHED: AtomicI64 = AtomicI64::new(0);
-static PEAK: AtomicI64 = AtomicI64::new(0);
+static PUBLISHED: Alone<AtomicI64> = Alone(AtomicI64::new(0));
+static PEAK: Alone<AtomicI64> = Alone(AtomicI64::new(0));
+
+/// Has its cache lines to itself.
+#[repr(align(128))]
+struct Alone<T>(T);
 
 /// Adds a thread's net change and raises the peak.
 pub(crate) fn publish(net: i64) {
-    let live = PUBLISHED.fetch_add(net, Ordering::Relaxed) + net;
-    PEAK.fetch_max(live, Ordering::Relaxed);
+    let live = PUBLISHED.0.fetch_add(net, Ordering::Relaxed) + net;
+    raise_peak(live);
+}
+
+/// Writes only a new peak: a line that nobody writes is one that no thread waits for.
+fn raise_peak(live: i64) -> i64 {
+    let before = PEAK.0.load(Ordering::Relaxed);
+    if live > before { PEAK.0.fetch_max(live, Ordering::Relaxed).max(live) } else { before }
 }
 
 /// The peak, given the exact live bytes of this moment.
 pub(crate) fn peak(live: u64) -> u64 {
     let live = i64::try_from(live).unwrap_or(i64::MAX);
-    PEAK.fetch_max(live, Ordering::Relaxed).max(live) as u64
+    raise_peak(live) as u64
 }
 
 /// Sets the peak to the exact live bytes of this moment.
 pub(crate) fn reset_peak(live: u64) {
-    PEAK.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
+    PEAK.0.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
 }
 
 fn forget_peak() {
-    PUBLISHED.store(0, Ordering::Relaxed);
-    PEAK.store(0, Ordering::Relaxed);
+    PUBLISHED.0.store(0, Ordering::Relaxed);
+    PEAK.0.store(0, Ordering::Relaxed);
 }
 
 // ── Dropped and degraded ────────────────────────────────────────────────────────────────────────
