@@ -78,12 +78,8 @@ pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, en
 #[inline(never)]
 unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
     let front = thread::front();
-    // It has been asked already, unless it is large.
-    let passed = if size >= SMALL && front.is_tuned_to(tracker::generation()) {
-        front.unsampled.passes(size)
-    } else {
-        None
-    };
+    // Large blocks and those of unusual alignment have not been asked yet.
+    let passed = if front.is_tuned_to(tracker::generation()) { front.unsampled.passes(size) } else { None };
     let id = passed.unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None));
     // SAFETY: the caller's duty.
     unsafe { keep(block, size, id) }

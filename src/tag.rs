@@ -10,6 +10,7 @@
 use crate::hint::is_seldom;
 use crate::tag_map;
 use std::alloc::Layout;
+use std::hint::assert_unchecked;
 
 /// A block that is not traced: allocated while off or paused.
 pub(crate) const UNTRACKED: u32 = 0;
@@ -25,8 +26,8 @@ pub(crate) const SAMPLED: u32 = 1 << 31;
 pub(crate) const SMALL: usize = 1 << 10;
 const _: () = assert!(SMALL == tag_map::GRANULE);
 
-/// What the C library aligns any block to, on 64-bit systems: `System` asks for no more up to there.
-const USUAL_ALIGN: usize = 16;
+/// From the bit of an alignment of 16 to that of [`SMALL`].
+const ALIGN_SHIFT: u32 = SMALL.ilog2() - 4;
 
 const TAG_BYTES: usize = size_of::<u32>();
 
@@ -100,12 +101,18 @@ fn is_in_map(size: usize) -> bool {
 
 // ── The usual block ─────────────────────────────────────────────────────────────────────────────
 
-/// Whether a block is small and aligned as any block of the C library's is, as nearly all are: what follows is then
+/// Whether a block is small and aligned to less than 16 bytes and its own size, as nearly all are: what follows is then
 /// the same as above, with less to ask.
 #[inline(always)]
 pub(crate) fn is_usual(size: usize, align: usize) -> bool {
-    // Three jumps that are never taken cost less than putting three answers together.
-    !is_seldom(size >= SMALL) && !is_seldom(align > USUAL_ALIGN) && !is_seldom(align > size)
+    // In one comparison: the size has no bit from that of SMALL on, and the alignment none from that of 16 on.
+    let is_usual = align <= size && (size | align << ALIGN_SHIFT) < SMALL;
+    if is_usual {
+        // What the inner allocator then need not ask.
+        // SAFETY: as said; an alignment that the shift pushes out is above any size that has none of those bits.
+        unsafe { assert_unchecked(size < SMALL && align < 16 && align <= size + TAG_BYTES) };
+    }
+    is_usual
 }
 
 /// Whether the id of a block of this size stands behind it, whatever its alignment.
@@ -121,7 +128,7 @@ pub(crate) fn is_behind(size: usize) -> bool {
 /// * It is one: see [`is_usual`].
 #[inline(always)]
 pub(crate) unsafe fn inner_layout_of_usual(layout: Layout) -> Layout {
-    // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to at most 16 overflow nothing.
+    // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to less than 16 overflow nothing.
     unsafe { Layout::from_size_align_unchecked(inner_size_of_usual(layout.size()), layout.align()) }
 }
 
@@ -164,6 +171,16 @@ mod tests {
         assert_eq!(inner_layout(small).unwrap().size(), 68);
         let large = Layout::from_size_align(4096, 4096).unwrap();
         assert_eq!(inner_layout(large), Some(large));
+    }
+
+    #[test]
+    fn usual_blocks_are_small_and_aligned_to_less_than_16() {
+        for align in (0..usize::BITS).map(|bit| 1 << bit) {
+            for size in (0..2 * SMALL).chain([1 << 31, (1 << 62) + 8, usize::MAX]) {
+                let is_usual = size < SMALL && align < 16 && align <= size;
+                assert_eq!(super::is_usual(size, align), is_usual, "{size} bytes aligned to {align}");
+            }
+        }
     }
 
     #[test]
