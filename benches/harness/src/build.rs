@@ -3,6 +3,11 @@
 //! Bare allocators and heapgauge's sides are built together; each peer alone, because cargo unites the features
 //! that packages built together ask of a shared dependency. Frame pointers live in a target directory of their
 //! own.
+//!
+//! Bare allocators and heapgauge's sides are linked several times, with their functions in random orders, and each
+//! round takes another one. Where the code comes to lie moved a result by up to four percent, by the same chance in
+//! each process (Mytkowicz, Diwan, Hauswirth, Sweeney 2009: Producing Wrong Data Without Doing Anything Obviously
+//! Wrong).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,8 +25,47 @@ fn target(frame_pointers: bool) -> PathBuf {
     if frame_pointers { target.join("frame-pointers") } else { target }
 }
 
-pub fn binary(side: &Side) -> PathBuf {
+/// What a round is to run.
+pub fn binary(side: &Side, round: u32) -> PathBuf {
+    let linked = in_order(side, round % ORDERS);
+    if is_linked_in_orders(side) && linked.exists() { linked } else { stock(side) }
+}
+
+fn stock(side: &Side) -> PathBuf {
     target(side.frame_pointers).join("release").join(package(side))
+}
+
+/// Random orders of linking.
+const ORDERS: u32 = 9;
+
+fn is_linked_in_orders(side: &Side) -> bool {
+    matches!(side.role, Role::Bare | Role::Heapgauge)
+}
+
+fn in_order(side: &Side, order: u32) -> PathBuf {
+    target(side.frame_pointers).join("orders").join(format!("{}-{order}", package(side)))
+}
+
+/// Links all that are in random orders; those of an earlier run are gone, if it can not.
+fn link_in_orders(sides: &[&'static Side], results: &mut Results) {
+    let sides: Vec<_> = sides.iter().filter(|side| is_linked_in_orders(side)).collect();
+    eprintln!("        linking {} sides in {ORDERS} orders", sides.len());
+    for side in sides {
+        let linked = (0..ORDERS).try_for_each(|order| {
+            let place = in_order(side, order);
+            let _ = std::fs::remove_file(&place);
+            let sections = format!("link-arg=-Wl,--shuffle-sections=*={}", order + 1);
+            let mut cargo = stock_cargo("rustc", side);
+            done(cargo.args(["-p", &package(side), "--", "-C", &sections]))?;
+            let copied = place.parent().map(std::fs::create_dir_all).transpose();
+            copied.and_then(|_| std::fs::copy(stock(side), &place)).map_err(|error| error.to_string())?;
+            Ok::<(), String>(())
+        });
+        if let Err(reason) = linked {
+            eprintln!("        {} in the linker's order alone: {reason}", side.name);
+            results.notes.insert(side.name, format!("linked in the linker's order alone: {reason}"));
+        }
+    }
 }
 
 fn package(side: &Side) -> String {
@@ -30,6 +74,7 @@ fn package(side: &Side) -> String {
 
 /// Builds all of them; failures and notes go into the results.
 pub fn all(sides: &[&'static Side], results: &mut Results) {
+    link_in_orders(sides, results);
     let (together, alone): (Vec<_>, Vec<_>) =
         sides.iter().partition(|side| matches!(side.role, Role::Bare | Role::Heapgauge));
     eprintln!("        building {} sides together", together.len());
@@ -54,25 +99,34 @@ pub fn all(sides: &[&'static Side], results: &mut Results) {
 
 fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
     let Some(first) = sides.first() else { return Ok(()) };
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args(["build", "--quiet", "--release", "--message-format", "short"])
-        .arg("--target-dir")
-        .arg(target(first.frame_pointers))
-        .current_dir(root())
-        .stdout(Stdio::null())
-        // A stock build, whatever the shell of the caller says.
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("RUSTFLAGS");
-    if first.frame_pointers {
-        cargo.env("RUSTFLAGS", "-C force-frame-pointers=yes");
-    }
+    let mut cargo = stock_cargo("build", first);
     if any_compiler {
         cargo.arg("--ignore-rust-version");
     }
     for side in sides {
         cargo.args(["-p", &package(side)]);
     }
+    done(&mut cargo)
+}
+
+/// The cargo of a stock build, whatever the shell of the caller says.
+fn stock_cargo(command: &str, side: &Side) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args([command, "--quiet", "--release", "--message-format", "short"])
+        .arg("--target-dir")
+        .arg(target(side.frame_pointers))
+        .current_dir(root())
+        .stdout(Stdio::null())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("RUSTFLAGS");
+    if side.frame_pointers {
+        cargo.env("RUSTFLAGS", "-C force-frame-pointers=yes");
+    }
+    cargo
+}
+
+fn done(cargo: &mut Command) -> Result<(), String> {
     let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
     if output.status.success() { Ok(()) } else { Err(reason(&String::from_utf8_lossy(&output.stderr))) }
 }

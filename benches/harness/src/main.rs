@@ -42,7 +42,9 @@ const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 /// with 64 frames recorded), rss (resident bytes a live block, by size), tables (bytes a stack, a thread, a
 /// stack in one more thread), collect (milliseconds a collection, and what it costs a thread that allocates).
 /// Those that are timed begin by freeing a block of 32 MiB, after which glibc no longer gives pages back and
-/// fetches them again between two repetitions, which it does on one side and not on another.
+/// fetches them again between two repetitions, which it does on one side and not on another. What chance decides for a
+/// whole process is decided anew for each: the heap that the work finds, and, for heapgauge's sides and the bare
+/// allocators, in which of nine random orders the functions were linked.
 ///
 /// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
 /// with frame pointers, everything else as a stock release build. heapgauge-sampled and jemalloc-prof sample, at
@@ -51,7 +53,7 @@ const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 #[command(version = None)]
 struct Options {
     /// Rounds of heapgauge's sides; a round is one process of the side and one of its base.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Rounds of the peers.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
@@ -192,8 +194,8 @@ impl Runner {
                 self.progress(side, workload, rounds);
             }
             let side_first = round % 2 == 1;
-            let first = self.run(if side_first { side } else { base }, workload);
-            let second = self.run(if side_first { base } else { side }, workload);
+            let first = self.run(if side_first { side } else { base }, workload, round);
+            let second = self.run(if side_first { base } else { side }, workload, round);
             let (Some(first), Some(second)) = (first, second) else { return };
             let (of_side, of_base) = if side_first { (first, second) } else { (second, first) };
             if of_side["checksum"] != of_base["checksum"] {
@@ -216,7 +218,7 @@ impl Runner {
             if round == 0 {
                 self.progress(side, workload, rounds);
             }
-            if let Some(said) = self.run(side, workload) {
+            if let Some(said) = self.run(side, workload, round) {
                 self.results.alone.entry((side.name, workload)).or_default().push(said);
             }
         }
@@ -231,8 +233,9 @@ impl Runner {
         eprintln!("{seconds:>4} s  {} {workload}, {rounds} rounds", side.name);
     }
 
-    fn run(&mut self, side: &Side, workload: &'static str) -> Option<Value> {
-        match process::run(&build::binary(side), workload, self.milliseconds, Duration::from_secs(120)) {
+    fn run(&mut self, side: &Side, workload: &'static str, round: u32) -> Option<Value> {
+        match process::run(&build::binary(side, round), workload, self.milliseconds, Duration::from_secs(120))
+        {
             Outcome::Said(said) => {
                 if let Some(file) = &mut self.raw
                     && let Err(error) = writeln!(file, "{said}")
