@@ -116,6 +116,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// The size from which on blocks are recorded without exception while others are sampled: up to 1 GiB.
     /// 0, the default, means from the sample interval on.
     ///
+    /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
+    /// allocated, otherwise every 64 KiB.
+    ///
     /// # Panics
     ///
     /// At compile time where the allocator is a `static`: if `bytes` is more than 1 GiB.
