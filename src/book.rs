@@ -20,7 +20,7 @@ use crate::tracker::{self, Config, Reason};
 use crate::unsampled::Unsampled;
 
 /// Books a block of the calling code if it is one of the many that are not sampled, and returns what its tag is to
-/// hold. Of [`SMALL`] bytes at most, and at least one.
+/// hold. Of fewer than [`SMALL`] bytes, and at least one.
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
@@ -353,7 +353,11 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
     }
     match state {
         Some(state) => allocate(state, base, size),
-        None => allocate_shared(base, size),
+        None => {
+            // Its free is told to the peak too.
+            tracker::publish(size as i64);
+            allocate_shared(base, size)
+        }
     }
 }
 
@@ -522,9 +526,9 @@ fn misplaced(id: u32, size: usize) {
 /// hold. Both sizes are as for [`pass`].
 #[inline(always)]
 pub(crate) fn pass_resized(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
-    let unsampled = unsampled(old)?;
+    // Where the peak has to be told, the free behind `reallocation` does it.
+    let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_news())?;
     let id = pass(new_size)?;
-    // The peak need not be told: at the end of the stretch it is, before much has been freed.
     unsampled.free(old_size);
     Some(id)
 }
@@ -582,7 +586,12 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
             allocate(state, tag, new_size)
         }
         None if by_chance => unrecorded(None, new_size),
-        None => allocate_shared(tag, new_size),
+        None => {
+            if !is_stale {
+                tracker::publish(new_size as i64);
+            }
+            allocate_shared(tag, new_size)
+        }
     };
     free(tag, old_size);
     booked
@@ -652,6 +661,36 @@ mod tests {
         tracker::set_sample_interval(1 << 30);
         assert_eq!(allocate(), state.front.unsampled.id());
         tracker::set_sample_interval(0);
+        tracker::stop();
+    }
+
+    #[test]
+    fn the_peak_is_told_of_blocks_that_shrink() {
+        let _one = started();
+        tracker::set_sample_interval(1 << 30);
+        let tags: Vec<u32> = (0..200).map(|_| allocated(1_000)).collect();
+        let mut block = [0u8; SMALL + 4];
+        let told = tags.into_iter().filter(|&id| {
+            let is_due = pass_resized(id, 1_000, 1).is_none();
+            if is_due {
+                // SAFETY: room for a block of one byte and its tag.
+                unsafe { reallocation(block.as_mut_ptr(), id, 1_000, 1, &CONFIG) };
+            }
+            is_due
+        });
+        // Every 64 KiB.
+        assert!(told.count() >= 2);
+        tracker::set_sample_interval(0);
+        tracker::stop();
+    }
+
+    #[test]
+    fn the_peak_is_told_of_what_is_lost() {
+        let _one = started();
+        tracker::clear();
+        let id = unrecorded(None, 1 << 20);
+        assert!(tracker::peak(0) >= 1 << 20);
+        free(id, 1 << 20);
         tracker::stop();
     }
 

@@ -107,6 +107,12 @@ impl Unsampled {
     #[inline(always)]
     pub(crate) fn free(&self, size: usize) -> bool {
         self.freed.add(size);
+        self.has_news()
+    }
+
+    /// Whether the peak has to be told.
+    #[inline(always)]
+    pub(crate) fn has_news(&self) -> bool {
         self.freed.bytes().wrapping_sub(self.freed_stop.load(Ordering::Relaxed)) as i32 >= 0
     }
 

@@ -533,7 +533,10 @@ fn row_rule<'a>(
         return Rule::UNKNOWN;
     }
     if description.is_signal_trampoline() {
-        return Rule::OTHER;
+        // The stack ends at the handler. What it has interrupted may be between any two instructions, where rules are
+        // not all right: compilers move instructions without them, and an unwinder that follows such a rule reads
+        // anywhere.
+        return Rule::UNKNOWN;
     }
     match description.unwind_info_for_address(&frames, &bases, context, address as u64) {
         Ok(row) => pack(row).unwrap_or(Rule::OTHER),
