@@ -109,6 +109,23 @@ fn a_handler_that_interrupts_anything() {
     });
 }
 
+/// What a signal has interrupted is between any two instructions, where unwind rules are not all right: following one
+/// that is not ended a process, found by single steps.
+fn stacks_end_at_the_handler() {
+    let snapshot = heapgauge::Snapshot::take().unwrap();
+    let functions = |trace: &heapgauge::Trace| -> Vec<String> {
+        trace.traceback.frames().iter().map(|frame| frame.name().into_owned()).collect()
+    };
+    let stacks: Vec<_> = snapshot.traces().iter().map(functions).filter(|all| all[0] == IN_HANDLER).collect();
+    assert!(!stacks.is_empty());
+    for stack in stacks {
+        let last =
+            stack.iter().position(|function| function.ends_with("signals::handler")).expect("the handler");
+        // Behind it, what the C library returns to, which has no name of ours.
+        assert!(stack[last + 1..].iter().all(|function| !function.contains("signals::")), "{stack:?}");
+    }
+}
+
 /// Raised where nothing is under way, so that the counts are exact: the handler runs on a stack of its own, of which
 /// the tracker knows nothing.
 #[test]
@@ -135,6 +152,7 @@ fn a_handler_on_a_stack_of_its_own() {
         let blocks = PLACES.iter().filter(|place| !place.load(Ordering::Relaxed).is_null()).count() as u64;
         assert!(blocks > 50, "{blocks}");
         assert_eq!(of_function(IN_HANDLER), (96 * blocks, blocks));
+        stacks_end_at_the_handler();
         (0..PLACES.len()).for_each(|place| exchange(place, std::ptr::null_mut()));
         assert_eq!(of_function(IN_HANDLER), (0, 0));
         nothing_is_lost();
