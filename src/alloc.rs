@@ -217,16 +217,8 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
         if is_seldom(!book::free_usual(id, layout.size())) {
             // SAFETY: the caller's duties.
-            return unsafe { self.dealloc_quiet(block, layout, id) };
+            return unsafe { self.dealloc_any(block, layout) };
         }
-        // SAFETY: the same layout it was made with.
-        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
-    }
-
-    /// The same, where something is not as usual.
-    #[inline(never)]
-    unsafe fn dealloc_quiet(&self, block: *mut u8, layout: Layout, id: u32) {
-        book::free_recorded(id, layout.size());
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }

@@ -397,17 +397,9 @@ pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
 #[inline(never)]
 pub(crate) fn free(id: u32, size: usize) {
     match unsampled(id) {
-        None => free_recorded(id, size),
         Some(unsampled) if unsampled.free(size) => publish(),
-        Some(_) => {}
-    }
-}
-
-/// The same of a block that is not [`unsampled`] by this thread.
-#[inline(never)]
-pub(crate) fn free_recorded(id: u32, size: usize) {
-    if !free_usual(id, size) {
-        free_quiet(id, size);
+        None if !free_usual(id, size) => free_quiet(id, size),
+        _ => {}
     }
 }
 

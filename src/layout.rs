@@ -8,10 +8,10 @@
 //!   pointers that places were computed from, relative to the stack pointer. What it is equal to was computed
 //!   of a stack that was walked with this very layout.
 //! * The place of the first return address follows from where we are, always in `book::allocation`: what other walks
-//!   find is not learnt. If the word there is the one of that stack, then the place of the second follows from the same rule as then, and so on: a
-//!   place depends only on the addresses before it and on those frame pointers. So equal sums mean
-//!   that walking would find the same, by induction; only equal *words* could be old words in a dead
-//!   part of the stack, which is why the layout is compared too.
+//!   find is not learnt. If the word there is the one of that stack, then the place of the second follows
+//!   from the same rule as then, and so on: a place depends only on the addresses before it and on those
+//!   frame pointers. So equal sums mean that walking would find the same, by induction; only equal *words*
+//!   could be old words in a dead part of the stack, which is why the layout is compared too.
 //!
 //! One layout serves all stacks that pass the same frames by different calls, so branching recursion
 //! needs few. Debug builds walk as well and compare.

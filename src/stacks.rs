@@ -86,7 +86,8 @@ type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
 /// A fixed number, so that memory does not depend on the machine.
 const SHARDS: usize = 32;
 
-/// Stacks there is room for from the beginning.
+/// Stacks there is room for from the beginning. Tables that grow among the program's first blocks stay between them, and
+/// an allocator that gives blocks in a row no longer can.
 const ROOM: usize = SHARDS * 112;
 
 /// Its memory comes through the global allocator, from a thread marked as interning, and is booked

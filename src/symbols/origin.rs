@@ -184,7 +184,8 @@ impl Layout {
                 return (rest, false);
             }
         }
-        (path.strip_prefix("/root/").unwrap_or(path), false)
+        // The superuser's is a home itself.
+        (path.strip_prefix("/root").and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
     }
 
     /// The longest of the directories that holds the file.
@@ -390,12 +391,16 @@ mod tests {
         };
         let registry = "/home/ann/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
         Layout::of([
-            unit("/home/ann/work/shop", "src/main.rs", "shop"),
-            unit("/home/ann/work/shop", "src/lib.rs", "shop_core"),
-            unit("/home/ann/work/shop", "crates/cache/src/lib.rs", "cache"),
-            unit("/home/ann/work/shop", "examples/leaky_service.rs", "leaky_service"),
-            unit("/home/ann/work/other", "/home/ann/work/other/src/lib.rs", "other"),
-            unit("/home/ann/work/shop/vendor/tiny", "/home/ann/work/shop/vendor/tiny/src/lib.rs", "tiny"),
+            unit("/home/ann/projects/shop", "src/main.rs", "shop"),
+            unit("/home/ann/projects/shop", "src/lib.rs", "shop_core"),
+            unit("/home/ann/projects/shop", "crates/cache/src/lib.rs", "cache"),
+            unit("/home/ann/projects/shop", "examples/leaky_service.rs", "leaky_service"),
+            unit("/home/ann/projects/other", "/home/ann/projects/other/src/lib.rs", "other"),
+            unit(
+                "/home/ann/projects/shop/vendor/tiny",
+                "/home/ann/projects/shop/vendor/tiny/src/lib.rs",
+                "tiny",
+            ),
             unit(
                 &format!("{registry}/gimli-0.34.0"),
                 &format!("{registry}/gimli-0.34.0/src/lib.rs"),
@@ -433,16 +438,16 @@ mod tests {
                 false,
                 "engine_core",
             ),
-            ("/home/ann/work/shop/src/main.rs".into(), "src/main.rs", false, "shop"),
-            ("/home/ann/work/shop/./src/cart.rs".into(), "src/cart.rs", false, "shop_core::cart"),
-            ("/home/ann/work/shop/src/bin/tool.rs".into(), "src/bin/tool.rs", false, "shop_core"),
-            ("/home/ann/work/shop/crates/cache/src/lru/mod.rs".into(), "crates/cache/src/lru/mod.rs", false, "cache::lru"),
-            ("/home/ann/work/shop/crates/no-unit/src/lib.rs".into(), "crates/no-unit/src/lib.rs", false, "no_unit"),
-            ("/home/ann/work/shop/examples/leaky_service.rs".into(), "examples/leaky_service.rs", false, "leaky_service"),
-            ("/home/ann/work/shop/examples/second.rs".into(), "examples/second.rs", false, "second"),
-            ("/home/ann/work/shop/tests/a_b.rs".into(), "tests/a_b.rs", false, "a_b"),
-            ("/home/ann/work/other/src/deep/er.rs".into(), "src/deep/er.rs", false, "other::deep::er"),
-            ("/home/ann/work/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
+            ("/home/ann/projects/shop/src/main.rs".into(), "src/main.rs", false, "shop"),
+            ("/home/ann/projects/shop/./src/cart.rs".into(), "src/cart.rs", false, "shop_core::cart"),
+            ("/home/ann/projects/shop/src/bin/tool.rs".into(), "src/bin/tool.rs", false, "shop_core"),
+            ("/home/ann/projects/shop/crates/cache/src/lru/mod.rs".into(), "crates/cache/src/lru/mod.rs", false, "cache::lru"),
+            ("/home/ann/projects/shop/crates/no-unit/src/lib.rs".into(), "crates/no-unit/src/lib.rs", false, "no_unit"),
+            ("/home/ann/projects/shop/examples/leaky_service.rs".into(), "examples/leaky_service.rs", false, "leaky_service"),
+            ("/home/ann/projects/shop/examples/second.rs".into(), "examples/second.rs", false, "second"),
+            ("/home/ann/projects/shop/tests/a_b.rs".into(), "tests/a_b.rs", false, "a_b"),
+            ("/home/ann/projects/other/src/deep/er.rs".into(), "src/deep/er.rs", false, "other::deep::er"),
+            ("/home/ann/projects/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
             ("/home/bob/elsewhere/thing/src/lib.rs".into(), "src/lib.rs", false, ""),
             ("/home/bob/elsewhere/arena.c".into(), "elsewhere/arena.c", false, ""),
             ("/root/arena.c".into(), "arena.c", false, ""),
@@ -477,7 +482,7 @@ mod tests {
 
     #[test]
     fn two_crates_of_one_directory_are_told_apart_by_the_compiled_function() {
-        let path = "/home/ann/work/shop/src/cart.rs";
+        let path = "/home/ann/projects/shop/src/cart.rs";
         assert_eq!(layout().place(path, Some("shop")).module, "shop::cart");
         assert_eq!(layout().place(path, Some("cache")).module, "shop_core::cart");
     }
@@ -485,7 +490,7 @@ mod tests {
     #[test]
     fn whose_frame_it_is() {
         let place = |path: &str| layout().place(path, None);
-        let main = place("/home/ann/work/shop/src/main.rs");
+        let main = place("/home/ann/projects/shop/src/main.rs");
         let vec = place(&format!("{RUSTC}/library/alloc/src/vec/mod.rs"));
         let std_map = place("/rust/deps/hashbrown-0.16.1/src/raw/mod.rs");
         let own = place(

@@ -129,16 +129,9 @@ fn unsampled(state: &State, id: u32) -> Option<&Unsampled> {
 /// As `book::free`.
 fn free(state: &State, id: u32, size: usize) {
     match unsampled(state, id) {
-        None => free_recorded(state, id, size),
         Some(unsampled) if unsampled.free(size) => _ = state.publish(),
-        Some(_) => {}
-    }
-}
-
-/// As `book::free_recorded`.
-fn free_recorded(state: &State, id: u32, size: usize) {
-    if !free_usual(state, id, size) {
-        free_quiet(state, id, size);
+        None if !free_usual(state, id, size) => free_quiet(state, id, size),
+        _ => {}
     }
 }
 
@@ -417,7 +410,7 @@ fn cleared() {
     let live = || (tracker::base()..tracker::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
     let is_stale = id < tracker::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
-    free_recorded(&FIRST, id, 48);
+    free(&FIRST, id, 48);
     assert_eq!(live(), 0);
 }
 

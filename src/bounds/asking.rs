@@ -1,0 +1,71 @@
+//! The calling thread and the kernel → where a stack lies and what of it can be read, without the C library.
+
+use super::PAGE;
+
+/// What glibc keeps of a thread is here, at the upper end of its stack: everything that runs on that is below. In
+/// the main thread it is elsewhere.
+pub(super) fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: reads a register that stays; on x86-64 what it points to begins with that very address.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "mov {pointer}, fs:0", pointer = out(reg) pointer,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "mrs {pointer}, tpidr_el0", pointer = out(reg) pointer,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    pointer
+}
+
+/// Whether the eight bytes at an address can be read; they are within one page.
+///
+/// `rt_sigprocmask` reads the set before it finds that nothing can be done with it so: it fails as it must with
+/// an address that cannot be read, and otherwise with an unknown way to change the mask. It changes nothing.
+/// Without the C library, which would leave the error in `errno`: a program reads that after we have run.
+pub(super) fn is_readable(address: usize) -> bool {
+    const NO_WAY_TO_CHANGE: usize = usize::MAX;
+    let result: isize;
+    // SAFETY: this system call writes nothing where it is given no place for the old mask, and changes no mask.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "syscall", inlateout("rax") libc::SYS_rt_sigprocmask as isize => result,
+            in("rdi") NO_WAY_TO_CHANGE, in("rsi") address, in("rdx") 0usize, in("r10") 8usize,
+            lateout("rcx") _, lateout("r11") _, options(nostack)
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "svc 0", inlateout("x0") NO_WAY_TO_CHANGE => result,
+            in("x1") address, in("x2") 0usize, in("x3") 8usize, in("x8") libc::SYS_rt_sigprocmask,
+            options(nostack)
+        );
+    }
+    result == -(libc::EINVAL as isize)
+}
+
+/// Whether the answers are right, of something that can be read and of a page that cannot.
+pub(super) fn works() -> bool {
+    let here = 0usize;
+    // SAFETY: a fresh mapping, that nobody else knows of, and its end.
+    let guard = unsafe {
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let page = libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_NONE, kind, -1, 0);
+        let guard = page != libc::MAP_FAILED && !is_readable(page.addr());
+        if page != libc::MAP_FAILED {
+            libc::munmap(page, PAGE);
+        }
+        guard
+    };
+    guard && is_readable((&raw const here).addr())
+}
