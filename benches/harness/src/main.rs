@@ -1,15 +1,16 @@
-//! Options → sides built → whole processes run in turns → the README's tables on standard output.
+//! Options → sides built → processes run in turns → the README's tables on standard output.
 //!
 //! The same workload, compiled from the same source, runs under each allocator side as a process of its own.
-//! A side and what it is divided by take turns, the order swapped from round to round, so that a machine that
-//! becomes slower while this runs slows both. What is printed is the ratio of the two medians and, in
-//! brackets, the first and third quartile of the rounds' ratios. A side that does not build or run stays in the
+//! A side and what it is divided by take turns of some milliseconds, so that a machine that becomes slower and faster
+//! while this runs slows both; which begins is swapped from round to round.  What is printed is the median of the
+//! rounds' ratios and, in brackets, their first and third quartile. A side that does not build or run stays in the
 //! tables with the reason.
 
 #![forbid(unsafe_code)]
 
 mod build;
 mod process;
+mod processor;
 mod sides;
 mod stats;
 mod tables;
@@ -23,10 +24,13 @@ use clap::Parser;
 use serde_json::Value;
 
 use process::Outcome;
+use processor::Bound;
 use sides::{COLLECTOR, Role, SIDES, Side};
 
 /// Workloads that are timed under each side and divided by the side's base.
 const TIMED: [&str; 8] = ["json-1", "json-2", "html", "script", "deep-5", "deep-25", "deep-60", "branch"];
+/// The one of them that has more threads than one.
+const MORE_THREADS: &str = "json-2";
 /// `deep` with up to 64 frames recorded: how much one more frame costs. heapgauge only.
 const FRAMES: [&str; 3] = ["frames-5", "frames-25", "frames-45"];
 /// Resident memory of live blocks.
@@ -74,6 +78,9 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
 }
+
+/// How long a process may take.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Everything measured: pairs (side, base) by round where there is a base.
 #[derive(Default)]
@@ -193,11 +200,23 @@ impl Runner {
             if round == 0 {
                 self.progress(side, workload, rounds);
             }
-            let side_first = round % 2 == 1;
-            let first = self.run(if side_first { side } else { base }, workload, round);
-            let second = self.run(if side_first { base } else { side }, workload, round);
-            let (Some(first), Some(second)) = (first, second) else { return };
-            let (of_side, of_base) = if side_first { (first, second) } else { (second, first) };
+            // Not in step with who begins.
+            let bound = (workload != MORE_THREADS).then(|| Bound::to(round / 2)).transpose();
+            if let Err(error) = &bound {
+                eprintln!("error: binding it to a processor: {error}");
+                std::process::exit(1);
+            }
+            let binaries = [build::binary(side, round), build::binary(base, round)];
+            let [of_side, of_base] = if round % 2 == 1 {
+                process::run_in_turns([&binaries[0], &binaries[1]], workload, self.milliseconds, LIMIT)
+            } else {
+                let [of_base, of_side] =
+                    process::run_in_turns([&binaries[1], &binaries[0]], workload, self.milliseconds, LIMIT);
+                [of_side, of_base]
+            };
+            let (of_side, of_base) =
+                (self.noted(side, workload, of_side), self.noted(base, workload, of_base));
+            let (Some(of_side), Some(of_base)) = (of_side, of_base) else { return };
             if of_side["checksum"] != of_base["checksum"] {
                 self.results.failures.insert(
                     (side.name, workload),
@@ -234,27 +253,29 @@ impl Runner {
     }
 
     fn run(&mut self, side: &Side, workload: &'static str, round: u32) -> Option<Value> {
-        match process::run(&build::binary(side, round), workload, self.milliseconds, Duration::from_secs(120))
-        {
-            Outcome::Said(said) => {
+        let outcome = process::run(&build::binary(side, round), workload, self.milliseconds, LIMIT);
+        self.noted(side, workload, outcome)
+    }
+
+    /// What a process said; if it failed, or recorded nothing, that is a failure of the side.
+    fn noted(&mut self, side: &Side, workload: &'static str, outcome: Outcome) -> Option<Value> {
+        let reason = match outcome {
+            Ok(said) => {
                 if let Some(file) = &mut self.raw
                     && let Err(error) = writeln!(file, "{said}")
                 {
                     eprintln!("error: the raw file: {error}");
                     std::process::exit(1);
                 }
-                if said["recorded"] == 0 {
-                    let reason = "does not run: it recorded nothing".to_string();
-                    self.results.failures.insert((side.name, workload), reason);
-                    return None;
+                if said["recorded"] != 0 {
+                    return Some(said);
                 }
-                Some(said)
+                "it recorded nothing".to_string()
             }
-            Outcome::Failed(reason) => {
-                eprintln!("        {} {workload}: {reason}", side.name);
-                self.results.failures.insert((side.name, workload), format!("does not run: {reason}"));
-                None
-            }
-        }
+            Err(reason) => reason,
+        };
+        eprintln!("        {} {workload}: {reason}", side.name);
+        self.results.failures.insert((side.name, workload), format!("does not run: {reason}"));
+        None
     }
 }

@@ -105,7 +105,7 @@ impl Page<'_> {
                         let apart = |side: f64, base: f64| if minus { side - base } else { side / base };
                         let each: Vec<f64> =
                             side.iter().zip(&base).map(|(side, base)| apart(*side, *base)).collect();
-                        spread(apart(median(&side), median(&base)), &each, minus)
+                        spread(median(&each), &each, minus)
                     }
                     _ => self.reason(side, workload),
                 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::timing::measure;
+use crate::turns::Turns;
 
 /// One `Box` allocated and freed, this often under one descent: the descent itself does not count then.
 const TURNS: u64 = 1_000;
@@ -50,9 +51,9 @@ fn leaf() -> u64 {
 }
 
 /// `frames` functions of ours between the repetition and the allocation. `None`: more than there are.
-pub fn deep(frames: u32, time: Duration) -> Option<Value> {
+pub fn deep(frames: u32, time: Duration, turns: &Turns) -> Option<Value> {
     let left = frames.checked_sub(1).filter(|left| *left < 60)?;
-    Some(measure(time, || f1(black_box(left))).report(TURNS))
+    Some(measure(time, turns, || f1(black_box(left))).report(TURNS))
 }
 
 /// Nodes of one repetition of [`branch`]: each has a stack of its own.
@@ -60,8 +61,8 @@ const STACKS: u32 = 20_000;
 
 /// A tree built by a recursion that calls itself at three places, ten deep, cut off at 20,000 nodes, and dropped:
 /// each node is a `Box` made by a stack that makes no other in this repetition.
-pub fn branch(time: Duration) -> Value {
-    let mut report = measure(time, || {
+pub fn branch(time: Duration, turns: &Turns) -> Value {
+    let mut report = measure(time, turns, || {
         let mut left = STACKS;
         let tree = black_box(build(10, &mut left));
         tree.map_or(0, |root| u64::from(root.nodes))

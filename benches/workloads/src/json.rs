@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::timing::{Measured, Numbers, measure};
+use crate::turns::Turns;
 
-pub fn run(threads: usize, time: Duration) -> Value {
+pub fn run(threads: usize, time: Duration, turns: &Turns) -> Value {
     let document = document();
     let mut report = if threads == 1 {
-        measure(time, || parse(&document)).report(1)
+        measure(time, turns, || parse(&document)).report(1)
     } else {
         let ready = Barrier::new(threads);
         let all: Vec<Measured> = std::thread::scope(|scope| {
@@ -21,7 +22,7 @@ pub fn run(threads: usize, time: Duration) -> Value {
                 .map(|_| {
                     scope.spawn(|| {
                         ready.wait();
-                        measure(time, || parse(&document))
+                        measure(time, turns, || parse(&document))
                     })
                 })
                 .collect();

@@ -1,8 +1,8 @@
 //! A side and a workload's name → one JSON line with what was measured.
 //!
 //! Each side's `main` hands over a [`Side`] and nothing else; the code that runs is the same for all. One
-//! process measures one workload. Timed workloads repeat their work until the given time is over and tell the
-//! mean of all repetitions after a first part that is not counted. The checksum of a repetition depends only
+//! process measures one workload. Timed workloads repeat their work until the given time is over, if asked to in turns
+//! with another process, and tell the mean of all repetitions after a first part that is not counted. The checksum of a repetition depends only
 //! on the workload, so that the harness sees whether all sides did the same work, and nothing can be left out
 //! by the optimiser.
 
@@ -13,10 +13,14 @@ mod memory;
 mod page;
 mod script;
 mod timing;
+mod turns;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
+
+pub use turns::OVER;
+use turns::Turns;
 
 /// What one side offers beyond being the global allocator.
 pub struct Side {
@@ -50,18 +54,21 @@ impl Side {
     }
 }
 
-/// Runs the workload the command line names: `SIDE WORKLOAD MILLISECONDS`. Ends the process.
+/// Runs the workload the command line names: `SIDE WORKLOAD MILLISECONDS [turns]`. Ends the process.
 pub fn main(side: Side) -> ! {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (workload, milliseconds) = match arguments.as_slice() {
-        [workload, milliseconds] => (workload.as_str(), milliseconds.parse().ok()),
-        _ => ("", None),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (workload, milliseconds, in_turns) = match arguments.as_slice() {
+        [workload, milliseconds] => (*workload, milliseconds.parse().ok(), false),
+        [workload, milliseconds, "turns"] => (*workload, milliseconds.parse().ok(), true),
+        _ => ("", None, false),
     };
     let Some(milliseconds) = milliseconds else {
-        eprintln!("usage: {} WORKLOAD MILLISECONDS", side.name);
+        eprintln!("usage: {} WORKLOAD MILLISECONDS [turns]", side.name);
         std::process::exit(2);
     };
-    let Some(Value::Object(mut line)) = run(&side, workload, Duration::from_millis(milliseconds)) else {
+    let Some(Value::Object(mut line)) = run(&side, workload, Duration::from_millis(milliseconds), in_turns)
+    else {
         eprintln!("{}: no workload {workload:?}", side.name);
         std::process::exit(2);
     };
@@ -75,23 +82,24 @@ pub fn main(side: Side) -> ! {
     std::process::exit(0)
 }
 
-fn run(side: &Side, workload: &str, time: Duration) -> Option<Value> {
+fn run(side: &Side, workload: &str, time: Duration, in_turns: bool) -> Option<Value> {
+    let turns = |threads| Turns::new(threads, in_turns);
     let (name, argument) = match workload.rsplit_once('-') {
         Some((name, argument)) => (name, argument.parse().ok()),
         None => (workload, None),
     };
     Some(match (name, argument) {
-        ("json", Some(threads @ 1..=64)) => json::run(threads, time),
-        ("html", None) => page::run(time),
-        ("script", None) => script::run(time),
-        ("deep", Some(frames)) => deep::deep(frames as u32, time)?,
+        ("json", Some(threads @ 1..=64)) => json::run(threads, time, &turns(threads)),
+        ("html", None) => page::run(time, &turns(1)),
+        ("script", None) => script::run(time, &turns(1)),
+        ("deep", Some(frames)) => deep::deep(frames as u32, time, &turns(1))?,
         ("frames", Some(frames)) => {
             if let Some(whole_stacks) = side.whole_stacks {
                 whole_stacks();
             }
-            deep::deep(frames as u32, time)?
+            deep::deep(frames as u32, time, &turns(1))?
         }
-        ("branch", None) => deep::branch(time),
+        ("branch", None) => deep::branch(time, &turns(1)),
         ("rss", Some(shape)) => memory::resident(shape)?,
         ("tables", None) => memory::tables(side.tracker_memory),
         ("collect", Some(stacks)) => collect::run(side.collector?, stacks),

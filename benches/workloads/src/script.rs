@@ -7,6 +7,7 @@ use rhai::Engine;
 use serde_json::Value;
 
 use crate::timing::measure;
+use crate::turns::Turns;
 
 /// Counts words, sorts them, builds a small tree and walks it, counts primes.
 const SCRIPT: &str = r##"
@@ -42,8 +43,8 @@ for number in 2..1000 {
 joined.len() + weigh(tree(4)) + primes
 "##;
 
-pub fn run(time: Duration) -> Value {
+pub fn run(time: Duration, turns: &Turns) -> Value {
     let engine = Engine::new();
     let script = engine.compile(SCRIPT).expect("the script compiles");
-    measure(time, || engine.eval_ast::<i64>(&script).expect("the script runs") as u64).report(1)
+    measure(time, turns, || engine.eval_ast::<i64>(&script).expect("the script runs") as u64).report(1)
 }
