@@ -26,11 +26,7 @@ use crate::unsampled::Unsampled;
 #[inline(always)]
 pub(crate) fn pass(size: usize) -> Option<u32> {
     debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
-    let front = thread::front();
-    if is_seldom(!front.is_tuned_to(tracker::generation())) {
-        return None;
-    }
-    front.unsampled.passes(size)
+    thread::front().unsampled.passes(size)
 }
 
 /// Books a block of the calling code that does not [`pass`], tags it and returns it.
@@ -77,9 +73,8 @@ pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, en
 #[cold]
 #[inline(never)]
 unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
-    let front = thread::front();
     // Large blocks and those of unusual alignment have not been asked yet.
-    let passed = if front.is_tuned_to(tracker::generation()) { front.unsampled.passes(size) } else { None };
+    let passed = thread::front().unsampled.passes(size);
     let id = passed.unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None));
     // SAFETY: the caller's duty.
     unsafe { keep(block, size, id) }
@@ -139,6 +134,7 @@ fn record(
     entrance: Option<Entrance>,
 ) -> u32 {
     let busy = state.enter(BUSY);
+    let left = state.front.unsampled.close();
     // What these say belongs to this generation or a later one, whose change is noticed next time.
     let generation = tracker::generation_slow();
     let (base, plan) = (tracker::base(), tracker::plan());
@@ -149,27 +145,14 @@ fn record(
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     stack::refresh(tools);
-    let (id, is_tuned) = if plan.leaves_to_chance(size) {
-        (by_chance(state, tools, registers, size, base, plan), true)
+    let id = if plan.leaves_to_chance(size) {
+        by_chance(state, tools, registers, size, base, plan, left)
     } else {
-        // What chance decides about has a stretch and an id of its own to be up to date.
-        (whatever_chance_says(state, tools, registers, size, base, entrance), plan == Plan::EXACT)
+        whatever_chance_says(state, tools, registers, size, base, entrance)
     };
-    if plan == Plan::EXACT {
-        nothing_passes(state);
-    }
     drop(busy);
-    if is_tuned {
-        state.tune(generation);
-    }
+    state.tune(generation);
     id
-}
-
-/// The plan changes a moment before the generation: until the present epoch has been begun, no block may pass as one of
-/// an earlier one.
-fn nothing_passes(state: &ThreadState) {
-    state.sampler.take_back(state.front.unsampled.left());
-    state.front.unsampled.open(0);
 }
 
 /// Books a block that chance decides about.
@@ -180,20 +163,23 @@ fn by_chance(
     size: usize,
     base: u32,
     plan: Plan,
+    left: Option<i64>,
 ) -> u32 {
     let unsampled = &state.front.unsampled;
-    let left = unsampled.left();
-    if unsampled.id() != tracker::unsampled(base) {
-        unsampled.begin(tracker::unsampled(base));
+    if unsampled.id() != tracker::unsampled_id(base) {
+        unsampled.begin(tracker::unsampled_id(base));
     }
-    let id = if state.sampler.decide(plan, size, left.into()) {
+    let id = if state.sampler.decide(plan, size, left) {
         let stack = stack::walk(tools, *registers, None);
         state.change(size as i64);
         sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
     } else {
         unsampled.allocate(size)
     };
-    unsampled.open(state.sampler.stretch());
+    // A signal handler that silences the thread behind this recalls what it has closed.
+    if state.quiet() == BUSY {
+        unsampled.open(state.sampler.stretch());
+    }
     state.publish();
     id
 }
@@ -315,7 +301,8 @@ fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint,
 }
 
 /// The id of the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all
-/// recorded. `None`, counted, where there is no room for it.
+/// recorded. `None`, counted, where there is no room for it. What is not sampled is closed: what the map of stacks
+/// allocates is no block of the program.
 #[cold]
 #[inline(never)]
 fn intern_slow(
@@ -563,7 +550,7 @@ fn is_silenced() -> bool {
 fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
     let base = tracker::base();
     let is_stale = tag & !SAMPLED < base;
-    let by_chance = if is_stale { false } else { tag & SAMPLED != 0 || tag == tracker::unsampled(base) };
+    let by_chance = if is_stale { false } else { tag & SAMPLED != 0 || tag == tracker::unsampled_id(base) };
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
@@ -601,6 +588,8 @@ pub(crate) fn stack_of_caller() -> Option<stacks::Recorded> {
     let tools = unsafe { state.tools() };
     let stack = stack::walk(tools, Registers::here(), None);
     let _interning = state.enter(INTERNING);
+    // What the map of stacks allocates is no block of the program.
+    state.front.unsampled.recall();
     stacks::recorded(stacks::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }
 
@@ -636,22 +625,37 @@ mod tests {
         }
     }
 
-    /// The plan changes a moment before the generation, and what passes in between would be booked under the id
-    /// that the thread has: perhaps one from before a `clear`.
     #[test]
-    fn nothing_is_left_to_pass_while_every_block_is_recorded() {
+    fn nothing_passes_that_is_out_of_the_usual() {
         let _one = started();
-        let allocate = || allocated(16);
+        let unsampled = || thread::current().unwrap().front.unsampled.id();
         tracker::set_sample_interval(1 << 30);
-        allocate();
-        let state = thread::current().unwrap();
-        assert!(state.front.unsampled.left() > 0);
-        tracker::set_sample_interval(0);
-        allocate();
-        assert_eq!(state.front.unsampled.left(), 0);
-        // The gap goes on where it was.
+        allocated(16);
+        assert_eq!((pass(16), pass(16)), (Some(unsampled()), Some(unsampled())));
+        // Each of these is seen by the very next block; and the one after it passes again, or does not.
+        let changes: [(fn(), bool); 5] = [
+            (tracker::clear, true),
+            (|| tracker::set_sample_interval(1 << 29), true),
+            (|| drop(Silence::new(PAUSED)), true),
+            (|| tracker::set_sample_interval(0), false),
+            (tracker::stop, false),
+        ];
+        for (number, (change, passes)) in changes.into_iter().enumerate() {
+            change();
+            assert_eq!(pass(16), None, "{number}");
+            allocated(16);
+            assert_eq!(pass(16).is_some(), passes, "{number}");
+        }
+        tracker::start();
         tracker::set_sample_interval(1 << 30);
-        assert_eq!(allocate(), state.front.unsampled.id());
+        let silence = Silence::new(PAUSED);
+        assert_eq!((allocated(16), pass(16)), (UNTRACKED, None));
+        drop(silence);
+        // Where a stretch would be opened anew: a block that chance has decided about changes its size.
+        let id = allocated(16);
+        let silence = Silence::new(PAUSED);
+        assert_eq!((resized_slow(id, 16, 32), pass(16)), (id, None));
+        drop(silence);
         tracker::set_sample_interval(0);
         tracker::stop();
     }

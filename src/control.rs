@@ -148,7 +148,7 @@ pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
         // Whoever comes next asks.
-        state.front.unsampled.open(0);
+        state.front.unsampled.recall();
     }
 }
 

@@ -67,9 +67,9 @@ pub(crate) struct Owned {
 const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 64);
 
 /// One block, in a word of an [`Owned`] chunk.
-pub(crate) const BLOCK: u64 = 1 << 32;
+const BLOCK: u64 = 1 << 32;
 /// Bit 31 of both halves.
-pub(crate) const TOPS: u64 = 1 << 63 | 1 << 31;
+const TOPS: u64 = 1 << 63 | 1 << 31;
 /// More bytes cannot be added at once.
 pub(crate) const MOST: u64 = (1 << 31) - 1;
 
@@ -142,7 +142,7 @@ fn whole(lower: u32, upper: u32) -> u64 {
 }
 
 /// Bytes and blocks of a lower word and its upper one, which is at most one change behind.
-pub(crate) fn halves(upper: impl Fn() -> u64, lower: &AtomicU64) -> (u64, u64) {
+fn halves(upper: impl Fn() -> u64, lower: &AtomicU64) -> (u64, u64) {
     loop {
         let before = upper();
         // Acquire: pairs with the Release of whoever adds.

@@ -8,7 +8,7 @@ use crate::stacks::Recorded;
 use crate::tag::{self, OVERHEAD, UNTRACKED};
 use crate::thread::{self, Silence};
 use crate::tracker::{self, Reason};
-use crate::unsampled::Unsampled;
+use crate::unsampled::{self, Unsampled};
 use crate::{init, memory, sample, stack, stacks, tag_map};
 use std::time::{Instant, SystemTime};
 
@@ -183,7 +183,7 @@ fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
 fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
     let end = tracker::end_id();
     let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
-    let mut totals = read_unsampled(tracker::unsampled(base));
+    let mut totals = read_unsampled(tracker::unsampled_id(base));
     for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
         let counts = read_chunk(number);
         for (place, &exact) in counts.iter().enumerate() {
@@ -252,8 +252,7 @@ fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direct
 /// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
 /// that met none of its own frees them in its counters.
 fn read_unsampled(id: u32) -> Counts {
-    let threads =
-        || thread::all().map(|state| &state.front.unsampled).filter(|unsampled| unsampled.id() == id);
+    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == id);
     let mut freed = Counts::default();
     // In this order, as in `read_chunk`.
     for (bytes, blocks) in threads().map(Unsampled::read_freed) {

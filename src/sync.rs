@@ -4,22 +4,34 @@ pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
 };
 
-/// Adds to a word that only this thread writes, by one instruction where there is one; a Release.
-#[inline(always)]
-pub(crate) fn add_to_own(word: &AtomicU64, amount: u64) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: the word is aligned, alive and writable; that it is atomic keeps other code from seeing half
-    // of it, as x86-64 stores eight aligned bytes at once. No other thread writes it, so no lock is needed.
-    // It is a Release, as every store here is (the assembler block is one for the compiler).
-    unsafe {
-        std::arch::asm!(
-            "add qword ptr [{word}], {amount}",
-            word = in(reg) word.as_ptr(),
-            amount = in(reg) amount,
-            options(nostack),
-        );
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    // Release: pairs with the Acquire of whoever reads the word.
-    word.fetch_add(amount, Ordering::Release);
+/// Adds a block to two fields of a struct, bytes and blocks, that only this thread writes, each by one instruction where
+/// there is one; both are Releases.
+///
+/// A macro, because where a field stands is part of the instruction.
+macro_rules! add_block_to_own {
+    ($struct:ty, $this:expr, $bytes:ident, $blocks:ident, $size:expr) => {{
+        let (this, size): (&$struct, usize) = ($this, $size);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: the words are aligned, alive and writable; that they are atomic keeps other code from seeing half
+        // of one, as x86-64 stores eight aligned bytes at once. No other thread writes them, so no lock is needed.
+        // They are Releases, as every store here is (the assembler block is one for the compiler).
+        unsafe {
+            std::arch::asm!(
+                "add qword ptr [{this} + {bytes}], {size}",
+                "add qword ptr [{this} + {blocks}], 1",
+                this = in(reg) this,
+                size = in(reg) size,
+                bytes = const std::mem::offset_of!($struct, $bytes),
+                blocks = const std::mem::offset_of!($struct, $blocks),
+                options(nostack),
+            );
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        {
+            // Release: pairs with the Acquire of whoever reads the word.
+            this.$bytes.fetch_add(size as u64, Ordering::Release);
+            this.$blocks.fetch_add(1, Ordering::Release);
+        }
+    }};
 }
+pub(crate) use add_block_to_own;

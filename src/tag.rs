@@ -26,9 +26,6 @@ pub(crate) const SAMPLED: u32 = 1 << 31;
 pub(crate) const SMALL: usize = 1 << 10;
 const _: () = assert!(SMALL == tag_map::GRANULE);
 
-/// From the bit of an alignment of 16 to that of [`SMALL`].
-const ALIGN_SHIFT: u32 = SMALL.ilog2() - 4;
-
 const TAG_BYTES: usize = size_of::<u32>();
 
 /// What to ask the inner allocator for; `None` where the size would leave what a layout may hold.
@@ -101,19 +98,24 @@ fn is_in_map(size: usize) -> bool {
 
 // ── The usual block ─────────────────────────────────────────────────────────────────────────────
 
-/// Whether a block is small and aligned to less than 16 bytes and its own size, as nearly all are: what follows is then
-/// the same as above, with less to ask.
+/// Whether a block is small and aligned to at most [`LARGEST_USUAL_ALIGN`] and its own size, as nearly all are: what
+/// follows is then the same as above, with less to ask.
 #[inline(always)]
 pub(crate) fn is_usual(size: usize, align: usize) -> bool {
-    // In one comparison: the size has no bit from that of SMALL on, and the alignment none from that of 16 on.
-    let is_usual = align <= size && (size | align << ALIGN_SHIFT) < SMALL;
+    // One comparison for a size that is neither too small nor too large; the few below SMALL that it leaves out have
+    // nothing to gain.
+    let is_usual = !is_seldom(size.wrapping_sub(align) >= SMALL - LARGEST_USUAL_ALIGN)
+        && !is_seldom(align > LARGEST_USUAL_ALIGN);
     if is_usual {
         // What the inner allocator then need not ask.
-        // SAFETY: as said; an alignment that the shift pushes out is above any size that has none of those bits.
-        unsafe { assert_unchecked(size < SMALL && align < 16 && align <= size + TAG_BYTES) };
+        // SAFETY: as said.
+        unsafe { assert_unchecked(size < SMALL && align <= LARGEST_USUAL_ALIGN && align <= size) };
     }
     is_usual
 }
+
+/// What every allocator gives, and nearly all blocks ask for.
+const LARGEST_USUAL_ALIGN: usize = 8;
 
 /// Whether the id of a block of this size stands behind it, whatever its alignment.
 #[inline(always)]
@@ -174,13 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn usual_blocks_are_small_and_aligned_to_less_than_16() {
+    fn usual_blocks_are_small_and_aligned_to_at_most_8() {
         for align in (0..usize::BITS).map(|bit| 1 << bit) {
             for size in (0..2 * SMALL).chain([1 << 31, (1 << 62) + 8, usize::MAX]) {
-                let is_usual = size < SMALL && align < 16 && align <= size;
+                let is_usual = size < SMALL - 8 + align && align < 16 && align <= size;
                 assert_eq!(super::is_usual(size, align), is_usual, "{size} bytes aligned to {align}");
             }
         }
+        assert!(super::is_usual(SMALL - 1, 8));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::sync::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compile
 use crate::tracker::{self, MAX_ADDRESSES};
 use crate::unsampled::Unsampled;
 use std::cell::{Cell, UnsafeCell};
+use std::hint::assert_unchecked;
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
@@ -78,12 +79,12 @@ pub(crate) struct Tools {
 /// What the program's own code looks at, at each event.
 #[repr(C)]
 pub(crate) struct Front {
+    pub unsampled: Unsampled,
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`OWN`]; and, in the bits above those, the tracker's generation that `sampler`, `unsampled` and `tools`
+    /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools`
     /// belong to, so that one comparison tells whether the next event is an ordinary one. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
     gate: AtomicU32,
-    pub unsampled: Unsampled,
 }
 
 // SAFETY: as for `ThreadState`; of those of nobody, nothing is written.
@@ -92,10 +93,10 @@ unsafe impl Sync for Front {}
 impl Front {
     /// One that is busy and never tuned, and that no block belongs to.
     const fn of_nobody() -> Front {
-        Front { gate: AtomicU32::new(BUSY as u32), unsampled: Unsampled::of_nobody() }
+        Front { unsampled: Unsampled::of_nobody(), gate: AtomicU32::new(BUSY as u32) }
     }
 
-    /// Whether nothing is out of the usual, tracking is on, and `sampler`, `unsampled` and `tools` are of this
+    /// Whether nothing is out of the usual, tracking is on, and `tools` are of this
     /// generation. Then it is the front of a state.
     #[inline(always)]
     pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
@@ -145,7 +146,7 @@ impl ThreadState {
         (self.front.gate.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
-    /// Notes that `sampler`, `unsampled` and `tools` are of this generation, in which tracking is on, from the end
+    /// Notes that `tools` are of this generation, in which tracking is on, from the end
     /// of [`Busy`] on.
     pub(crate) fn tune(&self, generation: u32) {
         self.front.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
@@ -210,7 +211,7 @@ impl ThreadState {
     pub(crate) fn publish(&self) {
         let news = self.front.unsampled.news();
         // After a `clear` its blocks are of no more concern.
-        let is_present = self.front.unsampled.id() == tracker::unsampled(tracker::base());
+        let is_present = self.front.unsampled.id() == tracker::unsampled_id(tracker::base());
         self.publish_slow(self.net.get().wrapping_add(if is_present { news } else { 0 }));
     }
 
@@ -231,6 +232,7 @@ impl ThreadState {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
         self.front.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
+        self.front.unsampled.recall();
     }
 
     /// Takes one level of silence away.
@@ -249,7 +251,6 @@ impl ThreadState {
             return;
         }
         self.counters.settle(tracker::end_id());
-        self.front.unsampled.settle();
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
@@ -316,8 +317,13 @@ impl Drop for Silence {
 /// The front of the calling thread's state, or one of nobody.
 #[inline(always)]
 pub(crate) fn front() -> &'static Front {
+    let front = local();
     // SAFETY: a static, or of a state, and states are never freed.
-    unsafe { &*local() }
+    unsafe {
+        // The compiler forgets it in an `Option` of what comes first there.
+        assert_unchecked(!front.is_null());
+        &*front
+    }
 }
 
 #[inline(always)]
@@ -402,7 +408,7 @@ fn make() -> Option<&'static ThreadState> {
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;
     state.taken.store(1, Ordering::Relaxed);
-    state.front.unsampled.prepare();
+    state.front.unsampled.enlist();
     let mut head = ALL.load(Ordering::Relaxed);
     loop {
         state.next.store(head, Ordering::Relaxed);

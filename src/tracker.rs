@@ -5,7 +5,7 @@
 
 use crate::sample::Plan;
 use crate::sync::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::tag;
+use crate::{tag, unsampled};
 
 /// No id is at or above it: tracking is off.
 const OFF: u32 = u32::MAX;
@@ -59,7 +59,7 @@ pub(crate) fn base() -> u32 {
 
 /// Where blocks count that were not sampled, of the epoch of this base.
 #[inline(always)]
-pub(crate) fn unsampled(base: u32) -> u32 {
+pub(crate) fn unsampled_id(base: u32) -> u32 {
     // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
     base.wrapping_add(1)
 }
@@ -92,11 +92,17 @@ fn next_generation() {
     HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
 }
 
+/// After base or plan have changed.
+fn next_generation_and_recall() {
+    next_generation();
+    unsampled::recall_all();
+}
+
 /// Sets the average bytes between samples from now on; 0: every block is recorded.
 pub(crate) fn set_sample_interval(interval: u32) {
     let plan = Plan::new(interval, EXACT_FROM.load(Ordering::Relaxed));
     HOT.plan.store(plan.word(), Ordering::Relaxed);
-    next_generation();
+    next_generation_and_recall();
 }
 
 /// Whether new allocations are recorded.
@@ -176,7 +182,7 @@ pub(crate) fn start() -> bool {
 pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
-    next_generation();
+    next_generation_and_recall();
     forget_peak();
 }
 
@@ -196,7 +202,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         // booked there before is stale like anything else.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            next_generation();
+            next_generation_and_recall();
             forget_peak();
             return true;
         }

@@ -1,53 +1,88 @@
-//! Blocks of one thread that were not sampled → exact counts of them, at one instruction each way.
+//! Blocks of one thread that were not sampled → exact counts of them, at two instructions each way.
 //!
-//! A thread writes its own, inside the allocator; anybody may read. A count is one word, blocks ‖ bytes, that
-//! goes on in a second one as those of `counters` do. Here nobody looks at each event whether it has to: every
-//! [`STEP`] bytes somebody has to look for other reasons, and by then neither half can have come round.
+//! A thread writes its own, inside the allocator; anybody may read. Most of its blocks pass with nobody to ask: as
+//! long as they fit in a stretch of bytes that was handed out, which is at most [`STEP`] long.
 //!
-//! An event is added by a single instruction, so a signal handler that allocates comes before or behind it,
-//! never between its load and its store, and a thread need not say that it is busy. Whether the next stop is
-//! reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
+//! A block is added by one instruction for its bytes and one for itself, so a signal handler that allocates comes
+//! before or behind each, never between its load and its store, and a thread need not say that it is busy. Whether the
+//! next stop is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
+//!
+//! That something is out of the usual (tracking is off, the thread is silenced, an epoch or a plan is over) costs a
+//! block that passes nothing: whoever changes it takes back what was handed out, from all threads.
+//!
+//! ```text
+//! open ◀── open ── closed ◀── close ── recalled          its thread closes, reads base and plan, opens
+//!   └─────────────────┴─────── recall ────▲              anybody, after base or plan have changed
+//! ```
+//!
+//! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
 
-use crate::counters::{BLOCK, TOPS, halves};
 use crate::hint::is_seldom;
 use crate::sample::STEP;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, add_to_own};
+use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering, add_block_to_own};
 use std::cell::Cell;
+use std::ptr::null_mut;
 
-/// What was not sampled, of one epoch. All zero bytes are a fresh one, but for the id.
+/// What was not sampled, of one epoch.
+#[repr(C)]
 pub(crate) struct Unsampled {
-    /// The id in the tags of these blocks; [`Unsampled::NO_ID`] before there is one.
-    id: AtomicU32,
-    /// Blocks pass while the lower half of `allocated` is not beyond it.
-    allocated_stop: AtomicU32,
-    /// The peak is told when the lower half of `freed` reaches it.
-    freed_stop: AtomicU32,
-    allocated: Count,
-    freed: Count,
+    allocated_bytes: AtomicU64,
+    allocated_blocks: AtomicU64,
+    freed_bytes: AtomicU64,
+    freed_blocks: AtomicU64,
+    /// Blocks pass while `allocated_bytes` does not go beyond it; or [`CLOSED`], or [`RECALLED`].
+    stop: AtomicI64,
+    /// The peak is told when `freed_bytes` reaches it.
+    news_at: AtomicU64,
     /// Bytes allocated less bytes freed that the peak knows of.
     known: Cell<i64>,
+    /// The id in the tags of these blocks; [`NO_ID`] before there is one.
+    id: AtomicU32,
+    next: AtomicPtr<Unsampled>,
 }
 
-impl Unsampled {
-    /// In no tag.
-    const NO_ID: u32 = u32::MAX;
+/// In no tag.
+const NO_ID: u32 = u32::MAX;
+/// Below any number of bytes: nothing passes before [`Unsampled::open`].
+const CLOSED: i64 = -1;
+/// Nothing passes before [`Unsampled::close`] and then [`Unsampled::open`].
+const RECALLED: i64 = -2;
 
-    /// Of no thread: nothing passes, and no block is of its id.
+/// Head of the list of all that threads have. Pushed with Release, read with Acquire.
+static ALL: AtomicPtr<Unsampled> = AtomicPtr::new(null_mut());
+
+impl Unsampled {
+    /// Nothing passes, and no block is of its id.
     pub(crate) const fn of_nobody() -> Unsampled {
         Unsampled {
-            id: AtomicU32::new(Unsampled::NO_ID),
-            allocated_stop: AtomicU32::new(0),
-            freed_stop: AtomicU32::new(0),
-            allocated: Count::new(),
-            freed: Count::new(),
+            allocated_bytes: AtomicU64::new(0),
+            allocated_blocks: AtomicU64::new(0),
+            freed_bytes: AtomicU64::new(0),
+            freed_blocks: AtomicU64::new(0),
+            stop: AtomicI64::new(RECALLED),
+            news_at: AtomicU64::new(u64::MAX),
             known: Cell::new(0),
+            id: AtomicU32::new(NO_ID),
+            next: AtomicPtr::new(null_mut()),
         }
     }
 
-    /// Empty, where all bytes are zero so far.
-    pub(crate) fn prepare(&self) {
+    /// Makes what is all zero bytes one of nobody, and puts it into the list.
+    pub(crate) fn enlist(&'static self) {
+        self.recall();
         // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
-        self.id.store(Unsampled::NO_ID, Ordering::Release);
+        self.id.store(NO_ID, Ordering::Release);
+        let mut head = ALL.load(Ordering::Relaxed);
+        loop {
+            self.next.store(head, Ordering::Relaxed);
+            let this = (&raw const *self).cast_mut();
+            // Release: pairs with the Acquire of `all` and `recall_all`. Acquire: with the Release of `recall_all`;
+            // whoever did not find this in the list has changed base or plan before, and its thread sees that.
+            match ALL.compare_exchange(head, this, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
     }
 
     #[inline(always)]
@@ -56,19 +91,20 @@ impl Unsampled {
         self.id.load(Ordering::Acquire)
     }
 
-    /// Forgets everything and counts blocks of this id from now on. None passes before [`Unsampled::open`].
+    /// Forgets everything and counts blocks of this id from now on. While it is closed.
     pub(crate) fn begin(&self, id: u32) {
-        self.prepare();
-        for count in [&self.allocated, &self.freed] {
-            // Release: pairs with the Acquire of `read`; who sees a zero sees the base that ended the old epoch.
-            count.lower.store(0, Ordering::Release);
-            count.upper.store(0, Ordering::Release);
+        self.id.store(NO_ID, Ordering::Release);
+        for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
+            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; who sees a zero sees the base that
+            // ended the old epoch.
+            count.store(0, Ordering::Release);
         }
-        self.open(0);
-        self.freed_stop.store(STEP, Ordering::Relaxed);
+        self.news_at.store(STEP.into(), Ordering::Relaxed);
         self.known.set(0);
         self.id.store(id, Ordering::Release);
     }
+
+    // ── Blocks ──────────────────────────────────────────────────────────────────────────────────
 
     /// Books a block if it fits in what is left of the stretch, and returns what its tag is to hold. The size
     /// is below 2^30.
@@ -77,108 +113,117 @@ impl Unsampled {
         // Before the block is booked: should a signal handler begin a new epoch in between, the tag is stale
         // and its free is no concern of the new one.
         let id = self.id();
-        if is_seldom(size as i32 > self.left()) {
+        // Relaxed: whoever recalls it sees to what follows from that.
+        let left = self.stop.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
+        if is_seldom(size as i64 > left) {
             return None;
         }
-        self.allocated.add(size);
+        self.add_allocated(size);
         Some(id)
     }
 
-    /// Bytes left of the stretch; below 0 where a signal handler has taken more.
-    #[inline(always)]
-    pub(crate) fn left(&self) -> i32 {
-        self.allocated_stop.load(Ordering::Relaxed).wrapping_sub(self.allocated.bytes()) as i32
-    }
-
-    /// Books a block, and returns what its tag is to hold. The size is below 2^30.
+    /// Books a block, and returns what its tag is to hold.
     pub(crate) fn allocate(&self, size: usize) -> u32 {
         let id = self.id();
-        self.allocated.add(size);
+        self.add_allocated(size);
         id
     }
 
-    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look.
-    pub(crate) fn open(&self, stretch: u32) {
-        self.allocated.settle();
-        self.allocated_stop.store(self.allocated.bytes().wrapping_add(stretch), Ordering::Relaxed);
+    #[inline(always)]
+    fn add_allocated(&self, size: usize) {
+        // Releases: pair with the Acquires of `read_allocated`.
+        add_block_to_own!(Unsampled, self, allocated_bytes, allocated_blocks, size);
     }
 
     /// Books the free of a block of this id. True: the peak has to be told, see [`Unsampled::news`].
     #[inline(always)]
     pub(crate) fn free(&self, size: usize) -> bool {
-        self.freed.add(size);
+        // Releases: pair with the Acquires of `read_freed`, see `counters`.
+        add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
         self.has_news()
     }
 
     /// Whether the peak has to be told.
     #[inline(always)]
     pub(crate) fn has_news(&self) -> bool {
-        self.freed.bytes().wrapping_sub(self.freed_stop.load(Ordering::Relaxed)) as i32 >= 0
+        self.freed_bytes.load(Ordering::Relaxed) >= self.news_at.load(Ordering::Relaxed)
     }
 
     /// Change of the live bytes since this was asked last.
     pub(crate) fn news(&self) -> i64 {
-        self.freed.settle();
-        self.freed_stop.store(self.freed.bytes().wrapping_add(STEP), Ordering::Relaxed);
-        let live = (self.allocated.read().0 as i64).wrapping_sub(self.freed.read().0 as i64);
+        let freed = self.freed_bytes.load(Ordering::Relaxed);
+        self.news_at.store(freed.wrapping_add(STEP.into()), Ordering::Relaxed);
+        let live = self.allocated().wrapping_sub(freed) as i64;
         live.wrapping_sub(self.known.replace(live))
     }
 
+    #[inline(always)]
+    fn allocated(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    // ── The stretch ─────────────────────────────────────────────────────────────────────────────
+
+    /// Lets nothing pass any more, before base and plan are read. What was left of the stretch, bytes: below 0 where a
+    /// signal handler has taken more; `None` if it was not open. Its thread's own.
+    pub(crate) fn close(&self) -> Option<i64> {
+        // Acquire: pairs with the Release of `recall`; what was changed before is seen from here on.
+        let stop = self.stop.swap(CLOSED, Ordering::Acquire);
+        (stop >= 0).then(|| stop.wrapping_sub(self.allocated() as i64))
+    }
+
+    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look; none if it was recalled since it was
+    /// [closed](Unsampled::close). Its thread's own.
+    pub(crate) fn open(&self, stretch: u32) {
+        let stop = self.allocated().wrapping_add(stretch.into()) as i64;
+        // Relaxed: only its thread relies on it. As it is one word, `recall` comes before this, which then fails, or
+        // behind it.
+        let _ = self.stop.compare_exchange(CLOSED, stop, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Lets nothing pass any more, in no thread's way.
+    pub(crate) fn recall(&self) {
+        // Release: pairs with the Acquire of `close`. A swap and no store, though one would do: loom lets a store come
+        // between another swap and what that has read.
+        self.stop.swap(RECALLED, Ordering::Release);
+    }
+
+    // ── Readers ─────────────────────────────────────────────────────────────────────────────────
+
     /// Bytes and blocks. To be read before [`Unsampled::read_allocated`] of any thread.
     pub(crate) fn read_freed(&self) -> (u64, u64) {
-        self.freed.read()
+        // Acquires: pair with the Releases of `free` and `begin`.
+        (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
     }
 
     /// Bytes and blocks.
     pub(crate) fn read_allocated(&self) -> (u64, u64) {
-        self.allocated.read()
-    }
-
-    /// Completes what a thread that is no more has left half done. While nobody writes.
-    pub(crate) fn settle(&self) {
-        self.allocated.settle();
-        self.freed.settle();
+        // Acquires: pair with the Releases of `add_allocated` and `begin`.
+        (self.allocated_bytes.load(Ordering::Acquire), self.allocated_blocks.load(Ordering::Acquire))
     }
 }
 
-/// Bytes and blocks; see the module and that of `counters`.
-struct Count {
-    lower: AtomicU64,
-    upper: AtomicU64,
+// SAFETY: what other threads reach is atomic; `known` is used by the one thread that it belongs to.
+unsafe impl Sync for Unsampled {}
+
+/// Those of all threads, living and ended.
+pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
+    // Acquire: pairs with the Release of `enlist`.
+    let mut next = ALL.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY: what is in the list is there for good; `next` was written before it was pushed.
+        let unsampled = unsafe { next.as_ref() }?;
+        next = unsampled.next.load(Ordering::Relaxed);
+        Some(unsampled)
+    })
 }
 
-impl Count {
-    const fn new() -> Count {
-        Count { lower: AtomicU64::new(0), upper: AtomicU64::new(0) }
-    }
-
-    /// Bits 0 to 31 of the bytes.
-    #[inline(always)]
-    fn bytes(&self) -> u32 {
-        self.lower.load(Ordering::Relaxed) as u32
-    }
-
-    /// Adds a block; what carries over from the bytes to the blocks, `read` takes away.
-    #[inline(always)]
-    fn add(&self, size: usize) {
-        // A Release: pairs with the Acquire of `read`; for what was freed, see `counters`.
-        add_to_own(&self.lower, BLOCK | u64::from(size as u32));
-    }
-
-    /// Brings the upper word up to the lower one, at most 2^31 bytes or blocks after the last time.
-    fn settle(&self) {
-        let (lower, upper) = (self.lower.load(Ordering::Relaxed), self.upper.load(Ordering::Relaxed));
-        let behind = ((lower & TOPS) >> 31) ^ (upper & (BLOCK | 1));
-        // Release: pairs with the Acquire of `read`, which finds the lower word at least as new.
-        self.upper.store(upper.wrapping_add(behind), Ordering::Release);
-    }
-
-    fn read(&self) -> (u64, u64) {
-        // Acquire: pairs with the Release of `settle`.
-        let (bytes, high) = halves(|| self.upper.load(Ordering::Acquire), &self.lower);
-        // One instruction has added to both halves, so each 2^32 bytes have carried one into the other.
-        (bytes, high.saturating_sub(bytes >> 32))
-    }
+/// Recalls those of all threads, after base or plan have changed: when this returns, each reads them before its next
+/// block passes, and finds what they are now.
+pub(crate) fn recall_all() {
+    // Changes nothing, but comes before or behind any other change. Release, Acquire: pair with those of `enlist`.
+    let _ = ALL.fetch_update(Ordering::AcqRel, Ordering::Relaxed, Some);
+    all().for_each(Unsampled::recall);
 }
 
 #[cfg(test)]
@@ -187,13 +232,14 @@ mod tests {
 
     fn unsampled() -> Unsampled {
         let unsampled = Unsampled::of_nobody();
+        unsampled.close();
         unsampled.begin(77);
         unsampled
     }
 
-    /// Its naive twin: plain 64-bit sums. Beyond 2^33 in both halves.
+    /// Its naive twin: plain sums. Beyond 2^33 bytes.
     #[test]
-    fn counts_go_on_where_a_half_ends() {
+    fn counts_are_sums() {
         let unsampled = unsampled();
         let (mut allocated, mut freed, mut told) = (0u64, 0u64, 0i64);
         unsampled.open(STEP);
@@ -216,30 +262,35 @@ mod tests {
     }
 
     #[test]
-    fn blocks_go_on_too() {
+    fn a_stretch_is_used_up_to_the_byte() {
         let unsampled = unsampled();
-        let near = u64::from(u32::MAX) - 3;
-        unsampled.allocated.lower.store(near << 32, Ordering::Relaxed);
-        unsampled.allocated.upper.store((near >> 31) << 32, Ordering::Relaxed);
-        for blocks in near + 1..near + 9 {
-            unsampled.open(16);
-            assert_eq!(unsampled.passes(16), Some(77));
-            assert_eq!(unsampled.read_allocated().1, blocks);
-        }
+        assert_eq!((unsampled.passes(1), unsampled.close()), (None, None));
+        unsampled.open(100);
+        assert_eq!((unsampled.passes(60), unsampled.passes(41)), (Some(77), None));
+        assert_eq!((unsampled.passes(40), unsampled.passes(1)), (Some(77), None));
+        // A signal handler's.
+        unsampled.allocate(5);
+        assert_eq!((unsampled.passes(1), unsampled.passes(1 << 29)), (None, None));
+        assert_eq!((unsampled.close(), unsampled.close()), (Some(-5), None));
+        assert_eq!(unsampled.read_allocated(), (105, 3));
+        unsampled.open(0);
+        assert_eq!((unsampled.passes(1), unsampled.close()), (None, Some(0)));
     }
 
     #[test]
-    fn a_stretch_is_used_up_to_the_byte() {
+    fn what_was_recalled_is_closed_before_it_opens() {
         let unsampled = unsampled();
-        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 0));
         unsampled.open(100);
-        assert_eq!((unsampled.passes(60), unsampled.left()), (Some(77), 40));
-        assert_eq!((unsampled.passes(41), unsampled.left()), (None, 40));
-        assert_eq!((unsampled.passes(40), unsampled.left()), (Some(77), 0));
-        // A signal handler's.
-        unsampled.allocate(5);
-        assert_eq!((unsampled.left(), unsampled.passes(1), unsampled.passes(1 << 29)), (-5, None, None));
-        assert_eq!(unsampled.read_allocated(), (105, 3));
+        unsampled.recall();
+        unsampled.open(100);
+        assert_eq!((unsampled.passes(1), unsampled.close()), (None, None));
+        unsampled.open(100);
+        assert_eq!(unsampled.passes(1), Some(77));
+        // In between.
+        assert_eq!(unsampled.close(), Some(99));
+        unsampled.recall();
+        unsampled.open(100);
+        assert_eq!(unsampled.passes(1), None);
     }
 
     #[test]

@@ -4,25 +4,22 @@ use crate::counters::Direction::{Allocated, Freed};
 use crate::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
 use crate::sample::STEP;
 use crate::sync::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
-use crate::unsampled::Unsampled;
+use crate::unsampled::{self, Unsampled};
 use crate::{memory, tag, tracker};
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
-use std::cell::Cell;
 use std::sync::Arc;
 
 /// What of a `ThreadState` matters here. All zero bytes are a fresh one.
 #[repr(C, align(128))]
 struct State {
     taken: AtomicU8,
-    /// Of its gate, the generation. In no loom's hands: a thread looks at its own alone.
-    tuned: Cell<u32>,
     unsampled: Unsampled,
     counters: Table<Owned>,
     next: AtomicPtr<State>,
 }
 
-// SAFETY: atomics, and cells that one thread at a time has.
+// SAFETY: atomics.
 unsafe impl Sync for State {}
 
 static ALL: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
@@ -33,7 +30,7 @@ fn make() -> &'static State {
     // SAFETY: zeroes are a state, and it is not freed before the run ends.
     let state = unsafe { &*memory::zeroed_array::<State>(1) };
     state.taken.store(1, Ordering::Relaxed);
-    state.unsampled.prepare();
+    state.unsampled.enlist();
     let mut head = ALL.load(Ordering::Relaxed);
     loop {
         state.next.store(head, Ordering::Relaxed);
@@ -83,27 +80,22 @@ fn allocation(state: &State, size: usize) -> u32 {
 
 /// As `book::pass`.
 fn pass(state: &State, size: usize) -> Option<u32> {
-    if state.tuned.get() != tracker::generation() {
-        return None;
-    }
     state.unsampled.passes(size)
 }
 
 /// As `book::record`, of the same.
 fn record(state: &State, size: usize) -> u32 {
-    let generation = tracker::generation_slow();
+    let left = state.unsampled.close();
+    let _generation = tracker::generation_slow();
     let base = tracker::base();
-    let id = by_chance(state, size, base);
-    state.tuned.set(generation);
-    id
+    by_chance(state, size, base, left)
 }
 
 /// As `book::by_chance`, of the same.
-fn by_chance(state: &State, size: usize, base: u32) -> u32 {
+fn by_chance(state: &State, size: usize, base: u32, _left: Option<i64>) -> u32 {
     let unsampled = &state.unsampled;
-    let _left = unsampled.left();
-    if unsampled.id() != tracker::unsampled(base) {
-        unsampled.begin(tracker::unsampled(base));
+    if unsampled.id() != tracker::unsampled_id(base) {
+        unsampled.begin(tracker::unsampled_id(base));
     }
     let id = unsampled.allocate(size);
     unsampled.open(STEP);
@@ -115,7 +107,7 @@ impl State {
     /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
     fn publish(&self) -> i64 {
         let news = self.unsampled.news();
-        let is_present = self.unsampled.id() == tracker::unsampled(tracker::base());
+        let is_present = self.unsampled.id() == tracker::unsampled_id(tracker::base());
         if is_present { news } else { 0 }
     }
 }
@@ -193,7 +185,7 @@ fn read_chunk(id: u32) -> Counts {
 
 /// As `raw::read_unsampled`.
 fn read_unsampled(id: u32) -> Counts {
-    let threads = || all().map(|state| &state.unsampled).filter(|unsampled| unsampled.id() == id);
+    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == id);
     let mut freed = Counts::default();
     for sum in threads().map(Unsampled::read_freed) {
         freed.add(Freed, sum);
@@ -211,7 +203,7 @@ fn read_epoch() -> (u32, Counts) {
     let mut tries = 0;
     loop {
         let base = tracker::base();
-        let counts = read_unsampled(tracker::unsampled(base));
+        let counts = read_unsampled(tracker::unsampled_id(base));
         tries += 1;
         // No model clears so often that a reader gives up.
         assert!(tries < 4);
@@ -241,18 +233,18 @@ impl State {
 /// Puts a state into the list, and touches what is not zero.
 fn enlist(state: &'static State) {
     state.taken.store(1, Ordering::Relaxed);
-    state.tuned.set(0);
-    state.unsampled.prepare();
+    state.unsampled.enlist();
     state.next.store(ALL.load(Ordering::Relaxed), Ordering::Relaxed);
     ALL.store((&raw const *state).cast_mut(), Ordering::Release);
 }
 
 /// With the first of them in the list.
 fn begin() {
-    enlist(&FIRST);
     SHARED.chunk(0);
     tracker::base();
     tracker::generation();
+    tracker::set_sample_interval(1 << 30);
+    enlist(&FIRST);
     tracker::start();
 }
 
@@ -276,7 +268,7 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 21] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
@@ -290,15 +282,12 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("blocks go on at 2^32", || goes_on((100, 2 * HALF - 1), &SMALL)),
     ("both go on at each block", || goes_on((HALF - 1, HALF - 1), &LARGE)),
     ("bytes go on twice before one that fits", || goes_on((HALF - 1, 1), &TWICE)),
-    ("unsampled bytes go on at 2^31", || unsampled_goes_on((HALF - 40, 5))),
-    ("unsampled bytes go on at 2^32, and carry over", || unsampled_goes_on((2 * HALF - 40, 5))),
-    ("unsampled blocks go on at 2^31", || unsampled_goes_on((100, HALF - 1))),
-    ("unsampled blocks go on at 2^32", || unsampled_goes_on((100, 2 * HALF - 1))),
     ("live is never negative while a block changes hands that was not sampled", unsampled_handed_over),
     ("nor while the epoch ends", || orders_from(begin_with_a_block, unsampled_cleared_while_read)),
-    ("a clear takes a block whole that was not sampled", || {
-        orders_from(begin_with_a_block, unsampled_cleared)
-    }),
+    ("a clear takes a block whole that was not sampled", || orders_from(begin_closed, unsampled_cleared)),
+    ("what a thread allocates after a clear is in its epoch", || orders_from(begin_closed, cleared_before)),
+    ("nor does it pass after the plan has changed", || orders_from(begin_closed, planned_before)),
+    ("the same in threads that begin", || orders_from(begin_closed, cleared_before_it_began)),
     ("readers that are wrong are noticed", mistakes),
     ("the models are those of the sources", as_in_the_sources),
 ];
@@ -428,7 +417,7 @@ fn bases() {
     other.join().unwrap();
     assert!(tracker::base() > first && tracker::base() < tracker::end_id());
     assert!(tracker::generation() != generation);
-    assert!(tracker::next_ids(1).unwrap() > tracker::unsampled(tracker::base()));
+    assert!(tracker::next_ids(1).unwrap() > tracker::unsampled_id(tracker::base()));
 }
 
 // ── Half words that go on ───────────────────────────────────────────────────────────────────────
@@ -521,48 +510,6 @@ fn goes_on(start: Sum, events: &'static Events) -> String {
     })
 }
 
-/// The same in one that does not look at each event whether a half goes on.
-fn unsampled_goes_on(start: Sum) -> String {
-    let prepare = move || {
-        begin();
-        let unsampled = &FIRST.unsampled;
-        unsampled.begin(tracker::unsampled(tracker::base()));
-        let most = (1 << 30) - 1;
-        reach(start, most, |size| {
-            unsampled.allocate(size);
-            unsampled.open(0);
-        });
-        let told = std::cell::Cell::new(0);
-        reach(start, most, |size| {
-            unsampled.free(size);
-            told.set(told.get() + unsampled.news());
-        });
-        assert_eq!(told.get(), 0);
-        unsampled.open(STEP);
-    };
-    orders_from(prepare, move || {
-        let unsampled = &FIRST.unsampled;
-        // SMALL.
-        let owner = thread::spawn(|| {
-            let id = unsampled.id();
-            assert_eq!(unsampled.passes(48), Some(id));
-            assert!(!unsampled.free(48));
-            let told = unsampled.news();
-            unsampled.open(STEP);
-            assert_eq!(unsampled.allocate(16), id);
-            assert_eq!((told, unsampled.news()), (0, 16));
-        });
-        let read = |direction| match direction {
-            Freed => unsampled.read_freed(),
-            Allocated => unsampled.read_allocated(),
-        };
-        let reader = thread::spawn(move || look_twice(start, &SMALL, read));
-        owner.join().unwrap();
-        reader.join().unwrap();
-        look_at_last(start, &SMALL, read);
-    })
-}
-
 // ── What was not sampled ────────────────────────────────────────────────────────────────────────
 
 /// Where blocks count that were not sampled, of the first epoch.
@@ -609,6 +556,12 @@ fn begin_with_a_block() {
     free(&FIRST, id, 48);
 }
 
+/// And where the next block has to ask, so that its thread opens a stretch while the others do what they do.
+fn begin_closed() {
+    begin_with_a_block();
+    FIRST.unsampled.recall();
+}
+
 fn clear_while(read: fn() -> (u32, Counts)) {
     let first = tracker::base();
     let clearing = thread::spawn(tracker::clear);
@@ -620,7 +573,11 @@ fn clear_while(read: fn() -> (u32, Counts)) {
         let (base, counts) = read();
         never_negative(counts);
         let possible: &[Sum] = if base == first { &[(48, 1), (96, 2)] } else { &[(0, 0), (48, 1)] };
-        assert!(possible.contains(&counts.allocated) && possible.contains(&counts.freed), "{counts:?}");
+        // The two halves of a sum are read one after the other.
+        for (bytes, blocks) in [counts.allocated, counts.freed] {
+            assert!(possible.iter().any(|sum| sum.0 == bytes), "{counts:?}");
+            assert!(possible.iter().any(|sum| sum.1 == blocks), "{counts:?}");
+        }
     });
     reader.join().unwrap();
     clearing.join().unwrap();
@@ -644,8 +601,63 @@ fn unsampled_cleared() {
     assert_eq!(counts.live(), if id < base { 0 } else { 16 });
     free(&FIRST, id, 16);
     assert_eq!(read_epoch().1.live(), 0);
-    assert_eq!(allocation(&FIRST, 8), tracker::unsampled(base));
+    assert_eq!(allocation(&FIRST, 8), tracker::unsampled_id(base));
     assert_eq!(read_epoch().1.live(), 8);
+}
+
+/// What a thread does with its state before and while another changes something, and when it knows that it is changed.
+fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after: bool)) {
+    let done = Arc::new(AtomicBool::new(false));
+    let changing = {
+        let done = done.clone();
+        thread::spawn(move || {
+            change();
+            // As whoever is told so afterwards.
+            done.store(true, Ordering::Release);
+        })
+    };
+    let looking = thread::spawn(move || {
+        let state = state();
+        for _ in 0..2 {
+            look(state, done.load(Ordering::Acquire));
+        }
+        state
+    });
+    changing.join().unwrap();
+    look(looking.join().unwrap(), true);
+}
+
+/// In whichever order a thread looks at the base, opens a stretch and is told to close it.
+fn cleared_before() {
+    after(tracker::clear, || &FIRST, allocate_after_clear);
+}
+
+fn cleared_before_it_began() {
+    after(tracker::clear, make, allocate_after_clear);
+}
+
+fn allocate_after_clear(state: &State, is_cleared: bool) {
+    let id = allocation(state, 48);
+    assert!(!is_cleared || id == tracker::unsampled_id(tracker::base()));
+}
+
+fn planned_before() {
+    let exact = || tracker::set_sample_interval(0);
+    after(
+        exact,
+        || &FIRST,
+        |state, is_planned| {
+            // As where every block is recorded.
+            if is_planned {
+                assert_eq!(pass(state, 48), None);
+            } else if pass(state, 48).is_none() {
+                let left = state.unsampled.close();
+                if tracker::plan() != crate::sample::Plan::EXACT {
+                    by_chance(state, 48, tracker::base(), left);
+                }
+            }
+        },
+    );
 }
 
 // ── The models themselves ───────────────────────────────────────────────────────────────────────
@@ -669,7 +681,7 @@ fn mistakes() -> String {
     let base_not_looked_at_again = || {
         clear_while(|| {
             let base = tracker::base();
-            (base, read_unsampled(tracker::unsampled(base)))
+            (base, read_unsampled(tracker::unsampled_id(base)))
         });
     };
     let state_that_two_have = || {
@@ -765,7 +777,7 @@ fn as_in_the_sources() -> String {
     }
     let unsampled = ["unsampled.", "tracker::base", "tracker::generation", "tracker::unsampled"];
     for (source, function, beginnings) in [
-        (thread, "make", &["prepare"][..]),
+        (thread, "make", &["enlist"][..]),
         (thread, "publish", &unsampled),
         (book, "pass", &unsampled),
         (book, "record", &unsampled),
@@ -775,7 +787,7 @@ fn as_in_the_sources() -> String {
         (book, "free_usual", &unsampled),
         (book, "free_quiet", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
-        (raw, "read_unsampled", &["all", "unsampled.id", "Unsampled::", "read_chunk("]),
+        (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_chunk("]),
         (raw, "read_epoch", &["tracker::base"]),
     ] {
         let theirs = names(source, function, beginnings);

@@ -74,10 +74,16 @@ pub(crate) fn jump(from: u64, to: u64) {
     one.store(to, Ordering::Release);
 }
 
-/// As that of the crate on x86-64: a load and a store, between which another thread may come.
-pub(crate) fn add_to_own(word: &AtomicU64, amount: u64) {
-    word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Release);
+/// As that of the crate on x86-64: two loads and stores, between which another thread may come.
+macro_rules! add_block_to_own {
+    ($struct:ty, $this:expr, $bytes:ident, $blocks:ident, $size:expr) => {{
+        let (this, size): (&$struct, usize) = ($this, $size);
+        for (word, amount) in [(&this.$bytes, size as u64), (&this.$blocks, 1)] {
+            word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Release);
+        }
+    }};
 }
+pub(crate) use add_block_to_own;
 
 /// What loom controls for the atomic at this address, which holds `initial` in memory.
 fn bind(address: usize, initial: u64) -> &'static Controlled {
