@@ -99,6 +99,7 @@ mod hint;
 mod init;
 mod layout;
 mod layouts;
+mod list;
 mod memory;
 mod rules;
 mod sample;

@@ -15,6 +15,7 @@
 use crate::bounds::{self, StackBounds};
 use crate::counters::{Owned, Shared, Table};
 use crate::layouts::Layouts;
+use crate::list::{Linked, List};
 use crate::memory;
 use crate::rules::Rules;
 use crate::sample::Sampler;
@@ -25,7 +26,6 @@ use crate::unsampled::Unsampled;
 use std::cell::{Cell, UnsafeCell};
 use std::hint::assert_unchecked;
 use std::marker::PhantomData;
-use std::ptr::null_mut;
 
 thread_local! {
     /// The front of this thread's state, [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
@@ -41,8 +41,15 @@ static GONE: Front = Front::of_nobody();
 /// Counters for all threads that have no state of their own; written by atomic adds.
 pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
 
-/// Head of the list of all states. Pushed with Release, read with Acquire.
-static ALL: AtomicPtr<ThreadState> = AtomicPtr::new(null_mut());
+/// All states there are, of living and ended threads.
+static ALL: List<ThreadState> = List::new();
+
+impl Linked for ThreadState {
+    fn next(&self) -> &AtomicPtr<ThreadState> {
+        &self.next
+    }
+}
+
 /// States that wait to be adopted, so that a new thread need not search in vain. A hint: Relaxed.
 static RELEASED: AtomicUsize = AtomicUsize::new(0);
 
@@ -81,8 +88,8 @@ pub(crate) struct Tools {
 pub(crate) struct Front {
     pub unsampled: Unsampled,
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools`
-    /// belong to, so that one comparison tells whether the next event is an ordinary one. Written by its
+    /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
+    /// tells whether the next event is an ordinary one. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
     gate: AtomicU32,
 }
@@ -96,8 +103,8 @@ impl Front {
         Front { unsampled: Unsampled::of_nobody(), gate: AtomicU32::new(BUSY as u32) }
     }
 
-    /// Whether nothing is out of the usual, tracking is on, and `tools` are of this
-    /// generation. Then it is the front of a state.
+    /// Whether nothing is out of the usual, tracking is on, and `tools` are of this generation. Then it is the front of
+    /// a state.
     #[inline(always)]
     pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
         self.gate.load(Ordering::Relaxed) == generation
@@ -409,32 +416,13 @@ fn make() -> Option<&'static ThreadState> {
     let state = unsafe { state.as_ref() }?;
     state.taken.store(1, Ordering::Relaxed);
     state.front.unsampled.enlist();
-    let mut head = ALL.load(Ordering::Relaxed);
-    loop {
-        state.next.store(head, Ordering::Relaxed);
-        // Release: pairs with the Acquire of `all`.
-        match ALL.compare_exchange_weak(
-            head,
-            (&raw const *state).cast_mut(),
-            Ordering::Release,
-            Ordering::Relaxed,
-        ) {
-            Ok(_) => return Some(state),
-            Err(now) => head = now,
-        }
-    }
+    ALL.push(state);
+    Some(state)
 }
 
 /// All states there are, of living and ended threads.
 pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
-    // Acquire: pairs with the Release of `make`.
-    let mut next = ALL.load(Ordering::Acquire);
-    std::iter::from_fn(move || {
-        // SAFETY: a state of the list is never freed; `next` was written before it was pushed.
-        let state = unsafe { next.as_ref() }?;
-        next = state.next.load(Ordering::Relaxed);
-        Some(state)
-    })
+    ALL.iter()
 }
 
 /// Gives the state of an ended thread to the next one.

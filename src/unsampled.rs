@@ -18,6 +18,7 @@
 //! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
 
 use crate::hint::is_seldom;
+use crate::list::{Linked, List};
 use crate::sample::STEP;
 use crate::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering, add_block_to_own};
 use std::cell::Cell;
@@ -48,8 +49,14 @@ const CLOSED: i64 = -1;
 /// Nothing passes before [`Unsampled::close`] and then [`Unsampled::open`].
 const RECALLED: i64 = -2;
 
-/// Head of the list of all that threads have. Pushed with Release, read with Acquire.
-static ALL: AtomicPtr<Unsampled> = AtomicPtr::new(null_mut());
+/// Those of all threads, living and ended.
+static ALL: List<Unsampled> = List::new();
+
+impl Linked for Unsampled {
+    fn next(&self) -> &AtomicPtr<Unsampled> {
+        &self.next
+    }
+}
 
 impl Unsampled {
     /// Nothing passes, and no block is of its id.
@@ -72,17 +79,7 @@ impl Unsampled {
         self.recall();
         // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
         self.id.store(NO_ID, Ordering::Release);
-        let mut head = ALL.load(Ordering::Relaxed);
-        loop {
-            self.next.store(head, Ordering::Relaxed);
-            let this = (&raw const *self).cast_mut();
-            // Release: pairs with the Acquire of `all` and `recall_all`. Acquire: with the Release of `recall_all`;
-            // whoever did not find this in the list has changed base or plan before, and its thread sees that.
-            match ALL.compare_exchange(head, this, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => head = now,
-            }
-        }
+        ALL.push(self);
     }
 
     #[inline(always)]
@@ -208,22 +205,13 @@ unsafe impl Sync for Unsampled {}
 
 /// Those of all threads, living and ended.
 pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
-    // Acquire: pairs with the Release of `enlist`.
-    let mut next = ALL.load(Ordering::Acquire);
-    std::iter::from_fn(move || {
-        // SAFETY: what is in the list is there for good; `next` was written before it was pushed.
-        let unsampled = unsafe { next.as_ref() }?;
-        next = unsampled.next.load(Ordering::Relaxed);
-        Some(unsampled)
-    })
+    ALL.iter()
 }
 
 /// Recalls those of all threads, after base or plan have changed: when this returns, each reads them before its next
 /// block passes, and finds what they are now.
 pub(crate) fn recall_all() {
-    // Changes nothing, but comes before or behind any other change. Release, Acquire: pair with those of `enlist`.
-    let _ = ALL.fetch_update(Ordering::AcqRel, Ordering::Relaxed, Some);
-    all().for_each(Unsampled::recall);
+    ALL.iter_after().for_each(Unsampled::recall);
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     // The write side: runs inside somebody's malloc.
     &["sync", "error", "fingerprint", "fuzz", "hint"],
-    &["bounds", "memory", "gate", "tag_map"],
+    &["bounds", "list", "memory", "gate", "tag_map"],
     &["counters", "rules", "tag"],
     &["sample"],
     &["unsampled"],

@@ -1,6 +1,6 @@
 //! The write side's atomics under loom: every order in which threads may run, and every value a load may then see.
 //!
-//! `counters.rs`, `hint.rs`, `sample.rs`, `tracker.rs` and `unsampled.rs` are the crate's own files. What stands in for
+//! `counters.rs`, `hint.rs`, `list.rs`, `sample.rs`, `tracker.rs` and `unsampled.rs` are the crate's own files. What stands in for
 //! those below them is `sync`, whose atomics loom controls, `memory` and `tag`. The list of threads, the way of an event
 //! to its count and the order in which a reader reads are written down in `models` anew, after `thread.rs`, `book.rs` and
 //! `raw.rs`, because those reach for the platform; the last check holds them to their originals.
@@ -9,6 +9,8 @@
 mod counters;
 #[path = "../../../src/hint.rs"]
 mod hint;
+#[path = "../../../src/list.rs"]
+mod list;
 mod memory;
 mod models;
 #[path = "../../../src/sample.rs"]

@@ -2,6 +2,7 @@
 
 use crate::counters::Direction::{Allocated, Freed};
 use crate::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
+use crate::list::{Linked, List};
 use crate::sample::STEP;
 use crate::sync::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
 use crate::unsampled::{self, Unsampled};
@@ -22,7 +23,14 @@ struct State {
 // SAFETY: atomics.
 unsafe impl Sync for State {}
 
-static ALL: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
+static ALL: List<State> = List::new();
+
+impl Linked for State {
+    fn next(&self) -> &AtomicPtr<State> {
+        &self.next
+    }
+}
+
 static SHARED: Table<Shared> = Table::with_first_ids();
 
 /// As `thread::make`.
@@ -31,26 +39,13 @@ fn make() -> &'static State {
     let state = unsafe { &*memory::zeroed_array::<State>(1) };
     state.taken.store(1, Ordering::Relaxed);
     state.unsampled.enlist();
-    let mut head = ALL.load(Ordering::Relaxed);
-    loop {
-        state.next.store(head, Ordering::Relaxed);
-        let pointer = (&raw const *state).cast_mut();
-        match ALL.compare_exchange(head, pointer, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => return state,
-            Err(now) => head = now,
-        }
-    }
+    ALL.push(state);
+    state
 }
 
 /// As `thread::all`.
 fn all() -> impl Iterator<Item = &'static State> {
-    let mut next = ALL.load(Ordering::Acquire);
-    std::iter::from_fn(move || {
-        // SAFETY: null or a state, as `make` says.
-        let state = unsafe { next.as_ref() }?;
-        next = state.next.load(Ordering::Relaxed);
-        Some(state)
-    })
+    ALL.iter()
 }
 
 /// As `thread::adopt`.
@@ -234,8 +229,7 @@ impl State {
 fn enlist(state: &'static State) {
     state.taken.store(1, Ordering::Relaxed);
     state.unsampled.enlist();
-    state.next.store(ALL.load(Ordering::Relaxed), Ordering::Relaxed);
-    ALL.store((&raw const *state).cast_mut(), Ordering::Release);
+    ALL.push(state);
 }
 
 /// With the first of them in the list.
@@ -767,7 +761,7 @@ fn as_in_the_sources() -> String {
         include_str!("../../../src/book.rs"),
         include_str!("../../../src/tag.rs"),
     ];
-    for function in ["make", "all", "adopt", "release"] {
+    for function in ["make", "adopt", "release"] {
         let theirs: Vec<_> = operations(thread, function)
             .into_iter()
             // The hint.
@@ -777,7 +771,8 @@ fn as_in_the_sources() -> String {
     }
     let unsampled = ["unsampled.", "tracker::base", "tracker::generation", "tracker::unsampled"];
     for (source, function, beginnings) in [
-        (thread, "make", &["enlist"][..]),
+        (thread, "make", &["enlist", "ALL"][..]),
+        (thread, "all", &["ALL"]),
         (thread, "publish", &unsampled),
         (book, "pass", &unsampled),
         (book, "record", &unsampled),
