@@ -2,7 +2,7 @@
 //!
 //! The same workload, compiled from the same source, runs under each allocator side as a process of its own.
 //! A side and what it is divided by take turns of some milliseconds, so that a machine that becomes slower and faster
-//! while this runs slows both; which begins is swapped from round to round.  What is printed is the median of the
+//! while this runs slows both; which begins is swapped from round to round. What is printed is the median of the
 //! rounds' ratios and, in brackets, their first and third quartile. A side that does not build or run stays in the
 //! tables with the reason.
 
