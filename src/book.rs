@@ -134,9 +134,10 @@ fn record(
     entrance: Option<Entrance>,
 ) -> u32 {
     let busy = state.enter(BUSY);
-    let left = state.front.unsampled.close();
-    // What these say belongs to this generation or a later one, whose change is noticed next time.
+    // What is read from here on belongs to this generation or a later one, and what changes later is noticed next time: by
+    // the generation for the tools, and for what is not sampled by the recall.
     let generation = tracker::generation_slow();
+    state.front.unsampled.close();
     let (base, plan) = (tracker::base(), tracker::plan());
     if base == u32::MAX {
         // Just now.
@@ -146,12 +147,12 @@ fn record(
     let tools = unsafe { state.tools() };
     stack::refresh(tools);
     let id = if plan.leaves_to_chance(size) {
-        by_chance(state, tools, registers, size, base, plan, left)
+        by_chance(state, tools, registers, size, base, plan)
     } else {
         whatever_chance_says(state, tools, registers, size, base, entrance)
     };
-    drop(busy);
     state.tune(generation);
+    drop(busy);
     id
 }
 
@@ -163,9 +164,9 @@ fn by_chance(
     size: usize,
     base: u32,
     plan: Plan,
-    left: Option<i64>,
 ) -> u32 {
     let unsampled = &state.front.unsampled;
+    let left = unsampled.left();
     if unsampled.id() != tracker::unsampled_id(base) {
         unsampled.begin(tracker::unsampled_id(base));
     }
@@ -176,10 +177,8 @@ fn by_chance(
     } else {
         unsampled.allocate(size)
     };
-    // A signal handler that silences the thread behind this recalls what it has closed.
-    if state.quiet() == BUSY {
-        unsampled.open(state.sampler.stretch());
-    }
+    // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
+    unsampled.open(if state.quiet() == BUSY { state.sampler.stretch() } else { 0 });
     state.publish();
     id
 }

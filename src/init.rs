@@ -4,6 +4,7 @@
 //! read side, and until then stacks are walked by the platform's unwinder.
 
 use crate::thread::{self, Silence};
+use crate::unsampled;
 use crate::{gate, sample, stack, stacks};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Once;
@@ -48,6 +49,8 @@ unsafe extern "C" fn after_fork() {
 #[cfg(unix)]
 unsafe extern "C" fn in_child() {
     thread::forget_other_threads();
+    // A thread may have been about to, which is not in this process.
+    unsampled::recall_all();
     gate::open();
 }
 

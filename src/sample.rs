@@ -130,20 +130,18 @@ pub(crate) struct Sampler {
 pub(crate) const STEP: u32 = 64 << 10;
 
 impl Sampler {
-    /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left; `None` where nobody
-    /// knows how many.
+    /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left.
     ///
     /// Then the next gap begins behind the block, and it is drawn before anything else can go wrong: were
     /// a sample that cannot be taken kept for the next block, that block would stand for too much.
     #[cold]
-    pub(crate) fn decide(&self, plan: Plan, size: usize, left: Option<i64>) -> bool {
-        let left = match left {
-            Some(left) if self.plan.get() == plan => self.beyond.get() + left,
-            // A gap has no memory, so one may be dropped anywhere: when it was drawn for another interval, or when
-            // its stretch ended for a reason that has nothing to do with it.
-            _ => self.draw(plan),
+    pub(crate) fn decide(&self, plan: Plan, size: usize, left: i64) -> bool {
+        let left = if self.plan.replace(plan) == plan {
+            self.beyond.get() + left
+        } else {
+            // A gap has no memory, so one drawn for another interval may be dropped anywhere.
+            self.draw(plan)
         };
-        self.plan.set(plan);
         let left = left - size as i64;
         self.beyond.set(if left < 0 { self.draw(plan) } else { left });
         left < 0
@@ -226,7 +224,7 @@ mod tests {
                 left -= size as i64;
                 return false;
             }
-            let is_sampled = sampler.decide(plan, size, Some(left));
+            let is_sampled = sampler.decide(plan, size, left);
             left = sampler.stretch().into();
             is_sampled
         };
@@ -261,14 +259,14 @@ mod tests {
         for (exact_from, most) in [(2, 1), (100, 99), (SMALL as u32 - 1, SMALL as u32 - 2)] {
             let (sampler, plan) = (sampler(7), Plan::new(KIB_512, exact_from));
             for _ in 0..10_000 {
-                sampler.decide(plan, 1, Some(0));
+                sampler.decide(plan, 1, 0);
                 assert!(sampler.stretch() <= most, "{exact_from}");
             }
         }
         // Where small blocks are all left to chance, it is as long as it can be.
         let (sampler, plan) = (sampler(7), Plan::new(KIB_512, SMALL as u32));
         let longest = (0..100).map(|_| {
-            sampler.decide(plan, 1, Some(0));
+            sampler.decide(plan, 1, 0);
             sampler.stretch()
         });
         assert_eq!(longest.max(), Some(STEP));
@@ -347,30 +345,6 @@ mod tests {
         }
     }
 
-    /// A gap has no memory. Keeping what lies beyond the stretch, without what was left of it, gives 24 times as many.
-    #[test]
-    fn stretches_that_are_taken_back_bias_nothing() {
-        const SIZE: i64 = 100;
-        let (plan, sampler) = (Plan::new(KIB_512, 0), sampler(47));
-        let (mut left, mut hits, blocks) = (Some(0), 0u32, 4_000_000u32);
-        for block in 0..blocks {
-            // Some 25 blocks later than the last one, in the middle of a stretch.
-            if block % 25 == 0 {
-                left = None;
-            }
-            match left {
-                Some(bytes) if SIZE <= bytes => left = Some(bytes - SIZE),
-                _ => {
-                    hits += u32::from(sampler.decide(plan, SIZE as usize, left));
-                    left = Some(sampler.stretch().into());
-                }
-            }
-        }
-        let expected = f64::from(blocks) * (SIZE as f64 / f64::from(KIB_512));
-        let error = f64::from(hits) - expected;
-        assert!(error.abs() <= 3.0 * expected.sqrt(), "{hits} of {expected}");
-    }
-
     #[test]
     fn case_52_gaps_are_drawn_anew_and_nothing_is_too_small() {
         let plan = Plan::new(1_000, 0);
@@ -379,8 +353,8 @@ mod tests {
         // it are sampled as often as any.
         let (mut after, rounds) = (0, 20_000);
         for _ in 0..rounds {
-            while !sampler.decide(plan, 10, Some(0)) {}
-            after += u32::from(sampler.decide(plan, 100, Some(0)));
+            while !sampler.decide(plan, 10, 0) {}
+            after += u32::from(sampler.decide(plan, 100, 0));
         }
         let p = 1.0 - (-0.1f64).exp();
         let error = f64::from(after) - f64::from(rounds) * p;

@@ -89,7 +89,7 @@ pub(crate) struct Front {
     pub unsampled: Unsampled,
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
     /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
-    /// tells whether the next event is an ordinary one. Written by its
+    /// tells whether the next event that is recorded is an ordinary one. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
     gate: AtomicU32,
 }
@@ -153,21 +153,26 @@ impl ThreadState {
         (self.front.gate.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
-    /// Notes that `tools` are of this generation, in which tracking is on, from the end
-    /// of [`Busy`] on.
+    /// Notes that `tools` are of this generation, in which tracking is on, from the end of [`Busy`] on.
     pub(crate) fn tune(&self, generation: u32) {
-        self.front.gate.store(generation | u32::from(self.quiet()), Ordering::Relaxed);
+        let gate = &self.front.gate;
+        let change = (gate.load(Ordering::Relaxed) & !FLAGS) ^ generation;
+        // One instruction, so that what a signal handler sets meanwhile stays. None changes the generation of a state
+        // that is busy.
+        gate.store(gate.load(Ordering::Relaxed) ^ change, Ordering::Relaxed);
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
     /// and keeps its hands off the caches and counters.
     #[inline(always)]
     pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
-        let before = self.front.gate.load(Ordering::Relaxed);
-        self.front.gate.store(before | u32::from(with), Ordering::Relaxed);
+        let gate = &self.front.gate;
+        let set = u32::from(with) & !gate.load(Ordering::Relaxed);
+        // One instruction, as above.
+        gate.store(gate.load(Ordering::Relaxed) | set, Ordering::Relaxed);
         // Against the same thread's signal handler only the compiler can reorder.
         compiler_fence(Ordering::SeqCst);
-        Busy { state: self, before }
+        Busy { state: self, set }
     }
 
     /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
@@ -271,14 +276,17 @@ impl ThreadState {
 /// Lets go of the mark that [`ThreadState::enter`] set.
 pub(crate) struct Busy<'a> {
     state: &'a ThreadState,
-    before: u32,
+    /// What was not set before.
+    set: u32,
 }
 
 impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        self.state.front.gate.store(self.before, Ordering::Relaxed);
+        let gate = &self.state.front.gate;
+        // One instruction, as in `tune`.
+        gate.store(gate.load(Ordering::Relaxed) & !self.set, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ const OFF: u32 = u32::MAX;
 /// refused.
 const LAST_STACK: u32 = tag::SAMPLED - (1 << 21);
 
-/// Read by every allocation and written by hardly anything: a cache line of its own.
+/// Read by every allocation that is recorded and written by hardly anything: a cache line of its own.
 #[repr(align(128))]
 struct Hot {
     base: AtomicU32,

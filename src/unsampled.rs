@@ -37,6 +37,8 @@ pub(crate) struct Unsampled {
     news_at: AtomicU64,
     /// Bytes allocated less bytes freed that the peak knows of.
     known: Cell<i64>,
+    /// What `stop` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
+    opened: Cell<u64>,
     /// The id in the tags of these blocks; [`NO_ID`] before there is one.
     id: AtomicU32,
     next: AtomicPtr<Unsampled>,
@@ -69,6 +71,7 @@ impl Unsampled {
             stop: AtomicI64::new(RECALLED),
             news_at: AtomicU64::new(u64::MAX),
             known: Cell::new(0),
+            opened: Cell::new(0),
             id: AtomicU32::new(NO_ID),
             next: AtomicPtr::new(null_mut()),
         }
@@ -107,8 +110,8 @@ impl Unsampled {
     /// is below 2^30.
     #[inline(always)]
     pub(crate) fn passes(&self, size: usize) -> Option<u32> {
-        // Before the block is booked: should a signal handler begin a new epoch in between, the tag is stale
-        // and its free is no concern of the new one.
+        // Before the block is booked: should a signal handler begin a new epoch in between, and allocate in it, this
+        // block is booked there and its free is not. What handlers do in the middle of an event is not promised.
         let id = self.id();
         // Relaxed: whoever recalls it sees to what follows from that.
         let left = self.stop.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
@@ -161,27 +164,35 @@ impl Unsampled {
 
     // ── The stretch ─────────────────────────────────────────────────────────────────────────────
 
-    /// Lets nothing pass any more, before base and plan are read. What was left of the stretch, bytes: below 0 where a
-    /// signal handler has taken more; `None` if it was not open. Its thread's own.
-    pub(crate) fn close(&self) -> Option<i64> {
+    /// Lets nothing pass any more, before base and plan are read. Its thread's own.
+    pub(crate) fn close(&self) {
         // Acquire: pairs with the Release of `recall`; what was changed before is seen from here on.
-        let stop = self.stop.swap(CLOSED, Ordering::Acquire);
-        (stop >= 0).then(|| stop.wrapping_sub(self.allocated() as i64))
+        self.stop.swap(CLOSED, Ordering::Acquire);
     }
 
-    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look; none if it was recalled since it was
+    /// What is left of the stretch that was handed out last, bytes; below 0 where a signal handler has taken more. Its
+    /// thread's own.
+    ///
+    /// Also when it was recalled: by then a block may have found that it does not fit, and it would be for nothing
+    /// that chance has met that one.
+    pub(crate) fn left(&self) -> i64 {
+        self.opened.get().wrapping_sub(self.allocated()) as i64
+    }
+
+    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look; none while it is recalled and not
     /// [closed](Unsampled::close). Its thread's own.
     pub(crate) fn open(&self, stretch: u32) {
-        let stop = self.allocated().wrapping_add(stretch.into()) as i64;
+        let stop = self.allocated().wrapping_add(stretch.into());
+        self.opened.set(stop);
         // Relaxed: only its thread relies on it. As it is one word, `recall` comes before this, which then fails, or
         // behind it.
-        let _ = self.stop.compare_exchange(CLOSED, stop, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.stop.compare_exchange(CLOSED, stop as i64, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Lets nothing pass any more, in no thread's way.
     pub(crate) fn recall(&self) {
-        // Release: pairs with the Acquire of `close`. A swap and no store, though one would do: loom lets a store come
-        // between another swap and what that has read.
+        // Release: pairs with the Acquire of `close`. A swap, because a store would end what an earlier one has
+        // released: of two that recall, `close` would see what the later one has changed alone.
         self.stop.swap(RECALLED, Ordering::Release);
     }
 
@@ -200,7 +211,7 @@ impl Unsampled {
     }
 }
 
-// SAFETY: what other threads reach is atomic; `known` is used by the one thread that it belongs to.
+// SAFETY: what other threads reach is atomic; the cells are used by the one thread that it belongs to.
 unsafe impl Sync for Unsampled {}
 
 /// Those of all threads, living and ended.
@@ -252,17 +263,15 @@ mod tests {
     #[test]
     fn a_stretch_is_used_up_to_the_byte() {
         let unsampled = unsampled();
-        assert_eq!((unsampled.passes(1), unsampled.close()), (None, None));
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 0));
         unsampled.open(100);
-        assert_eq!((unsampled.passes(60), unsampled.passes(41)), (Some(77), None));
-        assert_eq!((unsampled.passes(40), unsampled.passes(1)), (Some(77), None));
+        assert_eq!((unsampled.passes(60), unsampled.left()), (Some(77), 40));
+        assert_eq!((unsampled.passes(41), unsampled.left()), (None, 40));
+        assert_eq!((unsampled.passes(40), unsampled.left()), (Some(77), 0));
         // A signal handler's.
         unsampled.allocate(5);
-        assert_eq!((unsampled.passes(1), unsampled.passes(1 << 29)), (None, None));
-        assert_eq!((unsampled.close(), unsampled.close()), (Some(-5), None));
+        assert_eq!((unsampled.left(), unsampled.passes(1), unsampled.passes(1 << 29)), (-5, None, None));
         assert_eq!(unsampled.read_allocated(), (105, 3));
-        unsampled.open(0);
-        assert_eq!((unsampled.passes(1), unsampled.close()), (None, Some(0)));
     }
 
     #[test]
@@ -270,12 +279,14 @@ mod tests {
         let unsampled = unsampled();
         unsampled.open(100);
         unsampled.recall();
-        unsampled.open(100);
-        assert_eq!((unsampled.passes(1), unsampled.close()), (None, None));
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 100));
+        unsampled.open(90);
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 90));
+        unsampled.close();
         unsampled.open(100);
         assert_eq!(unsampled.passes(1), Some(77));
         // In between.
-        assert_eq!(unsampled.close(), Some(99));
+        unsampled.close();
         unsampled.recall();
         unsampled.open(100);
         assert_eq!(unsampled.passes(1), None);

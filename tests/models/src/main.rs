@@ -1,9 +1,9 @@
 //! The write side's atomics under loom: every order in which threads may run, and every value a load may then see.
 //!
-//! `counters.rs`, `hint.rs`, `list.rs`, `sample.rs`, `tracker.rs` and `unsampled.rs` are the crate's own files. What stands in for
-//! those below them is `sync`, whose atomics loom controls, `memory` and `tag`. The list of threads, the way of an event
-//! to its count and the order in which a reader reads are written down in `models` anew, after `thread.rs`, `book.rs` and
-//! `raw.rs`, because those reach for the platform; the last check holds them to their originals.
+//! `counters.rs`, `hint.rs`, `list.rs`, `sample.rs`, `tracker.rs` and `unsampled.rs` are the crate's own files. What stands
+//! in for those below them is `sync`, whose atomics loom controls, `memory` and `tag`. Threads' states, the way of an
+//! event to its count and the order in which a reader reads are written down in `models` anew, after `thread.rs`,
+//! `book.rs` and `raw.rs`, because those reach for the platform; the last check holds them to their originals.
 
 #[path = "../../../src/counters.rs"]
 mod counters;

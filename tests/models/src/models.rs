@@ -80,15 +80,16 @@ fn pass(state: &State, size: usize) -> Option<u32> {
 
 /// As `book::record`, of the same.
 fn record(state: &State, size: usize) -> u32 {
-    let left = state.unsampled.close();
     let _generation = tracker::generation_slow();
+    state.unsampled.close();
     let base = tracker::base();
-    by_chance(state, size, base, left)
+    by_chance(state, size, base)
 }
 
 /// As `book::by_chance`, of the same.
-fn by_chance(state: &State, size: usize, base: u32, _left: Option<i64>) -> u32 {
+fn by_chance(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
+    let _left = unsampled.left();
     if unsampled.id() != tracker::unsampled_id(base) {
         unsampled.begin(tracker::unsampled_id(base));
     }
@@ -645,9 +646,9 @@ fn planned_before() {
             if is_planned {
                 assert_eq!(pass(state, 48), None);
             } else if pass(state, 48).is_none() {
-                let left = state.unsampled.close();
+                state.unsampled.close();
                 if tracker::plan() != crate::sample::Plan::EXACT {
-                    by_chance(state, 48, tracker::base(), left);
+                    by_chance(state, 48, tracker::base());
                 }
             }
         },
