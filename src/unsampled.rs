@@ -35,14 +35,17 @@ pub(crate) struct Unsampled {
     stop: AtomicI64,
     /// The peak is told when `freed_bytes` reaches it.
     news_at: AtomicU64,
+    /// The id in the tags of these blocks; [`NO_ID`] before there is one. With what is above it in a cache line that a
+    /// block which passes looks at.
+    id: AtomicU32,
     /// Bytes allocated less bytes freed that the peak knows of.
     known: Cell<i64>,
     /// What `stop` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
     opened: Cell<u64>,
-    /// The id in the tags of these blocks; [`NO_ID`] before there is one.
-    id: AtomicU32,
     next: AtomicPtr<Unsampled>,
 }
+
+const _: () = assert!(std::mem::offset_of!(Unsampled, id) < 64);
 
 /// In no tag.
 const NO_ID: u32 = u32::MAX;
@@ -70,9 +73,9 @@ impl Unsampled {
             freed_blocks: AtomicU64::new(0),
             stop: AtomicI64::new(RECALLED),
             news_at: AtomicU64::new(u64::MAX),
+            id: AtomicU32::new(NO_ID),
             known: Cell::new(0),
             opened: Cell::new(0),
-            id: AtomicU32::new(NO_ID),
             next: AtomicPtr::new(null_mut()),
         }
     }
