@@ -141,24 +141,23 @@ fn whole(lower: u32, upper: u32) -> u64 {
     u64::from(upper.wrapping_add(behind)) << 31 | u64::from(lower & MOST as u32)
 }
 
-/// Bytes and blocks of a lower word and its upper one, which is at most one change behind.
-fn halves(upper: impl Fn() -> u64, lower: &AtomicU64) -> (u64, u64) {
-    loop {
-        let before = upper();
-        // Acquire: pairs with the Release of whoever adds.
-        let lower = lower.load(Ordering::Acquire);
-        // Equal: no lower word from after the next change of the upper one was seen. Else 2^31 bytes or
-        // blocks were booked meanwhile.
-        if upper() == before {
-            return (whole(lower as u32, before as u32), whole((lower >> 32) as u32, (before >> 32) as u32));
-        }
-    }
-}
-
 impl Chunk for Owned {
     fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
         let word = word(place, direction);
-        halves(|| self.upper(word), &self.lower[word])
+        loop {
+            // At most one change behind the lower word.
+            let before = self.upper(word);
+            // Acquire: pairs with the Release of whoever adds.
+            let lower = self.lower[word].load(Ordering::Acquire);
+            // Equal: no lower word from after the next change of the upper one was seen. Else 2^31 bytes or
+            // blocks were booked meanwhile.
+            if self.upper(word) == before {
+                return (
+                    whole(lower as u32, before as u32),
+                    whole((lower >> 32) as u32, (before >> 32) as u32),
+                );
+            }
+        }
     }
 }
 

@@ -18,6 +18,9 @@
 use super::names::{STANDARD, first_segment};
 use crate::frame::without_version;
 
+/// A home that is nobody's below it.
+const SUPERUSER: &str = "/root";
+
 /// Containers and codecs a site is looked for behind: who fills a `HashMap` or parses a document is asked about,
 /// not the line in the library that grew the table. `Collector::builder().look_through(…)` replaces it.
 pub const LOOK_THROUGH: &[&str] = &[
@@ -184,8 +187,7 @@ impl Layout {
                 return (rest, false);
             }
         }
-        // The superuser's is a home itself.
-        (path.strip_prefix("/root").and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
+        (path.strip_prefix(SUPERUSER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
     }
 
     /// The longest of the directories that holds the file.
@@ -450,7 +452,7 @@ mod tests {
             ("/home/ann/projects/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
             ("/home/bob/elsewhere/thing/src/lib.rs".into(), "src/lib.rs", false, ""),
             ("/home/bob/elsewhere/arena.c".into(), "elsewhere/arena.c", false, ""),
-            ("/root/arena.c".into(), "arena.c", false, ""),
+            (format!("{SUPERUSER}/arena.c"), "arena.c", false, ""),
             ("./csu/../sysdeps/x86_64/start.S".into(), "sysdeps/x86_64/start.S", false, ""),
             ("src/main.rs".into(), "src/main.rs", false, ""),
         ];

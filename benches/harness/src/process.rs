@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// What a process that takes turns says when its turn is over.
+/// What a process that takes turns says when its turn is over: `turns` of the workloads.
 const OVER: &str = "over";
 
 /// What a process said, or why it did not.

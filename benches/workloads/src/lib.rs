@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub use turns::OVER;
 use turns::Turns;
 
 /// What one side offers beyond being the global allocator.

@@ -319,17 +319,21 @@ fn hand_over(free: fn()) {
     assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
+/// A thread that does something, and what it sets when that is done: as a block does that is handed over, or whoever
+/// else is told so.
+fn spawn_telling(work: fn()) -> (thread::JoinHandle<()>, Arc<AtomicBool>) {
+    let done = Arc::new(AtomicBool::new(false));
+    let tells = done.clone();
+    let working = thread::spawn(move || {
+        work();
+        tells.store(true, Ordering::Release);
+    });
+    (working, done)
+}
+
 /// One gives a block, another does something of its own and then frees it, a third one looks.
 fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
-    let given = Arc::new(AtomicBool::new(false));
-    let giver = {
-        let given = given.clone();
-        thread::spawn(move || {
-            give();
-            // As a block does that is handed over.
-            given.store(true, Ordering::Release);
-        })
-    };
+    let (giver, given) = spawn_telling(give);
     let taker = thread::spawn(move || {
         before();
         while !given.load(Ordering::Acquire) {
@@ -602,15 +606,7 @@ fn unsampled_cleared() {
 
 /// What a thread does with its state before and while another changes something, and when it knows that it is changed.
 fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after: bool)) {
-    let done = Arc::new(AtomicBool::new(false));
-    let changing = {
-        let done = done.clone();
-        thread::spawn(move || {
-            change();
-            // As whoever is told so afterwards.
-            done.store(true, Ordering::Release);
-        })
-    };
+    let (changing, done) = spawn_telling(change);
     let looking = thread::spawn(move || {
         let state = state();
         for _ in 0..2 {
