@@ -659,6 +659,30 @@ mod tests {
         tracker::stop();
     }
 
+    /// Whoever was about to take it back is not in the child.
+    #[cfg(all(unix, not(miri)))]
+    #[test]
+    fn a_forked_child_takes_back_every_stretch() {
+        let _one = started();
+        tracker::set_sample_interval(1 << 30);
+        allocated(16);
+        assert!(pass(16).is_some());
+        // SAFETY: the child makes no call that takes a lock or allocates.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let passes = pass(16).is_some();
+            // SAFETY: as above.
+            unsafe { libc::_exit(i32::from(passes)) };
+        }
+        let mut status = -1;
+        // SAFETY: a place to write to.
+        assert_eq!((child > 0, unsafe { libc::waitpid(child, &raw mut status, 0) }), (true, child));
+        assert_eq!(status, 0, "a block passed");
+        assert!(pass(16).is_some());
+        tracker::set_sample_interval(0);
+        tracker::stop();
+    }
+
     #[test]
     fn the_peak_is_told_of_blocks_that_shrink() {
         let _one = started();

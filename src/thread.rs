@@ -549,6 +549,26 @@ mod tests {
     use super::*;
     use crate::counters::{Chunk, Direction};
 
+    /// As a signal handler may begin one, which goes on behind it.
+    #[test]
+    fn a_silence_begun_while_busy_lasts() {
+        let state = make().unwrap();
+        let busy = state.enter(BUSY);
+        state.silence(PAUSED);
+        drop(busy);
+        assert_eq!(state.quiet(), PAUSED);
+        let generation = tracker::generation();
+        let busy = state.enter(BUSY);
+        let interning = state.enter(INTERNING | BUSY);
+        state.tune(generation);
+        drop(interning);
+        assert_eq!(state.quiet(), PAUSED | BUSY);
+        drop(busy);
+        assert_eq!((state.quiet(), state.front.is_tuned_to(generation)), (PAUSED, false));
+        state.unsilence(PAUSED);
+        assert!(state.front.is_tuned_to(generation));
+    }
+
     #[test]
     fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
         for busy in [false, true] {
