@@ -83,6 +83,24 @@ fn a_resize_belongs_to_the_line_that_resized() {
     assert_eq!(traceback_of(&bytes).unwrap().to_string(), format!("tests/naming.rs:{second}"));
 }
 
+/// Blocks of threads and of the test harness: no frame but the standard library's.
+#[test]
+fn the_standard_librarys_own_blocks_are_named_by_what_wanted_them() {
+    let _turn = turn();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || wait.recv());
+    let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
+    let standard: Vec<_> =
+        rows.iter().map(|row| row.name()).filter(|name| name.starts_with("library/")).collect();
+    assert!(!standard.is_empty());
+    let ways = ["library/alloc/src/", "library/core/src/alloc/", "library/std/src/alloc.rs"];
+    for name in standard {
+        assert!(!ways.iter().any(|way| name.starts_with(way)), "{name}");
+    }
+    drop(go);
+    thread.join().unwrap().unwrap_err();
+}
+
 #[test]
 fn traceback_of_what_owns_a_block() {
     let _turn = turn();

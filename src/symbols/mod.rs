@@ -556,7 +556,8 @@ impl Default for Names {
 
 impl Names {
     /// Which frame is the site's: the most recent of a program or library that is not looked through; failing
-    /// that of one that is; failing that the most recent after the allocator's; else the most recent of all.
+    /// that of one that is; failing that the most recent of the standard library that says more than that it
+    /// allocates; failing that the most recent after the allocator's; else the most recent of all.
     fn site_position(&self, frames: &[(Arc<Frame>, Origin)]) -> usize {
         // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
         let shim = frames.iter().position(|(_, origin)| *origin == Origin::AllocatorShim);
@@ -567,6 +568,11 @@ impl Names {
         program()
             .find(|(_, (frame, _))| !looked_through(frame))
             .or_else(|| program().next())
+            .or_else(|| {
+                after().find(|(_, (frame, origin))| {
+                    *origin == Origin::Standard && !origin::only_allocates(frame)
+                })
+            })
             .or_else(|| after().find(|(_, (_, origin))| *origin == Origin::Standard))
             .map_or(0, |(at, _)| at)
     }
@@ -1075,6 +1081,27 @@ mod tests {
         symbols.set_look_through(&["backtrace".to_owned()]);
         let again = symbols.site(stack).unwrap();
         assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
+    }
+
+    #[test]
+    fn a_stack_of_the_standard_library_alone_goes_by_the_frame_that_wanted_the_block() {
+        let standard =
+            |function: &str, file: &str| (Arc::new(Frame::new(Some(function), file, 7)), Origin::Standard);
+        let ways = [
+            standard("alloc::alloc::Global::alloc_impl_runtime", "library/alloc/src/alloc.rs"),
+            standard("core::alloc::Allocator::allocate", "library/core/src/alloc/mod.rs"),
+            standard("std::alloc::Global::alloc", "library/std/src/alloc.rs"),
+            standard("finish_grow", "library/alloc/src/raw_vec/mod.rs"),
+            standard("alloc::raw_vec::RawVec::grow_one", UNKNOWN),
+            standard("alloc::sync::Arc::new", "library/alloc/src/sync.rs"),
+        ];
+        let wanted = [
+            standard("std::thread::lifecycle::spawn_unchecked", "library/std/src/thread/lifecycle.rs"),
+            standard("start_thread", "sysdeps/nptl/pthread_create.c"),
+        ];
+        let names = Names::default();
+        assert_eq!(names.site_position(&[&ways[..], &wanted].concat()), ways.len());
+        assert_eq!(names.site_position(&ways), 0, "nothing else is there");
     }
 
     #[cfg(any(feature = "pprof", feature = "http"))]

@@ -16,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use super::names::{STANDARD, first_segment};
-use crate::frame::without_version;
+use crate::frame::{Frame, without_version};
 
 /// A home that is nobody's below it.
 const SUPERUSER: &str = "/root";
@@ -295,6 +295,18 @@ pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
 pub(super) fn module_origin(name: &str) -> Origin {
     let runtime = ["libc.", "libc-", "ld-", "libpthread", "libm.", "libgcc_s", "libstd-", "libdl", "librt"];
     if runtime.iter().any(|begin| name.starts_with(begin)) { Origin::Standard } else { Origin::Program }
+}
+
+/// A frame of the standard library that says nothing of the reason: its containers and its ways to the allocator.
+/// The frame that called them is `std::thread::…` or `test::…`.
+pub(super) fn only_allocates(frame: &Frame) -> bool {
+    let function = frame.function.as_deref().unwrap_or_default();
+    let module = |path: &str| function.strip_prefix(path).is_some_and(|rest| rest.starts_with("::"));
+    ["alloc", "core::alloc", "std::alloc"].into_iter().any(module)
+        || frame.file.starts_with("library/alloc/src/")
+        || ["library/core/src/alloc/", "library/std/src/alloc.rs"]
+            .iter()
+            .any(|file| frame.file.starts_with(file))
 }
 
 /// C functions below `main` and below a thread's first function.
