@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
-use crate::collector::{DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N};
+use crate::collector::{
+    DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N, MIN_MAX_OVERHEAD,
+};
 use crate::sample::MAX_INTERVAL;
 
 /// Where the server listens unless it is told otherwise.
@@ -110,8 +112,12 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
             );
         }
         "HEAPGAUGE_MAX_OVERHEAD" => {
-            config.max_overhead =
-                size(value).ok_or("allowed is a number with B, KiB, MiB or GiB, taking 64MiB")?;
+            let bytes = size(value)
+                .ok_or("allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB")?;
+            config.max_overhead = bytes.max(MIN_MAX_OVERHEAD);
+            if bytes < MIN_MAX_OVERHEAD {
+                return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
+            }
         }
         // The last of KEYS.
         _ => config.debug = switch(value).ok_or("allowed are on and off, taking off")?,
@@ -283,17 +289,32 @@ mod tests {
             (
                 "HEAPGAUGE_MAX_OVERHEAD",
                 "64mb",
-                "HEAPGAUGE_MAX_OVERHEAD=64mb: allowed is a number with B, KiB, MiB or GiB, taking 64MiB",
+                "HEAPGAUGE_MAX_OVERHEAD=64mb: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
             ),
             (
                 "HEAPGAUGE_MAX_OVERHEAD",
                 "99999999999GiB",
-                "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, taking 64MiB",
+                "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
             ),
             ("HEAPGAUGE_DEBUG", "", "HEAPGAUGE_DEBUG=: allowed are on and off, taking off"),
         ] {
             assert_eq!(read(&[(key, value)]), (Config::default(), vec![line.to_owned()]), "{key}={value}");
         }
+    }
+
+    /// `12` was taken as twelve bytes, in which nothing can be recorded.
+    #[test]
+    fn less_than_one_mebibyte_of_own_memory_is_one_mebibyte_and_a_line() {
+        for (value, bytes) in [("12", 12), ("0", 0), ("1023KiB", 1_047_552)] {
+            let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", value)]);
+            assert_eq!(config, Config { max_overhead: 1 << 20, ..Config::default() });
+            let line = format!(
+                "HEAPGAUGE_MAX_OVERHEAD={value}: this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"
+            );
+            assert_eq!(problems, [line]);
+        }
+        let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", "1MiB")]);
+        assert_eq!((config.max_overhead, problems), (1 << 20, vec![]));
     }
 
     #[test]
@@ -374,7 +395,10 @@ mod tests {
             let (config, problems) = read(&[(key, &value)]);
             assert!(problems.len() <= 1, "{key}={value:?}: {problems:?}");
             for problem in problems {
-                assert_eq!(config, Config::default(), "{key}={value:?}");
+                // Beside the default: the floor of the one value that has one.
+                let floor = Config { max_overhead: MIN_MAX_OVERHEAD, ..Config::default() };
+                let is_floor = problem.ends_with("taking 1MiB") && config == floor;
+                assert!(is_floor || config == Config::default(), "{key}={value:?}");
                 assert!(!problem.contains(char::is_control) && problem.chars().count() < 300, "{problem:?}");
             }
             assert!((1..=MAX_TOP_N).contains(&config.top_n) && config.delta_window <= MAX_DELTA_WINDOW);

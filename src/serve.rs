@@ -92,7 +92,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::sampling)) | the program's, else `exact` |
-/// | `HEAPGAUGE_MAX_OVERHEAD` | what heapgauge may hold, such as `64MiB` | `64MiB` |
+/// | `HEAPGAUGE_MAX_OVERHEAD` | what heapgauge may hold, such as `64MiB`, at least `1MiB` | `64MiB` |
 /// | `HEAPGAUGE_DEBUG` | `on`: every path on addresses other than loopback too | `off` |
 ///
 /// # Examples

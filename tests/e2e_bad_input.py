@@ -61,6 +61,7 @@ def malformed_values():
     cases = [("HEAPGAUGE", "maybe", "on"), ("HEAPGAUGE_TOP_N", "many", ""), ("HEAPGAUGE_TOP_N", "-1", ""),
              ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
              ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
+             ("HEAPGAUGE_MAX_OVERHEAD", "12", "at least 1MiB"),
              ("HEAPGAUGE_DEBUG", "yes please", "off"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
     for name, value, allowed in cases:
         with Service("--quiet-traffic", env={name: value}) as service:
@@ -77,7 +78,7 @@ def switched_off():
 
 def too_little_overhead():
     """Where heapgauge may hold next to nothing it says so once, counts all bytes, and everything else works."""
-    with Service("--quiet-traffic", env={"HEAPGAUGE_MAX_OVERHEAD": "256KiB"}) as service:
+    with Service("--quiet-traffic", env={"HEAPGAUGE_MAX_OVERHEAD": "1MiB"}) as service:
         service.documents()
         dropped = {"reason": "memory"}
         wait_for("events to be dropped", lambda: service.metrics().value("heap_dropped_events_total", **dropped) > 0)

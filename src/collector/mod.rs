@@ -54,6 +54,8 @@ pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longer than this a program would have to run before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
+/// Below this not even the tables of a few threads would fit beside the names of a few lines.
+pub(crate) const MIN_MAX_OVERHEAD: u64 = 1 << 20;
 /// A collection that was done less long ago than this is reused.
 const REUSE_FOR: Duration = Duration::from_secs(1);
 /// Snapshots kept on request, and for how long.
@@ -317,6 +319,9 @@ impl CollectorBuilder {
     /// Three quarters of it are for the tables of the write side; beyond them new stacks are booked at
     /// `[unrecorded]`. Beyond the whole, addresses go by module and offset. Both count as dropped for
     /// want of memory. The budget is one for the process: the latest collector's counts.
+    ///
+    /// At least 1 MiB: [`build`](CollectorBuilder::build) refuses less, because a number such as 12 was meant to be
+    /// 12 MiB.
     pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
         self.options.max_overhead = bytes;
         self
@@ -352,7 +357,7 @@ impl CollectorBuilder {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let Options { top_n, delta_window, .. } = self.options;
+        let Options { top_n, delta_window, max_overhead, .. } = self.options;
         if !(1..=MAX_TOP_N).contains(&top_n) {
             return Err(Error::new(format_args!(
                 "collector: top_n {top_n} is out of range, allowed are 1 to {MAX_TOP_N}"
@@ -362,6 +367,12 @@ impl CollectorBuilder {
             return Err(Error::new(format_args!(
                 "collector: delta_window {}s is out of range, allowed are 0s to 7d",
                 delta_window.as_secs()
+            )));
+        }
+        if max_overhead < MIN_MAX_OVERHEAD {
+            return Err(Error::new(format_args!(
+                "collector: max_overhead {max_overhead} is out of range, allowed are {MIN_MAX_OVERHEAD} bytes (1 MiB) \
+                 and more"
             )));
         }
         Ok(())

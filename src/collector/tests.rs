@@ -752,6 +752,10 @@ fn settings_out_of_range_name_the_range() {
         error(Collector::builder().delta_window(Duration::from_secs(604_801))),
         "collector: delta_window 604801s is out of range, allowed are 0s to 7d"
     );
+    assert_eq!(
+        error(Collector::builder().max_overhead(12)),
+        "collector: max_overhead 12 is out of range, allowed are 1048576 bytes (1 MiB) and more"
+    );
 }
 
 /// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
