@@ -17,6 +17,10 @@
 //! the symbol table, and `debug = "limited"` gives every path in full.
 #![forbid(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod dwarf_units;
+#[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
+mod fuzz;
 mod image;
 mod names;
 mod origin;
