@@ -88,93 +88,53 @@
 
 #![warn(missing_docs)]
 
-// The write side: runs inside the allocator.
-mod alloc;
-mod book;
-mod bounds;
-mod counters;
-mod fingerprint;
-mod gate;
-mod hint;
-mod init;
-mod layout;
-mod layouts;
-mod list;
-mod memory;
-mod rules;
-mod sample;
-mod stack;
-mod stack_cache;
-mod stacks;
-mod sync;
-mod tag;
-mod tag_map;
-mod thread;
-mod tracker;
-mod unsampled;
+mod base;
 
-#[cfg(test)]
-mod fuzz;
+mod record;
 
-// The border.
-mod control;
-mod error;
-mod raw;
-mod trim;
+mod analyze;
 
-// The read side.
-mod collector;
-mod domains;
-mod filter;
-mod frame;
-mod process;
+#[cfg(any(
+    feature = "http",
+    feature = "opentelemetry",
+    feature = "pprof",
+    feature = "prometheus",
+    feature = "prometheus-client"
+))]
+mod export;
+
+#[path = "docs/outlets.rs"]
+pub mod outlets;
+
+pub use analyze::collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
+pub use analyze::frame::{Frame, Traceback};
 #[cfg(any(feature = "http", feature = "pprof"))]
-// Each of the two reads its part of it.
-#[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
-mod profile;
-mod snapshot;
-mod statistics;
-mod symbols;
-mod traced;
-#[cfg(any(feature = "http", test))]
-mod tree;
-
-// The outlets.
-#[cfg(feature = "http")]
-mod config;
+pub use analyze::profile::{Profile, ProfileValue};
+pub use analyze::snapshot::domains::{track, untrack};
+pub use analyze::snapshot::filter::{DomainFilter, Filter};
+pub use analyze::snapshot::statistics::{GroupBy, Order, Statistic, StatisticDiff, Top, Totals, top};
+pub use analyze::snapshot::{Snapshot, Trace};
+pub use analyze::symbols::LOOK_THROUGH;
+pub use analyze::traceback_of::{Traced, traceback_of};
+pub use base::error::Error;
 #[cfg(any(
     feature = "opentelemetry",
     feature = "pprof",
     feature = "prometheus",
     feature = "prometheus-client"
 ))]
-pub mod emit;
+pub use export::emit;
 #[cfg(feature = "http")]
-pub mod http;
-pub mod outlets;
+pub use export::http;
 #[cfg(feature = "http")]
-mod serve;
-
-pub use alloc::TrackingAllocator;
-pub use collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
+pub use export::server::{Server, ServerBuilder, serve, serve_from_env};
+pub use record::allocator::TrackingAllocator;
 #[doc(hidden)]
-pub use control::seed_samples;
-pub use control::{
+pub use record::control::seed_samples;
+pub use record::control::{
     PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, sample_interval,
     set_sample_interval, start, stop, traceback_limit, traced_memory, tracker_memory,
 };
-pub use domains::{track, untrack};
-pub use error::Error;
-pub use filter::{DomainFilter, Filter};
-pub use frame::{Frame, Traceback};
-#[cfg(any(feature = "http", feature = "pprof"))]
-pub use profile::{Profile, ProfileValue};
-#[cfg(feature = "http")]
-pub use serve::{Server, ServerBuilder, serve, serve_from_env};
-pub use snapshot::{Snapshot, Trace};
-pub use statistics::{GroupBy, Order, Statistic, StatisticDiff, Top, Totals, top};
-pub use symbols::LOOK_THROUGH;
-pub use traced::{Traced, traceback_of};
 
 /// What each name of Python's `tracemalloc` is called here, and what differs.
 ///

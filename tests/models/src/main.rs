@@ -1,26 +1,13 @@
 //! The write side's atomics under loom: every order in which threads may run, and every value a load may then see.
 //!
-//! `counters.rs`, `hint.rs`, `list.rs`, `sample.rs`, `tracker.rs` and `unsampled.rs` are the crate's own files. What stands
-//! in for those below them is `sync`, whose atomics loom controls, `memory` and `tag`. Threads' states, the way of an
-//! event to its count and the order in which a reader reads are written down in `models` anew, after `thread.rs`,
-//! `book.rs` and `raw.rs`, because those reach for the platform; the last check holds them to their originals.
+//! `append_list.rs`, `hint.rs`, `epoch.rs` and the files of `record/count/` are the crate's own. Stand-ins replace
+//! `base::atomics`, whose atomics loom controls here, `record::memory` and `record::tag`. `models` repeats the thread
+//! states, the way of an event to its counter and the order of reading from `record/thread`, `record/event` and
+//! `record/raw_snapshot.rs`, because those use the platform; the last check compares them with their originals.
 
-#[path = "../../../src/counters.rs"]
-mod counters;
-#[path = "../../../src/hint.rs"]
-mod hint;
-#[path = "../../../src/list.rs"]
-mod list;
-mod memory;
+mod base;
 mod models;
-#[path = "../../../src/sample.rs"]
-mod sample;
-mod sync;
-mod tag;
-#[path = "../../../src/tracker.rs"]
-mod tracker;
-#[path = "../../../src/unsampled.rs"]
-mod unsampled;
+mod record;
 
 /// Runs the models whose name holds the argument, without one all.
 fn main() {

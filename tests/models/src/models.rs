@@ -1,12 +1,12 @@
 //! What must hold in every order.
 
-use crate::counters::Direction::{Allocated, Freed};
-use crate::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
-use crate::list::{Linked, List};
-use crate::sample::STEP;
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
-use crate::unsampled::{self, Unsampled};
-use crate::{memory, tag, tracker};
+use crate::record::append_list::{Linked, List};
+use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
+use crate::record::count::counters::Direction::{Allocated, Freed};
+use crate::record::count::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
+use crate::record::count::sampling::STEP;
+use crate::record::count::unsampled::{self, Unsampled};
+use crate::record::{epoch, memory, tag};
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 use std::sync::Arc;
@@ -80,9 +80,9 @@ fn pass(state: &State, size: usize) -> Option<u32> {
 
 /// As `book::record`, of the same.
 fn record(state: &State, size: usize) -> u32 {
-    let _generation = tracker::generation_slow();
+    let _generation = epoch::generation_slow();
     state.unsampled.close();
-    let base = tracker::base();
+    let base = epoch::base();
     by_chance(state, size, base)
 }
 
@@ -90,8 +90,8 @@ fn record(state: &State, size: usize) -> u32 {
 fn by_chance(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
     let _left = unsampled.left();
-    if unsampled.id() != tracker::unsampled_id(base) {
-        unsampled.begin(tracker::unsampled_id(base));
+    if unsampled.id() != epoch::unsampled_id(base) {
+        unsampled.begin(epoch::unsampled_id(base));
     }
     let id = unsampled.allocate(size);
     unsampled.open(STEP);
@@ -103,7 +103,7 @@ impl State {
     /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
     fn publish(&self) -> i64 {
         let news = self.unsampled.news();
-        let is_present = self.unsampled.id() == tracker::unsampled_id(tracker::base());
+        let is_present = self.unsampled.id() == epoch::unsampled_id(epoch::base());
         if is_present { news } else { 0 }
     }
 }
@@ -125,12 +125,12 @@ fn free(state: &State, id: u32, size: usize) {
 
 /// As `book::free_usual`.
 fn free_usual(state: &State, id: u32, size: usize) -> bool {
-    id >= tracker::base() && state.counters.add(id, Freed, size)
+    id >= epoch::base() && state.counters.add(id, Freed, size)
 }
 
 /// As `book::free_quiet`, of what is not traced, and `book::free_slow`.
 fn free_quiet(state: &State, id: u32, size: usize) {
-    if id >= tag::FIRST && id < tracker::base() {
+    if id >= tag::FIRST && id < epoch::base() {
         return;
     }
     book(state, id, Freed, size);
@@ -198,12 +198,12 @@ fn read_unsampled(id: u32) -> Counts {
 fn read_epoch() -> (u32, Counts) {
     let mut tries = 0;
     loop {
-        let base = tracker::base();
-        let counts = read_unsampled(tracker::unsampled_id(base));
+        let base = epoch::base();
+        let counts = read_unsampled(epoch::unsampled_id(base));
         tries += 1;
         // No model clears so often that a reader gives up.
         assert!(tries < 4);
-        if tracker::base() == base {
+        if epoch::base() == base {
             return (base, counts);
         }
     }
@@ -236,11 +236,11 @@ fn enlist(state: &'static State) {
 /// With the first of them in the list.
 fn begin() {
     SHARED.chunk(0);
-    tracker::base();
-    tracker::generation();
-    tracker::set_sample_interval(1 << 30);
+    epoch::base();
+    epoch::generation();
+    epoch::set_sample_interval(1 << 30);
     enlist(&FIRST);
-    tracker::start();
+    epoch::start();
 }
 
 fn begin_with_both() {
@@ -380,23 +380,23 @@ fn adopted() {
 /// A thread books a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
 /// nothing.
 fn cleared() {
-    let clearing = thread::spawn(tracker::clear);
+    let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
         // As `stacks::intern` and `book::allocate`.
-        let id = tracker::next_ids(1).unwrap();
+        let id = epoch::next_ids(1).unwrap();
         book(&FIRST, id, Allocated, 48);
         id
     });
     let reader = thread::spawn(|| {
-        for id in tracker::base()..tracker::end_id() {
+        for id in epoch::base()..epoch::end_id() {
             never_negative(read_chunk(id));
         }
     });
     reader.join().unwrap();
     clearing.join().unwrap();
     let id = booking.join().unwrap();
-    let live = || (tracker::base()..tracker::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
-    let is_stale = id < tracker::base();
+    let live = || (epoch::base()..epoch::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
+    let is_stale = id < epoch::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
     free(&FIRST, id, 48);
     assert_eq!(live(), 0);
@@ -404,19 +404,19 @@ fn cleared() {
 
 /// One that clears and one that stops and starts: bases only rise, and no two epochs share an id.
 fn bases() {
-    let (first, generation) = (tracker::base(), tracker::generation());
-    let one = thread::spawn(tracker::clear);
+    let (first, generation) = (epoch::base(), epoch::generation());
+    let one = thread::spawn(epoch::clear);
     let other = thread::spawn(|| {
-        tracker::stop();
-        tracker::start();
+        epoch::stop();
+        epoch::start();
     });
-    let (before, after) = (tracker::base(), tracker::base());
+    let (before, after) = (epoch::base(), epoch::base());
     assert!(before >= first && (after >= before || before == u32::MAX));
     one.join().unwrap();
     other.join().unwrap();
-    assert!(tracker::base() > first && tracker::base() < tracker::end_id());
-    assert!(tracker::generation() != generation);
-    assert!(tracker::next_ids(1).unwrap() > tracker::unsampled_id(tracker::base()));
+    assert!(epoch::base() > first && epoch::base() < epoch::end_id());
+    assert!(epoch::generation() != generation);
+    assert!(epoch::next_ids(1).unwrap() > epoch::unsampled_id(epoch::base()));
 }
 
 // ── Half words that go on ───────────────────────────────────────────────────────────────────────
@@ -562,8 +562,8 @@ fn begin_closed() {
 }
 
 fn clear_while(read: fn() -> (u32, Counts)) {
-    let first = tracker::base();
-    let clearing = thread::spawn(tracker::clear);
+    let first = epoch::base();
+    let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
         let id = allocation(&FIRST, 48);
         free(&FIRST, id, 48);
@@ -588,7 +588,7 @@ fn clear_while(read: fn() -> (u32, Counts)) {
 /// A thread allocates, frees and allocates while another clears: afterwards the epoch holds the block whole or not at
 /// all, and what comes later is in it.
 fn unsampled_cleared() {
-    let clearing = thread::spawn(tracker::clear);
+    let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
         let id = allocation(&FIRST, 48);
         free(&FIRST, id, 48);
@@ -600,7 +600,7 @@ fn unsampled_cleared() {
     assert_eq!(counts.live(), if id < base { 0 } else { 16 });
     free(&FIRST, id, 16);
     assert_eq!(read_epoch().1.live(), 0);
-    assert_eq!(allocation(&FIRST, 8), tracker::unsampled_id(base));
+    assert_eq!(allocation(&FIRST, 8), epoch::unsampled_id(base));
     assert_eq!(read_epoch().1.live(), 8);
 }
 
@@ -620,20 +620,20 @@ fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after:
 
 /// In whichever order a thread looks at the base, opens a stretch and is told to close it.
 fn cleared_before() {
-    after(tracker::clear, || &FIRST, allocate_after_clear);
+    after(epoch::clear, || &FIRST, allocate_after_clear);
 }
 
 fn cleared_before_it_began() {
-    after(tracker::clear, make, allocate_after_clear);
+    after(epoch::clear, make, allocate_after_clear);
 }
 
 fn allocate_after_clear(state: &State, is_cleared: bool) {
     let id = allocation(state, 48);
-    assert!(!is_cleared || id == tracker::unsampled_id(tracker::base()));
+    assert!(!is_cleared || id == epoch::unsampled_id(epoch::base()));
 }
 
 fn planned_before() {
-    let exact = || tracker::set_sample_interval(0);
+    let exact = || epoch::set_sample_interval(0);
     after(
         exact,
         || &FIRST,
@@ -643,8 +643,8 @@ fn planned_before() {
                 assert_eq!(pass(state, 48), None);
             } else if pass(state, 48).is_none() {
                 state.unsampled.close();
-                if tracker::plan() != crate::sample::Plan::EXACT {
-                    by_chance(state, 48, tracker::base());
+                if epoch::plan() != crate::record::count::sampling::Plan::EXACT {
+                    by_chance(state, 48, epoch::base());
                 }
             }
         },
@@ -671,8 +671,8 @@ fn mistakes() -> String {
     };
     let base_not_looked_at_again = || {
         clear_while(|| {
-            let base = tracker::base();
-            (base, read_unsampled(tracker::unsampled_id(base)))
+            let base = epoch::base();
+            (base, read_unsampled(epoch::unsampled_id(base)))
         });
     };
     let state_that_two_have = || {
@@ -753,10 +753,10 @@ fn as_in_the_sources() -> String {
     };
     let [here, thread, raw, book, tag] = [
         include_str!("models.rs"),
-        include_str!("../../../src/thread.rs"),
-        include_str!("../../../src/raw.rs"),
-        include_str!("../../../src/book.rs"),
-        include_str!("../../../src/tag.rs"),
+        include_str!("../../../src/record/thread/mod.rs"),
+        include_str!("../../../src/record/raw_snapshot.rs"),
+        include_str!("../../../src/record/event/mod.rs"),
+        include_str!("../../../src/record/tag/mod.rs"),
     ];
     for function in ["make", "adopt", "release"] {
         let theirs: Vec<_> = operations(thread, function)
@@ -766,7 +766,7 @@ fn as_in_the_sources() -> String {
             .collect();
         assert_eq!(operations(here, function), theirs, "{function}");
     }
-    let unsampled = ["unsampled.", "tracker::base", "tracker::generation", "tracker::unsampled"];
+    let unsampled = ["unsampled.", "epoch::base", "epoch::generation", "epoch::unsampled"];
     for (source, function, beginnings) in [
         (thread, "make", &["enlist", "ALL"][..]),
         (thread, "all", &["ALL"]),
@@ -780,13 +780,13 @@ fn as_in_the_sources() -> String {
         (book, "free_quiet", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
         (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_chunk("]),
-        (raw, "read_epoch", &["tracker::base"]),
+        (raw, "read_epoch", &["epoch::base"]),
     ] {
         let theirs = names(source, function, beginnings);
         assert!(!theirs.is_empty(), "{function}");
         assert_eq!(names(here, function, beginnings), theirs, "{function}");
     }
-    let stand_in = include_str!("tag.rs");
+    let stand_in = include_str!("record/tag.rs");
     for constant in stand_in.lines().filter(|line| line.starts_with("pub(crate) const")) {
         assert!(tag.contains(constant), "{constant}");
     }

@@ -1,0 +1,332 @@
+//! Raw snapshots → live counts by stack id, kept over time: where a baseline comes from.
+//!
+//! Used under the collector's lock. Keeping one costs one pass over the stacks; about six bytes a
+//! stack with live blocks are kept, so 64 snapshots of 10,000 stacks take about 4 MB.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+#[cfg(any(feature = "http", test))]
+use std::time::SystemTime;
+use std::time::{Duration, Instant};
+
+use crate::record::raw_snapshot::RawSnapshot;
+
+/// The most snapshots kept.
+pub(crate) const CAPACITY: usize = 64;
+/// A baseline is never further than this from its due age: the ring moves every `delta_window / 5`.
+const STEPS: u32 = 5;
+/// The ring's pace while `delta_window` is zero, when no baseline comes from it.
+const IDLE_PACE: Duration = Duration::from_secs(60);
+
+/// The live totals of an earlier moment.
+#[cfg(any(feature = "http", test))]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Past {
+    pub taken_at: SystemTime,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+}
+
+/// Live counts by stack id at one moment.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub taken: Instant,
+    #[cfg(any(feature = "http", test))]
+    pub taken_at: SystemTime,
+    /// Exact, of all blocks.
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    /// Per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
+    /// an estimate; live bytes; live blocks; the standard error of an estimate. Each in LEB128: ids are
+    /// dense and most counts are small, so this is a quarter of three plain words.
+    packed: Box<[u8]>,
+}
+
+/// What one stack held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptStack {
+    pub id: u32,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+    /// Standard error of the bytes, 0 where they are exact.
+    pub stderr: u64,
+}
+
+impl Kept {
+    pub(crate) fn new(raw: &RawSnapshot) -> Kept {
+        let mut packed = Vec::with_capacity(raw.stacks.len() * 4);
+        let mut before = 0;
+        for stack in &raw.stacks {
+            let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
+            if blocks == 0 && bytes == 0 {
+                continue;
+            }
+            let stderr = stack.variance.sqrt().round() as u64;
+            pack(&mut packed, u64::from(stack.id - before) << 1 | u64::from(stderr != 0));
+            pack(&mut packed, bytes);
+            pack(&mut packed, blocks);
+            if stderr != 0 {
+                pack(&mut packed, stderr);
+            }
+            before = stack.id;
+        }
+        Kept {
+            taken: raw.taken,
+            #[cfg(any(feature = "http", test))]
+            taken_at: raw.taken_at,
+            live_bytes: raw.totals.live_bytes(),
+            live_blocks: raw.totals.live_blocks(),
+            packed: packed.into(),
+        }
+    }
+
+    /// Ascending by id, stacks without live blocks left out.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = KeptStack> + '_ {
+        let mut rest = &self.packed[..];
+        let mut id = 0_u32;
+        std::iter::from_fn(move || {
+            let step = unpack(&mut rest)?;
+            let (live_bytes, live_blocks) = (unpack(&mut rest)?, unpack(&mut rest)?);
+            let stderr = if step & 1 == 0 { 0 } else { unpack(&mut rest)? };
+            id = id.wrapping_add((step >> 1) as u32);
+            Some(KeptStack { id, live_bytes, live_blocks, stderr })
+        })
+    }
+
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn past(&self) -> Past {
+        Past { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.taken)
+    }
+}
+
+fn pack(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn unpack(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    Some(value)
+}
+
+/// The snapshots kept for baselines, oldest first, all of one epoch.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    kept: VecDeque<Arc<Kept>>,
+    /// The first of the epoch, which stays when the ring has gone round.
+    first: Option<Arc<Kept>>,
+    window: Duration,
+    max_bytes: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(window: Duration, max_bytes: usize) -> Ring {
+        Ring { kept: VecDeque::new(), first: None, window, max_bytes }
+    }
+
+    /// Time between two kept snapshots.
+    pub(crate) fn pace(&self) -> Duration {
+        if self.window.is_zero() { IDLE_PACE } else { self.window / STEPS }
+    }
+
+    /// How long until the next snapshot should be kept; zero: now.
+    pub(crate) fn due_in(&self, now: Instant) -> Duration {
+        self.kept.back().map_or(Duration::ZERO, |newest| self.pace().saturating_sub(newest.age(now)))
+    }
+
+    pub(crate) fn push(&mut self, kept: Arc<Kept>) {
+        self.first.get_or_insert_with(|| kept.clone());
+        self.kept.push_back(kept);
+        while self.kept.len() > CAPACITY || (self.packed_bytes() > self.max_bytes && self.has_spare()) {
+            self.kept.pop_front();
+        }
+    }
+
+    /// The newest at least `age` old at `now`, or the oldest while all are younger.
+    pub(crate) fn at_least(&self, age: Duration, now: Instant) -> Option<&Arc<Kept>> {
+        self.kept.iter().rev().find(|kept| kept.age(now) >= age).or(self.kept.front())
+    }
+
+    /// The first of the epoch.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
+        self.first.as_ref()
+    }
+
+    /// All there are, oldest first; the first of the epoch is one of them.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+        let front = self.kept.front();
+        let gone =
+            self.first.iter().filter(move |first| !front.is_some_and(|front| Arc::ptr_eq(front, first)));
+        gone.chain(&self.kept)
+    }
+
+    /// What deltas at `now` are measured against; `None` before the first snapshot.
+    pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<Kept>> {
+        self.at_least(self.window, now)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.kept.clear();
+        self.first = None;
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.kept.iter().map(|kept| kept.packed.len()).sum()
+    }
+
+    /// The oldest is not the baseline, now or before the next push: the second is old enough.
+    fn has_spare(&self) -> bool {
+        match (self.kept.get(1), self.kept.back()) {
+            (Some(second), Some(newest)) => second.age(newest.taken) >= self.window,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
+
+    fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
+        RawSnapshot {
+            taken_at: SystemTime::UNIX_EPOCH,
+            taken,
+            tracking: true,
+            traceback_limit: 32,
+            epoch: 0,
+            stacks: stacks
+                .iter()
+                .map(|&(id, bytes, blocks)| RawStack {
+                    id,
+                    addresses: &[],
+                    truncated: false,
+                    counts: Counts {
+                        allocated_bytes: bytes + 7,
+                        allocated_blocks: blocks + 1,
+                        freed_bytes: 7,
+                        freed_blocks: 1,
+                    },
+                    variance: 0.0,
+                })
+                .collect(),
+            totals: Counts::default(),
+            untracked_bytes: 0,
+            overhead_bytes: 0,
+            peak_bytes: 0,
+            dropped: Dropped::default(),
+            truncated_stacks: 0,
+            fallback_walks: 0,
+            sample_interval_bytes: 0,
+            capture: "cfi",
+        }
+    }
+
+    #[test]
+    fn packing_gives_back_every_live_stack() {
+        let stacks = [(2, 0, 1), (3, 127, 127), (4, 128, 300), (900, u64::MAX - 7, 1 << 40)];
+        let mut with_a_dead_one = stacks.to_vec();
+        with_a_dead_one.insert(3, (77, 0, 0));
+        let mut raw = raw(Instant::now(), &with_a_dead_one);
+        raw.stacks[2].variance = 300.0 * 300.0;
+        let stderr = |id| if id == 4 { 300 } else { 0 };
+        let expected = stacks.map(|(id, live_bytes, live_blocks)| KeptStack {
+            id,
+            live_bytes,
+            live_blocks,
+            stderr: stderr(id),
+        });
+        assert_eq!(Kept::new(&raw).stacks().collect::<Vec<_>>(), expected);
+        let kept = Kept::new(&raw);
+        assert_eq!((kept.live_bytes, kept.live_blocks), (raw.totals.live_bytes(), raw.totals.live_blocks()));
+    }
+
+    #[test]
+    fn ten_thousand_small_stacks_take_six_bytes_each_at_most() {
+        let stacks: Vec<_> = (2..10_002).map(|id| (id, 48 * u64::from(id), u64::from(id))).collect();
+        assert!(Kept::new(&raw(Instant::now(), &stacks)).packed.len() <= 60_000);
+    }
+
+    fn ring_of_ages(window: u64, ages: &[u64]) -> (Ring, Instant) {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(100_000);
+        let mut ring = Ring::new(Duration::from_secs(window), usize::MAX);
+        for &age in ages {
+            ring.push(Arc::new(Kept::new(&raw(now - Duration::from_secs(age), &[]))));
+        }
+        (ring, now)
+    }
+
+    fn baseline_age(ring: &Ring, now: Instant) -> u64 {
+        ring.baseline(now).unwrap().age(now).as_secs()
+    }
+
+    #[test]
+    fn the_baseline_is_the_newest_old_enough_or_the_oldest() {
+        let (ring, now) = ring_of_ages(300, &[]);
+        assert!(ring.baseline(now).is_none());
+        let (ring, now) = ring_of_ages(300, &[10]);
+        assert_eq!(baseline_age(&ring, now), 10);
+        let (ring, now) = ring_of_ages(300, &[299, 200, 100]);
+        assert_eq!(baseline_age(&ring, now), 299);
+        let (ring, now) = ring_of_ages(300, &[420, 360, 300, 240, 180]);
+        assert_eq!(baseline_age(&ring, now), 300);
+        assert_eq!(ring.at_least(Duration::from_secs(301), now).unwrap().age(now).as_secs(), 360);
+        assert_eq!(ring.at_least(Duration::from_secs(9_999), now).unwrap().age(now).as_secs(), 420);
+    }
+
+    #[test]
+    fn it_holds_64_and_the_first_stays() {
+        let ages: Vec<u64> = (0..200).map(|step| (200 - step) * 60).collect();
+        let (ring, now) = ring_of_ages(300, &ages);
+        assert_eq!(ring.kept.len(), CAPACITY);
+        assert_eq!(ring.kept.front().unwrap().age(now).as_secs(), 64 * 60);
+        assert_eq!(ring.first.as_ref().unwrap().age(now).as_secs(), 200 * 60);
+        let minutes: Vec<u64> = ring.all().map(|kept| kept.age(now).as_secs() / 60).collect();
+        assert_eq!((minutes.len(), &minutes[..3], minutes[64]), (CAPACITY + 1, &[200, 64, 63][..], 1));
+        assert_eq!(baseline_age(&ring, now), 300);
+    }
+
+    #[test]
+    fn too_many_bytes_drop_the_oldest_but_never_the_baseline() {
+        let start = Instant::now();
+        let mut ring = Ring::new(Duration::from_secs(300), 20);
+        let mut now = start;
+        for step in 0..30 {
+            now = start + Duration::from_secs(60 * step);
+            ring.push(Arc::new(Kept::new(&raw(now, &[(2, 48, 1), (3, 48, 1)]))));
+        }
+        // Six snapshots of six bytes reach back exactly one window.
+        assert_eq!(ring.kept.len(), 6);
+        assert_eq!(baseline_age(&ring, now), 300);
+    }
+
+    #[test]
+    fn due_every_fifth_of_the_window() {
+        let (ring, now) = ring_of_ages(300, &[25]);
+        assert_eq!(ring.due_in(now), Duration::from_secs(35));
+        let (ring, now) = ring_of_ages(300, &[61]);
+        assert_eq!(ring.due_in(now), Duration::ZERO);
+        let (ring, now) = ring_of_ages(0, &[25]);
+        assert_eq!(ring.due_in(now), Duration::from_secs(35));
+        assert_eq!(Ring::new(Duration::ZERO, 0).due_in(now), Duration::ZERO);
+    }
+}

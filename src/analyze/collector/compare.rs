@@ -1,0 +1,216 @@
+//! Kept counts and the heap of now → two [`Snapshot`]s that can be compared.
+//!
+//! Costs a few milliseconds for 10,000 stacks once they are named, which [`Collector::name_all_slice`]
+//! sees to before. Holds the allocator's memory alone: what was given to `track` is in no baseline.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::baselines::{Kept, KeptStack};
+use super::{Collector, State};
+use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::{Snapshot, Trace};
+use crate::base::error::Error;
+use crate::record::control;
+use crate::record::raw_snapshot::{RawSnapshot, RawStack};
+
+/// What the heap of now is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// The collector's first snapshot.
+    First,
+    /// The baseline of the deltas.
+    Previous,
+    /// The newest baseline at least that old, or the oldest while all are younger.
+    Ago(Duration),
+    /// One that was kept on request.
+    Number(u64),
+}
+
+/// The heap of now, and what it is compared with.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub new: Snapshot,
+    pub old: Snapshot,
+    /// Exact, of all blocks.
+    pub total: Totals,
+}
+
+/// A snapshot that is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Posted {
+    pub number: u64,
+    pub taken_at: SystemTime,
+    pub live_bytes: u64,
+    pub live_blocks: u64,
+}
+
+/// Why there is nothing to show.
+#[derive(Debug)]
+pub(crate) enum Nothing {
+    /// Nothing is recorded.
+    TrackingOff(Error),
+    /// No snapshot goes by that number, or no longer.
+    Unknown { number: u64, kept: Vec<u64> },
+    /// No moment goes by that number, or no longer.
+    Gone { number: u64, kept: Vec<u64> },
+}
+
+impl Nothing {
+    pub(super) fn tracking_off() -> Nothing {
+        Nothing::TrackingOff(Error::new("tracking is off, heapgauge::start turns it on"))
+    }
+}
+
+impl fmt::Display for Nothing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, number, kept) = match self {
+            Nothing::TrackingOff(error) => return error.fmt(f),
+            Nothing::Unknown { number, kept } => ("snapshot", number, kept),
+            Nothing::Gone { number, kept } => ("moment", number, kept),
+        };
+        if kept.is_empty() {
+            return write!(f, "{what} {number} is not kept, and no other");
+        }
+        let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+        write!(f, "{what} {number} is not kept, kept are {}", kept.join(", "))
+    }
+}
+
+impl Collector {
+    /// Names some of the stacks that hold memory now or did then. True: all have names, or no more can
+    /// be had.
+    pub(crate) fn name_all_slice(&self, since: Since) -> bool {
+        let _own = control::own();
+        let mut state = self.lock();
+        let raw = state.take();
+        let then = state.then(since, raw.taken);
+        state.adopt_names(&raw, then.as_deref());
+        let slice = state.slice;
+        state.unnamed.is_empty() || !state.name_for(slice) || state.unnamed.is_empty()
+    }
+
+    /// The heap of now beside that of then.
+    pub(crate) fn compare(&self, since: Since) -> Result<Compared, Nothing> {
+        let _own = control::own();
+        self.lock().compare(since)
+    }
+
+    /// Takes a snapshot and keeps it for [`Since::Number`].
+    pub(crate) fn post(&self) -> Result<Posted, Nothing> {
+        let _own = control::own();
+        let mut state = self.lock();
+        let raw = state.take_tracked()?;
+        let totals = raw.totals;
+        Ok(Posted {
+            number: state.shelf.put(Arc::new(Kept::new(&raw))),
+            taken_at: raw.taken_at,
+            live_bytes: totals.live_bytes(),
+            live_blocks: totals.live_blocks(),
+        })
+    }
+}
+
+impl State {
+    fn take_tracked(&mut self) -> Result<RawSnapshot, Nothing> {
+        let raw = self.take();
+        if raw.tracking {
+            return Ok(raw);
+        }
+        Err(Nothing::tracking_off())
+    }
+
+    fn then(&mut self, since: Since, now: Instant) -> Option<Arc<Kept>> {
+        match since {
+            Since::First => self.ring.first().cloned(),
+            Since::Previous => self.baseline(now),
+            Since::Ago(age) => self.ring.at_least(age, now).cloned(),
+            Since::Number(number) => self.shelf.get(number, now),
+        }
+    }
+
+    /// As [`State::then`], with an error where nothing goes by that number.
+    pub(super) fn kept_then(&mut self, since: Since, now: Instant) -> Result<Option<Arc<Kept>>, Nothing> {
+        match (self.then(since, now), since) {
+            (None, Since::Number(number)) => {
+                Err(Nothing::Unknown { number, kept: self.shelf.numbers().collect() })
+            }
+            (kept, _) => Ok(kept),
+        }
+    }
+
+    fn compare(&mut self, since: Since) -> Result<Compared, Nothing> {
+        let raw = self.take_tracked()?;
+        let old = self.kept_then(since, raw.taken)?;
+        // Taking one has kept one, so there always is a first; if not, then is now.
+        let old = old.unwrap_or_else(|| Arc::new(Kept::new(&raw)));
+        // In a busy program stacks have appeared since all were named.
+        self.adopt_names(&raw, Some(&old));
+        if !self.unnamed.is_empty() {
+            self.name_for(self.slice);
+        }
+        let mut tracebacks = Tracebacks { state: self, raw: &raw, made: vec![None; raw.stacks.len()] };
+        let new: Vec<Trace> = (0..raw.stacks.len())
+            .filter_map(|at| {
+                let RawStack { counts, variance, .. } = raw.stacks[at];
+                let traceback = (counts.live_blocks() > 0).then(|| tracebacks.of(at))?;
+                let stderr = variance.sqrt().round() as u64;
+                Some(Trace {
+                    size: counts.live_bytes(),
+                    count: counts.live_blocks(),
+                    stderr,
+                    domain: 0,
+                    traceback,
+                })
+            })
+            .collect();
+        // Both ascend by id, and what was live then is a stack of the same epoch now.
+        let mut at = 0;
+        let then = old.stacks().map(|then| {
+            while raw.stacks.get(at).is_some_and(|stack| stack.id < then.id) {
+                at += 1;
+            }
+            let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
+            let traceback = if is_here { tracebacks.of(at) } else { unknown() };
+            let KeptStack { live_bytes: size, live_blocks: count, stderr, .. } = then;
+            Trace { size, count, stderr, domain: 0, traceback }
+        });
+        let limit = raw.traceback_limit;
+        let then = Snapshot::of(old.taken_at, limit, then.collect());
+        let (live_bytes, live_blocks) = (raw.totals.live_bytes(), raw.totals.live_blocks());
+        Ok(Compared {
+            new: Snapshot::of(raw.taken_at, limit, new).sampled_every(raw.sample_interval_bytes),
+            old: then,
+            total: Totals {
+                size: live_bytes,
+                size_diff: live_bytes as i64 - old.live_bytes as i64,
+                count: live_blocks,
+                count_diff: live_blocks as i64 - old.live_blocks as i64,
+            },
+        })
+    }
+}
+
+/// The tracebacks of a raw snapshot's stacks, each made once.
+struct Tracebacks<'a> {
+    state: &'a State,
+    raw: &'a RawSnapshot,
+    made: Vec<Option<Traceback>>,
+}
+
+impl Tracebacks<'_> {
+    fn of(&mut self, at: usize) -> Traceback {
+        let (state, stack): (_, &RawStack) = (self.state, &self.raw.stacks[at]);
+        let limit = self.raw.traceback_limit;
+        let make = || state.world.traceback(stack, limit).unwrap_or_else(unknown);
+        self.made[at].get_or_insert_with(make).clone()
+    }
+}
+
+/// Of a stack whose name could not be had in time.
+fn unknown() -> Traceback {
+    Traceback::new([Frame::new(None, UNKNOWN, 0)])
+}

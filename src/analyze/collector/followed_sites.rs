@@ -1,0 +1,64 @@
+//! Sites chosen → the same and all that were chosen before, with what they hold now: for outlets that
+//! cannot take a series back.
+//!
+//! Used under the collector's lock; costs a look-up for each site followed.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::report::{SiteRow, Sum};
+use crate::analyze::symbols::Site;
+
+/// Sites that were chosen once. Off, which it is with a limit of 0, it costs nothing.
+#[derive(Default)]
+pub(crate) struct Followed {
+    limit: usize,
+    /// In the order in which they were chosen first.
+    sites: Vec<Arc<Site>>,
+    ids: HashSet<u64>,
+    /// Sites that came when there was no place left.
+    refused: HashSet<u64>,
+}
+
+impl Followed {
+    /// Raises the limit. True if it was lower.
+    #[cfg(any(feature = "prometheus", test))]
+    pub(crate) fn raise(&mut self, limit: usize) -> bool {
+        let is_more = self.limit < limit;
+        self.limit = self.limit.max(limit);
+        is_more
+    }
+
+    /// Follows the chosen sites as far as there is room, and says what all those followed hold: a chosen one
+    /// what its row says; of the others `sum` knows it, and its standard error, by their id.
+    pub(crate) fn rows(&mut self, chosen: &[SiteRow], sum: impl Fn(u64) -> (Sum, u64)) -> Vec<SiteRow> {
+        if self.limit == 0 {
+            return Vec::new();
+        }
+        for row in chosen {
+            if self.ids.contains(&row.id()) {
+                continue;
+            }
+            if self.sites.len() < self.limit {
+                self.ids.insert(row.id());
+                self.sites.push(row.named().clone());
+            } else {
+                self.refused.insert(row.id());
+            }
+        }
+        let row = |site: &Arc<Site>| match chosen.iter().find(|row| row.id() == site.id) {
+            Some(row) => row.clone(),
+            None => {
+                let (sum, stderr) = sum(site.id);
+                SiteRow::new(site.clone(), sum, stderr)
+            }
+        };
+        self.sites.iter().map(row).collect()
+    }
+
+    /// How many sites there was no place for.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.len() as u64
+    }
+}

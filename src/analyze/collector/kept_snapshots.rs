@@ -1,0 +1,66 @@
+//! Snapshots somebody asked to keep → the same by number, as long as they are kept.
+//!
+//! Used under the collector's lock; keeping one costs what a [`Kept`] costs.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::baselines::Kept;
+
+/// Kept snapshots, oldest first. Too many or too old: the oldest goes.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    kept: VecDeque<(u64, Arc<Kept>)>,
+    next: u64,
+    capacity: usize,
+    longest: Duration,
+}
+
+impl Shelf {
+    pub(crate) fn new(capacity: usize, longest: Duration) -> Shelf {
+        Shelf { kept: VecDeque::new(), next: 1, capacity, longest }
+    }
+
+    /// Keeps it and says its number, which is never given again.
+    pub(crate) fn put(&mut self, kept: Arc<Kept>) -> u64 {
+        self.forget_old(kept.taken);
+        while self.kept.len() >= self.capacity.max(1) {
+            self.kept.pop_front();
+        }
+        let number = self.next;
+        self.next += 1;
+        self.kept.push_back((number, kept));
+        number
+    }
+
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn get(&mut self, number: u64, now: Instant) -> Option<Arc<Kept>> {
+        self.forget_old(now);
+        self.kept.iter().find(|(kept, _)| *kept == number).map(|(_, kept)| kept.clone())
+    }
+
+    /// All there are at `now`, oldest first.
+    pub(crate) fn all(&mut self, now: Instant) -> impl Iterator<Item = &(u64, Arc<Kept>)> {
+        self.forget_old(now);
+        self.kept.iter()
+    }
+
+    /// The numbers there are.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.kept.iter().map(|(number, _)| *number)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.kept.clear();
+    }
+
+    #[cfg(any(feature = "http", test))]
+    fn forget_old(&mut self, now: Instant) {
+        let is_old = |kept: &Kept| now.saturating_duration_since(kept.taken) > self.longest;
+        while self.kept.front().is_some_and(|(_, oldest)| is_old(oldest)) {
+            self.kept.pop_front();
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The value every outlet reads: one moment of the heap, already grouped, compared and chosen.
+//!
+//! Plain values, shared between threads; nothing here is computed again or changes later.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+#[cfg(any(feature = "http", test))]
+use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::symbols::Site;
+use crate::record::raw_snapshot::Counts;
+
+/// One collection: totals, the chosen sites and what they leave out, all from the same snapshot.
+///
+/// Bytes are requested bytes, blocks are live allocations, deltas are live now minus live in the
+/// baseline. At most 40 sites. A report never changes; how old it is says [`taken_at`](Report::taken_at).
+///
+/// # Examples
+///
+/// ```
+/// let report = heapgauge::Collector::new().collect();
+/// let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
+/// assert_eq!(report.live_bytes, shown + report.other.live_bytes);
+/// assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// Counts the collections of one collector from 1; equal numbers are the same snapshot.
+    pub number: u64,
+    /// When the counts were read.
+    pub taken_at: SystemTime,
+    /// How long reading and grouping them took, without naming new stacks.
+    pub duration: Duration,
+    /// When this process was started.
+    pub started_at: SystemTime,
+    /// New allocations are recorded; false while stopped, switched off or paused by configuration.
+    pub tracking: bool,
+
+    /// Bytes of all live blocks.
+    pub live_bytes: u64,
+    /// All live blocks.
+    pub live_blocks: u64,
+    /// The highest number of live bytes seen, within 64 KiB a thread.
+    pub peak_bytes: u64,
+    /// Bytes ever allocated.
+    pub allocated_bytes: u64,
+    /// Blocks ever allocated.
+    pub allocations: u64,
+    /// Bytes ever freed.
+    pub deallocated_bytes: u64,
+    /// Blocks ever freed.
+    pub deallocations: u64,
+
+    /// The chosen sites, most live bytes first; empty while tracking is off.
+    pub sites: Vec<SiteRow>,
+    /// Everything the chosen sites leave out, stacks without a name yet among it.
+    pub other: Sum,
+    /// Change of all live blocks since the baseline.
+    pub delta_bytes: i64,
+    /// Change of the number of all live blocks since the baseline.
+    pub delta_blocks: i64,
+    /// Named sites that have live blocks, chosen or not.
+    pub sites_with_blocks: u64,
+    /// The real age of the baseline; zero for the first collection.
+    pub delta_window: Duration,
+
+    /// Bytes of live blocks that were allocated while tracking was paused or off.
+    pub untracked_bytes: u64,
+    /// heapgauge's own memory in bytes.
+    pub overhead_bytes: u64,
+    /// Events whose attribution was lost; their bytes are in the totals.
+    pub dropped: DroppedEvents,
+    /// Stacks cut short.
+    pub truncated_stacks: u64,
+    /// Stacks that were walked the slow way.
+    pub fallback_walks: u64,
+    /// Average bytes between samples; 0: every allocation is recorded. While it is not 0, or as long as blocks
+    /// from such a time are live, the values of sites are [estimates](crate::sampling); all others are exact.
+    pub sample_interval_bytes: u64,
+
+    /// Resident bytes of the process, as the operating system counts them.
+    pub resident_bytes: Option<u64>,
+    /// The tightest cgroup memory limit in bytes; `None` when there is none.
+    pub memory_limit_bytes: Option<u64>,
+    /// What this binary is and how well it can be named.
+    pub build: BuildInfo,
+
+    /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) followed: Vec<SiteRow>,
+    /// What was allocated and freed before traces were last forgotten, as far as it was seen.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) forgotten: Counts,
+}
+
+#[cfg(any(feature = "opentelemetry", feature = "prometheus"))]
+impl Report {
+    /// The same with totals that go on where traces were forgotten, for outlets whose counters must not
+    /// fall.
+    pub(crate) fn going_on(&self) -> Report {
+        let mut report = self.clone();
+        report.allocated_bytes += self.forgotten.allocated_bytes;
+        report.allocations += self.forgotten.allocated_blocks;
+        report.deallocated_bytes += self.forgotten.freed_bytes;
+        report.deallocations += self.forgotten.freed_blocks;
+        report
+    }
+
+    /// [`going_on`](Report::going_on) with the followed sites in place of the chosen ones, for outlets
+    /// that cannot drop a series either.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn sticky(&self) -> Report {
+        Report { sites: self.followed.clone(), ..self.going_on() }
+    }
+}
+
+/// Live counts and their change since the baseline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sum {
+    /// Bytes of live blocks.
+    pub live_bytes: u64,
+    /// Live blocks.
+    pub live_blocks: u64,
+    /// Live bytes now minus live bytes in the baseline.
+    pub delta_bytes: i64,
+    /// Live blocks now minus live blocks in the baseline.
+    pub delta_blocks: i64,
+}
+
+#[cfg(any(feature = "http", test))]
+impl From<Sum> for Totals {
+    fn from(sum: Sum) -> Totals {
+        let Sum { live_bytes, live_blocks, delta_bytes, delta_blocks } = sum;
+        Totals { size: live_bytes, size_diff: delta_bytes, count: live_blocks, count_diff: delta_blocks }
+    }
+}
+
+/// One chosen site: a line of code and what it holds.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SiteRow {
+    named: Arc<Site>,
+    /// Bytes of the live blocks allocated there.
+    pub live_bytes: u64,
+    /// Live blocks allocated there.
+    pub live_blocks: u64,
+    /// Live bytes now minus live bytes in the baseline.
+    pub delta_bytes: i64,
+    /// Live blocks now minus live blocks in the baseline.
+    pub delta_blocks: i64,
+    /// Standard error of `live_bytes` in bytes where they are an [estimate](crate::sampling), 0 where they are
+    /// exact.
+    pub live_stderr_bytes: u64,
+}
+
+impl SiteRow {
+    pub(crate) fn new(named: Arc<Site>, sum: Sum, live_stderr_bytes: u64) -> SiteRow {
+        SiteRow {
+            named,
+            live_stderr_bytes,
+            live_bytes: sum.live_bytes,
+            live_blocks: sum.live_blocks,
+            delta_bytes: sum.delta_bytes,
+            delta_blocks: sum.delta_blocks,
+        }
+    }
+
+    pub(crate) fn named(&self) -> &Arc<Site> {
+        &self.named
+    }
+
+    /// FNV-1a 64 over function, file and line: the same in every process of the same binary.
+    pub fn id(&self) -> u64 {
+        self.named.id
+    }
+
+    /// The value of the label `site`: [`id`](SiteRow::id) as 16 lower-case hex digits.
+    pub fn site(&self) -> String {
+        self.named.label()
+    }
+
+    /// The whole demangled path of the function.
+    pub fn function(&self) -> &str {
+        &self.named.function
+    }
+
+    /// The value of the label `function`: the last 120 characters of the path, without backslashes.
+    pub fn function_label(&self) -> Cow<'_, str> {
+        self.named.function_label()
+    }
+
+    /// The file, relative to the workspace, registry or library; `<unknown>` without line tables.
+    pub fn file(&self) -> &str {
+        &self.named.file
+    }
+
+    /// The line, 0 when it is not known.
+    pub fn line(&self) -> u32 {
+        self.named.line
+    }
+
+    /// The crate the function belongs to.
+    pub fn krate(&self) -> &str {
+        &self.named.krate
+    }
+}
+
+impl Report {
+    /// Whether sites are estimates.
+    #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
+    pub(crate) fn is_estimated(&self) -> bool {
+        self.sample_interval_bytes != 0 || self.sites.iter().any(|site| site.live_stderr_bytes != 0)
+    }
+}
+
+impl fmt::Debug for SiteRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SiteRow")
+            .field("site", &self.site())
+            .field("function", &self.function())
+            .field("file", &self.file())
+            .field("line", &self.line())
+            .field("live_bytes", &self.live_bytes)
+            .field("live_blocks", &self.live_blocks)
+            .field("delta_bytes", &self.delta_bytes)
+            .field("delta_blocks", &self.delta_blocks)
+            .field("live_stderr_bytes", &self.live_stderr_bytes)
+            .finish()
+    }
+}
+
+/// Events whose attribution was lost, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DroppedEvents {
+    /// The table of stacks was full.
+    pub stacks: u64,
+    /// Memory for the tracker's tables could not be had.
+    pub memory: u64,
+    /// A thread could not be given counters of its own.
+    pub threads: u64,
+    /// Sites left out by an outlet that cannot take more series, each counted once.
+    pub series: u64,
+    /// An allocation happened inside the tracker or inside a signal handler.
+    pub reentrant: u64,
+}
+
+/// What this binary is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BuildInfo {
+    /// heapgauge's version.
+    pub version: &'static str,
+    /// The build id of the main executable in hex, empty when it has none.
+    pub build_id: Arc<str>,
+    /// How stacks are walked: `cfi` or `backtrace`.
+    pub capture: &'static str,
+    /// What names could be read: `lines`, `functions` or `none`.
+    pub symbols: &'static str,
+}

@@ -1,0 +1,336 @@
+//! The heap at one moment, and what was kept before → sites, stacks and their history, for people who look.
+//!
+//! What a page shows comes in several answers, and has to add up: so a moment keeps its number for a while,
+//! and every answer can be of the same one. It holds counts alone, about six bytes a stack. An answer costs
+//! a few milliseconds for 10,000 stacks; names are read in slices, and what has none yet counts in *other*.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::baselines::{Kept, KeptStack};
+use super::{Collector, Living, Nothing, Past, REUSE_FOR, Report, Since, State, total};
+use crate::analyze::call_tree::Held;
+use crate::analyze::snapshot::statistics::{Order, Totals};
+use crate::analyze::symbols::{Progress, Site};
+use crate::record::control;
+use crate::record::raw_snapshot::RawSnapshot;
+
+/// How many moments are kept, and for how long: two people may look at the same time.
+const MOMENTS: usize = 4;
+const MOMENTS_FOR: Duration = Duration::from_secs(60);
+/// How many stacks are looked at in one go, for callers with other things to do in between: some 30 ms.
+const STACKS_PER_SLICE: usize = 8_192;
+
+/// The heap at one moment.
+#[derive(Debug)]
+pub(super) struct Moment {
+    /// Without sites.
+    report: Arc<Report>,
+    taken: Instant,
+    kept: Arc<Kept>,
+}
+
+/// What there is to look at.
+#[derive(Debug)]
+pub(crate) struct Overview {
+    /// Its number is that of the moment; without sites.
+    pub report: Arc<Report>,
+    /// Stacks that hold memory: those that have names, of all.
+    pub naming: Progress,
+    /// What the collector keeps for its baselines, oldest first.
+    pub history: Vec<Past>,
+    /// Kept on request, with their numbers, oldest first.
+    pub snapshots: Vec<(u64, Past)>,
+}
+
+/// Which moment, compared with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// By its number; `None`: now.
+    pub at: Option<u64>,
+    pub since: Since,
+}
+
+/// The moments an answer is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    pub number: u64,
+    pub taken_at: SystemTime,
+    pub since: SystemTime,
+}
+
+/// Sites, and what they leave out.
+#[derive(Debug)]
+pub(crate) struct Sites {
+    pub times: Times,
+    pub rows: Vec<SiteTotals>,
+    /// All that have a name and held memory then or now, in `rows` or not.
+    pub sites: usize,
+    /// Stacks without names among it.
+    pub other: Totals,
+    pub total: Totals,
+    /// When each figure of a row's history was taken; the last is the moment.
+    pub history_at: Vec<SystemTime>,
+}
+
+/// What one site holds.
+#[derive(Debug)]
+pub(crate) struct SiteTotals {
+    pub site: Arc<Site>,
+    pub totals: Totals,
+    /// Standard errors of its bytes and of their change; 0 where they are exact.
+    pub stderr: u64,
+    pub diff_stderr: u64,
+    /// Live bytes, oldest first.
+    pub history: Vec<u64>,
+}
+
+/// Stacks, each once, while they are being read.
+#[derive(Debug)]
+pub(crate) struct Stacks {
+    pub times: Times,
+    /// Those read so far.
+    pub held: Vec<Held>,
+    /// Of everything, exact also where `held` are estimates.
+    pub total: Totals,
+    moment: Arc<Moment>,
+    old: Arc<Kept>,
+    /// The first id that has not been looked at.
+    next: u32,
+}
+
+impl Collector {
+    /// Totals of a moment that is at most a second old.
+    pub(crate) fn overview(&self) -> Overview {
+        let _own = control::own();
+        self.lock().overview()
+    }
+
+    /// The first `top` sites in that order, each with `points` figures of history.
+    pub(crate) fn sites(
+        &self,
+        asked: Asked,
+        order: Order,
+        top: usize,
+        points: usize,
+    ) -> Result<Sites, Nothing> {
+        let _own = control::own();
+        self.lock().sites(asked, order, top, points)
+    }
+
+    /// Begins to read stacks; nothing is read yet.
+    pub(crate) fn stacks(&self, asked: Asked) -> Result<Stacks, Nothing> {
+        let _own = control::own();
+        let (moment, old, _) = self.lock().asked(asked)?;
+        let total = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old)).into();
+        Ok(Stacks { times: times(&moment, &old), held: Vec::new(), total, moment, old, next: 0 })
+    }
+
+    /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
+    /// `whole`: with every frame that was recorded, not only as many as a traceback shows. False: there are more.
+    pub(crate) fn stacks_slice(
+        &self,
+        stacks: &mut Stacks,
+        whole: bool,
+        is_wanted: impl Fn(Option<&Site>) -> bool,
+    ) -> bool {
+        let _own = control::own();
+        self.lock().stacks_slice(stacks, whole, is_wanted)
+    }
+}
+
+/// The latest moments, oldest first.
+pub(super) type Moments = VecDeque<Arc<Moment>>;
+
+impl State {
+    /// A moment nobody asks for any more goes.
+    pub(super) fn forget_old_moments(&mut self, now: Instant) {
+        self.moments.retain(|moment| now.saturating_duration_since(moment.taken) < MOMENTS_FOR);
+    }
+
+    /// The latest moment if it is at most a second old, else that of this snapshot.
+    fn fresh(&mut self, raw: &RawSnapshot, begun: Instant) -> Arc<Moment> {
+        self.forget_old_moments(raw.taken);
+        let is_fresh = |moment: &&Arc<Moment>| raw.taken.saturating_duration_since(moment.taken) < REUSE_FOR;
+        if let Some(moment) = self.moments.back().filter(is_fresh) {
+            return moment.clone();
+        }
+        let kept = Arc::new(Kept::new(raw));
+        let report = Arc::new(self.report(raw, begun, Duration::ZERO, false));
+        let moment = Arc::new(Moment { report, taken: raw.taken, kept });
+        self.moments.push_back(moment.clone());
+        if self.moments.len() > MOMENTS {
+            self.moments.pop_front();
+        }
+        moment
+    }
+
+    fn numbered(&mut self, number: u64, now: Instant) -> Result<Arc<Moment>, Nothing> {
+        self.forget_old_moments(now);
+        match self.moments.iter().find(|moment| moment.report.number == number) {
+            Some(moment) => Ok(moment.clone()),
+            None => {
+                let kept = self.moments.iter().map(|moment| moment.report.number).collect();
+                Err(Nothing::Gone { number, kept })
+            }
+        }
+    }
+
+    /// One slice of naming what holds memory now or did then, if there is anything to name.
+    fn name_some(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
+        self.adopt_names(raw, then);
+        if !self.unnamed.is_empty() {
+            self.name_for(self.slice);
+            self.adopt_names(raw, then);
+        }
+    }
+
+    fn overview(&mut self) -> Overview {
+        let begun = self.world.now();
+        let raw = self.take();
+        let moment = self.fresh(&raw, begun);
+        let baseline = self.baseline(raw.taken);
+        self.name_some(&raw, baseline.as_deref());
+        let (total, named) = moment.kept.stacks().fold((0, 0), |(total, named), stack| {
+            (total + 1, named + usize::from(self.names.get(stack.id).is_some()))
+        });
+        Overview {
+            report: moment.report.clone(),
+            naming: Progress { named, total, more: named < total },
+            history: self.ring.all().map(|kept| kept.past()).collect(),
+            snapshots: self.shelf.all(raw.taken).map(|(number, kept)| (*number, kept.past())).collect(),
+        }
+    }
+
+    /// The moment asked for, what it is compared with, and the stacks there are now.
+    fn asked(&mut self, asked: Asked) -> Result<(Arc<Moment>, Arc<Kept>, RawSnapshot), Nothing> {
+        let begun = self.world.now();
+        let raw = self.take();
+        let moment = match asked.at {
+            Some(number) => self.numbered(number, raw.taken)?,
+            None => self.fresh(&raw, begun),
+        };
+        if !moment.report.tracking {
+            return Err(Nothing::tracking_off());
+        }
+        let old = self.kept_then(asked.since, moment.taken)?;
+        // No baseline yet: then is now.
+        let old = old.unwrap_or_else(|| moment.kept.clone());
+        self.name_some(&raw, Some(&old));
+        Ok((moment, old, raw))
+    }
+
+    fn sites(&mut self, asked: Asked, order: Order, top: usize, points: usize) -> Result<Sites, Nothing> {
+        let (moment, old, _) = self.asked(asked)?;
+        let sums = self.sums(moment.kept.stacks().map(Living::from), Some(&old));
+        let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
+        let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
+        let all = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old));
+        let mut indices: Vec<usize> = (0..sums.len()).filter(|&at| sums[at] != Totals::default()).collect();
+        let sites = indices.len();
+        indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), self.names.sites[at].id));
+        indices.truncate(top);
+
+        let past: Vec<&Arc<Kept>> = spread(self.ring.all().collect(), points.saturating_sub(1));
+        let past: Vec<&Arc<Kept>> = past.into_iter().chain([&moment.kept]).take(points).collect();
+        let mut rows: Vec<SiteTotals> = indices
+            .iter()
+            .map(|&at| SiteTotals {
+                site: self.names.sites[at].clone(),
+                totals: sums[at],
+                stderr: errors[at].0,
+                diff_stderr: errors[at].1,
+                history: vec![0; past.len()],
+            })
+            .collect();
+        let mut row_of = vec![None; sums.len()];
+        indices.iter().enumerate().for_each(|(row, &at)| row_of[at] = Some(row));
+        for (point, kept) in past.iter().enumerate() {
+            for stack in kept.stacks() {
+                if let Some(row) = self.names.get(stack.id).and_then(|at| row_of[at]) {
+                    rows[row].history[point] += stack.live_bytes;
+                }
+            }
+        }
+        let shown = rows.iter().fold(Totals::default(), |sum, row| sum.plus(row.totals));
+        let (other, total) = shown.beside(all.into());
+        let history_at = past.iter().map(|kept| kept.taken_at).collect();
+        Ok(Sites { times: times(&moment, &old), rows, sites, other, total, history_at })
+    }
+
+    fn stacks_slice(
+        &mut self,
+        stacks: &mut Stacks,
+        whole: bool,
+        is_wanted: impl Fn(Option<&Site>) -> bool,
+    ) -> bool {
+        // For the addresses alone: the counts are those of the moment.
+        let raw = self.take();
+        let limit = if whole { usize::MAX } else { raw.traceback_limit };
+        let from = stacks.next;
+        // All three ascend by id, and what was live then is a stack of the same epoch now.
+        let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
+        let (moment, old) = (stacks.moment.clone(), stacks.old.clone());
+        let mut new = moment.kept.stacks().skip_while(|stack| stack.id < from).peekable();
+        let mut then = old.stacks().skip_while(|stack| stack.id < from).peekable();
+        let mut looked_at = 0;
+        while let Some(id) = [new.peek(), then.peek()].into_iter().flatten().map(|stack| stack.id).min() {
+            if looked_at == STACKS_PER_SLICE {
+                stacks.next = id;
+                return false;
+            }
+            looked_at += 1;
+            let none = KeptStack { id, live_bytes: 0, live_blocks: 0, stderr: 0 };
+            let KeptStack { live_bytes: size, live_blocks: count, .. } =
+                new.next_if(|stack| stack.id == id).unwrap_or(none);
+            let KeptStack { live_bytes: old_size, live_blocks: old_count, .. } =
+                then.next_if(|stack| stack.id == id).unwrap_or(none);
+            let site = self.names.get(id).map(|at| &*self.names.sites[at]);
+            if !is_wanted(site) {
+                continue;
+            }
+            while known.next_if(|stack| stack.id < id).is_some() {}
+            let stack = known.peek().filter(|stack| stack.id == id);
+            let traceback = stack.and_then(|stack| self.world.traceback(stack, limit));
+            let (size_diff, count_diff) = (size as i64 - old_size as i64, count as i64 - old_count as i64);
+            stacks.held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
+        }
+        true
+    }
+}
+
+impl From<KeptStack> for Living {
+    fn from(stack: KeptStack) -> Living {
+        let KeptStack { id, live_bytes: bytes, live_blocks: blocks, stderr } = stack;
+        Living { id, bytes, blocks, variance: (stderr as f64).powi(2) }
+    }
+}
+
+fn times(moment: &Moment, old: &Kept) -> Times {
+    let Report { number, taken_at, .. } = *moment.report;
+    Times { number, taken_at, since: old.taken_at }
+}
+
+/// At most `most` of them, the first among them, at even steps.
+fn spread<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
+    if all.len() <= most {
+        return all;
+    }
+    (0..most).map(|at| all[at * all.len() / most]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn history_is_thinned_evenly_and_keeps_its_beginning() {
+        assert_eq!(spread((0..64).collect(), 4), [0, 16, 32, 48]);
+        assert_eq!(spread((0..5).collect(), 3), [0, 1, 3]);
+        assert_eq!(spread(vec![7, 8], 2), [7, 8]);
+        assert_eq!(spread(vec![7, 8], 0), [0; 0]);
+    }
+}

@@ -1,0 +1,15 @@
+//! Read side: raw counts and addresses → named snapshots, statistics and reports, in ordinary safe Rust.
+#![forbid(unsafe_code)]
+
+#[cfg(any(feature = "http", test))]
+pub(crate) mod call_tree;
+pub(crate) mod collector;
+pub(crate) mod frame;
+pub(crate) mod process;
+#[cfg(any(feature = "http", feature = "pprof"))]
+// Each of the two features reads a part of it.
+#[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
+pub(crate) mod profile;
+pub(crate) mod snapshot;
+pub(crate) mod symbols;
+pub(crate) mod traceback_of;

@@ -1,0 +1,344 @@
+//! Raw snapshot → [`Profile`]: what each stack has allocated and freed, still by address; and what two differ in.
+//!
+//! For any thread. Taking one copies counters; naming its stacks is what takes time. Nobody is stopped.
+#![forbid(unsafe_code)]
+
+use crate::analyze::symbols;
+use crate::base::error::Error;
+use crate::record::control;
+use crate::record::raw_snapshot::{self, Counts, RawSnapshot, RawStack};
+use std::cmp::Reverse;
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+#[cfg(test)]
+use {
+    crate::analyze::frame::Frame,
+    crate::analyze::symbols::Placed,
+    crate::base::random_input::Random,
+    std::{collections::HashMap, sync::Arc},
+};
+
+/// Which of a stack's four counts is meant. Bytes are requested bytes, blocks are allocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProfileValue {
+    /// Blocks ever allocated; pprof's `alloc_objects`.
+    AllocatedBlocks,
+    /// Bytes ever allocated; pprof's `alloc_space`.
+    AllocatedBytes,
+    /// Live blocks; pprof's `inuse_objects`.
+    LiveBlocks,
+    /// Bytes of live blocks; pprof's `inuse_space`.
+    LiveBytes,
+}
+
+impl ProfileValue {
+    /// All four, in the order Go writes them.
+    pub(crate) const ALL: [ProfileValue; 4] = [
+        ProfileValue::AllocatedBlocks,
+        ProfileValue::AllocatedBytes,
+        ProfileValue::LiveBlocks,
+        ProfileValue::LiveBytes,
+    ];
+
+    /// Signed, because a difference of live values may be below zero.
+    pub(crate) fn of(self, counts: &Counts) -> i64 {
+        let Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks } = *counts;
+        match self {
+            ProfileValue::AllocatedBlocks => allocated_blocks as i64,
+            ProfileValue::AllocatedBytes => allocated_bytes as i64,
+            ProfileValue::LiveBlocks => allocated_blocks.wrapping_sub(freed_blocks) as i64,
+            ProfileValue::LiveBytes => allocated_bytes.wrapping_sub(freed_bytes) as i64,
+        }
+    }
+}
+
+/// What every stack has allocated and still holds: what pprof and flame graphs are drawn from.
+///
+/// It covers the same memory as the `heap_*` metrics, since the program began or since
+/// [`clear_traces`](crate::clear_traces), and never changes. A stack begins with the frame of its site and shows
+/// as many frames as a traceback does. Holds about 60 bytes a stack.
+///
+/// # Examples
+///
+/// A profile of what is allocated during some work, for `go tool pprof`:
+///
+/// ```standalone_crate
+/// # #[cfg(feature = "pprof")]
+/// # {
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use heapgauge::{Profile, ProfileValue};
+///
+/// let before = Profile::take()?;
+/// let kept = vec![1u8; 1 << 20];
+/// let during = Profile::take()?.since(&before);
+/// # let path = std::env::temp_dir().join(format!("heapgauge-during-{}.pb.gz", std::process::id()));
+/// std::fs::write(&path, during.to_pprof(ProfileValue::LiveBytes))?;
+/// # assert_eq!(std::fs::read(&path)?[..2], [0x1f, 0x8b]);
+/// # std::fs::remove_file(&path)?;
+/// # drop(kept);
+/// # Ok(())
+/// # }
+/// # main().unwrap()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Profile {
+    taken: Instant,
+    epoch: u32,
+    /// Of a difference: when its time begins.
+    pub(crate) taken_at: SystemTime,
+    /// Of a difference: its time.
+    pub(crate) over: Option<Duration>,
+    pub(crate) traceback_limit: usize,
+    /// Average bytes between samples; 0: every allocation is recorded.
+    pub(crate) sample_interval_bytes: u64,
+    /// Ascending by id, none with zeros alone.
+    pub(crate) stacks: Vec<RawStack>,
+}
+
+impl Profile {
+    /// Takes one now, with every name final.
+    ///
+    /// Names all stacks that ever allocated, not only those that hold memory: the first time up to some seconds in
+    /// a large program. Later ones with 10,000 stacks take some milliseconds.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{Profile, ProfileValue};
+    ///
+    /// let kept = vec![1u8; 12_345];
+    /// let folded = Profile::take()?.to_folded(ProfileValue::LiveBytes);
+    /// let values = folded.lines().map(|line| line.rsplit_once(' ').unwrap().1);
+    /// assert!(values.map(|value| value.parse::<u64>().unwrap()).any(|value| value >= 12_345));
+    /// # drop(kept);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If tracking is off.
+    pub fn take() -> Result<Profile, Error> {
+        let _own = control::own();
+        let profile = Profile::unnamed()?;
+        symbols::global().resolve(&mut profile.without_names().into_iter().rev(), Duration::MAX);
+        Ok(profile)
+    }
+
+    /// What was allocated, and how what is live has changed, since `earlier` was taken.
+    ///
+    /// Stacks on which nothing happened in between are left out. Where [`clear_traces`](crate::clear_traces) came
+    /// in between, the counts since then are what there is.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{Profile, ProfileValue};
+    ///
+    /// let before = Profile::take()?;
+    /// let kept = vec![1u8; 12_345];
+    /// let during = Profile::take()?.since(&before);
+    /// assert!(during.to_folded(ProfileValue::LiveBytes).ends_with(" 12345\n"));
+    /// # drop(kept);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn since(&self, earlier: &Profile) -> Profile {
+        let _own = control::own();
+        let same_epoch = self.epoch == earlier.epoch;
+        let mut then = earlier.stacks.iter().filter(|_| same_epoch).peekable();
+        let mut stacks = Vec::new();
+        for stack in &self.stacks {
+            // Both ascend.
+            while then.next_if(|then| then.id < stack.id).is_some() {}
+            let before =
+                then.next_if(|then| then.id == stack.id).map_or(Counts::default(), |then| then.counts);
+            // All four only ever grow.
+            let counts = Counts {
+                allocated_bytes: stack.counts.allocated_bytes.saturating_sub(before.allocated_bytes),
+                allocated_blocks: stack.counts.allocated_blocks.saturating_sub(before.allocated_blocks),
+                freed_bytes: stack.counts.freed_bytes.saturating_sub(before.freed_bytes),
+                freed_blocks: stack.counts.freed_blocks.saturating_sub(before.freed_blocks),
+            };
+            if counts != Counts::default() {
+                stacks.push(RawStack { counts, ..*stack });
+            }
+        }
+        Profile {
+            taken_at: earlier.taken_at,
+            over: Some(self.taken.saturating_duration_since(earlier.taken)),
+            stacks,
+            ..*self
+        }
+    }
+
+    /// Takes one now and names nothing.
+    pub(crate) fn unnamed() -> Result<Profile, Error> {
+        let _own = control::own();
+        Profile::of(raw_snapshot::take())
+    }
+
+    fn of(raw: RawSnapshot) -> Result<Profile, Error> {
+        if !raw.tracking {
+            return Err(Error::new("profile: tracking is off, heapgauge::start turns it on"));
+        }
+        Ok(Profile {
+            taken: raw.taken,
+            epoch: raw.epoch,
+            taken_at: raw.taken_at,
+            over: None,
+            traceback_limit: raw.traceback_limit,
+            sample_interval_bytes: raw.sample_interval_bytes,
+            stacks: raw.stacks,
+        })
+    }
+
+    /// The stacks whose names are not final; those that hold or have allocated most last.
+    pub(crate) fn without_names(&self) -> Vec<&'static [usize]> {
+        let symbols = symbols::global();
+        let mut stacks: Vec<&RawStack> =
+            self.stacks.iter().filter(|stack| !symbols.is_named(stack.addresses)).collect();
+        stacks.sort_by_key(|stack| (stack.counts.live_bytes(), stack.counts.allocated_bytes));
+        stacks.into_iter().map(|stack| stack.addresses).collect()
+    }
+
+    /// Leaves out the stacks that hold nothing.
+    pub(crate) fn retain_live(&mut self) {
+        self.stacks.retain(|stack| stack.counts.live_blocks() > 0 || stack.counts.live_bytes() > 0);
+    }
+
+    /// Sums over all stacks.
+    pub(crate) fn totals(&self) -> Counts {
+        let mut totals = Counts::default();
+        self.stacks.iter().for_each(|stack| totals += stack.counts);
+        totals
+    }
+
+    /// The stacks by live bytes, then by allocated bytes, most first.
+    pub(crate) fn largest_first(&self) -> Vec<&RawStack> {
+        let mut stacks: Vec<&RawStack> = self.stacks.iter().collect();
+        let live = |stack: &RawStack| ProfileValue::LiveBytes.of(&stack.counts);
+        stacks.sort_by_key(|stack| (Reverse(live(stack)), Reverse(stack.counts.allocated_bytes), stack.id));
+        stacks
+    }
+}
+
+/// One of these stacks, each with its allocated and its freed bytes and blocks, for the tests of the outlets.
+#[cfg(test)]
+pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
+    let numbered = (2..).zip(stacks);
+    let stacks = numbered.map(|(id, &(addresses, counts))| {
+        let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
+        let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
+        RawStack { id, addresses, truncated: false, counts, variance: 0.0 }
+    });
+    Profile {
+        taken: Instant::now(),
+        epoch: 2,
+        taken_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_793_000_000_250),
+        over: None,
+        traceback_limit: 32,
+        sample_interval_bytes: 0,
+        stacks: stacks.collect(),
+    }
+}
+
+/// Calls of a process nobody has, with names nobody writes, and profiles of them, for the encoders' tests.
+#[cfg(test)]
+pub(crate) struct Calls {
+    stacks: Vec<&'static [usize]>,
+    /// By address; frames inlined there first.
+    frames: HashMap<usize, Vec<Arc<Frame>>>,
+}
+
+#[cfg(test)]
+impl Calls {
+    pub(crate) fn new(random: &mut Random) -> Calls {
+        let words =
+            ["app", "::", "<", ">", "{closure#0}", " ", "&", "'", "@", "#\t", "1: 1", "\u{7f}", "\u{2028}"];
+        let addresses: Vec<usize> = (0..12).map(|_| (random.next() as usize % 0x4_0000) | 1).collect();
+        let mut frame = || {
+            let text = random.text(&words);
+            let (line, is_in_module) = (random.edge() as u32, random.below(2) == 0);
+            let mut frame = Frame::new((random.below(4) != 0).then_some(&*text), &random.text(&words), line);
+            if frame.function.is_none() && is_in_module {
+                (frame.module, frame.offset) = (Some(text.into()), Some(random.edge()));
+            }
+            Arc::new(frame)
+        };
+        let frames = addresses.iter().map(|&at| (at, (0..1 + at % 3).map(|_| frame()).collect())).collect();
+        let mut stack = || {
+            let calls = (0..1 + random.below(6)).map(|_| random.one(&addresses));
+            &*calls.collect::<Vec<usize>>().leak()
+        };
+        Calls { stacks: (0..64).map(|_| stack()).collect(), frames }
+    }
+
+    /// Counts are those a process can reach: eight terabytes.
+    pub(crate) fn profile(&self, random: &mut Random) -> Profile {
+        let mut one = || (random.one(&self.stacks), [0; 4].map(|_: u64| random.edge() % (1 << 43)));
+        let stacks: Vec<(&'static [usize], [u64; 4])> = (0..8).map(|_| one()).collect();
+        sample(&stacks[..random.below(9)])
+    }
+
+    /// The first call may lack some of what is inlined in it, as where the site lies further out.
+    pub(crate) fn placed(&self, stack: &RawStack) -> Vec<Placed> {
+        let skipped = stack.id as usize % 2;
+        let calls = stack.addresses.iter().enumerate().flat_map(|(at, address)| {
+            let frames = self.frames[address].iter().enumerate();
+            frames.map(move |(inlined, frame)| Placed { at, inlined, frame: frame.clone() })
+        });
+        let skip = |placed: &Placed| placed.at == 0 && placed.inlined < skipped;
+        calls.filter(|placed| !skip(placed) || self.frames[&stack.addresses[0]].len() == 1).collect()
+    }
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profile").field("stacks", &self.stacks.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &[usize] = &[0x1000_0001];
+    const TWO: &[usize] = &[0x1000_0002];
+    const THREE: &[usize] = &[0x1000_0003];
+
+    #[test]
+    fn case_58_a_difference_leaves_out_what_did_nothing() {
+        let before = sample(&[(ONE, [100, 10, 0, 0]), (TWO, [50, 5, 20, 2]), (THREE, [8, 1, 0, 0])]);
+        let mut after = sample(&[(ONE, [100, 10, 0, 0]), (TWO, [50, 5, 50, 5]), (THREE, [24, 3, 16, 2])]);
+        after.taken = before.taken + Duration::from_secs(5);
+        after.taken_at = before.taken_at + Duration::from_secs(5);
+        let during = after.since(&before);
+        let values: Vec<(&[usize], [i64; 4])> = during
+            .stacks
+            .iter()
+            .map(|stack| (stack.addresses, ProfileValue::ALL.map(|value| value.of(&stack.counts))))
+            .collect();
+        // Freed without allocating: live falls. Allocated and freed: live stays, and yet it is there.
+        assert_eq!(values, [(TWO, [0, 0, -3, -30]), (THREE, [2, 16, 0, 0])]);
+        assert_eq!((during.taken_at, during.over), (before.taken_at, Some(Duration::from_secs(5))));
+
+        // Cleared in between: ids begin anew and so do the counts.
+        after.epoch += 7;
+        let counts = |profile: &Profile| profile.stacks.iter().map(|stack| stack.counts).collect::<Vec<_>>();
+        assert_eq!(counts(&after.since(&before)), counts(&after));
+    }
+
+    #[test]
+    fn the_largest_come_first() {
+        let profile = sample(&[(ONE, [100, 10, 90, 9]), (TWO, [50, 5, 0, 0]), (THREE, [200, 1, 190, 0])]);
+        let order: Vec<u32> = profile.largest_first().iter().map(|stack| stack.id).collect();
+        assert_eq!(order, [3, 4, 2]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Memory that does not come from the allocator (`mmap`, a GPU) → traces under a domain of its own.
+//!
+//! Any thread may call these; they take one lock for a moment and allocate, so not from inside an allocator.
+#![forbid(unsafe_code)]
+
+use crate::base::error::Error;
+use crate::record::control;
+use crate::record::fork;
+use crate::record::raw_snapshot;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// One block that [`track`] was told of.
+#[derive(Clone, Copy, Debug)]
+struct Block {
+    size: u64,
+    addresses: &'static [usize],
+}
+
+/// What is tracked, by domain and address, since the last `clear`.
+#[derive(Debug, Default)]
+struct Table {
+    epoch: u32,
+    blocks: HashMap<(u32, usize), Block>,
+}
+
+/// All blocks of one domain that were reported from one stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DomainStack {
+    pub domain: u32,
+    pub addresses: &'static [usize],
+    pub size: u64,
+    pub count: u64,
+}
+
+/// Tells heapgauge of `size` bytes at `address` that do not come from the global allocator. They belong to the
+/// caller's stack and show in snapshots under `domain`; `heap_*` metrics count the allocator's domain 0 only.
+///
+/// An address that is tracked in this domain already is replaced. [`clear_traces`](crate::clear_traces) and
+/// [`stop`](crate::stop) forget these as they forget all others. Costs a stack walk and a lock.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::Snapshot;
+///
+/// const GPU: u32 = 7;
+/// heapgauge::track(GPU, 0x1000, 4096)?;
+/// let snapshot = Snapshot::take()?;
+/// let trace = snapshot.traces().iter().find(|trace| trace.domain == GPU).unwrap();
+/// assert_eq!((trace.size, trace.count), (4096, 1));
+/// heapgauge::untrack(GPU, 0x1000);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If `domain` is 0, which is the allocator's, or if tracking is off.
+pub fn track(domain: u32, address: usize, size: usize) -> Result<(), Error> {
+    if domain == 0 {
+        return Err(Error::new("track: domain 0 is the allocator's, allowed are 1 to 4294967295"));
+    }
+    if !control::is_tracing() {
+        return Err(Error::new("track: tracking is off, heapgauge::start turns it on"));
+    }
+    let addresses = raw_snapshot::capture();
+    with_table(|table| table.blocks.insert((domain, address), Block { size: size as u64, addresses }));
+    Ok(())
+}
+
+/// Takes back what [`track`] told of `address` in this domain. Does nothing where nothing is tracked.
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::untrack(7, 0x1000);
+/// heapgauge::untrack(7, 0x1000);
+/// ```
+pub fn untrack(domain: u32, address: usize) {
+    with_table(|table| table.blocks.remove(&(domain, address)));
+}
+
+/// What is tracked now, by domain and stack, in a fixed order.
+pub(crate) fn stacks() -> Vec<DomainStack> {
+    let _own = control::own();
+    let mut sums: HashMap<(u32, usize, usize), DomainStack> = HashMap::new();
+    with_table(|table| {
+        for (&(domain, _), block) in &table.blocks {
+            let none = DomainStack { domain, addresses: block.addresses, size: 0, count: 0 };
+            let sum = sums
+                .entry((domain, block.addresses.as_ptr() as usize, block.addresses.len()))
+                .or_insert(none);
+            sum.size = sum.size.saturating_add(block.size);
+            sum.count += 1;
+        }
+    });
+    let mut sums: Vec<DomainStack> = sums.into_values().collect();
+    sums.sort_by_key(|sum| (sum.domain, sum.addresses));
+    sums
+}
+
+fn with_table<T>(use_it: impl FnOnce(&mut Table) -> T) -> T {
+    static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
+    let _own = control::own();
+    // A fork waits until the lock is free, so the child finds it so.
+    let _inside = fork::enter();
+    let mut table = TABLE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let epoch = control::epoch_base();
+    if table.epoch != epoch {
+        *table = Table { epoch, blocks: HashMap::new() };
+    }
+    use_it(&mut table)
+}

@@ -1,0 +1,701 @@
+//! [`Snapshot`] ⇄ its JSON file.
+//!
+//! For any thread. What is written can be read again. What is read may come from anywhere: memory stays within what
+//! the file's length explains, and whatever is wrong with it is one line of bounded length.
+#![forbid(unsafe_code)]
+
+use super::shared::pieces;
+use super::{Snapshot, Trace, quick};
+use crate::analyze::frame::{Frame, Traceback};
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::{SerializeSeq, SerializeStruct};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The one version of the file there is.
+const VERSION: u64 = 1;
+
+/// Longest file that is read or written.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Longest file that is read in one piece.
+const IN_ONE_PIECE: u64 = 64 << 20;
+
+/// Most frames of one traceback, as many as `tracemalloc` ever stores.
+pub(super) const MAX_FRAMES: usize = 65_535;
+
+/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
+pub(super) const MOST_TEXT: usize = 4 << 20;
+
+/// Longest description of what is wrong with a file; what is in it may be repeated there.
+const MAX_PROBLEM: usize = 200;
+
+// ── Writing ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Writes it beside `path` and puts it in its place, so that there is always a whole file or none.
+pub(super) fn write(snapshot: &Snapshot, path: &Path) -> io::Result<()> {
+    let (beside, file) = beside(path)?;
+    let written = write_to(snapshot, file).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // Nothing to say if that fails too: the first error is the one that counts.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+/// A new file in the same directory. Others may have left theirs behind, or be at it: in containers every process
+/// has the same id.
+fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Short, so that any name a file may have can be saved to.
+        let beside = path.with_file_name(format!(".heapgauge-{}-{number}.tmp", std::process::id()));
+        match File::options().write(true).create_new(true).open(&beside) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u32::MAX => {}
+            opened => return opened.map(|file| (beside, file)),
+        }
+    }
+}
+
+fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
+    let mut bounded = Bounded { inner: file, left: MAX_BYTES };
+    pieces(snapshot).try_for_each(|piece| bounded.write_all(&piece))?;
+    bounded.inner.sync_all()
+}
+
+/// A file up to a limit.
+struct Bounded<T> {
+    inner: T,
+    left: u64,
+}
+
+impl<T> Bounded<T> {
+    fn take(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.left.checked_sub(bytes as u64);
+        self.left = left
+            .ok_or_else(|| io::Error::other(format!("more than the {MAX_BYTES} bytes that are allowed")))?;
+        Ok(())
+    }
+}
+
+impl<T: Write> Write for Bounded<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes.len())?;
+        self.inner.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Bounded<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.take(read)?;
+        Ok(read)
+    }
+}
+
+impl Serialize for Snapshot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
+        file.serialize_field("version", &VERSION)?;
+        file.serialize_field("taken_at", &self.taken_at)?;
+        file.serialize_field("traceback_limit", &self.traceback_limit)?;
+        file.serialize_field("build_id", &self.build_id)?;
+        if self.sample_interval != 0 {
+            file.serialize_field("sample_interval", &self.sample_interval)?;
+        }
+        file.serialize_field("traces", &self.traces)?;
+        file.end()
+    }
+}
+
+impl Serialize for Trace {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        with_frames(self, &FileFrames(self.traceback.frames()), serializer)
+    }
+}
+
+/// A trace whose frames are written by `frames`.
+pub(super) fn with_frames<S: Serializer>(
+    trace: &Trace,
+    frames: &impl Serialize,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut members = serializer.serialize_struct("Trace", 5 + usize::from(trace.stderr != 0))?;
+    members.serialize_field("domain", &trace.domain)?;
+    members.serialize_field("size", &trace.size)?;
+    members.serialize_field("count", &trace.count)?;
+    if trace.stderr != 0 {
+        members.serialize_field("stderr", &trace.stderr)?;
+    }
+    members.serialize_field("total_frames", &trace.traceback.total_frames())?;
+    members.serialize_field("frames", frames)?;
+    members.end()
+}
+
+/// Frames in the words of the file.
+pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
+
+impl Serialize for FileFrames<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut frames = serializer.serialize_seq(Some(self.0.len()))?;
+        for frame in self.0 {
+            frames.serialize_element(&FileFrame(frame))?;
+        }
+        frames.end()
+    }
+}
+
+pub(super) struct FileFrame<'a>(pub(super) &'a Frame);
+
+impl Serialize for FileFrame<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let FileFrame(frame) = self;
+        let mut fields = serializer.serialize_struct("Frame", 5)?;
+        fields.serialize_field("function", &frame.function.as_deref())?;
+        fields.serialize_field("file", &*frame.file)?;
+        fields.serialize_field("line", &frame.line)?;
+        if let Some(module) = &frame.module {
+            fields.serialize_field("module", &**module)?;
+        }
+        if let Some(offset) = &frame.offset {
+            fields.serialize_field("offset", offset)?;
+        }
+        fields.end()
+    }
+}
+
+// ── Reading ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Err: what is wrong with it.
+pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > MAX_BYTES {
+        return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
+    }
+    if length > 0 {
+        // What cannot tell its length cannot be read again, either.
+        if let Some(snapshot) = quick::read(Bounded { inner: &mut file, left: MAX_BYTES }) {
+            return Ok(snapshot);
+        }
+        file.rewind()?;
+    }
+    let mut file = Bounded { inner: file, left: MAX_BYTES };
+    let parsed = if length > 0 && length <= IN_ONE_PIECE {
+        // Parses in little more than half the time.
+        let mut bytes = Vec::with_capacity(length as usize + 1);
+        file.read_to_end(&mut bytes)?;
+        parse(serde_json::Deserializer::from_slice(&bytes))
+    } else {
+        // What cannot tell its length, or would take too much of the memory.
+        parse(serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, file)))
+    };
+    parsed.map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Eof => "the file is truncated",
+            serde_json::error::Category::Syntax => "not JSON",
+            serde_json::error::Category::Data => "not a snapshot",
+            serde_json::error::Category::Io => "reading failed",
+        };
+        format!("{what}: {}", short(&error.to_string())).into()
+    })
+}
+
+pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
+    mut json: serde_json::Deserializer<R>,
+) -> serde_json::Result<Snapshot> {
+    let snapshot = Snapshot::deserialize(&mut json)?;
+    json.end().map(|()| snapshot)
+}
+
+/// A text of the file may be part of the problem; then the end, which says where, is more use than the middle.
+fn short(problem: &str) -> String {
+    let length = problem.chars().count();
+    if length <= MAX_PROBLEM {
+        return problem.to_owned();
+    }
+    let begin: String = problem.chars().take(MAX_PROBLEM / 2).collect();
+    let end: String = problem.chars().skip(length - MAX_PROBLEM / 2).collect();
+    format!("{begin}…{end}")
+}
+
+/// What is seen of the members of one object, each once.
+fn once<T, E: de::Error>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
+    match place.replace(value) {
+        Some(_) => Err(de::Error::duplicate_field(name)),
+        None => Ok(()),
+    }
+}
+
+fn given<T, E: de::Error>(place: Option<T>, name: &'static str) -> Result<T, E> {
+    place.ok_or_else(|| de::Error::missing_field(name))
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum SnapshotMember {
+    Version,
+    TakenAt,
+    TracebackLimit,
+    BuildId,
+    SampleInterval,
+    Traces,
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'de> Deserialize<'de> for Snapshot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Snapshot, D::Error> {
+        deserializer.deserialize_map(SnapshotVisitor)
+    }
+}
+
+struct SnapshotVisitor;
+
+impl<'de> Visitor<'de> for SnapshotVisitor {
+    type Value = Snapshot;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a heapgauge snapshot")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
+        let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
+        let mut interval = None;
+        while let Some(member) = map.next_key()? {
+            match member {
+                SnapshotMember::Version => {
+                    let found: u64 = map.next_value()?;
+                    if found != VERSION {
+                        return Err(de::Error::custom(format_args!(
+                            "version {found} is not known, only {VERSION} is"
+                        )));
+                    }
+                    once(&mut version, found, "version")?;
+                }
+                SnapshotMember::TakenAt => {
+                    let seconds: f64 = map.next_value()?;
+                    Duration::try_from_secs_f64(seconds).map_err(|_| {
+                        de::Error::invalid_value(de::Unexpected::Float(seconds), &"seconds since 1970")
+                    })?;
+                    once(&mut taken_at, seconds, "taken_at")?;
+                }
+                SnapshotMember::TracebackLimit => once(&mut limit, map.next_value()?, "traceback_limit")?,
+                SnapshotMember::BuildId => {
+                    once::<Option<String>, _>(&mut build_id, map.next_value()?, "build_id")?;
+                }
+                SnapshotMember::SampleInterval => once(&mut interval, map.next_value()?, "sample_interval")?,
+                // Said before it is read: two would take twice the memory.
+                SnapshotMember::Traces if traces.is_some() => {
+                    return Err(de::Error::duplicate_field("traces"));
+                }
+                SnapshotMember::Traces => traces = Some(map.next_value_seed(Traces)?),
+                SnapshotMember::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        given(version, "version")?;
+        Ok(Snapshot {
+            taken_at: given(taken_at, "taken_at")?,
+            traceback_limit: given(limit, "traceback_limit")?,
+            build_id: build_id.flatten(),
+            sample_interval: interval.unwrap_or(0),
+            traces: given(traces, "traces")?,
+        })
+    }
+}
+
+/// The traces, one by one.
+struct Traces;
+
+impl<'de> DeserializeSeed<'de> for Traces {
+    type Value = Vec<Trace>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<Trace>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Traces {
+    type Value = Vec<Trace>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of traces")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut traces: S) -> Result<Vec<Trace>, S::Error> {
+        let mut read = Vec::new();
+        let mut shared = Shared::default();
+        while let Some(trace) =
+            traces.next_element_seed(OneTrace { number: read.len(), shared: &mut shared })?
+        {
+            read.push(trace);
+        }
+        Ok(read)
+    }
+}
+
+struct OneTrace<'a> {
+    number: usize,
+    shared: &'a mut Shared,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum TraceMember {
+    Domain,
+    Size,
+    Count,
+    Stderr,
+    TotalFrames,
+    Frames,
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'de> DeserializeSeed<'de> for OneTrace<'_> {
+    type Value = Trace;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Trace, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneTrace<'_> {
+    type Value = Trace;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a trace")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Trace, M::Error> {
+        let OneTrace { number, shared } = self;
+        let (mut domain, mut size, mut count, mut total) = (None, None, None, None);
+        let (mut stderr, mut has_frames) = (None, None);
+        while let Some(member) = map.next_key()? {
+            match member {
+                TraceMember::Domain => once(&mut domain, map.next_value()?, "domain")?,
+                TraceMember::Size => once(&mut size, map.next_value()?, "size")?,
+                TraceMember::Count => once(&mut count, map.next_value()?, "count")?,
+                TraceMember::Stderr => once(&mut stderr, map.next_value()?, "stderr")?,
+                TraceMember::TotalFrames => once(&mut total, map.next_value()?, "total_frames")?,
+                TraceMember::Frames => {
+                    once(&mut has_frames, (), "frames")?;
+                    map.next_value_seed(Frames { trace: number, shared })?;
+                }
+                TraceMember::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        given(has_frames, "frames")?;
+        let (kept, total) = (shared.traceback.len(), given(total, "total_frames")?);
+        if kept == 0 || total < kept {
+            return Err(de::Error::custom(format_args!(
+                "trace {number} has {kept} frames of {total}, allowed are 1 to {MAX_FRAMES} of at least as many"
+            )));
+        }
+        Ok(Trace {
+            domain: given(domain, "domain")?,
+            size: given(size, "size")?,
+            count: given(count, "count")?,
+            stderr: stderr.unwrap_or(0),
+            traceback: Traceback::shared(shared.traceback.as_slice(), total),
+        })
+    }
+}
+
+/// The frames of one trace, into [`Shared::traceback`].
+struct Frames<'a> {
+    trace: usize,
+    shared: &'a mut Shared,
+}
+
+impl<'de> DeserializeSeed<'de> for Frames<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Frames<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of frames")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut frames: S) -> Result<(), S::Error> {
+        let Frames { trace, shared } = self;
+        shared.traceback.clear();
+        while let Some(frame) = frames.next_element_seed(OneFrame(shared))? {
+            if shared.traceback.len() == MAX_FRAMES {
+                return Err(de::Error::custom(format_args!(
+                    "trace {trace} has more than {MAX_FRAMES} frames, allowed are 1 to {MAX_FRAMES}"
+                )));
+            }
+            shared.traceback.push(frame);
+        }
+        Ok(())
+    }
+}
+
+struct OneFrame<'a>(&'a mut Shared);
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum FrameMember {
+    Function,
+    File,
+    Line,
+    Module,
+    Offset,
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'de> DeserializeSeed<'de> for OneFrame<'_> {
+    type Value = Arc<Frame>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<Frame>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneFrame<'_> {
+    type Value = Arc<Frame>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a frame")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Arc<Frame>, M::Error> {
+        let OneFrame(shared) = self;
+        let (mut function, mut file, mut line, mut module, mut offset) = (None, None, None, None, None);
+        while let Some(member) = map.next_key()? {
+            match member {
+                FrameMember::Function => {
+                    once(&mut function, map.next_value_seed(MaybeText(shared))?, "function")?
+                }
+                FrameMember::File => once(&mut file, map.next_value_seed(Text(shared))?, "file")?,
+                FrameMember::Line => once(&mut line, map.next_value()?, "line")?,
+                FrameMember::Module => once(&mut module, map.next_value_seed(MaybeText(shared))?, "module")?,
+                FrameMember::Offset => {
+                    once::<Option<u64>, _>(&mut offset, map.next_value()?, "offset")?;
+                }
+                FrameMember::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(shared.frame(Frame {
+            function: function.flatten(),
+            file: given(file, "file")?,
+            line: given(line, "line")?,
+            module: module.flatten(),
+            offset: offset.flatten(),
+        }))
+    }
+}
+
+/// A text, kept once however often it occurs.
+struct Text<'a>(&'a mut Shared);
+
+impl<'de> DeserializeSeed<'de> for Text<'_> {
+    type Value = Arc<str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Text<'_> {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Arc<str>, E> {
+        Ok(self.0.text(text))
+    }
+}
+
+/// A text, or null.
+struct MaybeText<'a>(&'a mut Shared);
+
+impl<'de> DeserializeSeed<'de> for MaybeText<'_> {
+    type Value = Option<Arc<str>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MaybeText<'_> {
+    type Value = Option<Arc<str>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or null")
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Option<Arc<str>>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Option<Arc<str>>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+        Text(self.0).deserialize(deserializer).map(Some)
+    }
+}
+
+/// What the traces of one file have in common.
+#[derive(Default)]
+pub(super) struct Shared {
+    texts: HashSet<Arc<str>>,
+    frames: HashMap<FrameKey, Arc<Frame>>,
+    /// Of the trace that is being read.
+    traceback: Vec<Arc<Frame>>,
+}
+
+/// A frame by where its texts lie: each text is kept once, so equal texts lie in one place.
+#[derive(PartialEq, Eq, Hash)]
+struct FrameKey {
+    function: Option<usize>,
+    file: usize,
+    line: u32,
+    module: Option<usize>,
+    offset: Option<u64>,
+}
+
+impl Shared {
+    /// The frame that was met before if this is the same; its texts are from [`Shared::text`].
+    fn frame(&mut self, frame: Frame) -> Arc<Frame> {
+        let place = |text: &Arc<str>| text.as_ptr() as usize;
+        let key = FrameKey {
+            function: frame.function.as_ref().map(place),
+            file: place(&frame.file),
+            line: frame.line,
+            module: frame.module.as_ref().map(place),
+            offset: frame.offset,
+        };
+        self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
+    }
+
+    /// The frame that is written like that.
+    pub(super) fn frame_of(&mut self, text: &str) -> Option<Arc<Frame>> {
+        OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
+    }
+
+    fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(kept) = self.texts.get(text) {
+            return kept.clone();
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(text.clone());
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random_input::{Random, inputs};
+
+    #[test]
+    fn what_is_longer_than_allowed_is_said_to_be() {
+        let mut bounded = Bounded { inner: &b"0123456789"[..], left: 10 };
+        assert_eq!(io::read_to_string(&mut bounded).unwrap(), "0123456789");
+        let mut bounded = Bounded { inner: &b"0123456789"[..], left: 9 };
+        let error = io::read_to_string(&mut bounded).unwrap_err();
+        assert_eq!(error.to_string(), "more than the 1073741824 bytes that are allowed");
+        let mut bounded = Bounded { inner: Vec::new(), left: 9 };
+        bounded.write_all(b"012345678").unwrap();
+        let error = bounded.write_all(b"9").unwrap_err();
+        assert_eq!(error.to_string(), "more than the 1073741824 bytes that are allowed");
+    }
+
+    #[test]
+    fn a_long_problem_keeps_its_begin_and_its_end() {
+        assert_eq!(short("ä"), "ä");
+        let long = format!("begin {} end", "ä".repeat(1_000));
+        let shown = short(&long);
+        assert_eq!(shown.chars().count(), MAX_PROBLEM + 1);
+        assert!(shown.starts_with("begin ää") && shown.ends_with("ää end"), "{shown}");
+    }
+
+    /// A file that was cut, changed or put together anew is read as what it says, or is an error; and what was read
+    /// is written and read again as the same.
+    #[test]
+    fn any_file_is_a_snapshot_or_an_error() {
+        let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes));
+        let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "traces": [
+            {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
+                {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
+                "module": "app", "offset": 17}]},
+            {"domain": 7, "size": 0, "count": 1, "total_frames": 1, "frames": [{"file": "b.rs", "line": 4}]}]}"#;
+        parse(seed).unwrap();
+        let words: [&[u8]; 16] = [
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b"\"",
+            b",",
+            b"null",
+            b"-1",
+            b"1e999",
+            b"18446744073709551616",
+            b"\\u0000",
+            b"\\ud800",
+            b"\"version\": 1,",
+            b"\"frames\": [],",
+            b"\"traces\": [],",
+            b"\xff\xfe",
+        ];
+        let mut random = Random::new();
+        let mut read = 0;
+        for number in 0..inputs(60_000) {
+            let mut bytes = seed.to_vec();
+            random.mutate(&mut bytes, &words);
+            let Ok(snapshot) = parse(&bytes) else { continue };
+            read += 1;
+            let written = serde_json::to_vec(&snapshot).unwrap();
+            assert_eq!(parse(&written).unwrap(), snapshot, "{}", String::from_utf8_lossy(&bytes));
+            if number % 16 == 0 {
+                for group_by in [
+                    crate::GroupBy::Line,
+                    crate::analyze::snapshot::statistics::GroupBy::Traceback,
+                    crate::analyze::snapshot::statistics::GroupBy::CumulativeFile,
+                ] {
+                    for row in snapshot.compare_to(&parse(seed).unwrap(), group_by) {
+                        assert!(!row.to_string().is_empty());
+                    }
+                }
+            }
+        }
+        assert!(read > 100, "{read}");
+        // Deeper than a parser's stack.
+        for bracket in ["[", "{\"traces\":", "{\"a\":["] {
+            assert!(parse(bracket.repeat(200_000).as_bytes()).is_err());
+        }
+    }
+}

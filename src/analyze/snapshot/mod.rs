@@ -1,0 +1,286 @@
+//! Raw snapshot and names → [`Snapshot`]; to a file and back.
+//!
+//! For any thread. Taking one copies counters and names every stack to the end: microseconds for each stack met
+//! before, and some milliseconds or more where many are new. Nobody is stopped.
+#![forbid(unsafe_code)]
+
+pub(crate) mod domains;
+pub(crate) mod filter;
+mod json;
+mod quick;
+mod shared;
+pub(crate) mod statistics;
+
+use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::symbols::{self, Symbols};
+use crate::base::error::Error;
+use crate::record::control;
+use crate::record::raw_snapshot;
+#[cfg(feature = "http")]
+pub(crate) use json::FileFrames;
+#[cfg(feature = "http")]
+pub(crate) use shared::pieces;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Blocks that are alive and share a traceback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trace {
+    /// 0 for the allocator's memory, else what was given to [`track`](crate::track).
+    pub domain: u32,
+    /// Live bytes, as requested, of all the blocks.
+    pub size: u64,
+    /// Live blocks.
+    pub count: u64,
+    /// Standard error of `size` where it is an [estimate](crate::sampling), in bytes; 0 where it is exact.
+    pub stderr: u64,
+    /// Where they were allocated.
+    pub traceback: Traceback,
+}
+
+/// The live blocks of the program at one moment, by traceback.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::{GroupBy, Snapshot};
+///
+/// let before = Snapshot::take()?;
+/// let kept = vec![1u8; 1 << 20];
+/// let after = Snapshot::take()?;
+/// let most = &after.compare_to(&before, GroupBy::Traceback)[0];
+/// assert_eq!((most.size_diff, most.count_diff), (1 << 20, 1));
+/// # drop(kept);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    taken_at: f64,
+    traceback_limit: usize,
+    build_id: Option<String>,
+    sample_interval: u64,
+    traces: Vec<Trace>,
+}
+
+impl Snapshot {
+    /// Takes one now, with every name final.
+    ///
+    /// The first one in a process reads the debug information of everything that allocated: up to a second in a
+    /// large program. Later ones with 10,000 stacks take some 20 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// let kept = String::from("kept");
+    /// let snapshot = heapgauge::Snapshot::take()?;
+    /// assert!(snapshot.traces().iter().map(|trace| trace.size).sum::<u64>() >= 4);
+    /// # drop(kept);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If tracking is off.
+    pub fn take() -> Result<Snapshot, Error> {
+        let _own = control::own();
+        let raw = raw_snapshot::take();
+        if !raw.tracking {
+            return Err(Error::new("Snapshot::take: tracking is off, heapgauge::start turns it on"));
+        }
+        let symbols = symbols::global();
+        let mut stacks = raw.stacks;
+        stacks.retain(|stack| stack.counts.live_blocks() > 0);
+        stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.counts.live_bytes()), stack.id));
+        let domains = domains::stacks();
+        let addresses = stacks.iter().map(|stack| stack.addresses);
+        let mut addresses = addresses.chain(domains.iter().map(|stack| stack.addresses));
+        symbols.resolve(&mut addresses, Duration::MAX);
+        let limit = raw.traceback_limit;
+        let allocated = stacks.iter().map(|stack| Trace {
+            domain: 0,
+            size: stack.counts.live_bytes(),
+            count: stack.counts.live_blocks(),
+            stderr: stack.variance.sqrt().round() as u64,
+            traceback: named(symbols, stack.addresses, limit, stack.truncated),
+        });
+        let tracked = domains.iter().map(|stack| Trace {
+            domain: stack.domain,
+            size: stack.size,
+            count: stack.count,
+            stderr: 0,
+            traceback: named(symbols, stack.addresses, limit, false),
+        });
+        let traces = allocated.chain(tracked).collect();
+        Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
+    }
+
+    /// One of traces that were put together elsewhere, of this process.
+    pub(crate) fn of(taken_at: SystemTime, traceback_limit: usize, traces: Vec<Trace>) -> Snapshot {
+        Snapshot {
+            taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            traceback_limit,
+            build_id: symbols::build_id(),
+            sample_interval: 0,
+            traces,
+        }
+    }
+
+    /// The same, with blocks sampled every so many bytes on average.
+    pub(crate) fn sampled_every(self, sample_interval: u64) -> Snapshot {
+        Snapshot { sample_interval, ..self }
+    }
+
+    /// Every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
+    /// [sampled](crate::sampling): every one that was met, with estimates.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// let snapshot = heapgauge::Snapshot::take()?;
+    /// assert!(snapshot.traces().is_sorted_by_key(|trace| std::cmp::Reverse(trace.size)));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn traces(&self) -> &[Trace] {
+        &self.traces
+    }
+
+    /// How many frames a traceback shows at most.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.traceback_limit(), 32);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn traceback_limit(&self) -> usize {
+        self.traceback_limit
+    }
+
+    /// Average bytes between sampled allocations when it was taken; 0: every allocation was recorded.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.sample_interval(), 0);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn sample_interval(&self) -> u64 {
+        self.sample_interval
+    }
+
+    /// When it was taken, by the clock of the host that took it.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// let snapshot = heapgauge::Snapshot::take()?;
+    /// assert!(snapshot.taken_at() <= std::time::SystemTime::now());
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn taken_at(&self) -> SystemTime {
+        let since = Duration::try_from_secs_f64(self.taken_at).unwrap_or_default();
+        UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// The linker's id of the executable it was taken from, hex; `None` where there is none.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// let (one, two) = (heapgauge::Snapshot::take()?, heapgauge::Snapshot::take()?);
+    /// assert_eq!(one.build_id(), two.build_id());
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn build_id(&self) -> Option<&str> {
+        self.build_id.as_deref()
+    }
+
+    /// The same snapshot with only those traces that `keep` says.
+    pub(crate) fn filtered(&self, keep: impl Fn(&Trace) -> bool) -> Snapshot {
+        let _own = control::own();
+        Snapshot {
+            traces: self.traces.iter().filter(|trace| keep(trace)).cloned().collect(),
+            build_id: self.build_id.clone(),
+            ..*self
+        }
+    }
+
+    /// Writes it to `path` as JSON, whole or not at all: a file that is there is replaced in one step.
+    ///
+    /// 100,000 tracebacks of twelve frames take a fifth of a second.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// # let directory = std::env::temp_dir().join(format!("heapgauge-save-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory)?;
+    /// # let path = directory.join("heap.json");
+    /// let snapshot = heapgauge::Snapshot::take()?;
+    /// snapshot.save(&path)?;
+    /// assert_eq!(heapgauge::Snapshot::load(&path)?, snapshot);
+    /// # std::fs::remove_dir_all(&directory)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written, or would be longer than the 1 GiB that [`Snapshot::load`] reads.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        let _own = control::own();
+        let path = path.as_ref();
+        json::write(self, path)
+            .map_err(|error| Error::with_source(format_args!("save snapshot to {}", path.display()), error))
+    }
+
+    /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
+    ///
+    /// Members that are not known are ignored; all that are known must be there with their types, except
+    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
+    /// a third of a second as [`Snapshot::save`] writes them, and about a second in any other form.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let error = heapgauge::Snapshot::load("no/such/file.json").unwrap_err();
+    /// assert!(error.to_string().starts_with("load snapshot from no/such/file.json: "));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, is longer than 1 GiB, is not JSON of this form or of another version, ends
+    /// too early, or holds a traceback without frames or with more than 65,535.
+    pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
+        let _own = control::own();
+        let path = path.as_ref();
+        json::read(path)
+            .map_err(|error| Error::with_source(format_args!("load snapshot from {}", path.display()), error))
+    }
+}
+
+/// Its names, looked up again if the program loaded a library meanwhile.
+fn named(symbols: &Symbols, addresses: &'static [usize], limit: usize, truncated: bool) -> Traceback {
+    for _ in 0..3 {
+        if let Some(traceback) = symbols.traceback(addresses, limit, truncated) {
+            return traceback;
+        }
+        symbols.resolve(&mut std::iter::once(addresses), Duration::MAX);
+    }
+    Traceback::new([Frame::new(None, UNKNOWN, 0)])
+}

@@ -1,0 +1,126 @@
+//! [`Snapshot`] → the bytes of its file, piece by piece.
+//!
+//! For any thread. In one piece 100,000 tracebacks would take some hundred megabytes, when memory may be
+//! what is short. Tracebacks share frames: the text of each is made once, and copied wherever it comes again.
+#![forbid(unsafe_code)]
+
+use super::json::{FileFrame, MOST_TEXT, with_frames};
+use super::{Snapshot, Trace};
+use crate::analyze::frame::Frame;
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
+use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+/// A piece is at least this long, but for the last.
+const PIECE: usize = 64 << 10;
+
+/// What [`Snapshot::save`] writes.
+pub(crate) fn pieces(snapshot: impl Borrow<Snapshot>) -> impl Iterator<Item = Vec<u8>> {
+    // The traces are the last member, so that everything else is what an empty file has before its end.
+    let mut head = serde_json::to_vec(&snapshot.borrow().filtered(|_| false)).unwrap_or_default();
+    head.truncate(head.len().saturating_sub("]}".len()));
+    let (mut begun, mut next, texts) = (Some(head), 0, RefCell::default());
+    std::iter::from_fn(move || {
+        let mut piece = begun.take()?;
+        for trace in &snapshot.borrow().traces[next..] {
+            if piece.len() >= PIECE {
+                begun = Some(Vec::with_capacity(PIECE + PIECE / 4));
+                return Some(piece);
+            }
+            if next > 0 {
+                piece.push(b',');
+            }
+            next += 1;
+            // Strings and numbers alone: there is nothing it could refuse.
+            let _ = serde_json::to_writer(&mut piece, &WithTexts { of: trace, texts: &texts });
+        }
+        piece.extend_from_slice(b"]}\n");
+        Some(piece)
+    })
+}
+
+/// The texts of frames, by where the frames lie: as long as the snapshot is there, nothing else lies there.
+#[derive(Default)]
+struct Texts {
+    known: HashMap<usize, Box<RawValue>>,
+    /// Length of all of them.
+    length: usize,
+}
+
+impl Texts {
+    /// The text of a frame, unless it comes but once, or there are too many.
+    fn of(&mut self, frame: &Arc<Frame>) -> Option<&RawValue> {
+        match self.known.entry(Arc::as_ptr(frame) as usize) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(_) if self.length >= MOST_TEXT || Arc::strong_count(frame) == 1 => None,
+            Entry::Vacant(place) => {
+                let text = to_raw_value(&FileFrame(frame)).ok()?;
+                self.length += text.get().len();
+                Some(place.insert(text))
+            }
+        }
+    }
+}
+
+/// Written as if there were no texts.
+struct WithTexts<'a, T: ?Sized> {
+    of: &'a T,
+    texts: &'a RefCell<Texts>,
+}
+
+impl Serialize for WithTexts<'_, Trace> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let frames = WithTexts { of: self.of.traceback.frames(), texts: self.texts };
+        with_frames(self.of, &frames, serializer)
+    }
+}
+
+impl Serialize for WithTexts<'_, [Arc<Frame>]> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.of.iter().map(|frame| WithTexts { of: frame, texts: self.texts }))
+    }
+}
+
+impl Serialize for WithTexts<'_, Arc<Frame>> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.texts.borrow_mut().of(self.of) {
+            Some(text) => text.serialize(serializer),
+            None => FileFrame(self.of).serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::frame::{Frame, Traceback};
+    use crate::analyze::snapshot::Trace;
+    use std::time::SystemTime;
+
+    #[test]
+    fn the_pieces_are_the_file() {
+        let shared = Arc::new(Frame::new(None, "src/ä.rs", 7));
+        for count in [0, 1, 2, 5_000] {
+            let traces = (0..count).map(|line| {
+                let frame = Arc::new(Frame::new(Some("app::<\"x\">"), "src/a.rs", line));
+                Trace {
+                    domain: 0,
+                    size: u64::from(line) + 1,
+                    count: 1,
+                    stderr: u64::from(line % 2),
+                    traceback: Traceback::shared([shared.clone(), frame, shared.clone()], 4),
+                }
+            });
+            let snapshot = Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect());
+            let whole = serde_json::to_string(&snapshot).unwrap() + "\n";
+            let pieces: Vec<Vec<u8>> = pieces(snapshot).collect();
+            assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1_000));
+            assert_eq!(pieces.len(), whole.len() / (PIECE + 1_000) + 1, "{count}");
+            assert_eq!(String::from_utf8(pieces.concat()).unwrap(), whole);
+        }
+    }
+}

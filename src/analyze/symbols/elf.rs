@@ -1,0 +1,461 @@
+//! Executable and shared libraries → what names need and `backtrace` does not give: which module an address lies
+//! in, where its crates were compiled, the symbols of whole functions, the build id.
+//!
+//! For the read side. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
+//! the section headers, the head of each compilation unit and, while a batch lasts, the symbol table. Whatever
+//! is missing or malformed gives `None` or less, never an error: names are then poorer, not wrong.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One loaded executable or library.
+#[derive(Clone, Debug)]
+pub(super) struct Module {
+    /// The file's name, without directories.
+    pub name: Arc<str>,
+    pub path: PathBuf,
+    /// The lowest address it is mapped at.
+    pub low: usize,
+    /// Mapped ranges, ascending.
+    pub ranges: Vec<(usize, usize)>,
+    /// Those of them that hold code, each with its place in the file.
+    #[cfg(any(feature = "pprof", test))]
+    pub code: Vec<(usize, usize, u64)>,
+    /// The file was deleted or replaced since; what lies at `path` now may be another.
+    #[cfg(any(feature = "pprof", test))]
+    pub deleted: bool,
+}
+
+/// Everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
+pub(super) fn modules() -> Vec<Module> {
+    std::fs::read_to_string("/proc/self/maps").map(|maps| parse_maps(&maps)).unwrap_or_default()
+}
+
+fn parse_maps(maps: &str) -> Vec<Module> {
+    let mut modules: Vec<Module> = Vec::new();
+    for line in maps.lines() {
+        // 55d96c4bf000-55d96c4c5000 r-xp 00001000 fe:00 1234   /path/with blanks
+        let Some(at) = line.find('/') else { continue };
+        let path = line[at..].trim_end_matches(" (deleted)");
+        let Some((low, high)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+            continue;
+        };
+        let (Ok(low), Ok(high)) = (usize::from_str_radix(low, 16), usize::from_str_radix(high, 16)) else {
+            continue;
+        };
+        let at = match modules.iter().rposition(|module| module.path.as_os_str() == path) {
+            Some(at) => at,
+            None => {
+                let name = path.rsplit('/').next().unwrap_or(path).replace('\\', "/");
+                modules.push(Module {
+                    name: name.into(),
+                    path: path.into(),
+                    low,
+                    ranges: Vec::new(),
+                    #[cfg(any(feature = "pprof", test))]
+                    code: Vec::new(),
+                    #[cfg(any(feature = "pprof", test))]
+                    deleted: line.ends_with(" (deleted)"),
+                });
+                modules.len() - 1
+            }
+        };
+        let module = &mut modules[at];
+        module.low = module.low.min(low);
+        module.ranges.push((low, high));
+        #[cfg(any(feature = "pprof", test))]
+        if let [_, permissions, offset, ..] = line.split(' ').collect::<Vec<_>>()[..]
+            && permissions.contains('x')
+        {
+            module.code.push((low, high, u64::from_str_radix(offset, 16).unwrap_or(0)));
+        }
+    }
+    modules
+}
+
+/// A module of this file at these addresses.
+#[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
+pub(super) fn at_path(path: &std::path::Path, addresses: std::ops::Range<usize>) -> Module {
+    let name = path.to_string_lossy().into_owned();
+    let (low, high) = (addresses.start, addresses.end);
+    let mut modules = parse_maps(&format!("{low:x}-{high:x} r-xp 00000000 fe:00 1   {name}\n"));
+    modules.remove(0)
+}
+
+/// The module that holds `address`.
+pub(super) fn module_of(modules: &[Module], address: usize) -> Option<usize> {
+    modules.iter().position(|module| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address)))
+}
+
+/// The symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.
+#[derive(Default)]
+pub(super) struct Functions {
+    /// Address as linked, size, where its name begins in the file.
+    entries: Vec<(u64, u32, u32)>,
+    #[cfg(target_os = "linux")]
+    names: Option<(std::fs::File, u64)>,
+}
+
+impl Functions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{Image, build_id};
+#[cfg(all(target_os = "linux", feature = "pprof"))]
+pub(super) use linux::{build_id_of, is_program};
+
+#[cfg(not(target_os = "linux"))]
+pub(super) struct Image;
+
+#[cfg(not(target_os = "linux"))]
+impl Image {
+    pub(super) fn open(_module: &Module) -> Option<Image> {
+        None
+    }
+
+    pub(super) fn bias(&self, module: &Module) -> usize {
+        module.low
+    }
+
+    pub(super) fn units(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    pub(super) fn functions(&self) -> Functions {
+        Functions::default()
+    }
+
+    pub(super) fn lines_cost(&self) -> u64 {
+        0
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        0
+    }
+
+    pub(super) fn functions_cost(&self) -> u64 {
+        0
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Functions {
+    pub(super) fn names_at(&self, _address: u64) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn build_id() -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
+pub(super) fn build_id_of(_module: &Module) -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
+pub(super) fn is_program(_module: &Module) -> bool {
+    false
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::{Functions, Module};
+    use crate::analyze::symbols::dwarf_units::{Section, UnitSections, read_some};
+    use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+    use object::{Endianness, Object, ObjectSection, ReadCache, elf};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+    use std::rc::Rc;
+
+    #[cfg(target_pointer_width = "64")]
+    type Header = elf::FileHeader64<Endianness>;
+    #[cfg(target_pointer_width = "32")]
+    type Header = elf::FileHeader32<Endianness>;
+    type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a ReadCache<File>>;
+
+    /// The file that holds a module's names: the module's own or its separate debug file.
+    pub(in crate::analyze::symbols) struct Image {
+        file: Rc<File>,
+        linked_low: u64,
+        sections: UnitSections,
+        /// See [`Image::lines_cost`].
+        cost: u64,
+        /// Bytes of the table of symbols.
+        symbols: u64,
+        /// Bytes of the file.
+        length: u64,
+    }
+
+    impl Image {
+        pub(in crate::analyze::symbols) fn open(module: &Module) -> Option<Image> {
+            let path = own_path(&module.path);
+            let own = File::open(&path).ok()?;
+            let (linked_low, debug) = {
+                let cache = ReadCache::new(own.try_clone().ok()?);
+                let elf = Elf::parse(&cache).ok()?;
+                (linked_low(&elf)?, debug_file(&elf, &module.path))
+            };
+            let file = Rc::new(debug.and_then(|path| File::open(path).ok()).unwrap_or(own));
+            let cache = ReadCache::new(file.try_clone().ok()?);
+            let elf = Elf::parse(&cache).ok()?;
+            let section = |name: &str| {
+                let section = elf.section_by_name(name)?;
+                let flags = section.elf_section_header().sh_flags(elf.endian());
+                // Compressed sections are rare; `origin` has rules that do without.
+                let (offset, size) = section.file_range()?;
+                (!flags.contains(elf::SHF_COMPRESSED)).then_some(Section { offset, size })
+            };
+            Some(Image {
+                linked_low,
+                sections: UnitSections {
+                    file: Rc::clone(&file),
+                    endian: match elf.endian() {
+                        Endianness::Little => gimli::RunTimeEndian::Little,
+                        Endianness::Big => gimli::RunTimeEndian::Big,
+                    },
+                    info: section(".debug_info"),
+                    abbreviations: section(".debug_abbrev"),
+                    strings: section(".debug_str"),
+                    line_strings: section(".debug_line_str"),
+                    string_offsets: section(".debug_str_offsets"),
+                },
+                cost: cost(&elf),
+                length: file.metadata().ok()?.len(),
+                symbols: elf.section_by_name(".symtab").map_or(0, |section| section.size()),
+                file,
+            })
+        }
+
+        /// Bytes that opening the line tables takes, before the first address is looked up: an estimate.
+        pub(in crate::analyze::symbols) fn lines_cost(&self) -> u64 {
+            self.cost
+        }
+
+        /// Bytes of address space that `backtrace` takes to map the file.
+        pub(in crate::analyze::symbols) fn length(&self) -> u64 {
+            self.length
+        }
+
+        /// Bytes that [`functions`](Image::functions) takes, at most.
+        pub(in crate::analyze::symbols) fn functions_cost(&self) -> u64 {
+            let symbols = self.symbols / size_of::<<Header as FileHeader>::Sym>() as u64;
+            symbols * size_of::<(u64, u32, u32)>() as u64
+        }
+
+        /// What to subtract from an address of the running process to get the address as linked.
+        pub(in crate::analyze::symbols) fn bias(&self, module: &Module) -> usize {
+            module.low.wrapping_sub(self.linked_low as usize)
+        }
+
+        /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
+        ///
+        /// Reads about a kilobyte a unit: 2,000 units take some milliseconds.
+        pub(in crate::analyze::symbols) fn units(&self) -> Vec<(String, String)> {
+            self.sections.units()
+        }
+
+        /// The symbols of all functions, from `.symtab`; none in a stripped file.
+        pub(in crate::analyze::symbols) fn functions(&self) -> Functions {
+            self.read_functions().unwrap_or_default()
+        }
+
+        fn read_functions(&self) -> Option<Functions> {
+            let cache = ReadCache::new(self.file.try_clone().ok()?);
+            let header = Header::parse(&cache).ok()?;
+            let endian = header.endian().ok()?;
+            let sections = header.sections(endian, &cache).ok()?;
+            let symbols = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_SYMTAB)?;
+            let strings = sections.section(object::SectionIndex(symbols.sh_link(endian) as usize)).ok()?;
+            let (names, _) = strings.file_range(endian)?;
+            // Counted first: a vector that grows would take three times the memory.
+            let mut count = 0;
+            self.each_function(symbols, endian, |_| count += 1)?;
+            let mut entries = Vec::with_capacity(count);
+            self.each_function(symbols, endian, |entry| entries.push(entry))?;
+            entries.sort_unstable();
+            Some(Functions { entries, names: Some((self.file.try_clone().ok()?, names)) })
+        }
+
+        /// Reads the table of symbols piece by piece.
+        fn each_function(
+            &self,
+            table: &<Header as FileHeader>::SectionHeader,
+            endian: Endianness,
+            mut take: impl FnMut((u64, u32, u32)),
+        ) -> Option<()> {
+            type Symbol = <Header as FileHeader>::Sym;
+            const PIECE: usize = 1024;
+            let (mut at, size) = table.file_range(endian)?;
+            let mut left = usize::try_from(size).ok()? / size_of::<Symbol>();
+            // Words, so that it is aligned.
+            let mut words = vec![0u64; PIECE * size_of::<Symbol>() / size_of::<u64>()];
+            while left > 0 {
+                let count = left.min(PIECE);
+                let bytes = &mut object::pod::bytes_of_slice_mut(&mut words)[..count * size_of::<Symbol>()];
+                self.file.read_exact_at(bytes, at).ok()?;
+                let (symbols, _) = object::pod::slice_from_bytes::<Symbol>(bytes, count).ok()?;
+                for symbol in symbols {
+                    if symbol.st_type() == elf::STT_FUNC
+                        && symbol.st_shndx(endian) != elf::SHN_UNDEF
+                        && let Ok(size) = u32::try_from(symbol.st_size(endian))
+                    {
+                        take((symbol.st_value(endian), size, symbol.st_name(endian)));
+                    }
+                }
+                at = at.checked_add(bytes.len() as u64)?;
+                left -= count;
+            }
+            Some(())
+        }
+    }
+
+    /// See [`Image::lines_cost`]. `backtrace` keeps 24 bytes a symbol, `addr2line` 32 for 16 in `.debug_aranges`, both in
+    /// vectors that grow; of each unit the abbreviations, some 110 bytes for 10, and the names of its files; and
+    /// compressed sections as they were before. An executable of 307 MB took 28 MB, here 31; the C library's debug
+    /// file, of compressed sections, 31 MB. The standard library's units are always among the first to be looked
+    /// at, and take some megabytes.
+    fn cost(elf: &Elf<'_>) -> u64 {
+        let sections = elf.sections().filter_map(|section| {
+            let name = section.name().ok()?;
+            let range = section.compressed_file_range().ok()?;
+            let size = range.uncompressed_size;
+            let parsed = match name {
+                ".symtab" => size.saturating_mul(2),
+                ".debug_aranges" => size.saturating_mul(3),
+                ".debug_abbrev" => size.saturating_mul(20),
+                ".debug_line" => size / 8,
+                _ => 0,
+            };
+            let is_compressed = range.format != object::CompressionFormat::None;
+            let inflated = if is_compressed && name.starts_with(".debug_") { size } else { 0 };
+            Some(parsed.saturating_add(inflated))
+        });
+        const FIRST_UNITS: u64 = 8 << 20;
+        match sections.fold(0, u64::saturating_add) {
+            0 => 0,
+            cost => cost.saturating_add(FIRST_UNITS),
+        }
+    }
+
+    impl Functions {
+        /// The mangled names of the functions that hold an address as linked; several where the linker folded
+        /// equal functions into one.
+        pub(in crate::analyze::symbols) fn names_at(&self, address: u64) -> Vec<String> {
+            let Some((file, names)) = &self.names else { return Vec::new() };
+            let after = self.entries.partition_point(|&(begin, ..)| begin <= address);
+            let Some(&(begin, ..)) = self.entries[..after].last() else { return Vec::new() };
+            self.entries[..after]
+                .iter()
+                .rev()
+                .take_while(|entry| entry.0 == begin)
+                .filter(|&&(begin, size, _)| address - begin < u64::from(size))
+                .filter_map(|&(_, _, name)| {
+                    let bytes = read_some(file, names.checked_add(u64::from(name))?, 4096)?;
+                    let end = bytes.iter().position(|byte| *byte == 0)?;
+                    String::from_utf8(bytes[..end].to_vec()).ok()
+                })
+                .collect()
+        }
+    }
+
+    /// Of the main executable.
+    pub(in crate::analyze::symbols) fn build_id() -> Option<Vec<u8>> {
+        build_id_in(Path::new("/proc/self/exe"))
+    }
+
+    /// `None` also where the file is no longer the one that was loaded.
+    #[cfg(feature = "pprof")]
+    pub(in crate::analyze::symbols) fn build_id_of(module: &Module) -> Option<Vec<u8>> {
+        let gone = module.deleted && !is_program(module);
+        if gone { None } else { build_id_in(&own_path(&module.path)) }
+    }
+
+    /// It is the executable, not a library.
+    #[cfg(feature = "pprof")]
+    pub(in crate::analyze::symbols) fn is_program(module: &Module) -> bool {
+        own_path(&module.path) != module.path
+    }
+
+    fn build_id_in(path: &Path) -> Option<Vec<u8>> {
+        let cache = ReadCache::new(File::open(path).ok()?);
+        let elf = Elf::parse(&cache).ok()?;
+        Some(elf.build_id().ok()??.to_vec())
+    }
+
+    /// The running executable may have been deleted or replaced; the kernel still has it.
+    fn own_path(path: &Path) -> PathBuf {
+        match std::fs::read_link("/proc/self/exe") {
+            Ok(exe) if exe.to_string_lossy().trim_end_matches(" (deleted)") == path.to_string_lossy() => {
+                "/proc/self/exe".into()
+            }
+            _ => path.into(),
+        }
+    }
+
+    fn linked_low(elf: &Elf<'_>) -> Option<u64> {
+        let endian = elf.endian();
+        elf.elf_program_headers()
+            .iter()
+            .filter(|segment| segment.p_type(endian) == elf::PT_LOAD)
+            .map(|segment| segment.p_vaddr(endian) & !0xfff)
+            .min()
+    }
+
+    /// A separate debug file, looked for where `backtrace` looks: by build id, then by debug link.
+    fn debug_file(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
+        let system = Path::new("/usr/lib/debug");
+        if let Ok(Some(id)) = elf.build_id()
+            && let Some((first, rest)) = id.split_first()
+        {
+            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let path = system.join(format!(".build-id/{first:02x}/{rest}.debug"));
+            if path.is_file() {
+                return Some(path);
+            }
+        }
+        let (name, _) = elf.gnu_debuglink().ok()??;
+        let name = std::str::from_utf8(name).ok()?;
+        let module = std::fs::canonicalize(module).ok()?;
+        let directory = module.parent()?;
+        let below = directory.strip_prefix("/").unwrap_or(directory);
+        [directory.join(name), directory.join(".debug").join(name), system.join(below).join(name)]
+            .into_iter()
+            .find(|path| path.is_file() && *path != module)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_become_modules() {
+        let maps = "\
+55d96c4b0000-55d96c4b5000 r--p 00000000 fe:00 1234   /srv/my service/shop (deleted)
+55d96c4b5000-55d96c4c5000 r-xp 00005000 fe:00 1234   /srv/my service/shop (deleted)
+55d96d000000-55d96d021000 rw-p 00000000 00:00 0      [heap]
+7f00b3600000-7f00b3626000 r--p 00000000 fe:00 99     /lib/x86_64-linux-gnu/libc.so.6
+7f00b3626000-7f00b3700000 r-xp 00026000 fe:00 99     /lib/x86_64-linux-gnu/libc.so.6
+7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0      [stack]
+";
+        let modules = parse_maps(maps);
+        let names: Vec<&str> = modules.iter().map(|module| &*module.name).collect();
+        assert_eq!(names, ["shop", "libc.so.6"]);
+        assert_eq!(modules[0].low, 0x55d96c4b0000);
+        assert_eq!(module_of(&modules, 0x55d96c4b5001), Some(0));
+        assert_eq!(module_of(&modules, 0x55d96c4c5000), None);
+        assert_eq!(module_of(&modules, 0x7f00b3626000), Some(1));
+        assert_eq!(module_of(&modules, 0x55d96d000010), None);
+        assert_eq!(modules[0].code, [(0x55d96c4b5000, 0x55d96c4c5000, 0x5000)]);
+        assert_eq!(modules[1].code, [(0x7f00b3626000, 0x7f00b3700000, 0x26000)]);
+        assert_eq!((modules[0].deleted, modules[1].deleted), (true, false));
+    }
+}

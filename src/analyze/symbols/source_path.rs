@@ -1,0 +1,529 @@
+//! Path in the debug information → the path to show, the crate and the module; whose code it is.
+//!
+//! Pure functions on text, for the read side. Nothing here looks at the disk: a container has no sources, and
+//! the same binary must give the same names on every host.
+//!
+//! A path is made relative by the first rule that fits:
+//!
+//! 1. `/rustc/<hash>/library/…`, `…/lib/rustlib/src/rust/library/…` → `library/…`; `/rust/deps/…` → what follows;
+//! 2. `…/registry/src/<index>-<hash>/…` → what follows (`serde_json-1.0.1/src/de.rs`);
+//! 3. `…/git/checkouts/<name>-<hash>/<revision>/…` → what follows;
+//! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
+//!    compiles a workspace's members in the workspace root, other packages in their own. `vendor/<package>`
+//!    keeps the package's name;
+//! 5. from the last `src`, `examples`, `tests` or `benches` on;
+//! 6. without `/home/<name>`, `/Users/<name>` or `/root` in front.
+#![forbid(unsafe_code)]
+
+use super::demangle::{STANDARD, first_segment};
+use crate::analyze::frame::{Frame, without_version};
+
+/// A home that is nobody's below it.
+const SUPERUSER: &str = "/root";
+
+/// Containers and codecs a site is looked for behind: who fills a `HashMap` or parses a document is asked about,
+/// not the line in the library that grew the table. `Collector::builder().look_through(…)` replaces it.
+pub const LOOK_THROUGH: &[&str] = &[
+    "ahash",
+    "arc_swap",
+    "arrayvec",
+    "base64",
+    "bincode",
+    "bitvec",
+    "bstr",
+    "bumpalo",
+    "bytes",
+    "compact_str",
+    "crossbeam_channel",
+    "crossbeam_queue",
+    "crossbeam_utils",
+    "dashmap",
+    "either",
+    "equivalent",
+    "flume",
+    "fnv",
+    "futures_util",
+    "generic_array",
+    "hashbrown",
+    "heapless",
+    "hex",
+    "im",
+    "indexmap",
+    "itertools",
+    "lru",
+    "memchr",
+    "once_cell",
+    "parking_lot",
+    "petgraph",
+    "postcard",
+    "prost",
+    "quick_xml",
+    "rmp_serde",
+    "rustc_hash",
+    "ryu",
+    "serde",
+    "serde_core",
+    "serde_json",
+    "serde_urlencoded",
+    "serde_yaml",
+    "simd_json",
+    "slab",
+    "slotmap",
+    "smallvec",
+    "smol_str",
+    "thread_local",
+    "tinyvec",
+    "toml",
+    "triomphe",
+    "zerocopy",
+];
+
+/// Whose code a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A program's or a library's: a site, unless its crate is looked through.
+    Program,
+    /// The standard library, or what runs before `main` and below a thread's first function.
+    Standard,
+    /// The functions the compiler puts between `alloc` and the global allocator.
+    AllocatorShim,
+    /// This crate. Its examples and tests are crates of their own.
+    Heapgauge,
+}
+
+/// Where a path of the debug information belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// As shown.
+    pub file: String,
+    pub standard: bool,
+    /// The crate, as far as the path says.
+    pub krate: Option<String>,
+    /// Path of the module by the rules of `mod`, beginning with the crate; empty when the crate is not known.
+    pub module: String,
+}
+
+/// What the debug information of one module says about where its crates lie.
+#[derive(Default, Debug)]
+pub(super) struct Layout {
+    /// Directories Rust compilation units were compiled in.
+    pub roots: Vec<String>,
+    /// Root file of a crate as an absolute path, and the crate's name.
+    pub crates: Vec<(String, String)>,
+}
+
+impl Layout {
+    /// `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's names are
+    /// `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
+    pub(super) fn of(units: impl IntoIterator<Item = (String, String)>) -> Layout {
+        let mut layout = Layout::default();
+        for (directory, name) in units {
+            let directory = clean(&directory);
+            if let Some((file, unit)) = name.split_once("/@/") {
+                let file = clean(file);
+                let file = if file.starts_with('/') { file } else { join(&directory, &file) };
+                let krate = unit.split('.').next().unwrap_or(unit).to_owned();
+                layout.crates.push((file, krate));
+            }
+            layout.roots.push(directory);
+        }
+        layout.roots.sort();
+        layout.roots.dedup();
+        layout.crates.sort();
+        layout.crates.dedup();
+        layout
+    }
+
+    /// Line tables cover more than the standard library.
+    pub(super) fn covers_program(&self) -> bool {
+        self.roots.iter().any(|root| !root.starts_with("/rustc/"))
+    }
+
+    /// `near` is the crate of the function the frame was compiled into, a last resort where one directory
+    /// holds the roots of several crates.
+    pub(super) fn place(&self, path: &str, near: Option<&str>) -> Place {
+        let path = clean(path);
+        let (file, standard) = self.relative(&path);
+        let krate = if standard { standard_crate(file) } else { self.crate_of(&path, file, near) };
+        let module = match &krate {
+            Some(krate) if path.ends_with(".rs") => self.module_of(&path, file, krate),
+            _ => String::new(),
+        };
+        Place { file: file.to_owned(), standard, krate, module }
+    }
+
+    fn relative<'a>(&self, path: &'a str) -> (&'a str, bool) {
+        if let Some(rest) = path.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/')) {
+            return (rest.1, true);
+        }
+        if let Some(at) = path.find("/lib/rustlib/src/rust/library/") {
+            return (&path[at + "/lib/rustlib/src/rust/".len()..], true);
+        }
+        if let Some(rest) = path.strip_prefix("/rust/deps/") {
+            return (rest, true);
+        }
+        if let Some(rest) = after(path, "registry/src/", 1) {
+            return (rest, false);
+        }
+        if let Some(rest) = after(path, "git/checkouts/", 2) {
+            return (rest, false);
+        }
+        if !path.starts_with('/') {
+            return (path, false);
+        }
+        if let Some(root) = self.root_of(path) {
+            let vendored = root.rsplit_once('/').filter(|(above, _)| above.ends_with("/vendor"));
+            let strip = vendored.map_or(root, |(above, _)| above);
+            return (&path[strip.len() + 1..], false);
+        }
+        let conventional = ["/src/", "/examples/", "/tests/", "/benches/"];
+        if path.ends_with(".rs")
+            && let Some(at) = conventional.iter().filter_map(|directory| path.rfind(directory)).max()
+        {
+            return (&path[at + 1..], false);
+        }
+        for home in ["/home/", "/Users/"] {
+            if let Some((_, rest)) = path.strip_prefix(home).and_then(|rest| rest.split_once('/')) {
+                return (rest, false);
+            }
+        }
+        (path.strip_prefix(SUPERUSER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
+    }
+
+    /// The longest of the directories that holds the file.
+    fn root_of(&self, path: &str) -> Option<&str> {
+        self.roots
+            .iter()
+            .filter(|root| root.len() > 1 && holds(root, path))
+            .max_by_key(|root| root.len())
+            .map(String::as_str)
+    }
+
+    fn crate_of(&self, path: &str, file: &str, near: Option<&str>) -> Option<String> {
+        // The root file itself; two targets of one package may share it.
+        let of_root = |krates: &[&str]| match krates {
+            [] => None,
+            [only] => Some((*only).to_owned()),
+            several => {
+                near.filter(|near| several.contains(near)).or(several.first().copied()).map(String::from)
+            }
+        };
+        let exact: Vec<&str> = self.named(|root| root == path).map(|(_, krate)| krate).collect();
+        if let Some(krate) = of_root(&exact) {
+            return Some(krate);
+        }
+        // The crates whose root file lies in the nearest directory above.
+        let nearest = self.named(|root| directory(root).is_some_and(|above| holds(above, path)));
+        let nearest: Vec<(&str, &str)> = nearest.collect();
+        let longest = nearest.iter().filter_map(|(root, _)| directory(root)).map(str::len).max();
+        let nearest = nearest.iter().filter(|(root, _)| directory(root).map(str::len) == longest);
+        let (roots, krates): (Vec<&str>, Vec<&str>) = nearest.copied().unzip();
+        let library = roots.iter().position(|root| root.ends_with("/lib.rs")).map(|at| krates[at]);
+        if let Some(near) = near.filter(|near| krates.contains(near)) {
+            return Some(near.to_owned());
+        }
+        if let Some(library) = library {
+            return Some(library.to_owned());
+        }
+        if krates.len() == 1 && !is_target_directory(file) {
+            return Some(krates[0].to_owned());
+        }
+        by_convention(file).or_else(|| near.map(String::from))
+    }
+
+    fn named(&self, fits: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, &str)> {
+        self.crates.iter().filter(move |(root, _)| fits(root)).map(|(root, krate)| (&**root, &**krate))
+    }
+
+    fn module_of(&self, path: &str, file: &str, krate: &str) -> String {
+        let is_root = self.named(|root| root == path).any(|(_, of)| of == krate);
+        let below_root = self
+            .named(|root| directory(root).is_some_and(|above| holds(above, path)))
+            .filter(|(_, of)| *of == krate)
+            .filter_map(|(root, _)| directory(root))
+            .max_by_key(|above| above.len())
+            .map(|above| &path[above.len() + 1..]);
+        let inside = below_root.unwrap_or_else(|| match file.rfind("src/") {
+            Some(at) if at == 0 || file[..at].ends_with('/') => &file[at + "src/".len()..],
+            _ => "",
+        });
+        let mut module = krate.to_owned();
+        if is_root {
+            return module;
+        }
+        let inside = inside.strip_suffix(".rs").unwrap_or(inside);
+        let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+        if !inside.starts_with("bin/") && !matches!(inside, "lib" | "main" | "mod") {
+            for segment in inside.split('/').filter(|segment| !segment.is_empty()) {
+                module.push_str("::");
+                module.push_str(segment);
+            }
+        }
+        module
+    }
+}
+
+/// Whose code a frame is, from its final name and place.
+pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
+    let last = function.rsplit("::").next().unwrap_or(function);
+    if ["__rust_alloc", "__rust_realloc", "__rust_dealloc", "__rust_alloc_zeroed"].contains(&last)
+        || last.starts_with("__rg_")
+        || last.starts_with("__rdl_")
+    {
+        return Origin::AllocatorShim;
+    }
+    let krate = first_segment(function);
+    match place {
+        Some(place) if place.standard => Origin::Standard,
+        Some(place) if place.krate.as_deref() == Some("heapgauge") => Origin::Heapgauge,
+        _ if krate == Some("heapgauge") => Origin::Heapgauge,
+        Some(place) if place.file.ends_with(".rs") || !is_runtime(function) => Origin::Program,
+        _ if krate.is_some_and(|krate| STANDARD.contains(&krate)) || is_runtime(function) => Origin::Standard,
+        // `<[T]>::to_vec` and the like, which only the standard library can define.
+        None if matches!(
+            function.split("::").next(),
+            Some("slice" | "str" | "array" | "pointer" | "tuple" | "fn")
+        ) && krate.is_some() =>
+        {
+            Origin::Standard
+        }
+        _ => Origin::Program,
+    }
+}
+
+/// Whose code a module without names is.
+pub(super) fn module_origin(name: &str) -> Origin {
+    let runtime = ["libc.", "libc-", "ld-", "libpthread", "libm.", "libgcc_s", "libstd-", "libdl", "librt"];
+    if runtime.iter().any(|begin| name.starts_with(begin)) { Origin::Standard } else { Origin::Program }
+}
+
+/// A frame of the standard library that says nothing of the reason: its containers and its ways to the allocator.
+/// The frame that called them is `std::thread::…` or `test::…`.
+pub(super) fn only_allocates(frame: &Frame) -> bool {
+    let function = frame.function.as_deref().unwrap_or_default();
+    let module = |path: &str| function.strip_prefix(path).is_some_and(|rest| rest.starts_with("::"));
+    ["alloc", "core::alloc", "std::alloc"].into_iter().any(module)
+        || frame.file.starts_with("library/alloc/src/")
+        || ["library/core/src/alloc/", "library/std/src/alloc.rs"]
+            .iter()
+            .any(|file| frame.file.starts_with(file))
+}
+
+/// C functions below `main` and below a thread's first function.
+fn is_runtime(function: &str) -> bool {
+    matches!(
+        function,
+        "main" | "_start" | "start_thread" | "clone" | "clone3" | "__clone" | "__clone3" | "_dl_start_user"
+    ) || function.starts_with("__libc_start_")
+}
+
+/// What follows `marker` and `levels` directories, where the first of them ends in a hash as Cargo's do.
+fn after<'a>(path: &'a str, marker: &str, levels: usize) -> Option<&'a str> {
+    let (at, _) = path.rmatch_indices(marker).find(|&(at, _)| {
+        let named = path[at + marker.len()..].split('/').next().unwrap_or_default();
+        let hash = named.rsplit_once('-').map_or("", |(_, hash)| hash);
+        (at == 0 || path[..at].ends_with('/'))
+            && hash.len() == 16
+            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })?;
+    let mut rest = &path[at + marker.len()..];
+    for _ in 0..levels {
+        rest = rest.split_once('/')?.1;
+    }
+    Some(rest)
+}
+
+fn standard_crate(file: &str) -> Option<String> {
+    // `library/alloc/src/…`, `library/stdarch/crates/core_arch/src/…`, `hashbrown-0.16.1/src/…`
+    let above = file.find("/src/").map_or(file, |at| &file[..at]);
+    let package = above.rsplit('/').next()?;
+    Some(without_version(package).unwrap_or(package).replace('-', "_"))
+}
+
+/// Cargo's own naming of targets, for files of crates that left no compilation unit.
+fn by_convention(file: &str) -> Option<String> {
+    let stem = |name: &str| name.strip_suffix(".rs").unwrap_or(name).replace('-', "_");
+    let parts: Vec<&str> = file.split('/').collect();
+    let at = parts.iter().rposition(|part| matches!(*part, "src" | "examples" | "tests" | "benches"))?;
+    match (parts[at], &parts[at + 1..]) {
+        ("src", ["bin", target, ..]) => Some(stem(target)),
+        ("src", _) => {
+            let package = parts[..at].last()?;
+            Some(without_version(package).unwrap_or(package).replace('-', "_"))
+        }
+        (_, [target]) | (_, [target, "main.rs"]) => Some(stem(target)),
+        _ => None,
+    }
+}
+
+/// Every file here is a crate of its own, so one crate's root says nothing about its neighbour.
+fn is_target_directory(file: &str) -> bool {
+    let above = directory(file).unwrap_or_default();
+    let last = above.rsplit('/').next().unwrap_or_default();
+    matches!(last, "examples" | "tests" | "benches" | "bin")
+}
+
+fn directory(file: &str) -> Option<&str> {
+    file.rsplit_once('/').map(|(above, _)| above)
+}
+
+fn holds(directory: &str, path: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn join(directory: &str, file: &str) -> String {
+    format!("{}/{file}", directory.trim_end_matches('/'))
+}
+
+/// Without `.`, `..`, doubled and backward slashes.
+fn clean(path: &str) -> String {
+    let path = path.replace('\\', "/");
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if path.starts_with('/') => {}
+            _ => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    if path.starts_with('/') { format!("/{joined}") } else { joined }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUSTC: &str = "/rustc/59807616e1fa2540724bfbac14d7976d7e4a3860";
+
+    fn layout() -> Layout {
+        let unit = |directory: &str, root: &str, krate: &str| {
+            (directory.to_owned(), format!("{root}/@/{krate}.90932d36a0c74be8-cgu.7"))
+        };
+        let registry = "/home/ann/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
+        Layout::of([
+            unit("/home/ann/projects/shop", "src/main.rs", "shop"),
+            unit("/home/ann/projects/shop", "src/lib.rs", "shop_core"),
+            unit("/home/ann/projects/shop", "crates/cache/src/lib.rs", "cache"),
+            unit("/home/ann/projects/shop", "examples/leaky_service.rs", "leaky_service"),
+            unit("/home/ann/projects/other", "/home/ann/projects/other/src/lib.rs", "other"),
+            unit(
+                "/home/ann/projects/shop/vendor/tiny",
+                "/home/ann/projects/shop/vendor/tiny/src/lib.rs",
+                "tiny",
+            ),
+            unit(
+                &format!("{registry}/gimli-0.34.0"),
+                &format!("{registry}/gimli-0.34.0/src/lib.rs"),
+                "gimli",
+            ),
+            unit(RUSTC, &format!("{RUSTC}/library/std/src/lib.rs"), "std"),
+        ])
+    }
+
+    #[test]
+    fn files_are_relative_and_never_in_a_home_directory() {
+        let registry = "/home/ann/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
+        let sysroot = "/home/ann/.rustup/toolchains/stable-x86_64-unknown-linux-gnu/lib/rustlib/src/rust";
+        // path, file shown, standard library, module
+        let expected = [
+            (format!("{RUSTC}/library/alloc/src/vec/mod.rs"), "library/alloc/src/vec/mod.rs", true, "alloc::vec"),
+            (format!("{sysroot}/library/core/src/option.rs"), "library/core/src/option.rs", true, "core::option"),
+            (
+                format!("{RUSTC}/library/stdarch/crates/core_arch/src/x86/sse2.rs"),
+                "library/stdarch/crates/core_arch/src/x86/sse2.rs",
+                true,
+                "core_arch::x86::sse2",
+            ),
+            ("/rust/deps/hashbrown-0.16.1/src/raw/mod.rs".into(), "hashbrown-0.16.1/src/raw/mod.rs", true, "hashbrown::raw"),
+            (format!("{registry}/serde_json-1.0.154/src/de.rs"), "serde_json-1.0.154/src/de.rs", false, "serde_json::de"),
+            (
+                "/usr/local/cargo/registry/src/github.com-1ecc6299db9ec823/foo-bar-0.1.0-rc.2/src/a/b.rs".into(),
+                "foo-bar-0.1.0-rc.2/src/a/b.rs",
+                false,
+                "foo_bar::a::b",
+            ),
+            (
+                "/home/ann/.cargo/git/checkouts/engine-a1b2c3d4e5f60718/0a1b2c3/crates/engine-core/src/lib.rs".into(),
+                "crates/engine-core/src/lib.rs",
+                false,
+                "engine_core",
+            ),
+            ("/home/ann/projects/shop/src/main.rs".into(), "src/main.rs", false, "shop"),
+            ("/home/ann/projects/shop/./src/cart.rs".into(), "src/cart.rs", false, "shop_core::cart"),
+            ("/home/ann/projects/shop/src/bin/tool.rs".into(), "src/bin/tool.rs", false, "shop_core"),
+            ("/home/ann/projects/shop/crates/cache/src/lru/mod.rs".into(), "crates/cache/src/lru/mod.rs", false, "cache::lru"),
+            ("/home/ann/projects/shop/crates/no-unit/src/lib.rs".into(), "crates/no-unit/src/lib.rs", false, "no_unit"),
+            ("/home/ann/projects/shop/examples/leaky_service.rs".into(), "examples/leaky_service.rs", false, "leaky_service"),
+            ("/home/ann/projects/shop/examples/second.rs".into(), "examples/second.rs", false, "second"),
+            ("/home/ann/projects/shop/tests/a_b.rs".into(), "tests/a_b.rs", false, "a_b"),
+            ("/home/ann/projects/other/src/deep/er.rs".into(), "src/deep/er.rs", false, "other::deep::er"),
+            ("/home/ann/projects/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
+            ("/home/bob/elsewhere/thing/src/lib.rs".into(), "src/lib.rs", false, ""),
+            ("/home/bob/elsewhere/arena.c".into(), "elsewhere/arena.c", false, ""),
+            (format!("{SUPERUSER}/arena.c"), "arena.c", false, ""),
+            ("./csu/../sysdeps/x86_64/start.S".into(), "sysdeps/x86_64/start.S", false, ""),
+            ("src/main.rs".into(), "src/main.rs", false, ""),
+        ];
+        for (path, file, standard, module) in expected {
+            let place = layout().place(&path, None);
+            assert_eq!(
+                (place.file.as_str(), place.standard, place.module.as_str()),
+                (file, standard, module),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_longest_directory_wins_and_the_build_host_does_not_show() {
+        let layout = |top: &str| {
+            Layout::of([
+                (format!("{top}/repo"), format!("{top}/repo/src/lib.rs/@/lib_under_test.1-cgu.0")),
+                (format!("{top}/repo/demo"), "src/main.rs/@/demo.2-cgu.0".to_owned()),
+            ])
+        };
+        for top in ["/home/ann", "/builds/17", "/root"] {
+            let place = layout(top).place(&format!("{top}/repo/demo/src/main.rs"), None);
+            assert_eq!((place.file.as_str(), place.module.as_str()), ("src/main.rs", "demo"));
+            let place = layout(top).place(&format!("{top}/repo/src/part.rs"), None);
+            assert_eq!((place.file.as_str(), place.module.as_str()), ("src/part.rs", "lib_under_test::part"));
+        }
+    }
+
+    #[test]
+    fn two_crates_of_one_directory_are_told_apart_by_the_compiled_function() {
+        let path = "/home/ann/projects/shop/src/cart.rs";
+        assert_eq!(layout().place(path, Some("shop")).module, "shop::cart");
+        assert_eq!(layout().place(path, Some("cache")).module, "shop_core::cart");
+    }
+
+    #[test]
+    fn whose_frame_it_is() {
+        let place = |path: &str| layout().place(path, None);
+        let main = place("/home/ann/projects/shop/src/main.rs");
+        let vec = place(&format!("{RUSTC}/library/alloc/src/vec/mod.rs"));
+        let std_map = place("/rust/deps/hashbrown-0.16.1/src/raw/mod.rs");
+        let own = place(
+            "/home/ann/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/heapgauge-0.1.0/src/alloc.rs",
+        );
+        // The compiler gives the shims the line of the `#[global_allocator]`.
+        assert_eq!(origin("shop::__rust_alloc", Some(&main)), Origin::AllocatorShim);
+        assert_eq!(origin("__rustc::__rust_alloc", None), Origin::AllocatorShim);
+        assert_eq!(origin("__rustc::__rg_alloc", None), Origin::AllocatorShim);
+        assert_eq!(origin("shop::main", Some(&main)), Origin::Program);
+        assert_eq!(origin("shop::main", None), Origin::Program);
+        assert_eq!(origin("alloc::vec::Vec::push", Some(&vec)), Origin::Standard);
+        assert_eq!(origin("alloc::vec::Vec::push", None), Origin::Standard);
+        assert_eq!(origin("slice::to_vec", None), Origin::Standard);
+        assert_eq!(origin("hashbrown::raw::RawTable::reserve", Some(&std_map)), Origin::Standard);
+        assert_eq!(origin("heapgauge::alloc::TrackingAllocator::alloc", Some(&own)), Origin::Heapgauge);
+        assert_eq!(origin("heapgauge::alloc::TrackingAllocator::alloc", None), Origin::Heapgauge);
+        assert_eq!(origin("main", None), Origin::Standard);
+        assert_eq!(origin("__libc_start_call_main", None), Origin::Standard);
+        assert_eq!(origin("sqlite3_step", None), Origin::Program);
+    }
+}

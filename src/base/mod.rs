@@ -1,0 +1,7 @@
+//! Shared helpers without knowledge of heaps: atomics, errors, branch hints.
+
+pub(crate) mod atomics;
+pub(crate) mod error;
+pub(crate) mod hint;
+#[cfg(test)]
+pub(crate) mod random_input;

@@ -1,0 +1,424 @@
+//! What there is to look at → the JSON of `/debug/heap/…`.
+//!
+//! Pure functions on values; linear in what they write. `size` and `count` are live bytes and live blocks, as in
+//! the snapshot file; times are seconds since 1970.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::diff::{Figures, Row};
+use super::unix_seconds;
+use crate::analyze::call_tree::{Held, Node, Value, What};
+use crate::analyze::collector::{Overview, Past, SiteTotals, Sites, Times};
+use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::snapshot::statistics::Totals;
+
+const VERSION: u32 = 1;
+
+/// `summary.json`. `paths`: what this server has beside it.
+pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
+    let Overview { report, naming, history, snapshots } = overview;
+    let moment = |id: Option<u64>, past: &Past| Moment {
+        id,
+        taken_at: unix_seconds(past.taken_at),
+        size: past.live_bytes,
+        count: past.live_blocks,
+    };
+    let dropped = &report.dropped;
+    text(&Summary {
+        version: VERSION,
+        number: report.number,
+        taken_at: unix_seconds(report.taken_at),
+        started_at: unix_seconds(report.started_at),
+        tracking: report.tracking,
+        size: report.live_bytes,
+        count: report.live_blocks,
+        size_diff: report.delta_bytes,
+        count_diff: report.delta_blocks,
+        delta_window_seconds: report.delta_window.as_secs_f64(),
+        peak_bytes: report.peak_bytes,
+        allocated_bytes: report.allocated_bytes,
+        allocations: report.allocations,
+        deallocated_bytes: report.deallocated_bytes,
+        deallocations: report.deallocations,
+        untracked_bytes: report.untracked_bytes,
+        overhead_bytes: report.overhead_bytes,
+        resident_bytes: report.resident_bytes,
+        memory_limit_bytes: report.memory_limit_bytes,
+        sample_interval_bytes: report.sample_interval_bytes,
+        dropped_events: Dropped {
+            memory: dropped.memory,
+            reentrant: dropped.reentrant,
+            stacks: dropped.stacks,
+            threads: dropped.threads,
+        },
+        naming: Naming { named: naming.named, total: naming.total },
+        history: history.iter().map(|past| moment(None, past)).collect(),
+        snapshots: snapshots.iter().map(|(id, past)| moment(Some(*id), past)).collect(),
+        build: Build {
+            version: report.build.version,
+            build_id: &report.build.build_id,
+            capture: report.build.capture,
+            symbols: report.build.symbols,
+        },
+        paths,
+    })
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    version: u32,
+    number: u64,
+    taken_at: f64,
+    started_at: f64,
+    tracking: bool,
+    size: u64,
+    count: u64,
+    size_diff: i64,
+    count_diff: i64,
+    delta_window_seconds: f64,
+    peak_bytes: u64,
+    allocated_bytes: u64,
+    allocations: u64,
+    deallocated_bytes: u64,
+    deallocations: u64,
+    untracked_bytes: u64,
+    overhead_bytes: u64,
+    resident_bytes: Option<u64>,
+    memory_limit_bytes: Option<u64>,
+    sample_interval_bytes: u64,
+    dropped_events: Dropped,
+    naming: Naming,
+    history: Vec<Moment>,
+    snapshots: Vec<Moment>,
+    build: Build<'a>,
+    paths: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct Dropped {
+    memory: u64,
+    reentrant: u64,
+    stacks: u64,
+    threads: u64,
+}
+
+#[derive(Serialize)]
+struct Naming {
+    named: usize,
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct Moment {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    taken_at: f64,
+    size: u64,
+    count: u64,
+}
+
+#[derive(Serialize)]
+struct Build<'a> {
+    version: &'a str,
+    build_id: &'a str,
+    capture: &'a str,
+    symbols: &'a str,
+}
+
+/// `sites.json`.
+pub(crate) fn sites(sites: &Sites) -> String {
+    text(&SitesDocument {
+        head: Head::of(&sites.times),
+        sites: sites.sites,
+        history_at: sites.history_at.iter().map(|&at| unix_seconds(at)).collect(),
+        rows: sites
+            .rows
+            .iter()
+            .map(|SiteTotals { site, totals, stderr, diff_stderr, history }| SiteRow {
+                site: site.label(),
+                function: &site.function,
+                file: &site.file,
+                line: site.line,
+                krate: &site.krate,
+                figures: Figures::estimated(totals, *stderr, *diff_stderr),
+                history,
+            })
+            .collect(),
+        other: (&sites.other).into(),
+        total: (&sites.total).into(),
+    })
+}
+
+/// How every answer about a moment begins.
+#[derive(Serialize)]
+struct Head {
+    version: u32,
+    number: u64,
+    taken_at: f64,
+    since: f64,
+}
+
+impl Head {
+    fn of(times: &Times) -> Head {
+        let &Times { number, taken_at, since } = times;
+        Head { version: VERSION, number, taken_at: unix_seconds(taken_at), since: unix_seconds(since) }
+    }
+}
+
+#[derive(Serialize)]
+struct SitesDocument<'a> {
+    #[serde(flatten)]
+    head: Head,
+    sites: usize,
+    history_at: Vec<f64>,
+    rows: Vec<SiteRow<'a>>,
+    other: Figures,
+    total: Figures,
+}
+
+#[derive(Serialize)]
+struct SiteRow<'a> {
+    site: String,
+    function: &'a str,
+    file: &'a str,
+    line: u32,
+    #[serde(rename = "crate")]
+    krate: &'a str,
+    #[serde(flatten)]
+    figures: Figures,
+    history: &'a [u64],
+}
+
+/// `stacks.json`: the stacks shown, and what they leave out of the total.
+pub(crate) fn stacks(times: &Times, shown: &[Held], stacks: usize, other: Totals, total: Totals) -> String {
+    let unknown = Traceback::new([Frame::new(None, UNKNOWN, 0)]);
+    let row = |held: &'_ Held| held.traceback.clone().unwrap_or_else(|| unknown.clone());
+    let tracebacks: Vec<Traceback> = shown.iter().map(row).collect();
+    text(&StacksDocument {
+        head: Head::of(times),
+        stacks,
+        rows: shown
+            .iter()
+            .zip(&tracebacks)
+            .map(|(held, traceback)| Row::new(traceback.to_string(), (&held.totals).into(), traceback))
+            .collect(),
+        other: (&other).into(),
+        total: (&total).into(),
+    })
+}
+
+#[derive(Serialize)]
+struct StacksDocument<'a> {
+    #[serde(flatten)]
+    head: Head,
+    stacks: usize,
+    rows: Vec<Row<'a>>,
+    other: Figures,
+    total: Figures,
+}
+
+/// `tree.json`.
+pub(crate) fn tree(times: &Times, value: Value, root: &Node) -> String {
+    let mut frames = Frames::default();
+    let mut nodes = Vec::new();
+    TreeNode::list(root, None, &mut frames, &mut nodes);
+    text(&TreeDocument { head: Head::of(times), value: value.name(), frames: frames.frames, nodes })
+}
+
+#[derive(Serialize)]
+struct TreeDocument<'a> {
+    #[serde(flatten)]
+    head: Head,
+    value: &'a str,
+    frames: Vec<TreeFrame<'a>>,
+    nodes: Vec<TreeNode>,
+}
+
+/// Each frame once, however often the tree shows it.
+#[derive(Default)]
+struct Frames<'a> {
+    frames: Vec<TreeFrame<'a>>,
+    index: HashMap<*const Frame, usize>,
+}
+
+#[derive(Serialize)]
+struct TreeFrame<'a> {
+    function: std::borrow::Cow<'a, str>,
+    file: &'a str,
+    line: u32,
+    #[serde(rename = "crate")]
+    krate: &'a str,
+}
+
+/// A list, not nested: parsers of JSON give up at a depth that stacks reach.
+#[derive(Serialize)]
+struct TreeNode {
+    parent: Option<usize>,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame: Option<usize>,
+    value: u64,
+    #[serde(flatten)]
+    figures: Figures,
+    stacks: usize,
+}
+
+impl TreeNode {
+    fn list<'a>(node: &'a Node, parent: Option<usize>, frames: &mut Frames<'a>, nodes: &mut Vec<TreeNode>) {
+        let (kind, frame) = match &node.what {
+            What::Root => ("root", None),
+            What::Cut => ("cut", None),
+            What::Unnamed => ("unnamed", None),
+            What::Rest => ("rest", None),
+            What::Other => ("other", None),
+            What::Frame(frame) => ("frame", Some(frames.at(frame))),
+        };
+        let (value, figures, stacks) = (node.value, (&node.totals).into(), node.stacks);
+        let at = nodes.len();
+        nodes.push(TreeNode { parent, kind, frame, value, figures, stacks });
+        node.children.iter().for_each(|child| TreeNode::list(child, Some(at), frames, nodes));
+    }
+}
+
+impl<'a> Frames<'a> {
+    fn at(&mut self, frame: &'a Arc<Frame>) -> usize {
+        *self.index.entry(Arc::as_ptr(frame)).or_insert_with(|| {
+            self.frames.push(TreeFrame {
+                function: frame.name(),
+                file: &frame.file,
+                line: frame.line,
+                krate: frame.krate(),
+            });
+            self.frames.len() - 1
+        })
+    }
+}
+
+fn text(document: &impl Serialize) -> String {
+    // Strings and numbers alone: there is nothing it could refuse.
+    serde_json::to_string(document).unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::call_tree;
+    use crate::analyze::collector::sample_report;
+    use crate::analyze::symbols::{Progress, Site};
+    use serde_json::{Value as Json, json};
+    use std::time::{Duration, SystemTime};
+
+    fn at(seconds: f64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
+    }
+
+    fn times() -> Times {
+        Times { number: 7, taken_at: at(20.5), since: at(10.0) }
+    }
+
+    fn totals(size: u64, count: u64, size_diff: i64, count_diff: i64) -> Totals {
+        let mut totals = Totals::default();
+        (totals.size, totals.count, totals.size_diff, totals.count_diff) =
+            (size, count, size_diff, count_diff);
+        totals
+    }
+
+    fn parsed(text: &str) -> Json {
+        assert!(text.ends_with("}\n"), "{text}");
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_summary_has_the_words_of_metrics_and_of_snapshots() {
+        let past = Past { taken_at: at(5.0), live_bytes: 10, live_blocks: 2 };
+        let overview = Overview {
+            report: Arc::new(sample_report()),
+            naming: Progress { named: 1_200, total: 5_000, more: true },
+            history: vec![past],
+            snapshots: vec![(3, past)],
+        };
+        let summary = parsed(&summary(&overview, &["/metrics"]));
+        assert_eq!((&summary["size"], &summary["count"]), (&json!(600_000), &json!(12_500)));
+        assert_eq!(summary["naming"], json!({"named": 1_200, "total": 5_000}));
+        assert_eq!(summary["history"], json!([{"taken_at": 5.0, "size": 10, "count": 2}]));
+        assert_eq!(summary["snapshots"], json!([{"id": 3, "taken_at": 5.0, "size": 10, "count": 2}]));
+        assert_eq!(summary["dropped_events"]["memory"], 2);
+        assert_eq!(
+            (&summary["build"]["symbols"], &summary["paths"]),
+            (&json!("lines"), &json!(["/metrics"]))
+        );
+    }
+
+    #[test]
+    fn sites_and_stacks_and_tree() {
+        let frame = |name, line| Arc::new(Frame::new(Some(name), "src/a \"<b>\".rs", line));
+        let frames: Arc<[Arc<Frame>]> = Arc::new([frame("app::<f&g>", 2), frame("app::main", 1)]);
+        let held = [
+            Held { traceback: Some(Traceback::shared(frames, 2)), totals: totals(30, 3, 5, 1) },
+            Held { traceback: None, totals: totals(4, 1, 4, 1) },
+        ];
+        let site = Site {
+            id: 0xab,
+            function: "app::<f&g>".into(),
+            file: "src/a.rs".into(),
+            line: 2,
+            krate: "app".into(),
+        };
+        let head = json!({"version": 1, "number": 7, "taken_at": 20.5, "since": 10.0});
+        let figures = |size: u64, count: u64, size_diff: i64, count_diff: i64| json!({"size": size, "size_diff": size_diff, "count": count, "count_diff": count_diff});
+        let joined = |parts: &[&Json]| {
+            let members = parts.iter().flat_map(|part| part.as_object().unwrap().clone());
+            Json::Object(members.collect())
+        };
+
+        let found = Sites {
+            times: times(),
+            rows: vec![SiteTotals {
+                site: Arc::new(site),
+                totals: totals(30, 3, 5, 1),
+                stderr: 4,
+                diff_stderr: 6,
+                history: vec![25, 30],
+            }],
+            sites: 1,
+            other: totals(4, 1, 4, 1),
+            total: totals(34, 4, 9, 2),
+            history_at: vec![at(10.0), at(20.5)],
+        };
+        let named = json!({"site": "00000000000000ab", "function": "app::<f&g>", "file": "src/a.rs", "line": 2,
+            "crate": "app", "history": [25, 30], "stderr": 4, "diff_stderr": 6});
+        let rest = json!({"sites": 1, "history_at": [10.0, 20.5], "rows": [joined(&[&named, &figures(30, 3, 5, 1)])],
+            "other": figures(4, 1, 4, 1), "total": figures(34, 4, 9, 2)});
+        assert_eq!(parsed(&sites(&found)), joined(&[&head, &rest]));
+
+        let shown = parsed(&stacks(&times(), &held, 2, Totals::default(), totals(34, 4, 9, 2)));
+        assert_eq!(shown["rows"][0]["frames"][0]["function"], "app::<f&g>");
+        assert_eq!(shown["rows"][0]["name"], "src/a \"<b>\".rs:2");
+        assert_eq!(shown["rows"][1]["frames"], json!([{"function": null, "file": "<unknown>", "line": 0}]));
+
+        let root = call_tree::tree(&held, Value::Growth, 10);
+        let shown = parsed(&tree(&times(), Value::Growth, &root));
+        assert_eq!((&shown["value"], &shown["number"]), (&json!("growth"), &json!(7)));
+        assert_eq!(
+            shown["frames"],
+            json!([{"function": "app::main", "file": "src/a \"<b>\".rs", "line": 1, "crate": "app"},
+                {"function": "app::<f&g>", "file": "src/a \"<b>\".rs", "line": 2, "crate": "app"}])
+        );
+        let node = |what: Json, value: u64, stacks: u64, figures: Json| {
+            joined(&[&what, &json!({"value": value, "stacks": stacks}), &figures])
+        };
+        assert_eq!(
+            shown["nodes"],
+            json!([
+                node(json!({"parent": null, "kind": "root"}), 9, 2, figures(34, 4, 9, 2)),
+                node(json!({"parent": 0, "kind": "frame", "frame": 0}), 5, 1, figures(30, 3, 5, 1)),
+                node(json!({"parent": 1, "kind": "frame", "frame": 1}), 5, 1, figures(30, 3, 5, 1)),
+                node(json!({"parent": 0, "kind": "unnamed"}), 4, 1, figures(4, 1, 4, 1)),
+            ])
+        );
+    }
+}

@@ -1,0 +1,402 @@
+//! [`Report`](crate::Report) → the recorder that the program installed for the crate `metrics`.
+//!
+//! Any thread; a collection, and well below a millisecond with 40 sites. A recorder never forgets a
+//! series, so each one made here keeps its true value from then on.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::families::{self, Unit};
+use super::prometheus::{record, set};
+use super::{Value, labels};
+use crate::analyze::collector::Collector;
+use crate::base::error::Error;
+use crate::record::control;
+
+/// Five series each; more than a process shows in a day of ordinary work.
+const MAX_SITES: usize = 200;
+/// A collection is given out again for a second, so a shorter interval would show nothing new.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Rest between two goes of naming, so that the thread leaves most of a core to others.
+const NAMING_REST: Duration = Duration::from_millis(10);
+
+/// For a program that already uses the crate `metrics`: heapgauge's numbers through the recorder that it
+/// installed, whichever it is.
+///
+/// A recorder cannot take a series back. So a site that was shown once is shown from then on, with what
+/// it holds now, 0 if that is nothing; and their number has a limit. Where the recorder is
+/// `metrics-exporter-prometheus` and the program serves its text, [`render_with`](super::render_with)
+/// does without both.
+///
+/// # Examples
+///
+/// ```
+/// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().unwrap();
+///
+/// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
+/// facade.describe();
+/// facade.collect(); // before each scrape, or once for all: `facade.report_every(interval)?`
+/// assert!(recorder.render().contains("\nheap_tracking "));
+/// ```
+pub fn metrics(collector: &Collector) -> Facade {
+    let _own = control::own();
+    Facade { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
+}
+
+/// heapgauge's numbers through the recorder of the crate `metrics`; made by [`metrics`](metrics()). Cheap
+/// to clone.
+#[derive(Clone, Debug)]
+pub struct Facade {
+    collector: Collector,
+    max_sites: usize,
+    /// Held while values are set, so that those of an earlier snapshot never come last. Whether standard
+    /// errors were among them: then they are for ever.
+    turn: Arc<Mutex<bool>>,
+}
+
+impl Facade {
+    /// How many sites it shows at most in the life of the process, five series each: default 200.
+    ///
+    /// Sites that come when there is no room count in `heap_dropped_events_total{reason="series"}`, each
+    /// once; what they hold is in *other*. Among several facades of one collector the highest limit
+    /// counts.
+    pub fn max_sites(mut self, sites: usize) -> Facade {
+        self.max_sites = sites;
+        self
+    }
+
+    /// Tells the recorder type, unit and meaning of every metric. Once is enough.
+    pub fn describe(&self) {
+        let _own = control::own();
+        for family in families::ALL {
+            let unit = match family.unit {
+                Unit::Bytes => Some(metrics::Unit::Bytes),
+                Unit::Seconds => Some(metrics::Unit::Seconds),
+                Unit::Blocks | Unit::Sites | Unit::Events => Some(metrics::Unit::Count),
+                Unit::Flag => None,
+            };
+            metrics::with_recorder(|recorder| {
+                let (name, help) = (family.name.into(), family.help.into());
+                if family.kind.is_counter() {
+                    recorder.describe_counter(name, unit, help);
+                } else {
+                    recorder.describe_gauge(name, unit, help);
+                }
+            });
+        }
+    }
+
+    /// Sets every metric to what it is now; nothing happens before a recorder is installed.
+    ///
+    /// Costs what [`Collector::collect`] costs, and some microseconds for each series. Totals do not begin
+    /// again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop): a counter here cannot
+    /// fall. What is allocated meanwhile, by the recorder too, is heapgauge's own.
+    pub fn collect(&self) {
+        let _own = control::own();
+        let mut has_errors = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.collector.collect_following(self.max_sites).sticky();
+        *has_errors |= report.is_estimated();
+        record(&report);
+        if *has_errors && !report.is_estimated() {
+            let family = &families::SITE_LIVE_STDERR_BYTES;
+            for site in &report.sites {
+                set(family, labels(family, &[&site.site(), &site.function_label()]), Value::Level(0));
+            }
+        }
+    }
+
+    /// Starts a thread that [describes](Facade::describe) the metrics, [collects](Facade::collect) now and
+    /// in this interval from then on, and keeps the collector's baselines in time. Dropping the
+    /// [`Reporter`] stops it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
+    /// let reporter = facade.report_every(Duration::from_secs(15))?;
+    /// drop(reporter);
+    ///
+    /// let refused = facade.report_every(Duration::from_millis(20)).unwrap_err();
+    /// assert_eq!(refused.to_string(), "reporter: interval 20ms is out of range, allowed are 1s to 24h");
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An interval out of its range, or a thread that cannot be started.
+    pub fn report_every(&self, interval: Duration) -> Result<Reporter, Error> {
+        let _own = control::own();
+        if !(SHORTEST..=LONGEST).contains(&interval) {
+            return Err(Error::new(format_args!(
+                "reporter: interval {interval:?} is out of range, allowed are 1s to 24h"
+            )));
+        }
+        let (stop, stopped) = mpsc::channel();
+        let facade = self.clone();
+        let thread = std::thread::Builder::new()
+            .name("heapgauge-report".into())
+            .spawn(move || facade.run(interval, &stopped))
+            .map_err(|error| Error::with_source("reporter: cannot start its thread", error))?;
+        Ok(Reporter { running: Some((std::process::id(), stop, thread)) })
+    }
+
+    fn run(&self, interval: Duration, stopped: &Receiver<()>) {
+        control::own_for_life();
+        // A fault of ours, or of the recorder, costs this turn only.
+        let turn = |act: &dyn Fn() -> Duration| catch_unwind(AssertUnwindSafe(act)).unwrap_or(interval);
+        let waits = |rest: Duration| stopped.recv_timeout(rest) == Err(RecvTimeoutError::Timeout);
+        self.describe();
+        let mut next = Instant::now();
+        loop {
+            if next <= Instant::now() {
+                next = Instant::now() + interval;
+                turn(&|| {
+                    self.collect();
+                    interval
+                });
+                while turn(&|| if self.collector.name_slice() { NAMING_REST } else { interval })
+                    == NAMING_REST
+                {
+                    if !waits(NAMING_REST) {
+                        return;
+                    }
+                }
+            }
+            let due = turn(&|| self.collector.tick());
+            let rest = due.min(next.saturating_duration_since(Instant::now()));
+            if !waits(rest.max(NAMING_REST)) {
+                return;
+            }
+        }
+    }
+}
+
+/// The thread of [`Facade::report_every`]. Dropping it ends the thread and waits for it; in a child of
+/// `fork`, where the thread does not exist, dropping it does nothing.
+#[must_use = "dropping it ends the reports"]
+pub struct Reporter {
+    /// The process whose thread it is; dropping the sender is the word to end.
+    running: Option<(u32, Sender<()>, JoinHandle<()>)>,
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reporter")
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        let Some((pid, stop, thread)) = self.running.take() else { return };
+        let _own = control::own();
+        if pid != std::process::id() {
+            // Neither end of these is in this process: joining would wait for ever.
+            std::mem::forget((stop, thread));
+            return;
+        }
+        drop(stop);
+        let _ = thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+    use super::*;
+    use crate::analyze::collector::Fake;
+
+    /// Series with labels → value.
+    fn series(text: &str) -> BTreeMap<&str, f64> {
+        text.lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(series, value)| (series, value.parse().unwrap()))
+            .collect()
+    }
+
+    /// Five times as many lines as may be chosen take turns at the top, and every series that was made
+    /// once shows what its line holds, in each cycle; so do the counts that are not of a line.
+    #[test]
+    fn a_series_once_made_stays_true() {
+        let fake = Fake::new();
+        let collector = fake.collector(2, 300);
+        let facade = metrics(&collector).max_sites(30);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let mut holds = [0_u64; 100];
+        let mut most = 0;
+        for cycle in 0..40 {
+            fake.at(60 * cycle);
+            for step in 0..7 {
+                let line = (cycle * 37 + step * 11) % 100;
+                holds[line as usize] = if step == 6 { 0 } else { (cycle * 7_919 + step * 104_729) % 100_000 };
+                fake.holds(2 + line as u32, line as u32, holds[line as usize], 1);
+            }
+            metrics::with_local_recorder(&recorder, || facade.collect());
+            let text = recorder.handle().render();
+            let shown = series(&text);
+            let live: Vec<(usize, f64)> = shown
+                .iter()
+                .filter_map(|(name, value)| {
+                    let id = name.strip_prefix("heap_site_live_bytes{site=\"")?.get(..16)?;
+                    Some((usize::from_str_radix(id, 16).unwrap(), *value))
+                })
+                .collect();
+            for (line, value) in &live {
+                assert_eq!(*value, holds[*line] as f64, "line {line} in cycle {cycle}");
+            }
+            assert_eq!(shown["heap_live_bytes"], holds.iter().sum::<u64>() as f64);
+            assert_eq!(shown["heap_sites_exported"], live.len() as f64);
+            assert!((most..=30).contains(&live.len()), "a series was lost or the limit passed");
+            most = live.len();
+            let refused = shown["heap_dropped_events_total{reason=\"series\"}"];
+            assert!(refused == 0.0 || most == 30);
+        }
+        assert_eq!(most, 30);
+        let text = recorder.handle().render();
+        assert!(series(&text)["heap_dropped_events_total{reason=\"series\"}"] >= 1.0);
+    }
+
+    #[test]
+    fn counters_go_on_and_gauges_fall_when_traces_are_forgotten() {
+        let fake = Fake::new();
+        let facade = metrics(&fake.collector(25, 300));
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let collect = || {
+            metrics::with_local_recorder(&recorder, || facade.collect());
+            recorder.handle().render()
+        };
+        fake.holds(2, 10, 1_000, 10);
+        collect();
+        fake.clear();
+        fake.at(10);
+        fake.holds(3, 20, 7, 1);
+        let text = collect();
+        let shown = series(&text);
+        assert_eq!((shown["heap_allocated_bytes_total"], shown["heap_live_bytes"]), (1_007.0, 7.0));
+        let site = |id: &str| {
+            let line = u32::from_str_radix(id, 16).unwrap();
+            shown[&*format!("heap_site_live_bytes{{site=\"{id}\",function=\"app::line_{line}\"}}")]
+        };
+        assert_eq!((site("000000000000000a"), site("0000000000000014")), (0.0, 7.0));
+    }
+
+    #[test]
+    fn an_error_falls_to_zero_when_no_block_is_sampled_any_more() {
+        let fake = Fake::new();
+        let facade = metrics(&fake.collector(25, 300));
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let error = || {
+            metrics::with_local_recorder(&recorder, || facade.collect());
+            let text = recorder.handle().render();
+            let mut errors = series(&text).into_iter().filter(|(name, _)| name.contains("stderr"));
+            errors.next().map(|(_, error)| error)
+        };
+        fake.holds(2, 10, 1_000, 10);
+        assert_eq!(error(), None);
+        fake.at(10);
+        fake.is_sampled(2, 70.0);
+        assert_eq!(error(), Some(70.0));
+        fake.at(20);
+        fake.is_sampled(2, 0.0);
+        fake.heap().sample_interval = 0;
+        assert_eq!(error(), Some(0.0));
+    }
+
+    /// A recorder that appends units to names finds them there already.
+    #[test]
+    fn names_stay_as_they_are_with_units() {
+        let describe_and_collect = |builder: PrometheusBuilder| -> PrometheusHandle {
+            let fake = Fake::new();
+            fake.holds(2, 10, 1_000, 10);
+            let facade = metrics(&fake.collector(25, 300));
+            let recorder = builder.build_recorder();
+            metrics::with_local_recorder(&recorder, || {
+                facade.describe();
+                facade.collect();
+            });
+            recorder.handle()
+        };
+        let sorted = |handle: PrometheusHandle| {
+            let mut lines: Vec<String> = handle.render().lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        let plain = sorted(describe_and_collect(PrometheusBuilder::new()));
+        let with_units = sorted(describe_and_collect(PrometheusBuilder::new().with_recommended_naming(true)));
+        assert_eq!(with_units, plain);
+        for family in families::ALL {
+            let has_series =
+                !["heap_memory_limit_bytes", "heap_site_live_stderr_bytes"].contains(&family.name);
+            let help = format!("# HELP {} {}", family.name, family.help);
+            assert_eq!(plain.contains(&help), has_series, "{help}");
+        }
+    }
+
+    #[test]
+    fn joined_texts_hold_each_family_once() {
+        let fake = Fake::new();
+        fake.holds(2, 10, 1_000, 10);
+        let collector = fake.collector(25, 300);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::counter!("requests_total", "path" => "/").increment(7);
+            // As if the program used both.
+            metrics(&collector).collect();
+        });
+        fake.at(10);
+        fake.holds(2, 10, 3_000, 30);
+        let text = crate::export::emit::render_with(&collector, &recorder.handle());
+        let own = collector.collect().to_prometheus();
+        let theirs = text.strip_suffix(&*own).expect("ours comes last, whole");
+        assert_eq!(theirs.trim(), "# TYPE requests_total counter\nrequests_total{path=\"/\"} 7");
+    }
+
+    #[test]
+    fn the_reporter_reports_until_it_is_dropped() {
+        let fake = Fake::new();
+        let facade = metrics(&fake.collector(25, 300));
+        let before = fake.heap().taken;
+        let reporter = facade.report_every(Duration::from_secs(1)).unwrap();
+        let begun = Instant::now();
+        // Its interval is by the real clock, baselines are by the fake one.
+        for collections in 1..=2 {
+            while fake.heap().taken < before + collections {
+                assert!(begun.elapsed() < Duration::from_secs(30), "collection {collections} did not come");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            fake.at(10 * u64::from(collections));
+        }
+        drop(reporter);
+        let ended = fake.heap().taken;
+        fake.at(1_000);
+        std::thread::sleep(Duration::from_millis(1_100));
+        assert_eq!(fake.heap().taken, ended);
+    }
+
+    #[test]
+    fn a_fault_costs_the_reporter_one_turn() {
+        let fake = Fake::new();
+        let facade = metrics(&fake.collector(25, 300));
+        fake.heap().fails = true;
+        fake.at(10);
+        let _reporter = facade.report_every(Duration::from_secs(1)).unwrap();
+        let begun = Instant::now();
+        let failed = fake.heap().taken;
+        while fake.heap().taken < failed + 2 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it ended");
+            fake.heap().now += Duration::from_secs(2);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

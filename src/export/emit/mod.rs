@@ -1,0 +1,173 @@
+//! A [`Report`] as series, on the meter, recorder or registry that the program already has.
+//!
+//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::outlets). Every outlet
+//! walks one list of series; no arithmetic and no choice happens here.
+#![forbid(unsafe_code)]
+// Profiles are no series: with `pprof` alone nobody walks the list.
+#![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
+
+#[cfg(feature = "http")]
+pub(crate) mod diff;
+pub(crate) mod families;
+#[cfg(any(feature = "http", feature = "pprof"))]
+pub(crate) mod folded;
+#[cfg(feature = "http")]
+pub(crate) mod json;
+#[cfg(feature = "prometheus")]
+mod metrics_recorder;
+#[cfg(feature = "opentelemetry")]
+mod opentelemetry;
+#[cfg(feature = "pprof")]
+pub(crate) mod pprof;
+#[cfg(feature = "pprof")]
+mod profile_proto;
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
+#[cfg(feature = "prometheus-client")]
+mod prometheus_client;
+#[cfg(feature = "prometheus")]
+mod text;
+
+use std::time::SystemTime;
+
+use crate::analyze::collector::{Report, SiteRow};
+use families::Family;
+#[cfg(feature = "prometheus")]
+pub use metrics_recorder::{Facade, Reporter, metrics};
+#[cfg(feature = "opentelemetry")]
+pub use opentelemetry::opentelemetry;
+#[cfg(feature = "prometheus")]
+pub use prometheus::render_with;
+#[cfg(feature = "prometheus-client")]
+pub use prometheus_client::prometheus_client;
+
+/// One value, in the kind its family has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Value {
+    /// Of a counter: exact.
+    Count(u64),
+    /// Of a gauge: exact up to 2^53 (8 PiB), then the nearest number a Prometheus sample can hold.
+    Level(u64),
+    /// Of a signed gauge: exact up to ±2^53.
+    Change(i64),
+    Seconds(f64),
+}
+
+/// Label values in the order of the family's labels, without backslashes and control characters.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// Hands every series of `report` to `emit`, family by family in the order of [`families::ALL`]; the series
+/// of a family with sites come in the order of [`Report::sites`].
+pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    use Value::{Change, Count, Level, Seconds};
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+
+    one(&families::TRACKING, Level(report.tracking.into()));
+    one(&families::START, Seconds(unix_seconds(report.started_at)));
+    one(&families::LIVE_BYTES, Level(report.live_bytes));
+    one(&families::LIVE_BLOCKS, Level(report.live_blocks));
+    one(&families::PEAK_BYTES, Level(report.peak_bytes));
+    one(&families::ALLOCATED_BYTES, Count(report.allocated_bytes));
+    one(&families::ALLOCATIONS, Count(report.allocations));
+    one(&families::DEALLOCATED_BYTES, Count(report.deallocated_bytes));
+    one(&families::DEALLOCATIONS, Count(report.deallocations));
+
+    let mut each_site = |family: &'static Family, value: &dyn Fn(&SiteRow) -> Value| {
+        for site in &report.sites {
+            emit(family, labels(family, &[&site.site(), &site.function_label()]), value(site));
+        }
+    };
+    each_site(&families::SITE_LIVE_BYTES, &|site| Level(site.live_bytes));
+    each_site(&families::SITE_LIVE_BLOCKS, &|site| Level(site.live_blocks));
+    each_site(&families::SITE_LIVE_DELTA_BYTES, &|site| Change(site.delta_bytes));
+    each_site(&families::SITE_LIVE_DELTA_BLOCKS, &|site| Change(site.delta_blocks));
+    if report.is_estimated() {
+        each_site(&families::SITE_LIVE_STDERR_BYTES, &|site| Level(site.live_stderr_bytes));
+    }
+    for site in &report.sites {
+        let values: [&str; 5] =
+            [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.krate()];
+        emit(&families::SITE_INFO, labels(&families::SITE_INFO, &values), Level(1));
+    }
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+    one(&families::SITES, Level(report.sites_with_blocks));
+    one(&families::SITES_EXPORTED, Level(report.sites.len() as u64));
+    one(&families::DELTA_WINDOW, Seconds(report.delta_window.as_secs_f64()));
+    one(&families::SNAPSHOT_TIMESTAMP, Seconds(unix_seconds(report.taken_at)));
+    one(&families::SNAPSHOT_DURATION, Seconds(report.duration.as_secs_f64()));
+    one(&families::UNTRACKED_BYTES, Level(report.untracked_bytes));
+    one(&families::OVERHEAD_BYTES, Level(report.overhead_bytes));
+
+    let dropped = &report.dropped;
+    for (reason, events) in [
+        ("memory", dropped.memory),
+        ("reentrant", dropped.reentrant),
+        ("series", dropped.series),
+        ("stacks", dropped.stacks),
+        ("threads", dropped.threads),
+    ] {
+        emit(&families::DROPPED_EVENTS, labels(&families::DROPPED_EVENTS, &[reason]), Count(events));
+    }
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
+    one(&families::TRUNCATED_STACKS, Count(report.truncated_stacks));
+    one(&families::FALLBACK_WALKS, Count(report.fallback_walks));
+    if let Some(bytes) = report.resident_bytes {
+        one(&families::RESIDENT_BYTES, Level(bytes));
+    }
+    if let Some(bytes) = report.memory_limit_bytes {
+        one(&families::MEMORY_LIMIT_BYTES, Level(bytes));
+    }
+    one(&families::SAMPLE_INTERVAL_BYTES, Level(report.sample_interval_bytes));
+
+    let build = &report.build;
+    let values = [build.version, &build.build_id, build.capture, build.symbols];
+    emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
+}
+
+/// The series of one family, in order.
+#[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
+type Series = Vec<(Labels, Value)>;
+
+/// What [`each_series`] hands out, in the same order, for outlets that ask for one family after the
+/// other. Families without series are left out.
+#[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
+fn by_family(report: &Report) -> Vec<(&'static Family, Series)> {
+    let mut families: Vec<(&'static Family, Series)> = Vec::with_capacity(families::ALL.len());
+    each_series(report, &mut |family, labels, value| match families.last_mut() {
+        Some((last, series)) if *last == family => series.push((labels, value)),
+        _ => families.push((family, vec![(labels, value)])),
+    });
+    families
+}
+
+fn labels(family: &'static Family, values: &[&str]) -> Labels {
+    family.labels.iter().zip(values).map(|(&key, value)| (key, label_value(value))).collect()
+}
+
+/// Some renderers escape `a\b` and `a\\b` to the same text, which would join two series.
+fn label_value(value: &str) -> String {
+    let clean = |c: char| match c {
+        '\\' => '/',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    value.chars().map(clean).collect()
+}
+
+fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_backslash_and_no_line_end_in_a_label() {
+        assert_eq!(label_value("C:\\src\\a.rs"), "C:/src/a.rs");
+        assert_eq!(label_value("a\nb\tc\u{7f}"), "a b c ");
+        assert_eq!(label_value("naïve::<\"x\">"), "naïve::<\"x\">");
+    }
+}

@@ -1,0 +1,314 @@
+//! [`Report`] → Prometheus text exposition format 0.0.4.
+//!
+//! Any thread; well below a millisecond with 40 sites. The text depends on the report alone: two
+//! expositions of one snapshot are byte-identical.
+#![forbid(unsafe_code)]
+
+#[cfg(any(feature = "http", test))]
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{Label, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use super::families::Family;
+use super::{Labels, Value, each_series, families, text};
+use crate::analyze::collector::{Collector, Report};
+use crate::record::control;
+
+/// The content type of [`Report::to_prometheus`].
+#[cfg(feature = "http")]
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Report {
+    /// This report as Prometheus text, for a program that serves it itself; the content type is
+    /// `text/plain; version=0.0.4; charset=utf-8`.
+    ///
+    /// Families and lines are in a fixed order. Gauges are 64-bit floats in Prometheus, so bytes are
+    /// exact up to 2^53 (8 PiB); counters are written whole.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// let text = report.to_prometheus();
+    /// assert!(text.contains(&format!("\nheap_live_blocks {}\n", report.live_blocks)));
+    /// assert_eq!(text, report.to_prometheus());
+    /// ```
+    pub fn to_prometheus(&self) -> String {
+        let _own = control::own();
+        render(self)
+    }
+}
+
+/// The exporter cannot unregister a series, so each exposition has a recorder of its own: what is not
+/// in this report is not in the text.
+fn render(report: &Report) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    // No unit is handed over: the exporter would add it to names that end in something else.
+    for family in families::ALL {
+        if family.kind.is_counter() {
+            recorder.describe_counter(family.name.into(), None, family.help.into());
+        } else {
+            recorder.describe_gauge(family.name.into(), None, family.help.into());
+        }
+    }
+    metrics::with_local_recorder(&recorder, || record(report));
+    text::in_order(&recorder.handle().render())
+}
+
+/// Hands every series of `report` to the recorder of the calling thread.
+pub(super) fn record(report: &Report) {
+    each_series(report, &mut set);
+}
+
+/// Hands one series to the recorder of the calling thread.
+pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
+    let labels: Vec<Label> = labels.into_iter().map(|(key, value)| Label::new(key, value)).collect();
+    match value {
+        Value::Count(count) => metrics::counter!(family.name, labels).absolute(count),
+        Value::Level(level) => metrics::gauge!(family.name, labels).set(level as f64),
+        Value::Change(change) => metrics::gauge!(family.name, labels).set(change as f64),
+        Value::Seconds(seconds) => metrics::gauge!(family.name, labels).set(seconds),
+    }
+}
+
+/// The text of the application's own recorder and heapgauge's after it, as one exposition.
+///
+/// For a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
+/// its recorder, so no series stays behind, and the whole is what two scrapes would have given. Families
+/// of heapgauge's that the recorder holds all the same, by [`metrics`](super::metrics()), are left out of
+/// its part, or they would be there twice. What rendering the handle allocates is the program's.
+///
+/// # Examples
+///
+/// ```
+/// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+/// metrics::with_local_recorder(&recorder, || metrics::counter!("requests_total").increment(3));
+///
+/// let collector = heapgauge::Collector::new();
+/// let text = heapgauge::emit::render_with(&collector, &recorder.handle());
+/// assert!(text.contains("\nrequests_total 3\n"));
+/// assert!(text.contains("\nheap_tracking "));
+/// ```
+pub fn render_with(collector: &Collector, handle: &PrometheusHandle) -> String {
+    let theirs = handle.render();
+    let _own = control::own();
+    let mut text = text::without_ours(&theirs);
+    text.push_str(&render(&collector.collect()));
+    text
+}
+
+/// The text of the latest report asked for, so that scrapes within a second render once.
+#[cfg(any(feature = "http", test))]
+#[derive(Default)]
+pub(crate) struct Cached {
+    latest: Mutex<Option<(u64, Arc<str>)>>,
+}
+
+#[cfg(any(feature = "http", test))]
+impl Cached {
+    /// `report` as text. All reports handed in come from one collector.
+    pub(crate) fn text(&self, report: &Report) -> Arc<str> {
+        let _own = control::own();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*latest {
+            Some((number, text)) if *number == report.number => text.clone(),
+            _ => {
+                let text: Arc<str> = render(report).into();
+                *latest = Some((report.number, text.clone()));
+                text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::collector::{sample_report, sample_row};
+    use crate::base::random_input::{Random, inputs};
+
+    /// Every family, value and label, line by line.
+    #[test]
+    fn the_text_of_a_report() {
+        let expected = include_str!("golden.prom");
+        let text = render(&sample_report());
+        for (line, expected) in text.lines().zip(expected.lines()) {
+            assert_eq!(line, expected);
+        }
+        assert_eq!(text.len(), expected.len());
+    }
+
+    /// The sample with its sites estimated.
+    fn sampled_report() -> Report {
+        let mut report = sample_report();
+        report.sample_interval_bytes = 512 << 10;
+        report.sites[0].live_stderr_bytes = 724_077;
+        report
+    }
+
+    #[test]
+    fn every_family_has_its_help_and_type_once() {
+        let text = render(&sampled_report());
+        for family in families::ALL {
+            let kind = if family.kind.is_counter() { "counter" } else { "gauge" };
+            for header in [
+                format!("# HELP {} {}\n", family.name, family.help),
+                format!("# TYPE {} {kind}\n", family.name),
+            ] {
+                assert_eq!(text.matches(&header).count(), 1, "{header}");
+            }
+        }
+        assert_eq!(text.matches("# TYPE").count(), families::ALL.len());
+    }
+
+    #[test]
+    fn errors_are_shown_of_estimates_only() {
+        assert!(!render(&sample_report()).contains("heap_site_live_stderr_bytes"));
+        let text = render(&sampled_report());
+        let errors: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("heap_site_live_stderr")).collect();
+        assert_eq!(
+            errors,
+            [
+                r#"heap_site_live_stderr_bytes{site="feed000000000007",function="app::load/it"} 0"#,
+                r#"heap_site_live_stderr_bytes{site="feed00000000002a",function="app::cache::Cache::insert"} 724077"#,
+            ]
+        );
+        assert!(text.contains("\nheap_sample_interval_bytes 524288\n"));
+        // Exact again, while sampled blocks live.
+        let mut report = sampled_report();
+        report.sample_interval_bytes = 0;
+        assert!(render(&report).contains("heap_site_live_stderr_bytes{"));
+    }
+
+    #[test]
+    fn one_snapshot_gives_the_same_bytes_each_time() {
+        let report = sample_report();
+        let (cached, first) = (Cached::default(), render(&report));
+        for _ in 0..20 {
+            assert_eq!(render(&report), first);
+        }
+        assert_eq!(*cached.text(&report), *first);
+        assert!(Arc::ptr_eq(&cached.text(&report), &cached.text(&report)));
+    }
+
+    #[test]
+    fn what_is_absent_has_no_series() {
+        let mut report = sample_report();
+        report.sites.clear();
+        report.tracking = false;
+        report.resident_bytes = None;
+        report.memory_limit_bytes = None;
+        let text = render(&report);
+        assert!(text.contains("\nheap_tracking 0\n"));
+        for absent in ["heap_site_live", "heap_site_info", "heap_resident_bytes", "heap_memory_limit_bytes"] {
+            assert!(!text.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn counters_are_written_whole_and_gauges_up_to_two_to_the_53() {
+        let mut report = sample_report();
+        report.allocated_bytes = u64::MAX;
+        report.live_bytes = 1 << 53;
+        let text = render(&report);
+        assert!(text.contains("\nheap_allocated_bytes_total 18446744073709551615\n"));
+        assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
+    }
+
+    /// 40 sites of five series each and what there is once; 35 of six where they are estimates.
+    #[test]
+    fn at_most_240_series() {
+        for (mut report, sites, expected) in [(sample_report(), 40, 227), (sampled_report(), 35, 237)] {
+            let row = |line| crate::analyze::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0);
+            report.sites = (0..sites).map(row).collect();
+            let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
+            assert_eq!(series, expected);
+        }
+    }
+
+    /// A sample read back: name, labels, value. As the text format has it.
+    fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+        let Some((name, rest)) = line.split_once('{') else {
+            let (name, value) = line.split_once(' ').unwrap();
+            return (name.into(), vec![], value.parse().unwrap());
+        };
+        let (mut labels, mut rest) = (Vec::new(), rest);
+        loop {
+            let (key, after) = rest.split_once("=\"").unwrap();
+            let (mut value, mut chars) = (String::new(), after.chars());
+            loop {
+                match chars.next().expect("a quote that closes") {
+                    '\\' => value.push(match chars.next().unwrap() {
+                        'n' => '\n',
+                        c @ ('\\' | '"') => c,
+                        other => panic!("\\{other} is no escape"),
+                    }),
+                    '"' => break,
+                    c => value.push(c),
+                }
+            }
+            labels.push((key.to_owned(), value));
+            rest = chars.as_str();
+            match rest.strip_prefix(',') {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        (name.into(), labels, rest.strip_prefix("} ").unwrap().parse().unwrap())
+    }
+
+    /// Names as no compiler writes them, and numbers at the edges, are each one sample with the labels they had.
+    #[test]
+    fn any_report_is_a_text_that_reads_back() {
+        let words = ["app", "::", "<", ">", "{closure#0}", " ", "\"", "\\", "}", ",", "=", "\u{7f}", "é"];
+        let mut random = Random::new();
+        for _ in 0..inputs(600) {
+            let mut report = sample_report();
+            report.sites = (0..random.below(5) as u32)
+                .map(|line| {
+                    let [bytes, blocks] = [random.edge(), random.edge()];
+                    sample_row(
+                        line,
+                        &random.text(&words),
+                        bytes,
+                        blocks,
+                        random.edge() as i64,
+                        random.edge() as i64,
+                    )
+                })
+                .collect();
+            report.live_bytes = random.edge();
+            report.allocated_bytes = random.edge();
+            let text = render(&report);
+            let lines = || text.lines().filter(|line| !line.starts_with('#'));
+            // 26 and five for each site.
+            assert_eq!(
+                lines().count(),
+                render(&Report { sites: vec![], ..report.clone() })
+                    .lines()
+                    .filter(|line| !line.starts_with('#'))
+                    .count()
+                    + 5 * report.sites.len()
+            );
+            let mut infos = Vec::new();
+            for line in lines() {
+                let (name, labels, value) = sample(line);
+                assert!(families::ALL.iter().any(|family| family.name == name), "{line}");
+                assert!(labels.iter().all(|(_, value)| !value.contains(['\\', '\n', '\r'])), "{line}");
+                if name == "heap_live_bytes" {
+                    assert_eq!(value, report.live_bytes as f64);
+                }
+                if name == "heap_site_info" {
+                    infos.push(labels);
+                }
+            }
+            assert_eq!(infos.len(), report.sites.len());
+            for site in &report.sites {
+                let of_site = infos.iter().filter(|labels| labels[0] == ("site".into(), site.site())).count();
+                assert!(of_site >= 1, "{}", site.site());
+            }
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The environment → what the server is told: every `HEAPGAUGE_…` variable.
+//!
+//! Read once, by `serve_from_env`, on the thread that calls it. What cannot be read is one line for the
+//! user each, and the default.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fmt;
+use std::time::Duration;
+
+use crate::analyze::collector::{
+    DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N, MIN_MAX_OVERHEAD,
+};
+use crate::record::control::MAX_INTERVAL;
+
+/// Where the server listens unless it is told otherwise.
+pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:9898";
+
+/// Every variable there is, in the order of the documentation.
+const KEYS: [&str; 8] = [
+    "HEAPGAUGE",
+    "HEAPGAUGE_ADDR",
+    "HEAPGAUGE_TOP_N",
+    "HEAPGAUGE_DELTA_WINDOW",
+    "HEAPGAUGE_FRAMES",
+    "HEAPGAUGE_SAMPLE",
+    "HEAPGAUGE_MAX_OVERHEAD",
+    "HEAPGAUGE_DEBUG",
+];
+
+/// What the environment says; `None` leaves things as the program has set them up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub on: Option<bool>,
+    pub addr: String,
+    pub top_n: usize,
+    pub delta_window: Duration,
+    pub frames: Option<usize>,
+    /// Average bytes between samples; 0: every allocation is recorded.
+    pub sample: Option<usize>,
+    pub max_overhead: u64,
+    pub debug: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            on: None,
+            addr: DEFAULT_ADDR.into(),
+            top_n: MAX_TOP_N,
+            delta_window: DEFAULT_DELTA_WINDOW,
+            frames: None,
+            sample: None,
+            max_overhead: DEFAULT_MAX_OVERHEAD,
+            debug: false,
+        }
+    }
+}
+
+/// What the variables say, and a line for each that could not be used, in the order of the keys.
+pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (Config, Vec<String>) {
+    let mut ours: Vec<(String, OsString)> = variables
+        .map(|(key, value)| (key.to_string_lossy().into_owned(), value))
+        .filter(|(key, _)| key == "HEAPGAUGE" || key.starts_with("HEAPGAUGE_"))
+        .collect();
+    ours.sort();
+    let mut config = Config::default();
+    let mut problems = Vec::new();
+    for (key, value) in &ours {
+        if !KEYS.contains(&key.as_str()) {
+            problems.push(format!("{} is unknown, allowed are {}", Shown(key), KEYS.join(", ")));
+            continue;
+        }
+        let value = value.to_string_lossy();
+        if let Err(allowed) = apply(&mut config, key, value.trim()) {
+            problems.push(format!("{key}={}: {allowed}", Shown(&value)));
+        }
+    }
+    (config, problems)
+}
+
+/// Err: what is to be said about the value.
+fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "HEAPGAUGE" => {
+            config.on = Some(switch(value).ok_or("allowed are on and off, keeping what the program has set")?)
+        }
+        "HEAPGAUGE_ADDR" => {
+            config.addr = address(value)
+                .ok_or_else(|| format!("allowed is HOST:PORT, taking {DEFAULT_ADDR}"))?
+                .to_owned();
+        }
+        "HEAPGAUGE_TOP_N" => {
+            config.top_n = whole(value, 1, MAX_TOP_N)
+                .ok_or_else(|| format!("allowed are 1 to {MAX_TOP_N}, taking {MAX_TOP_N}"))?;
+        }
+        "HEAPGAUGE_DELTA_WINDOW" => {
+            config.delta_window = duration(value)
+                .filter(|&window| window <= MAX_DELTA_WINDOW)
+                .ok_or("allowed is a number with ms, s, m, h or d, from 0s to 7d, taking 5m")?;
+        }
+        "HEAPGAUGE_FRAMES" => {
+            config.frames =
+                Some(whole(value, 1, 64).ok_or("allowed are 1 to 64, keeping what the program has set")?);
+        }
+        "HEAPGAUGE_SAMPLE" => {
+            let bytes = if value == "exact" { Some(0) } else { size(value) };
+            config.sample = Some(
+                bytes.and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes <= MAX_INTERVAL).ok_or(
+                    "allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
+                )?,
+            );
+        }
+        "HEAPGAUGE_MAX_OVERHEAD" => {
+            let bytes = size(value)
+                .ok_or("allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB")?;
+            config.max_overhead = bytes.max(MIN_MAX_OVERHEAD);
+            if bytes < MIN_MAX_OVERHEAD {
+                return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
+            }
+        }
+        // The last of KEYS.
+        _ => config.debug = switch(value).ok_or("allowed are on and off, taking off")?,
+    }
+    Ok(())
+}
+
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the host exists is found out when listening; here only the shape is checked.
+fn address(value: &str) -> Option<&str> {
+    let (host, port) = value.rsplit_once(':')?;
+    let is_whole =
+        !host.is_empty() && (!host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
+    (is_whole && digits(port).is_some_and(|port| port <= u64::from(u16::MAX))).then_some(value)
+}
+
+fn whole(value: &str, least: usize, most: usize) -> Option<usize> {
+    let number = usize::try_from(digits(value)?).ok()?;
+    (least..=most).contains(&number).then_some(number)
+}
+
+/// `parse` alone would take a sign.
+fn digits(value: &str) -> Option<u64> {
+    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
+}
+
+fn number_and_unit(value: &str) -> Option<(u64, &str)> {
+    let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    Some((digits(&value[..end])?, value[end..].trim_start()))
+}
+
+/// A number and a unit, such as `5m`; 0 needs none.
+pub(crate) fn duration(value: &str) -> Option<Duration> {
+    let (number, unit) = number_and_unit(value)?;
+    let seconds = match unit {
+        "ms" => return Some(Duration::from_millis(number)),
+        "" if number == 0 => 1,
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.checked_mul(seconds)?))
+}
+
+/// Bytes, or a number and a unit such as `64MiB`.
+fn size(value: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(value)?;
+    let bytes: u64 = match unit {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
+/// A value from outside as it goes into a line: short, and without control characters.
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LONGEST: usize = 80;
+        for c in self.0.chars().take(LONGEST) {
+            write!(f, "{}", if c.is_control() { '?' } else { c })?;
+        }
+        if self.0.chars().nth(LONGEST).is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random_input::{Random, inputs};
+
+    fn read(variables: &[(&str, &str)]) -> (Config, Vec<String>) {
+        parse(variables.iter().map(|&(key, value)| (key.into(), value.into())))
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults() {
+        let (config, problems) = read(&[("PATH", "/bin"), ("HEAPGAUGES", "x"), ("heapgauge_addr", "y")]);
+        assert_eq!((config, problems), (Config::default(), vec![]));
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let (config, problems) = read(&[
+            ("HEAPGAUGE", "on"),
+            ("HEAPGAUGE_ADDR", "[::1]:0"),
+            ("HEAPGAUGE_TOP_N", "10"),
+            ("HEAPGAUGE_DELTA_WINDOW", "90s"),
+            ("HEAPGAUGE_FRAMES", "64"),
+            ("HEAPGAUGE_SAMPLE", "512KiB"),
+            ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
+            ("HEAPGAUGE_DEBUG", "on"),
+        ]);
+        assert_eq!(problems, Vec::<String>::new());
+        let expected = Config {
+            on: Some(true),
+            addr: "[::1]:0".into(),
+            top_n: 10,
+            delta_window: Duration::from_secs(90),
+            frames: Some(64),
+            sample: Some(512 << 10),
+            max_overhead: 16 << 20,
+            debug: true,
+        };
+        assert_eq!(config, expected);
+        assert_eq!(read(&[("HEAPGAUGE", "off")]).0.on, Some(false));
+        for (value, bytes) in [("exact", 0), ("0", 0), ("1", 1), ("1GiB", 1 << 30)] {
+            let (config, problems) = read(&[("HEAPGAUGE_SAMPLE", value)]);
+            assert_eq!((config.sample, problems), (Some(bytes), vec![]), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_value_names_what_is_allowed_and_takes_the_default() {
+        for (key, value, line) in [
+            ("HEAPGAUGE", "yes", "HEAPGAUGE=yes: allowed are on and off, keeping what the program has set"),
+            ("HEAPGAUGE_ADDR", "9898", "HEAPGAUGE_ADDR=9898: allowed is HOST:PORT, taking 127.0.0.1:9898"),
+            (
+                "HEAPGAUGE_ADDR",
+                "::1:80",
+                "HEAPGAUGE_ADDR=::1:80: allowed is HOST:PORT, taking 127.0.0.1:9898",
+            ),
+            (
+                "HEAPGAUGE_ADDR",
+                "a:65536",
+                "HEAPGAUGE_ADDR=a:65536: allowed is HOST:PORT, taking 127.0.0.1:9898",
+            ),
+            ("HEAPGAUGE_TOP_N", "0", "HEAPGAUGE_TOP_N=0: allowed are 1 to 25, taking 25"),
+            ("HEAPGAUGE_TOP_N", "+3", "HEAPGAUGE_TOP_N=+3: allowed are 1 to 25, taking 25"),
+            ("HEAPGAUGE_TOP_N", "26", "HEAPGAUGE_TOP_N=26: allowed are 1 to 25, taking 25"),
+            (
+                "HEAPGAUGE_DELTA_WINDOW",
+                "5",
+                "HEAPGAUGE_DELTA_WINDOW=5: allowed is a number with ms, s, m, h or d, from 0s to 7d, taking 5m",
+            ),
+            (
+                "HEAPGAUGE_DELTA_WINDOW",
+                "8d",
+                "HEAPGAUGE_DELTA_WINDOW=8d: allowed is a number with ms, s, m, h or d, from 0s to 7d, taking 5m",
+            ),
+            (
+                "HEAPGAUGE_FRAMES",
+                "65",
+                "HEAPGAUGE_FRAMES=65: allowed are 1 to 64, keeping what the program has set",
+            ),
+            (
+                "HEAPGAUGE_SAMPLE",
+                "2GiB",
+                "HEAPGAUGE_SAMPLE=2GiB: allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
+            ),
+            (
+                "HEAPGAUGE_SAMPLE",
+                "often",
+                "HEAPGAUGE_SAMPLE=often: allowed are exact and a size up to 1GiB such as 512KiB, keeping what the program has set",
+            ),
+            (
+                "HEAPGAUGE_MAX_OVERHEAD",
+                "64mb",
+                "HEAPGAUGE_MAX_OVERHEAD=64mb: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
+            ),
+            (
+                "HEAPGAUGE_MAX_OVERHEAD",
+                "99999999999GiB",
+                "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
+            ),
+            ("HEAPGAUGE_DEBUG", "", "HEAPGAUGE_DEBUG=: allowed are on and off, taking off"),
+        ] {
+            assert_eq!(read(&[(key, value)]), (Config::default(), vec![line.to_owned()]), "{key}={value}");
+        }
+    }
+
+    /// `12` was taken as twelve bytes, in which nothing can be recorded.
+    #[test]
+    fn less_than_one_mebibyte_of_own_memory_is_one_mebibyte_and_a_line() {
+        for (value, bytes) in [("12", 12), ("0", 0), ("1023KiB", 1_047_552)] {
+            let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", value)]);
+            assert_eq!(config, Config { max_overhead: 1 << 20, ..Config::default() });
+            let line = format!(
+                "HEAPGAUGE_MAX_OVERHEAD={value}: this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"
+            );
+            assert_eq!(problems, [line]);
+        }
+        let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", "1MiB")]);
+        assert_eq!((config.max_overhead, problems), (1 << 20, vec![]));
+    }
+
+    #[test]
+    fn an_unknown_key_names_those_there_are() {
+        let (config, problems) = read(&[("HEAPGAUGE_TOPN", "3"), ("HEAPGAUGE_TOP_N", "3")]);
+        assert_eq!(config.top_n, 3);
+        assert_eq!(
+            problems,
+            ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
+                 HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
+                 HEAPGAUGE_DEBUG"]
+        );
+    }
+
+    #[test]
+    fn a_hostile_value_stays_one_short_line() {
+        let long = "a\nb\r".repeat(1_000);
+        let (_, problems) = read(&[("HEAPGAUGE_TOP_N", &long), ("HEAPGAUGE_\u{1b}[2J", "")]);
+        assert_eq!(problems.len(), 2);
+        for problem in problems {
+            assert!(problem.chars().count() < 300 && !problem.contains(char::is_control), "{problem:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_unicode_is_malformed() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let value = OsString::from_vec(vec![b'1', 0xff]);
+        let (config, problems) = parse([("HEAPGAUGE_TOP_N".into(), value)].into_iter());
+        assert_eq!(config, Config::default());
+        assert_eq!(problems, ["HEAPGAUGE_TOP_N=1\u{fffd}: allowed are 1 to 25, taking 25"]);
+    }
+
+    #[test]
+    fn durations_and_sizes() {
+        for (text, millis) in [("5m", 300_000), ("0", 0), ("0s", 0), ("250ms", 250), ("2 h", 7_200_000)] {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in
+            ["", "m", "5", "-5m", "5 minutes", "1.5h", "99999999999999999999s", "18446744073709551615d"]
+        {
+            assert_eq!(duration(text), None, "{text}");
+        }
+        for (text, bytes) in [("0", 0), ("17", 17), ("17B", 17), ("512KiB", 524_288), ("1 GiB", 1 << 30)] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "KiB", "-1", "1.5MiB", "1MB", "20000000000GiB"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    /// Whatever a variable holds: what it says, or one short line and the default.
+    #[test]
+    fn any_value_is_read_or_is_one_line() {
+        let words = [
+            "on",
+            "off",
+            "127.0.0.1",
+            ":",
+            "[",
+            "]",
+            "::1",
+            "0",
+            "9898",
+            "5",
+            "m",
+            "s",
+            "d",
+            "KiB",
+            "GiB",
+            "-",
+            " ",
+        ];
+        let mut random = Random::new();
+        for _ in 0..inputs(50_000) {
+            let (key, value) = (random.one(&KEYS), random.text(&words));
+            let (config, problems) = read(&[(key, &value)]);
+            assert!(problems.len() <= 1, "{key}={value:?}: {problems:?}");
+            for problem in problems {
+                // Beside the default: the floor of the one value that has one.
+                let floor = Config { max_overhead: MIN_MAX_OVERHEAD, ..Config::default() };
+                let is_floor = problem.ends_with("taking 1MiB") && config == floor;
+                assert!(is_floor || config == Config::default(), "{key}={value:?}");
+                assert!(!problem.contains(char::is_control) && problem.chars().count() < 300, "{problem:?}");
+            }
+            assert!((1..=MAX_TOP_N).contains(&config.top_n) && config.delta_window <= MAX_DELTA_WINDOW);
+        }
+    }
+}

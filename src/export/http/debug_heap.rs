@@ -1,0 +1,209 @@
+//! `/debug/heap` → the page, and the JSON it is made from.
+//!
+//! Any thread of any tokio runtime. An answer costs some milliseconds for 10,000 stacks, in which the
+//! collector's lock is held for as long as it takes to copy what is asked for.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
+use axum::response::Response;
+use axum::routing::get;
+
+use super::query::{HeapQuery, SINCE};
+use super::{JSON, NAMED_LATE, Outlet, Refusal, answer, caught, name_all, refuse};
+use crate::analyze::call_tree;
+use crate::analyze::collector::{Collector, Nothing, Since, Stacks};
+use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::{self, Snapshot};
+use crate::export::emit::json;
+use crate::record::control;
+
+/// Markup, style and script of the page; `{nonce}` stands where a value of each answer goes.
+const PAGE: &str = include_str!("page.html");
+const AT: &str = "one of the last four numbers of summary.json, for a minute";
+
+pub(super) fn routes() -> Router<Arc<Outlet>> {
+    Router::new()
+        .route("/debug/heap", get(async || caught(page).unwrap_or_else(|failed| *failed)))
+        .route("/debug/heap/summary.json", get(summary))
+        .route("/debug/heap/sites.json", get(sites))
+        .route("/debug/heap/stacks.json", get(stacks))
+        .route("/debug/heap/tree.json", get(tree))
+        .route("/debug/heap/snapshot.json", get(snapshot))
+}
+
+fn page() -> Response {
+    let _own = control::own();
+    // Keys nobody knows, from the operating system: nobody can guess what they make of nothing.
+    let random = || RandomState::new().build_hasher().finish();
+    let nonce = format!("{:016x}{:016x}", random(), random());
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let response = answer(StatusCode::OK, "text/html; charset=utf-8", PAGE.replace("{nonce}", &nonce));
+    with(response, CONTENT_SECURITY_POLICY, &policy)
+}
+
+async fn summary(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    match asked(&outlet.collector, &uri, &[]).await {
+        Ok(_) => json(|| Ok(json::summary(&outlet.collector.overview(), super::PATHS))),
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn sites(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let keys = ["top", "since", "sort", "at", "history"];
+    match asked(&outlet.collector, &uri, &keys).await {
+        Ok(HeapQuery { asked, order, top, history, .. }) => {
+            json(|| Ok(json::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
+async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let keys = ["site", "function", "file", "line", "crate", "top", "since", "sort", "at"];
+    let (query, Stacks { times, held, .. }) = match read(&outlet.collector, &uri, &keys, false).await {
+        Ok(read) => read,
+        Err(refusal) => return *refusal,
+    };
+    json(|| {
+        let mut held = call_tree::merged(held);
+        held.sort_by_key(|held| Reverse(query.order.rank(&held.totals)));
+        let stacks = held.len();
+        let sum =
+            |held: &[call_tree::Held]| held.iter().fold(Totals::default(), |sum, held| sum.plus(held.totals));
+        let total = sum(&held);
+        let rest = held.split_off(query.top.min(stacks));
+        Ok(json::stacks(&times, &held, stacks, sum(&rest), total))
+    })
+}
+
+async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let keys = ["value", "since", "at", "nodes"];
+    match read(&outlet.collector, &uri, &keys, true).await {
+        Ok((query, Stacks { times, held, total, .. })) => json(|| {
+            let root = call_tree::tree(&held, query.value, query.nodes).of_total(total, query.value);
+            Ok(json::tree(&times, query.value, &root))
+        }),
+        Err(refusal) => *refusal,
+    }
+}
+
+/// The file that `Snapshot::save` writes.
+async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    if let Err(refusal) = asked(&outlet.collector, &uri, &[]).await {
+        return *refusal;
+    }
+    match name_all(&outlet.collector, Since::Previous).await {
+        Ok(true) => {}
+        Ok(false) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{NAMED_LATE}")),
+        Err(failed) => return *failed,
+    }
+    let made = caught(|| {
+        let _own = control::own();
+        let snapshot = match Snapshot::take() {
+            Ok(snapshot) => snapshot,
+            Err(off) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
+        };
+        let seconds =
+            snapshot.taken_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut response = Response::new(Body::new(Pieces(Box::new(snapshot::pieces(snapshot)))));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap-{seconds}.json\""))
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
+
+/// The query. An answer of now is of names only, so they are waited for. With the number of a moment comes
+/// somebody who asks again soon, and would rather see what there is.
+async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQuery, Refusal> {
+    let parsed = caught(|| {
+        let _own = control::own();
+        HeapQuery::parse(uri.query().unwrap_or(""), keys)
+    })?;
+    let query = parsed.map_err(|line| Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}"))))?;
+    if query.asked.at.is_none() && !keys.is_empty() {
+        name_all(collector, query.asked.since).await?;
+    }
+    Ok(query)
+}
+
+/// The query, and the stacks it asks for, read in slices.
+async fn read(
+    collector: &Collector,
+    uri: &Uri,
+    keys: &[&str],
+    whole: bool,
+) -> Result<(HeapQuery, Stacks), Refusal> {
+    let query = asked(collector, uri, keys).await?;
+    let mut stacks = caught(|| collector.stacks(query.asked))?.map_err(refusal)?;
+    while !caught(|| collector.stacks_slice(&mut stacks, whole, |site| query.filter.admits(site)))? {
+        tokio::task::yield_now().await;
+    }
+    Ok((query, stacks))
+}
+
+/// The JSON, or why there is none.
+fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
+    let made = caught(|| {
+        let _own = control::own();
+        match make() {
+            Ok(text) => with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),
+            Err(refusal) => *refusal,
+        }
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
+
+fn refusal(nothing: Nothing) -> Refusal {
+    let bad = StatusCode::BAD_REQUEST;
+    Box::new(match nothing {
+        Nothing::TrackingOff(off) => refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
+        unknown @ Nothing::Unknown { .. } => {
+            refuse(bad, format_args!("parameter since: {unknown}, allowed are {SINCE}"))
+        }
+        gone @ Nothing::Gone { .. } => refuse(bad, format_args!("parameter at: {gone}, allowed is {AT}")),
+    })
+}
+
+/// One more header, and those that keep an answer from being kept or told about.
+fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+    response
+}
+
+/// Pieces that are made when the client has read those before.
+struct Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        let _own = control::own();
+        Poll::Ready(self.0.next().map(|piece| Ok(hyper::body::Frame::data(piece.into()))))
+    }
+}

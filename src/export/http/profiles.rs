@@ -1,0 +1,240 @@
+//! `/debug/pprof/heap`, `/debug/pprof/allocs` and `/debug/heap/folded`: what they ask for → a profile, sent.
+//!
+//! How many are asked for, made and sent at once is bounded, because each holds memory; a profile over some seconds
+//! leaves the thread to others meanwhile.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+#[cfg(feature = "pprof")]
+use axum::http::HeaderValue;
+#[cfg(feature = "pprof")]
+use axum::http::header::CONTENT_DISPOSITION;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+#[cfg(feature = "pprof")]
+use super::query::ProfileQuery;
+use super::{NAMING_TIME, Outlet, Refusal, TEXT, answer, caught, query, refuse};
+use crate::analyze::collector::Collector;
+use crate::analyze::profile::Profile;
+#[cfg(feature = "pprof")]
+use crate::analyze::profile::ProfileValue;
+use crate::export::emit::folded;
+#[cfg(feature = "pprof")]
+use crate::export::emit::pprof;
+use crate::record::control;
+
+/// Profiles asked for and not made yet. Fewer than there may be connections, so that `/metrics` is always answered.
+const ASKED: usize = 16;
+/// Those of them that wait for their seconds to pass. They hold the counts of all stacks.
+#[cfg(feature = "pprof")]
+const WAITING: usize = 4;
+/// Those of them that are made or sent. They hold a whole profile.
+const MADE: usize = 2;
+
+/// Who may go on.
+pub(super) struct Turns {
+    asked: Arc<Semaphore>,
+    #[cfg(feature = "pprof")]
+    waiting: Arc<Semaphore>,
+    made: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns {
+            asked: Arc::new(Semaphore::new(ASKED)),
+            #[cfg(feature = "pprof")]
+            waiting: Arc::new(Semaphore::new(WAITING)),
+            made: Arc::new(Semaphore::new(MADE)),
+        }
+    }
+}
+
+impl Turns {
+    fn ask(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let busy = |_| busy(format_args!("{ASKED} profiles are being taken already, try again later"));
+        self.asked.clone().try_acquire_owned().map_err(busy)
+    }
+
+    #[cfg(feature = "pprof")]
+    fn wait(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let busy = |_| {
+            busy(format_args!("{WAITING} profiles over seconds are being taken already, try again later"))
+        };
+        self.waiting.clone().try_acquire_owned().map_err(busy)
+    }
+
+    async fn make(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        // It is never closed.
+        self.made.clone().acquire_owned().await.map_err(|_| busy(format_args!("try again later")))
+    }
+}
+
+fn busy(line: std::fmt::Arguments<'_>) -> Refusal {
+    Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, line))
+}
+
+#[cfg(feature = "pprof")]
+pub(super) async fn heap(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    profile(&outlet, &uri, "heap", ProfileValue::LiveBytes).await.unwrap_or_else(|refusal| *refusal)
+}
+
+#[cfg(feature = "pprof")]
+pub(super) async fn allocs(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    profile(&outlet, &uri, "allocs", ProfileValue::AllocatedBytes).await.unwrap_or_else(|refusal| *refusal)
+}
+
+pub(super) async fn folded(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    folded_lines(&outlet, &uri).await.unwrap_or_else(|refusal| *refusal)
+}
+
+#[cfg(feature = "pprof")]
+async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) -> Result<Response, Refusal> {
+    let asked = ours(|| ProfileQuery::parse(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let _asked = outlet.turns.ask()?;
+    let (profile, made) = match asked.seconds {
+        None => {
+            let made = outlet.turns.make().await?;
+            (take()?, made)
+        }
+        Some(seconds) => {
+            let _waiting = outlet.turns.wait()?;
+            let before = take()?;
+            // In a runtime without a clock this panics when it is made, not when it is awaited.
+            ours(|| tokio::time::sleep(seconds))?.await;
+            let after = take()?;
+            let profile = ours(|| after.since(&before))?;
+            drop((before, after));
+            (profile, outlet.turns.make().await?)
+        }
+    };
+    give_names(&outlet.collector, &profile).await?;
+    if asked.text {
+        let text = ours(|| Bytes::from(pprof::text(&profile)))?;
+        return send(TEXT, Rest::Whole(text), made);
+    }
+    let mut encoder = ours(|| pprof::Encoder::new(&profile, shown))?;
+    while ours(|| encoder.encode_piece(&profile))? {
+        tokio::task::yield_now().await;
+    }
+    let bytes = ours(|| Bytes::from(encoder.finish()))?;
+    let mut response = send("application/octet-stream", Rest::Whole(bytes), made)?;
+    ours(|| {
+        let difference = if asked.seconds.is_some() { "-delta" } else { "" };
+        let file = HeaderValue::try_from(format!("attachment; filename=\"{name}{difference}.pb.gz\""));
+        response.headers_mut().extend(file.map(|file| (CONTENT_DISPOSITION, file)));
+        response
+    })
+}
+
+async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
+    let value = ours(|| query::folded_value(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let _asked = outlet.turns.ask()?;
+    let made = outlet.turns.make().await?;
+    let mut profile = take()?;
+    // What holds nothing has no line, and needs no name.
+    profile.retain_live();
+    give_names(&outlet.collector, &profile).await?;
+    let mut folder = ours(|| folded::Folder::new(value))?;
+    while ours(|| folder.fold_piece(&profile))? {
+        tokio::task::yield_now().await;
+    }
+    let lines = ours(|| folder.finish())?;
+    send(TEXT, Rest::Lines(lines), made)
+}
+
+fn take() -> Result<Profile, Refusal> {
+    let off = |off| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")));
+    ours(Profile::unnamed)?.map_err(off)
+}
+
+fn bad(line: String) -> Refusal {
+    Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}")))
+}
+
+/// Names the stacks, for as long as a client would wait; the rest goes by module and offset.
+async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refusal> {
+    let begun = Instant::now();
+    let mut unnamed = ours(|| profile.without_names())?;
+    while !unnamed.is_empty() && begun.elapsed() < NAMING_TIME {
+        if !ours(|| collector.name_stacks_slice(&mut unnamed))? {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(())
+}
+
+/// Calls it with what it allocates booked as heapgauge's own.
+fn ours<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
+    caught(|| {
+        let _own = control::own();
+        make()
+    })
+}
+
+fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> Result<Response, Refusal> {
+    ours(|| {
+        let mut response = answer(StatusCode::OK, content_type, Bytes::new());
+        *response.body_mut() = Body::new(Sent { rest, _made: made });
+        response
+    })
+}
+
+/// What has not been sent yet.
+enum Rest {
+    #[cfg(feature = "pprof")]
+    Whole(Bytes),
+    Lines(folded::Lines),
+}
+
+/// A body that keeps its turn until it is sent or given up.
+struct Sent {
+    rest: Rest,
+    _made: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let next = ours(|| match &mut self.rest {
+            #[cfg(feature = "pprof")]
+            Rest::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            Rest::Lines(lines) => lines.next_piece().map(Bytes::from),
+        });
+        // An error ends the connection, so that what is there is not taken for all of it.
+        let next = next.map_err(|_| io::Error::other("heapgauge failed to answer"));
+        Poll::Ready(next.map(|next| next.map(Frame::data)).transpose())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.rest {
+            #[cfg(feature = "pprof")]
+            Rest::Whole(bytes) => bytes.is_empty(),
+            Rest::Lines(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.rest {
+            #[cfg(feature = "pprof")]
+            Rest::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Rest::Lines(_) => SizeHint::default(),
+        }
+    }
+}

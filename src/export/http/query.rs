@@ -1,0 +1,510 @@
+//! The query of a path → a value.
+//!
+//! Pure; the query is as long as a request's head may be at most.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "pprof")]
+use std::time::Duration;
+
+#[cfg(feature = "pprof")]
+use super::REQUEST_TIME;
+use crate::analyze::call_tree::Value;
+use crate::analyze::collector::{Asked, Since};
+use crate::analyze::profile::ProfileValue;
+use crate::analyze::snapshot::statistics::{GroupBy, Order};
+use crate::analyze::symbols::Site;
+use crate::export::env::{self, Shown};
+
+/// The most rows of one answer.
+const MAX_TOP: usize = 10_000;
+const SORT: &str = "diff, growth, size, count";
+/// A profile over more than this would not be there before the connection is given up.
+#[cfg(feature = "pprof")]
+const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+/// What `GET /memory/snapshots` is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    pub top: usize,
+    pub group_by: GroupBy,
+    pub since: Since,
+    pub order: Order,
+    pub format: Format,
+}
+
+/// As many as the collector keeps.
+const MAX_HISTORY: usize = 64;
+/// Of a call tree: a few megabytes.
+const MAX_NODES: usize = 20_000;
+
+/// What `since` may be.
+pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
+
+impl Query {
+    /// Err: one line that names parameter, value and what is allowed.
+    pub(super) fn parse(query: &str) -> Result<Query, String> {
+        let mut asked = Query {
+            top: 10,
+            group_by: GroupBy::File,
+            since: Since::First,
+            order: Order::Diff,
+            format: Format::Text,
+        };
+        each(query, &["top", "group_by", "since", "sort", "format"], |key, value| {
+            match key {
+                "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
+                "group_by" => {
+                    asked.group_by = value.parse().map_err(|_| "file, line, function, crate, traceback")?;
+                }
+                "sort" => asked.order = value.parse().map_err(|_| SORT)?,
+                "format" => {
+                    asked.format = match value {
+                        "text" => Format::Text,
+                        "json" => Format::Json,
+                        _ => return Err("text, json"),
+                    }
+                }
+                _ => asked.since = since(value).ok_or(SINCE)?,
+            }
+            Ok(())
+        })?;
+        Ok(asked)
+    }
+}
+
+/// What `GET /debug/pprof/heap` and `/debug/pprof/allocs` are asked for.
+#[cfg(feature = "pprof")]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ProfileQuery {
+    /// What happens in so much time from now; else everything so far.
+    pub seconds: Option<Duration>,
+    pub text: bool,
+}
+
+#[cfg(feature = "pprof")]
+impl ProfileQuery {
+    /// Err: one line that names parameter, value and what is allowed.
+    pub(super) fn parse(query: &str) -> Result<ProfileQuery, String> {
+        let mut asked = ProfileQuery::default();
+        each(query, &["seconds", "debug"], |key, value| {
+            match key {
+                "debug" => asked.text = number(value, 0, 1).ok_or("0, 1")? == 1,
+                _ => {
+                    let seconds = number(value, 1, MAX_SECONDS).ok_or("1 to 59, in seconds")?;
+                    asked.seconds = Some(Duration::from_secs(seconds as u64));
+                }
+            }
+            Ok(())
+        })?;
+        match asked {
+            ProfileQuery { seconds: Some(seconds), text: true } => {
+                Err(format!("parameter debug is 1 and seconds {}, allowed is one of them", seconds.as_secs()))
+            }
+            _ => Ok(asked),
+        }
+    }
+}
+
+/// What `GET /debug/heap/folded` is asked for. Err: one line that names parameter, value and what is allowed.
+pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
+    let mut asked = ProfileValue::LiveBytes;
+    each(query, &["value"], |_, value| {
+        asked = match value {
+            "bytes" => ProfileValue::LiveBytes,
+            "blocks" => ProfileValue::LiveBlocks,
+            _ => return Err("bytes, blocks"),
+        };
+        Ok(())
+    })?;
+    Ok(asked)
+}
+
+/// Reads each parameter, once. `read` is given only those of `keys`; its error is what is allowed.
+fn each(
+    query: &str,
+    keys: &[&str],
+    mut read: impl FnMut(&str, &str) -> Result<(), &'static str>,
+) -> Result<(), String> {
+    let mut seen: Vec<String> = Vec::new();
+    for (key, value) in pairs(query) {
+        if !keys.contains(&&*key) {
+            let allowed = match keys {
+                [] => "none is allowed".to_owned(),
+                keys => format!("allowed are {}", keys.join(", ")),
+            };
+            return Err(format!("parameter {} is unknown, {allowed}", Shown(&key)));
+        }
+        if let Err(allowed) = read(&key, &value) {
+            return Err(format!("parameter {key} is {}, allowed are {allowed}", Shown(&value)));
+        }
+        if seen.contains(&key) {
+            return Err(format!("parameter {key} is {} the second time, allowed is once", Shown(&value)));
+        }
+        seen.push(key);
+    }
+    Ok(())
+}
+
+/// Figures alone, within bounds.
+fn number(value: &str, least: usize, most: usize) -> Option<usize> {
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
+}
+
+/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+pub(super) fn none(query: &str) -> Result<(), String> {
+    match pairs(query).first() {
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        None => Ok(()),
+    }
+}
+
+/// What the JSON of `/debug/heap/…` is asked for; each path takes some of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HeapQuery {
+    pub asked: Asked,
+    pub order: Order,
+    pub top: usize,
+    /// Figures of a site's history.
+    pub history: usize,
+    pub value: Value,
+    pub nodes: usize,
+    pub filter: Filter,
+}
+
+/// The sites whose stacks are asked for: those that have all of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    site: Option<u64>,
+    function: Option<String>,
+    file: Option<String>,
+    line: Option<u32>,
+    krate: Option<String>,
+}
+
+impl Filter {
+    pub(super) fn admits(&self, site: Option<&Site>) -> bool {
+        let Some(site) = site else { return *self == Filter::default() };
+        self.site.is_none_or(|id| id == site.id)
+            && self.line.is_none_or(|line| line == site.line)
+            && self.function.as_deref().is_none_or(|function| function == &*site.function)
+            && self.file.as_deref().is_none_or(|file| file == &*site.file)
+            && self.krate.as_deref().is_none_or(|krate| krate == &*site.krate)
+    }
+}
+
+impl HeapQuery {
+    /// Of `keys` alone. Err: one line that names parameter, value and what is allowed.
+    pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
+        let mut asked = HeapQuery {
+            asked: Asked { at: None, since: Since::Previous },
+            order: Order::Size,
+            top: 100,
+            history: 16,
+            value: Value::Bytes,
+            nodes: 2_000,
+            filter: Filter::default(),
+        };
+        each(query, keys, |key, value| {
+            match key {
+                "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
+                "sort" => asked.order = value.parse().map_err(|_| SORT)?,
+                "since" => asked.asked.since = since(value).ok_or(SINCE)?,
+                "at" => {
+                    let at = number(value, 1, usize::MAX).ok_or("the number of summary.json")?;
+                    asked.asked.at = Some(at as u64);
+                }
+                "history" => asked.history = number(value, 0, MAX_HISTORY).ok_or("0 to 64")?,
+                "value" => asked.value = value.parse().map_err(|_| "bytes, blocks, growth")?,
+                "nodes" => asked.nodes = number(value, 1, MAX_NODES).ok_or("1 to 20000")?,
+                "site" => {
+                    let is_id = value.len() == 16 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+                    let id = is_id.then(|| u64::from_str_radix(value, 16).ok()).flatten();
+                    asked.filter.site = Some(id.ok_or("16 hex digits")?);
+                }
+                "line" => {
+                    let line = number(value, 0, u32::MAX as usize).ok_or("0 to 4294967295")?;
+                    asked.filter.line = Some(line as u32);
+                }
+                "function" => asked.filter.function = Some(value.to_owned()),
+                "file" => asked.filter.file = Some(value.to_owned()),
+                _ => asked.filter.krate = Some(value.to_owned()),
+            }
+            Ok(())
+        })?;
+        Ok(asked)
+    }
+}
+
+/// Figures alone are an id; a duration has a unit.
+fn since(value: &str) -> Option<Since> {
+    match value {
+        "first" => Some(Since::First),
+        "previous" => Some(Since::Previous),
+        "" => None,
+        _ if value.bytes().all(|byte| byte.is_ascii_digit()) => value.parse().ok().map(Since::Number),
+        _ => env::duration(value).map(Since::Ago),
+    }
+}
+
+/// `a=b&c=d`, percent-decoded; what decodes to no text shows as replacement characters.
+fn pairs(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let [first, tail @ ..] = rest {
+            let hex = |digit: &u8| char::from(*digit).to_digit(16);
+            match (first, tail) {
+                (b'%', [high, low, after @ ..]) if hex(high).is_some() && hex(low).is_some() => {
+                    bytes.extend(hex(high).zip(hex(low)).map(|(high, low)| (high * 16 + low) as u8));
+                    rest = after;
+                }
+                (b'+', _) => {
+                    bytes.push(b' ');
+                    rest = tail;
+                }
+                _ => {
+                    bytes.push(*first);
+                    rest = tail;
+                }
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(key), decode(value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::random_input::{Random, inputs};
+    use std::time::Duration;
+
+    #[test]
+    fn the_defaults_are_those_of_the_post() {
+        let asked = Query {
+            top: 10,
+            group_by: GroupBy::File,
+            since: Since::First,
+            order: Order::Diff,
+            format: Format::Text,
+        };
+        assert_eq!(Query::parse("").as_ref(), Ok(&asked));
+        assert_eq!(Query::parse("&&").as_ref(), Ok(&asked));
+        assert_eq!(
+            Query::parse("top=10&group_by=file&since=first&sort=diff&format=text").as_ref(),
+            Ok(&asked)
+        );
+    }
+
+    #[test]
+    fn every_value_is_read() {
+        fn parse(query: &str) -> Query {
+            Query::parse(query).unwrap()
+        }
+        assert_eq!((parse("top=1").top, parse("top=10000").top, parse("top=007").top), (1, 10_000, 7));
+        for (word, group_by) in [
+            ("line", GroupBy::Line),
+            ("function", GroupBy::Function),
+            ("crate", GroupBy::Crate),
+            ("traceback", GroupBy::Traceback),
+        ] {
+            assert_eq!(parse(&format!("group_by={word}")).group_by, group_by);
+        }
+        for (word, order) in [("growth", Order::Growth), ("size", Order::Size), ("count", Order::Count)] {
+            assert_eq!(parse(&format!("sort={word}")).order, order);
+        }
+        assert_eq!(parse("since=previous").since, Since::Previous);
+        assert_eq!(parse("since=7").since, Since::Number(7));
+        assert_eq!(parse("since=5m").since, Since::Ago(Duration::from_secs(300)));
+        assert_eq!(parse("since=5%20m&format=j%73on").format, Format::Json);
+    }
+
+    #[test]
+    fn stacks_are_asked_for_by_any_part_of_their_site() {
+        let site = Site {
+            id: 0xfeed,
+            function: "shop::cart::add<&>".into(),
+            file: "src/cart.rs".into(),
+            line: 7,
+            krate: "shop".into(),
+        };
+        let keys = ["site", "function", "file", "line", "crate", "at"];
+        let admits = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(Some(&site));
+        for query in [
+            "",
+            "at=5",
+            "site=000000000000feed",
+            "site=000000000000FEED",
+            "function=shop%3A%3Acart%3A%3Aadd%3C%26%3E",
+            "file=src/cart.rs&line=7",
+            "crate=shop",
+        ] {
+            assert!(admits(query), "{query}");
+        }
+        for query in ["site=000000000000feee", "function=shop", "file=src/cart.rs&line=8", "crate=shop2"] {
+            assert!(!admits(query), "{query}");
+        }
+        let of_no_site = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(None);
+        assert_eq!([of_no_site(""), of_no_site("crate=shop")], [true, false]);
+    }
+
+    #[test]
+    fn what_is_wrong_names_parameter_value_and_what_is_allowed() {
+        for (query, line) in [
+            ("top=0", "parameter top is 0, allowed are 1 to 10000"),
+            ("top=-1", "parameter top is -1, allowed are 1 to 10000"),
+            ("top=%2B1", "parameter top is +1, allowed are 1 to 10000"),
+            ("top=abc", "parameter top is abc, allowed are 1 to 10000"),
+            ("top=", "parameter top is , allowed are 1 to 10000"),
+            ("top", "parameter top is , allowed are 1 to 10000"),
+            ("top=10001", "parameter top is 10001, allowed are 1 to 10000"),
+            (
+                "top=99999999999999999999999",
+                "parameter top is 99999999999999999999999, allowed are 1 to 10000",
+            ),
+            (
+                "group_by=lines",
+                "parameter group_by is lines, allowed are file, line, function, crate, traceback",
+            ),
+            ("sort=Diff", "parameter sort is Diff, allowed are diff, growth, size, count"),
+            ("format=xml", "parameter format is xml, allowed are text, json"),
+            (
+                "since=",
+                "parameter since is , allowed are first, previous, a duration such as 5m, or the id of a snapshot",
+            ),
+            (
+                "since=5y",
+                "parameter since is 5y, allowed are first, previous, a duration such as 5m, or the id of a snapshot",
+            ),
+            ("tpo=1", "parameter tpo is unknown, allowed are top, group_by, since, sort, format"),
+            ("top=1&top=2", "parameter top is 2 the second time, allowed is once"),
+            ("top=%0a%ff%", "parameter top is ?\u{fffd}%, allowed are 1 to 10000"),
+        ] {
+            assert_eq!(Query::parse(query), Err(line.to_owned()), "{query}");
+        }
+        for (query, line) in [
+            ("at=now", "parameter at is now, allowed are the number of summary.json"),
+            ("history=65", "parameter history is 65, allowed are 0 to 64"),
+            ("value=count", "parameter value is count, allowed are bytes, blocks, growth"),
+            ("nodes=0", "parameter nodes is 0, allowed are 1 to 20000"),
+            ("site=12", "parameter site is 12, allowed are 16 hex digits"),
+            ("line=-1", "parameter line is -1, allowed are 0 to 4294967295"),
+            ("crate=a", "parameter crate is unknown, allowed are at, history, value, nodes, site, line"),
+        ] {
+            let keys = ["at", "history", "value", "nodes", "site", "line"];
+            assert_eq!(HeapQuery::parse(query, &keys), Err(line.to_owned()), "{query}");
+        }
+        let none = HeapQuery::parse("a=b", &[]);
+        assert_eq!(none, Err("parameter a is unknown, none is allowed".to_owned()));
+        let long = Query::parse(&format!("top={}", "x".repeat(9_000))).unwrap_err();
+        assert_eq!(long.chars().count(), 80 + 1 + "parameter top is , allowed are 1 to 10000".len());
+    }
+
+    #[cfg(feature = "pprof")]
+    #[test]
+    fn case_57_what_a_profile_is_asked_for() {
+        let asked =
+            |seconds: Option<u64>, text| Ok(ProfileQuery { seconds: seconds.map(Duration::from_secs), text });
+        for (query, expected) in [
+            ("", asked(None, false)),
+            ("debug=0", asked(None, false)),
+            ("debug=1", asked(None, true)),
+            ("seconds=1", asked(Some(1), false)),
+            ("seconds=59&debug=0", asked(Some(59), false)),
+        ] {
+            assert_eq!(ProfileQuery::parse(query), expected, "{query}");
+        }
+        for (query, line) in [
+            ("seconds=0", "parameter seconds is 0, allowed are 1 to 59, in seconds"),
+            ("seconds=60", "parameter seconds is 60, allowed are 1 to 59, in seconds"),
+            ("seconds=-1", "parameter seconds is -1, allowed are 1 to 59, in seconds"),
+            ("seconds=1.5", "parameter seconds is 1.5, allowed are 1 to 59, in seconds"),
+            ("seconds=", "parameter seconds is , allowed are 1 to 59, in seconds"),
+            ("debug=2", "parameter debug is 2, allowed are 0, 1"),
+            ("debug=yes", "parameter debug is yes, allowed are 0, 1"),
+            ("gc=1", "parameter gc is unknown, allowed are seconds, debug"),
+            ("seconds=5&debug=1", "parameter debug is 1 and seconds 5, allowed is one of them"),
+            ("debug=1&seconds=5", "parameter debug is 1 and seconds 5, allowed is one of them"),
+            ("seconds=5&seconds=5", "parameter seconds is 5 the second time, allowed is once"),
+        ] {
+            assert_eq!(ProfileQuery::parse(query), Err(line.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_folded_stacks_are_asked_for() {
+        assert_eq!(folded_value(""), Ok(ProfileValue::LiveBytes));
+        assert_eq!(folded_value("value=bytes"), Ok(ProfileValue::LiveBytes));
+        assert_eq!(folded_value("value=blocks"), Ok(ProfileValue::LiveBlocks));
+        assert_eq!(
+            folded_value("value=Bytes"),
+            Err("parameter value is Bytes, allowed are bytes, blocks".into())
+        );
+        assert_eq!(folded_value("values=1"), Err("parameter values is unknown, allowed are value".into()));
+    }
+
+    /// Values inside their ranges, or one short line.
+    #[test]
+    fn any_query_is_read_or_refused_in_one_line() {
+        let words = [
+            "top=",
+            "group_by=",
+            "since=",
+            "sort=",
+            "format=",
+            "&",
+            "=",
+            "%",
+            "%2",
+            "%zz",
+            "%00",
+            "+",
+            "file",
+            "line",
+            "traceback",
+            "first",
+            "previous",
+            "5m",
+            "0s",
+            "10",
+            "10000",
+            "99999999999999999999",
+            "growth",
+            "json",
+            "ms",
+        ];
+        let mut random = Random::new();
+        let mut read = 0;
+        for _ in 0..inputs(100_000) {
+            let query = random.text(&words);
+            match Query::parse(&query) {
+                Ok(asked) => {
+                    assert!((1..=MAX_TOP).contains(&asked.top), "{query:?}");
+                    read += 1;
+                }
+                Err(line) => {
+                    assert!(
+                        !line.contains(char::is_control) && line.chars().count() < 400,
+                        "{query:?}: {line:?}"
+                    );
+                    assert!(line.contains("allowed"), "{query:?}: {line:?}");
+                }
+            }
+        }
+        assert!(read > 0);
+    }
+}

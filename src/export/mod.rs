@@ -1,0 +1,16 @@
+//! Report → bytes or gauges: text formats, recorders and meters, the HTTP paths, and the server.
+#![forbid(unsafe_code)]
+
+#[cfg(any(
+    feature = "opentelemetry",
+    feature = "pprof",
+    feature = "prometheus",
+    feature = "prometheus-client"
+))]
+pub mod emit;
+#[cfg(feature = "http")]
+pub(crate) mod env;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "http")]
+pub(crate) mod server;

@@ -1,0 +1,481 @@
+//! An address → a server on a thread of its own, which also keeps the collector's clock.
+//!
+//! `serve` returns as soon as the port is open. The thread is heapgauge's own for life: nothing it
+//! allocates is tracked. Whatever a client does, the program around it goes on.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+use tower::ServiceExt as _;
+
+use crate::analyze::collector::Collector;
+
+use crate::analyze::symbols;
+use crate::base::error::Error;
+use crate::export::env::{self, Config};
+use crate::export::http::{self, Access, REQUEST_TIME};
+use crate::record::control;
+use crate::record::raw_snapshot::{self, Dropped};
+
+/// Open connections; beyond it the one that has been waiting longest makes room.
+const MAX_CONNECTIONS: usize = 64;
+/// A request's head, all of it; anything longer is answered 431.
+const MAX_HEADER_BYTES: usize = 16 << 10;
+const MAX_HEADERS: usize = 64;
+/// What one connection may buffer.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// From the moment a connection could send a request until its head is there.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// How often the thread looks for stacks the last collection left unnamed.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+/// Rest between two slices of naming, so that the thread leaves most of a core to others.
+const NAMING_REST: Duration = Duration::from_millis(10);
+
+/// The server of this process, by process id: a child of `fork` has the memory but not the thread.
+static LIVE: Mutex<Option<(u32, SocketAddr)>> = Mutex::new(None);
+
+/// Starts heapgauge's server on `addr`, with every default.
+///
+/// Metrics are at `/metrics`, a page for people at `/debug/heap`, `ok` at `/health`; [`crate::http`] lists
+/// all. On a loopback address requests with a foreign `Host` or
+/// `Origin` are refused, so that no web page can read them. On any other address anybody who can reach
+/// the port reads names of functions and files, and how much memory they hold.
+///
+/// The thread it starts wakes once a second. Dropping the [`Server`] stops it.
+///
+/// # Errors
+///
+/// An address that cannot be resolved or listened on, a server that already lives in this process, or
+/// a thread that cannot be started. The message names the address; nothing was changed.
+///
+/// # Examples
+///
+/// ```
+/// let server = heapgauge::serve("127.0.0.1:0")?;
+/// println!("listening on http://{}/metrics", server.local_addr());
+/// let second = heapgauge::serve("127.0.0.1:0").unwrap_err();
+/// assert_eq!(
+///     second.to_string(),
+///     format!("serve: already serving on http://{}, drop that server first", server.local_addr())
+/// );
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
+    Server::builder().serve(addr)
+}
+
+/// Starts the server the environment asks for; this is the line for `main`.
+///
+/// `None` when `HEAPGAUGE=off` (tracking is stopped then) or when it cannot be started. A problem is one
+/// line on stderr and never the end of the program; an unknown or malformed variable is one too, and the
+/// default is taken.
+///
+/// | variable | meaning | default |
+/// |---|---|---|
+/// | `HEAPGAUGE` | `on`, `off` | the program's, else `on` |
+/// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
+/// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 25 |
+/// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
+/// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
+/// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::sampling)) | the program's, else `exact` |
+/// | `HEAPGAUGE_MAX_OVERHEAD` | what heapgauge may hold, such as `64MiB`, at least `1MiB` | `64MiB` |
+/// | `HEAPGAUGE_DEBUG` | `on`: every path on addresses other than loopback too | `off` |
+///
+/// # Examples
+///
+/// ```no_run
+/// let _server = heapgauge::serve_from_env(); // keep it: dropping it stops the server
+/// ```
+pub fn serve_from_env() -> Option<Server> {
+    let _own = control::own();
+    catch_unwind(|| {
+        let (config, problems) = env::parse(std::env::vars_os());
+        problems.iter().for_each(|problem| say(problem));
+        start(&config).unwrap_or_else(|error| {
+            say(&error);
+            None
+        })
+    })
+    .unwrap_or_else(|_| {
+        say(&"serve_from_env failed, there is no server");
+        None
+    })
+}
+
+fn start(config: &Config) -> Result<Option<Server>, Error> {
+    if config.on == Some(false) {
+        control::stop();
+        return Ok(None);
+    }
+    if let Some(frames) = config.frames {
+        control::set_traceback_limit(frames)?;
+    }
+    if let Some(bytes) = config.sample {
+        control::set_sample_interval(bytes)?;
+    }
+    if config.on == Some(true) {
+        control::start(control::traceback_limit())?;
+    }
+    let collector = Collector::builder()
+        .top_n(config.top_n)
+        .delta_window(config.delta_window)
+        .max_overhead(config.max_overhead)
+        .build()?;
+    let builder = Server::builder().collector(&collector).debug(config.debug);
+    let served = builder.serve(config.addr.as_str());
+    served
+        .map(Some)
+        .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))
+}
+
+/// `eprintln` would panic where stderr is closed.
+fn say(line: &dyn fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "heapgauge: {line}");
+}
+
+/// heapgauge's server. Dropping it closes the port, ends the thread and waits for it.
+///
+/// In a child of `fork` it stands for nothing: the thread stayed in the parent, dropping it does nothing,
+/// and [`serve`] starts another.
+#[derive(Debug)]
+pub struct Server {
+    local_addr: SocketAddr,
+    collector: Collector,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// The process whose thread it is.
+    pid: u32,
+    /// Dropping it is the word to end.
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// A server with other settings than [`serve`] takes.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder { collector: None, debug: false }
+    }
+
+    /// Where it listens, with the port it was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The collector whose reports it serves.
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(Running { pid, stop, thread }) = self.running.take() else { return };
+        let _own = control::own();
+        if pid != std::process::id() {
+            // Neither end of these is in this process: joining would wait for ever.
+            std::mem::forget((stop, thread));
+            return;
+        }
+        drop(stop);
+        // It never panics; if it did, the port is closed all the same.
+        let _ = thread.join();
+        if let Ok(mut live) = live() {
+            *live = None;
+        }
+    }
+}
+
+/// Settings of a [`Server`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing before `serve`"]
+pub struct ServerBuilder {
+    collector: Option<Collector>,
+    debug: bool,
+}
+
+impl ServerBuilder {
+    /// Serves the reports of this collector; default: one of its own, [`Collector::new`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().top_n(10).build()?;
+    /// let server = heapgauge::Server::builder().collector(&collector).serve("127.0.0.1:0")?;
+    /// assert_eq!(server.collector().collect().number, collector.collect().number);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn collector(mut self, collector: &Collector) -> ServerBuilder {
+        self.collector = Some(collector.clone());
+        self
+    }
+
+    /// Serves every path on addresses other than loopback, too; default: only `/metrics` and `/health`.
+    ///
+    /// Whoever reaches the port can then take snapshots, and read every stack of the program.
+    pub fn debug(mut self, every_path: bool) -> ServerBuilder {
+        self.debug = every_path;
+        self
+    }
+
+    /// Starts the server; see [`serve`].
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`].
+    pub fn serve(self, addr: impl ToSocketAddrs) -> Result<Server, Error> {
+        let _own = control::own();
+        // Names are looked up before anything is locked: it may take a while.
+        let addrs: Vec<SocketAddr> = addr
+            .to_socket_addrs()
+            .map_err(|error| {
+                Error::with_source("serve: no address to listen on, allowed is HOST:PORT", error)
+            })?
+            .collect();
+        if addrs.is_empty() {
+            return Err(Error::new("serve: no address to listen on, allowed is HOST:PORT"));
+        }
+        let mut live = live()?;
+        let pid = std::process::id();
+        if let Some((owner, addr)) = *live
+            && owner == pid
+        {
+            return Err(Error::new(format_args!(
+                "serve: already serving on http://{addr}, drop that server first"
+            )));
+        }
+        let listener = listen(&addrs)?;
+        let local_addr = listener.local_addr().map_err(|error| failed(&addrs, error))?;
+        let access = match (local_addr.ip().to_canonical().is_loopback(), self.debug) {
+            (true, _) => Access::Loopback,
+            (false, false) => Access::MetricsOnly,
+            (false, true) => Access::Everything,
+        };
+        let collector = self.collector.unwrap_or_default();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, outcome) = mpsc::channel();
+        let clock = collector.clone();
+        let thread = std::thread::Builder::new()
+            .spawn(move || run(listener, access, clock, stopped, ready))
+            .map_err(|error| failed(&addrs, error))?;
+        // The sender is gone without a word only if the thread panicked.
+        if let Err(error) = outcome.recv().unwrap_or(Err(std::io::ErrorKind::Other.into())) {
+            let _ = thread.join();
+            return Err(failed(&addrs, error));
+        }
+        *live = Some((pid, local_addr));
+        Ok(Server { local_addr, collector, running: Some(Running { pid, stop, thread }) })
+    }
+}
+
+fn listen(addrs: &[SocketAddr]) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(addrs).map_err(|error| failed(addrs, error))?;
+    listener.set_nonblocking(true).map_err(|error| failed(addrs, error))?;
+    Ok(listener)
+}
+
+fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
+    let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
+    Error::with_source(format_args!("serve: cannot listen on {}", addrs.join(", ")), error)
+}
+
+/// The lock is held while a server starts, which takes milliseconds; a child that was forked in just
+/// that time would wait for ever, so there is an end to waiting.
+fn live() -> Result<MutexGuard<'static, Option<(u32, SocketAddr)>>, Error> {
+    for _ in 0..500 {
+        match LIVE.try_lock() {
+            Ok(live) => return Ok(live),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    Err(Error::new("serve: another thread has been starting a server for five seconds"))
+}
+
+/// The thread. Ends when `stopped` does.
+fn run(
+    listener: TcpListener,
+    access: Access,
+    collector: Collector,
+    stopped: oneshot::Receiver<()>,
+    ready: mpsc::Sender<std::io::Result<()>>,
+) {
+    control::own_for_life();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    runtime.block_on(async {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let app = http::app(&collector, access);
+        let _ = ready.send(Ok(()));
+        tokio::select! {
+            _ = stopped => {}
+            () = accept(listener, app) => {}
+            () = keep_time(&collector) => {}
+        }
+    });
+    // Dropping the runtime drops every connection where it stands.
+}
+
+/// The collector's clock: baselines when they are due, and names for what was left unnamed.
+async fn keep_time(collector: &Collector) {
+    let mut losses = Losses::default();
+    loop {
+        // A fault of ours costs this turn only.
+        let turn = |act: &dyn Fn() -> Option<Duration>| catch_unwind(AssertUnwindSafe(act)).ok().flatten();
+        let due = turn(&|| Some(collector.tick())).unwrap_or(CLOCK_STEP);
+        while turn(&|| collector.name_slice().then_some(NAMING_REST)).is_some() {
+            sleep(NAMING_REST).await;
+        }
+        losses.look(raw_snapshot::dropped(), symbols::global().over_limit());
+        sleep(due.clamp(Duration::from_millis(10), CLOCK_STEP)).await;
+    }
+}
+
+/// Which limits have been reached so far. Each is one line on stderr, once.
+#[derive(Default)]
+struct Losses {
+    tables: bool,
+    names: bool,
+    stacks: bool,
+}
+
+impl Losses {
+    fn look(&mut self, dropped: Dropped, over_limit: u64) {
+        for (said, count, line) in [
+            (
+                &mut self.tables,
+                dropped.memory,
+                "no more memory for tables (HEAPGAUGE_MAX_OVERHEAD): new stacks are counted at [unrecorded]",
+            ),
+            (
+                &mut self.names,
+                over_limit,
+                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): some sites go by function, or by module and \
+                 offset",
+            ),
+            (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
+        ] {
+            if count > 0 && !std::mem::replace(said, true) {
+                say(&line);
+            }
+        }
+    }
+}
+
+/// What the accepting loop knows of a connection.
+struct Connection {
+    task: AbortHandle,
+    state: Arc<Activity>,
+}
+
+struct Activity {
+    opened: Instant,
+    /// Milliseconds after `opened` at which the latest request's head was there, or its answer's.
+    turned_ms: AtomicU64,
+    /// An answer is being made right now.
+    answering: AtomicBool,
+}
+
+impl Activity {
+    /// When the client is given up. What an answer takes is our own affair, and bounded by those who make it.
+    fn ends(&self) -> Instant {
+        match self.answering.load(Ordering::Relaxed) {
+            true => Instant::now() + REQUEST_TIME,
+            false => {
+                self.opened + Duration::from_millis(self.turned_ms.load(Ordering::Relaxed)) + REQUEST_TIME
+            }
+        }
+    }
+
+    fn turn(&self, answering: bool) {
+        self.turned_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.answering.store(answering, Ordering::Relaxed);
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, app: Router) {
+    // Oldest first. All tasks share this thread, so nothing changes between two awaits.
+    let mut open: VecDeque<Connection> = VecDeque::with_capacity(MAX_CONNECTIONS);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                // Out of descriptors, most likely: trying again at once would only spin.
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        open.retain(|connection| !connection.task.is_finished());
+        if open.len() >= MAX_CONNECTIONS {
+            // Slow clients must not keep others out, so the oldest that waits for its client goes.
+            let waiting = |connection: &Connection| !connection.state.answering.load(Ordering::Relaxed);
+            match open.iter().position(waiting).and_then(|oldest| open.remove(oldest)) {
+                Some(oldest) => oldest.task.abort(),
+                None => continue,
+            }
+        }
+        let state = Arc::new(Activity {
+            opened: Instant::now(),
+            turned_ms: AtomicU64::new(0),
+            answering: AtomicBool::new(false),
+        });
+        let task = tokio::spawn(connection(stream, app.clone(), state.clone())).abort_handle();
+        open.push_back(Connection { task, state });
+    }
+}
+
+async fn connection(stream: tokio::net::TcpStream, app: Router, state: Arc<Activity>) {
+    // Answers are written whole; waiting for more to send would only delay their last packet.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let (app, state) = (app.clone(), state.clone());
+        async move {
+            state.turn(true);
+            let response = app.oneshot(request.map(Body::new)).await;
+            state.turn(false);
+            response
+        }
+    });
+    let http = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut http = std::pin::pin!(http);
+    loop {
+        tokio::select! {
+            // An error is the client's: there is nobody else to tell.
+            _ = http.as_mut() => return,
+            () = sleep_until(state.ends()) => {
+                if state.ends() <= Instant::now() {
+                    return;
+                }
+            }
+        }
+    }
+}

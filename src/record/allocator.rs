@@ -1,0 +1,313 @@
+//! The program's allocations → the inner allocator, and a booking for each.
+//!
+//! Each method does three things: asks the inner allocator, books the event, keeps the id in the
+//! block's tag. Nothing here or below panics, blocks on anything the program can hold, or allocates
+//! through itself when a stack was met before.
+
+use crate::base::hint::is_seldom;
+use crate::record::count::sampling::MAX_INTERVAL;
+use crate::record::epoch::{Config, DEFAULT_FRAMES, MAX_FRAMES};
+use crate::record::event;
+use crate::record::tag;
+use crate::record::unwind::Entrance;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr::null_mut;
+
+/// A global allocator that knows which line of code holds the heap.
+///
+/// It hands every request to the allocator inside it and books bytes and blocks by call stack. Works
+/// around any allocator; all instances share one tracker, and the configuration comes from the first
+/// one that allocates.
+///
+/// Costs: 4 bytes a block below 1 KiB, 4 bytes per KiB of address space for larger ones, and a stack walk
+/// an allocation, or with [`sample_every`](TrackingAllocator::sample_every) for one now and then (see the
+/// README for measurements).
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// #[global_allocator]
+/// static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+///
+/// let before = heapgauge::traced_memory().current;
+/// let kept = vec![0u8; 100_000];
+/// assert!(heapgauge::traced_memory().current >= before + 100_000);
+/// drop(kept);
+/// ```
+///
+/// Around another allocator, with longer tracebacks, and off until [`start`](crate::start):
+///
+/// ```
+/// use heapgauge::TrackingAllocator;
+/// use std::alloc::System;
+///
+/// static ALLOC: TrackingAllocator<System> = TrackingAllocator::new(System).frames(48).paused();
+/// # let _ = &ALLOC;
+/// ```
+#[derive(Debug)]
+pub struct TrackingAllocator<A: GlobalAlloc = System> {
+    inner: A,
+    config: Config,
+}
+
+impl TrackingAllocator<System> {
+    /// Around the system's allocator.
+    pub const fn system() -> TrackingAllocator<System> {
+        TrackingAllocator::new(System)
+    }
+}
+
+impl<A: GlobalAlloc> TrackingAllocator<A> {
+    /// Around any allocator.
+    ///
+    /// What it is asked for is 4 bytes longer than what the program asked for, below 1 KiB.
+    pub const fn new(inner: A) -> TrackingAllocator<A> {
+        let config = Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+        TrackingAllocator { inner, config }
+    }
+
+    /// How many frames a traceback shows, counted from the site's frame: 1 to 64, 32 by default.
+    /// More cost more: a few nanoseconds a frame and allocation, 8 bytes a frame and distinct stack.
+    ///
+    /// # Panics
+    ///
+    /// At compile time where the allocator is a `static`: if `frames` is not within 1..=64.
+    pub const fn frames(mut self, frames: usize) -> TrackingAllocator<A> {
+        assert!(frames >= 1 && frames <= MAX_FRAMES as usize, "frames: allowed are 1 to 64");
+        self.config.frames = frames as u8;
+        self
+    }
+
+    /// Off until [`start`](crate::start): blocks allocated before are untracked.
+    pub const fn paused(mut self) -> TrackingAllocator<A> {
+        self.config.paused = true;
+        self
+    }
+
+    /// Records the stack of one allocation every `bytes` bytes on average; 0, the default, and 1 mean every
+    /// allocation. Up to 1 GiB; 512 KiB is a good choice for a service that is left alone.
+    ///
+    /// Totals stay exact, sites become estimates with an error: see [`sampling`](crate::sampling).
+    /// [`set_sample_interval`](crate::set_sample_interval) and `HEAPGAUGE_SAMPLE` change it at run time.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().sample_every(512 << 10);
+    ///
+    /// let kept: Vec<Box<u64>> = (0..10_000).map(Box::new).collect();
+    /// assert_eq!(heapgauge::sample_interval(), 512 << 10);
+    /// assert!(heapgauge::traced_memory().current >= 2 * 80_000);
+    /// # drop(kept);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// At compile time where the allocator is a `static`: if `bytes` is more than 1 GiB.
+    pub const fn sample_every(mut self, bytes: usize) -> TrackingAllocator<A> {
+        assert!(bytes <= MAX_INTERVAL, "sample_every: allowed are 0 to 1073741824 bytes");
+        self.config.sample_every = bytes as u32;
+        self
+    }
+
+    /// The size from which on blocks are recorded without exception while others are sampled: up to 1 GiB.
+    /// 0, the default, means from the sample interval on.
+    ///
+    /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
+    /// allocated, otherwise every 64 KiB.
+    ///
+    /// # Panics
+    ///
+    /// At compile time where the allocator is a `static`: if `bytes` is more than 1 GiB.
+    pub const fn exact_from(mut self, bytes: usize) -> TrackingAllocator<A> {
+        assert!(bytes <= MAX_INTERVAL, "exact_from: allowed are 0 to 1073741824 bytes");
+        self.config.exact_from = bytes as u32;
+        self
+    }
+
+    /// Books a usual block that the inner allocator has just made, and tags it.
+    ///
+    /// # Safety
+    ///
+    /// * `block` is null or was made for `tag::inner_layout_of_usual` of a layout of this size, and is not yet the
+    ///   program's.
+    #[inline(always)]
+    unsafe fn book(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+        if block.is_null() {
+            return block;
+        }
+        match event::pass(size) {
+            Some(id) => {
+                // SAFETY: the caller's duty.
+                unsafe { tag::write_behind(block, size, id) };
+                block
+            }
+            // SAFETY: the caller's duty.
+            None => unsafe { event::allocation(block, size, &self.config, entrance) },
+        }
+    }
+
+    /// Books a block that the inner allocator has just made, and tags it.
+    ///
+    /// # Safety
+    ///
+    /// * `block` is null or was made for `tag::inner_layout` of a layout of this size, and is not yet the program's.
+    #[inline(always)]
+    unsafe fn book_any(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+        if block.is_null() {
+            return block;
+        }
+        // SAFETY: the caller's duty.
+        unsafe { event::allocation(block, size, &self.config, entrance) }
+    }
+
+    // ── What is not usual, as `GlobalAlloc` has it ──────────────────────────────────────────────
+    //
+    // Functions of their own, the last that is called, so that the usual blocks' path has next to nothing to save.
+
+    #[inline(never)]
+    unsafe fn alloc_any(&self, layout: Layout) -> *mut u8 {
+        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
+        // SAFETY: the inner size is not zero: with the tag it is at least 4, without at least 1 KiB.
+        let block = unsafe { self.inner.alloc(inner) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book_any(block, layout.size(), Entrance::Allocate) }
+    }
+
+    #[inline(never)]
+    unsafe fn alloc_zeroed_any(&self, layout: Layout) -> *mut u8 {
+        let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
+        // SAFETY: as in `alloc_any`.
+        let block = unsafe { self.inner.alloc_zeroed(inner) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book_any(block, layout.size(), Entrance::AllocateZeroed) }
+    }
+
+    #[inline(never)]
+    unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let inner = Layout::from_size_align(new_size, layout.align()).ok().and_then(tag::inner_layout);
+        let Some(inner) = inner else { return null_mut() };
+        // Before the inner allocator may overwrite it.
+        // SAFETY: the block was made by one of these methods with this layout, so it has a tag.
+        let old = unsafe { tag::read(block, layout.size()) };
+        // SAFETY: the same layout it was made with; the new inner size is not zero.
+        let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
+        if moved.is_null() {
+            // Nothing has changed: block, tag and books are as they were.
+            return moved;
+        }
+        // SAFETY: the block now has the new inner layout.
+        unsafe { event::reallocation(moved, old, layout.size(), new_size, &self.config) }
+    }
+
+    #[inline(never)]
+    unsafe fn dealloc_any(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as in `realloc_any`.
+        let id = unsafe { tag::read(block, layout.size()) };
+        event::free(id, layout.size());
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    /// Of a block with the tag behind it.
+    #[inline(never)]
+    unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
+        if is_seldom(!event::free_usual(id, layout.size())) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.dealloc_any(block, layout) };
+        }
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    /// The same, of one that is booked.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_and_publish(&self, block: *mut u8, layout: Layout) {
+        event::publish();
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+}
+
+// SAFETY: blocks come from the inner allocator, whose promises are handed on: it is asked for the same
+// alignment and at least as many bytes, and gets back the layout it was asked with, because
+// `tag::inner_layout` depends on the layout alone. Nothing here unwinds.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !tag::is_usual(layout.size(), layout.align()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.alloc_any(layout) };
+        }
+        // SAFETY: a usual block; with the tag, the inner size is not zero.
+        let block = unsafe { self.inner.alloc(tag::inner_layout_of_usual(layout)) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book(block, layout.size(), Entrance::Allocate) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if !tag::is_usual(layout.size(), layout.align()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.alloc_zeroed_any(layout) };
+        }
+        // SAFETY: as in `alloc`.
+        let block = unsafe { self.inner.alloc_zeroed(tag::inner_layout_of_usual(layout)) };
+        // SAFETY: just made for this layout.
+        unsafe { self.book(block, layout.size(), Entrance::AllocateZeroed) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if !tag::is_behind(layout.size()) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.dealloc_any(block, layout) };
+        }
+        // SAFETY: the block was made by one of these methods with this layout, so its tag is behind it.
+        let id = unsafe { tag::read_behind(block, layout.size()) };
+        // The books come before the inner allocator may give the block to somebody else.
+        let Some(unsampled) = event::unsampled(id) else {
+            // SAFETY: the caller's duties; the tag is behind the block.
+            return unsafe { self.dealloc_recorded(block, layout, id) };
+        };
+        if unsampled.free(layout.size()) {
+            // SAFETY: as above; it is booked.
+            return unsafe { self.dealloc_and_publish(block, layout) };
+        }
+        // SAFETY: the same layout it was made with.
+        unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        if !tag::is_usual(size, align) || !tag::is_usual(new_size, align) {
+            // SAFETY: the caller's duties.
+            return unsafe { self.realloc_any(block, layout, new_size) };
+        }
+        // Before the inner allocator may overwrite it.
+        // SAFETY: as in `dealloc`.
+        let old = unsafe { tag::read_behind(block, size) };
+        // SAFETY: the same layout it was made with; the new inner size is not zero.
+        let moved = unsafe {
+            self.inner.realloc(block, tag::inner_layout_of_usual(layout), tag::inner_size_of_usual(new_size))
+        };
+        if moved.is_null() {
+            // Nothing has changed: block, tag and books are as they were.
+            return moved;
+        }
+        match event::pass_resized(old, size, new_size) {
+            Some(id) => {
+                // SAFETY: the block now has the new inner layout, a usual one.
+                unsafe { tag::write_behind(moved, new_size, id) };
+                moved
+            }
+            // SAFETY: as above.
+            None => unsafe { event::reallocation(moved, old, size, new_size, &self.config) },
+        }
+    }
+}

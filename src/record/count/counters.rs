@@ -1,0 +1,459 @@
+//! Stack id → four monotone numbers: bytes and blocks, allocated and freed.
+//!
+//! ```text
+//! Table ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
+//!           └─ Owned:  64 × (allocated, freed), each one word: blocks ‖ bytes     (16 bytes an id)
+//!           │            └─ upper: where a half of such a word goes on, made when first needed
+//!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks)        (32 bytes an id)
+//! ```
+//!
+//! Nothing moves and nothing is freed, so a reader may follow the pointers at any time. A thread's
+//! own counters are written by load and store, without a read-modify-write; those that threads share
+//! use atomic adds. Live is never negative for a reader that reads freed before allocated: a free is
+//! stored with Release after everything that led to it, the allocation among it, and loaded with
+//! Acquire.
+//!
+//! # Half words that go on
+//!
+//! A half holds the lower 32 bits of its count, and the word of the same place in `upper` how often
+//! bit 31 of it has changed: the count's bits from 31 on. So bit 31 is held twice. The owner stores
+//! the lower word first; a reader who sees the two disagree has caught it in between, and knows that
+//! the upper one is behind by one. What is added at once stays below 2^31 (a larger block is booked
+//! at the shared counters), so it is never behind by more.
+
+use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
+use crate::record::memory;
+use std::ptr::null_mut;
+
+/// Ids in a chunk.
+pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = 6;
+
+/// Chunk pointers that every table has: enough for 12,288 ids.
+const FIRST: usize = 192;
+/// Chunk pointers in segment 0; segment `k` has `FIRST_SEGMENT << k`.
+const FIRST_SEGMENT: usize = 256;
+/// Enough segments for every 32-bit id.
+const SEGMENTS: usize = 19;
+
+/// Which of its counts an event changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    Allocated,
+    Freed,
+}
+
+/// The counts of 64 neighbouring ids. All zero bytes are none.
+pub(crate) trait Chunk {
+    /// Bytes and blocks of the id at this place of the chunk. What was freed is to be read before
+    /// what was allocated, of any thread: everything that happened before a free that is seen, its
+    /// allocation included, is visible to loads after this.
+    fn read(&self, place: usize, direction: Direction) -> (u64, u64);
+}
+
+// ── Of one thread ───────────────────────────────────────────────────────────────────────────────
+
+/// Two words for each id.
+type Words = [AtomicU64; 2 * CHUNK];
+
+/// Counts that one thread writes.
+// A cache line belongs to one thread.
+#[repr(C, align(64))]
+pub(crate) struct Owned {
+    lower: Words,
+    upper: AtomicPtr<Words>,
+}
+
+const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 64);
+
+/// One block, in a word of an [`Owned`] chunk.
+const BLOCK: u64 = 1 << 32;
+/// Bit 31 of both halves.
+const TOPS: u64 = 1 << 63 | 1 << 31;
+/// More bytes cannot be added at once.
+pub(crate) const MOST: u64 = (1 << 31) - 1;
+
+#[inline(always)]
+fn word(place: usize, direction: Direction) -> usize {
+    place % CHUNK * 2 + direction as usize
+}
+
+impl Owned {
+    /// Adds a block of at most [`MOST`] bytes, if neither half has to go on.
+    #[inline(always)]
+    fn add(&self, place: usize, direction: Direction, bytes: u64) -> bool {
+        debug_assert!(bytes <= MOST);
+        let lower = &self.lower[word(place, direction)];
+        let before = lower.load(Ordering::Relaxed);
+        let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
+        let fits = (before ^ after) & TOPS == 0;
+        if fits {
+            // Release: pairs with the Acquire of `read`. For what was freed, see the module; for what
+            // was allocated, that a reader who sees this sees every change of `upper` before it.
+            lower.store(after, Ordering::Release);
+        }
+        fits
+    }
+
+    /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
+    #[cold]
+    fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
+        let Some(upper) = publish(&self.upper, 1) else { return false };
+        let (word, lower) = (word(place, direction), &self.lower[word(place, direction)]);
+        // SAFETY: `publish` gives zeroed words that are never freed.
+        let upper = unsafe { &(*upper)[word] };
+        let before = lower.load(Ordering::Relaxed);
+        let after = join((before as u32).wrapping_add(bytes as u32), ((before >> 32) as u32).wrapping_add(1));
+        let changed = (before ^ after) & TOPS;
+        lower.store(after, Ordering::Release);
+        // Release: pairs with the Acquire of `read`, which finds the lower word at least as new.
+        upper.store(upper.load(Ordering::Relaxed).wrapping_add(changed >> 31), Ordering::Release);
+        true
+    }
+
+    fn upper(&self, word: usize) -> u64 {
+        // Acquire: pairs with the Release of `publish`; the zeroes are visible.
+        // SAFETY: null, or published and never freed.
+        let upper = unsafe { self.upper.load(Ordering::Acquire).as_ref() };
+        // Acquire: pairs with the Release of `add_slow`.
+        upper.map_or(0, |upper| upper[word].load(Ordering::Acquire))
+    }
+
+    /// Completes what a thread has left half done. While nobody writes.
+    fn settle(&self) {
+        // SAFETY: null, or published and never freed.
+        let Some(upper) = (unsafe { self.upper.load(Ordering::Acquire).as_ref() }) else { return };
+        for (lower, upper) in self.lower.iter().zip(upper) {
+            let held = upper.load(Ordering::Relaxed);
+            let behind = (lower.load(Ordering::Relaxed) & TOPS) >> 31 ^ (held & (BLOCK | 1));
+            upper.store(held.wrapping_add(behind), Ordering::Relaxed);
+        }
+    }
+}
+
+fn join(bytes: u32, blocks: u32) -> u64 {
+    u64::from(blocks) << 32 | u64::from(bytes)
+}
+
+/// A count from its two halves, see the module.
+fn whole(lower: u32, upper: u32) -> u64 {
+    let behind = (lower >> 31) ^ (upper & 1);
+    u64::from(upper.wrapping_add(behind)) << 31 | u64::from(lower & MOST as u32)
+}
+
+impl Chunk for Owned {
+    fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
+        let word = word(place, direction);
+        loop {
+            // At most one change behind the lower word.
+            let before = self.upper(word);
+            // Acquire: pairs with the Release of whoever adds.
+            let lower = self.lower[word].load(Ordering::Acquire);
+            // Equal: no lower word from after the next change of the upper one was seen. Else 2^31 bytes or
+            // blocks were booked meanwhile.
+            if self.upper(word) == before {
+                return (
+                    whole(lower as u32, before as u32),
+                    whole((lower >> 32) as u32, (before >> 32) as u32),
+                );
+            }
+        }
+    }
+}
+
+// ── Of several threads ──────────────────────────────────────────────────────────────────────────
+
+/// The counts of one id that several threads write.
+#[repr(C, align(32))]
+struct Slot {
+    /// Bytes and blocks, by [`Direction`].
+    counts: [[AtomicU64; 2]; 2],
+}
+
+const _: () = assert!(size_of::<Slot>() == 32);
+
+/// Counts that several threads write.
+pub(crate) struct Shared([Slot; CHUNK]);
+
+impl Shared {
+    fn add(&self, place: usize, direction: Direction, bytes: u64) {
+        let [in_bytes, in_blocks] = &self.0[place % CHUNK].counts[direction as usize];
+        // Release: as in `Owned::add`.
+        in_bytes.fetch_add(bytes, Ordering::Release);
+        in_blocks.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Chunk for Shared {
+    fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
+        let [bytes, blocks] = &self.0[place % CHUNK].counts[direction as usize];
+        // Acquire: pairs with the Release of `add`.
+        (bytes.load(Ordering::Acquire), blocks.load(Ordering::Acquire))
+    }
+}
+
+// ── Tables ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Chunks by their number. All zero bytes are an empty one.
+pub(crate) struct Table<C> {
+    first: [AtomicPtr<C>; FIRST],
+    segments: [AtomicPtr<AtomicPtr<C>>; SEGMENTS],
+}
+
+impl<C> Table<C> {
+    pub(crate) const fn new() -> Table<C> {
+        Table {
+            first: [const { AtomicPtr::new(null_mut()) }; FIRST],
+            segments: [const { AtomicPtr::new(null_mut()) }; SEGMENTS],
+        }
+    }
+
+    /// The chunk of the ids from `CHUNK * number` on, if one of them was used.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, number: usize) -> Option<&C> {
+        // Acquire, here and below: pairs with the Release of `publish`, so that the zeroes are visible.
+        let chunk = match self.first.get(number) {
+            Some(chunk) => chunk.load(Ordering::Acquire),
+            None => self.later(number)?.load(Ordering::Acquire),
+        };
+        // SAFETY: a published chunk is never freed or moved; zero is a valid one.
+        unsafe { chunk.as_ref() }
+    }
+
+    /// The pointer to a chunk that is not among the first.
+    #[inline(always)]
+    fn later(&self, number: usize) -> Option<&AtomicPtr<C>> {
+        let (segment, offset) = place(number);
+        let segment = self.segments.get(segment)?.load(Ordering::Acquire);
+        if segment.is_null() {
+            return None;
+        }
+        // SAFETY: a published segment has `FIRST_SEGMENT << k` pointers, `place` stays below, and it
+        // is never freed.
+        Some(unsafe { &*segment.add(offset) })
+    }
+
+    /// The same, made if need be; `None` when there is no memory for it.
+    #[cold]
+    #[inline(never)]
+    fn chunk_or_make(&self, number: usize) -> Option<&C> {
+        let chunk = match self.first.get(number) {
+            Some(chunk) => chunk,
+            None => {
+                let (segment, _) = place(number);
+                publish(self.segments.get(segment)?, FIRST_SEGMENT << segment)?;
+                self.later(number)?
+            }
+        };
+        // SAFETY: `publish` gives zeroed memory that is never freed.
+        publish(chunk, 1).map(|chunk| unsafe { &*chunk })
+    }
+}
+
+#[inline(always)]
+fn number(id: u32) -> usize {
+    (id >> CHUNK_BITS) as usize
+}
+
+impl Table<Owned> {
+    /// Books a block of this id and at most [`MOST`] bytes, in the common case that there is a place for it;
+    /// else false.
+    #[inline(always)]
+    pub(crate) fn add(&self, id: u32, direction: Direction, bytes: usize) -> bool {
+        self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
+    }
+
+    /// Books a block of this id, making place for it; false without memory, or for 2 GiB and more.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
+        let (place, bytes) = (id as usize, bytes as u64);
+        bytes <= MOST
+            && self.chunk_or_make(number(id)).is_some_and(|chunk| {
+                chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
+            })
+    }
+
+    /// Completes what a thread that is no more has left half done, for the ids below `end`.
+    pub(crate) fn settle(&self, end: u32) {
+        (0..=number(end)).filter_map(|number| self.chunk(number)).for_each(Owned::settle);
+    }
+}
+
+impl Table<Shared> {
+    /// Empty, but for a place for the ids below [`CHUNK`] that no lack of memory can refuse.
+    pub(crate) const fn with_first_ids() -> Table<Shared> {
+        static CHUNK_0: Shared =
+            Shared([const { Slot { counts: [const { [const { AtomicU64::new(0) }; 2] }; 2] } }; CHUNK]);
+        let mut table = Table::new();
+        table.first[0] = AtomicPtr::new((&raw const CHUNK_0).cast_mut());
+        table
+    }
+
+    /// Makes a place for an id; false when there is no memory for it.
+    pub(crate) fn make(&self, id: u32) -> bool {
+        self.chunk(number(id)).is_some() || self.chunk_or_make(number(id)).is_some()
+    }
+
+    /// Books a block of this id; false if no place was made for it.
+    pub(crate) fn add(&self, id: u32, direction: Direction, bytes: u64) -> bool {
+        let chunk = self.chunk(number(id));
+        chunk.inspect(|chunk| chunk.add(id as usize, direction, bytes)).is_some()
+    }
+}
+
+/// The segment of a chunk number that is not among the first, and its place therein.
+#[inline(always)]
+fn place(number: usize) -> (usize, usize) {
+    let shifted = number - FIRST + FIRST_SEGMENT;
+    let segment = (shifted.ilog2() - FIRST_SEGMENT.ilog2()) as usize;
+    (segment, shifted - (FIRST_SEGMENT << segment))
+}
+
+/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile.
+fn publish<T>(place: &AtomicPtr<T>, len: usize) -> Option<*mut T> {
+    let present = place.load(Ordering::Acquire);
+    if !present.is_null() {
+        return Some(present);
+    }
+    let fresh = memory::zeroed_array::<T>(len);
+    if fresh.is_null() {
+        return None;
+    }
+    // Release: publishes the zeroes; Acquire: takes over those of a faster thread (only counters
+    // that threads share have one).
+    match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
+        Ok(_) => Some(fresh),
+        Err(earlier) => {
+            // SAFETY: made above with this length and seen by nobody.
+            unsafe { memory::free_array(fresh, len) };
+            Some(earlier)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Direction::{Allocated, Freed};
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn places_are_dense_and_distinct() {
+        let mut expected = (0, 0);
+        for number in FIRST..10_000 {
+            assert_eq!(place(number), expected);
+            expected.1 += 1;
+            if expected.1 == FIRST_SEGMENT << expected.0 {
+                expected = (expected.0 + 1, 0);
+            }
+        }
+        assert!(place(number(u32::MAX)).0 < SEGMENTS);
+    }
+
+    impl Table<Owned> {
+        fn book(&self, id: u32, direction: Direction, bytes: usize) -> bool {
+            bytes as u64 <= MOST && self.add(id, direction, bytes) || self.add_slow(id, direction, bytes)
+        }
+    }
+
+    fn read<C: Chunk>(table: &Table<C>, id: u32, direction: Direction) -> (u64, u64) {
+        table.chunk(number(id)).unwrap().read(id as usize % CHUNK, direction)
+    }
+
+    #[test]
+    fn ids_count_separately() {
+        let (owned, shared) = (Table::<Owned>::new(), Table::<Shared>::with_first_ids());
+        assert!(!owned.add(5, Allocated, 1) && shared.add(5, Allocated, 0) && !shared.add(64, Freed, 1));
+        let ids = [0, 1, 63, 64, 12_287, 12_288, 1 << 20];
+        for id in ids {
+            assert!(owned.book(id, Allocated, id as usize + 10));
+            assert!(owned.book(id, Freed, 3));
+            assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id.into()));
+        }
+        for id in ids {
+            assert_eq!(read(&owned, id, Allocated), (u64::from(id) + 10, 1));
+            assert_eq!(read(&owned, id, Freed), (3, 1));
+            assert_eq!(read(&shared, id, Allocated), (7, 1));
+            assert_eq!(read(&shared, id, Freed), (u64::from(id), 1));
+        }
+        assert_eq!(read(&owned, 2, Allocated), (0, 0));
+        assert!(owned.chunk(0).unwrap().upper.load(Ordering::Relaxed).is_null(), "no half is full");
+        assert_eq!(read(&shared, 5, Allocated), (0, 1));
+    }
+
+    /// Its naive twin: two plain 64-bit sums.
+    #[test]
+    fn a_half_goes_on_where_it_ends() {
+        let table = Table::<Owned>::new();
+        let (mut bytes, mut state) = (0, 1_u64);
+        for blocks in 1..=200_000_u64 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let size = if blocks % 3 == 0 { MOST } else { (state >> 33) & MOST } as usize;
+            assert!(table.book(70, Freed, size));
+            bytes += size as u64;
+            assert_eq!(read(&table, 70, Freed), (bytes, blocks));
+            assert_eq!(read(&table, 70, Allocated), (0, 0));
+        }
+        assert!(bytes > 1 << 47);
+        assert!(!table.book(70, Freed, 1 << 31) && !table.book(70, Freed, usize::MAX));
+        assert_eq!(read(&table, 70, Freed), (bytes, 200_000));
+    }
+
+    #[test]
+    fn blocks_go_on_too() {
+        let table = Table::<Owned>::new();
+        let chunk = table.chunk_or_make(0).unwrap();
+        for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
+            // As if that many had been booked.
+            chunk.lower[word(3, Allocated)].store(start << 32 | 5, Ordering::Relaxed);
+            let upper = publish(&chunk.upper, 1).unwrap();
+            // SAFETY: just published.
+            unsafe { &(*upper)[word(3, Allocated)] }.store((start >> 31) << 32, Ordering::Relaxed);
+            for more in 1..4 {
+                assert!(table.book(3, Allocated, 2));
+                assert_eq!(read(&table, 3, Allocated), (5 + 2 * more, start + more));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_left_half_done_is_completed() {
+        let table = Table::<Owned>::new();
+        for expected in 1..=4 {
+            assert!(table.book(9, Allocated, 1 << 30) && table.book(9, Allocated, 1 << 30));
+            assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
+            // As if the thread had gone between its two stores.
+            let chunk = table.chunk(0).unwrap();
+            // SAFETY: made by the first crossing, above.
+            let upper = unsafe { &(*chunk.upper.load(Ordering::Relaxed))[word(9, Allocated)] };
+            upper.store(expected - 1, Ordering::Relaxed);
+            assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
+            table.settle(9);
+            assert_eq!(upper.load(Ordering::Relaxed), expected);
+        }
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_count_fall_or_jump() {
+        let (table, done) = (Table::<Owned>::new(), AtomicBool::new(false));
+        let steps = 3_000_000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..steps {
+                    assert!(table.book(1, Allocated, MOST as usize));
+                }
+                done.store(true, Ordering::Release);
+            });
+            let (mut last, mut looks) = ((0, 0), 0);
+            while !done.load(Ordering::Acquire) {
+                let Some(chunk) = table.chunk(0) else { continue };
+                let now = chunk.read(1, Allocated);
+                assert!(now.1 >= last.1 && now.0 == now.1 * MOST, "{now:?} after {last:?}");
+                (last, looks) = (now, looks + 1);
+            }
+            assert!(looks > 10);
+        });
+        assert_eq!(read(&table, 1, Allocated), (steps * MOST, steps));
+    }
+}

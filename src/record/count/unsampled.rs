@@ -1,0 +1,313 @@
+//! Blocks of one thread that were not sampled → exact counts of them, at two instructions each way.
+//!
+//! A thread writes its own, inside the allocator; anybody may read. Most of its blocks pass with nobody to ask: as
+//! long as they fit in a stretch of bytes that was handed out, which is at most [`STEP`] long.
+//!
+//! A block is added by one instruction for its bytes and one for itself, so a signal handler that allocates comes
+//! before or behind each, never between its load and its store, and a thread need not say that it is busy. Whether the
+//! next stop is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
+//!
+//! That something is out of the usual (tracking is off, the thread is silenced, an epoch or a plan is over) costs a
+//! block that passes nothing: whoever changes it takes back what was handed out, from all threads.
+//!
+//! ```text
+//! open ◀── open ── closed ◀── close ── recalled          its thread closes, reads base and plan, opens
+//!   └─────────────────┴─────── recall ────▲              anybody, after base or plan have changed
+//! ```
+//!
+//! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
+
+use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering, add_block_to_own};
+use crate::base::hint::is_seldom;
+use crate::record::append_list::{Linked, List};
+use crate::record::count::sampling::STEP;
+use std::cell::Cell;
+use std::ptr::null_mut;
+
+/// What was not sampled, of one epoch.
+#[repr(C)]
+pub(crate) struct Unsampled {
+    allocated_bytes: AtomicU64,
+    allocated_blocks: AtomicU64,
+    freed_bytes: AtomicU64,
+    freed_blocks: AtomicU64,
+    /// Blocks pass while `allocated_bytes` does not go beyond it; or [`CLOSED`], or [`RECALLED`].
+    stop: AtomicI64,
+    /// The peak is told when `freed_bytes` reaches it.
+    news_at: AtomicU64,
+    /// The id in the tags of these blocks; [`NO_ID`] before there is one. With what is above it in a cache line that a
+    /// block which passes looks at.
+    id: AtomicU32,
+    /// Bytes allocated less bytes freed that the peak knows of.
+    known: Cell<i64>,
+    /// What `stop` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
+    opened: Cell<u64>,
+    next: AtomicPtr<Unsampled>,
+}
+
+const _: () = assert!(std::mem::offset_of!(Unsampled, id) < 64);
+
+/// In no tag.
+const NO_ID: u32 = u32::MAX;
+/// Below any number of bytes: nothing passes before [`Unsampled::open`].
+const CLOSED: i64 = -1;
+/// Nothing passes before [`Unsampled::close`] and then [`Unsampled::open`].
+const RECALLED: i64 = -2;
+
+/// Those of all threads, living and ended.
+static ALL: List<Unsampled> = List::new();
+
+impl Linked for Unsampled {
+    fn next(&self) -> &AtomicPtr<Unsampled> {
+        &self.next
+    }
+}
+
+impl Unsampled {
+    /// Nothing passes, and no block is of its id.
+    pub(crate) const fn of_nobody() -> Unsampled {
+        Unsampled {
+            allocated_bytes: AtomicU64::new(0),
+            allocated_blocks: AtomicU64::new(0),
+            freed_bytes: AtomicU64::new(0),
+            freed_blocks: AtomicU64::new(0),
+            stop: AtomicI64::new(RECALLED),
+            news_at: AtomicU64::new(u64::MAX),
+            id: AtomicU32::new(NO_ID),
+            known: Cell::new(0),
+            opened: Cell::new(0),
+            next: AtomicPtr::new(null_mut()),
+        }
+    }
+
+    /// Makes what is all zero bytes one of nobody, and puts it into the list.
+    pub(crate) fn enlist(&'static self) {
+        self.recall();
+        // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
+        self.id.store(NO_ID, Ordering::Release);
+        ALL.push(self);
+    }
+
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u32 {
+        // Acquire: pairs with the Release of `begin`, whose zeroes a reader has to see.
+        self.id.load(Ordering::Acquire)
+    }
+
+    /// Forgets everything and counts blocks of this id from now on. While it is closed.
+    pub(crate) fn begin(&self, id: u32) {
+        self.id.store(NO_ID, Ordering::Release);
+        for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
+            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; who sees a zero sees the base that
+            // ended the old epoch.
+            count.store(0, Ordering::Release);
+        }
+        self.news_at.store(STEP.into(), Ordering::Relaxed);
+        self.known.set(0);
+        self.id.store(id, Ordering::Release);
+    }
+
+    // ── Blocks ──────────────────────────────────────────────────────────────────────────────────
+
+    /// Books a block if it fits in what is left of the stretch, and returns what its tag is to hold. The size
+    /// is below 2^30.
+    #[inline(always)]
+    pub(crate) fn passes(&self, size: usize) -> Option<u32> {
+        // Before the block is booked: should a signal handler begin a new epoch in between, and allocate in it, this
+        // block is booked there and its free is not. What handlers do in the middle of an event is not promised.
+        let id = self.id();
+        // Relaxed: whoever recalls it sees to what follows from that.
+        let left = self.stop.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
+        if is_seldom(size as i64 > left) {
+            return None;
+        }
+        self.add_allocated(size);
+        Some(id)
+    }
+
+    /// Books a block, and returns what its tag is to hold.
+    pub(crate) fn allocate(&self, size: usize) -> u32 {
+        let id = self.id();
+        self.add_allocated(size);
+        id
+    }
+
+    #[inline(always)]
+    fn add_allocated(&self, size: usize) {
+        // Releases: pair with the Acquires of `read_allocated`.
+        add_block_to_own!(Unsampled, self, allocated_bytes, allocated_blocks, size);
+    }
+
+    /// Books the free of a block of this id. True: the peak has to be told, see [`Unsampled::news`].
+    #[inline(always)]
+    pub(crate) fn free(&self, size: usize) -> bool {
+        // Releases: pair with the Acquires of `read_freed`, see `counters`.
+        add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
+        self.has_news()
+    }
+
+    /// Whether the peak has to be told.
+    #[inline(always)]
+    pub(crate) fn has_news(&self) -> bool {
+        self.freed_bytes.load(Ordering::Relaxed) >= self.news_at.load(Ordering::Relaxed)
+    }
+
+    /// Change of the live bytes since this was asked last.
+    pub(crate) fn news(&self) -> i64 {
+        let freed = self.freed_bytes.load(Ordering::Relaxed);
+        self.news_at.store(freed.wrapping_add(STEP.into()), Ordering::Relaxed);
+        let live = self.allocated().wrapping_sub(freed) as i64;
+        live.wrapping_sub(self.known.replace(live))
+    }
+
+    #[inline(always)]
+    fn allocated(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    // ── The stretch ─────────────────────────────────────────────────────────────────────────────
+
+    /// Lets nothing pass any more, before base and plan are read. Its thread's own.
+    pub(crate) fn close(&self) {
+        // Acquire: pairs with the Release of `recall`; what was changed before is seen from here on.
+        self.stop.swap(CLOSED, Ordering::Acquire);
+    }
+
+    /// What is left of the stretch that was handed out last, bytes; below 0 where a signal handler has taken more. Its
+    /// thread's own.
+    ///
+    /// Also when it was recalled: by then a block may have found that it does not fit, and it would be for nothing
+    /// that chance has met that one.
+    pub(crate) fn left(&self) -> i64 {
+        self.opened.get().wrapping_sub(self.allocated()) as i64
+    }
+
+    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look; none while it is recalled and not
+    /// [closed](Unsampled::close). Its thread's own.
+    pub(crate) fn open(&self, stretch: u32) {
+        let stop = self.allocated().wrapping_add(stretch.into());
+        self.opened.set(stop);
+        // Relaxed: only its thread relies on it. As it is one word, `recall` comes before this, which then fails, or
+        // behind it.
+        let _ = self.stop.compare_exchange(CLOSED, stop as i64, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Lets nothing pass any more, in no thread's way.
+    pub(crate) fn recall(&self) {
+        // Release: pairs with the Acquire of `close`. A swap, because a store would end what an earlier one has
+        // released: of two that recall, `close` would see what the later one has changed alone.
+        self.stop.swap(RECALLED, Ordering::Release);
+    }
+
+    // ── Readers ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Bytes and blocks. To be read before [`Unsampled::read_allocated`] of any thread.
+    pub(crate) fn read_freed(&self) -> (u64, u64) {
+        // Acquires: pair with the Releases of `free` and `begin`.
+        (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
+    }
+
+    /// Bytes and blocks.
+    pub(crate) fn read_allocated(&self) -> (u64, u64) {
+        // Acquires: pair with the Releases of `add_allocated` and `begin`.
+        (self.allocated_bytes.load(Ordering::Acquire), self.allocated_blocks.load(Ordering::Acquire))
+    }
+}
+
+// SAFETY: what other threads reach is atomic; the cells are used by the one thread that it belongs to.
+unsafe impl Sync for Unsampled {}
+
+/// Those of all threads, living and ended.
+pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
+    ALL.iter()
+}
+
+/// Recalls those of all threads, after base or plan have changed: when this returns, each reads them before its next
+/// block passes, and finds what they are now.
+pub(crate) fn recall_all() {
+    ALL.iter_after().for_each(Unsampled::recall);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsampled() -> Unsampled {
+        let unsampled = Unsampled::of_nobody();
+        unsampled.close();
+        unsampled.begin(77);
+        unsampled
+    }
+
+    /// Its naive twin: plain sums. Beyond 2^33 bytes.
+    #[test]
+    fn counts_are_sums() {
+        let unsampled = unsampled();
+        let (mut allocated, mut freed, mut told) = (0u64, 0u64, 0i64);
+        unsampled.open(STEP);
+        for round in 0..20_000u64 {
+            let size = 1 + (round * 7_919) % ((1 << 30) - 1);
+            if unsampled.passes(size as usize).is_none() {
+                unsampled.allocate(size as usize);
+                unsampled.open(STEP);
+            }
+            allocated += size;
+            assert_eq!(unsampled.read_allocated(), (allocated, round + 1));
+            if unsampled.free(size as usize) {
+                told += unsampled.news();
+            }
+            freed += size;
+            assert_eq!(unsampled.read_freed(), (freed, round + 1));
+        }
+        assert!(allocated > 1 << 40);
+        assert_eq!(told + unsampled.news(), 0);
+    }
+
+    #[test]
+    fn a_stretch_is_used_up_to_the_byte() {
+        let unsampled = unsampled();
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 0));
+        unsampled.open(100);
+        assert_eq!((unsampled.passes(60), unsampled.left()), (Some(77), 40));
+        assert_eq!((unsampled.passes(41), unsampled.left()), (None, 40));
+        assert_eq!((unsampled.passes(40), unsampled.left()), (Some(77), 0));
+        // A signal handler's.
+        unsampled.allocate(5);
+        assert_eq!((unsampled.left(), unsampled.passes(1), unsampled.passes(1 << 29)), (-5, None, None));
+        assert_eq!(unsampled.read_allocated(), (105, 3));
+    }
+
+    #[test]
+    fn what_was_recalled_is_closed_before_it_opens() {
+        let unsampled = unsampled();
+        unsampled.open(100);
+        unsampled.recall();
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 100));
+        unsampled.open(90);
+        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 90));
+        unsampled.close();
+        unsampled.open(100);
+        assert_eq!(unsampled.passes(1), Some(77));
+        // In between.
+        unsampled.close();
+        unsampled.recall();
+        unsampled.open(100);
+        assert_eq!(unsampled.passes(1), None);
+    }
+
+    #[test]
+    fn the_peak_is_told_every_step() {
+        let unsampled = unsampled();
+        unsampled.allocate(200_000);
+        assert_eq!((unsampled.news(), unsampled.news()), (200_000, 0));
+        let told: Vec<u32> = (0..200)
+            .filter(|_| {
+                unsampled.free(1_000) && {
+                    unsampled.news();
+                    true
+                }
+            })
+            .collect();
+        assert_eq!(told, [65, 131, 197]);
+    }
+}

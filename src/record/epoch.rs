@@ -1,0 +1,315 @@
+//! What all threads share: whether tracking is on, since which id, how deep, and the few totals
+//! that are not kept by thread.
+//!
+//! Any thread may call anything here, inside or outside the allocator; nothing blocks.
+
+use crate::base::atomics::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::record::count::sampling::Plan;
+use crate::record::count::unsampled;
+use crate::record::tag;
+
+/// No id is at or above it: tracking is off.
+const OFF: u32 = u32::MAX;
+/// Ids of stacks end here. What is left below [`tag::SAMPLED`] is for epochs, two each, which are never
+/// refused.
+const LAST_STACK: u32 = tag::SAMPLED - (1 << 21);
+
+/// Read by every allocation that is recorded and written by hardly anything: a cache line of its own.
+#[repr(align(128))]
+struct Hot {
+    base: AtomicU32,
+    limit: AtomicU32,
+    rules_epoch: AtomicU32,
+    /// [`Plan::word`].
+    plan: AtomicU64,
+    /// Changes after base, plan or rules epoch.
+    generation: AtomicU32,
+}
+
+static HOT: Hot = Hot {
+    base: AtomicU32::new(OFF),
+    limit: AtomicU32::new(32 + BEYOND),
+    rules_epoch: AtomicU32::new(0),
+    plan: AtomicU64::new(Plan::EXACT.word()),
+    generation: AtomicU32::new(GENERATION),
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
+static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
+static CONFIGURED: AtomicU8 = AtomicU8::new(0);
+/// The configured `.exact_from(bytes)`, 0 for the interval.
+static EXACT_FROM: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) const DEFAULT_FRAMES: u32 = 32;
+pub(crate) const MAX_FRAMES: u32 = 64;
+/// Addresses stored beyond the configured frames, to get through the frames of the allocator, of
+/// the standard library and of looked-through crates before the site: a debug build puts about
+/// twenty of them under a growing `Vec` inside a map.
+const BEYOND: u32 = 32;
+/// The most addresses a stack can have.
+pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + BEYOND) as usize;
+
+/// The id from which on ids are valid, [`u32::MAX`] while tracking is off. It is itself the id of
+/// the stack `[unrecorded]` of the present epoch.
+#[inline(always)]
+pub(crate) fn base() -> u32 {
+    // Relaxed: an event near a `clear` may count on either side of it; ids carry no other data (the
+    // stack behind an id is published by the table it stands in).
+    HOT.base.load(Ordering::Relaxed)
+}
+
+/// Where blocks count that were not sampled, of the epoch of this base.
+#[inline(always)]
+pub(crate) fn unsampled_id(base: u32) -> u32 {
+    // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
+    base.wrapping_add(1)
+}
+
+/// Which blocks are sampled.
+#[inline(always)]
+pub(crate) fn plan() -> Plan {
+    // Relaxed: an event near a change may be decided either way; what it weighs is in its tag's stack.
+    Plan::from_word(HOT.plan.load(Ordering::Relaxed))
+}
+
+/// Generations are odd multiples of this.
+pub(crate) const GENERATION: u32 = 16;
+
+/// Changes whenever what a thread remembers of base, plan and unwind rules is out of date; never 0.
+#[inline(always)]
+pub(crate) fn generation() -> u32 {
+    // Relaxed: as for the base. What follows is read again by `generation_slow`.
+    HOT.generation.load(Ordering::Relaxed)
+}
+
+/// The same, for those who look at base, plan and rules epoch next.
+pub(crate) fn generation_slow() -> u32 {
+    // Acquire: pairs with the Release of `next_generation`.
+    HOT.generation.load(Ordering::Acquire)
+}
+
+fn next_generation() {
+    // In steps that pass 0 by.
+    HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
+}
+
+/// After base or plan have changed.
+fn next_generation_and_recall() {
+    next_generation();
+    unsampled::recall_all();
+}
+
+/// Sets the average bytes between samples from now on; 0: every block is recorded.
+pub(crate) fn set_sample_interval(interval: u32) {
+    let plan = Plan::new(interval, EXACT_FROM.load(Ordering::Relaxed));
+    HOT.plan.store(plan.word(), Ordering::Relaxed);
+    next_generation_and_recall();
+}
+
+/// Whether new allocations are recorded.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    base() != OFF
+}
+
+/// Addresses a walk may store.
+#[inline(always)]
+pub(crate) fn address_limit() -> usize {
+    HOT.limit.load(Ordering::Relaxed) as usize
+}
+
+/// The configured `.frames(n)`.
+pub(crate) fn frames() -> usize {
+    FRAMES.load(Ordering::Relaxed) as usize
+}
+
+/// Changes when unwind rules may have become wrong: a module was unloaded.
+#[inline(always)]
+pub(crate) fn rules_epoch() -> u32 {
+    HOT.rules_epoch.load(Ordering::Relaxed)
+}
+
+/// Makes every thread forget its unwind rules before it walks again.
+pub(crate) fn bump_rules_epoch() {
+    HOT.rules_epoch.fetch_add(1, Ordering::Relaxed);
+    next_generation();
+}
+
+/// What the first instance that allocates decides for all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Config {
+    pub frames: u8,
+    pub paused: bool,
+    /// Average bytes between samples, 0 for none.
+    pub sample_every: u32,
+    /// Blocks of that size are recorded without exception, 0 for the interval.
+    pub exact_from: u32,
+}
+
+/// Takes over the configuration of the first instance that allocates, and starts tracking unless it
+/// says otherwise. True if this was that call; later calls do nothing.
+pub(crate) fn configure(config: &Config) -> bool {
+    let is_first = CONFIGURED.load(Ordering::Relaxed) == 0
+        && CONFIGURED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    if is_first {
+        set_frames(config.frames.into());
+        EXACT_FROM.store(config.exact_from, Ordering::Relaxed);
+        set_sample_interval(config.sample_every);
+        if !config.paused {
+            start();
+        }
+    }
+    is_first
+}
+
+/// Sets how many frames a traceback shows from now on; `frames` is within 1..=[`MAX_FRAMES`].
+pub(crate) fn set_frames(frames: u32) {
+    let frames = frames.clamp(1, MAX_FRAMES);
+    FRAMES.store(frames, Ordering::Relaxed);
+    if HOT.limit.swap(frames + BEYOND, Ordering::Relaxed) != frames + BEYOND {
+        // Threads remember how far they walked.
+        bump_rules_epoch();
+    }
+}
+
+/// Starts a new epoch if tracking is off. True if it was.
+pub(crate) fn start() -> bool {
+    // Whatever an instance is configured to no longer matters.
+    CONFIGURED.store(1, Ordering::Relaxed);
+    move_base(|base| base == OFF)
+}
+
+/// Ends tracking and forgets all blocks.
+pub(crate) fn stop() {
+    // AcqRel: pairs with `move_base`; the totals below follow the base.
+    HOT.base.swap(OFF, Ordering::AcqRel);
+    next_generation_and_recall();
+    forget_peak();
+}
+
+/// Forgets all blocks and goes on, if tracking is on.
+pub(crate) fn clear() {
+    move_base(|base| base != OFF);
+}
+
+fn move_base(when: impl Fn(u32) -> bool) -> bool {
+    loop {
+        // AcqRel/Acquire: two callers see each other's base in order, and never move it back.
+        let base = HOT.base.load(Ordering::Acquire);
+        if !when(base) {
+            return false;
+        }
+        // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
+        // booked there before is stale like anything else.
+        let next = NEXT.fetch_add(2, Ordering::Relaxed);
+        if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            next_generation_and_recall();
+            forget_peak();
+            return true;
+        }
+    }
+}
+
+/// The first of `count` fresh ids, a multiple of `count`; `None` when they are used up.
+pub(crate) fn next_ids(count: u32) -> Option<u32> {
+    let after = |id: u32| (id < LAST_STACK).then(|| id.next_multiple_of(count) + count);
+    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).ok().map(|id| id.next_multiple_of(count))
+}
+
+/// The id after the last one given out.
+pub(crate) fn end_id() -> u32 {
+    NEXT.load(Ordering::Acquire)
+}
+
+// ── Peak ────────────────────────────────────────────────────────────────────────────────────────
+
+/// A thread publishes its net change when it exceeds this many bytes either way.
+pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
+
+/// Live bytes as far as threads have published them. Relaxed throughout: a sum and a maximum that
+/// order nothing else.
+static PUBLISHED: Alone<AtomicI64> = Alone(AtomicI64::new(0));
+static PEAK: Alone<AtomicI64> = Alone(AtomicI64::new(0));
+
+/// Has its cache lines to itself.
+#[repr(align(128))]
+struct Alone<T>(T);
+
+/// Adds a thread's net change and raises the peak.
+pub(crate) fn publish(net: i64) {
+    let live = PUBLISHED.0.fetch_add(net, Ordering::Relaxed) + net;
+    raise_peak(live);
+}
+
+/// Writes only a new peak: a line that nobody writes is one that no thread waits for.
+fn raise_peak(live: i64) -> i64 {
+    let before = PEAK.0.load(Ordering::Relaxed);
+    if live > before { PEAK.0.fetch_max(live, Ordering::Relaxed).max(live) } else { before }
+}
+
+/// The peak, given the exact live bytes of this moment.
+pub(crate) fn peak(live: u64) -> u64 {
+    let live = i64::try_from(live).unwrap_or(i64::MAX);
+    raise_peak(live) as u64
+}
+
+/// Sets the peak to the exact live bytes of this moment.
+pub(crate) fn reset_peak(live: u64) {
+    PEAK.0.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
+}
+
+fn forget_peak() {
+    PUBLISHED.0.store(0, Ordering::Relaxed);
+    PEAK.0.store(0, Ordering::Relaxed);
+}
+
+// ── Dropped and degraded ────────────────────────────────────────────────────────────────────────
+
+/// Why attribution was lost; the bytes of such an event are booked at `[unrecorded]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Reason {
+    /// Stack ids are used up.
+    Stacks,
+    /// No memory for heapgauge's own tables, or their limit is reached.
+    Memory,
+    /// The thread has no state of its own: it is ending, or none could be made.
+    Threads,
+    /// The allocation came from inside heapgauge's own hook, as from a signal handler.
+    Reentrant,
+}
+
+/// Relaxed: counts for people.
+static DROPPED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+static TRUNCATED: AtomicU64 = AtomicU64::new(0);
+static FALLBACKS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts one event whose attribution was lost.
+#[cold]
+pub(crate) fn drop_event(reason: Reason) {
+    DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Events dropped for this reason since the process began.
+pub(crate) fn dropped(reason: Reason) -> u64 {
+    DROPPED[reason as usize].load(Ordering::Relaxed)
+}
+
+/// Counts one distinct stack that was cut at the address limit.
+pub(crate) fn count_truncated() {
+    TRUNCATED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Distinct stacks cut at the address limit.
+pub(crate) fn truncated() -> u64 {
+    TRUNCATED.load(Ordering::Relaxed)
+}
+
+/// Counts one walk by the slow unwinder.
+pub(crate) fn count_fallback() {
+    FALLBACKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Walks by the slow unwinder.
+pub(crate) fn fallbacks() -> u64 {
+    FALLBACKS.load(Ordering::Relaxed)
+}

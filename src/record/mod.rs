@@ -1,0 +1,20 @@
+//! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
+//!
+//! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`] and [`trim`], and no other file of this folder.
+
+pub(crate) mod allocator;
+pub(crate) mod append_list;
+pub(crate) mod control;
+pub(crate) mod count;
+pub(crate) mod epoch;
+pub(crate) mod event;
+pub(crate) mod fork;
+pub(crate) mod memory;
+pub(crate) mod raw_snapshot;
+pub(crate) mod stack_id;
+pub(crate) mod startup;
+pub(crate) mod tag;
+pub(crate) mod thread;
+pub(crate) mod trim;
+pub(crate) mod unwind;

@@ -1,0 +1,354 @@
+//! Counters of all threads → [`RawSnapshot`]: the border between the write side and the read side.
+//!
+//! What crosses is owned or never changes: counts by stack id, and the addresses of a stack, which
+//! stay where they are for the life of the process. Nobody is stopped.
+
+use crate::record::count::counters::{CHUNK, Chunk, Direction};
+use crate::record::count::sampling;
+use crate::record::count::unsampled::{self, Unsampled};
+use crate::record::epoch::{self, Reason};
+use crate::record::memory;
+use crate::record::stack_id::table;
+use crate::record::stack_id::table::Recorded;
+use crate::record::startup;
+use crate::record::tag::large;
+use crate::record::tag::{self, OVERHEAD, UNTRACKED};
+use crate::record::thread::{self, Silence};
+use crate::record::unwind;
+use std::time::{Instant, SystemTime};
+
+/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Of a stack
+/// whose blocks are sampled: what they are estimated to be.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub allocated_bytes: u64,
+    pub allocated_blocks: u64,
+    pub freed_bytes: u64,
+    pub freed_blocks: u64,
+}
+
+impl Counts {
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.allocated_bytes.saturating_sub(self.freed_bytes)
+    }
+
+    pub(crate) fn live_blocks(&self) -> u64 {
+        self.allocated_blocks.saturating_sub(self.freed_blocks)
+    }
+}
+
+impl Counts {
+    fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
+        let (in_bytes, in_blocks) = match direction {
+            Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),
+            Direction::Freed => (&mut self.freed_bytes, &mut self.freed_blocks),
+        };
+        *in_bytes += bytes;
+        *in_blocks += blocks;
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.allocated_bytes += other.allocated_bytes;
+        self.allocated_blocks += other.allocated_blocks;
+        self.freed_bytes += other.freed_bytes;
+        self.freed_blocks += other.freed_blocks;
+    }
+}
+
+/// One distinct stack that has been allocated from since the last `clear`. One whose blocks were
+/// recorded in several ways (exactly, sampled at this interval, at that one) is several.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawStack {
+    /// Never reused, so equal ids of two snapshots are the same stack.
+    pub id: u32,
+    /// Return addresses, most recent first; empty for `[unrecorded]`.
+    pub addresses: &'static [usize],
+    /// The walk ended at its limit, not at the thread's first frame.
+    pub truncated: bool,
+    pub counts: Counts,
+    /// Of the live bytes, where they are an estimate: their squared standard error. Else 0.
+    pub variance: f64,
+}
+
+/// Events whose attribution was lost, by reason; their bytes are in the totals.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub stacks: u64,
+    pub memory: u64,
+    pub threads: u64,
+    pub reentrant: u64,
+}
+
+/// Everything the write side knows at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct RawSnapshot {
+    pub taken_at: SystemTime,
+    pub taken: Instant,
+    /// New allocations are recorded (false: stopped, switched off or paused by configuration).
+    pub tracking: bool,
+    /// The configured `.frames(n)`.
+    pub traceback_limit: usize,
+    /// Changes with each `clear`, `stop` and `start`: counts of different epochs do not compare.
+    pub epoch: u32,
+    /// Ascending by id. The sum of their counts is the total where every block is recorded, and right on
+    /// average where they are sampled.
+    pub stacks: Vec<RawStack>,
+    /// Exact, of all traced blocks.
+    pub totals: Counts,
+    /// Live bytes allocated while paused or off, without heapgauge's own.
+    pub untracked_bytes: u64,
+    /// heapgauge's own tables and what its read side holds, bytes.
+    pub overhead_bytes: u64,
+    pub peak_bytes: u64,
+    pub dropped: Dropped,
+    pub truncated_stacks: u64,
+    pub fallback_walks: u64,
+    /// Average bytes between samples; 0 = exact.
+    pub sample_interval_bytes: u64,
+    /// How stacks are walked: `cfi`, `backtrace`.
+    pub capture: &'static str,
+}
+
+/// Reads the counters of all threads.
+///
+/// Costs a few nanoseconds for each stack and thread; nobody is stopped. Values are never negative;
+/// a block that is allocated and freed by other threads meanwhile may show.
+pub(crate) fn take() -> RawSnapshot {
+    startup::ensure();
+    let _own = Silence::new(thread::OWN);
+    let (taken_at, taken) = (SystemTime::now(), Instant::now());
+    let (epoch, stacks, totals) = read_epoch();
+    RawSnapshot {
+        taken_at,
+        taken,
+        tracking: epoch != u32::MAX,
+        traceback_limit: epoch::frames(),
+        epoch,
+        stacks,
+        totals,
+        untracked_bytes: read_one(UNTRACKED).live_bytes(),
+        overhead_bytes: overhead_bytes(),
+        peak_bytes: epoch::peak(totals.live_bytes()),
+        dropped: dropped(),
+        truncated_stacks: epoch::truncated(),
+        fallback_walks: epoch::fallbacks(),
+        sample_interval_bytes: epoch::plan().interval().into(),
+        capture: unwind::walker(),
+    }
+}
+
+/// Events dropped since the process began.
+pub(crate) fn dropped() -> Dropped {
+    Dropped {
+        stacks: epoch::dropped(Reason::Stacks),
+        memory: epoch::dropped(Reason::Memory),
+        threads: epoch::dropped(Reason::Threads),
+        reentrant: epoch::dropped(Reason::Reentrant),
+    }
+}
+
+/// Live bytes of all stacks.
+pub(crate) fn live_bytes() -> u64 {
+    let _own = Silence::new(thread::OWN);
+    read_epoch().2.live_bytes()
+}
+
+/// Bytes of heapgauge's own tables, and of what its read side holds.
+pub(crate) fn overhead_bytes() -> u64 {
+    held_bytes() + large::resident_bytes()
+}
+
+/// The same without the tag map, which takes a call of the system.
+pub(crate) fn held_bytes() -> u64 {
+    memory::bytes() + read_one(OVERHEAD).live_bytes()
+}
+
+/// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,
+/// so that the names of what they hold find room too.
+pub(crate) fn set_max_overhead(bytes: u64) {
+    memory::set_limit(bytes / 4 * 3);
+}
+
+/// All stacks of the present epoch and its totals, whole: read again if a `clear` came between.
+fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
+    let mut tries = 0;
+    loop {
+        let base = epoch::base();
+        let (stacks, totals) = if base == u32::MAX { Default::default() } else { read_from(base) };
+        tries += 1;
+        // Who clears all the time gets the rest of an epoch that has just ended.
+        if epoch::base() == base || tries == 4 {
+            return (base, stacks, totals);
+        }
+    }
+}
+
+fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
+    let end = epoch::end_id();
+    let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
+    let mut totals = read_unsampled(epoch::unsampled_id(base));
+    for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
+        let counts = read_chunk(number);
+        for (place, &exact) in counts.iter().enumerate() {
+            let id = (number * CHUNK + place) as u32;
+            if id < base || id >= end || exact == Counts::default() {
+                continue;
+            }
+            let recorded = match table::recorded(id) {
+                Some(recorded) => recorded,
+                None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
+                // Blocks that were not sampled, read already; or what sampled blocks weigh, which is read with
+                // the id they are booked at.
+                None => continue,
+            };
+            totals += exact;
+            let Recorded { addresses, truncated, interval } = recorded;
+            let (counts, variance) = match interval {
+                0 => (exact, 0.0),
+                _ => estimate(&counts[place..], interval),
+            };
+            stacks.push(RawStack { id, addresses, truncated, counts, variance });
+        }
+    }
+    (stacks, totals)
+}
+
+/// What the sampled blocks of a stack stand for, from the sums at its ids (see `book`), and the variance
+/// of their live bytes.
+fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
+    let [_, bytes, blocks, variance, ..] = sums else { return Default::default() };
+    let counts = Counts {
+        allocated_bytes: sampling::whole_bytes(bytes.allocated_bytes),
+        allocated_blocks: sampling::whole_blocks(blocks.allocated_bytes),
+        freed_bytes: sampling::whole_bytes(bytes.freed_bytes),
+        freed_blocks: sampling::whole_blocks(blocks.freed_bytes),
+    };
+    (counts, sampling::square_bytes(variance.live_bytes(), interval))
+}
+
+/// The counts of 64 neighbouring ids, summed over all threads.
+///
+/// First what was freed, by all threads; then the list of threads and their chunks again, and what
+/// was allocated. A free that was seen was preceded by its allocation, which is therefore seen too:
+/// live is never negative. In between blocks may come and go, which is why this is done chunk by
+/// chunk: over the whole table it would be hundreds.
+fn read_chunk(number: usize) -> [Counts; CHUNK] {
+    let mut counts = [Counts::default(); CHUNK];
+    for direction in [Direction::Freed, Direction::Allocated] {
+        for chunk in thread::all().filter_map(|state| state.counters.chunk(number)) {
+            add_chunk(&mut counts, chunk, direction);
+        }
+        if let Some(chunk) = thread::SHARED.chunk(number) {
+            add_chunk(&mut counts, chunk, direction);
+        }
+    }
+    counts
+}
+
+fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direction) {
+    for (place, counts) in counts.iter_mut().enumerate() {
+        let (bytes, blocks) = chunk.read(place, direction);
+        counts.add(direction, bytes, blocks);
+    }
+}
+
+/// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
+/// that met none of its own frees them in its counters.
+fn read_unsampled(id: u32) -> Counts {
+    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == id);
+    let mut freed = Counts::default();
+    // In this order, as in `read_chunk`.
+    for (bytes, blocks) in threads().map(Unsampled::read_freed) {
+        freed.add(Direction::Freed, bytes, blocks);
+    }
+    let mut counts = read_chunk(id as usize / CHUNK)[id as usize % CHUNK];
+    counts += freed;
+    for (bytes, blocks) in threads().map(Unsampled::read_allocated) {
+        counts.add(Direction::Allocated, bytes, blocks);
+    }
+    counts
+}
+
+/// The counts of one of the ids that no epoch ends.
+fn read_one(id: u32) -> Counts {
+    debug_assert!(id < tag::FIRST);
+    read_chunk(0)[id as usize]
+}
+
+/// The interned addresses of the calling code's stack, for memory that the program reports itself.
+pub(crate) fn capture() -> &'static [usize] {
+    startup::ensure();
+    crate::record::event::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::allocator::TrackingAllocator;
+    use std::alloc::{GlobalAlloc, Layout};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static ALLOC: TrackingAllocator = TrackingAllocator::system();
+
+    /// A block, by address so that threads can hand it on.
+    type Block = (usize, Layout);
+
+    fn allocate(size: usize) -> Block {
+        let layout = Layout::from_size_align(size, 8).unwrap();
+        // SAFETY: the size is not zero.
+        let block = unsafe { ALLOC.alloc(layout) };
+        assert!(!block.is_null());
+        (block.expose_provenance(), layout)
+    }
+
+    fn free((block, layout): Block) {
+        // SAFETY: made by `allocate` with this layout, and freed once.
+        unsafe { ALLOC.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
+    }
+
+    /// `live_bytes` would hide it, so it is the two sides that are compared.
+    #[test]
+    fn case_40_no_read_finds_more_freed_than_allocated() {
+        const THREADS: usize = 4;
+        let (between, done) = (Mutex::new(None::<Block>), AtomicBool::new(false));
+        let reads = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS)
+                .map(|number| {
+                    let between = &between;
+                    scope.spawn(move || {
+                        for round in 0..20_000 {
+                            let block = allocate(1 + (round * 7 + number) % 3_000);
+                            // Every second block is freed by whoever comes next.
+                            let other = match round % 2 {
+                                0 => Some(block),
+                                _ => between.lock().unwrap().replace(block),
+                            };
+                            other.into_iter().for_each(free);
+                        }
+                    })
+                })
+                .collect();
+            let reader = scope.spawn(|| {
+                let mut reads = 0_u32;
+                while !done.load(Ordering::Relaxed) || reads == 0 {
+                    for stack in take().stacks {
+                        let counts = stack.counts;
+                        assert!(counts.freed_bytes <= counts.allocated_bytes, "{stack:?}");
+                        assert!(counts.freed_blocks <= counts.allocated_blocks, "{stack:?}");
+                    }
+                    reads += 1;
+                }
+                reads
+            });
+            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            done.store(true, Ordering::Relaxed);
+            ended.into_iter().for_each(|ended| ended.unwrap());
+            reader.join().unwrap()
+        });
+        assert!(reads > 0);
+        between.into_inner().unwrap().into_iter().for_each(free);
+    }
+}

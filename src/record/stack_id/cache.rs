@@ -1,0 +1,203 @@
+//! Fingerprint of a stack → its id, in the thread that has met it before.
+//!
+//! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory.
+//! A hit is decided by the fingerprint, not by comparing addresses; debug builds compare those too (see
+//! `book`). It starts small and grows by a quarter when it is three quarters full, so that nearly all stacks
+//! lie in the first of the two buckets where they may: 17 to 21 bytes a stack, a thread that allocates little
+//! costs little, and branching recursion does not fall off a cliff.
+
+use crate::record::memory;
+use crate::record::stack_id::fingerprint::Fingerprint;
+use std::hint::select_unpredictable;
+use std::ptr::NonNull;
+
+/// Entries in a bucket.
+const WAYS: usize = 5;
+
+/// What a thread remembers of the stacks that share a place.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// [`Fingerprint::check`] of each, 0 in an empty entry.
+    checks: [u64; WAYS],
+    /// Whether an id is still valid is the caller's to check, against the tracker's base.
+    ids: [u32; WAYS],
+    /// The way that the next stack takes when all are taken.
+    hand: u32,
+}
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+impl Bucket {
+    /// The id, 0 if there is none. Which way it is depends on data alone: a branch would be predicted wrong
+    /// wherever a program has many stacks.
+    #[inline(always)]
+    fn get(&self, check: u64) -> u32 {
+        (0..WAYS).fold(0, |id, way| select_unpredictable(self.checks[way] == check, self.ids[way], id))
+    }
+
+    fn set(&mut self, way: usize, check: u64, id: u32) {
+        (self.checks[way], self.ids[way]) = (check, id);
+    }
+
+    /// The way of this stack, or an empty one.
+    fn way(&self, check: u64) -> Option<usize> {
+        let is = |check: u64| self.checks.iter().position(|other| *other == check);
+        is(check).or_else(|| is(0))
+    }
+}
+
+/// Buckets: 1 KiB.
+const SMALLEST: usize = 16;
+/// 1 MiB: 80,000 stacks.
+const LARGEST: usize = 1 << 14;
+
+/// What a cache points to before it is made: no stack is found there.
+static NOWHERE: Bucket = Bucket { checks: [0; WAYS], ids: [0; WAYS], hand: 0 };
+
+/// The cache of one thread. All zero bytes are an empty one, once it is [`StackCache::prepare`]d.
+pub(crate) struct StackCache {
+    buckets: *mut Bucket,
+    /// Number of buckets.
+    len: usize,
+    /// Entries that are taken.
+    used: usize,
+}
+
+impl StackCache {
+    #[cfg(test)]
+    fn new() -> StackCache {
+        let mut empty = StackCache { buckets: std::ptr::null_mut(), len: 0, used: 0 };
+        empty.prepare();
+        empty
+    }
+
+    /// Makes zero bytes ready for use.
+    pub(crate) fn prepare(&mut self) {
+        if self.len == 0 {
+            self.buckets = (&raw const NOWHERE).cast_mut();
+        }
+    }
+
+    /// The id of the stack of this [`Fingerprint::check`]; 0, which is no stack's, if it is not remembered.
+    #[inline(always)]
+    pub(crate) fn get(&self, check: u64) -> u32 {
+        // SAFETY: there are `len` buckets, and a place is below it, or one, and the place is 0; zeroed ones are
+        // valid.
+        let id = unsafe { &*self.buckets.add(first_place(check, self.len)) }.get(check);
+        if id != 0 {
+            return id;
+        }
+        // SAFETY: as above.
+        unsafe { &*self.buckets.add(second_place(check, self.len)) }.get(check)
+    }
+
+    /// Remembers the stack, in the place of another if need be.
+    pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
+        if self.used * 4 >= self.len * WAYS * 3 && self.len < LARGEST {
+            self.grow();
+        }
+        if self.len != 0 {
+            self.used += usize::from(self.put(stack.check, id));
+        }
+    }
+
+    /// Whether it has taken an empty entry. The table is not empty.
+    fn put(&mut self, check: u64, id: u32) -> bool {
+        let places = [first_place(check, self.len), second_place(check, self.len)];
+        let known = |way: &usize, bucket: &Bucket| bucket.checks[*way] == check;
+        let mut room = None;
+        for place in places {
+            // SAFETY: as in `get`; `&mut self` makes it the only access.
+            let bucket = unsafe { &mut *self.buckets.add(place) };
+            match bucket.way(check) {
+                Some(way) if known(&way, bucket) => {
+                    bucket.ids[way] = id;
+                    return false;
+                }
+                Some(way) => room = room.or(Some((place, way))),
+                None => {}
+            }
+        }
+        if let Some((place, way)) = room {
+            // SAFETY: as above.
+            unsafe { &mut *self.buckets.add(place) }.set(way, check, id);
+            return true;
+        }
+        // SAFETY: as above.
+        let bucket = unsafe { &mut *self.buckets.add(places[0]) };
+        let way = bucket.hand as usize % WAYS;
+        bucket.hand = way as u32 + 1;
+        bucket.set(way, check, id);
+        false
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let len = (self.len + self.len / 4).clamp(SMALLEST, LARGEST);
+        if self.len != 0 && !memory::may_grow() {
+            return;
+        }
+        let Some(buckets) = NonNull::new(memory::zeroed_array::<Bucket>(len)) else { return };
+        let old = std::mem::replace(self, StackCache { buckets: buckets.as_ptr(), len, used: 0 });
+        for index in 0..old.len {
+            // SAFETY: within the old table, which is still whole.
+            let bucket = unsafe { *old.buckets.add(index) };
+            for (check, id) in bucket.checks.into_iter().zip(bucket.ids).filter(|(check, _)| *check != 0) {
+                self.used += usize::from(self.put(check, id));
+            }
+        }
+        if old.len != 0 {
+            // SAFETY: made by `grow` with `old.len`, and nothing refers to it any more.
+            unsafe { memory::free_array(old.buckets, old.len) };
+        }
+    }
+}
+
+/// A check is well mixed in its upper bits, where every factor of its sums has worked; so they say in
+/// which of `len` buckets it belongs.
+#[inline(always)]
+fn first_place(check: u64, len: usize) -> usize {
+    ((check >> 40) as usize * len) >> 24
+}
+
+fn second_place(check: u64, len: usize) -> usize {
+    first_place(check.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32), len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn fingerprint(n: u64) -> Fingerprint {
+        Fingerprint::of_addresses(n.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(32))
+    }
+
+    /// Its naive twin: a map that never forgets. The cache may forget, but never answers otherwise.
+    #[test]
+    fn agrees_with_a_map_that_never_forgets() {
+        let mut cache = StackCache::new();
+        let mut naive = HashMap::new();
+        let mut hits = 0;
+        for step in 0..200_000u64 {
+            let n = (step * step) % 20_011;
+            let stack = fingerprint(n);
+            match (cache.get(stack.check), naive.get(&n)) {
+                (0, _) => {
+                    let id = 2 + n as u32;
+                    cache.insert(stack, id);
+                    naive.insert(n, id);
+                }
+                (known, Some(&id)) => {
+                    assert_eq!(known, id);
+                    hits += 1;
+                }
+                (_, None) => panic!("a stack that was never inserted was found"),
+            }
+        }
+        assert!(hits > 150_000, "{hits} hits: the cache did not grow");
+        let bytes = cache.len * size_of::<Bucket>() / naive.len();
+        assert!((15..=22).contains(&bytes), "{bytes} bytes a stack");
+    }
+}

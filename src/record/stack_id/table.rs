@@ -1,0 +1,296 @@
+//! A stack → its id, once; an id → the stack's addresses.
+//!
+//! The map is asked only when a thread meets a stack that its own cache does not hold. It compares
+//! whole stacks, so an id is exactly one stack. A recorded stack stays where it is for the life of
+//! the process: readers follow ids to addresses without a lock.
+//!
+//! An id below the tracker's base is stale; the stack gets a new one when it is met again.
+
+use crate::base::atomics::{AtomicPtr, Ordering};
+use crate::record::count::counters::CHUNK;
+use crate::record::epoch::{self, Reason};
+use crate::record::fork;
+use crate::record::memory;
+use crate::record::thread::{SHARED, StackBuffer, StackHeader};
+use dashmap::{DashMap, SharedValue};
+use std::alloc::Layout;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::ptr::{NonNull, null_mut};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// A stack's header with its addresses behind it: in the map for ever, or a walk's buffer while it
+/// is being looked up.
+#[derive(Clone, Copy)]
+struct Key(NonNull<StackHeader>);
+
+// SAFETY: what a key in the map points to is never written again, and never freed.
+unsafe impl Send for Key {}
+// SAFETY: as above.
+unsafe impl Sync for Key {}
+
+impl Key {
+    fn header(&self) -> &StackHeader {
+        // SAFETY: a key points to a header, see the type.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn addresses(&self) -> &[usize] {
+        // SAFETY: `len` addresses stand behind the header: `StackBuffer` and `record` lay them out so.
+        unsafe {
+            let first = self.0.byte_add(ADDRESSES_AT).cast::<usize>();
+            std::slice::from_raw_parts(first.as_ptr(), self.header().len as usize)
+        }
+    }
+}
+
+const ADDRESSES_AT: usize = std::mem::offset_of!(StackBuffer, addresses);
+const _: () =
+    assert!(std::mem::offset_of!(StackBuffer, header) == 0 && ADDRESSES_AT == size_of::<StackHeader>());
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.header().hash == other.header().hash
+            && self.header().interval == other.header().interval
+            && self.header().truncated == other.header().truncated
+            && self.addresses() == other.addresses()
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.header().hash);
+    }
+}
+
+/// The hash is computed already, well mixed.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
+
+/// A fixed number, so that memory does not depend on the machine.
+const SHARDS: usize = 32;
+
+/// Stacks there is room for from the beginning. Tables that grow among the program's first blocks stay between them, and
+/// an allocator that gives blocks in a row no longer can.
+const ROOM: usize = SHARDS * 112;
+
+/// Its memory comes through the global allocator, from a thread marked as interning, and is booked
+/// as overhead.
+static MAP: OnceLock<Map> = OnceLock::new();
+
+fn map() -> &'static Map {
+    MAP.get_or_init(|| {
+        Map::with_capacity_and_hasher_and_shard_amount(ROOM, BuildHasherDefault::default(), SHARDS)
+    })
+}
+
+/// Makes the map before it is needed.
+pub(crate) fn prepare() {
+    map();
+}
+
+/// The id of the stack in the buffer, whose `hash` and `interval` are set here.
+///
+/// A stack whose blocks are sampled is another one for each interval, so that an id leads to the
+/// weight of its blocks. It has [`SUMS`] ids: see there.
+///
+/// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
+/// the map, under which nothing else is locked; whoever holds it is in here, so it is free soon.
+pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
+    (buffer.header.hash, buffer.header.interval) = (hash, interval);
+    // The whole buffer, not only the header: the key reads the addresses behind it.
+    let sought = Key(NonNull::from(&mut *buffer).cast());
+    let _inside = fork::enter();
+    let map = map();
+    let base = epoch::base();
+    let shard = map.shards().get(map.determine_shard(hash as usize)).ok_or(Reason::Stacks)?;
+    let known = wait_for(|| shard.try_read()).get(hash, |(key, _)| *key == sought).map(|(_, id)| *id.get());
+    if let Some(id) = known.filter(|id| *id >= base) {
+        return Ok(id);
+    }
+    let mut shard = wait_for(|| shard.try_write());
+    let known = shard.get_mut(hash, |(key, _)| *key == sought);
+    // Another thread may have been faster.
+    if let Some((_, id)) = &known
+        && *id.get() >= base
+    {
+        return Ok(*id.get());
+    }
+    if !memory::may_grow() {
+        return Err(Reason::Memory);
+    }
+    if let Some((key, id)) = known {
+        // It was met before the last `clear`. What the old id had stays: somebody may be booking there.
+        *id.get_mut() = publish(*key)?;
+        return Ok(*id.get());
+    }
+    // `DashMap::insert` would end the process where the map cannot grow.
+    shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;
+    let recorded = record(&sought).ok_or(Reason::Memory)?;
+    match publish(recorded) {
+        Ok(id) => {
+            if recorded.header().truncated {
+                epoch::count_truncated();
+            }
+            shard.insert_entry(hash, (recorded, SharedValue::new(id)), |(key, _)| key.header().hash);
+            Ok(id)
+        }
+        Err(reason) => {
+            unrecord(recorded);
+            Err(reason)
+        }
+    }
+}
+
+/// What a lock of the map gives as soon as it is free.
+///
+/// Not by waiting in its queue: a thread that does so for the first time gets memory of the C library, which a signal
+/// handler may not ask, and the queue is one that the program's own locks may stand in.
+fn wait_for<T>(try_lock: impl Fn() -> Option<T>) -> T {
+    let mut tries = 0u32;
+    loop {
+        if let Some(guard) = try_lock() {
+            return guard;
+        }
+        match tries {
+            0..20 => std::hint::spin_loop(),
+            20..40 => std::thread::yield_now(),
+            // Whoever holds it may run only when this thread does not want to, if that has a higher priority.
+            _ => std::thread::sleep(WAIT),
+        }
+        tries = tries.saturating_add(1);
+    }
+}
+
+/// A lock of the map is held for microseconds, and for longer only while its shard grows.
+const WAIT: Duration = Duration::from_micros(100);
+
+fn layout(len: usize) -> Option<Layout> {
+    Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
+}
+
+/// Copies a stack to where it stays.
+fn record(stack: &Key) -> Option<Key> {
+    let len = stack.addresses().len();
+    let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
+    // SAFETY: fresh memory, as long as the layout says; the source is `len` addresses.
+    unsafe {
+        copy.cast::<StackHeader>().write(*stack.header());
+        let first = copy.byte_add(ADDRESSES_AT).cast::<usize>();
+        first.copy_from_nonoverlapping(NonNull::from(stack.addresses()).cast(), len);
+    }
+    Some(Key(copy.cast()))
+}
+
+/// Gives back what [`record`] made and nobody has seen.
+fn unrecord(stack: Key) {
+    let size = ADDRESSES_AT + size_of_val(stack.addresses());
+    // SAFETY: made by `record` with the same layout: an array of words has the header's alignment.
+    unsafe { memory::free_array(stack.0.cast::<u64>().as_ptr(), size / size_of::<u64>()) };
+}
+const _: () = assert!(align_of::<StackHeader>() == align_of::<u64>() && ADDRESSES_AT.is_multiple_of(8));
+
+// ── Id → stack ──────────────────────────────────────────────────────────────────────────────────
+
+type Leaf = [AtomicPtr<StackHeader>; 1 << 10];
+type Branch = [AtomicPtr<Leaf>; 1 << 11];
+static ROOT: [AtomicPtr<Branch>; 1 << 11] = [const { AtomicPtr::new(null_mut()) }; 1 << 11];
+
+fn indices(id: u32) -> (usize, usize, usize) {
+    let id = id as usize;
+    (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)
+}
+
+/// Ids of a stack whose blocks are sampled, one after the other in one chunk of counters. Under the first
+/// their blocks are booked as they are, under the others what they weigh; always in the counters that
+/// threads share: see `book`.
+pub(crate) const SUMS: u32 = 4;
+const _: () = assert!(CHUNK.is_multiple_of(SUMS as usize));
+
+/// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
+fn publish(stack: Key) -> Result<u32, Reason> {
+    let ids = if stack.header().interval == 0 { 1 } else { SUMS };
+    // An id that is taken is gone, so where memory has run out none is taken: this is where the next
+    // ones lead, unless another thread takes them first.
+    place(epoch::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
+    let id = epoch::next_ids(ids).ok_or(Reason::Stacks)?;
+    // Release: pairs with the Acquire of `recorded`.
+    place(id).ok_or(Reason::Memory)?.store(stack.0.as_ptr(), Ordering::Release);
+    Ok(id)
+}
+
+/// Where an id leads to its stack, and everything else that a block with it or one of the ids behind it needs; made
+/// if need be.
+fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
+    // A place for a whole chunk, so for those behind it too: see `SUMS`.
+    SHARED.make(id).then_some(())?;
+    let (root, branch, leaf) = indices(id);
+    Some(&child(&child(&ROOT[root])?[branch])?[leaf])
+}
+
+/// What a pointer leads to, made of zeroes if need be.
+fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
+    // Acquire: pairs with the Release below.
+    let mut present = pointer.load(Ordering::Acquire);
+    if present.is_null() {
+        let fresh = memory::zeroed::<T>();
+        if fresh.is_null() {
+            return None;
+        }
+        present = match pointer.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => fresh,
+            Err(earlier) => {
+                // SAFETY: made above and seen by nobody.
+                unsafe { memory::free_array(fresh, 1) };
+                earlier
+            }
+        };
+    }
+    // SAFETY: not null, zeroed (an array of null pointers), and never freed once published.
+    Some(unsafe { &*present })
+}
+
+/// A recorded stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Recorded {
+    /// Return addresses, most recent first.
+    pub addresses: &'static [usize],
+    /// The walk ended at its limit or at an unknown address.
+    pub truncated: bool,
+    /// Average bytes between samples of its blocks; 0: all are recorded.
+    pub interval: u32,
+}
+
+/// The stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
+pub(crate) fn recorded(id: u32) -> Option<Recorded> {
+    let (root, branch, leaf) = indices(id);
+    // Acquire, each: pairs with the Release of `child` and `publish`.
+    let level = ROOT[root].load(Ordering::Acquire);
+    // SAFETY: null, or published by `child` and never freed.
+    let level = unsafe { level.as_ref() }?;
+    let level = level[branch].load(Ordering::Acquire);
+    // SAFETY: as above.
+    let level = unsafe { level.as_ref() }?;
+    let level = level[leaf].load(Ordering::Acquire);
+    let key = Key(NonNull::new(level)?);
+    // SAFETY: a recorded stack lives as long as the process and is never written again.
+    let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
+    let StackHeader { truncated, interval, .. } = *key.header();
+    Some(Recorded { addresses, truncated, interval })
+}

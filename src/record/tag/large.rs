@@ -1,0 +1,189 @@
+//! Address of a large block → its stack id: four bytes for each KiB of address space in use.
+//!
+//! Two live blocks of at least [`GRANULE`] bytes never begin in the same granule, so the granule
+//! number of a block's address names it and no key need be stored, compared or locked: the map is a
+//! two-level array. A leaf is reserved once and its pages appear as they are touched; a page of ids
+//! covers 1 MiB of addresses, so the map costs 0.4 % where large blocks stand side by side.
+//!
+//! The entry of a block belongs to whoever owns the block, so Relaxed is enough throughout: handing
+//! a block to another thread, or an address to the next block, synchronises already.
+
+use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
+
+/// Blocks of at least this size keep their id here.
+pub(crate) const GRANULE: usize = 1 << GRANULE_BITS;
+const GRANULE_BITS: u32 = 10;
+
+/// Only where an address has few enough bits for a flat root, and memory can be reserved unused.
+pub(crate) const AVAILABLE: bool = cfg!(all(target_os = "linux", target_pointer_width = "64"));
+
+/// 2^20 ids a leaf: 4 MiB reserved for 1 GiB of addresses.
+const LEAF_BITS: u32 = 20;
+const LEAF_LEN: usize = 1 << LEAF_BITS;
+/// What Linux hands out unless a program asks for more by name (x86-64 and aarch64: at most 48).
+const ADDRESS_BITS: u32 = 48;
+const ROOT_LEN: usize = if AVAILABLE { 1 << (ADDRESS_BITS - GRANULE_BITS - LEAF_BITS) } else { 1 };
+
+type Leaf = [AtomicU32; LEAF_LEN];
+
+/// 2 MiB of zero pages, of which a program touches one or two.
+static ROOT: [AtomicPtr<Leaf>; ROOT_LEN] = [const { AtomicPtr::new(std::ptr::null_mut()) }; ROOT_LEN];
+
+/// What a root entry holds once its leaf could not be had. It stays so: a block allocated without a
+/// leaf must not find one when it is freed.
+fn no_leaf() -> *mut Leaf {
+    std::ptr::without_provenance_mut(1)
+}
+
+/// Keeps `id` for the block at `address`; false when there is no memory for it, now and for good.
+#[inline(always)]
+pub(crate) fn set(address: usize, id: u32) -> bool {
+    match entry(address) {
+        Some(entry) => {
+            entry.store(id, Ordering::Relaxed);
+            true
+        }
+        None => match leaf_slow(address) {
+            Some(leaf) => {
+                leaf[index(address)].store(id, Ordering::Relaxed);
+                true
+            }
+            None => false,
+        },
+    }
+}
+
+/// What [`set`] kept last for this address, 0 if nothing.
+#[inline(always)]
+pub(crate) fn get(address: usize) -> u32 {
+    entry(address).map_or(0, |entry| entry.load(Ordering::Relaxed))
+}
+
+#[inline(always)]
+fn entry(address: usize) -> Option<&'static AtomicU32> {
+    let leaf = ROOT.get(address >> (GRANULE_BITS + LEAF_BITS))?.load(Ordering::Acquire);
+    if leaf.addr() <= 1 {
+        return None;
+    }
+    // SAFETY: neither null nor `no_leaf`, so a leaf published below, which is never unmapped. The
+    // Acquire load pairs with the Release of that publication.
+    Some(unsafe { &(*leaf)[index(address)] })
+}
+
+#[inline(always)]
+fn index(address: usize) -> usize {
+    (address >> GRANULE_BITS) & (LEAF_LEN - 1)
+}
+
+#[cold]
+#[inline(never)]
+fn leaf_slow(address: usize) -> Option<&'static Leaf> {
+    let root = ROOT.get(address >> (GRANULE_BITS + LEAF_BITS))?;
+    let fresh = reserve().unwrap_or_else(no_leaf);
+    // Release publishes the (zero) leaf to `entry`; Acquire takes over the one of a thread that was
+    // faster. Losing costs an unmap, once.
+    let leaf = match root.compare_exchange(std::ptr::null_mut(), fresh, Ordering::Release, Ordering::Acquire)
+    {
+        Ok(_) => fresh,
+        Err(earlier) => {
+            if fresh != no_leaf() {
+                unreserve(fresh);
+            }
+            earlier
+        }
+    };
+    // SAFETY: as in `entry`.
+    if leaf == no_leaf() { None } else { Some(unsafe { &*leaf }) }
+}
+
+#[cfg(target_os = "linux")]
+fn reserve() -> Option<*mut Leaf> {
+    // SAFETY: a fresh anonymous mapping; it touches no memory that exists.
+    let pointer = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<Leaf>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if pointer == libc::MAP_FAILED {
+        return None;
+    }
+    // A huge page would turn the first id into 2 MiB of memory. Advice only: nothing depends on it.
+    // SAFETY: the mapping just made.
+    unsafe { libc::madvise(pointer, size_of::<Leaf>(), libc::MADV_NOHUGEPAGE) };
+    Some(pointer.cast())
+}
+
+#[cfg(target_os = "linux")]
+fn unreserve(leaf: *mut Leaf) {
+    // SAFETY: a mapping of `reserve` that lost the race and that nobody has seen.
+    unsafe { libc::munmap(leaf.cast(), size_of::<Leaf>()) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve() -> Option<*mut Leaf> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unreserve(_leaf: *mut Leaf) {}
+
+/// Bytes of the map that stand in memory now. Asks the kernel once for each leaf.
+pub(crate) fn resident_bytes() -> u64 {
+    let mut pages = 0;
+    for root in &ROOT {
+        // Acquire: pairs with the publication, so that the mapping exists for the call below.
+        let leaf = root.load(Ordering::Acquire);
+        if leaf.addr() > 1 {
+            pages += resident_pages(leaf);
+        }
+    }
+    pages * PAGE as u64
+}
+
+const PAGE: usize = 4096;
+
+#[cfg(target_os = "linux")]
+fn resident_pages(leaf: *mut Leaf) -> u64 {
+    let mut resident = [0u8; size_of::<Leaf>() / PAGE];
+    // SAFETY: `leaf` is a mapping of this size; the array has a byte for each of its pages (fewer
+    // are written where pages are larger).
+    let failed = unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0;
+    if failed {
+        return 0;
+    }
+    resident.iter().map(|page| u64::from(page & 1)).sum()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_pages(_leaf: *mut Leaf) -> u64 {
+    0
+}
+
+#[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_keep_their_own_ids() {
+        let base = 0x1234_5678_9010;
+        assert_eq!(get(base), 0);
+        for block in 0..3000 {
+            assert!(set(base + block * GRANULE, block as u32 + 7));
+        }
+        for block in 0..3000 {
+            assert_eq!(get(base + block * GRANULE), block as u32 + 7);
+        }
+        assert!(resident_bytes() >= 12_000 && resident_bytes() < 1 << 20);
+    }
+
+    #[test]
+    fn an_address_beyond_the_map_is_untracked_on_both_sides() {
+        assert!(!set(1 << 52, 9));
+        assert_eq!(get(1 << 52), 0);
+    }
+}

@@ -1,0 +1,282 @@
+//! The calling thread → where its stack lies, without a lock and without memory.
+//!
+//! `pthread_getattr_np` takes the thread's own lock and allocates, and the standard library calls it as a thread
+//! begins: a signal handler that interrupts that, and is the first in its thread to allocate, would wait for itself. So
+//! where the thread pointer is known to lie at the end of a thread's stack (glibc puts it there, on a stack that the
+//! program brought too), the end is that, and how far down it is the same stack is found out as stacks are walked: page
+//! by page, by asking the kernel whether there is something to read. What cannot be read is the guard page, and below
+//! it are foreign stacks: of coroutines, of signal handlers.
+//!
+//! A thread without a guard page may take a foreign stack right below its own for its own. Then, too, all that lies
+//! between a stack pointer and the end could be read when it was looked at.
+
+use crate::base::atomics::{AtomicBool, AtomicUsize, Ordering};
+
+/// Where the calling thread's stack lies, as far as is known.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct StackBounds {
+    /// Highest address, exclusive; 0 when unknown.
+    pub end: usize,
+    /// Bytes from the lowest address that is known to be the stack's to the highest.
+    pub size: usize,
+    /// Whether more than `size` bytes may belong to it: nothing below them was looked at.
+    pub may_grow: bool,
+}
+
+impl StackBounds {
+    /// Whether a stack pointer is on this stack, as far as is known.
+    #[inline(always)]
+    pub(crate) fn hold(&self, stack_pointer: usize) -> bool {
+        // 0 < distance <= size.
+        self.end.wrapping_sub(stack_pointer).wrapping_sub(1) < self.size
+    }
+
+    /// Finds out whether it is, for a stack pointer of the calling thread.
+    pub(crate) fn reach(&mut self, stack_pointer: usize) -> bool {
+        self.hold(stack_pointer) || self.reach_slow(stack_pointer, is_readable)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reach_slow(&mut self, stack_pointer: usize, is_readable: impl Fn(usize) -> bool) -> bool {
+        let main = main_stack();
+        if main.hold(stack_pointer) {
+            *self = main;
+            return true;
+        }
+        let low = self.end - self.size;
+        // In one comparison: 0 < distance <= FARTHEST, so that one above the end is foreign too.
+        if !self.may_grow || low.wrapping_sub(stack_pointer).wrapping_sub(1) >= FARTHEST {
+            return false;
+        }
+        // A page at a time, because between two that can be read one may lie that cannot.
+        let mut page = low;
+        while page > stack_pointer {
+            // That of the last byte below.
+            page = (page - 1) & !(PAGE - 1);
+            if !is_readable(page) {
+                // Nor will it be: a guard page stays.
+                self.may_grow = false;
+                return false;
+            }
+            self.size = self.end - page;
+        }
+        true
+    }
+}
+
+/// The smallest there are: what holds for each of them holds for larger ones.
+const PAGE: usize = 4096;
+
+/// A stack pointer farther below what is known than this is a foreign stack's. A frame of as much is more than
+/// any thread has room for unless it asks; to look through it once takes a millisecond.
+const FARTHEST: usize = 16 << 20;
+
+/// `__libc_stack_end`: where the main thread's stack ends; 0 if not known. Relaxed, as the next: written before `main`.
+static MAIN_STACK_END: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the thread pointer tells where the stack is, and the kernel whether an address can be read.
+static CAN_ASK: AtomicBool = AtomicBool::new(false);
+
+/// The main thread's stack grows down as far as it is let; the size only tells a foreign stack from it, and none lies
+/// that close below.
+fn main_stack() -> StackBounds {
+    match MAIN_STACK_END.load(Ordering::Relaxed) {
+        0 => StackBounds::default(),
+        end => StackBounds { end, size: 8 << 20, may_grow: false },
+    }
+}
+
+/// Finds out how to ask; called before `main` where that is possible.
+pub(crate) fn prepare() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a NUL-terminated name, the default scope.
+        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
+        if !symbol.is_null() {
+            // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
+            MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
+            CAN_ASK.store(probe::works(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The calling thread's, before any of it was looked at. In a thread that has just begun.
+pub(crate) fn of_this_thread() -> StackBounds {
+    if CAN_ASK.load(Ordering::Relaxed) {
+        return StackBounds {
+            end: probe::thread_pointer() & !(align_of::<usize>() - 1),
+            size: 0,
+            may_grow: true,
+        };
+    }
+    as_told()
+}
+
+fn is_readable(address: usize) -> bool {
+    probe::is_readable(address)
+}
+
+// glibc on a processor whose thread pointer we know how to read, with system calls as a Linux kernel has them.
+#[cfg_attr(
+    not(all(
+        target_os = "linux",
+        target_env = "gnu",
+        target_pointer_width = "64",
+        any(target_arch = "x86_64", target_arch = "aarch64"),
+        not(miri)
+    )),
+    path = "bounds/no_probe.rs"
+)]
+mod probe;
+
+/// As the C library tells it: in the main thread by a file, in the others under a lock of the thread.
+#[cfg(target_os = "linux")]
+fn as_told() -> StackBounds {
+    // SAFETY: plain queries.
+    let is_main = unsafe { libc::getpid() == libc::syscall(libc::SYS_gettid) as libc::pid_t };
+    if is_main && MAIN_STACK_END.load(Ordering::Relaxed) != 0 {
+        return main_stack();
+    }
+    let mut attribute = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut low, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: the attribute is initialised by the first call, read by the second and, if it was
+    // initialised, destroyed by the third: it holds memory.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attribute.as_mut_ptr()) != 0 {
+            return StackBounds::default();
+        }
+        let failed = libc::pthread_attr_getstack(attribute.as_ptr(), &raw mut low, &raw mut size) != 0;
+        libc::pthread_attr_destroy(attribute.as_mut_ptr());
+        if failed {
+            return StackBounds::default();
+        }
+    }
+    // A program may have brought a stack of its own, of any size; what is read of it is whole words.
+    StackBounds { end: (low.addr() + size) & !(align_of::<usize>() - 1), size, may_grow: false }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn as_told() -> StackBounds {
+    StackBounds::default()
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu", not(miri)))]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    const END: usize = 0x7f00_0012_3450;
+
+    fn begun() -> StackBounds {
+        StackBounds { end: END, size: 0, may_grow: true }
+    }
+
+    #[test]
+    fn a_stack_is_looked_at_once_and_down_to_its_guard_page() {
+        let guard = (END & !(PAGE - 1)) - 10 * PAGE;
+        let asked = RefCell::new(Vec::new());
+        let is_readable = |address: usize| {
+            asked.borrow_mut().push(address);
+            address != guard
+        };
+        let mut bounds = begun();
+        let mut reach = |sp| bounds.hold(sp) || bounds.reach_slow(sp, is_readable);
+        assert!(!reach(END) && !reach(END + 8) && !reach(END + (1 << 30)) && !reach(END - FARTHEST - 8));
+        assert!(asked.take().is_empty());
+        assert!(reach(END - 8) && reach(END - 0x450));
+        assert_eq!(asked.take(), [END - 0x450]);
+        assert!(reach(END - 0x458) && reach(END - 0x1450) && reach(END - 0x300));
+        assert_eq!(asked.take(), [END - 0x1450]);
+        assert!(reach(guard + PAGE));
+        assert_eq!(asked.take().len(), 8);
+        assert!(!reach(guard - 5 * PAGE));
+        assert_eq!(asked.take(), [guard]);
+        assert!(
+            !reach(guard - 5 * PAGE) && !reach(guard + PAGE - 8) && reach(guard + PAGE) && reach(END - 8)
+        );
+        assert!(asked.take().is_empty());
+    }
+
+    #[test]
+    fn what_can_be_read_is_told_from_what_cannot() {
+        if !probe::works() {
+            return;
+        }
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping of two pages, one of which cannot be read; its end is below.
+        let pages = unsafe {
+            let pages = libc::mmap(std::ptr::null_mut(), 2 * PAGE, libc::PROT_READ, kind, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(pages.byte_add(PAGE), PAGE, libc::PROT_NONE), 0);
+            pages.addr()
+        };
+        // SAFETY: the calling thread's, twice.
+        unsafe { *libc::__errno_location() = 77 };
+        let read = [pages, pages + PAGE - 8, pages + PAGE, 0, 8, usize::MAX & !7].map(is_readable);
+        assert_eq!(read, [true, true, false, false, false, false]);
+        // SAFETY: as above.
+        assert_eq!(unsafe { *libc::__errno_location() }, 77);
+        // SAFETY: the mapping above.
+        unsafe { libc::munmap(std::ptr::without_provenance_mut(pages), 2 * PAGE) };
+        assert!(!is_readable(pages));
+    }
+
+    /// Reaches deeper and deeper, against what the C library tells.
+    #[inline(never)]
+    fn down(depth: usize, bounds: &mut StackBounds, told: StackBounds) {
+        let room = std::hint::black_box([depth; 100]);
+        let here = (&raw const room).addr();
+        assert!(bounds.reach(here) && told.hold(here));
+        assert!(bounds.end <= told.end && bounds.end - bounds.size >= (told.end - told.size) & !(PAGE - 1));
+        if depth > 0 {
+            down(depth - 1, bounds, told);
+        }
+        std::hint::black_box(&room);
+    }
+
+    #[test]
+    fn a_threads_stack_is_found() {
+        prepare();
+        let run = || {
+            let (mut bounds, told) = (of_this_thread(), as_told());
+            // As in a handler on a stack of its own that is the first to allocate in its thread.
+            let elsewhere = Box::new([0u8; 100]);
+            assert!(!bounds.reach((&raw const *elsewhere).addr()));
+            down(1_000, &mut bounds, told);
+            let size = bounds.size;
+            assert!(size > 800_000);
+            assert!(
+                !bounds.reach((&raw const *elsewhere).addr()) && !bounds.reach(told.end - told.size - PAGE)
+            );
+            assert!(bounds.reach((&raw const size).addr()));
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+
+    /// Neither does glibc put a guard page below it, nor need its ends be those of pages or words.
+    #[test]
+    fn a_stack_that_the_program_brought_is_found() {
+        extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
+            let (mut bounds, told) = (of_this_thread(), as_told());
+            down(100, &mut bounds, told);
+            assert!(!bounds.reach(told.end + 16));
+            std::ptr::null_mut()
+        }
+        prepare();
+        let mut room = vec![0u8; 512 << 10];
+        // SAFETY: the room is the thread's alone until it is joined.
+        unsafe {
+            let (mut thread, mut attribute) = (0, std::mem::zeroed());
+            assert_eq!(libc::pthread_attr_init(&raw mut attribute), 0);
+            let low = room.as_mut_ptr().add(40);
+            assert_eq!(libc::pthread_attr_setstack(&raw mut attribute, low.cast(), room.len() - 77), 0);
+            assert_eq!(
+                libc::pthread_create(&raw mut thread, &raw const attribute, run, std::ptr::null_mut()),
+                0
+            );
+            assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+            libc::pthread_attr_destroy(&raw mut attribute);
+        }
+    }
+}

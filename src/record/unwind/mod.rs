@@ -1,0 +1,143 @@
+//! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
+//!
+//! [`recognise`] where the stack lies as before, else [`walk`]; behind them [`cfi`] where unwind rules can be had
+//! (Linux on x86-64 and aarch64), and [`fallback`] elsewhere and for the rare row that a packed rule cannot hold. Called
+//! inside the allocator: it neither allocates through it, nor locks, nor panics.
+
+mod fallback;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod modules;
+pub(crate) mod rule_cache;
+
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod cfi;
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+#[path = "unsupported.rs"]
+mod cfi;
+
+use crate::base::atomics::{AtomicU8, Ordering};
+use crate::record::epoch::{self, MAX_ADDRESSES};
+use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
+use crate::record::thread::Tools;
+
+/// The addresses of a walk as they are gathered.
+struct Gather<'a> {
+    addresses: &'a mut [usize; MAX_ADDRESSES],
+    len: usize,
+    limit: usize,
+}
+
+impl<'a> Gather<'a> {
+    fn new(addresses: &'a mut [usize; MAX_ADDRESSES], limit: usize) -> Gather<'a> {
+        Gather { addresses, len: 0, limit: limit.clamp(1, MAX_ADDRESSES) }
+    }
+
+    /// Takes one more address; false when that was the last one there is room for.
+    #[inline(always)]
+    fn push(&mut self, address: usize) -> bool {
+        if let Some(place) = self.addresses.get_mut(self.len) {
+            *place = address;
+            self.len += 1;
+        }
+        self.len < self.limit
+    }
+
+    /// See [`fingerprint::sum`].
+    fn sum(&mut self) -> u64 {
+        let padded = self.len.next_multiple_of(GROUP).min(MAX_ADDRESSES);
+        if self.len > 0 {
+            let last = self.addresses[self.len - 1];
+            self.addresses[self.len..padded].fill(last);
+        }
+        fingerprint::sum(&self.addresses[..padded], |address| address)
+    }
+}
+
+const CFI: u8 = 0;
+const BACKTRACE: u8 = 1;
+/// Which walker is used. The quick one from the moment it has been prepared and has passed its test,
+/// before `main`; what other constructors allocate earlier is walked by the slow one.
+static WALKER: AtomicU8 = AtomicU8::new(BACKTRACE);
+
+/// How the allocator was entered: each has frames of its own below the program's.
+#[derive(Clone, Copy)]
+pub(crate) enum Entrance {
+    Allocate = 0,
+    AllocateZeroed = 1,
+    Reallocate = 2,
+}
+
+pub(crate) use cfi::Registers;
+
+/// Makes the thread forget what has become wrong since it last walked: see [`epoch::rules_epoch`].
+#[inline]
+pub(crate) fn refresh(tools: &mut Tools) {
+    cfi::refresh(tools);
+}
+
+/// The id of the stack, which may be stale, if its frames lie as they lay before; else 0. Nothing is stored in the
+/// buffer. What the thread remembers is up to date: see [`refresh`].
+#[inline(always)]
+pub(crate) fn recognise(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    cfi::recognise(tools, registers, entrance)
+}
+
+/// The same, tried in all ways there are.
+pub(crate) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+    cfi::recognise_slow(tools, registers, entrance)
+}
+
+/// Walks the calling thread's stack from `registers` on into the buffer of its tools. The first
+/// address is the one that the function of the registers returns to.
+///
+/// With an entrance, [`recognise`] learns where they stand. It is only asked from where `registers` are of one place
+/// in the code: what is found first depends on that.
+#[inline(never)]
+pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
+    let limit = epoch::address_limit();
+    tools.buffer.header.len = 0;
+    if WALKER.load(Ordering::Relaxed) == CFI
+        && let Some(fingerprint) = cfi::walk_and_learn(tools, registers, limit, entrance)
+    {
+        return fingerprint;
+    }
+    walk_slow(tools, limit)
+}
+
+#[cold]
+#[inline(never)]
+fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
+    epoch::count_fallback();
+    // What the quick walk found before it met a row it could not follow begins with the address the
+    // allocator's entry returns to: there the slow walk's frames begin to be the program's.
+    let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);
+    let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
+    let truncated = fallback::walk(&mut gather, from);
+    let (sum, len) = (gather.sum(), gather.len);
+    tools.buffer.header.len = len as u16;
+    tools.buffer.header.truncated = truncated;
+    Fingerprint::of_addresses(sum)
+}
+
+/// How stacks are walked, as `heap_build_info{capture}` says it.
+pub(crate) fn walker() -> &'static str {
+    if WALKER.load(Ordering::Relaxed) == CFI { "cfi" } else { "backtrace" }
+}
+
+/// Gets ready what may read files or allocate in the C library, and compares the two walkers on this
+/// very stack; where they differ the slow one is used, and `heap_build_info` says so.
+pub(crate) fn prepare() {
+    cfi::prepare();
+    if cfi::AVAILABLE && cfi::self_test() {
+        WALKER.store(CFI, Ordering::Relaxed);
+    }
+}
+
+/// Looks for modules loaded or unloaded since the last call; returns a number that changes with
+/// every change. Read side only: takes the loader's lock.
+pub(crate) fn modules_epoch() -> u64 {
+    cfi::modules_epoch()
+}
+
+#[cfg(test)]
+mod tests;

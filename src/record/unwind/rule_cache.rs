@@ -1,0 +1,350 @@
+//! Return address → unwind rule, in the thread that has met it before, linked in the order of calls.
+//!
+//! Each entry remembers the entry of the caller it met last. Walking the same path again compares
+//! that entry's address with the return address just loaded, and the processor, predicting the
+//! comparison, reads the next rule while the return address is still on its way: 1.4 instead of
+//! 3.8 ns a frame. The table belongs to one thread; shared, its links would travel between cores.
+
+use crate::record::memory;
+use std::ptr::NonNull;
+
+/// How to get from a frame to its caller, packed in 8 bytes.
+///
+/// ```text
+/// bit 0        the frame's base (CFA) counts from the frame pointer, else from the stack pointer
+/// bit 1        the caller's frame pointer is saved at base + saved
+/// bits 8..40   distance of the base, bytes; 0: no step can be made, and bits 2..4 say why
+/// bits 40..64  saved, bytes, signed
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Rule(u64);
+
+impl Rule {
+    /// The first frame of its thread.
+    pub(crate) const END: Rule = Rule(1 << 2);
+    /// A row that the packed form cannot hold: another unwinder has to do the walk.
+    pub(crate) const OTHER: Rule = Rule(2 << 2);
+    /// Nothing is known of this address: the walk ends here, cut short.
+    pub(crate) const UNKNOWN: Rule = Rule(3 << 2);
+
+    /// A step: base = (frame or stack pointer) + `distance`; the frame pointer at base + `saved`.
+    pub(crate) fn step(from_frame_pointer: bool, distance: u64, saved: Option<i64>) -> Option<Rule> {
+        let fits = distance > 0
+            && distance < 1 << 32
+            && saved.is_none_or(|saved| (-(1 << 23)..1 << 23).contains(&saved));
+        fits.then(|| {
+            let saved_bits = saved.map_or(0, |saved| ((saved as u64) << 40) | 2);
+            Rule(u64::from(from_frame_pointer) | (distance << 8) | saved_bits)
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_from_frame_pointer(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn distance(self) -> usize {
+        (self.0 >> 8) as u32 as usize
+    }
+
+    /// Where the caller's frame pointer is, from the base, if it was saved.
+    #[inline(always)]
+    pub(crate) fn saved(self) -> Option<isize> {
+        (self.0 & 2 != 0).then_some((self.0 as i64 >> 40) as isize)
+    }
+}
+
+/// The rule of one address.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Entry {
+    /// 0 is no address that code can return to, and marks an empty entry.
+    pub address: usize,
+    pub rule: Rule,
+    link: *const Entry,
+}
+
+/// What a link points to before it is made: no address equals its 0.
+struct Nowhere(Entry);
+// SAFETY: never written; the pointer in it points to itself.
+unsafe impl Sync for Nowhere {}
+static NOWHERE: Nowhere = Nowhere(Entry { address: 0, rule: Rule::UNKNOWN, link: &raw const NOWHERE.0 });
+
+/// 3 KiB.
+const SMALLEST: usize = 128;
+/// 768 KiB: more return addresses than the paths to the allocator have in a large service. A table
+/// that would need more is emptied and fills again.
+const LARGEST: usize = 1 << 15;
+
+/// A place in the table of one thread; valid until that table's next [`Rules::insert`],
+/// [`Rules::pass`] or [`Rules::forget`].
+#[derive(Clone, Copy)]
+pub(crate) struct At(NonNull<Entry>);
+
+/// The rules of one thread. All zero bytes are an empty one.
+pub(crate) struct Rules {
+    entries: *mut Entry,
+    /// Number of entries, a power of two, or 0.
+    len: usize,
+    used: usize,
+    /// Where the last walk began; null or as an [`At`].
+    start: *const Entry,
+    /// See [`Rules::pass`]; null until first needed. Not in here: places are used beside `&mut self`.
+    passing: *mut Entry,
+    /// The tracker's rules epoch these rules are of.
+    pub epoch: u32,
+}
+
+impl Rules {
+    pub(crate) const fn new() -> Rules {
+        Rules {
+            entries: std::ptr::null_mut(),
+            len: 0,
+            used: 0,
+            start: std::ptr::null(),
+            passing: std::ptr::null_mut(),
+            epoch: 0,
+        }
+    }
+
+    /// The rule at a place.
+    #[inline(always)]
+    pub(crate) fn rule(&self, at: At) -> Rule {
+        // SAFETY: `At` comes from this table, and its documentation bounds its validity.
+        unsafe { at.0.as_ref() }.rule
+    }
+
+    /// The caller this place met last, if its address is `address`.
+    #[inline(always)]
+    pub(crate) fn follow(&self, at: At, address: usize) -> Option<At> {
+        // SAFETY: as in `rule`.
+        let link = unsafe { at.0.as_ref() }.link;
+        // SAFETY: a link points to NOWHERE or into the same table: `insert` and `forget`, which move
+        // or empty the table, reset every link with it.
+        let met = unsafe { (*link).address } == address;
+        // SAFETY: neither kind of target is null.
+        met.then(|| At(unsafe { NonNull::new_unchecked(link.cast_mut()) }))
+    }
+
+    /// The place of the address that walks begin at, if it is still the one of [`Rules::set_start`].
+    #[inline(always)]
+    pub(crate) fn start(&self, address: usize) -> Option<At> {
+        let start = NonNull::new(self.start.cast_mut())?;
+        // SAFETY: not null, so set to a place of this table after its last change.
+        (unsafe { start.as_ref() }.address == address).then_some(At(start))
+    }
+
+    /// Makes a place the one that [`Rules::start`] tries.
+    pub(crate) fn set_start(&mut self, at: At) {
+        self.start = at.0.as_ptr();
+    }
+
+    /// Finds an address and makes it the link of the place that it was reached from.
+    pub(crate) fn find(&mut self, from: Option<At>, address: usize) -> Option<At> {
+        let at = self.lookup(address)?;
+        if let Some(mut from) = from {
+            // SAFETY: as in `rule`, and `&mut self` makes it the only access.
+            unsafe { from.0.as_mut() }.link = at.0.as_ptr();
+        }
+        Some(at)
+    }
+
+    #[inline]
+    fn lookup(&self, address: usize) -> Option<At> {
+        if self.len == 0 {
+            return None;
+        }
+        let mut index = home(address, self.len);
+        loop {
+            // SAFETY: the index is below `len`; the table is never full, so an empty entry ends this.
+            let entry = unsafe { NonNull::new_unchecked(self.entries.add(index)) };
+            // SAFETY: zeroed or written by `insert`.
+            let found = unsafe { entry.as_ref() }.address;
+            if found == address {
+                return Some(At(entry));
+            }
+            if found == 0 {
+                return None;
+            }
+            index = (index + 1) & (self.len - 1);
+        }
+    }
+
+    /// Remembers a rule. Every place got before is invalid afterwards. `None` without memory.
+    #[cold]
+    pub(crate) fn insert(&mut self, address: usize, rule: Rule) -> Option<At> {
+        if address == 0 {
+            return None;
+        }
+        if let Some(mut at) = self.lookup(address) {
+            // SAFETY: a place of this table, `&mut self`.
+            unsafe { at.0.as_mut() }.rule = rule;
+            return Some(at);
+        }
+        if self.used * 2 >= self.len {
+            self.make_room()?;
+        }
+        self.used += 1;
+        Some(self.put(address, rule))
+    }
+
+    /// A place for a rule that must not outlive the walk it is needed in: it is never found again, and
+    /// the next such rule takes it over. `None` without memory.
+    #[cold]
+    pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> Option<At> {
+        if self.passing.is_null() {
+            self.passing = memory::zeroed::<Entry>();
+        }
+        let passing = NonNull::new(self.passing)?;
+        // SAFETY: made for one entry, of this table alone.
+        unsafe { passing.write(Entry { address, rule, link: &raw const NOWHERE.0 }) };
+        Some(At(passing))
+    }
+
+    fn put(&mut self, address: usize, rule: Rule) -> At {
+        let mut index = home(address, self.len);
+        loop {
+            // SAFETY: the index is below `len`, and half of the table is empty.
+            let entry = unsafe { &mut *self.entries.add(index) };
+            if entry.address == 0 {
+                *entry = Entry { address, rule, link: &raw const NOWHERE.0 };
+                return At(NonNull::from(entry));
+            }
+            index = (index + 1) & (self.len - 1);
+        }
+    }
+
+    fn make_room(&mut self) -> Option<()> {
+        if self.len >= LARGEST || (self.len != 0 && !memory::may_grow()) {
+            self.forget();
+            return Some(());
+        }
+        let len = (self.len * 2).max(SMALLEST);
+        let entries = memory::zeroed_array::<Entry>(len);
+        if entries.is_null() {
+            // Half full at most, so emptying it gives room, and no room at all gives none.
+            self.forget();
+            return (self.len != 0).then_some(());
+        }
+        let epoch = self.epoch;
+        let passing = self.passing;
+        let old = std::mem::replace(self, Rules { entries, len, epoch, passing, ..Rules::new() });
+        for index in 0..old.len {
+            // SAFETY: within the old table.
+            let entry = unsafe { *old.entries.add(index) };
+            if entry.address != 0 {
+                self.used += 1;
+                self.put(entry.address, entry.rule);
+            }
+        }
+        if !old.entries.is_null() {
+            // SAFETY: made here with `old.len`; places into it are invalid by contract.
+            unsafe { memory::free_array(old.entries, old.len) };
+        }
+        Some(())
+    }
+
+    /// Forgets all rules and links.
+    pub(crate) fn forget(&mut self) {
+        self.used = 0;
+        self.start = std::ptr::null();
+        for index in 0..self.len {
+            // SAFETY: within the table.
+            unsafe { (*self.entries.add(index)).address = 0 };
+        }
+    }
+
+    /// Gives the table's memory back.
+    pub(crate) fn free(self) {
+        if !self.passing.is_null() {
+            // SAFETY: made by `pass` as one entry; `self` ends here, and the place with it.
+            unsafe { memory::free_array(self.passing, 1) };
+        }
+        if !self.entries.is_null() {
+            // SAFETY: made by `make_room` with `self.len`; `self` ends here, and places with it.
+            unsafe { memory::free_array(self.entries, self.len) };
+        }
+    }
+}
+
+#[inline(always)]
+fn home(address: usize, len: usize) -> usize {
+    ((address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (len - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn a_rule_comes_back_as_it_went_in() {
+        for (from_frame_pointer, distance, saved) in [
+            (false, 8, None),
+            (true, 16, Some(-16)),
+            (false, 1 << 31, Some(-(1 << 23))),
+            (false, 4104, Some(8)),
+        ] {
+            let rule = Rule::step(from_frame_pointer, distance, saved).unwrap();
+            assert_eq!(rule.is_from_frame_pointer(), from_frame_pointer);
+            assert_eq!(rule.distance() as u64, distance);
+            assert_eq!(rule.saved(), saved.map(|saved| saved as isize));
+        }
+        assert_eq!(Rule::step(false, 0, None), None);
+        assert_eq!(Rule::step(false, 1 << 32, None), None);
+        assert_eq!(Rule::step(false, 8, Some(1 << 23)), None);
+        for rule in [Rule::END, Rule::OTHER, Rule::UNKNOWN] {
+            assert_eq!(rule.distance(), 0);
+        }
+    }
+
+    #[test]
+    fn agrees_with_a_map_and_follows_links() {
+        let mut rules = Rules::new();
+        let mut naive = HashMap::new();
+        for step in 0..10_000u64 {
+            let address = 0x40_0000 + (step * 7919 % 3001) as usize;
+            let rule = *naive.entry(address).or_insert(Rule::step(false, step + 1, None).unwrap());
+            let at = match rules.find(None, address) {
+                Some(at) => at,
+                None => rules.insert(address, rule).unwrap(),
+            };
+            assert_eq!(rules.rule(at), rule);
+        }
+        let from = rules.find(None, 0x40_0001).unwrap();
+        assert!(rules.follow(from, 0x40_0002).is_none());
+        rules.find(Some(from), 0x40_0002).unwrap();
+        let to = rules.follow(from, 0x40_0002).unwrap();
+        assert_eq!(rules.rule(to), naive[&0x40_0002]);
+        assert!(rules.follow(from, 0x40_0003).is_none());
+        assert!(rules.insert(0, Rule::END).is_none());
+        rules.forget();
+        assert!(rules.find(None, 0x40_0001).is_none());
+    }
+
+    #[test]
+    fn a_rule_that_passes_is_not_found_again() {
+        let mut rules = Rules::new();
+        let (first, second) = (Rule::step(false, 8, None).unwrap(), Rule::step(false, 16, None).unwrap());
+        let before = rules.insert(0x40_0001, first).unwrap();
+        let at = rules.pass(0x50_0001, second).unwrap();
+        assert_eq!(rules.rule(at), second);
+        assert!(rules.follow(before, 0x50_0001).is_none());
+        assert!(rules.find(Some(at), 0x40_0001).is_some());
+        assert!(rules.follow(at, 0x40_0001).is_some());
+        assert!(rules.find(None, 0x50_0001).is_none());
+        let again = rules.pass(0x50_0001, first).unwrap();
+        assert_eq!(rules.rule(again), first);
+        assert!(rules.follow(again, 0x40_0001).is_none());
+    }
+
+    #[test]
+    fn a_table_that_is_full_for_good_starts_again() {
+        let mut rules = Rules::new();
+        for address in 1..=LARGEST * 2 {
+            assert!(rules.insert(address, Rule::END).is_some());
+        }
+        assert_eq!(rules.len, LARGEST);
+    }
+}

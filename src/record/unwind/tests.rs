@@ -1,0 +1,336 @@
+//! Whatever is on the stack, the quick walk finds what the platform's unwinder finds, and a stack is
+//! recognised only as what it is.
+//!
+//! A property test makes stacks out of random sequences of the kinds of frames that programs have;
+//! at the innermost one it compares the quick walk, the recognition by layout and the platform's
+//! unwinder, address by address. Run in debug and in release builds: the frames differ.
+
+use super::*;
+use crate::record::thread::{self, BUSY};
+use proptest::prelude::*;
+use std::collections::HashMap;
+use std::future::Future;
+use std::hint::black_box;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// Stacks seen by a test, with the id each was given: what the caches are compared with.
+#[derive(Default)]
+struct Model {
+    ids: HashMap<Vec<usize>, u32>,
+    recognised: usize,
+    checked: usize,
+    deepest: usize,
+}
+
+impl Model {
+    /// Compares the walkers here.
+    #[inline(never)]
+    fn check(&mut self) {
+        let state = thread::current_or_make().expect("a thread in its middle has a state");
+        let _busy = state.enter(BUSY);
+        // SAFETY: this thread's own state, just marked.
+        let tools = unsafe { state.tools() };
+        let registers = Registers::here();
+        refresh(tools);
+        let recognised = recognise(tools, registers, Entrance::Allocate);
+        let in_any_way = recognise_slow(tools, registers, Entrance::Allocate);
+        let fallbacks = epoch::fallbacks();
+        let stack = walk(tools, registers, Some(Entrance::Allocate));
+        assert_eq!(epoch::fallbacks(), fallbacks, "the quick walk gave up");
+        let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
+        let mut reference = [0; MAX_ADDRESSES];
+        let mut gather = Gather::new(&mut reference, epoch::address_limit());
+        let truncated = fallback::walk(&mut gather, found.first().copied());
+        let len = gather.len;
+        assert_eq!(found, reference[..len], "against the platform's unwinder");
+        assert_eq!(tools.buffer.header.truncated, truncated);
+
+        let fresh = self.ids.len() as u32 + 1;
+        let id = *self.ids.entry(found).or_insert(fresh);
+        // The cache may have forgotten what the layout remembers.
+        for recognised in [recognised, in_any_way].into_iter().filter(|id| *id != 0) {
+            assert_eq!(recognised, id, "recognised as another stack");
+        }
+        if recognised | in_any_way != 0 {
+            self.recognised += 1;
+        }
+        tools.cache.insert(stack, id);
+        self.checked += 1;
+        self.deepest = self.deepest.max(len);
+    }
+}
+
+/// A kind of frame; the numbers vary its size.
+#[derive(Clone, Debug)]
+enum Kind {
+    Plain,
+    Large(u8),
+    Generic(u8),
+    Closure,
+    TraitObject(bool),
+    Iterator,
+    Future,
+    Callback,
+    Unwinding,
+    Repeat(u8),
+    Recursion(u8),
+}
+
+fn kinds() -> impl Strategy<Value = Vec<Kind>> {
+    let kind = prop_oneof![
+        Just(Kind::Plain),
+        any::<u8>().prop_map(Kind::Large),
+        any::<u8>().prop_map(Kind::Generic),
+        Just(Kind::Closure),
+        any::<bool>().prop_map(Kind::TraitObject),
+        Just(Kind::Iterator),
+        Just(Kind::Future),
+        Just(Kind::Callback),
+        Just(Kind::Unwinding),
+        (2u8..4).prop_map(Kind::Repeat),
+        (1u8..60).prop_map(Kind::Recursion),
+    ];
+    // Repetition and callbacks branch: the leaves of a long sequence would be too many.
+    prop::collection::vec(kind, 0..8)
+}
+
+/// Goes one frame of the first kind deeper, and checks at the end.
+#[inline(never)]
+fn descend(kinds: &[Kind], model: &mut Model) {
+    let Some((kind, rest)) = kinds.split_first() else { return model.check() };
+    match kind {
+        Kind::Plain => plain(rest, model),
+        Kind::Large(size) if *size < 128 => large::<700>(rest, model),
+        Kind::Large(_) => large::<70_000>(rest, model),
+        Kind::Generic(width) => match width % 3 {
+            0 => generic(1u8, rest, model),
+            1 => generic([1u64; 9], rest, model),
+            _ => generic(String::from("a"), rest, model),
+        },
+        Kind::Closure => {
+            let step = |model: &mut Model| descend(rest, model);
+            call(step, model);
+        }
+        Kind::TraitObject(small) => {
+            let step: Box<dyn Step> = if *small { Box::new(Small) } else { Box::new(Wide([7; 40])) };
+            step.step(rest, model);
+        }
+        Kind::Iterator => {
+            let total: usize = (0..2usize).map(|n| (n, descend(rest, model)).0).filter(|n| n % 2 == 1).sum();
+            black_box(total);
+        }
+        Kind::Future => {
+            let future = pin!(outer(rest, model));
+            let polled = future.poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(polled, Poll::Ready(())));
+        }
+        Kind::Callback => sort_with(rest, model),
+        Kind::Unwinding => {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                let _checked_while_unwinding = OnDrop(rest, model);
+                std::panic::resume_unwind(Box::new(1u8));
+            }));
+            assert!(caught.is_err());
+        }
+        Kind::Repeat(times) => {
+            for _ in 0..*times {
+                descend(rest, model);
+            }
+        }
+        Kind::Recursion(depth) => recurse(*depth, rest, model),
+    }
+    black_box(());
+}
+
+#[inline(never)]
+fn plain(rest: &[Kind], model: &mut Model) {
+    descend(rest, model);
+    black_box(());
+}
+
+#[inline(never)]
+fn large<const N: usize>(rest: &[Kind], model: &mut Model) {
+    let room = black_box([1u8; N]);
+    descend(rest, model);
+    black_box(&room);
+}
+
+#[inline(never)]
+fn generic<T: Clone>(value: T, rest: &[Kind], model: &mut Model) {
+    let copy = value.clone();
+    descend(rest, model);
+    black_box((&value, &copy));
+}
+
+#[inline(never)]
+fn call(step: impl Fn(&mut Model), model: &mut Model) {
+    step(model);
+    black_box(());
+}
+
+#[inline(never)]
+fn recurse(depth: u8, rest: &[Kind], model: &mut Model) {
+    if depth == 0 {
+        descend(rest, model);
+    } else if depth.is_multiple_of(2) {
+        recurse(depth - 1, rest, model);
+        black_box(());
+    } else {
+        recurse(depth - 1, rest, model);
+        black_box(depth);
+    }
+}
+
+trait Step {
+    fn step(&self, rest: &[Kind], model: &mut Model);
+}
+struct Small;
+struct Wide([u64; 40]);
+impl Step for Small {
+    #[inline(never)]
+    fn step(&self, rest: &[Kind], model: &mut Model) {
+        descend(rest, model);
+        black_box(());
+    }
+}
+impl Step for Wide {
+    #[inline(never)]
+    fn step(&self, rest: &[Kind], model: &mut Model) {
+        let copy = black_box(self.0);
+        descend(rest, model);
+        black_box(&copy);
+    }
+}
+
+async fn outer(rest: &[Kind], model: &mut Model) {
+    let held = black_box([1u64; 12]);
+    inner(rest, model).await;
+    black_box(held);
+}
+
+async fn inner(rest: &[Kind], model: &mut Model) {
+    descend(rest, model);
+}
+
+/// Runs the rest when it is dropped.
+struct OnDrop<'a>(&'a [Kind], &'a mut Model);
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        descend(self.0, self.1);
+    }
+}
+
+#[cfg(unix)]
+fn sort_with(rest: &[Kind], model: &mut Model) {
+    use std::cell::Cell;
+    thread_local! {
+        static HERE: Cell<*mut (&'static [Kind], *mut Model)> = const { Cell::new(std::ptr::null_mut()) };
+    }
+    unsafe extern "C" fn compare(_a: *const libc::c_void, _b: *const libc::c_void) -> libc::c_int {
+        // SAFETY: set below, around the call that leads here, and used by nobody else meanwhile.
+        let (rest, model) = unsafe { *HERE.get() };
+        // SAFETY: as above.
+        descend(rest, unsafe { &mut *model });
+        0
+    }
+    // SAFETY: only the lifetime changes; the pointer is taken back before `rest` ends.
+    let rest = unsafe { std::mem::transmute::<&[Kind], &'static [Kind]>(rest) };
+    let mut here = (rest, &raw mut *model);
+    let before = HERE.replace(&raw mut here);
+    let mut numbers = [2u32, 1];
+    // SAFETY: two numbers of four bytes and a function that compares.
+    unsafe { libc::qsort(numbers.as_mut_ptr().cast(), 2, 4, Some(compare)) };
+    HERE.set(before);
+}
+
+#[cfg(not(unix))]
+fn sort_with(rest: &[Kind], model: &mut Model) {
+    descend(rest, model);
+}
+
+/// One after the other: the tests share the tracker.
+fn prepared() -> std::sync::MutexGuard<'static, ()> {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    crate::record::startup::ensure();
+    epoch::set_frames(epoch::MAX_FRAMES);
+    guard
+}
+
+#[test]
+fn varied_stacks_are_walked_as_the_platform_walks_them() {
+    // Debug builds keep every array of a sequence of large frames apart.
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(varied_stacks);
+    thread.unwrap().join().unwrap();
+}
+
+fn varied_stacks() {
+    let _one = prepared();
+    let mut model = Model::default();
+    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let model = std::cell::RefCell::new(&mut model);
+    let walked = runner.run(&kinds(), |kinds| {
+        descend(&kinds, &mut model.borrow_mut());
+        descend(&kinds, &mut model.borrow_mut());
+        Ok(())
+    });
+    walked.unwrap();
+    let model = model.into_inner();
+    eprintln!(
+        "{} stacks checked, {} distinct, {} recognised, deepest {}",
+        model.checked,
+        model.ids.len(),
+        model.recognised,
+        model.deepest
+    );
+    assert!(model.ids.len() > 5000, "{} distinct stacks", model.ids.len());
+    assert_eq!(model.deepest, MAX_ADDRESSES, "some are cut at the limit");
+    if walker() == "cfi" {
+        assert!(model.recognised > model.checked / 4, "{} of {}", model.recognised, model.checked);
+    }
+}
+
+#[test]
+fn stacks_of_other_threads_too() {
+    let _one = prepared();
+    let threads: Vec<_> = [0, 64 << 10, 8 << 20]
+        .into_iter()
+        .map(|size| {
+            std::thread::Builder::new().stack_size(size.max(64 << 10)).spawn(move || {
+                let mut model = Model::default();
+                let kinds =
+                    [Kind::Recursion(4), Kind::Callback, Kind::Closure, Kind::Large(0), Kind::Iterator];
+                for _ in 0..black_box(10) {
+                    for from in 0..kinds.len() {
+                        descend(&kinds[from..], &mut model);
+                    }
+                }
+                (model.checked, model.recognised)
+            })
+        })
+        .collect();
+    for thread in threads {
+        let (checked, recognised) = thread.unwrap().join().unwrap();
+        assert!(checked >= 50);
+        assert!(walker() != "cfi" || recognised >= checked / 2, "{recognised} of {checked}");
+    }
+}
+
+#[test]
+fn a_large_frame_hides_nothing() {
+    let _one = prepared();
+    let run = || {
+        let mut model = Model::default();
+        large::<3_000_000>(&[Kind::Plain], &mut model);
+        large::<3_000_000>(&[Kind::Plain], &mut model);
+        model.checked
+    };
+    let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(run).unwrap();
+    assert_eq!(thread.join().unwrap(), 2);
+}

@@ -1,0 +1,47 @@
+//! Where unwind rules are not read: everything goes to `fallback`.
+
+use super::Entrance;
+use crate::record::stack_id::fingerprint::Fingerprint;
+use crate::record::thread::Tools;
+
+pub(super) const AVAILABLE: bool = false;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Registers;
+
+impl Registers {
+    #[inline(always)]
+    pub(crate) fn here() -> Registers {
+        Registers
+    }
+}
+
+pub(super) fn refresh(_tools: &mut Tools) {}
+
+#[inline(always)]
+pub(super) fn recognise(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+    0
+}
+
+pub(super) fn recognise_slow(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+    0
+}
+
+pub(super) fn walk_and_learn(
+    _tools: &mut Tools,
+    _registers: Registers,
+    _limit: usize,
+    _entrance: Option<Entrance>,
+) -> Option<Fingerprint> {
+    None
+}
+
+pub(super) fn prepare() {}
+
+pub(super) fn self_test() -> bool {
+    false
+}
+
+pub(super) fn modules_epoch() -> u64 {
+    0
+}

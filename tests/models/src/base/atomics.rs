@@ -1,0 +1,213 @@
+//! Atomics as large as the real ones, so that tables keep their layout, and as constant. What loom controls lies beside
+//! them, by address, bound when one is first touched; when a model ends all of it is forgotten, and statics are as they
+//! were.
+
+pub(crate) use std::sync::atomic::{Ordering, compiler_fence};
+
+use crate::record::memory;
+use loom::sync::atomic::AtomicU64 as Controlled;
+use std::cell::{RefCell, UnsafeCell};
+use std::collections::HashMap;
+use std::marker::PhantomData;
+
+thread_local! {
+    // loom's threads take turns on one thread.
+    static BESIDE: RefCell<Beside> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Beside {
+    bound: HashMap<usize, &'static Controlled>,
+    /// The same, in the order in which they were touched: a run is to be repeated step by step.
+    touched: Vec<&'static Controlled>,
+    /// Of zero, made before any thread begins: what a thread makes by itself others could not know of.
+    free: Vec<&'static Controlled>,
+    made: Vec<*mut Controlled>,
+    threads: bool,
+}
+
+/// Atomics of zero that a model may touch in its threads.
+const POOL: usize = 160;
+
+/// Runs a model in every order of its threads, with so many switches between them that nothing but the order of the
+/// operations asks for; how many orders that were. `begin` runs before threads do, and touches what is not zero.
+pub(crate) fn every_order(
+    preemptions: usize,
+    begin: impl Fn() + Send + Sync + 'static,
+    model: impl Fn() + Send + Sync + 'static,
+) -> usize {
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = runs.clone();
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        BESIDE.with_borrow_mut(|beside| {
+            *beside = Beside::default();
+            for _ in 0..POOL {
+                let made = Box::into_raw(Box::new(Controlled::new(0)));
+                beside.made.push(made);
+                // SAFETY: freed when the model has ended, after which nothing of it is touched.
+                beside.free.push(unsafe { &*made });
+            }
+        });
+        begin();
+        BESIDE.with_borrow_mut(|beside| beside.threads = true);
+        model();
+        for made in BESIDE.take().made {
+            // SAFETY: made above or in `bind`, once.
+            drop(unsafe { Box::from_raw(made) });
+        }
+        memory::free_all();
+    });
+    runs.load(Ordering::Relaxed)
+}
+
+/// Sets the one atomic that holds `from` to `to`: as if somebody had added that much. Before threads begin.
+pub(crate) fn jump(from: u64, to: u64) {
+    let touched = BESIDE.with_borrow(|beside| {
+        assert!(!beside.threads, "a jump in a thread");
+        beside.touched.clone()
+    });
+    let found: Vec<_> = touched.into_iter().filter(|one| one.load(Ordering::Relaxed) == from).collect();
+    let [one] = found[..] else { panic!("{from:#x} is in {} places", found.len()) };
+    one.store(to, Ordering::Release);
+}
+
+/// As that of the crate on x86-64: two loads and stores, between which another thread may come.
+macro_rules! add_block_to_own {
+    ($struct:ty, $this:expr, $bytes:ident, $blocks:ident, $size:expr) => {{
+        let (this, size): (&$struct, usize) = ($this, $size);
+        for (word, amount) in [(&this.$bytes, size as u64), (&this.$blocks, 1)] {
+            word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Release);
+        }
+    }};
+}
+pub(crate) use add_block_to_own;
+
+/// What loom controls for the atomic at this address, which holds `initial` in memory.
+fn bind(address: usize, initial: u64) -> &'static Controlled {
+    BESIDE.with_borrow_mut(|beside| {
+        if let Some(bound) = beside.bound.get(&address) {
+            return *bound;
+        }
+        let bound = if initial == 0 {
+            beside.free.pop().expect("a larger pool")
+        } else {
+            assert!(!beside.threads, "an atomic of {initial} is first touched in a thread");
+            let made = Box::into_raw(Box::new(Controlled::new(initial)));
+            beside.made.push(made);
+            // SAFETY: as in `every_order`.
+            unsafe { &*made }
+        };
+        beside.bound.insert(address, bound);
+        beside.touched.push(bound);
+        bound
+    })
+}
+
+/// What an atomic can hold.
+pub(crate) trait Word: Copy {
+    fn to(self) -> u64;
+    fn from(word: u64) -> Self;
+}
+
+macro_rules! word {
+    ($($name:ident $value:ty),*) => {
+        $(
+            impl Word for $value {
+                fn to(self) -> u64 {
+                    self as u64
+                }
+                fn from(word: u64) -> $value {
+                    word as $value
+                }
+            }
+            pub(crate) type $name = Atomic<$value>;
+        )*
+    };
+}
+
+word!(AtomicU8 u8, AtomicU32 u32, AtomicU64 u64, AtomicI64 i64, AtomicUsize usize);
+
+impl<T> Word for *mut T {
+    fn to(self) -> u64 {
+        self.expose_provenance() as u64
+    }
+    fn from(word: u64) -> *mut T {
+        std::ptr::with_exposed_provenance_mut(word as usize)
+    }
+}
+
+pub(crate) type AtomicPtr<T> = Atomic<*mut T>;
+
+/// See the module.
+#[derive(Default)]
+#[repr(transparent)]
+pub(crate) struct Atomic<W>(UnsafeCell<W>, PhantomData<W>);
+
+// SAFETY: what stands in memory is never written.
+unsafe impl<W> Sync for Atomic<W> {}
+// SAFETY: as above.
+unsafe impl<W> Send for Atomic<W> {}
+
+impl<W> Atomic<W> {
+    pub(crate) const fn new(value: W) -> Atomic<W> {
+        Atomic(UnsafeCell::new(value), PhantomData)
+    }
+}
+
+impl<W: Word> Atomic<W> {
+    fn beside(&self) -> &'static Controlled {
+        // SAFETY: never written.
+        bind(self.0.get().addr(), unsafe { *self.0.get() }.to())
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> W {
+        W::from(self.beside().load(order))
+    }
+
+    pub(crate) fn store(&self, value: W, order: Ordering) {
+        self.beside().store(value.to(), order)
+    }
+
+    pub(crate) fn swap(&self, value: W, order: Ordering) -> W {
+        W::from(self.beside().swap(value.to(), order))
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        current: W,
+        new: W,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<W, W> {
+        self.beside().compare_exchange(current.to(), new.to(), success, failure).map(W::from).map_err(W::from)
+    }
+
+    pub(crate) fn fetch_add(&self, value: W, order: Ordering) -> W {
+        W::from(self.beside().fetch_add(value.to(), order))
+    }
+
+    pub(crate) fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        mut f: impl FnMut(W) -> Option<W>,
+    ) -> Result<W, W> {
+        self.beside()
+            .fetch_update(set, fetch, |word| f(W::from(word)).map(W::to))
+            .map(W::from)
+            .map_err(W::from)
+    }
+
+    pub(crate) fn fetch_max(&self, value: W, order: Ordering) -> W
+    where
+        W: Ord,
+    {
+        let more = |now: W| Some(now.max(value));
+        match self.fetch_update(order, Ordering::Relaxed, more) {
+            Ok(before) | Err(before) => before,
+        }
+    }
+}

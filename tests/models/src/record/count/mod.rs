@@ -1,0 +1,8 @@
+//! The crate's own files of `record/count/`.
+
+#[path = "../../../../../src/record/count/counters.rs"]
+pub(crate) mod counters;
+#[path = "../../../../../src/record/count/sampling.rs"]
+pub(crate) mod sampling;
+#[path = "../../../../../src/record/count/unsampled.rs"]
+pub(crate) mod unsampled;

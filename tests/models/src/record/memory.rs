@@ -1,0 +1,28 @@
+//! What `counters.rs` wants of the crate's `memory/mod.rs`: zeroes that are never used a second time while a model runs, so
+//! that an address stands for one value. What loom controls lies elsewhere, so nearly all of them stay zeroes.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::RefCell;
+
+thread_local! {
+    // loom's threads take turns on one thread.
+    static MADE: RefCell<Vec<(*mut u8, Layout)>> = RefCell::default();
+}
+
+pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
+    let layout = Layout::array::<T>(len).unwrap();
+    // SAFETY: no type here is without size.
+    let made = unsafe { alloc_zeroed(layout) };
+    MADE.with_borrow_mut(|all| all.push((made, layout)));
+    made.cast()
+}
+
+pub(crate) unsafe fn free_array<T>(_pointer: *mut T, _len: usize) {}
+
+/// Frees everything. Between two runs of a model, when all threads have ended.
+pub(crate) fn free_all() {
+    for (made, layout) in MADE.take() {
+        // SAFETY: made above with this layout, and no longer in the list.
+        unsafe { dealloc(made, layout) };
+    }
+}

@@ -1,0 +1,9 @@
+//! The crate's counters, budgets and epochs, above stand-ins of `memory` and `tag`.
+
+#[path = "../../../../src/record/append_list.rs"]
+pub(crate) mod append_list;
+pub(crate) mod count;
+#[path = "../../../../src/record/epoch.rs"]
+pub(crate) mod epoch;
+pub(crate) mod memory;
+pub(crate) mod tag;
