@@ -57,7 +57,8 @@
 //!   the [`Collector`] keeps by its own clock: who scrapes, and how often, changes nothing.
 //! * *other* is what the exported sites leave out, *untracked* what was allocated while tracking was
 //!   paused or off, *overhead* what heapgauge itself holds.
-//! * A child of `fork` goes on by itself, beginning with its parent's counts; a server stays with the parent.
+//! * A child of `fork` goes on by itself, beginning with its parent's counts, and can use everything here, whatever the
+//!   parent's other threads were doing; a server stays with the parent.
 //!
 //! # Profiles
 //!

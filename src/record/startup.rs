@@ -3,34 +3,53 @@
 //! One function in `.init_array`; where there is none, the same happens at the first call of the
 //! read side, and until then stacks are walked by the platform's unwinder.
 
+use crate::base::atomics::{AtomicBool, Ordering};
 use crate::record::count::sampling;
 use crate::record::count::unsampled;
-use crate::record::fork;
+use crate::record::fork::{self, mutex, mutex::ForkMutex};
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Silence};
 use crate::record::unwind;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Once;
 
-static DONE: Once = Once::new();
+/// Acquire and Release: a thread that sees it set sees what was prepared.
+static DONE: AtomicBool = AtomicBool::new(false);
 
 /// Gets everything ready, once.
 pub(crate) fn ensure() {
-    DONE.call_once(|| {
-        thread::prepare();
-        unwind::prepare();
-        let _own = Silence::new(thread::OWN);
-        // Of the system's random numbers, as every map of the standard library takes them.
-        sampling::scatter(RandomState::new().hash_one(0));
-        table::prepare();
-        at_fork();
-    });
+    if !DONE.load(Ordering::Acquire) {
+        prepare_slow();
+    }
+}
+
+#[cold]
+fn prepare_slow() {
+    // Not `Once`: a child that was forked in between would wait for ever.
+    static ALONE: ForkMutex<()> = ForkMutex::new(());
+    let _alone = ALONE.lock();
+    if DONE.load(Ordering::Acquire) {
+        return;
+    }
+    thread::prepare();
+    unwind::prepare();
+    let _own = Silence::new(thread::OWN);
+    // Of the system's random numbers, as every map of the standard library takes them.
+    sampling::scatter(RandomState::new().hash_one(0));
+    table::prepare();
+    at_fork();
+    DONE.store(true, Ordering::Release);
 }
 
 #[cfg(unix)]
 fn at_fork() {
-    // Prepare handlers run in the reverse order of registration: this one, registered before `main`,
-    // runs after those of the program, which may allocate.
+    // A child that was forked before `DONE` was set comes here again, with its parent's handlers.
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if REGISTERED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // Prepare handlers run in the reverse order of registration: this one, registered before `main`, runs after those of
+    // the program, which may allocate. It runs before those of an inner allocator, which has been asked for memory by
+    // now: that may hold its locks from there on, and threads inside the gate may need them.
     // SAFETY: three functions that live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
 }
@@ -40,8 +59,7 @@ fn at_fork() {}
 
 #[cfg(unix)]
 unsafe extern "C" fn before_fork() {
-    let is_inside = thread::current().is_some_and(|state| state.quiet() & thread::INTERNING != 0);
-    fork::close(usize::from(is_inside));
+    fork::close();
 }
 
 #[cfg(unix)]
@@ -51,6 +69,8 @@ unsafe extern "C" fn after_fork() {
 
 #[cfg(unix)]
 unsafe extern "C" fn in_child() {
+    mutex::begin_process();
+    fork::forget_other_threads();
     thread::forget_other_threads();
     // A thread may have been about to, which is not in this process.
     unsampled::recall_all();

@@ -19,7 +19,7 @@ mod views;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(any(feature = "http", test))]
@@ -28,6 +28,8 @@ use crate::analyze::process;
 use crate::analyze::symbols::{self, Progress, Site};
 use crate::base::error::Error;
 use crate::record::control;
+use crate::record::fork;
+use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 use crate::record::raw_snapshot;
 use crate::record::raw_snapshot::{Counts, RawSnapshot, RawStack};
 #[cfg(any(feature = "http", test))]
@@ -90,7 +92,8 @@ pub(crate) trait World: Send {
     fn memory_limit_bytes(&self) -> Option<u64>;
 }
 
-/// This process.
+/// This process. A fork need not wait for what takes long here: between two calls nothing of a collector is half
+/// changed that a child could not go on with.
 struct ThisProcess;
 
 impl World for ThisProcess {
@@ -98,32 +101,33 @@ impl World for ThisProcess {
         Instant::now()
     }
     fn take(&self) -> RawSnapshot {
-        let mut raw = raw_snapshot::take();
+        let mut raw = fork::outside(raw_snapshot::take);
         // An address that no memory was left to name is attribution lost for want of memory, too.
         raw.dropped.memory += symbols::global().over_limit();
         raw
     }
     fn names_epoch(&self) -> u64 {
-        control::modules_epoch()
+        // Asks the loader, whose lock a thread that forks may hold.
+        fork::outside(control::modules_epoch)
     }
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         symbols::global().site(addresses)
     }
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
-        symbols::global().resolve(stacks, budget)
+        fork::outside(|| symbols::global().resolve(stacks, budget))
     }
     #[cfg(any(feature = "http", test))]
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
         symbols::global().traceback(stack.addresses, limit, stack.truncated)
     }
     fn symbols(&self) -> &'static str {
-        symbols::global().quality()
+        fork::outside(|| symbols::global().quality())
     }
     fn resident_bytes(&self) -> Option<u64> {
-        process::resident_bytes()
+        fork::outside(process::resident_bytes)
     }
     fn memory_limit_bytes(&self) -> Option<u64> {
-        process::memory_limit_bytes()
+        fork::outside(process::memory_limit_bytes)
     }
 }
 
@@ -146,7 +150,7 @@ impl World for ThisProcess {
 /// ```
 #[derive(Clone)]
 pub struct Collector {
-    state: Arc<Mutex<State>>,
+    state: Arc<ForkMutex<State>>,
 }
 
 impl Collector {
@@ -232,14 +236,13 @@ impl Collector {
         state.name(unnamed, slice)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| {
-            // Somebody panicked half-way; what was kept may not fit together, so it begins anew.
-            self.state.clear_poison();
-            let mut state = poisoned.into_inner();
+    fn lock(&self) -> ForkGuard<'_, State> {
+        let mut state = self.state.lock();
+        if self.state.take_panicked() {
+            // What was kept may not fit together, so it begins anew.
             state.forget();
-            state
-        })
+        }
+        state
     }
 
     fn with_world(options: Options, world: Box<dyn World>) -> Collector {
@@ -247,7 +250,7 @@ impl Collector {
         let mut state = State::new(options, world);
         // The first baseline is the beginning, not the first time somebody asks.
         state.tick();
-        Collector { state: Arc::new(Mutex::new(state)) }
+        Collector { state: Arc::new(ForkMutex::new(state)) }
     }
 }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::analyze::snapshot::statistics::{Order, Totals};
 use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
 
 /// What the collector sees; tests change it between collections.
 pub(crate) struct Heap {

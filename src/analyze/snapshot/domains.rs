@@ -6,9 +6,9 @@
 use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork;
+use crate::record::fork::mutex::ForkMutex;
 use crate::record::raw_snapshot;
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// One block that [`track`] was told of.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ pub fn untrack(domain: u32, address: usize) {
 pub(crate) fn stacks() -> Vec<DomainStack> {
     let _own = control::own();
     let mut sums: HashMap<(u32, usize, usize), DomainStack> = HashMap::new();
-    with_table(|table| {
+    let mut add = |table: &Table| {
         for (&(domain, _), block) in &table.blocks {
             let none = DomainStack { domain, addresses: block.addresses, size: 0, count: 0 };
             let sum = sums
@@ -95,21 +95,22 @@ pub(crate) fn stacks() -> Vec<DomainStack> {
             sum.size = sum.size.saturating_add(block.size);
             sum.count += 1;
         }
-    });
+    };
+    // There may be many, and nothing of the table changes meanwhile.
+    with_table(|table| fork::outside(|| add(table)));
     let mut sums: Vec<DomainStack> = sums.into_values().collect();
     sums.sort_by_key(|sum| (sum.domain, sum.addresses));
     sums
 }
 
 fn with_table<T>(use_it: impl FnOnce(&mut Table) -> T) -> T {
-    static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
+    static TABLE: ForkMutex<Option<Table>> = ForkMutex::new(None);
     let _own = control::own();
-    // A fork waits until the lock is free, so the child finds it so.
-    let _inside = fork::enter();
-    let mut table = TABLE.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut table = TABLE.lock();
+    let table = table.get_or_insert_default();
     let epoch = control::epoch_base();
     if table.epoch != epoch {
         *table = Table { epoch, blocks: HashMap::new() };
     }
-    use_it(&mut table)
+    use_it(table)
 }

@@ -27,17 +27,17 @@ mod source_path;
 
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::record::control;
-use crate::record::fork::{self, Inside};
+use crate::record::fork;
+use crate::record::fork::mutex::{self, ForkGuard, ForkMutex};
 use crate::record::trim;
 use elf::{Functions, Image, Module};
 use source_path::{Layout, Origin, Place};
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use source_path::LOOK_THROUGH;
@@ -159,13 +159,12 @@ pub(crate) struct Mapping {
 
 /// The names of this process's addresses.
 ///
-/// `fork`: every lock here and the one inside `backtrace` is taken inside the gate that `fork` waits at, so a
-/// child finds them free, and the names with them.
+/// A forked child has its parent's names, and every lock here free.
 pub(crate) struct Symbols {
     /// Held for moments; see [`Symbols::names`].
-    names: Mutex<Names>,
-    /// The process one of whose threads looks names up, 0 when none does. One at a time, and for a whole batch,
-    /// during which it may be forked: a child sees another process here, and knows that nobody does.
+    names: ForkMutex<Names>,
+    /// The process in which a thread looks names up, 0 when none does. One at a time, and for a whole batch, during which
+    /// it may be forked: a child sees another process here, and begins a batch of its own.
     batch_of: AtomicU32,
     max_overhead: AtomicU64,
     /// The overhead limit was reached: what has no name yet goes by module and offset.
@@ -181,17 +180,16 @@ static FIRST_MODULES: OnceLock<Vec<(PathBuf, usize)>> = OnceLock::new();
 /// The names of this process.
 pub(crate) fn global() -> &'static Symbols {
     static GLOBAL: OnceLock<Symbols> = OnceLock::new();
-    GLOBAL.get().unwrap_or_else(|| {
-        let _inside = fork::enter();
+    fork::get_or_make(&GLOBAL, || {
         let _own = control::own();
-        GLOBAL.get_or_init(Symbols::new)
+        Symbols::new()
     })
 }
 
 impl Symbols {
     fn new() -> Symbols {
         Symbols {
-            names: Mutex::default(),
+            names: ForkMutex::default(),
             batch_of: AtomicU32::new(0),
             max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
             full: AtomicBool::new(false),
@@ -360,7 +358,7 @@ impl Symbols {
     /// What the main executable gives names from: `lines`, `functions` or `none`. The first call reads the
     /// executable's headers.
     pub(crate) fn quality(&self) -> &'static str {
-        self.quality.get_or_init(|| {
+        fork::get_or_make::<&'static str>(&self.quality, || {
             let _own = control::own();
             let modules = elf::modules();
             let Some(image) = main_module(&modules).and_then(Image::open) else {
@@ -376,11 +374,9 @@ impl Symbols {
         })
     }
 
-    fn names(&self) -> Locked<'_> {
-        let inside = fork::enter();
+    fn names(&self) -> ForkGuard<'_, Names> {
         // Nothing here leaves a value half changed where it could panic.
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { names, _inside: inside }
+        self.names.lock()
     }
 
     /// Forgets the names of modules that have come or gone since.
@@ -429,7 +425,7 @@ impl Symbols {
                     }
                 }
                 None if without_names => {
-                    let modules = names.modules.get_or_init(elf::modules);
+                    let modules = names.modules.get_or_init(|| fork::outside(elf::modules));
                     let (frame, origin) = unnamed(modules, address - 1);
                     each(at, Arc::new(frame), origin);
                     any = true;
@@ -478,7 +474,7 @@ fn hex(bytes: &[u8]) -> String {
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
     let _own = control::own();
-    ID.get_or_init(|| Some(hex(&elf::build_id()?))).clone()
+    fork::get_or_make(&ID, || Some(hex(&elf::build_id()?))).clone()
 }
 
 fn main_module(modules: &[Module]) -> Option<&Module> {
@@ -496,27 +492,6 @@ fn unnamed(modules: &[Module], address: usize) -> (Frame, Origin) {
     let frame =
         Frame { module: Some(module.name.clone()), offset: Some((address - module.low) as u64), ..unknown };
     (frame, source_path::module_origin(&module.name))
-}
-
-/// The names, while no fork can come between.
-struct Locked<'a> {
-    names: MutexGuard<'a, Names>,
-    // Left last.
-    _inside: Inside,
-}
-
-impl Deref for Locked<'_> {
-    type Target = Names;
-
-    fn deref(&self) -> &Names {
-        &self.names
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Names {
-        &mut self.names
-    }
 }
 
 /// What is kept: every text once, every frame once, and by address the frames that begin there.
@@ -584,7 +559,10 @@ impl Names {
     /// Forgets all names.
     fn forget(&mut self) {
         let look_through = std::mem::take(&mut self.look_through);
-        *self = Names { epoch: self.epoch, look_through, ..Names::default() };
+        let names = Names { epoch: self.epoch, look_through, ..Names::default() };
+        // It may take milliseconds to free them.
+        let forgotten = std::mem::replace(self, names);
+        fork::outside(|| drop(forgotten));
     }
 
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
@@ -714,7 +692,7 @@ struct Found {
 impl<'a> Batch<'a> {
     /// `None` if another thread's batch has not ended by then.
     fn begin(symbols: &'a Symbols, since: Instant, budget: Duration) -> Option<Batch<'a>> {
-        let process = std::process::id();
+        let process = mutex::process();
         loop {
             let other = symbols.batch_of.load(Ordering::Relaxed);
             let free = other != process;
@@ -733,10 +711,7 @@ impl<'a> Batch<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         let modules = elf::modules();
-        {
-            let _inside = fork::enter();
-            FIRST_MODULES.get_or_init(|| modules.iter().map(|m| (m.path.clone(), m.low)).collect());
-        }
+        fork::get_or_make(&FIRST_MODULES, || modules.iter().map(|m| (m.path.clone(), m.low)).collect());
         Some(Batch {
             symbols,
             modules,

@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use super::{Value, labels};
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
 use crate::record::control;
+use crate::record::fork::{self, mutex, mutex::ForkMutex};
 
 /// Five series each; more than a process shows in a day of ordinary work.
 const MAX_SITES: usize = 200;
@@ -57,7 +58,7 @@ pub struct Facade {
     max_sites: usize,
     /// Held while values are set, so that those of an earlier snapshot never come last. Whether standard
     /// errors were among them: then they are for ever.
-    turn: Arc<Mutex<bool>>,
+    turn: Arc<ForkMutex<bool>>,
 }
 
 impl Facade {
@@ -99,16 +100,20 @@ impl Facade {
     /// fall. What is allocated meanwhile, by the recorder too, is heapgauge's own.
     pub fn collect(&self) {
         let _own = control::own();
-        let mut has_errors = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_errors = self.turn.lock();
         let report = self.collector.collect_following(self.max_sites).sticky();
         *has_errors |= report.is_estimated();
-        record(&report);
-        if *has_errors && !report.is_estimated() {
-            let family = &families::SITE_LIVE_STDERR_BYTES;
-            for site in &report.sites {
-                set(family, labels(family, &[&site.site(), &site.function_label()]), Value::Level(0));
+        let falls_to_zero = *has_errors && !report.is_estimated();
+        // The recorder is the program's, and may take its time.
+        fork::outside(|| {
+            record(&report);
+            if falls_to_zero {
+                let family = &families::SITE_LIVE_STDERR_BYTES;
+                for site in &report.sites {
+                    set(family, labels(family, &[&site.site(), &site.function_label()]), Value::Level(0));
+                }
             }
-        }
+        });
     }
 
     /// Starts a thread that [describes](Facade::describe) the metrics, [collects](Facade::collect) now and
@@ -145,7 +150,7 @@ impl Facade {
             .name("heapgauge-report".into())
             .spawn(move || facade.run(interval, &stopped))
             .map_err(|error| Error::with_source("reporter: cannot start its thread", error))?;
-        Ok(Reporter { running: Some((std::process::id(), stop, thread)) })
+        Ok(Reporter { running: Some((mutex::process(), stop, thread)) })
     }
 
     fn run(&self, interval: Duration, stopped: &Receiver<()>) {
@@ -197,7 +202,7 @@ impl Drop for Reporter {
     fn drop(&mut self) {
         let Some((pid, stop, thread)) = self.running.take() else { return };
         let _own = control::own();
-        if pid != std::process::id() {
+        if pid != mutex::process() {
             // Neither end of these is in this process: joining would wait for ever.
             std::mem::forget((stop, thread));
             return;

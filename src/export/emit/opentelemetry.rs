@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
 use opentelemetry::KeyValue;
@@ -15,6 +15,7 @@ use super::families::{self, Kind, Unit};
 use super::{Value, by_family};
 use crate::analyze::collector::Collector;
 use crate::record::control;
+use crate::record::fork::mutex::ForkMutex;
 
 /// Registers heapgauge's instruments on `meter`; call it once for each meter provider.
 ///
@@ -45,7 +46,7 @@ use crate::record::control;
 /// ```
 pub fn opentelemetry(collector: &Collector, meter: &Meter) {
     let _own = control::own();
-    let source = Arc::new(Source { collector: collector.clone(), turns: Mutex::default() });
+    let source = Arc::new(Source { collector: collector.clone(), turns: ForkMutex::default() });
     for (number, family) in families::ALL.iter().enumerate() {
         let source = source.clone();
         // The value of a series has the kind of its family, so the other kinds do not occur.
@@ -92,7 +93,7 @@ type Observed = Vec<(Vec<KeyValue>, Value)>;
 /// What all instruments of a registration draw from.
 struct Source {
     collector: Collector,
-    turns: Mutex<Vec<Turn>>,
+    turns: ForkMutex<Vec<Turn>>,
 }
 
 /// One collection of the SDK. It calls every instrument once, one after the other on one thread, and
@@ -120,7 +121,7 @@ impl Source {
 
     fn take(&self, family: usize) -> Observed {
         let thread = thread::current().id();
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = self.turns.lock();
         let known = turns.iter().position(|turn| turn.thread == thread);
         if let Some(known) = known {
             if let Some(observed) = turns[known].families[family].take() {
@@ -166,6 +167,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use opentelemetry::Value as AttributeValue;
@@ -367,7 +369,7 @@ mod tests {
     fn an_instrument_called_again_begins_anew() {
         let fake = Fake::new();
         let collector = fake.collector(25, 300);
-        let source = Source { collector, turns: Mutex::default() };
+        let source = Source { collector, turns: ForkMutex::default() };
         let mut taken = fake.heap().taken;
         for _ in 0..3 {
             // Two seconds later: what was collected before is not reused.
@@ -386,7 +388,7 @@ mod tests {
                 assert_eq!(fake.heap().taken, taken);
             }
         }
-        assert!(source.turns.lock().unwrap().len() <= MAX_TURNS);
+        assert!(source.turns.lock().len() <= MAX_TURNS);
     }
 
     /// At most 40 of 1,500 sites are exported; were they all, up-down counters would still hold them,

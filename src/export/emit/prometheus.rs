@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 #[cfg(any(feature = "http", test))]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use metrics::{Label, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -14,6 +14,8 @@ use super::families::Family;
 use super::{Labels, Value, each_series, families, text};
 use crate::analyze::collector::{Collector, Report};
 use crate::record::control;
+#[cfg(any(feature = "http", test))]
+use crate::record::fork::{self, mutex::ForkMutex};
 
 /// The content type of [`Report::to_prometheus`].
 #[cfg(feature = "http")]
@@ -102,7 +104,7 @@ pub fn render_with(collector: &Collector, handle: &PrometheusHandle) -> String {
 #[cfg(any(feature = "http", test))]
 #[derive(Default)]
 pub(crate) struct Cached {
-    latest: Mutex<Option<(u64, Arc<str>)>>,
+    latest: ForkMutex<Option<(u64, Arc<str>)>>,
 }
 
 #[cfg(any(feature = "http", test))]
@@ -110,11 +112,11 @@ impl Cached {
     /// `report` as text. All reports handed in come from one collector.
     pub(crate) fn text(&self, report: &Report) -> Arc<str> {
         let _own = control::own();
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest.lock();
         match &*latest {
             Some((number, text)) if *number == report.number => text.clone(),
             _ => {
-                let text: Arc<str> = render(report).into();
+                let text: Arc<str> = fork::outside(|| render(report)).into();
                 *latest = Some((report.number, text.clone()));
                 text
             }

@@ -79,6 +79,7 @@ use crate::export::emit::diff;
 use crate::export::emit::prometheus::{self, Cached};
 use crate::export::env::Shown;
 use crate::record::control;
+use crate::record::fork::mutex::PerProcess;
 use profiles::Turns;
 use query::{Format, Query, SINCE};
 
@@ -161,14 +162,14 @@ type Refusal = Box<Response>;
 struct Outlet {
     collector: Collector,
     metrics: Cached,
-    turns: Turns,
+    turns: PerProcess<Turns>,
 }
 
 fn routes(collector: &Collector, every_path: bool) -> Router {
     let outlet = Arc::new(Outlet {
         collector: collector.clone(),
         metrics: Cached::default(),
-        turns: Turns::default(),
+        turns: PerProcess::default(),
     });
     let mut routes = Router::new()
         .route("/metrics", get(metrics))

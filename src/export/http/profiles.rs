@@ -101,21 +101,21 @@ pub(super) async fn folded(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Respo
 #[cfg(feature = "pprof")]
 async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) -> Result<Response, Refusal> {
     let asked = ours(|| ProfileQuery::parse(uri.query().unwrap_or("")))?.map_err(bad)?;
-    let _asked = outlet.turns.ask()?;
+    let _asked = outlet.turns.get().ask()?;
     let (profile, made) = match asked.seconds {
         None => {
-            let made = outlet.turns.make().await?;
+            let made = outlet.turns.get().make().await?;
             (take()?, made)
         }
         Some(seconds) => {
-            let _waiting = outlet.turns.wait()?;
+            let _waiting = outlet.turns.get().wait()?;
             let before = take()?;
             // In a runtime without a clock this panics when it is made, not when it is awaited.
             ours(|| tokio::time::sleep(seconds))?.await;
             let after = take()?;
             let profile = ours(|| after.since(&before))?;
             drop((before, after));
-            (profile, outlet.turns.make().await?)
+            (profile, outlet.turns.get().make().await?)
         }
     };
     give_names(&outlet.collector, &profile).await?;
@@ -139,8 +139,8 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
 
 async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
     let value = ours(|| query::folded_value(uri.query().unwrap_or("")))?.map_err(bad)?;
-    let _asked = outlet.turns.ask()?;
-    let made = outlet.turns.make().await?;
+    let _asked = outlet.turns.get().ask()?;
+    let made = outlet.turns.get().make().await?;
     let mut profile = take()?;
     // What holds nothing has no line, and needs no name.
     profile.retain_live();

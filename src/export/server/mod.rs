@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use crate::base::error::Error;
 use crate::export::env::{self, Config};
 use crate::export::http::{self, Access, REQUEST_TIME};
 use crate::record::control;
+use crate::record::fork::{self, mutex, mutex::ForkMutex};
 use crate::record::raw_snapshot::{self, Dropped};
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
@@ -46,8 +47,9 @@ const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Rest between two slices of naming, so that the thread leaves most of a core to others.
 const NAMING_REST: Duration = Duration::from_millis(10);
 
-/// The server of this process, by process id: a child of `fork` has the memory but not the thread.
-static LIVE: Mutex<Option<(u32, SocketAddr)>> = Mutex::new(None);
+/// The server that lives, and its process: a child of `fork` has the memory but not the thread. Locked while a server
+/// starts.
+static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 
 /// Starts heapgauge's server on `addr`, with every default.
 ///
@@ -161,8 +163,8 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Running {
-    /// The process whose thread it is.
-    pid: u32,
+    /// The process whose thread it is, see [`mutex::process`].
+    process: u32,
     /// Dropping it is the word to end.
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
@@ -187,9 +189,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let Some(Running { pid, stop, thread }) = self.running.take() else { return };
+        let Some(Running { process, stop, thread }) = self.running.take() else { return };
         let _own = control::own();
-        if pid != std::process::id() {
+        if process != mutex::process() {
             // Neither end of these is in this process: joining would wait for ever.
             std::mem::forget((stop, thread));
             return;
@@ -197,9 +199,7 @@ impl Drop for Server {
         drop(stop);
         // It never panics; if it did, the port is closed all the same.
         let _ = thread.join();
-        if let Ok(mut live) = live() {
-            *live = None;
-        }
+        *LIVE.lock() = None;
     }
 }
 
@@ -252,10 +252,10 @@ impl ServerBuilder {
         if addrs.is_empty() {
             return Err(Error::new("serve: no address to listen on, allowed is HOST:PORT"));
         }
-        let mut live = live()?;
-        let pid = std::process::id();
+        let mut live = LIVE.lock();
+        let process = mutex::process();
         if let Some((owner, addr)) = *live
-            && owner == pid
+            && owner == process
         {
             return Err(Error::new(format_args!(
                 "serve: already serving on http://{addr}, drop that server first"
@@ -275,13 +275,14 @@ impl ServerBuilder {
         let thread = std::thread::Builder::new()
             .spawn(move || run(listener, access, clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
-        // The sender is gone without a word only if the thread panicked.
-        if let Err(error) = outcome.recv().unwrap_or(Err(std::io::ErrorKind::Other.into())) {
+        // The sender is gone without a word only if the thread panicked. A fork need not wait for it.
+        let outcome = fork::outside(|| outcome.recv());
+        if let Err(error) = outcome.unwrap_or(Err(std::io::ErrorKind::Other.into())) {
             let _ = thread.join();
             return Err(failed(&addrs, error));
         }
-        *live = Some((pid, local_addr));
-        Ok(Server { local_addr, collector, running: Some(Running { pid, stop, thread }) })
+        *live = Some((process, local_addr));
+        Ok(Server { local_addr, collector, running: Some(Running { process, stop, thread }) })
     }
 }
 
@@ -294,19 +295,6 @@ fn listen(addrs: &[SocketAddr]) -> Result<TcpListener, Error> {
 fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
     let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
     Error::with_source(format_args!("serve: cannot listen on {}", addrs.join(", ")), error)
-}
-
-/// The lock is held while a server starts, which takes milliseconds; a child that was forked in just
-/// that time would wait for ever, so there is an end to waiting.
-fn live() -> Result<MutexGuard<'static, Option<(u32, SocketAddr)>>, Error> {
-    for _ in 0..500 {
-        match LIVE.try_lock() {
-            Ok(live) => return Ok(live),
-            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
-        }
-    }
-    Err(Error::new("serve: another thread has been starting a server for five seconds"))
 }
 
 /// The thread. Ends when `stopped` does.

@@ -122,6 +122,8 @@ pub(crate) struct ThreadState {
     taken: AtomicU8,
     paused_depth: Cell<u32>,
     own_depth: Cell<u32>,
+    /// How many times the thread is inside the gate that a fork waits at, see `fork`.
+    pub inside: AtomicUsize,
     /// Times the key destructor has re-armed itself.
     farewells: Cell<u32>,
     /// Bytes allocated less bytes freed that have not been published, and the base they count from.
@@ -144,7 +146,7 @@ pub(crate) const OWN: u8 = 8;
 /// The bits of a gate that these take.
 const FLAGS: u32 = epoch::GENERATION - 1;
 
-// SAFETY: other threads reach `gate`, `taken`, `unsampled`, `counters` and `next`, which are atomic; the cells
+// SAFETY: other threads reach `gate`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
 // and the tools are used by the one thread that has taken the state, and change hands by `taken`
 // (Release in `release`, Acquire in `adopt`).
 unsafe impl Sync for ThreadState {}
@@ -258,8 +260,8 @@ impl ThreadState {
         }
     }
 
-    /// Completes or forgets what its thread was in the middle of when it ceased to be. For the child
-    /// of a fork, in which that thread is not.
+    /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork no
+    /// thread but one goes on.
     fn mend(&self) {
         if self.quiet() & BUSY == 0 {
             return;
@@ -268,6 +270,26 @@ impl ThreadState {
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
+        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+    }
+
+    /// Lets forks no longer wait for a thread that ends. It may have jumped out of a signal handler that interrupted it
+    /// inside.
+    fn leave_gate(&self) {
+        // SeqCst: as in `fork`.
+        self.inside.store(0, Ordering::SeqCst);
+    }
+
+    /// Prepares a state for the thread that has just taken it.
+    ///
+    /// The last thread may have left it busy: it never came back from a signal handler that interrupted an event
+    /// (`siglongjmp`, `pthread_exit`), or it does not exist in this process.
+    fn begin_anew(&self) {
+        self.mend();
+        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+        self.paused_depth.set(0);
+        self.own_depth.set(0);
+        self.farewells.set(0);
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
@@ -412,10 +434,7 @@ fn adopt() -> Option<&'static ThreadState> {
             && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
-    state.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
-    state.paused_depth.set(0);
-    state.own_depth.set(0);
-    state.farewells.set(0);
+    state.begin_anew();
     Some(state)
 }
 
@@ -437,6 +456,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
 
 /// Gives the state of an ended thread to the next one.
 fn release(state: &ThreadState) {
+    state.leave_gate();
     // Release: pairs with the Acquire of `adopt`.
     state.taken.store(0, Ordering::Release);
     RELEASED.fetch_add(1, Ordering::Relaxed);
@@ -569,6 +589,24 @@ mod tests {
         assert_eq!((state.quiet(), state.front.is_tuned_to(generation)), (PAUSED, false));
         state.unsilence(PAUSED);
         assert!(state.front.is_tuned_to(generation));
+    }
+
+    /// Its thread jumped out of a signal handler that had interrupted an event, and ended later.
+    #[test]
+    fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
+        let state = make().unwrap();
+        assert!(state.counters.add_slow(70, Direction::Freed, 5));
+        // SAFETY: made above and known to this thread alone; nothing else has the tools.
+        unsafe { state.tools() }.bounds.end = 1;
+        std::mem::forget(state.enter(INTERNING | BUSY));
+        state.inside.store(1, Ordering::SeqCst);
+        state.leave_gate();
+        assert_eq!(state.inside.load(Ordering::SeqCst), 0, "a fork would wait for ever");
+        state.begin_anew();
+        assert_eq!(state.quiet(), 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { state.tools() }.bounds.end, 0);
+        assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
     }
 
     #[test]
