@@ -4,19 +4,19 @@
 //! leaks: `leak: examples/leaky_service.rs:42 Cache::insert +3.1 MiB/min`. Try `-- --help`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Query, State};
-use axum::http::{Request, StatusCode};
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
-use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
@@ -152,46 +152,60 @@ struct Service {
 
 type Shared = Arc<Mutex<Service>>;
 
-#[derive(Deserialize)]
-struct Question {
-    q: String,
-}
+/// A status and one line that says what was wrong.
+type Refusal = (StatusCode, String);
 
-async fn add(State(service): State<Shared>, Json(document): Json<Document>) -> (StatusCode, Json<u64>) {
+async fn add(State(service): State<Shared>, body: Bytes) -> Result<(StatusCode, String), Refusal> {
+    let document = serde_json::from_slice(&body)
+        .map_err(|error| (StatusCode::BAD_REQUEST, format!("not a document: {error}\n")))?;
     let id = service.lock().unwrap().library.add(document);
-    (StatusCode::CREATED, Json(id))
+    Ok((StatusCode::CREATED, id.to_string()))
 }
 
-async fn search(State(service): State<Shared>, Query(question): Query<Question>) -> Vec<u8> {
+async fn search(State(service): State<Shared>, RawQuery(query): RawQuery) -> Result<Vec<u8>, Refusal> {
+    let question = query.as_deref().and_then(|query| query.strip_prefix("q="));
+    let question =
+        question.ok_or((StatusCode::BAD_REQUEST, "words are missing, as in ?q=heap+leak\n".to_owned()))?;
     let service = &mut *service.lock().unwrap();
     service.requests += 1;
-    let hits = service.library.search(&question.q);
+    let hits = service.library.search(&question.replace('+', " "));
     let answer = serde_json::to_vec(&hits).expect("hits are plain strings and numbers");
     let copies = service.budget.take(answer.len());
     if copies > 0 {
         service.cache.insert(service.requests, &answer, copies);
     }
-    answer
+    Ok(answer)
 }
 
 /// Posts a document and searches for one of its words, round after round, until the program ends.
-async fn traffic(service: SocketAddr) {
-    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+async fn traffic(service: SocketAddr) -> io::Result<()> {
+    let mut connection = BufReader::new(TcpStream::connect(service).await?);
     let mut rounds = tokio::time::interval(ROUND);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     for number in 0_u64.. {
         rounds.tick().await;
-        let document = serde_json::to_vec(&invent(number)).expect("a document is plain strings");
-        let new = Request::post(format!("http://{service}/documents"))
-            .header("content-type", "application/json")
-            .body(Full::from(document));
-        let question =
-            Request::get(format!("http://{service}/search?q={}", word(number))).body(Full::default());
-        for request in [new, question] {
-            let Ok(answer) = client.request(request.expect("the address is valid")).await else { return };
-            let _ = answer.into_body().collect().await;
-        }
+        let document = serde_json::to_string(&invent(number)).expect("a document is plain strings");
+        ask(&mut connection, "POST /documents", &document).await?;
+        ask(&mut connection, &format!("GET /search?q={}", word(number)), "").await?;
     }
+    Ok(())
+}
+
+/// Sends a request and reads its answer to the end. The connection stays open for the next.
+async fn ask(connection: &mut BufReader<TcpStream>, request: &str, body: &str) -> io::Result<()> {
+    let length = body.len();
+    let message = format!("{request} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}");
+    connection.write_all(message.as_bytes()).await?;
+    let (mut line, mut length) = (String::new(), 0);
+    // The empty line ends the head.
+    while connection.read_line(&mut line).await? > "\r\n".len() {
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    connection.read_exact(&mut vec![0; length]).await?;
+    Ok(())
 }
 
 const WORDS: [&str; 24] = [
@@ -381,7 +395,7 @@ async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
         .route("/documents", post(add))
         .route("/search", get(search))
         .with_state(Arc::new(Mutex::new(service)));
-    let listener = tokio::net::TcpListener::bind(&options.service_listen)
+    let listener = TcpListener::bind(&options.service_listen)
         .await
         .map_err(|error| format!("cannot serve on {}: {error}", options.service_listen))?;
     let address = listener.local_addr()?;

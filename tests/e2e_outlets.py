@@ -26,9 +26,16 @@ CODE = {"code_function_name", "code_file_path", "code_line_number"}
 
 def marked(example):
     """The line that leaks in an example."""
-    lines = (ROOT / "examples" / f"{example}.rs").read_text().splitlines()
+    file = source(example)
+    lines = (ROOT / file).read_text().splitlines()
     line, = [number for number, text in enumerate(lines, 1) if text.endswith(MARKER)]
-    return f"examples/{example}.rs", line
+    return file, line
+
+
+def source(example):
+    """The file of an example; one with dependencies of its own is a package."""
+    package = f"examples/{example}/{example}.rs"
+    return package if (ROOT / package).exists() else f"examples/{example}.rs"
 
 
 def samples(families):
@@ -96,7 +103,7 @@ def without_code(found):
 def outlets_of_one_snapshot_agree():
     """Prometheus text, joined text, facade, OpenMetrics and OTLP: the same series with the same values and types."""
     with tempfile.TemporaryDirectory(prefix="heapgauge-outlets-") as directory:
-        command = ["cargo", "bench", "-q", "--locked", "--all-features", "--bench", "outlets", "--", "--write", directory]
+        command = ["cargo", "bench", "-q", "--locked", "--package", "outlet-costs", "--", "--write", directory]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         folder = pathlib.Path(directory)
@@ -303,10 +310,11 @@ def jemalloc_is_counted_like_any_other():
     """A thousand strings of 480 bytes, to the byte, with jemalloc inside."""
     done = subprocess.run([EXAMPLES / "jemalloc"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done
-    lines = (ROOT / "examples" / "jemalloc.rs").read_text().splitlines()
+    file = source("jemalloc")
+    lines = (ROOT / file).read_text().splitlines()
     line, = [number for number, text in enumerate(lines, 1) if text.endswith("// kept")]
     first, last = done.stdout.splitlines()
-    expected = f"examples/jemalloc.rs:{line}: size=469 KiB (+469 KiB), count=1000 (+1000), average=480 B"
+    expected = f"{file}:{line}: size=469 KiB (+469 KiB), count=1000 (+1000), average=480 B"
     assert first == expected, done.stdout
     live, = re.fullmatch(r"1000 documents, (\d+) bytes live", last).groups()
     assert int(live) >= 1_000 * (480 + 24)

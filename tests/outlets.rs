@@ -1,6 +1,6 @@
 //! What a line holds, through every outlet at once: fresh ones forget a site, the sticky one never does,
 //! and none of them shows itself.
-#![cfg(all(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client"))]
+#![cfg(all(feature = "prometheus", feature = "_opentelemetry-sdk", feature = "prometheus-client"))]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -31,7 +31,7 @@
 //! | the same, and rendered by it | 650 | 2.9 | 34 |
 //! | [`emit::opentelemetry`], aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
 //!
-//! Medians of 200 with 226 series, printed by `cargo bench --all-features --bench outlets` on an Intel Xeon
+//! Medians of 200 with 226 series, printed by `cargo bench -p outlet-costs` on an Intel Xeon
 //! (model 207) with two busy cores, rustc 1.95.
 //!
 //! A server of heapgauge's own renders a snapshot once, however many scrape it. What heapgauge allocates in
@@ -132,20 +132,14 @@
 //!
 //! # On a meter of OpenTelemetry
 //!
-//! As in `examples/opentelemetry.rs`, which sends OTLP over HTTP:
+//! `examples/opentelemetry/` sets up a provider of its own, which sends OTLP over HTTP. Where the program has one:
 //!
 //! ```no_run
 //! # #[cfg(feature = "opentelemetry")]
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use opentelemetry::metrics::MeterProvider as _;
-//! use opentelemetry_sdk::metrics::SdkMeterProvider;
-//!
-//! let exporter = opentelemetry_otlp::MetricExporter::builder().with_http().build()?;
-//! let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).build();
-//!
+//! # fn main() {
+//! let meter = opentelemetry::global::meter("heapgauge");
 //! let collector = heapgauge::Collector::new();
-//! heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
-//! # Ok(())
+//! heapgauge::emit::opentelemetry(&collector, &meter);
 //! # }
 //! # #[cfg(not(feature = "opentelemetry"))] fn main() {}
 //! ```

@@ -906,7 +906,10 @@ fn share(estimated: u64, (excess, of): (u64, u64)) -> u64 {
 
 #[cfg(test)]
 mod tests;
-#[cfg(all(test, any(feature = "prometheus", feature = "opentelemetry", feature = "prometheus-client")))]
+#[cfg(all(
+    test,
+    any(feature = "prometheus", feature = "_opentelemetry-sdk", feature = "prometheus-client")
+))]
 pub(crate) use tests::Fake;
 
 /// One report with every field in use, for the tests of the outlets.

@@ -25,6 +25,8 @@ mod profile_proto;
 pub(crate) mod prometheus;
 #[cfg(feature = "prometheus-client")]
 mod prometheus_client;
+#[cfg(feature = "pprof")]
+mod protobuf;
 #[cfg(feature = "prometheus")]
 mod text;
 

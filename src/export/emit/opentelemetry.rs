@@ -38,11 +38,9 @@ use crate::record::fork::mutex::ForkMutex;
 /// # Examples
 ///
 /// ```
-/// use opentelemetry::metrics::MeterProvider as _;
-///
-/// let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder().build(); // with a reader
+/// let meter = opentelemetry::global::meter("heapgauge"); // of the provider the program has set
 /// let collector = heapgauge::Collector::new();
-/// heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
+/// heapgauge::emit::opentelemetry(&collector, &meter);
 /// ```
 pub fn opentelemetry(collector: &Collector, meter: &Meter) {
     let _own = control::own();
@@ -164,7 +162,7 @@ impl Source {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "_opentelemetry-sdk"))]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Mutex;

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use prost::Message as _;
 
 use super::profile_proto as proto;
+use super::protobuf::Message as _;
 use crate::analyze::frame::{Frame, UNKNOWN};
 use crate::analyze::profile::{Profile, ProfileValue};
 use crate::analyze::symbols::{self, Mapping, Placed};
@@ -156,7 +156,9 @@ impl Encoder {
 
     fn write(&mut self, part: &proto::Profile) {
         // As in `finish`.
-        let _ = self.gzip.write_all(&part.encode_to_vec());
+        let mut bytes = Vec::new();
+        part.encode(&mut bytes);
+        let _ = self.gzip.write_all(&bytes);
     }
 
     /// Leaf first. Frames of one address, the inlined ones, are one location.
@@ -325,6 +327,7 @@ fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack) -> Vec<Pl
 
 #[cfg(test)]
 mod tests {
+    use super::super::protobuf;
     use super::*;
     use crate::analyze::profile::{Calls, sample};
     use crate::base::random_input::{Random, inputs};
@@ -402,7 +405,7 @@ mod tests {
     fn decoded(gzipped: &[u8]) -> proto::Profile {
         let mut bytes = Vec::new();
         flate2::read::GzDecoder::new(gzipped).read_to_end(&mut bytes).unwrap();
-        proto::Profile::decode(&*bytes).unwrap()
+        protobuf::decode(&bytes).unwrap()
     }
 
     fn text(profile: &proto::Profile, at: i64) -> &str {

@@ -6,8 +6,8 @@
 //! unwinder, address by address. Run in debug and in release builds: the frames differ.
 
 use super::*;
+use crate::base::random_input::Random;
 use crate::record::thread::{self, BUSY};
-use proptest::prelude::*;
 use std::collections::HashMap;
 use std::future::Future;
 use std::hint::black_box;
@@ -78,22 +78,34 @@ enum Kind {
     Recursion(u8),
 }
 
-fn kinds() -> impl Strategy<Value = Vec<Kind>> {
-    let kind = prop_oneof![
-        Just(Kind::Plain),
-        any::<u8>().prop_map(Kind::Large),
-        any::<u8>().prop_map(Kind::Generic),
-        Just(Kind::Closure),
-        any::<bool>().prop_map(Kind::TraitObject),
-        Just(Kind::Iterator),
-        Just(Kind::Future),
-        Just(Kind::Callback),
-        Just(Kind::Unwinding),
-        (2u8..4).prop_map(Kind::Repeat),
-        (1u8..60).prop_map(Kind::Recursion),
-    ];
-    // Repetition and callbacks branch: the leaves of a long sequence would be too many.
-    prop::collection::vec(kind, 0..8)
+/// Repetition and callbacks branch, so a long sequence would have too many leaves.
+fn kinds(random: &mut Random) -> Vec<Kind> {
+    let length = random.below(8);
+    let kind = |_| match random.below(11) {
+        0 => Kind::Plain,
+        1 => Kind::Large(random.next() as u8),
+        2 => Kind::Generic(random.next() as u8),
+        3 => Kind::Closure,
+        4 => Kind::TraitObject(random.one(&[false, true])),
+        5 => Kind::Iterator,
+        6 => Kind::Future,
+        7 => Kind::Callback,
+        8 => Kind::Unwinding,
+        9 => Kind::Repeat(random.one(&[2, 3])),
+        _ => Kind::Recursion(1 + random.below(59) as u8),
+    };
+    (0..length).map(kind).collect()
+}
+
+/// Prints its frames when a check among them fails.
+struct Descent<'a>(&'a [Kind]);
+
+impl Drop for Descent<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("under {:?}", self.0);
+        }
+    }
 }
 
 /// Goes one frame of the first kind deeper, and checks at the end.
@@ -269,19 +281,13 @@ fn varied_stacks_are_walked_as_the_platform_walks_them() {
 fn varied_stacks() {
     let _one = prepared();
     let mut model = Model::default();
-    let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
-    let mut runner = proptest::test_runner::TestRunner::new_with_rng(
-        config,
-        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
-    );
-    let model = std::cell::RefCell::new(&mut model);
-    let walked = runner.run(&kinds(), |kinds| {
-        descend(&kinds, &mut model.borrow_mut());
-        descend(&kinds, &mut model.borrow_mut());
-        Ok(())
-    });
-    walked.unwrap();
-    let model = model.into_inner();
+    let mut random = Random::new();
+    for _ in 0..6000 {
+        let kinds = kinds(&mut random);
+        let descent = Descent(&kinds);
+        descend(descent.0, &mut model);
+        descend(descent.0, &mut model);
+    }
     eprintln!(
         "{} stacks checked, {} distinct, {} recognised, deepest {}",
         model.checked,

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-const FILE: &str = "tests/coroutines.rs";
+const FILE: &str = "tests/coroutines/coroutines.rs";
 
 type Kept<T> = Vec<Box<T>>;
 

@@ -1,6 +1,6 @@
 //! What each outlet costs: a table of microseconds and allocations for each series it exports.
 //!
-//! `cargo bench --all-features --bench outlets`. With `-- --write DIRECTORY` it writes what each outlet makes
+//! `cargo bench -p outlet-costs`. With `-- --write DIRECTORY` it writes what each outlet makes
 //! of one snapshot instead, for other people's parsers.
 
 use std::alloc::{GlobalAlloc, Layout, System};
