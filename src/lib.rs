@@ -58,7 +58,7 @@
 //! * *other* is what the exported sites leave out, *untracked* what was allocated while tracking was
 //!   paused or off, *overhead* what heapgauge itself holds.
 //! * A child of `fork` goes on by itself, beginning with its parent's counts, and can use everything here, whatever the
-//!   parent's other threads were doing; a server stays with the parent.
+//!   parent's other threads were doing; a server stays with the parent, and its sockets are closed in the child.
 //!
 //! # Profiles
 //!

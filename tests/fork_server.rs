@@ -1,8 +1,11 @@
-//! A child of `fork` has the server's memory but not its thread: it may drop it, and serve anew.
+//! A child of `fork` has the server's memory but neither its thread nor its sockets: it may drop it, and serve anew.
 #![cfg(all(feature = "http", unix))]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
@@ -18,6 +21,11 @@ fn is_served(addr: SocketAddr) -> bool {
 
 /// The step that failed, 0 for none; 9 when the child did not end by itself.
 fn in_child(steps: impl FnOnce() -> i32) -> i32 {
+    ended(child(steps))
+}
+
+/// Forks.
+fn child(steps: impl FnOnce() -> i32) -> libc::pid_t {
     // SAFETY: the child runs Rust code and ends by `_exit`; other threads of this test hold no lock of it.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0);
@@ -29,14 +37,61 @@ fn in_child(steps: impl FnOnce() -> i32) -> i32 {
         // SAFETY: as above.
         unsafe { libc::_exit(failed) };
     }
+    pid
+}
+
+/// Waits for a child; its failed step, or 9.
+fn ended(pid: libc::pid_t) -> i32 {
     let mut status = 0;
     // SAFETY: a child of this process and a place for its status.
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 9 }
 }
 
+/// Servers of one process, one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// As a daemon that goes on in the child: what the parent closes is closed, and the child serves at the same address.
+#[test]
+fn a_child_keeps_no_socket_of_its_parent() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let address = server.local_addr();
+    // A connection that the server has accepted: it has answered on it.
+    let mut connection = TcpStream::connect(address).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(connection, "GET /health HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = [0; 16];
+    connection.read_exact(&mut answer).unwrap();
+    let (mut go, mut gone) = UnixStream::pair().unwrap();
+    let mut server = Some(server);
+    let child = child(|| {
+        if gone.read_exact(&mut [0]).is_err() {
+            return 1;
+        }
+        if TcpStream::connect(address).is_ok() {
+            return 2;
+        }
+        drop(server.take());
+        match heapgauge::serve(address) {
+            Ok(again) if is_served(again.local_addr()) && again.local_addr() == address => 0,
+            Ok(_) => 3,
+            Err(_) => 4,
+        }
+    });
+    drop(server);
+    // The end of the answer, and then of the connection, though the child lives.
+    let mut rest = Vec::new();
+    let end = connection.read_to_end(&mut rest);
+    go.write_all(&[1]).unwrap();
+    assert_eq!(ended(child), 0);
+    assert!(end.is_ok(), "the child keeps the connection open: {end:?}");
+    assert!(TcpStream::connect(address).is_err());
+}
+
 #[test]
 fn a_forked_child_serves_anew() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let parent = server.local_addr();
     assert!(is_served(parent));

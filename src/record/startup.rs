@@ -70,6 +70,8 @@ unsafe extern "C" fn after_fork() {
 #[cfg(unix)]
 unsafe extern "C" fn in_child() {
     mutex::begin_process();
+    #[cfg(feature = "http")]
+    fork::sockets::close_in_child();
     fork::forget_other_threads();
     thread::forget_other_threads();
     // A thread may have been about to, which is not in this process.

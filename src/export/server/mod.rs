@@ -4,13 +4,17 @@
 //! allocates is tracked. Whatever a client does, the program around it goes on.
 #![forbid(unsafe_code)]
 
+mod stream;
+
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::Context;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,6 +34,7 @@ use crate::base::error::Error;
 use crate::export::env::{self, Config};
 use crate::export::http::{self, Access, REQUEST_TIME};
 use crate::record::control;
+use crate::record::fork::sockets::{self, ClosedInChild};
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
 use crate::record::raw_snapshot::{self, Dropped};
 
@@ -152,8 +157,9 @@ fn say(line: &dyn fmt::Display) {
 
 /// heapgauge's server. Dropping it closes the port, ends the thread and waits for it.
 ///
-/// In a child of `fork` it stands for nothing: the thread stayed in the parent, dropping it does nothing,
-/// and [`serve`] starts another.
+/// The thread stays in the parent of a `fork`. In the child the listener and its connections are closed before `fork`
+/// returns there; dropping this does nothing, and [`serve`] starts another server, at the same address once the parent
+/// has ended or dropped its own.
 #[derive(Debug)]
 pub struct Server {
     local_addr: SocketAddr,
@@ -286,10 +292,13 @@ impl ServerBuilder {
     }
 }
 
-fn listen(addrs: &[SocketAddr]) -> Result<TcpListener, Error> {
-    let listener = TcpListener::bind(addrs).map_err(|error| failed(addrs, error))?;
-    listener.set_nonblocking(true).map_err(|error| failed(addrs, error))?;
-    Ok(listener)
+fn listen(addrs: &[SocketAddr]) -> Result<ClosedInChild<TcpListener>, Error> {
+    let bound = ClosedInChild::new(|| {
+        let listener = TcpListener::bind(addrs)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| failed(addrs, error))
 }
 
 fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
@@ -299,19 +308,20 @@ fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
 
 /// The thread. Ends when `stopped` does.
 fn run(
-    listener: TcpListener,
+    listener: ClosedInChild<TcpListener>,
     access: Access,
     collector: Collector,
     stopped: oneshot::Receiver<()>,
     ready: mpsc::Sender<std::io::Result<()>>,
 ) {
     control::own_for_life();
+    sockets::serve_on_this_thread();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(ready.send(Err(error))),
     };
     runtime.block_on(async {
-        let listener = match tokio::net::TcpListener::from_std(listener) {
+        let listener = match listener.try_map(tokio::net::TcpListener::from_std) {
             Ok(listener) => listener,
             Err(error) => return drop(ready.send(Err(error))),
         };
@@ -403,12 +413,15 @@ impl Activity {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, app: Router) {
+async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router) {
     // Oldest first. All tasks share this thread, so nothing changes between two awaits.
     let mut open: VecDeque<Connection> = VecDeque::with_capacity(MAX_CONNECTIONS);
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let accept = |context: &mut Context<'_>| {
+            ClosedInChild::poll_new(|| listener.poll_accept(context).map_ok(|(stream, _)| stream))
+        };
+        let stream = match poll_fn(accept).await {
+            Ok(stream) => stream,
             Err(_) => {
                 // Out of descriptors, most likely: trying again at once would only spin.
                 sleep(Duration::from_millis(100)).await;
@@ -434,7 +447,7 @@ async fn accept(listener: tokio::net::TcpListener, app: Router) {
     }
 }
 
-async fn connection(stream: tokio::net::TcpStream, app: Router, state: Arc<Activity>) {
+async fn connection(stream: ClosedInChild<tokio::net::TcpStream>, app: Router, state: Arc<Activity>) {
     // Answers are written whole; waiting for more to send would only delay their last packet.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {

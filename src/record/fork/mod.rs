@@ -7,6 +7,8 @@
 //! anything but those inside.
 
 pub(crate) mod mutex;
+#[cfg(feature = "http")]
+pub(crate) mod sockets;
 
 use crate::base::atomics::{AtomicUsize, Ordering};
 use crate::record::thread::{self, ThreadState};

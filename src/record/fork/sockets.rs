@@ -1,0 +1,143 @@
+//! Sockets of heapgauge's server → closed in a forked child, where its thread does not exist.
+//!
+//! Open, they would keep the address: it would accept connections that no thread answers, and could not be served again.
+//! A socket is opened and noted, or forgotten and closed, inside the gate: a fork never comes between the two, so what a
+//! child closes is a socket of the server's.
+
+#[cfg(unix)]
+use crate::base::atomics::{AtomicI32, Ordering};
+use crate::record::fork;
+#[cfg(unix)]
+use std::cell::Cell;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+#[cfg(unix)]
+use std::os::fd::AsRawFd;
+use std::task::Poll;
+
+/// Sockets there may be at a time: more than a server has listeners and connections.
+#[cfg(unix)]
+const MOST: usize = 256;
+
+/// Descriptors plus one, 0 where there is none. Relaxed: the gate orders them with a fork.
+#[cfg(unix)]
+static OPEN: [AtomicI32; MOST] = [const { AtomicI32::new(0) }; MOST];
+
+#[cfg(unix)]
+thread_local! {
+    /// Whether this is the thread of a server.
+    static SERVES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks the calling thread as a server's: a child that it forks, in a signal handler, keeps the sockets it is using.
+pub(crate) fn serve_on_this_thread() {
+    #[cfg(unix)]
+    SERVES.set(true);
+}
+
+/// Closes the sockets of the parent's server, in a forked child.
+#[cfg(unix)]
+pub(crate) fn close_in_child() {
+    if SERVES.try_with(Cell::get).unwrap_or(false) {
+        return;
+    }
+    for place in &OPEN {
+        let noted = place.swap(0, Ordering::Relaxed);
+        if noted != 0 {
+            // SAFETY: a descriptor that `ClosedInChild` of a missing thread owns: no code of this process uses it, or
+            // closes it again. A fork does not come between its closing and its place in the table, see the module.
+            unsafe { libc::close(noted - 1) };
+        }
+    }
+}
+
+#[cfg(unix)]
+fn note(socket: &impl AsRawFd) -> io::Result<usize> {
+    let noted = socket.as_raw_fd() + 1;
+    let is_free =
+        |place: &AtomicI32| place.compare_exchange(0, noted, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    OPEN.iter().position(is_free).ok_or_else(|| io::Error::other("too many sockets"))
+}
+
+/// What has a descriptor, where there are any.
+#[cfg(unix)]
+pub(crate) trait Socket: AsRawFd {}
+#[cfg(unix)]
+impl<S: AsRawFd> Socket for S {}
+#[cfg(not(unix))]
+pub(crate) trait Socket {}
+#[cfg(not(unix))]
+impl<S> Socket for S {}
+
+#[cfg(not(unix))]
+fn note(_socket: &impl Socket) -> io::Result<usize> {
+    Ok(0)
+}
+
+/// Gives a place back.
+fn forget(_place: usize) {
+    #[cfg(unix)]
+    OPEN[_place].store(0, Ordering::Relaxed);
+}
+
+/// A socket that a forked child closes. Belongs to a server's thread, which the child does not have.
+#[derive(Debug)]
+pub(crate) struct ClosedInChild<S: Socket> {
+    socket: ManuallyDrop<S>,
+    place: usize,
+}
+
+impl<S: Socket> ClosedInChild<S> {
+    /// Opens a socket by `make`, which does not wait.
+    pub(crate) fn new(make: impl FnOnce() -> io::Result<S>) -> io::Result<ClosedInChild<S>> {
+        let _inside = fork::enter();
+        ClosedInChild::noted(make()?)
+    }
+
+    /// The same where there may be none yet.
+    pub(crate) fn poll_new(make: impl FnOnce() -> Poll<io::Result<S>>) -> Poll<io::Result<ClosedInChild<S>>> {
+        let _inside = fork::enter();
+        make().map(|made| ClosedInChild::noted(made?))
+    }
+
+    fn noted(socket: S) -> io::Result<ClosedInChild<S>> {
+        Ok(ClosedInChild { place: note(&socket)?, socket: ManuallyDrop::new(socket) })
+    }
+
+    /// Turns it into another type with the same descriptor; `turn` closes it if it fails, and does not wait.
+    pub(crate) fn try_map<T: Socket>(
+        self,
+        turn: impl FnOnce(S) -> io::Result<T>,
+    ) -> io::Result<ClosedInChild<T>> {
+        let _inside = fork::enter();
+        forget(self.place);
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never used again, nor dropped.
+        let socket = unsafe { ManuallyDrop::take(&mut this.socket) };
+        ClosedInChild::noted(turn(socket)?)
+    }
+}
+
+impl<S: Socket> Drop for ClosedInChild<S> {
+    fn drop(&mut self) {
+        let _inside = fork::enter();
+        forget(self.place);
+        // SAFETY: it is dropped once, here: `try_map` keeps what it has taken from being dropped.
+        unsafe { ManuallyDrop::drop(&mut self.socket) };
+    }
+}
+
+impl<S: Socket> Deref for ClosedInChild<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.socket
+    }
+}
+
+impl<S: Socket> DerefMut for ClosedInChild<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+}
