@@ -5,7 +5,9 @@
 //!
 //! A path is made relative by the first rule that fits:
 //!
-//! 1. `/rustc/<hash>/library/…`, `…/lib/rustlib/src/rust/library/…` → `library/…`; `/rust/deps/…` → what follows;
+//! 1. the standard library's, under whatever prefix a distribution or a flag gave it (`/rustc/<hash>/`,
+//!    `/usr/src/rustc-1.97.1/`, the sysroot's, a remapped one): `…/library/std/src/…` → `library/std/src/…`; the
+//!    libraries it has inside, in `vendor/` or `deps/` beside it and in `/rust/deps/` → what follows;
 //! 2. `…/registry/src/<index>-<hash>/…` → what follows (`serde_json-1.0.1/src/de.rs`);
 //! 3. `…/git/checkouts/<name>-<hash>/<revision>/…` → what follows;
 //! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
@@ -110,7 +112,29 @@ pub(super) struct Layout {
     pub roots: Vec<String>,
     /// Root file of a crate as an absolute path, and the crate's name.
     pub crates: Vec<(String, String)>,
+    /// What lies before `library/std/src/lib.rs` of the crate `std`.
+    standard_roots: Vec<String>,
 }
+
+/// Packages of the standard library, as their folders in `library/` are called.
+const STANDARD_PACKAGES: &[&str] = &[
+    "alloc",
+    "alloctests",
+    "backtrace",
+    "compiler-builtins",
+    "core",
+    "coretests",
+    "panic_abort",
+    "panic_unwind",
+    "portable-simd",
+    "proc_macro",
+    "profiler_builtins",
+    "std",
+    "std_detect",
+    "stdarch",
+    "test",
+    "unwind",
+];
 
 impl Layout {
     /// `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's names are
@@ -131,12 +155,21 @@ impl Layout {
         layout.roots.dedup();
         layout.crates.sort();
         layout.crates.dedup();
+        let standard = layout.named(|root| root.ends_with("/library/std/src/lib.rs"));
+        let roots = standard.filter(|(_, krate)| *krate == "std").filter_map(|(root, _)| {
+            let root = root.strip_suffix("/library/std/src/lib.rs")?;
+            Some(root.to_owned())
+        });
+        layout.standard_roots = roots.collect();
         layout
     }
 
     /// Line tables cover more than the standard library.
     pub(super) fn covers_program(&self) -> bool {
-        self.roots.iter().any(|root| !root.starts_with("/rustc/"))
+        match self.crates.is_empty() {
+            true => self.roots.iter().any(|root| !is_compilers_folder(root)),
+            false => self.crates.iter().any(|(file, _)| self.standard(file).is_none()),
+        }
     }
 
     /// `near` is the crate of the function the frame was compiled into, a last resort where one directory
@@ -153,13 +186,7 @@ impl Layout {
     }
 
     fn relative<'a>(&self, path: &'a str) -> (&'a str, bool) {
-        if let Some(rest) = path.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/')) {
-            return (rest.1, true);
-        }
-        if let Some(at) = path.find("/lib/rustlib/src/rust/library/") {
-            return (&path[at + "/lib/rustlib/src/rust/".len()..], true);
-        }
-        if let Some(rest) = path.strip_prefix("/rust/deps/") {
+        if let Some(rest) = self.standard(path) {
             return (rest, true);
         }
         if let Some(rest) = after(path, "registry/src/", 1) {
@@ -188,6 +215,52 @@ impl Layout {
             }
         }
         (path.strip_prefix(SUPERUSER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
+    }
+
+    /// What to show of a path of the standard library; `None` of any other.
+    fn standard<'a>(&self, path: &'a str) -> Option<&'a str> {
+        if let Some(rest) = path.strip_prefix("/rust/deps/") {
+            return Some(rest);
+        }
+        for part in ["library/", "vendor/", "deps/"] {
+            for (at, _) in path.match_indices(part) {
+                let Some(above) = path[..at].strip_suffix('/').or((at == 0).then_some("")) else { continue };
+                let rest = &path[at..];
+                let is_known =
+                    self.standard_roots.iter().any(|root| root == above) || is_compilers_folder(above);
+                match part {
+                    "library/" if is_known || self.is_standard_library(above, rest) => {
+                        let vendored = rest.strip_prefix("library/vendor/");
+                        return Some(vendored.unwrap_or(rest));
+                    }
+                    "vendor/" | "deps/" if is_known => return Some(&rest[part.len()..]),
+                    _ => {}
+                }
+            }
+        }
+        // The compiler's own sources: `/rustc/<hash>/compiler/…`.
+        let (_, rest) = path.strip_prefix("/rustc/")?.split_once('/')?;
+        Some(rest)
+    }
+
+    /// Whether `library/…` in a folder that nothing is known of is the standard library: it has the form, and no
+    /// crate of another kind was compiled in that folder. (A program's own `library/core` is beside its `src`.)
+    fn is_standard_library(&self, above: &str, rest: &str) -> bool {
+        let is_package = |rest: &str| {
+            let mut parts = rest.split('/').skip(1);
+            parts.next().is_some_and(|package| STANDARD_PACKAGES.contains(&package))
+                && parts.any(|part| part == "src")
+        };
+        let is_programs = |root: &str| {
+            root.strip_prefix(above)
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|rest| !is_package(rest))
+        };
+        let is_package_of_a_registry =
+            after(above, "registry/src/", 1).is_some() || after(above, "git/checkouts/", 2).is_some();
+        is_package(rest)
+            && !is_package_of_a_registry
+            && (above.is_empty() || !self.crates.iter().any(|(root, _)| is_programs(root)))
     }
 
     /// The longest of the directories that holds the file.
@@ -289,6 +362,18 @@ pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
         }
         _ => Origin::Program,
     }
+}
+
+/// A folder that holds the sources of a release of Rust, by its name: `/rustc/<hash>`, `/usr/src/rustc-1.97.1`,
+/// `rustc-1.97.1-src` of a tarball, `…/lib/rustlib/src/rust` of a sysroot.
+fn is_compilers_folder(folder: &str) -> bool {
+    let last = folder.rsplit('/').next().unwrap_or_default();
+    let version = last.strip_prefix("rustc-").or_else(|| last.strip_prefix("rust-")).unwrap_or_default();
+    folder.strip_prefix("/rustc/").is_some_and(|hash| !hash.is_empty() && !hash.contains('/'))
+        || folder.ends_with("/rustlib/src/rust")
+        || version.starts_with(|first: char| first.is_ascii_digit())
+        || version.starts_with("nightly")
+        || version.starts_with("beta")
 }
 
 /// Whose code a module without names is.
@@ -476,6 +561,90 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    /// By what it is, not by one spelling: distributions and flags put other folders in front.
+    #[test]
+    fn the_standard_library_is_known_under_any_prefix() {
+        let prefixes = [
+            "/rustc/59807616e1fa2540724bfbac14d7976d7e4a3860",
+            "/rustc/1.97.1",
+            "/usr/src/rustc-1.97.1",
+            "/usr/src/rustc-1.97.1+dfsg1",
+            "/builddir/build/BUILD/rust-1.97.1-build/rustc-1.97.1-src",
+            "/build/rustc-nightly-src",
+            "/usr/lib/rustlib/src/rust",
+            "/home/ann/.rustup/toolchains/stable/lib/rustlib/src/rust",
+            "/build/rust",
+            "/remapped",
+            "",
+        ];
+        // Units as Debian's compiler leaves them, those of a prefix that a flag made, and none at all.
+        let debian = Layout::of([
+            ("/usr/src/rustc-1.97.1".to_owned(), "library/std/src/lib.rs/@/std.1-cgu.0".to_owned()),
+            ("/home/ann/shop".to_owned(), "src/main.rs/@/shop.1-cgu.0".to_owned()),
+        ]);
+        for layout in [layout(), debian, Layout::default()] {
+            for prefix in prefixes {
+                for (path, file, module) in [
+                    ("library/alloc/src/alloc.rs", "library/alloc/src/alloc.rs", "alloc::alloc"),
+                    ("library/std/src/thread/mod.rs", "library/std/src/thread/mod.rs", "std::thread"),
+                    (
+                        "library/stdarch/crates/core_arch/src/x86/sse2.rs",
+                        "library/stdarch/crates/core_arch/src/x86/sse2.rs",
+                        "core_arch::x86::sse2",
+                    ),
+                ] {
+                    let path = if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") };
+                    let place = layout.place(&path, None);
+                    assert!(place.standard, "{path}");
+                    assert_eq!((&*place.file, &*place.module), (file, module), "{path}");
+                }
+            }
+            for vendored in [
+                "/usr/src/rustc-1.97.1/vendor/hashbrown-0.16.1/src/raw/mod.rs",
+                "/usr/lib/rustlib/src/rust/library/vendor/hashbrown-0.16.1/src/raw/mod.rs",
+                "/rust/deps/hashbrown-0.16.1/src/raw/mod.rs",
+                "/rustc/1.97.1/deps/hashbrown-0.16.1/src/raw/mod.rs",
+            ] {
+                let place = layout.place(vendored, None);
+                let seen = (&*place.file, place.standard, &*place.module);
+                assert_eq!(seen, ("hashbrown-0.16.1/src/raw/mod.rs", true, "hashbrown::raw"), "{vendored}");
+            }
+        }
+        // A prefix that only a flag knows: the crate `std` was compiled there.
+        let remapped = Layout::of([
+            ("/s".to_owned(), "library/std/src/lib.rs/@/std.1-cgu.0".to_owned()),
+            ("/home/ann/shop".to_owned(), "src/main.rs/@/shop.1-cgu.0".to_owned()),
+        ]);
+        assert!(remapped.place("/s/vendor/hashbrown-0.16.1/src/raw/mod.rs", None).standard);
+        assert!(!remapped.place("/t/vendor/hashbrown-0.16.1/src/raw/mod.rs", None).standard);
+    }
+
+    #[test]
+    fn a_programs_own_folder_called_library_is_its_own() {
+        let own = Layout::of([
+            ("/home/ann/shop".to_owned(), "src/main.rs/@/shop.1-cgu.0".to_owned()),
+            ("/home/ann/shop".to_owned(), "library/core/src/lib.rs/@/shop_core.1-cgu.0".to_owned()),
+            ("/usr/src/rustc-1.97.1".to_owned(), "library/std/src/lib.rs/@/std.1-cgu.0".to_owned()),
+        ]);
+        for (path, file) in [
+            ("/home/ann/shop/library/core/src/cart.rs", "library/core/src/cart.rs"),
+            ("/home/ann/shop/library/search/src/lib.rs", "library/search/src/lib.rs"),
+            (
+                "/home/ann/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/a-1.0.0/library/core/src/lib.rs",
+                "a-1.0.0/library/core/src/lib.rs",
+            ),
+        ] {
+            let place = own.place(path, None);
+            assert_eq!((&*place.file, place.standard), (file, false), "{path}");
+        }
+        assert!(own.covers_program());
+        let standard = Layout::of([
+            ("/usr/src/rustc-1.97.1".to_owned(), "library/std/src/lib.rs/@/std.1-cgu.0".to_owned()),
+            ("/usr/src/rustc-1.97.1".to_owned(), "vendor/gimli-0.32.0/src/lib.rs/@/gimli.1-cgu.0".to_owned()),
+        ]);
+        assert!(!standard.covers_program(), "line tables of the standard library alone");
     }
 
     #[test]
