@@ -132,3 +132,79 @@ fn deep_on_stacks_that_come_and_go() {
     drop(kept);
     assert_eq!(at_line(DEEP).1, 0);
 }
+
+/// Code that switches stacks by hand, whose rules know nothing of that: they say that the caller's frame is above the
+/// new stack, where nothing can be read.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod switched_by_hand {
+    use super::*;
+
+    std::arch::global_asm!(
+        ".pushsection .text.on_stack, \"ax\", @progbits",
+        ".globl heapgauge_tests_on_stack",
+        ".type heapgauge_tests_on_stack, @function",
+        "heapgauge_tests_on_stack:",
+        ".cfi_startproc",
+        "push rbp",
+        ".cfi_def_cfa_offset 16",
+        "push rbx",
+        ".cfi_def_cfa_offset 8192",
+        "mov rbx, rsp",
+        "mov rsp, rdx",
+        "call rsi",
+        "mov rsp, rbx",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        ".cfi_endproc",
+        ".size heapgauge_tests_on_stack, . - heapgauge_tests_on_stack",
+        ".popsection",
+    );
+
+    unsafe extern "C" {
+        /// Calls `run` with `argument` on the stack that ends at `end`.
+        fn heapgauge_tests_on_stack(
+            argument: *mut libc::c_void,
+            run: extern "C" fn(*mut libc::c_void),
+            end: *mut libc::c_void,
+        );
+    }
+
+    const BLOCKS: usize = 100;
+
+    extern "C" fn fill(kept: *mut libc::c_void) {
+        // SAFETY: what the test passes, which waits.
+        let kept = unsafe { &mut *kept.cast::<Kept<[u64; 11]>>() };
+        for number in 0..BLOCKS as u64 {
+            kept.push(black_box(Box::new([number; 11])));
+        }
+    }
+    const LINE: u32 = line!() - 3;
+
+    #[test]
+    fn the_pages_above_a_foreign_stack_are_asked_for() {
+        let _turn = turn();
+        let mut kept: Kept<[u64; 11]> = Vec::with_capacity(2 * BLOCKS);
+        let size = 256 << 10;
+        // Not to be read, and not there at all.
+        for is_there in [true, false] {
+            // SAFETY: two fresh mappings of one range, the upper of which is a guard; the stack is used by the call alone.
+            unsafe {
+                let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let both = libc::mmap(std::ptr::null_mut(), 2 * size, libc::PROT_NONE, kind, -1, 0);
+                assert_ne!(both, libc::MAP_FAILED);
+                assert_eq!(libc::mprotect(both, size, libc::PROT_READ | libc::PROT_WRITE), 0);
+                let end = both.byte_add(size);
+                if !is_there {
+                    assert_eq!(libc::munmap(end, size), 0);
+                }
+                heapgauge_tests_on_stack((&raw mut kept).cast(), fill, end);
+                libc::munmap(both, if is_there { 2 * size } else { size });
+            }
+        }
+        let blocks = 2 * BLOCKS as u64;
+        assert_eq!(at_line(LINE), (88 * blocks, blocks, "coroutines::switched_by_hand::fill".to_owned()));
+        drop(kept);
+        assert_eq!(at_line(LINE).1, 0);
+    }
+}

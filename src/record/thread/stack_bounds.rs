@@ -53,7 +53,7 @@ impl StackBounds {
         let mut page = low;
         while page > stack_pointer {
             // That of the last byte below.
-            page = (page - 1) & !(PAGE - 1);
+            page = (page - 1) & !(page_size() - 1);
             if !is_readable(page) {
                 // Nor will it be: a guard page stays.
                 self.may_grow = false;
@@ -65,8 +65,13 @@ impl StackBounds {
     }
 }
 
-/// The smallest there are: what holds for each of them holds for larger ones.
-const PAGE: usize = 4096;
+/// Bytes of a page, as the system says. Relaxed: written before `main`; the smallest there are until then, which is
+/// right for larger ones too.
+static PAGE_SIZE: AtomicUsize = AtomicUsize::new(4096);
+
+fn page_size() -> usize {
+    PAGE_SIZE.load(Ordering::Relaxed)
+}
 
 /// A stack pointer farther below what is known than this is a foreign stack's. A frame of as much is more than
 /// any thread has room for unless it asks; to look through it once takes a millisecond.
@@ -77,6 +82,9 @@ static MAIN_STACK_END: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether the thread pointer tells where the stack is, and the kernel whether an address can be read.
 static CAN_ASK: AtomicBool = AtomicBool::new(false);
+
+/// Whether the kernel tells if an address can be read. Relaxed: written before `main`.
+static CAN_ASK_KERNEL: AtomicBool = AtomicBool::new(false);
 
 /// The main thread's stack grows down as far as it is let; the size only tells a foreign stack from it, and none lies
 /// that close below.
@@ -91,12 +99,19 @@ fn main_stack() -> StackBounds {
 pub(crate) fn prepare() {
     #[cfg(target_os = "linux")]
     {
+        // SAFETY: a plain query.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        if let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) {
+            PAGE_SIZE.store(page, Ordering::Relaxed);
+        }
+        CAN_ASK_KERNEL.store(probe::works(), Ordering::Relaxed);
         // SAFETY: a NUL-terminated name, the default scope.
         let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
         if !symbol.is_null() {
             // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
             MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
-            CAN_ASK.store(probe::works(), Ordering::Relaxed);
+            CAN_ASK
+                .store(cfg!(target_env = "gnu") && CAN_ASK_KERNEL.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }
@@ -117,11 +132,46 @@ fn is_readable(address: usize) -> bool {
     probe::is_readable(address)
 }
 
-// glibc on a processor whose thread pointer we know how to read, with system calls as a Linux kernel has them.
+/// Copies memory of this process that may not be there, from an address. False where it is not, and where the kernel
+/// cannot be asked.
+pub(crate) fn copy(address: usize, to: &mut [u8]) -> bool {
+    probe::copy(address, to)
+}
+
+/// Which pages of a foreign stack are there: asked one at a time, as a walk comes to them. Without a kernel to ask,
+/// all are taken to be.
+pub(crate) struct ForeignPages {
+    /// The last one that can be read.
+    page: usize,
+}
+
+impl ForeignPages {
+    /// From a stack pointer of the calling thread on, whose own page is there.
+    pub(crate) fn from(stack_pointer: usize) -> ForeignPages {
+        ForeignPages { page: stack_pointer & !(page_size() - 1) }
+    }
+
+    /// Whether the word at an aligned address can be read.
+    #[inline]
+    pub(crate) fn hold(&mut self, address: usize) -> bool {
+        let page = address & !(page_size() - 1);
+        page == self.page || self.hold_slow(page)
+    }
+
+    #[cold]
+    fn hold_slow(&mut self, page: usize) -> bool {
+        let holds = !CAN_ASK_KERNEL.load(Ordering::Relaxed) || is_readable(page);
+        if holds {
+            self.page = page;
+        }
+        holds
+    }
+}
+
+// A processor whose thread pointer we know how to read, with system calls as a Linux kernel has them.
 #[cfg_attr(
     not(all(
         target_os = "linux",
-        target_env = "gnu",
         target_pointer_width = "64",
         any(target_arch = "x86_64", target_arch = "aarch64"),
         not(miri)
@@ -167,6 +217,7 @@ mod tests {
     use std::cell::RefCell;
 
     const END: usize = 0x7f00_0012_3450;
+    const PAGE: usize = 4096;
 
     fn begun() -> StackBounds {
         StackBounds { end: END, size: 0, may_grow: true }
@@ -220,6 +271,39 @@ mod tests {
         // SAFETY: the mapping above.
         unsafe { libc::munmap(std::ptr::without_provenance_mut(pages), 2 * PAGE) };
         assert!(!is_readable(pages));
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_not_copied() {
+        let (mut to, from) = ([0u8; 16], [7u8; 16]);
+        if !copy((&raw const from).addr(), &mut to) {
+            return;
+        }
+        assert_eq!(to, from);
+        assert!(!copy(16, &mut to) && !copy(usize::MAX & !7, &mut to));
+    }
+
+    #[test]
+    fn pages_of_a_foreign_stack_are_asked_for() {
+        prepare();
+        if !probe::works() {
+            return;
+        }
+        let size = page_size();
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping of three pages, the second of which cannot be read; its end is below.
+        let pages = unsafe {
+            let pages = libc::mmap(std::ptr::null_mut(), 3 * size, libc::PROT_READ, kind, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            assert_eq!(libc::mprotect(pages.byte_add(size), size, libc::PROT_NONE), 0);
+            pages.addr()
+        };
+        let mut foreign = ForeignPages::from(pages + 128);
+        assert!(foreign.hold(pages) && foreign.hold(pages + size - 8));
+        assert!(!foreign.hold(pages + size) && !foreign.hold(pages + 2 * size - 8));
+        assert!(foreign.hold(pages + 2 * size) && foreign.hold(pages));
+        // SAFETY: the mapping above.
+        unsafe { libc::munmap(std::ptr::without_provenance_mut(pages), 3 * size) };
     }
 
     /// Reaches deeper and deeper, against what the C library tells.

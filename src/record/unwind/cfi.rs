@@ -6,9 +6,9 @@
 //! parses such a row once a thread and address; it is kept packed and linked in [`crate::record::unwind::rule_cache`].
 //!
 //! What is read lies in the calling thread's own stack, between the stack pointer and the stack's
-//! end, and every step rises. On a foreign stack (a coroutine, a signal stack) the end is unknown and
-//! each step is held below [`FOREIGN_STEP`]: there it is the exactness of the rules that keeps reads
-//! inside, as it does for the unwinder of a panic.
+//! end, and every step rises. On a foreign stack (a coroutine, a signal stack) the end is unknown:
+//! each step is held below [`FOREIGN_STEP`], and the kernel is asked whether a page is there before it
+//! is read. (Code that switches stacks often has rules that know nothing of it.)
 
 use super::{Entrance, Gather, fallback, modules};
 use crate::base::atomics::{AtomicPtr, Ordering};
@@ -19,7 +19,7 @@ use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::frame_layout::{Layout, Places};
 use crate::record::stack_id::frame_layout_cache::Key;
 use crate::record::thread::Tools;
-use crate::record::thread::stack_bounds::StackBounds;
+use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
 use crate::record::unwind::rule_cache::{At, Rule, Rules};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
@@ -35,7 +35,8 @@ const FOREIGN_STEP: usize = 1 << 20;
 mod arch {
     use super::WORD;
     use crate::record::unwind::rule_cache::Rule;
-    use gimli::{Register, X86_64};
+    use gimli::{Register, Vendor, X86_64};
+    pub(super) const VENDOR: Vendor = Vendor::Default;
     pub(super) const STACK_POINTER: Register = X86_64::RSP;
     pub(super) const FRAME_POINTER: Register = X86_64::RBP;
     pub(super) const RETURN_ADDRESS: Register = X86_64::RA;
@@ -68,7 +69,9 @@ mod arch {
 mod arch {
     use super::WORD;
     use crate::record::unwind::rule_cache::Rule;
-    use gimli::{AArch64, Register};
+    use gimli::{AArch64, Register, Vendor};
+    /// Without it the parser refuses the rows of functions that sign their return address.
+    pub(super) const VENDOR: Vendor = Vendor::AArch64;
     pub(super) const STACK_POINTER: Register = AArch64::SP;
     pub(super) const FRAME_POINTER: Register = AArch64::X29;
     pub(super) const RETURN_ADDRESS: Register = AArch64::X30;
@@ -265,14 +268,15 @@ pub(super) fn walk_and_learn(
     let bounds = tools.bounds;
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
-    // thread may read; on a foreign stack the exact rules are what bounds it, see the module.
-    let read = |address: usize| unsafe { word(address) };
+    // thread may read.
+    let read = |address: usize| Some(unsafe { word(address) });
     let mut parser = Parser { memory: &mut tools.parser };
     let rule_of = |address| parser.rule(address);
     let mut places = Places::new();
     let ended = if is_own_stack {
         walk::<false>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
+        let read = read_foreign(sp);
         walk::<true>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
     let sum = gather.sum();
@@ -297,6 +301,14 @@ pub(super) fn walk_and_learn(
     Some(if check == 0 { Fingerprint::of_addresses(sum) } else { Fingerprint { sum, check } })
 }
 
+/// Reads words of the stack that a stack pointer of the calling thread is on, without knowing where that ends.
+fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
+    let mut pages = ForeignPages::from(stack_pointer);
+    // SAFETY: the kernel has just said that the page can be read. Where the rules are right it is one of the stack that
+    // this thread runs on.
+    move |address| pages.hold(address).then(|| unsafe { word(address) })
+}
+
 /// Why a walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ended {
@@ -309,7 +321,7 @@ enum Ended {
 }
 
 /// The walk itself: rules from `rules`, else from `rule_of` (given the address and whether it is a
-/// return address); the stack through `read`.
+/// return address); the stack through `read`, which gives `None` where nothing can be read.
 #[inline(always)]
 fn walk<const FOREIGN: bool>(
     rules: &mut Rules,
@@ -317,7 +329,7 @@ fn walk<const FOREIGN: bool>(
     bounds: StackBounds,
     gather: &mut Gather<'_>,
     places: &mut Places,
-    read: impl Fn(usize) -> usize,
+    mut read: impl FnMut(usize) -> Option<usize>,
     mut rule_of: impl FnMut(Sought) -> Found,
 ) -> Ended {
     let Registers { pc, mut sp, mut fp } = registers;
@@ -353,13 +365,15 @@ fn walk<const FOREIGN: bool>(
         if return_place.wrapping_sub(sp) > height - WORD {
             return Ended::Cut;
         }
-        let return_address = arch::return_address(read(return_place));
+        let Some(return_address) = read(return_place) else { return Ended::Cut };
+        let return_address = arch::return_address(return_address);
         if let Some(place) = arch::frame_pointer_place(base, rule) {
             // The frame pointer was saved inside this frame.
             if place.wrapping_sub(sp) > height - WORD {
                 return Ended::Cut;
             }
-            fp = read(place);
+            let Some(saved) = read(place) else { return Ended::Cut };
+            fp = saved;
             fp_place = Some(place);
         }
         sp = base;
@@ -523,7 +537,8 @@ fn row_rule<'a>(
     };
     // The text's base is what no compiler counts from here.
     let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
-    let frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
+    let mut frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
+    frames.set_vendor(arch::VENDOR);
     let Some(offset) = place.checked_sub(start) else { return Rule::UNKNOWN };
     let Ok(description) = frames.fde_from_offset(&bases, EhFrameOffset(offset), EhFrame::cie_from_offset)
     else {
@@ -605,6 +620,11 @@ pub(super) fn modules_epoch() -> u64 {
     modules::epoch()
 }
 
+pub(super) fn forget_find_object() {
+    modules::forget_find_object();
+    epoch::bump_rules_epoch();
+}
+
 /// Whether this walker finds the addresses that the platform's unwinder finds, from here.
 #[inline(never)]
 pub(super) fn self_test() -> bool {
@@ -614,12 +634,12 @@ pub(super) fn self_test() -> bool {
     let mut gather = Gather::new(&mut addresses, MAX_ADDRESSES);
     let mut parser = Parser { memory: &mut parser_memory };
     // The bounds of this stack may not be known yet; the rules are what is being tested.
-    // SAFETY: as in `walk_and_learn`.
-    let read = |address: usize| unsafe { word(address) };
+    let registers = Registers::here();
+    let read = read_foreign(registers.sp);
     let mut places = Places::new();
     let bounds = StackBounds::default();
     let rule_of = |address| parser.rule(address);
-    let ended = walk::<true>(&mut rules, Registers::here(), bounds, &mut gather, &mut places, read, rule_of);
+    let ended = walk::<true>(&mut rules, registers, bounds, &mut gather, &mut places, read, rule_of);
     let found = gather.len;
     let mut reference = [0; MAX_ADDRESSES];
     let mut reference_gather = Gather::new(&mut reference, MAX_ADDRESSES);

@@ -139,5 +139,10 @@ pub(crate) fn modules_epoch() -> u64 {
     cfi::modules_epoch()
 }
 
+/// Lists modules as in a C library that cannot be asked for them: for tests.
+pub(crate) fn forget_find_object() {
+    cfi::forget_find_object();
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,16 +4,19 @@
 //! anywhere. Elsewhere the modules are listed before `main` and again by the read side when the
 //! loader's counts change; an address of a newer module is unknown until then.
 //!
-//! What was loaded before `main` stays. What came later may go at any time, with other code in its
-//! place a moment after, and nothing tells of it that can be asked without a lock.
+//! What was loaded before `main` stays. What came later may go at any time, with another module in its
+//! place a moment after, and nothing tells of it that can be asked without a lock. So a listed module of
+//! that kind is compared with what is mapped there, each time: its first page says where its segments and
+//! its unwind section are. A module with code on the calling thread's stack cannot go meanwhile.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::record::epoch;
 use crate::record::memory;
+use crate::record::thread::stack_bounds;
 use std::ffi::{c_int, c_void};
 
 /// A loaded module.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Module {
     /// Addresses from `start` up to, not including, `end` belong to it.
     pub start: usize,
@@ -39,21 +42,43 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 /// address carries no data.
 static FIND_OBJECT: AtomicUsize = AtomicUsize::new(0);
 
-/// The modules as they were when last listed: before `main`, and where there is no
-/// `_dl_find_object` whenever they have changed.
+/// Some modules. Never freed or changed once published.
 struct List {
     len: usize,
     modules: *mut Module,
 }
-static LIST: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Those that stay as long as the process: see [`prepare`].
+static LASTING: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
+
+/// All, as they were when last listed; null where there is `_dl_find_object`.
+static LISTED: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Before `main`: finds out how to ask.
+///
+/// Where this code is in the executable, what is loaded now was loaded with it and stays. In a library that
+/// was loaded later, other libraries may be that go again: only the executable and the library itself are known not to.
 pub(super) fn prepare() {
     // SAFETY: a NUL-terminated name, the default scope.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
     FIND_OBJECT.store(symbol.addr(), Ordering::Relaxed);
     epoch();
-    list();
+    let here = prepare as fn() as usize;
+    // The loader tells of the executable first.
+    let in_executable = list(|number, _| number == 0).and_then(|first| find_in(first, here)).is_some();
+    let lasting =
+        list(|number, module| in_executable || number == 0 || (module.start..module.end).contains(&here));
+    if let Some(lasting) = lasting {
+        // Release: publishes what was written.
+        LASTING.store(std::ptr::from_ref(lasting).cast_mut(), Ordering::Release);
+    }
+}
+
+/// Goes on as in a C library without `_dl_find_object`: for tests.
+pub(super) fn forget_find_object() {
+    FIND_OBJECT.store(0, Ordering::Relaxed);
+    SEEN.store(0, Ordering::Relaxed);
+    epoch();
 }
 
 /// The module an address lies in.
@@ -83,21 +108,68 @@ pub(super) fn find(address: usize) -> Option<Module> {
     })
 }
 
-/// Whether what is known of an address holds for good, or until [`epoch`] finds a change: not where
-/// no module is (one may come), nor in a module that came after the start (it may go).
+/// Whether what is known of an address holds for good: not where no module is (one may come), nor in a
+/// module that came after the start (it may go).
 pub(super) fn stays(address: usize) -> bool {
-    FIND_OBJECT.load(Ordering::Relaxed) == 0 || find_listed(address).is_some()
+    find_lasting(address).is_some()
+}
+
+fn find_lasting(address: usize) -> Option<Module> {
+    // Acquire: pairs with the Release of `prepare`.
+    let list = LASTING.load(Ordering::Acquire);
+    // SAFETY: null, or a list, which stays.
+    find_in(unsafe { list.as_ref() }?, address)
 }
 
 fn find_listed(address: usize) -> Option<Module> {
-    // Acquire: pairs with the Release of `list`.
-    let list = LIST.load(Ordering::Acquire);
-    // SAFETY: null, or a list that is never freed or changed once published.
-    let list = unsafe { list.as_ref() }?;
+    if let Some(module) = find_lasting(address) {
+        return Some(module);
+    }
+    // Acquire: pairs with the Release of `epoch`.
+    let list = LISTED.load(Ordering::Acquire);
+    // SAFETY: as above.
+    find_in(unsafe { list.as_ref() }?, address).filter(|module| is_still_there(*module))
+}
+
+fn find_in(list: &List, address: usize) -> Option<Module> {
     (0..list.len)
         // SAFETY: below `len`.
         .map(|index| unsafe { *list.modules.add(index) })
         .find(|module| (module.start..module.end).contains(&address))
+}
+
+/// Whether what is mapped at its start now describes this very module, by the headers of an ELF file that lie in its
+/// first page. They are copied by the kernel: there may be nothing.
+fn is_still_there(module: Module) -> bool {
+    let mut head = [0; 1024];
+    stack_bounds::copy(module.start, &mut head) && described(&head, module.start) == Some(module)
+}
+
+/// The module that the beginning of an ELF file describes where it is mapped at `start`.
+fn described(head: &[u8], start: usize) -> Option<Module> {
+    const HEADER: usize = size_of::<libc::Elf64_Phdr>();
+    let bytes = |at: usize| head.get(at..)?.first_chunk::<8>().copied();
+    let word = |at: usize| bytes(at).map(|bytes| u64::from_ne_bytes(bytes) as usize);
+    let half = |at: usize| bytes(at).map(|[low, high, ..]| usize::from(u16::from_ne_bytes([low, high])));
+    if !head.starts_with(b"\x7fELF\x02") || half(54)? != HEADER {
+        return None;
+    }
+    // Their place in the file, and how many.
+    let (first, count) = (word(32)?, half(56)?);
+    let header = |number: usize| {
+        let at = first.checked_add(number * HEADER)?;
+        let kind = u32::from_ne_bytes(*head.get(at..)?.first_chunk::<4>()?);
+        Some((kind, word(at.checked_add(16)?)?, word(at.checked_add(40)?)?))
+    };
+    let mut lowest = None;
+    for number in 0..count {
+        let (kind, place, _) = header(number)?;
+        if kind == libc::PT_LOAD && lowest.is_none_or(|lowest| place < lowest) {
+            lowest = Some(place);
+        }
+    }
+    let base = start.wrapping_sub(lowest?);
+    Some(Module::of(base, (0..count).filter_map(header)))
 }
 
 /// The loader's counts as last seen, combined.
@@ -111,7 +183,10 @@ pub(super) fn epoch() -> u64 {
     unsafe { libc::dl_iterate_phdr(Some(read_counts), (&raw mut seen).cast()) };
     let now = (seen.loaded << 32) ^ seen.unloaded;
     if SEEN.swap(now, Ordering::Relaxed) != now && FIND_OBJECT.load(Ordering::Relaxed) == 0 {
-        list();
+        if let Some(listed) = list(|_, _| true) {
+            // Release: publishes what was written.
+            LISTED.store(std::ptr::from_ref(listed).cast_mut(), Ordering::Release);
+        }
         // An address that was unknown may be known now.
         epoch::bump_rules_epoch();
     }
@@ -135,8 +210,9 @@ unsafe extern "C" fn read_counts(info: *mut libc::dl_phdr_info, _size: usize, se
     1
 }
 
-/// Lists the modules anew. The old list stays: a walk may be reading it.
-fn list() {
+/// Lists the modules that are wanted, by their number in the loader's order. What was listed before stays: a walk may be
+/// reading it.
+fn list(wanted: impl Fn(usize, &Module) -> bool) -> Option<&'static List> {
     let mut count = 0usize;
     // SAFETY: the callback fits and its data outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(count_one), (&raw mut count).cast()) };
@@ -144,20 +220,24 @@ fn list() {
     let capacity = count + 8;
     let (modules, list) = (memory::zeroed_array::<Module>(capacity), memory::zeroed::<List>());
     if modules.is_null() || list.is_null() {
-        return;
+        return None;
     }
-    let mut filling = Filling { list: List { len: 0, modules }, capacity };
+    let mut filling = Filling { list: List { len: 0, modules }, capacity, number: 0, wanted: &wanted };
     // SAFETY: as above.
     unsafe { libc::dl_iterate_phdr(Some(list_one), (&raw mut filling).cast()) };
-    // SAFETY: fresh memory of the right size.
-    unsafe { list.write(filling.list) };
-    // Release: publishes what was written.
-    LIST.store(list, Ordering::Release);
+    // SAFETY: fresh memory of the right size, which is never freed.
+    unsafe {
+        list.write(filling.list);
+        Some(&*list)
+    }
 }
 
-struct Filling {
+struct Filling<'a> {
     list: List,
     capacity: usize,
+    /// Modules seen.
+    number: usize,
+    wanted: &'a dyn Fn(usize, &Module) -> bool,
 }
 
 unsafe extern "C" fn count_one(_info: *mut libc::dl_phdr_info, _size: usize, count: *mut c_void) -> c_int {
@@ -171,26 +251,39 @@ unsafe extern "C" fn list_one(info: *mut libc::dl_phdr_info, _size: usize, filli
     let (filling, headers, base) = unsafe {
         let info = &*info;
         let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
-        (&mut *filling.cast::<Filling>(), headers, info.dlpi_addr as usize)
+        (&mut *filling.cast::<Filling<'_>>(), headers, info.dlpi_addr as usize)
     };
-    let mut module = Module { start: usize::MAX, end: 0, unwind_header: 0 };
-    for header in headers {
-        let start = base.wrapping_add(header.p_vaddr as usize);
-        match header.p_type {
-            libc::PT_LOAD => {
-                module.start = module.start.min(start);
-                module.end = module.end.max(start.wrapping_add(header.p_memsz as usize));
-            }
-            libc::PT_GNU_EH_FRAME => module.unwind_header = start,
-            _ => {}
-        }
-    }
-    if module.unwind_header != 0 && filling.list.len < filling.capacity {
+    let headers =
+        headers.iter().map(|header| (header.p_type, header.p_vaddr as usize, header.p_memsz as usize));
+    let module = Module::of(base, headers);
+    let is_wanted = (filling.wanted)(filling.number, &module);
+    filling.number += 1;
+    if is_wanted && module.unwind_header != 0 && filling.list.len < filling.capacity {
         // SAFETY: below the capacity the array was made with.
         unsafe { filling.list.modules.add(filling.list.len).write(module) };
         filling.list.len += 1;
     }
     0
+}
+
+impl Module {
+    /// From the program headers of a file that is loaded with this distance from how it was linked: kind, address as
+    /// linked, bytes in memory.
+    fn of(base: usize, headers: impl Iterator<Item = (u32, usize, usize)>) -> Module {
+        let mut module = Module { start: usize::MAX, end: 0, unwind_header: 0 };
+        for (kind, place, size) in headers {
+            let start = base.wrapping_add(place);
+            match kind {
+                libc::PT_LOAD => {
+                    module.start = module.start.min(start);
+                    module.end = module.end.max(start.wrapping_add(size));
+                }
+                libc::PT_GNU_EH_FRAME => module.unwind_header = start,
+                _ => {}
+            }
+        }
+        module
+    }
 }
 
 #[cfg(test)]
@@ -200,17 +293,52 @@ mod tests {
     #[test]
     fn both_ways_find_the_same_modules() {
         prepare();
-        list();
+        let listed = list(|_, _| true).unwrap();
         for address in
             [find as fn(usize) -> Option<Module> as usize, libc::dl_iterate_phdr as *const () as usize]
         {
-            let listed = find_listed(address).unwrap();
+            let listed = find_in(listed, address).unwrap();
             let asked = find(address).unwrap();
             assert_eq!(listed.unwind_header, asked.unwind_header);
             assert!((listed.start..listed.end).contains(&address));
             assert!((asked.start..asked.end).contains(&address));
+            assert!(stays(address));
+            assert_eq!(find_lasting(address), Some(listed));
         }
-        assert!(find(16).is_none() && find_listed(16).is_none());
-        assert!(stays(find as fn(usize) -> Option<Module> as usize) && !stays(16));
+        assert!(find(16).is_none() && find_in(listed, 16).is_none() && !stays(16));
+    }
+
+    #[test]
+    fn a_listed_module_is_compared_with_what_is_mapped_now() {
+        let listed = list(|_, _| true).unwrap();
+        let here = find_in(listed, list_one as *const () as usize).unwrap();
+        if !stack_bounds::copy(here.start, &mut [0; 1024]) {
+            return;
+        }
+        assert!(is_still_there(here));
+        let libc = find_in(listed, libc::dl_iterate_phdr as *const () as usize).unwrap();
+        assert!(is_still_there(libc));
+        // Another module at its place, one of another size, one with its rules elsewhere, none, and no ELF file.
+        let elsewhere = libc.start.wrapping_sub(here.start);
+        let others = [
+            Module {
+                start: libc.start,
+                end: here.end + elsewhere,
+                unwind_header: here.unwind_header + elsewhere,
+            },
+            Module { end: here.end - 8, ..here },
+            Module { unwind_header: here.unwind_header + 4, ..here },
+            Module { start: 16, ..here },
+            Module { start: here.start + 0x1000, ..here },
+        ];
+        for other in others {
+            assert!(!is_still_there(other), "{other:x?} of {here:x?}");
+        }
+        let head = [0xff; 1024];
+        assert_eq!(described(&head, here.start), None);
+        let mut head = [0xff; 1024];
+        head[..5].copy_from_slice(b"\x7fELF\x02");
+        head[54..56].copy_from_slice(&56u16.to_ne_bytes());
+        assert_eq!(described(&head, here.start), None, "headers far outside");
     }
 }

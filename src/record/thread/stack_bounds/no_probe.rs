@@ -8,6 +8,10 @@ pub(super) fn is_readable(_address: usize) -> bool {
     false
 }
 
+pub(super) fn copy(_address: usize, _to: &mut [u8]) -> bool {
+    false
+}
+
 #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn works() -> bool {
     false

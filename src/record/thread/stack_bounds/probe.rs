@@ -1,7 +1,5 @@
 //! The calling thread and the kernel → where a stack lies and what of it can be read, without the C library.
 
-use super::PAGE;
-
 /// What glibc keeps of a thread is here, at the upper end of its stack: everything that runs on that is below. In
 /// the main thread it is elsewhere.
 pub(super) fn thread_pointer() -> usize {
@@ -54,16 +52,47 @@ pub(super) fn is_readable(address: usize) -> bool {
     result == -(libc::EINVAL as isize)
 }
 
+/// Copies memory of this process from an address; false where some of it cannot be read, or the kernel will not.
+///
+/// `process_vm_readv` of the process itself: where another thread takes the memory away at that moment, it fails.
+pub(super) fn copy(address: usize, to: &mut [u8]) -> bool {
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: to.len() };
+    // SAFETY: asks for a number.
+    let process = unsafe { libc::getpid() };
+    let result: isize;
+    // SAFETY: this system call writes to `to` alone, as many bytes as it has, and reads the two descriptions.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "syscall", inlateout("rax") libc::SYS_process_vm_readv as isize => result,
+            in("rdi") process as isize, in("rsi") &raw const local, in("rdx") 1usize, in("r10") &raw const remote,
+            in("r8") 1usize, in("r9") 0usize, lateout("rcx") _, lateout("r11") _, options(nostack)
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "svc 0", inlateout("x0") process as isize => result,
+            in("x1") &raw const local, in("x2") 1usize, in("x3") &raw const remote, in("x4") 1usize,
+            in("x5") 0usize, in("x8") libc::SYS_process_vm_readv, options(nostack)
+        );
+    }
+    result == to.len() as isize
+}
+
 /// Whether the answers are right, of something that can be read and of a page that cannot.
 pub(super) fn works() -> bool {
     let here = 0usize;
     // SAFETY: a fresh mapping, that nobody else knows of, and its end.
     let guard = unsafe {
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let page = libc::mmap(std::ptr::null_mut(), PAGE, libc::PROT_NONE, kind, -1, 0);
+        let size = super::page_size();
+        let page = libc::mmap(std::ptr::null_mut(), size, libc::PROT_NONE, kind, -1, 0);
         let guard = page != libc::MAP_FAILED && !is_readable(page.addr());
         if page != libc::MAP_FAILED {
-            libc::munmap(page, PAGE);
+            libc::munmap(page, size);
         }
         guard
     };

@@ -164,7 +164,7 @@ fn walks_of_arbitrary_stacks_stay_inside_and_end() {
                 assert!(address + WORD <= end, "{address:x} of {sp:x}..{end:x}");
             }
             last.set(last.get().max(address));
-            words[(address - sp) / WORD % words.len()]
+            Some(words[(address - sp) / WORD % words.len()])
         };
         let seed = random.next();
         let rule_of = |sought: Sought| {
