@@ -130,12 +130,12 @@ pub use export::http;
 #[cfg(feature = "http")]
 pub use export::server::{Server, ServerBuilder, serve, serve_from_env};
 pub use record::allocator::TrackingAllocator;
-#[doc(hidden)]
-pub use record::control::{list_modules, seed_samples};
 pub use record::control::{
     PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, sample_interval,
     set_sample_interval, start, stop, traceback_limit, traced_memory, tracker_memory,
 };
+#[doc(hidden)]
+pub use record::control::{list_modules, seed_samples};
 
 /// What each name of Python's `tracemalloc` is called here, and what differs.
 ///

@@ -29,11 +29,16 @@ LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third
 
 def run(command, where=ROOT, **settings):
     """Standard output of a command that must succeed."""
+    return ran(command, where, **settings).stdout
+
+
+def ran(command, where=ROOT, **settings):
+    """A command that has succeeded, with what it said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HEAPGAUGE", "RUSTFLAGS"))}
     done = subprocess.run([str(word) for word in command], cwd=where, env={**environment, **settings},
                           capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
+    return done
 
 
 def line_of(function):
@@ -69,10 +74,10 @@ class Stock:
         return next(iter(found.values()))
 
 
-def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM):
+def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SOURCE, kind="bin"):
     """Path of the program built with `flags`, and with heapgauge built with them unless it is given.
 
-    `where` is the folder its sources are in."""
+    `where` is the folder its sources are in, `kind` the type of crate."""
     folder = MADE / name
     folder.mkdir(parents=True)
     common = ["--edition=2024", "--cap-lints=allow", "-L", f"dependency={TARGET / 'release' / 'deps'}", *flags]
@@ -87,7 +92,7 @@ def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM):
         run(["rustc", "src/lib.rs", "--crate-name=heapgauge", "--crate-type=rlib", "-o", heapgauge, *common,
              *externs(*dependencies)], CARGO_PKG_VERSION=version)
     program = folder / "variants"
-    run(["rustc", SOURCE, "--crate-name=variants", "--crate-type=bin", "-o", program, *common,
+    run(["rustc", source, "--crate-name=variants", f"--crate-type={kind}", "-o", program, *common,
          "--extern", f"heapgauge={heapgauge}", *externs("serde_json")], where)
     return program
 
@@ -234,6 +239,37 @@ def stripped_with_build_id(stock):
         subprocess.run([*as_root, "rmdir", "--ignore-fail-on-non-empty", os.path.dirname(installed)], check=True)
 
 
+def build_id_of(file):
+    found = re.search(r"Build ID: ([0-9a-f]+)", run(["readelf", "--notes", file]))
+    assert found, file
+    return found[1]
+
+
+def library_in_python(stock):
+    """A library with a heap of its own in a program that is not Rust's: what is said of names and of the build
+    is said of the library."""
+    flags = [*RELEASE, "-C", "link-arg=-Wl,--build-id"]
+    library = compile_variant(stock, "library", flags, stock.library("heapgauge"), source="src/library.rs", kind="cdylib")
+    load = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).report()"
+    said = json.loads(run([sys.executable, "-c", load, library]))
+    lines = (PROGRAM / "src/library.rs").read_text().splitlines()
+    leak = next(number for number, line in enumerate(lines, 1) if line.endswith("// leak"))
+    sites = [site for site in said["sites"] if (site["file"], site["line"]) == ("src/library.rs", leak)]
+    assert figures(sites) == [(1000 * 100, 100)], said
+    assert (said["symbols"], said["capture"]) == ("lines", "cfi"), said
+    assert said["build_id"] == build_id_of(library), said["build_id"]
+
+
+def shared_standard_library(stock):
+    """Linked against libstd.so, which allocates past the program's allocator: it is said."""
+    program = compile_variant(stock, "shared", [*RELEASE, "-C", "prefer-dynamic"])
+    done = ran([program], LD_LIBRARY_PATH=run(["rustc", "--print=target-libdir"]).strip())
+    said = json.loads(done.stdout)
+    assert said["capture"] == "partial", said["capture"]
+    words = [line for line in done.stderr.splitlines() if line.startswith("heapgauge: ")]
+    assert len(words) == 1 and "-C prefer-dynamic" in words[0], done.stderr
+
+
 def leaks(said):
     """By function its `site` and line, of the three leaks."""
     found = {site["name"]: (site["site"], site["line"]) for site in said["sites"]}
@@ -295,7 +331,7 @@ def main():
 
     # The longest first: it compiles every dependency again.
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
-             optimised_for_size, stripped, stripped_with_debug_link, stripped_with_build_id,
+             optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link, stripped_with_build_id,
              case_62_sites_are_the_same_again]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = list(pool.map(problem_of, tests))

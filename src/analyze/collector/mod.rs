@@ -716,7 +716,7 @@ impl State {
             build: BuildInfo {
                 version: env!("CARGO_PKG_VERSION"),
                 build_id: self.build_id.clone(),
-                capture: raw.capture,
+                capture: symbols::capture(raw.capture),
                 symbols: self.world.symbols(),
             },
             followed,

@@ -256,9 +256,11 @@ pub struct DroppedEvents {
 pub struct BuildInfo {
     /// heapgauge's version.
     pub version: &'static str,
-    /// The build id of the main executable in hex, empty when it has none.
+    /// The build id of the module that holds heapgauge, in hex, empty when it has none: of the executable, or of a library
+    /// in another program.
     pub build_id: Arc<str>,
-    /// How stacks are walked: `cfi` or `backtrace`.
+    /// How stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's blocks passes by, because it is
+    /// linked against the shared standard library (`-C prefer-dynamic`).
     pub capture: &'static str,
     /// What names could be read: `lines`, `functions` or `none`.
     pub symbols: &'static str,

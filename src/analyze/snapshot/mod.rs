@@ -92,6 +92,8 @@ impl Snapshot {
         if !raw.tracking {
             return Err(Error::new("Snapshot::take: tracking is off, heapgauge::start turns it on"));
         }
+        // Where figures are not right, it is said.
+        symbols::capture(raw.capture);
         let symbols = symbols::global();
         let mut stacks = raw.stacks;
         stacks.retain(|stack| stack.counts.live_blocks() > 0);

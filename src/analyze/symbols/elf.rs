@@ -23,7 +23,6 @@ pub(super) struct Module {
     #[cfg(any(feature = "pprof", test))]
     pub code: Vec<(usize, usize, u64)>,
     /// The file was deleted or replaced since; what lies at `path` now may be another.
-    #[cfg(any(feature = "pprof", test))]
     pub deleted: bool,
 }
 
@@ -55,7 +54,6 @@ fn parse_maps(maps: &str) -> Vec<Module> {
                     ranges: Vec::new(),
                     #[cfg(any(feature = "pprof", test))]
                     code: Vec::new(),
-                    #[cfg(any(feature = "pprof", test))]
                     deleted: line.ends_with(" (deleted)"),
                 });
                 modules.len() - 1
@@ -105,8 +103,6 @@ impl Functions {
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::{Image, build_id};
-#[cfg(all(target_os = "linux", feature = "pprof"))]
-pub(super) use linux::{build_id_of, is_program};
 
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Image;
@@ -150,18 +146,8 @@ impl Functions {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn build_id() -> Option<Vec<u8>> {
+pub(super) fn build_id(_module: &Module) -> Option<Vec<u8>> {
     None
-}
-
-#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
-pub(super) fn build_id_of(_module: &Module) -> Option<Vec<u8>> {
-    None
-}
-
-#[cfg(all(not(target_os = "linux"), feature = "pprof"))]
-pub(super) fn is_program(_module: &Module) -> bool {
-    false
 }
 
 #[cfg(target_os = "linux")]
@@ -366,25 +352,12 @@ mod linux {
         }
     }
 
-    /// Of the main executable.
-    pub(in crate::analyze::symbols) fn build_id() -> Option<Vec<u8>> {
-        build_id_in(Path::new("/proc/self/exe"))
-    }
-
     /// `None` also where the file is no longer the one that was loaded.
-    #[cfg(feature = "pprof")]
-    pub(in crate::analyze::symbols) fn build_id_of(module: &Module) -> Option<Vec<u8>> {
-        let gone = module.deleted && !is_program(module);
-        if gone { None } else { build_id_in(&own_path(&module.path)) }
-    }
-
-    /// It is the executable, not a library.
-    #[cfg(feature = "pprof")]
-    pub(in crate::analyze::symbols) fn is_program(module: &Module) -> bool {
-        own_path(&module.path) != module.path
-    }
-
-    fn build_id_in(path: &Path) -> Option<Vec<u8>> {
+    pub(in crate::analyze::symbols) fn build_id(module: &Module) -> Option<Vec<u8>> {
+        let path = own_path(&module.path);
+        if module.deleted && path == module.path {
+            return None;
+        }
         let cache = ReadCache::new(File::open(path).ok()?);
         let elf = Elf::parse(&cache).ok()?;
         Some(elf.build_id().ok()??.to_vec())

@@ -23,6 +23,7 @@ mod dwarf_units;
 mod elf;
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 mod fuzz;
+mod shared_std;
 mod source_path;
 
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
@@ -40,6 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+pub(crate) use shared_std::capture;
 pub use source_path::LOOK_THROUGH;
 
 /// What a stack whose addresses were lost is called.
@@ -355,8 +357,8 @@ impl Symbols {
         }
     }
 
-    /// What the main executable gives names from: `lines`, `functions` or `none`. The first call reads the
-    /// executable's headers.
+    /// What the module that holds this code gives names from: `lines`, `functions` or `none`. The first call reads
+    /// its headers.
     pub(crate) fn quality(&self) -> &'static str {
         fork::get_or_make::<&'static str>(&self.quality, || {
             let _own = control::own();
@@ -440,20 +442,18 @@ impl Symbols {
     }
 }
 
-/// All code of this process that lies in files, the program's own first. Reads the head of each file.
+/// All code of this process that lies in files, that of the module with this code first. Reads the head of each file.
 #[cfg(feature = "pprof")]
 pub(crate) fn mappings() -> Vec<Mapping> {
     let _own = control::own();
     let mut modules = elf::modules();
     modules.retain(|module| !module.code.is_empty());
     // The order of the rest is that of their addresses.
-    modules.sort_by_key(|module| !elf::is_program(module));
+    let own = main_module(&modules).map(|module| module.low);
+    modules.sort_by_key(|module| Some(module.low) != own);
     let mut mappings = Vec::new();
     for module in &modules {
-        let id: String = match elf::is_program(module) {
-            true => build_id().unwrap_or_default(),
-            false => hex(&elf::build_id_of(module).unwrap_or_default()),
-        };
+        let id = hex(&elf::build_id(module).unwrap_or_default());
         let (path, build_id) = (Arc::from(module.path.to_string_lossy()), Arc::from(id));
         mappings.extend(module.code.iter().map(|&(start, limit, offset)| Mapping {
             start,
@@ -470,17 +470,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Of the main executable, hex; `None` where the linker wrote none.
+/// Of the module that holds this code, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
     let _own = control::own();
-    fork::get_or_make(&ID, || Some(hex(&elf::build_id()?))).clone()
+    fork::get_or_make(&ID, || Some(hex(&elf::build_id(main_module(&elf::modules())?)?))).clone()
 }
 
+/// The module that holds this code: the executable, or a library in somebody else's program, or in one that was started
+/// through the loader.
 fn main_module(modules: &[Module]) -> Option<&Module> {
-    let exe = std::fs::read_link("/proc/self/exe").ok()?;
-    let exe = exe.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
-    modules.iter().find(|module| module.path.to_string_lossy() == exe)
+    elf::module_of(modules, elf::modules as fn() -> Vec<Module> as usize).map(|at| &modules[at])
 }
 
 /// The frame of an address without a name. Where it lies in no file or in the C library, it is no site.

@@ -1,0 +1,52 @@
+//! A program that is linked against the shared standard library → a line on stderr, and a word in `heap_build_info`.
+//!
+//! `libstd-….so` has a way of its own to the system's allocator. What the standard library allocates passes by heapgauge there, and
+//! some of it is freed through heapgauge, or the reverse. No library can mend that, so it is said.
+#![forbid(unsafe_code)]
+
+use super::{elf, main_module};
+use crate::record::control;
+use crate::record::fork;
+use std::backtrace::Backtrace;
+use std::io::Write;
+use std::sync::OnceLock;
+
+/// `heap_build_info{capture}` where a part of the program's blocks is not seen.
+const PARTIAL: &str = "partial";
+
+/// How stacks are captured: as the walker says, or [`PARTIAL`]. The first call looks, and says it on stderr.
+pub(crate) fn capture(walker: &'static str) -> &'static str {
+    static SHARED: OnceLock<bool> = OnceLock::new();
+    let _own = control::own();
+    let is_shared = *fork::get_or_make(&SHARED, || {
+        let is_shared = is_shared();
+        if is_shared {
+            let _ = writeln!(
+                std::io::stderr(),
+                "heapgauge: this program is linked against the shared standard library (-C prefer-dynamic), which allocates past its \
+                 global allocator: figures are not right; build it without that flag"
+            );
+        }
+        is_shared
+    });
+    if is_shared { PARTIAL } else { walker }
+}
+
+/// Whether a function of the standard library that no other crate has a copy of lies in another module than this code.
+fn is_shared() -> bool {
+    let modules = elf::modules();
+    let standard = elf::module_of(&modules, Backtrace::force_capture as fn() -> Backtrace as usize);
+    let own = main_module(&modules);
+    standard.zip(own).is_some_and(|(standard, own)| modules[standard].low != own.low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_program_has_the_standard_library_inside() {
+        assert!(!is_shared());
+        assert_eq!(capture("cfi"), "cfi");
+    }
+}

@@ -1,0 +1,31 @@
+//! A library with a heap of its own, loaded by Python in `tests/variants.py`.
+
+use heapgauge::Collector;
+use serde_json::{Value, json};
+use std::hint::black_box;
+use std::mem::forget;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// Leaks 100 blocks of 1,000 bytes and prints what is known of them, and of the build, as JSON.
+#[unsafe(no_mangle)]
+pub extern "C" fn report() {
+    for _ in 0..black_box(100) {
+        forget(black_box(vec![1_u8; 1000])); // leak
+    }
+    let report = Collector::new().collect();
+    let site = |site: &heapgauge::SiteRow| -> Value {
+        json!({
+            "file": site.file(), "line": site.line(), "name": site.function(),
+            "size": site.live_bytes, "count": site.live_blocks,
+        })
+    };
+    let document = json!({
+        "capture": report.build.capture,
+        "symbols": report.build.symbols,
+        "build_id": &*report.build.build_id,
+        "sites": report.sites.iter().map(site).collect::<Vec<_>>(),
+    });
+    println!("{document}");
+}
