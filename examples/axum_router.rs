@@ -1,7 +1,7 @@
 //! A service that already has an axum server: heapgauge's paths become part of it.
 //!
 //! `axum_router [HOST:PORT]` serves both, on 127.0.0.1 and a free port unless told otherwise. Each GET of `/`
-//! keeps 1,000 bytes; `/metrics` and `/memory/snapshots` say where.
+//! keeps 1,000 bytes; `/metrics` and, where the address is one of loopback, `/memory/snapshots` say where.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,8 +27,7 @@ fn keep(visits: &mut Vec<Vec<u8>>) {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let collector = heapgauge::Collector::new();
-    // Who may reach these paths is up to this server now; see `heapgauge::http::router`.
-    let routes = Router::new()
+    let mut routes = Router::new()
         .route("/", get(visit))
         .with_state(Visits::default())
         .merge(heapgauge::http::router(&collector));
@@ -36,6 +35,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(&address)
         .await
         .map_err(|error| format!("cannot serve on {address}, an address is HOST:PORT: {error}"))?;
+    if listener.local_addr()?.ip().is_loopback() {
+        // These show every stack of the program; see `heapgauge::http::debug_router`.
+        routes = routes.merge(heapgauge::http::debug_router(&collector));
+    }
     println!("listening on http://{}", listener.local_addr()?);
     Ok(axum::serve(listener, routes).await?)
 }

@@ -8,7 +8,7 @@ import time
 from support import EXAMPLES, Service, get, main, wait_for
 
 VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_FRAMES",
-             "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_DEBUG"]
+             "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_EXPOSE", "HEAPGAUGE_DEBUG_ADDR", "HEAPGAUGE_QUIET"]
 
 
 def goes_on(service):
@@ -62,7 +62,8 @@ def malformed_values():
              ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
              ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
              ("HEAPGAUGE_MAX_OVERHEAD", "12", "at least 1MiB"),
-             ("HEAPGAUGE_DEBUG", "yes please", "off"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
+             ("HEAPGAUGE_EXPOSE", "yes please", "metrics, pprof and all"), ("HEAPGAUGE_QUIET", "hush", "off"),
+             ("HEAPGAUGE_DEBUG_ADDR", "0.0.0.0:9899", "loopback"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
     for name, value, allowed in cases:
         with Service("--quiet-traffic", env={name: value}) as service:
             assert get(service.port(), "/health").status == 200
@@ -95,7 +96,7 @@ def paths_and_methods():
     """404, 405 and the headers that keep a browser from guessing."""
     with Service("--quiet-traffic") as service:
         port = service.port()
-        expected = [("GET", "/health", 200), ("GET", "/metrics", 200), ("GET", "/", 404), ("GET", "/metrics/x", 404),
+        expected = [("GET", "/health", 200), ("GET", "/metrics", 200), ("GET", "/", 307), ("GET", "/metrics/x", 404),
                     ("GET", "/%2e%2e/etc/passwd", 404), ("POST", "/metrics", 405), ("DELETE", "/health", 405),
                     ("PUT", "/metrics", 405)]
         for method, path, status in expected:

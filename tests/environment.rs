@@ -25,6 +25,11 @@ fn main_of_the_child() {
         }
     }
     println!("the program goes on");
+    if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "drops") {
+        return drop(server);
+    }
+    // Dropped so soon, it would be a line on stderr.
+    std::mem::forget(server);
 }
 
 /// What such a process says on stdout, from `tracing=` on, and on stderr.
@@ -32,6 +37,7 @@ fn run(variables: &[(&str, &str)]) -> (String, String) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "served_where_the_environment_says", "--nocapture", "--test-threads=1"])
         .env("ENVIRONMENT_TEST_CHILD", "1")
+        .env("HEAPGAUGE_QUIET", "on")
         .envs(variables.iter().copied())
         .output()
         .unwrap();
@@ -57,8 +63,32 @@ fn served_where_the_environment_says() {
 
 #[test]
 fn off_is_off() {
-    let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE", "off")]);
-    assert_eq!((stdout.as_str(), stderr.as_str()), ("tracing=false frames=32\nno server\n", ""));
+    for word in ["off", "OFF", "False", "no", "0"] {
+        let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE", word)]);
+        assert_eq!(
+            (stdout.as_str(), stderr.as_str()),
+            ("tracing=false frames=32\nno server\n", ""),
+            "{word}"
+        );
+    }
+}
+
+#[test]
+fn where_it_listens_is_one_line() {
+    let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE_QUIET", "off")]);
+    assert_eq!(stdout, format!("tracing=true frames=32\n{SERVED}"));
+    let rest = stderr.strip_prefix("heapgauge: http://127.0.0.1:").unwrap_or_else(|| panic!("{stderr}"));
+    assert!(rest.ends_with(" has the page /debug/heap and /metrics\n"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// `serve_from_env();` without a name compiled without a word, and nothing was served.
+#[test]
+fn a_server_that_is_dropped_at_once_is_a_line() {
+    let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", "drops")]);
+    assert!(stderr.starts_with("heapgauge: the server at http://127.0.0.1:"), "{stderr}");
+    assert!(stderr.ends_with(" ms, because its value was dropped; `let _server = …` keeps it\n"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 #[test]
@@ -71,7 +101,11 @@ fn every_setting_is_taken() {
         ("HEAPGAUGE_DELTA_WINDOW", "10s"),
         ("HEAPGAUGE_SAMPLE", "exact"),
         ("HEAPGAUGE_MAX_OVERHEAD", "32MiB"),
-        ("HEAPGAUGE_DEBUG", "on"),
+        ("HEAPGAUGE_EXPOSE", "all"),
+        ("HEAPGAUGE_DEBUG_ADDR", "off"),
+        // Kubernetes' own, for a Service of that name.
+        ("HEAPGAUGE_SERVICE_HOST", "10.0.0.1"),
+        ("HEAPGAUGE_PORT", "tcp://10.0.0.1:9898"),
     ]);
     assert_eq!(said, (format!("tracing=true frames=7\n{SERVED}"), String::new()));
 }
@@ -83,7 +117,8 @@ fn what_is_wrong_is_a_line_each_and_the_default() {
     assert_eq!(
         stderr,
         "heapgauge: HEAPGAUGE_COLOUR is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
-         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_DEBUG\n\
+         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_EXPOSE, \
+         HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_QUIET\n\
          heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 25\n"
     );
 }

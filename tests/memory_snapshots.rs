@@ -350,12 +350,12 @@ fn elsewhere_than_on_loopback_it_is_there_if_somebody_says_so() {
             (status, &*body),
             (
                 404,
-                "path /memory/snapshots is unknown, allowed are /metrics, /health; others where HEAPGAUGE_DEBUG=on\n"
+                "path /memory/snapshots is unknown, allowed are /metrics, /health; others on a loopback address or where HEAPGAUGE_EXPOSE says so\n"
             )
         );
     }
     drop(server);
-    let server = heapgauge::Server::builder().debug(true).serve("0.0.0.0:0").unwrap();
+    let server = heapgauge::Server::builder().expose(heapgauge::Expose::All).serve("0.0.0.0:0").unwrap();
     get(here(&server), "/memory/snapshots");
     assert_eq!(post(here(&server)), 1);
 }

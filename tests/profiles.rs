@@ -150,10 +150,13 @@ fn case_57_profiles_over_http() {
         assert_eq!(refused(addr, "GET", path).0, 404);
     }
     drop(server);
-    let server = heapgauge::Server::builder().debug(true).serve("0.0.0.0:0").unwrap();
-    let addr = ([127, 0, 0, 1], server.local_addr().port()).into();
-    for path in paths {
-        assert_eq!(ask(addr, "GET", path).0, 200);
+    for (exposed, folded) in [(heapgauge::Expose::All, 200), (heapgauge::Expose::Pprof, 404)] {
+        let server = heapgauge::Server::builder().expose(exposed).serve("0.0.0.0:0").unwrap();
+        let addr = ([127, 0, 0, 1], server.local_addr().port()).into();
+        for path in paths {
+            let expected = if path.starts_with("/debug/pprof/") { 200 } else { folded };
+            assert_eq!(ask(addr, "GET", path).0, expected, "{path}");
+        }
     }
 }
 

@@ -62,7 +62,7 @@ class Program:
         self.lines = []  # (seconds since start, "out" or "err", text)
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            self.command, env={**clean, **(env or {})}, cwd=ROOT, text=True, errors="replace",
+            self.command, env={**clean, "HEAPGAUGE_QUIET": "on", **(env or {})}, cwd=ROOT, text=True, errors="replace",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.readers = [
             threading.Thread(target=self._read, args=(name, stream), daemon=True)

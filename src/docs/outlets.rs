@@ -6,7 +6,7 @@
 //! | your program has | take | feature | a site that is gone |
 //! |---|---|---|---|
 //! | nothing yet | [`serve_from_env`], its own server | `http` | is absent |
-//! | an axum server | [`http::router`], merged into it | `http` | is absent |
+//! | an axum server | [`http::router`] and [`http::debug_router`], merged into it | `http` | is absent |
 //! | another server | [`Report::to_prometheus`], served by it | `prometheus` | is absent |
 //! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`emit::render_with`] | `prometheus` | is absent |
 //! | `metrics` with any recorder | [`emit::metrics`] | `prometheus` | shows what it holds now |
@@ -57,10 +57,14 @@
 //! let collector = heapgauge::Collector::new();
 //! let routes: Router = Router::new()
 //!     .route("/", get(|| async { "the program's own page" }))
-//!     .merge(heapgauge::http::router(&collector));
-//! # drop(routes);
+//!     .merge(heapgauge::http::router(&collector)); // `/metrics` and `/health`
+//! // The page, snapshots and profiles: for a port or a path that only you reach.
+//! let private: Router = heapgauge::http::debug_router(&collector);
+//! # drop((routes, private));
 //! # }
 //! ```
+//!
+//! The work is done on a thread of heapgauge's; the program's async workers only wait for it.
 //!
 //! # In any other server
 //!
@@ -158,5 +162,6 @@
 //! [`Report::to_prometheus`]: crate::Report::to_prometheus
 //! [`Snapshot`]: crate::Snapshot
 //! [`serve_from_env`]: crate::serve_from_env
+//! [`http::debug_router`]: crate::http::debug_router
 //! [`http::router`]: crate::http::router
 #![forbid(unsafe_code)]

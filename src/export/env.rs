@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::analyze::collector::{
@@ -15,9 +16,12 @@ use crate::record::control::MAX_INTERVAL;
 
 /// Where the server listens unless it is told otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:9898";
+/// Where the listener for every path is, beside a listener that is not on loopback.
+pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
 /// Every variable there is, in the order of the documentation.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
     "HEAPGAUGE_TOP_N",
@@ -25,8 +29,22 @@ const KEYS: [&str; 8] = [
     "HEAPGAUGE_FRAMES",
     "HEAPGAUGE_SAMPLE",
     "HEAPGAUGE_MAX_OVERHEAD",
-    "HEAPGAUGE_DEBUG",
+    "HEAPGAUGE_EXPOSE",
+    "HEAPGAUGE_DEBUG_ADDR",
+    "HEAPGAUGE_QUIET",
 ];
+
+/// Paths that are served on an address other than loopback.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expose {
+    /// `/metrics` and `/health`.
+    #[default]
+    Metrics,
+    /// These and `/debug/pprof/heap` and `/debug/pprof/allocs`, for a profiler that runs elsewhere.
+    Pprof,
+    /// Every path. Each client that reaches the port can then take snapshots, and read every stack of the program.
+    All,
+}
 
 /// What the environment says; `None` leaves things as the program has set them up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +57,10 @@ pub(crate) struct Config {
     /// Average bytes between samples; 0: every allocation is recorded.
     pub sample: Option<usize>,
     pub max_overhead: u64,
-    pub debug: bool,
+    pub expose: Expose,
+    /// `None`: no second listener.
+    pub debug_addr: Option<SocketAddr>,
+    pub quiet: bool,
 }
 
 impl Default for Config {
@@ -52,7 +73,9 @@ impl Default for Config {
             frames: None,
             sample: None,
             max_overhead: DEFAULT_MAX_OVERHEAD,
-            debug: false,
+            expose: Expose::Metrics,
+            debug_addr: Some(DEFAULT_DEBUG_ADDR),
+            quiet: false,
         }
     }
 }
@@ -61,7 +84,7 @@ impl Default for Config {
 pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (Config, Vec<String>) {
     let mut ours: Vec<(String, OsString)> = variables
         .map(|(key, value)| (key.to_string_lossy().into_owned(), value))
-        .filter(|(key, _)| key == "HEAPGAUGE" || key.starts_with("HEAPGAUGE_"))
+        .filter(|(key, _)| (key == "HEAPGAUGE" || key.starts_with("HEAPGAUGE_")) && !is_of_kubernetes(key))
         .collect();
     ours.sort();
     let mut config = Config::default();
@@ -79,11 +102,18 @@ pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (C
     (config, problems)
 }
 
+/// Kubernetes gives every container of a namespace such variables for a Service named `heapgauge`.
+fn is_of_kubernetes(key: &str) -> bool {
+    let port = key.strip_prefix("HEAPGAUGE_PORT");
+    key.starts_with("HEAPGAUGE_SERVICE_") || port.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
 /// Err: what is to be said about the value.
 fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
     match key {
         "HEAPGAUGE" => {
-            config.on = Some(switch(value).ok_or("allowed are on and off, keeping what the program has set")?)
+            config.on =
+                Some(switch(value).ok_or_else(|| format!("{SWITCH}, keeping what the program has set"))?);
         }
         "HEAPGAUGE_ADDR" => {
             config.addr = address(value)
@@ -119,18 +149,49 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
         }
+        "HEAPGAUGE_EXPOSE" => {
+            config.expose = match value {
+                "metrics" => Expose::Metrics,
+                "pprof" => Expose::Pprof,
+                "all" => Expose::All,
+                _ => return Err("allowed are metrics, pprof and all, taking metrics".into()),
+            }
+        }
+        "HEAPGAUGE_DEBUG_ADDR" => {
+            config.debug_addr = match switch(value) {
+                Some(false) => None,
+                _ => Some(loopback(value).ok_or_else(|| {
+                    format!("allowed are a loopback HOST:PORT and off, taking {DEFAULT_DEBUG_ADDR}")
+                })?),
+            }
+        }
         // The last of KEYS.
-        _ => config.debug = switch(value).ok_or("allowed are on and off, taking off")?,
+        _ => config.quiet = switch(value).ok_or_else(|| format!("{SWITCH}, taking off"))?,
     }
     Ok(())
 }
 
+/// The words of a switch, for the line about another one.
+const SWITCH: &str = "allowed are on, true, yes, 1, off, false, no and 0";
+
+/// In any case: the word is typed in a hurry, and `HEAPGAUGE=OFF` must not leave tracking on.
 fn switch(value: &str) -> Option<bool> {
+    let is_one_of = |words: [&str; 4]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
     match value {
-        "on" => Some(true),
-        "off" => Some(false),
+        _ if is_one_of(["on", "true", "yes", "1"]) => Some(true),
+        _ if is_one_of(["off", "false", "no", "0"]) => Some(false),
         _ => None,
     }
+}
+
+/// `localhost` or a loopback address in figures, and a port.
+fn loopback(value: &str) -> Option<SocketAddr> {
+    let (host, port) = value.rsplit_once(':')?;
+    let addr = match host.eq_ignore_ascii_case("localhost") {
+        true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), u16::try_from(digits(port)?).ok()?),
+        false => value.parse().ok()?,
+    };
+    addr.ip().to_canonical().is_loopback().then_some(addr)
 }
 
 /// Whether the host exists is found out when listening; here only the shape is checked.
@@ -222,7 +283,9 @@ mod tests {
             ("HEAPGAUGE_FRAMES", "64"),
             ("HEAPGAUGE_SAMPLE", "512KiB"),
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
-            ("HEAPGAUGE_DEBUG", "on"),
+            ("HEAPGAUGE_EXPOSE", "pprof"),
+            ("HEAPGAUGE_DEBUG_ADDR", "[::1]:7"),
+            ("HEAPGAUGE_QUIET", "on"),
         ]);
         assert_eq!(problems, Vec::<String>::new());
         let expected = Config {
@@ -233,7 +296,9 @@ mod tests {
             frames: Some(64),
             sample: Some(512 << 10),
             max_overhead: 16 << 20,
-            debug: true,
+            expose: Expose::Pprof,
+            debug_addr: Some("[::1]:7".parse().unwrap()),
+            quiet: true,
         };
         assert_eq!(config, expected);
         assert_eq!(read(&[("HEAPGAUGE", "off")]).0.on, Some(false));
@@ -246,7 +311,11 @@ mod tests {
     #[test]
     fn a_malformed_value_names_what_is_allowed_and_takes_the_default() {
         for (key, value, line) in [
-            ("HEAPGAUGE", "yes", "HEAPGAUGE=yes: allowed are on and off, keeping what the program has set"),
+            (
+                "HEAPGAUGE",
+                "maybe",
+                "HEAPGAUGE=maybe: allowed are on, true, yes, 1, off, false, no and 0, keeping what the program has set",
+            ),
             ("HEAPGAUGE_ADDR", "9898", "HEAPGAUGE_ADDR=9898: allowed is HOST:PORT, taking 127.0.0.1:9898"),
             (
                 "HEAPGAUGE_ADDR",
@@ -296,7 +365,21 @@ mod tests {
                 "99999999999GiB",
                 "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
             ),
-            ("HEAPGAUGE_DEBUG", "", "HEAPGAUGE_DEBUG=: allowed are on and off, taking off"),
+            (
+                "HEAPGAUGE_QUIET",
+                "",
+                "HEAPGAUGE_QUIET=: allowed are on, true, yes, 1, off, false, no and 0, taking off",
+            ),
+            (
+                "HEAPGAUGE_EXPOSE",
+                "everything",
+                "HEAPGAUGE_EXPOSE=everything: allowed are metrics, pprof and all, taking metrics",
+            ),
+            (
+                "HEAPGAUGE_DEBUG_ADDR",
+                "0.0.0.0:9899",
+                "HEAPGAUGE_DEBUG_ADDR=0.0.0.0:9899: allowed are a loopback HOST:PORT and off, taking 127.0.0.1:9899",
+            ),
         ] {
             assert_eq!(read(&[(key, value)]), (Config::default(), vec![line.to_owned()]), "{key}={value}");
         }
@@ -325,8 +408,37 @@ mod tests {
             problems,
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
-                 HEAPGAUGE_DEBUG"]
+                 HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_QUIET"]
         );
+    }
+
+    /// The emergency switch took `off` alone, and left tracking on for every other word.
+    #[test]
+    fn a_switch_takes_the_usual_words_in_any_case() {
+        for (words, on) in [
+            (["on", "ON", "true", "True", "yes", "1"], true),
+            (["off", "OFF", "false", "No", "NO", "0"], false),
+        ] {
+            for word in words {
+                let (config, problems) = read(&[("HEAPGAUGE", word), ("HEAPGAUGE_QUIET", word)]);
+                assert_eq!((config.on, config.quiet, problems), (Some(on), on, vec![]), "{word}");
+            }
+        }
+        assert_eq!(read(&[("HEAPGAUGE_DEBUG_ADDR", "OFF")]).0.debug_addr, None);
+        let local = read(&[("HEAPGAUGE_DEBUG_ADDR", "localhost:1")]).0.debug_addr;
+        assert_eq!(local, Some("127.0.0.1:1".parse().unwrap()));
+    }
+
+    #[test]
+    fn variables_of_a_kubernetes_service_are_passed_over() {
+        let (config, problems) = read(&[
+            ("HEAPGAUGE_SERVICE_HOST", "10.0.0.1"),
+            ("HEAPGAUGE_SERVICE_PORT_METRICS", "9898"),
+            ("HEAPGAUGE_PORT", "tcp://10.0.0.1:9898"),
+            ("HEAPGAUGE_PORT_9898_TCP_ADDR", "10.0.0.1"),
+        ]);
+        assert_eq!((config, problems), (Config::default(), vec![]));
+        assert_eq!(read(&[("HEAPGAUGE_PORTS", "1")]).1.len(), 1);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! | path | answer |
 //! |---|---|
+//! | `GET /` | on loopback: to the page |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /health` | `ok` |
 //! | `GET /memory/snapshots` | how the heap differs from an earlier one, as text or JSON |
@@ -49,13 +50,14 @@
 //!
 //! # Who may ask, and what it costs
 //!
-//! On a loopback address everything but `/metrics` and `/health` is there too; elsewhere only where somebody
-//! asked for it. Any thread of any tokio runtime. Answers take what they need in slices of about 0.1 s and let
+//! On a loopback address of a server of heapgauge's everything but `/metrics` and `/health` is there too; elsewhere only
+//! where somebody asked for it. [`router`] has these two, and [`debug_router`] the others. Answers take what they need in slices of about 0.1 s and let
 //! others run in between; nothing here waits for a lock longer than such a slice. With 10,000 stacks an answer
 //! takes some 50 ms at most; with 100,000 the tree takes a second, half of it in one go.
 #![forbid(unsafe_code)]
 
 mod debug_heap;
+mod own_thread;
 mod profiles;
 mod query;
 
@@ -66,7 +68,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -77,9 +79,10 @@ use crate::analyze::collector::{Collector, Compared, Nothing, Posted, Since};
 use crate::analyze::snapshot::statistics;
 use crate::export::emit::diff;
 use crate::export::emit::prometheus::{self, Cached};
-use crate::export::env::Shown;
+use crate::export::env::{Expose, Shown};
 use crate::record::control;
 use crate::record::fork::mutex::PerProcess;
+use own_thread::on_own_thread;
 use profiles::Turns;
 use query::{Format, Query, SINCE};
 
@@ -113,25 +116,46 @@ const PATHS: &[&str] = &[
     "/debug/pprof/allocs",
 ];
 
-/// Who may reach what.
+/// The clients a listener is for, and the paths they get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// On a loopback address: every path, but not for a browser that was led here by a foreign name.
     Loopback,
-    /// On any other address: what shows no more than metrics do.
-    MetricsOnly,
-    /// On any other address, every path, because somebody asked for it.
-    Everything,
+    /// On the loopback address beside another one: as above, and not for requests that a proxy or mesh forwards.
+    Debug,
+    /// On any other address: the paths that the program exposes.
+    Foreign(Expose),
 }
 
-/// heapgauge's paths as a router, for a program that already has a server.
+impl Access {
+    fn is_local(self) -> bool {
+        matches!(self, Access::Loopback | Access::Debug)
+    }
+
+    /// Paths that are served, for the line about another one.
+    fn paths(self) -> String {
+        match self {
+            Access::Loopback | Access::Debug | Access::Foreign(Expose::All) => PATHS.join(", "),
+            Access::Foreign(Expose::Metrics) => {
+                "/metrics, /health; others on a loopback address or where HEAPGAUGE_EXPOSE says so".into()
+            }
+            Access::Foreign(Expose::Pprof) => {
+                "/metrics, /health, /debug/pprof/heap, /debug/pprof/allocs; others on a loopback address or where \
+                 HEAPGAUGE_EXPOSE=all"
+                    .into()
+            }
+        }
+    }
+}
+
+/// `/metrics` and `/health` as a router, for a program that already has a server.
 ///
-/// It serves every path, whoever asks: which addresses, names and users may reach it is up to the
-/// server it becomes part of. It brings no fallback, so it can be merged or nested.
+/// These two show no more than metrics do: lines of code, and how much they hold. Everything else is
+/// [`debug_router`]. It brings no fallback, so it can be merged or nested.
 ///
-/// Only heapgauge's own code is paused there: what the surrounding server allocates for a request is
-/// the program's. A scrape costs what [`Collector::collect`] costs, in slices of about 0.1 s
-/// while new stacks are named.
+/// Collections run on a thread of heapgauge's, which the first request starts; the program's async workers only wait
+/// for the answer, on any executor. Only heapgauge's own code is paused: what the surrounding server allocates for a
+/// request is the program's.
 ///
 /// # Examples
 ///
@@ -144,49 +168,104 @@ pub(crate) enum Access {
 /// ```
 pub fn router(collector: &Collector) -> Router {
     let _own = control::own();
-    routes(collector, true).layer(middleware::map_response(nosniff))
+    let metrics = metrics_routes().route_layer(middleware::from_fn(on_own_thread));
+    finish(metrics.merge(health_route()), &outlet(collector)).layer(middleware::map_response(nosniff))
 }
 
-/// The whole of heapgauge's own server.
-pub(crate) fn app(collector: &Collector, access: Access) -> Router {
-    routes(collector, access != Access::MetricsOnly)
+/// Every path but those of [`router`], for a program that already has a server.
+///
+/// They show every stack of the program to each client that reaches them, and can take snapshots: serve them on a
+/// port of their own on loopback, or behind the program's own login.
+///
+/// As with [`router`], the work is done on a thread of heapgauge's. An answer that its client does not read is given up
+/// after a minute.
+///
+/// # Examples
+///
+/// ```
+/// let collector = heapgauge::Collector::new();
+/// // On the port that everybody reaches:
+/// let public: axum::Router = heapgauge::http::router(&collector);
+/// // On a port of 127.0.0.1:
+/// let private: axum::Router = axum::Router::new().merge(heapgauge::http::debug_router(&collector));
+/// # drop((public, private));
+/// ```
+pub fn debug_router(collector: &Collector) -> Router {
+    let _own = control::own();
+    let debug = debug_routes().route_layer(middleware::from_fn(on_own_thread));
+    finish(debug, &outlet(collector)).layer(middleware::map_response(nosniff))
+}
+
+/// Makes what the answers of one server come from.
+pub(crate) fn outlet(collector: &Collector) -> Arc<Outlet> {
+    Arc::new(Outlet {
+        collector: collector.clone(),
+        metrics: Cached::default(),
+        turns: PerProcess::default(),
+    })
+}
+
+/// The whole of one of heapgauge's own listeners.
+pub(crate) fn app(outlet: &Arc<Outlet>, access: Access) -> Router {
+    let mut routes = metrics_routes().merge(health_route());
+    match access {
+        Access::Foreign(Expose::Metrics) => {}
+        Access::Foreign(Expose::Pprof) => routes = routes.merge(profile_routes()),
+        Access::Foreign(Expose::All) => routes = routes.merge(debug_routes()),
+        Access::Loopback | Access::Debug => {
+            routes = routes.merge(debug_routes()).route("/", get(async || to_the_page()));
+        }
+    }
+    finish(routes, outlet)
         .fallback(async move |uri: Uri| unknown_path(&uri, access))
         .layer(middleware::from_fn_with_state(access, guard))
         .layer(middleware::map_response(nosniff))
+}
+
+/// A person who opens the address the program printed wants the page.
+fn to_the_page() -> Response {
+    let mut response = answer(StatusCode::TEMPORARY_REDIRECT, TEXT, "see /debug/heap\n");
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/debug/heap"));
+    response
 }
 
 /// An answer that says no. Boxed, because it is large and the other case is the common one.
 type Refusal = Box<Response>;
 
 /// What answers are made from.
-struct Outlet {
+pub(crate) struct Outlet {
     collector: Collector,
     metrics: Cached,
     turns: PerProcess<Turns>,
 }
 
-fn routes(collector: &Collector, every_path: bool) -> Router {
-    let outlet = Arc::new(Outlet {
-        collector: collector.clone(),
-        metrics: Cached::default(),
-        turns: PerProcess::default(),
-    });
-    let mut routes = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")));
-    if every_path {
-        routes = routes
-            .route("/memory/snapshots", get(compare).post(keep))
-            .route("/debug/heap/folded", get(profiles::folded))
-            .merge(debug_heap::routes());
-        #[cfg(feature = "pprof")]
-        {
-            routes = routes
-                .route("/debug/pprof/heap", get(profiles::heap))
-                .route("/debug/pprof/allocs", get(profiles::allocs));
-        }
-    }
-    routes.method_not_allowed_fallback(wrong_method).with_state(outlet)
+fn health_route() -> Router<Arc<Outlet>> {
+    Router::new().route("/health", get(async || answer(StatusCode::OK, TEXT, "ok\n")))
+}
+
+fn metrics_routes() -> Router<Arc<Outlet>> {
+    Router::new().route("/metrics", get(metrics))
+}
+
+fn debug_routes() -> Router<Arc<Outlet>> {
+    Router::new()
+        .route("/memory/snapshots", get(compare).post(keep))
+        .route("/debug/heap/folded", get(profiles::folded))
+        .merge(debug_heap::routes())
+        .merge(profile_routes())
+}
+
+fn profile_routes() -> Router<Arc<Outlet>> {
+    let routes = Router::new();
+    #[cfg(feature = "pprof")]
+    let routes = routes
+        .route("/debug/pprof/heap", get(profiles::heap))
+        .route("/debug/pprof/allocs", get(profiles::allocs));
+    routes
+}
+
+fn finish(routes: Router<Arc<Outlet>>, outlet: &Arc<Outlet>) -> Router {
+    routes.method_not_allowed_fallback(wrong_method).with_state(outlet.clone())
 }
 
 async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
@@ -282,13 +361,9 @@ async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 }
 
 fn unknown_path(uri: &Uri, access: Access) -> Response {
-    let allowed = match access {
-        Access::MetricsOnly => "/metrics, /health; others where HEAPGAUGE_DEBUG=on".into(),
-        Access::Loopback | Access::Everything => PATHS.join(", "),
-    };
     refuse(
         StatusCode::NOT_FOUND,
-        format_args!("path {} is unknown, allowed are {allowed}", Shown(uri.path())),
+        format_args!("path {} is unknown, allowed are {}", Shown(uri.path()), access.paths()),
     )
 }
 
@@ -308,10 +383,20 @@ async fn wrong_method(request: Request) -> Response {
 
 /// What a path is asked for before it is reached at all.
 async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access == Access::Loopback
+    if access.is_local()
         && let Err(foreign) = from_here(request.version(), request.uri(), request.headers())
     {
         return *foreign;
+    }
+    if access == Access::Debug
+        && let Some(header) = request.headers().keys().find(|name| is_of_a_proxy(name))
+    {
+        return refuse(
+            StatusCode::FORBIDDEN,
+            format_args!(
+                "the header {header} is of a forwarded request, allowed are requests from this machine"
+            ),
+        );
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES) {
@@ -326,6 +411,12 @@ async fn guard(State(access): State<Access>, request: Request, next: Next) -> Re
 async fn nosniff(mut response: Response) -> Response {
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Headers that proxies and meshes add to requests that they pass on, from wherever these come.
+fn is_of_a_proxy(header: &HeaderName) -> bool {
+    let name = header.as_str();
+    name == "forwarded" || ["x-forwarded-", "x-envoy-", "l5d-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// A web page may point a name of its own at 127.0.0.1 and read what is served here as its own. The

@@ -1,5 +1,8 @@
 //! An address → a server on a thread of its own, which also keeps the collector's clock.
 //!
+//! Beside an address that is not on loopback there is a second listener that is: it serves every path, to people on the
+//! machine or at the end of `kubectl port-forward`.
+//!
 //! `serve` returns as soon as the port is open. The thread is heapgauge's own for life: nothing it
 //! allocates is tracked. Whatever a client does, the program around it goes on.
 #![forbid(unsafe_code)]
@@ -28,10 +31,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::ServiceExt as _;
 
 use crate::analyze::collector::Collector;
-
 use crate::analyze::symbols;
 use crate::base::error::Error;
-use crate::export::env::{self, Config};
+use crate::export::env::{self, Config, DEFAULT_DEBUG_ADDR, Expose};
 use crate::export::http::{self, Access, REQUEST_TIME};
 use crate::record::control;
 use crate::record::fork::sockets::{self, ClosedInChild};
@@ -40,6 +42,12 @@ use crate::record::raw_snapshot::{self, Dropped};
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
+/// The same for the second listener, which is for people.
+const MAX_DEBUG_CONNECTIONS: usize = 16;
+/// Ports that are tried one after the other where the second listener's is taken; then any free one.
+const DEBUG_PORTS: u16 = 100;
+/// A server that was stopped sooner than this was most likely dropped by mistake.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// A request's head, all of it; anything longer is answered 431.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
@@ -60,10 +68,11 @@ static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 ///
 /// Metrics are at `/metrics`, a page for people at `/debug/heap`, `ok` at `/health`; [`crate::http`] lists
 /// all. On a loopback address requests with a foreign `Host` or
-/// `Origin` are refused, so that no web page can read them. On any other address anybody who can reach
-/// the port reads names of functions and files, and how much memory they hold.
+/// `Origin` are refused, so that no web page can read them. On any other address `/metrics` and `/health` are served, and
+/// anybody who can reach the port reads names of functions and files, and how much memory they hold; every path is then on
+/// [`Server::debug_addr`].
 ///
-/// The thread it starts wakes once a second. Dropping the [`Server`] stops it.
+/// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once.
 ///
 /// # Errors
 ///
@@ -94,20 +103,33 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 ///
 /// | variable | meaning | default |
 /// |---|---|---|
-/// | `HEAPGAUGE` | `on`, `off` | the program's, else `on` |
+/// | `HEAPGAUGE` | `on`, `off`; these and all switches also take `true`, `false`, `yes`, `no`, `1` and `0`, in any case | the program's, else `on` |
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
 /// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 25 |
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::sampling)) | the program's, else `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | what heapgauge may hold, such as `64MiB`, at least `1MiB` | `64MiB` |
-/// | `HEAPGAUGE_DEBUG` | `on`: every path on addresses other than loopback too | `off` |
+/// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
+/// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
+/// | `HEAPGAUGE_QUIET` | `on`: no line on stderr that says where the server listens | `off` |
+///
+/// The server stops when the value is dropped: give it a name that lives as long as the program. `let _ =` is no name,
+/// and drops it at once.
 ///
 /// # Examples
 ///
 /// ```no_run
 /// let _server = heapgauge::serve_from_env(); // keep it: dropping it stops the server
 /// ```
+///
+/// Without a name the compiler warns:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// heapgauge::serve_from_env();
+/// ```
+#[must_use = "the server stops when this is dropped: `let _server = heapgauge::serve_from_env();` at the top of `main` keeps it"]
 pub fn serve_from_env() -> Option<Server> {
     let _own = control::own();
     catch_unwind(|| {
@@ -143,11 +165,35 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
         .delta_window(config.delta_window)
         .max_overhead(config.max_overhead)
         .build()?;
-    let builder = Server::builder().collector(&collector).debug(config.debug);
-    let served = builder.serve(config.addr.as_str());
-    served
-        .map(Some)
-        .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))
+    let builder = Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
+    let server = builder
+        .serve(config.addr.as_str())
+        .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))?;
+    if !config.quiet {
+        say(&Listening(&server));
+    }
+    Ok(Some(server))
+}
+
+/// The line that says where a server listens.
+struct Listening<'a>(&'a Server);
+
+impl fmt::Display for Listening<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Listening(Server { local_addr, debug_addr, .. }) = self;
+        if is_loopback(*local_addr) {
+            return write!(f, "http://{local_addr} has the page /debug/heap and /metrics");
+        }
+        write!(f, "http://{local_addr} has /metrics")?;
+        match debug_addr {
+            Some(addr) => write!(f, ", http://{addr} the page /debug/heap"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_loopback(addr: SocketAddr) -> bool {
+    addr.ip().to_canonical().is_loopback()
 }
 
 /// `eprintln` would panic where stderr is closed.
@@ -161,8 +207,11 @@ fn say(line: &dyn fmt::Display) {
 /// returns there; dropping this does nothing, and [`serve`] starts another server, at the same address once the parent
 /// has ended or dropped its own.
 #[derive(Debug)]
+#[must_use = "the server stops when this is dropped: give it a name that lives as long as the program"]
 pub struct Server {
     local_addr: SocketAddr,
+    debug_addr: Option<SocketAddr>,
+    started: std::time::Instant,
     collector: Collector,
     running: Option<Running>,
 }
@@ -179,12 +228,18 @@ struct Running {
 impl Server {
     /// A server with other settings than [`serve`] takes.
     pub fn builder() -> ServerBuilder {
-        ServerBuilder { collector: None, debug: false }
+        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr: Some(DEFAULT_DEBUG_ADDR) }
     }
 
     /// Where it listens, with the port it was given.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where the second listener is, which serves every path on loopback; `None` where [`Server::local_addr`] is on
+    /// loopback itself, and where there is no second one.
+    pub fn debug_addr(&self) -> Option<SocketAddr> {
+        self.debug_addr
     }
 
     /// The collector whose reports it serves.
@@ -206,6 +261,15 @@ impl Drop for Server {
         // It never panics; if it did, the port is closed all the same.
         let _ = thread.join();
         *LIVE.lock() = None;
+        let lived = self.started.elapsed();
+        if lived < SHORT_LIFE && !std::thread::panicking() {
+            say(&format_args!(
+                "the server at http://{} was stopped after {} ms, because its value was dropped; `let _server = …` \
+                 keeps it",
+                self.local_addr,
+                lived.as_millis()
+            ));
+        }
     }
 }
 
@@ -214,7 +278,8 @@ impl Drop for Server {
 #[must_use = "a builder does nothing before `serve`"]
 pub struct ServerBuilder {
     collector: Option<Collector>,
-    debug: bool,
+    expose: Expose,
+    debug_addr: Option<SocketAddr>,
 }
 
 impl ServerBuilder {
@@ -233,11 +298,30 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves every path on addresses other than loopback, too; default: only `/metrics` and `/health`.
+    /// Sets the paths that are served on an address other than loopback; default: [`Expose::Metrics`].
     ///
-    /// Whoever reaches the port can then take snapshots, and read every stack of the program.
-    pub fn debug(mut self, every_path: bool) -> ServerBuilder {
-        self.debug = every_path;
+    /// On loopback every path is served, whatever this says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::{Expose, Server};
+    /// let server = Server::builder().expose(Expose::Pprof).debug_addr(None).serve("0.0.0.0:0")?;
+    /// assert_eq!(server.debug_addr(), None);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn expose(mut self, paths: Expose) -> ServerBuilder {
+        self.expose = paths;
+        self
+    }
+
+    /// Sets the address of the second listener, or leaves it out; default: `127.0.0.1:9899`.
+    ///
+    /// It serves every path beside an address that is not on loopback, and rejects requests that a proxy or mesh forwards.
+    /// Where its port is taken, the next free one is used, and a line on stderr says which. The address has to be one of
+    /// loopback.
+    pub fn debug_addr(mut self, addr: Option<SocketAddr>) -> ServerBuilder {
+        self.debug_addr = addr;
         self
     }
 
@@ -258,6 +342,11 @@ impl ServerBuilder {
         if addrs.is_empty() {
             return Err(Error::new("serve: no address to listen on, allowed is HOST:PORT"));
         }
+        if let Some(addr) = self.debug_addr.filter(|addr| !is_loopback(*addr)) {
+            return Err(Error::new(format_args!(
+                "serve: debug address {addr} is not on loopback, allowed is 127.0.0.1:PORT or [::1]:PORT"
+            )));
+        }
         let mut live = LIVE.lock();
         let process = mutex::process();
         if let Some((owner, addr)) = *live
@@ -267,19 +356,19 @@ impl ServerBuilder {
                 "serve: already serving on http://{addr}, drop that server first"
             )));
         }
-        let listener = listen(&addrs)?;
+        let listener = listen(&addrs).map_err(|error| failed(&addrs, error))?;
         let local_addr = listener.local_addr().map_err(|error| failed(&addrs, error))?;
-        let access = match (local_addr.ip().to_canonical().is_loopback(), self.debug) {
-            (true, _) => Access::Loopback,
-            (false, false) => Access::MetricsOnly,
-            (false, true) => Access::Everything,
+        let (access, debug) = match is_loopback(local_addr) {
+            true => (Access::Loopback, None),
+            false => (Access::Foreign(self.expose), self.debug_addr.and_then(listen_for_debugging)),
         };
+        let debug_addr = debug.as_ref().and_then(|listener| listener.local_addr().ok());
         let collector = self.collector.unwrap_or_default();
         let (stop, stopped) = oneshot::channel();
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
         let thread = std::thread::Builder::new()
-            .spawn(move || run(listener, access, clock, stopped, ready))
+            .spawn(move || run((listener, access), debug, clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked. A fork need not wait for it.
         let outcome = fork::outside(|| outcome.recv());
@@ -288,17 +377,51 @@ impl ServerBuilder {
             return Err(failed(&addrs, error));
         }
         *live = Some((process, local_addr));
-        Ok(Server { local_addr, collector, running: Some(Running { process, stop, thread }) })
+        let started = std::time::Instant::now();
+        let running = Some(Running { process, stop, thread });
+        Ok(Server { local_addr, debug_addr, started, collector, running })
     }
 }
 
-fn listen(addrs: &[SocketAddr]) -> Result<ClosedInChild<TcpListener>, Error> {
-    let bound = ClosedInChild::new(|| {
+fn listen(addrs: &[SocketAddr]) -> std::io::Result<ClosedInChild<TcpListener>> {
+    ClosedInChild::new(|| {
         let listener = TcpListener::bind(addrs)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
-    });
-    bound.map_err(|error| failed(addrs, error))
+    })
+}
+
+/// The second listener. That there is none is a line on stderr and never the end of the first.
+fn listen_for_debugging(wanted: SocketAddr) -> Option<ClosedInChild<TcpListener>> {
+    let ports = (0..DEBUG_PORTS).map_while(|more| wanted.port().checked_add(more)).chain([0]);
+    let mut refused = None;
+    for port in ports {
+        match listen(&[SocketAddr::new(wanted.ip(), port)]) {
+            Ok(listener) => {
+                if let (Some(error), Ok(addr)) = (&refused, listener.local_addr()) {
+                    say(&format_args!(
+                        "HEAPGAUGE_DEBUG_ADDR={wanted}: {error}; every path is served on http://{addr} instead"
+                    ));
+                }
+                return Some(listener);
+            }
+            Err(error) => {
+                let is_of_the_port = matches!(
+                    error.kind(),
+                    std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied
+                );
+                let first = refused.get_or_insert(error);
+                if !is_of_the_port {
+                    say(&format_args!(
+                        "HEAPGAUGE_DEBUG_ADDR={wanted}: {first}; only the other address is served"
+                    ));
+                    return None;
+                }
+            }
+        }
+    }
+    say(&format_args!("HEAPGAUGE_DEBUG_ADDR={wanted}: no free port; only the other address is served"));
+    None
 }
 
 fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
@@ -308,8 +431,8 @@ fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
 
 /// The thread. Ends when `stopped` does.
 fn run(
-    listener: ClosedInChild<TcpListener>,
-    access: Access,
+    (listener, access): (ClosedInChild<TcpListener>, Access),
+    debug: Option<ClosedInChild<TcpListener>>,
     collector: Collector,
     stopped: oneshot::Receiver<()>,
     ready: mpsc::Sender<std::io::Result<()>>,
@@ -321,15 +444,25 @@ fn run(
         Err(error) => return drop(ready.send(Err(error))),
     };
     runtime.block_on(async {
-        let listener = match listener.try_map(tokio::net::TcpListener::from_std) {
-            Ok(listener) => listener,
-            Err(error) => return drop(ready.send(Err(error))),
+        let open = |listener: ClosedInChild<TcpListener>| listener.try_map(tokio::net::TcpListener::from_std);
+        let (listener, debug) = match (open(listener), debug.map(open).transpose()) {
+            (Ok(listener), Ok(debug)) => (listener, debug),
+            (Err(error), _) | (_, Err(error)) => return drop(ready.send(Err(error))),
         };
-        let app = http::app(&collector, access);
+        let outlet = http::outlet(&collector);
+        let app = http::app(&outlet, access);
+        let debug_app = http::app(&outlet, Access::Debug);
+        let serve_debug = async {
+            match debug {
+                Some(listener) => accept(listener, debug_app, MAX_DEBUG_CONNECTIONS).await,
+                None => std::future::pending().await,
+            }
+        };
         let _ = ready.send(Ok(()));
         tokio::select! {
             _ = stopped => {}
-            () = accept(listener, app) => {}
+            () = accept(listener, app, MAX_CONNECTIONS) => {}
+            () = serve_debug => {}
             () = keep_time(&collector) => {}
         }
     });
@@ -413,9 +546,9 @@ impl Activity {
     }
 }
 
-async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router) {
+async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router, most: usize) {
     // Oldest first. All tasks share this thread, so nothing changes between two awaits.
-    let mut open: VecDeque<Connection> = VecDeque::with_capacity(MAX_CONNECTIONS);
+    let mut open: VecDeque<Connection> = VecDeque::with_capacity(most);
     loop {
         let accept = |context: &mut Context<'_>| {
             ClosedInChild::poll_new(|| listener.poll_accept(context).map_ok(|(stream, _)| stream))
@@ -429,7 +562,7 @@ async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router) {
             }
         };
         open.retain(|connection| !connection.task.is_finished());
-        if open.len() >= MAX_CONNECTIONS {
+        if open.len() >= most {
             // Slow clients must not keep others out, so the oldest that waits for its client goes.
             let waiting = |connection: &Connection| !connection.state.answering.load(Ordering::Relaxed);
             match open.iter().position(waiting).and_then(|oldest| open.remove(oldest)) {

@@ -1,0 +1,225 @@
+//! `http::router` and `http::debug_router` inside a program's own axum server: what each serves, and that their work is not
+//! done on the program's runtime.
+#![cfg(feature = "http")]
+
+use std::future::Future;
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use axum::routing::get;
+use heapgauge::Collector;
+use heapgauge::http::{debug_router, router};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tower::ServiceExt as _;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+
+/// A server of the program's on a current-thread runtime, until it is dropped.
+struct Program {
+    addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Program {
+    /// `beside` runs on the same runtime.
+    fn serve(runtime: Runtime, app: Router, beside: impl Future<Output = ()> + Send + 'static) -> Program {
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(beside);
+                tokio::select! {
+                    _ = stopped => {}
+                    served = async { axum::serve(listener, app).await } => served.unwrap(),
+                }
+            });
+        });
+        Program { addr, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Status, and everything that was sent.
+    fn ask(&self, method: &str, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: service.example\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        (answer[9..12].parse().unwrap(), answer)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn the_router_becomes_part_of_another_server() {
+    let own = Router::new()
+        .route("/", get(async || "the program's own"))
+        .fallback(async || (StatusCode::NOT_FOUND, "the program's own, too"));
+    let collector = Collector::new();
+    let program = Program::serve(current_thread(), own.clone().merge(router(&collector)), async {});
+    assert!(program.get("/").1.ends_with("\r\n\r\nthe program's own"));
+    assert!(program.get("/else").1.ends_with("\r\n\r\nthe program's own, too"));
+    let (status, metrics) = program.get("/metrics");
+    assert_eq!(status, 200);
+    assert!(metrics.contains("\r\nx-content-type-options: nosniff\r\n"), "{metrics}");
+    assert!(metrics.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
+    assert!(metrics.contains("\nheap_tracking 1\n"));
+    // Whose names lead there is the program's business.
+    assert!(program.get("/health").1.ends_with("\r\n\r\nok\n"));
+    assert_eq!(program.ask("DELETE", "/metrics").0, 405);
+    // Stacks are not for those who reach the metrics.
+    for path in ["/memory/snapshots", "/debug/heap", "/debug/heap/snapshot.json", "/debug/pprof/heap"] {
+        assert_eq!(program.get(path).0, 404, "{path}");
+    }
+    assert_eq!(program.ask("POST", "/memory/snapshots").0, 404);
+    drop(program);
+
+    let both = own.merge(router(&collector)).nest("/inside", debug_router(&collector));
+    let program = Program::serve(current_thread(), both, async {});
+    for path in ["/metrics", "/health", "/inside/debug/heap", "/inside/debug/heap/folded"] {
+        assert_eq!(program.get(path).0, 200, "{path}");
+    }
+    let (status, answer) = program.get("/inside/memory/snapshots?top=0");
+    assert_eq!(status, 400);
+    assert!(answer.ends_with("\r\n\r\nparameter top is 0, allowed are 1 to 10000\n"), "{answer}");
+    assert_eq!(program.ask("POST", "/inside/memory/snapshots").0, 200);
+    assert_eq!(program.get("/inside/metrics").0, 404);
+}
+
+#[inline(never)]
+fn left(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
+    descend(path, depth, kept);
+    black_box(());
+}
+
+#[inline(never)]
+fn right(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
+    descend(path, depth, kept);
+    black_box(());
+}
+
+/// One block for each of the ways that `depth` turns make.
+#[inline(never)]
+fn descend(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
+    match depth {
+        0 => kept.push(Box::new(7)),
+        _ if path & 1 == 0 => left(path >> 1, depth - 1, kept),
+        _ => right(path >> 1, depth - 1, kept),
+    }
+}
+
+/// What the calling thread has computed so far; time in which others have the processors does not count.
+fn computed() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the answer that this function owns.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(done, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A service with one thread answers others while heapgauge makes a large answer.
+#[test]
+fn the_programs_runtime_is_not_held_up() {
+    const TURNS: u32 = 9;
+    let mut kept = Vec::with_capacity(1 << TURNS);
+    (0..1 << TURNS).for_each(|path| descend(path, TURNS, &mut kept));
+    let longest = Arc::new(AtomicU64::new(0));
+    let ticker = {
+        let longest = longest.clone();
+        async move {
+            let mut before = computed();
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let now = computed();
+                longest.fetch_max((now - before).as_micros() as u64, Ordering::Relaxed);
+                before = now;
+            }
+        }
+    };
+    let collector = Collector::new();
+    let app = router(&collector).merge(debug_router(&collector));
+    let program = Program::serve(current_thread(), app, ticker);
+    let mut paths = vec![
+        "/metrics",
+        "/memory/snapshots?group_by=traceback&top=10000&format=json",
+        "/debug/heap/sites.json",
+        "/debug/heap/stacks.json?top=10000",
+        "/debug/heap/tree.json?nodes=20000",
+        "/debug/heap/snapshot.json",
+        "/debug/heap/folded",
+    ];
+    if cfg!(feature = "pprof") {
+        paths.extend(["/debug/pprof/heap", "/debug/pprof/allocs?seconds=1", "/debug/pprof/heap?debug=1"]);
+    }
+    for path in paths {
+        longest.store(0, Ordering::Relaxed);
+        assert_eq!(program.get(path).0, 200, "{path}");
+        let longest = Duration::from_micros(longest.load(Ordering::Relaxed));
+        assert!(longest < Duration::from_millis(25), "{path}: {longest:?} between two ticks");
+    }
+    assert_eq!(kept.len(), 1 << TURNS);
+}
+
+/// A profile over seconds waits on heapgauge's thread, whose clock is its own.
+#[cfg(feature = "pprof")]
+#[test]
+fn the_programs_runtime_needs_no_clock() {
+    let runtime = Builder::new_current_thread().enable_io().build().unwrap();
+    let program = Program::serve(runtime, debug_router(&Collector::new()), async {});
+    let (status, answer) = program.get("/debug/pprof/heap?seconds=1");
+    assert_eq!(status, 200, "{answer}");
+}
+
+fn status(app: &Router, path: &str) -> StatusCode {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let runtime = Builder::new_current_thread().build().unwrap();
+    runtime.block_on(app.clone().oneshot(request)).unwrap().status()
+}
+
+/// The thread that does the work is not in the child, so the child starts another.
+#[test]
+fn a_forked_child_is_answered_too() {
+    let app = router(&Collector::new());
+    assert_eq!(status(&app, "/metrics"), StatusCode::OK);
+    // SAFETY: the child uses what its own thread has, and ends without running anything of the parent's.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: a signal ends the child if it hangs, and `_exit` ends it otherwise.
+        unsafe {
+            libc::alarm(60);
+            libc::_exit(i32::from(status(&app, "/metrics") != StatusCode::OK));
+        }
+    }
+    let mut how = 0;
+    // SAFETY: a child of this process, and a place for the answer.
+    assert_eq!(unsafe { libc::waitpid(child, &mut how, 0) }, child);
+    assert!(libc::WIFEXITED(how) && libc::WEXITSTATUS(how) == 0, "{how}");
+}
