@@ -1,8 +1,7 @@
 //! The one door through which the write side reaches atomics, so that a model checker can stand in.
 
 pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-    compiler_fence,
+    AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
 };
 
 /// Adds a block to two fields of a struct, bytes and blocks, that only this thread writes, each by one instruction where

@@ -37,6 +37,7 @@ fn prepare_slow() {
     sampling::scatter(RandomState::new().hash_one(0));
     table::prepare();
     at_fork();
+    pin();
     DONE.store(true, Ordering::Release);
 }
 
@@ -56,6 +57,37 @@ fn at_fork() {
 
 #[cfg(not(unix))]
 fn at_fork() {}
+
+/// Keeps the module that holds this code mapped: a library may be closed, but the destructor of threads' states and
+/// the handlers of forks are called for as long as the process lives, and threads of heapgauge's may run.
+#[cfg(all(
+    any(target_os = "linux", target_vendor = "apple", target_os = "freebsd"),
+    not(target_feature = "crt-static")
+))]
+fn pin() {
+    // SAFETY: a record of addresses, for which zero is a value.
+    let mut module: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: an address, which is looked up and not followed, and a place for the answer.
+    let known = unsafe { libc::dladdr((pin as *const ()).cast(), &raw mut module) } != 0;
+    if !known || module.dli_fname.is_null() {
+        return;
+    }
+    // The program itself is never closed; its name would be looked for in all directories of libraries.
+    #[cfg(target_os = "linux")]
+    // SAFETY: a plain query. The program headers lie in the first page of what they describe.
+    if unsafe { libc::getauxval(libc::AT_PHDR) as usize }.wrapping_sub(module.dli_fbase.addr()) < 4096 {
+        return;
+    }
+    // SAFETY: the loader's own name of a module that is loaded, which is not loaded again. What it returns is never
+    // closed.
+    unsafe { libc::dlopen(module.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
+}
+
+#[cfg(not(all(
+    any(target_os = "linux", target_vendor = "apple", target_os = "freebsd"),
+    not(target_feature = "crt-static")
+)))]
+fn pin() {}
 
 #[cfg(unix)]
 unsafe extern "C" fn before_fork() {

@@ -4,8 +4,6 @@
 //! A socket is opened and noted, or forgotten and closed, inside the gate: a fork never comes between the two, so what a
 //! child closes is a socket of the server's.
 
-#[cfg(unix)]
-use crate::base::atomics::{AtomicI32, Ordering};
 use crate::record::fork;
 #[cfg(unix)]
 use std::cell::Cell;
@@ -14,6 +12,8 @@ use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::AsRawFd;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::Poll;
 
 /// Sockets there may be at a time: more than a server has listeners and connections.
