@@ -111,9 +111,12 @@ pub use analyze::collector::{BuildInfo, Collector, CollectorBuilder, DroppedEven
 pub use analyze::frame::{Frame, Traceback};
 #[cfg(any(feature = "http", feature = "pprof"))]
 pub use analyze::profile::{Profile, ProfileValue};
+pub use analyze::snapshot::compare::top;
 pub use analyze::snapshot::domains::{track, untrack};
 pub use analyze::snapshot::filter::{DomainFilter, Filter};
-pub use analyze::snapshot::statistics::{GroupBy, Order, Statistic, StatisticDiff, Top, Totals, top};
+pub use analyze::snapshot::group::GroupBy;
+pub use analyze::snapshot::order::Order;
+pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
 pub use analyze::symbols::LOOK_THROUGH;
 pub use analyze::traceback_of::{Traced, traceback_of};

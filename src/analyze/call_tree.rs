@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::analyze::frame::{Frame, Traceback};
-use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::statistic::Totals;
 use crate::base::error::Error;
 
 /// What one stack holds.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::baselines::{Kept, KeptStack};
 use super::{Collector, State};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
-use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::base::error::Error;
 use crate::record::control;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 #[cfg(any(feature = "http", test))]
-use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::Site;
 use crate::record::raw_snapshot::Counts;
 

@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::analyze::snapshot::statistics::{Order, Totals};
+use crate::analyze::snapshot::order::Order;
+use crate::analyze::snapshot::statistic::Totals;
 use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -366,7 +367,7 @@ fn a_comparison_shows_both_errors_and_the_exact_total() {
     fake.truly_holds(45_000, 401);
     collector.name_all_slice(Since::First);
     let Compared { new, old, total } = collector.compare(Since::First).unwrap();
-    let row = &new.compare_to(&old, crate::analyze::snapshot::statistics::GroupBy::Line)[0];
+    let row = &new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line)[0];
     assert_eq!((row.size, row.stderr, row.size_diff, row.diff_stderr), (50_000, 4_000, 20_000, 5_000));
     assert_eq!((total.size, total.size_diff, total.count, total.count_diff), (45_000, 5_000, 401, 1));
     assert_eq!(new.sample_interval(), 1_000);
@@ -762,7 +763,7 @@ fn settings_out_of_range_name_the_range() {
 /// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
     let Compared { new, old, .. } = collector.compare(since).unwrap();
-    let rows = new.compare_to(&old, crate::analyze::snapshot::statistics::GroupBy::Line);
+    let rows = new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line);
     rows.iter()
         .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))
         .collect()

@@ -4,12 +4,13 @@
 //! before, and some milliseconds or more where many are new. Nobody is stopped.
 #![forbid(unsafe_code)]
 
+pub(crate) mod compare;
 pub(crate) mod domains;
 pub(crate) mod filter;
+pub(crate) mod group;
 mod json;
-mod quick;
-mod shared;
-pub(crate) mod statistics;
+pub(crate) mod order;
+pub(crate) mod statistic;
 
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::symbols::{self, Symbols};
@@ -19,7 +20,7 @@ use crate::record::raw_snapshot;
 #[cfg(feature = "http")]
 pub(crate) use json::FileFrames;
 #[cfg(feature = "http")]
-pub(crate) use shared::pieces;
+pub(crate) use json::pieces;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::unix_seconds;
 use crate::analyze::frame::Traceback;
 use crate::analyze::snapshot::FileFrames;
-use crate::analyze::snapshot::statistics::{GroupBy, StatisticDiff, Top, Totals};
+use crate::analyze::snapshot::group::GroupBy;
+use crate::analyze::snapshot::statistic::{StatisticDiff, Top, Totals};
 
 /// One entry a group, then what they leave out, and all of it.
 pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
@@ -141,7 +142,7 @@ impl From<&Totals> for Figures {
 mod tests {
     use super::*;
     use crate::analyze::frame::{Frame, Traceback};
-    use crate::analyze::snapshot::statistics::top;
+    use crate::analyze::snapshot::compare::top;
     use crate::analyze::snapshot::{Snapshot, Trace};
 
     /// Function, file, line.
@@ -167,7 +168,7 @@ mod tests {
         let old = snapshot(&[(616_765, 6_161, &[INSERT, MAIN]), (2_048, 2, &[MAIN])]);
         let new = snapshot(&[(616_765, 6_161, &[INSERT, MAIN]), (1_024, 1, &[MAIN])]);
         let mut all = new.compare_to(&old, group_by);
-        crate::analyze::snapshot::statistics::Order::Size.sort(&mut all);
+        crate::analyze::snapshot::order::Order::Size.sort(&mut all);
         top(all, rows)
     }
 
@@ -226,7 +227,7 @@ mod tests {
             Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces)
         };
         let mut rows = sampled(4 << 20, 4 << 10).compare_to(&sampled(3 << 20, 3 << 10), GroupBy::Line);
-        crate::analyze::snapshot::statistics::Order::Size.sort(&mut rows);
+        crate::analyze::snapshot::order::Order::Size.sort(&mut rows);
         // Of a total that is exact: 5 MiB in 100 blocks.
         let mut total = Totals::default();
         (total.size, total.size_diff, total.count, total.count_diff) = (5 << 20, 1 << 20, 100, 7);

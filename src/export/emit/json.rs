@@ -14,7 +14,7 @@ use super::unix_seconds;
 use crate::analyze::call_tree::{Held, Node, Value, What};
 use crate::analyze::collector::{Overview, Past, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
-use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::statistic::Totals;
 
 const VERSION: u32 = 1;
 

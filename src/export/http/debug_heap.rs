@@ -26,7 +26,7 @@ use super::query::{HeapQuery, SINCE};
 use super::{JSON, NAMED_LATE, Outlet, Refusal, answer, caught, name_all, refuse};
 use crate::analyze::call_tree;
 use crate::analyze::collector::{Collector, Nothing, Since, Stacks};
-use crate::analyze::snapshot::statistics::Totals;
+use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{self, Snapshot};
 use crate::export::emit::json;
 use crate::record::control;

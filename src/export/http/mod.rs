@@ -76,7 +76,7 @@ use axum::routing::get;
 use axum::{Router, body};
 
 use crate::analyze::collector::{Collector, Compared, Nothing, Posted, Since};
-use crate::analyze::snapshot::statistics;
+use crate::analyze::snapshot::compare;
 use crate::export::emit::diff;
 use crate::export::emit::prometheus::{self, Cached};
 use crate::export::env::{Expose, Shown};
@@ -326,7 +326,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
     };
     let mut rows = new.compare_to(&old, query.group_by);
     query.order.sort(&mut rows);
-    let top = statistics::top(rows, query.top).of_total(total);
+    let top = compare::top(rows, query.top).of_total(total);
     match query.format {
         Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
         Format::Json => {

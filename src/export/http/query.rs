@@ -11,7 +11,8 @@ use super::REQUEST_TIME;
 use crate::analyze::call_tree::Value;
 use crate::analyze::collector::{Asked, Since};
 use crate::analyze::profile::ProfileValue;
-use crate::analyze::snapshot::statistics::{GroupBy, Order};
+use crate::analyze::snapshot::group::GroupBy;
+use crate::analyze::snapshot::order::Order;
 use crate::analyze::symbols::Site;
 use crate::export::env::{self, Shown};
 

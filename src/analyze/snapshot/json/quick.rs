@@ -3,11 +3,11 @@
 //! For any thread. Traces say the same frames over and over: the text of each is read once, and recognised when it
 //! comes again. Of the file, only a window is in memory. All this is a short cut: what is not written like that, or has
 //! anything wrong with it, is nothing here, and left to the reader beside this, which says what is wrong.
-#![forbid(unsafe_code)]
 
-use super::json::{MAX_FRAMES, MOST_TEXT, Shared, parse};
-use super::{Snapshot, Trace};
+use super::read::{Shared, parse};
+use super::{MAX_FRAMES, MOST_TEXT};
 use crate::analyze::frame::{Frame, Traceback};
+use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashMap;

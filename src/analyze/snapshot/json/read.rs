@@ -1,186 +1,22 @@
-//! [`Snapshot`] ⇄ its JSON file.
-//!
-//! For any thread. What is written can be read again. What is read may come from anywhere: memory stays within what
-//! the file's length explains, and whatever is wrong with it is one line of bounded length.
-#![forbid(unsafe_code)]
+//! JSON file of any origin → [`Snapshot`], or one line that says why not.
 
-use super::shared::pieces;
-use super::{Snapshot, Trace, quick};
+use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION, quick};
 use crate::analyze::frame::{Frame, Traceback};
+use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::ser::{SerializeSeq, SerializeStruct};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Read, Seek};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The one version of the file there is.
-const VERSION: u64 = 1;
-
-/// Longest file that is read or written.
-const MAX_BYTES: u64 = 1 << 30;
-
-/// Longest file that is read in one piece.
-const IN_ONE_PIECE: u64 = 64 << 20;
-
-/// Most frames of one traceback, as many as `tracemalloc` ever stores.
-pub(super) const MAX_FRAMES: usize = 65_535;
-
-/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
-pub(super) const MOST_TEXT: usize = 4 << 20;
-
-/// Longest description of what is wrong with a file; what is in it may be repeated there.
-const MAX_PROBLEM: usize = 200;
-
-// ── Writing ─────────────────────────────────────────────────────────────────────────────────────
-
-/// Writes it beside `path` and puts it in its place, so that there is always a whole file or none.
-pub(super) fn write(snapshot: &Snapshot, path: &Path) -> io::Result<()> {
-    let (beside, file) = beside(path)?;
-    let written = write_to(snapshot, file).and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // Nothing to say if that fails too: the first error is the one that counts.
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
-}
-
-/// A new file in the same directory. Others may have left theirs behind, or be at it: in containers every process
-/// has the same id.
-fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short, so that any name a file may have can be saved to.
-        let beside = path.with_file_name(format!(".heapgauge-{}-{number}.tmp", std::process::id()));
-        match File::options().write(true).create_new(true).open(&beside) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u32::MAX => {}
-            opened => return opened.map(|file| (beside, file)),
-        }
-    }
-}
-
-fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
-    let mut bounded = Bounded { inner: file, left: MAX_BYTES };
-    pieces(snapshot).try_for_each(|piece| bounded.write_all(&piece))?;
-    bounded.inner.sync_all()
-}
-
-/// A file up to a limit.
-struct Bounded<T> {
-    inner: T,
-    left: u64,
-}
-
-impl<T> Bounded<T> {
-    fn take(&mut self, bytes: usize) -> io::Result<()> {
-        let left = self.left.checked_sub(bytes as u64);
-        self.left = left
-            .ok_or_else(|| io::Error::other(format!("more than the {MAX_BYTES} bytes that are allowed")))?;
-        Ok(())
-    }
-}
-
-impl<T: Write> Write for Bounded<T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.take(bytes.len())?;
-        self.inner.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-impl<T: Read> Read for Bounded<T> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.take(read)?;
-        Ok(read)
-    }
-}
-
-impl Serialize for Snapshot {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
-        file.serialize_field("version", &VERSION)?;
-        file.serialize_field("taken_at", &self.taken_at)?;
-        file.serialize_field("traceback_limit", &self.traceback_limit)?;
-        file.serialize_field("build_id", &self.build_id)?;
-        if self.sample_interval != 0 {
-            file.serialize_field("sample_interval", &self.sample_interval)?;
-        }
-        file.serialize_field("traces", &self.traces)?;
-        file.end()
-    }
-}
-
-impl Serialize for Trace {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        with_frames(self, &FileFrames(self.traceback.frames()), serializer)
-    }
-}
-
-/// A trace whose frames are written by `frames`.
-pub(super) fn with_frames<S: Serializer>(
-    trace: &Trace,
-    frames: &impl Serialize,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let mut members = serializer.serialize_struct("Trace", 5 + usize::from(trace.stderr != 0))?;
-    members.serialize_field("domain", &trace.domain)?;
-    members.serialize_field("size", &trace.size)?;
-    members.serialize_field("count", &trace.count)?;
-    if trace.stderr != 0 {
-        members.serialize_field("stderr", &trace.stderr)?;
-    }
-    members.serialize_field("total_frames", &trace.traceback.total_frames())?;
-    members.serialize_field("frames", frames)?;
-    members.end()
-}
-
-/// Frames in the words of the file.
-pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
-
-impl Serialize for FileFrames<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut frames = serializer.serialize_seq(Some(self.0.len()))?;
-        for frame in self.0 {
-            frames.serialize_element(&FileFrame(frame))?;
-        }
-        frames.end()
-    }
-}
-
-pub(super) struct FileFrame<'a>(pub(super) &'a Frame);
-
-impl Serialize for FileFrame<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let FileFrame(frame) = self;
-        let mut fields = serializer.serialize_struct("Frame", 5)?;
-        fields.serialize_field("function", &frame.function.as_deref())?;
-        fields.serialize_field("file", &*frame.file)?;
-        fields.serialize_field("line", &frame.line)?;
-        if let Some(module) = &frame.module {
-            fields.serialize_field("module", &**module)?;
-        }
-        if let Some(offset) = &frame.offset {
-            fields.serialize_field("offset", offset)?;
-        }
-        fields.end()
-    }
-}
-
-// ── Reading ─────────────────────────────────────────────────────────────────────────────────────
-
-/// Err: what is wrong with it.
-pub(super) fn read(path: &Path) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
+/// Reads a file; the error is its text without the path.
+pub(in crate::analyze::snapshot) fn read(
+    path: &Path,
+) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_BYTES {
@@ -222,7 +58,7 @@ pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
 }
 
 /// A text of the file may be part of the problem; then the end, which says where, is more use than the middle.
-fn short(problem: &str) -> String {
+pub(super) fn short(problem: &str) -> String {
     let length = problem.chars().count();
     if length <= MAX_PROBLEM {
         return problem.to_owned();
@@ -612,90 +448,5 @@ impl Shared {
         let text: Arc<str> = text.into();
         self.texts.insert(text.clone());
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::random_input::{Random, inputs};
-
-    #[test]
-    fn what_is_longer_than_allowed_is_said_to_be() {
-        let mut bounded = Bounded { inner: &b"0123456789"[..], left: 10 };
-        assert_eq!(io::read_to_string(&mut bounded).unwrap(), "0123456789");
-        let mut bounded = Bounded { inner: &b"0123456789"[..], left: 9 };
-        let error = io::read_to_string(&mut bounded).unwrap_err();
-        assert_eq!(error.to_string(), "more than the 1073741824 bytes that are allowed");
-        let mut bounded = Bounded { inner: Vec::new(), left: 9 };
-        bounded.write_all(b"012345678").unwrap();
-        let error = bounded.write_all(b"9").unwrap_err();
-        assert_eq!(error.to_string(), "more than the 1073741824 bytes that are allowed");
-    }
-
-    #[test]
-    fn a_long_problem_keeps_its_begin_and_its_end() {
-        assert_eq!(short("ä"), "ä");
-        let long = format!("begin {} end", "ä".repeat(1_000));
-        let shown = short(&long);
-        assert_eq!(shown.chars().count(), MAX_PROBLEM + 1);
-        assert!(shown.starts_with("begin ää") && shown.ends_with("ää end"), "{shown}");
-    }
-
-    /// A file that was cut, changed or put together anew is read as what it says, or is an error; and what was read
-    /// is written and read again as the same.
-    #[test]
-    fn any_file_is_a_snapshot_or_an_error() {
-        let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes));
-        let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "traces": [
-            {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
-                {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
-                "module": "app", "offset": 17}]},
-            {"domain": 7, "size": 0, "count": 1, "total_frames": 1, "frames": [{"file": "b.rs", "line": 4}]}]}"#;
-        parse(seed).unwrap();
-        let words: [&[u8]; 16] = [
-            b"{",
-            b"}",
-            b"[",
-            b"]",
-            b"\"",
-            b",",
-            b"null",
-            b"-1",
-            b"1e999",
-            b"18446744073709551616",
-            b"\\u0000",
-            b"\\ud800",
-            b"\"version\": 1,",
-            b"\"frames\": [],",
-            b"\"traces\": [],",
-            b"\xff\xfe",
-        ];
-        let mut random = Random::new();
-        let mut read = 0;
-        for number in 0..inputs(60_000) {
-            let mut bytes = seed.to_vec();
-            random.mutate(&mut bytes, &words);
-            let Ok(snapshot) = parse(&bytes) else { continue };
-            read += 1;
-            let written = serde_json::to_vec(&snapshot).unwrap();
-            assert_eq!(parse(&written).unwrap(), snapshot, "{}", String::from_utf8_lossy(&bytes));
-            if number % 16 == 0 {
-                for group_by in [
-                    crate::GroupBy::Line,
-                    crate::analyze::snapshot::statistics::GroupBy::Traceback,
-                    crate::analyze::snapshot::statistics::GroupBy::CumulativeFile,
-                ] {
-                    for row in snapshot.compare_to(&parse(seed).unwrap(), group_by) {
-                        assert!(!row.to_string().is_empty());
-                    }
-                }
-            }
-        }
-        assert!(read > 100, "{read}");
-        // Deeper than a parser's stack.
-        for bracket in ["[", "{\"traces\":", "{\"a\":["] {
-            assert!(parse(bracket.repeat(200_000).as_bytes()).is_err());
-        }
     }
 }

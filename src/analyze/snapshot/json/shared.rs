@@ -2,11 +2,11 @@
 //!
 //! For any thread. In one piece 100,000 tracebacks would take some hundred megabytes, when memory may be
 //! what is short. Tracebacks share frames: the text of each is made once, and copied wherever it comes again.
-#![forbid(unsafe_code)]
 
-use super::json::{FileFrame, MOST_TEXT, with_frames};
-use super::{Snapshot, Trace};
+use super::MOST_TEXT;
+use super::write::{FileFrame, with_frames};
 use crate::analyze::frame::Frame;
+use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 use std::borrow::Borrow;

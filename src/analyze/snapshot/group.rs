@@ -1,0 +1,238 @@
+//! Traces → groups: the keys by which traces are grouped, and their sums.
+//!
+//! Pure functions on values, for any thread. Grouping 10,000 tracebacks takes a few milliseconds. Cumulative groups
+//! count a frame that recurs in a traceback once, where `tracemalloc` counts it once for each occurrence.
+
+use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::snapshot::{Snapshot, Trace};
+use crate::base::error::Error;
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// What the traces of one row have in common.
+///
+/// The cumulative ones count a trace for each of its frames, not only for the most recent; a frame that occurs
+/// several times in a traceback counts once.
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::GroupBy;
+///
+/// assert_eq!("line".parse::<GroupBy>()?, GroupBy::Line);
+/// assert_eq!(GroupBy::Line.cumulative()?, GroupBy::CumulativeLine);
+/// let error = GroupBy::Traceback.cumulative().unwrap_err();
+/// assert_eq!(error.to_string(), "cumulative: not for traceback, allowed are file, line, function, crate");
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GroupBy {
+    /// The file of the most recent frame; rows show line 0.
+    File,
+    /// File and line of the most recent frame. Without line tables these are the same everywhere: group by
+    /// function then.
+    Line,
+    /// The function of the most recent frame.
+    Function,
+    /// The crate of the most recent frame's function.
+    Crate,
+    /// All frames.
+    Traceback,
+    /// The file of any frame.
+    CumulativeFile,
+    /// File and line of any frame.
+    CumulativeLine,
+    /// The function of any frame.
+    CumulativeFunction,
+    /// The crate of any frame's function.
+    CumulativeCrate,
+}
+
+impl GroupBy {
+    /// The same grouping over all frames of a traceback.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::GroupBy;
+    ///
+    /// assert_eq!(GroupBy::File.cumulative()?, GroupBy::CumulativeFile);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// For [`GroupBy::Traceback`], which is all frames already.
+    pub fn cumulative(self) -> Result<GroupBy, Error> {
+        match self {
+            GroupBy::File | GroupBy::CumulativeFile => Ok(GroupBy::CumulativeFile),
+            GroupBy::Line | GroupBy::CumulativeLine => Ok(GroupBy::CumulativeLine),
+            GroupBy::Function | GroupBy::CumulativeFunction => Ok(GroupBy::CumulativeFunction),
+            GroupBy::Crate | GroupBy::CumulativeCrate => Ok(GroupBy::CumulativeCrate),
+            GroupBy::Traceback => {
+                Err(Error::new("cumulative: not for traceback, allowed are file, line, function, crate"))
+            }
+        }
+    }
+
+    fn is_cumulative(self) -> bool {
+        use GroupBy::{CumulativeCrate, CumulativeFile, CumulativeFunction, CumulativeLine};
+        matches!(self, CumulativeFile | CumulativeLine | CumulativeFunction | CumulativeCrate)
+    }
+}
+
+impl FromStr for GroupBy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<GroupBy, Error> {
+        match text {
+            "file" => Ok(GroupBy::File),
+            "line" => Ok(GroupBy::Line),
+            "function" => Ok(GroupBy::Function),
+            "crate" => Ok(GroupBy::Crate),
+            "traceback" => Ok(GroupBy::Traceback),
+            _ => Err(Error::new(format_args!(
+                "group by: {text:?} is not known, allowed are file, line, function, crate, traceback"
+            ))),
+        }
+    }
+}
+
+/// Key of a group; orders as `tracemalloc` orders the tracebacks of its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Key {
+    File(Arc<str>),
+    Line(Arc<str>, u32),
+    Name(Arc<str>),
+    Traceback(Traceback),
+}
+
+impl Key {
+    /// Returns the name of the group: `src/cache.rs:42`, a function, or a crate.
+    pub(super) fn name(&self) -> Cow<'_, str> {
+        match self {
+            Key::Name(name) => Cow::Borrowed(name),
+            key => Cow::Owned(key.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::File(file) => write!(f, "{file}:0"),
+            Key::Line(file, line) => write!(f, "{file}:{line}"),
+            Key::Name(name) => f.write_str(name),
+            Key::Traceback(traceback) => traceback.fmt(f),
+        }
+    }
+}
+
+/// Sums of the traces of one group.
+pub(super) struct Group {
+    pub traceback: Traceback,
+    pub size: u64,
+    pub count: u64,
+    /// Variance of `size`, bytes squared.
+    pub variance: f64,
+}
+
+impl Group {
+    /// Returns the standard error of `size`, bytes.
+    pub(super) fn stderr(&self) -> u64 {
+        self.variance.sqrt().round() as u64
+    }
+}
+
+/// Adds the traces of a snapshot up by key.
+pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Group> {
+    let mut groups = HashMap::new();
+    let mut seen_frames: HashSet<(&str, u32)> = HashSet::new();
+    let mut seen_names: HashSet<Arc<str>> = HashSet::new();
+    for trace in snapshot.traces() {
+        let frames = trace.traceback.frames();
+        if group_by == GroupBy::Traceback {
+            add(&mut groups, Key::Traceback(trace.traceback.clone()), trace, &frames[0]);
+            continue;
+        }
+        seen_frames.clear();
+        seen_names.clear();
+        let considered = if group_by.is_cumulative() { frames } else { &frames[..1] };
+        for frame in considered {
+            let key = match group_by {
+                GroupBy::File | GroupBy::CumulativeFile => Key::File(frame.file.clone()),
+                // Without line tables functions are what tells frames apart; without symbols, offsets.
+                GroupBy::Line | GroupBy::CumulativeLine if is_named_only(frame) => {
+                    Key::Name(frame.name().into())
+                }
+                GroupBy::Line | GroupBy::CumulativeLine => Key::Line(frame.file.clone(), frame.line),
+                GroupBy::Crate | GroupBy::CumulativeCrate => Key::Name(frame.krate().into()),
+                _ => Key::Name(frame.name().into()),
+            };
+            // `tracemalloc` adds a trace once for each frame; so do we, but for frames that recur. Functions
+            // and crates, which it does not know, count once whichever of their lines occur.
+            let is_new = match &key {
+                Key::Name(name) => seen_names.insert(name.clone()),
+                _ => seen_frames.insert((&frame.file, frame.line)),
+            };
+            if is_new {
+                add(&mut groups, key, trace, frame);
+            }
+        }
+    }
+    groups
+}
+
+/// Whether a frame has a name, be it a module and an offset, but no line.
+fn is_named_only(frame: &Frame) -> bool {
+    *frame.file == *UNKNOWN && frame.line == 0 && (frame.function.is_some() || frame.module.is_some())
+}
+
+fn add(groups: &mut HashMap<Key, Group>, key: Key, trace: &Trace, frame: &Frame) {
+    let &Trace { size, count, .. } = trace;
+    let variance = (trace.stderr as f64).powi(2);
+    match groups.entry(key) {
+        Entry::Occupied(mut group) => {
+            let key = group.key().clone();
+            let group = group.get_mut();
+            group.size = group.size.saturating_add(size);
+            group.count = group.count.saturating_add(count);
+            group.variance += variance;
+            narrow(&key, group, frame);
+        }
+        Entry::Vacant(place) => {
+            let traceback = shown(place.key(), frame);
+            place.insert(Group { traceback, size, count, variance });
+        }
+    }
+}
+
+/// The one frame that shows what a group has in common, as long as that is one frame.
+fn shown(key: &Key, frame: &Frame) -> Traceback {
+    let frame = match key {
+        Key::Traceback(traceback) => return traceback.clone(),
+        Key::File(file) => Frame { file: file.clone(), ..Frame::new(None, "", 0) },
+        Key::Line(..) => frame.clone(),
+        Key::Name(name) if **name == *frame.name() => Frame { line: 0, ..frame.clone() },
+        Key::Name(_) => Frame::new(None, UNKNOWN, 0),
+    };
+    Traceback::new([frame])
+}
+
+/// Forgets what one more frame of the group does not share: the function of a line, the file of a function.
+fn narrow(key: &Key, group: &mut Group, frame: &Frame) {
+    let shown = group.traceback.most_recent();
+    let narrower = match key {
+        Key::Line(..) if shown.name() != frame.name() => Frame::new(None, &shown.file, shown.line),
+        Key::Name(_) if *shown.file != *UNKNOWN && shown.file != frame.file => {
+            Frame { file: UNKNOWN.into(), ..shown.clone() }
+        }
+        _ => return,
+    };
+    group.traceback = Traceback::new([narrower]);
+}

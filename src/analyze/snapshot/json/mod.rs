@@ -1,0 +1,73 @@
+//! [`Snapshot`](super::Snapshot) ⇄ its JSON file.
+//!
+//! For any thread. A file that was written can be read again. A file may come from anywhere: memory stays in proportion
+//! to its length, and an error is one line of bounded length.
+
+mod quick;
+mod read;
+mod shared;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub(super) use read::read;
+#[cfg(feature = "http")]
+pub(crate) use shared::pieces;
+#[cfg(feature = "http")]
+pub(crate) use write::FileFrames;
+pub(super) use write::write;
+
+use std::io::{self, Read, Write};
+
+/// The one version of the file there is.
+const VERSION: u64 = 1;
+
+/// Longest file that is read or written.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Longest file that is read in one piece.
+const IN_ONE_PIECE: u64 = 64 << 20;
+
+/// Most frames of one traceback, as many as `tracemalloc` ever stores.
+const MAX_FRAMES: usize = 65_535;
+
+/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
+const MOST_TEXT: usize = 4 << 20;
+
+/// Longest description of what is wrong with a file; what is in it may be repeated there.
+const MAX_PROBLEM: usize = 200;
+
+/// Stream that fails beyond a number of bytes.
+struct Bounded<T> {
+    inner: T,
+    left: u64,
+}
+
+impl<T> Bounded<T> {
+    fn take(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.left.checked_sub(bytes as u64);
+        self.left = left
+            .ok_or_else(|| io::Error::other(format!("more than the {MAX_BYTES} bytes that are allowed")))?;
+        Ok(())
+    }
+}
+
+impl<T: Write> Write for Bounded<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes.len())?;
+        self.inner.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Bounded<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.take(read)?;
+        Ok(read)
+    }
+}

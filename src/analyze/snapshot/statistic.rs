@@ -1,0 +1,253 @@
+//! Rows of statistics: one group of live blocks, its difference from an earlier snapshot, and sums of rows.
+
+use crate::analyze::frame::{Traceback, format_size};
+use crate::analyze::snapshot::group::Key;
+use std::borrow::Cow;
+use std::fmt;
+
+/// The live blocks of one group.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::{GroupBy, Snapshot};
+///
+/// for statistic in Snapshot::take()?.statistics(GroupBy::Line).iter().take(10) {
+///     println!("{statistic}");
+/// }
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistic {
+    /// Grouped by traceback all frames, else one frame that holds what the group has in common.
+    pub traceback: Traceback,
+    /// Live bytes.
+    pub size: u64,
+    /// Live blocks.
+    pub count: u64,
+    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    pub stderr: u64,
+    pub(super) key: Key,
+}
+
+impl Statistic {
+    /// What the group is called: `src/cache.rs:42`, a function, or a crate.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{GroupBy, Snapshot};
+    ///
+    /// for statistic in Snapshot::take()?.statistics(GroupBy::File) {
+    ///     assert_eq!(statistic.name(), statistic.traceback.to_string());
+    /// }
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn name(&self) -> Cow<'_, str> {
+        self.key.name()
+    }
+}
+
+impl fmt::Display for Statistic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (size, give) = (format_size(self.size as f64, false), Give(self.stderr));
+        write!(f, "{}: size={size}{give}, count={}", self.key, self.count)?;
+        write_average(f, self.size, self.count)
+    }
+}
+
+/// The live blocks of one group, and how they differ from an earlier snapshot.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::{GroupBy, Snapshot};
+///
+/// let before = Snapshot::take()?;
+/// let kept: Vec<u8> = Vec::with_capacity(5000);
+/// let after = Snapshot::take()?;
+/// let first = &after.compare_to(&before, GroupBy::Line)[0];
+/// assert!(first.to_string().contains("size=5000 B (+5000 B), count=1 (+1), average=5000 B"));
+/// # drop(kept);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatisticDiff {
+    /// As in [`Statistic::traceback`].
+    pub traceback: Traceback,
+    /// Live bytes in the later snapshot.
+    pub size: u64,
+    /// Live bytes gained or lost.
+    pub size_diff: i64,
+    /// Live blocks in the later snapshot.
+    pub count: u64,
+    /// Live blocks gained or lost.
+    pub count_diff: i64,
+    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    pub stderr: u64,
+    /// At most how large the standard error of `size_diff` is: blocks that are in both snapshots add nothing
+    /// to it in truth, and are counted here because they cannot be told from those that are not.
+    pub diff_stderr: u64,
+    pub(super) key: Key,
+}
+
+impl StatisticDiff {
+    /// As [`Statistic::name`].
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{GroupBy, Snapshot};
+    ///
+    /// let snapshot = Snapshot::take()?;
+    /// for row in snapshot.compare_to(&snapshot, GroupBy::File) {
+    ///     assert_eq!(row.name(), row.traceback.to_string());
+    /// }
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn name(&self) -> Cow<'_, str> {
+        self.key.name()
+    }
+}
+
+impl fmt::Display for StatisticDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: size={}{} ({}{}), count={} ({:+})",
+            self.key,
+            format_size(self.size as f64, false),
+            Give(self.stderr),
+            format_size(self.size_diff as f64, true),
+            Give(self.diff_stderr),
+            self.count,
+            self.count_diff
+        )?;
+        write_average(f, self.size, self.count)
+    }
+}
+
+/// A standard error in bytes, behind what it is the error of; nothing where that is exact.
+struct Give(u64);
+
+impl fmt::Display for Give {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            error => write!(f, " ± {}", format_size(error as f64, false)),
+        }
+    }
+}
+
+fn write_average(f: &mut fmt::Formatter<'_>, size: u64, count: u64) -> fmt::Result {
+    match count {
+        0 => Ok(()),
+        _ => write!(f, ", average={}", format_size(size as f64 / count as f64, false)),
+    }
+}
+
+/// The four figures of several rows together.
+///
+/// # Examples
+///
+/// ```
+/// let none = heapgauge::Totals::of(&[]);
+/// assert_eq!((none.size, none.size_diff, none.count, none.count_diff), (0, 0, 0, 0));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Live bytes.
+    pub size: u64,
+    /// Live bytes gained or lost.
+    pub size_diff: i64,
+    /// Live blocks.
+    pub count: u64,
+    /// Live blocks gained or lost.
+    pub count_diff: i64,
+}
+
+impl Totals {
+    /// Adds rows up.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{GroupBy, Snapshot, Totals};
+    ///
+    /// let snapshot = Snapshot::take()?;
+    /// let rows = snapshot.compare_to(&snapshot, GroupBy::Line);
+    /// let total = Totals::of(&rows);
+    /// assert_eq!(total.size, snapshot.traces().iter().map(|trace| trace.size).sum::<u64>());
+    /// assert_eq!((total.size_diff, total.count_diff), (0, 0));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn of(rows: &[StatisticDiff]) -> Totals {
+        rows.iter().fold(
+            Totals::default(),
+            |sum, &StatisticDiff { size, size_diff, count, count_diff, .. }| {
+                sum.plus(Totals { size, size_diff, count, count_diff })
+            },
+        )
+    }
+
+    /// What rows that add up to this leave of an exact total, and that total. Where rows are estimates and hold
+    /// more than all there is, nothing is left and the total is theirs.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn beside(self, total: Totals) -> (Totals, Totals) {
+        let other = Totals {
+            size: total.size.saturating_sub(self.size),
+            size_diff: total.size_diff.saturating_sub(self.size_diff),
+            count: total.count.saturating_sub(self.count),
+            count_diff: total.count_diff.saturating_sub(self.count_diff),
+        };
+        (other, Totals { size: total.size.max(self.size), count: total.count.max(self.count), ..total })
+    }
+
+    pub(crate) fn plus(self, other: Totals) -> Totals {
+        Totals {
+            size: self.size.saturating_add(other.size),
+            size_diff: self.size_diff.saturating_add(other.size_diff),
+            count: self.count.saturating_add(other.count),
+            count_diff: self.count_diff.saturating_add(other.count_diff),
+        }
+    }
+}
+
+/// The first rows, and what they leave out.
+///
+/// # Examples
+///
+/// See [`top`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Top {
+    /// In the order they were given.
+    pub rows: Vec<StatisticDiff>,
+    /// All rows that are not in `rows`.
+    pub other: Totals,
+    /// All rows; what `rows` and `other` add up to.
+    pub total: Totals,
+}
+
+impl Top {
+    /// The same, where rows are estimates and this is the exact total. What rows leave of it is *other*; where
+    /// they are estimated to hold more than all there is, *other* is nothing and the total is theirs.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn of_total(mut self, total: Totals) -> Top {
+        (self.other, self.total) = Totals::of(&self.rows).beside(total);
+        self
+    }
+}
