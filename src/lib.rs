@@ -119,7 +119,7 @@ pub use analyze::snapshot::order::Order;
 pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
 pub use analyze::symbols::LOOK_THROUGH;
-pub use analyze::traceback_of::{Traced, traceback_of};
+pub use analyze::traceback_of::traceback_of;
 pub use base::error::Error;
 #[cfg(any(
     feature = "opentelemetry",
@@ -141,6 +141,7 @@ pub use record::control::{
 };
 #[doc(hidden)]
 pub use record::control::{list_modules, seed_samples};
+pub use record::global_allocator::Traced;
 
 /// What each name of Python's `tracemalloc` is called here, and what differs.
 ///
@@ -151,7 +152,7 @@ pub use record::control::{list_modules, seed_samples};
 /// | `get_traceback_limit()` | [`traceback_limit`] |
 /// | `get_traced_memory()`, `reset_peak()` | [`traced_memory`], [`reset_peak`] |
 /// | `get_tracemalloc_memory()` | [`tracker_memory`] |
-/// | `get_object_traceback(obj)` | [`traceback_of`]`(&value)`, for `Box`, `Vec` and `String` |
+/// | `get_object_traceback(obj)` | [`traceback_of`]`(&value)`, for `Box`, `Vec` and `String`, with [`global_allocator!`] |
 /// | `take_snapshot()` | [`Snapshot::take`] |
 /// | `snapshot.statistics('lineno')` | [`Snapshot::statistics`]`(`[`GroupBy::Line`]`)` |
 /// | `snapshot.compare_to(old, 'lineno')` | [`Snapshot::compare_to`]`(&old, `[`GroupBy::Line`]`)` |

@@ -39,6 +39,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "allocator",
             "raw_snapshot",
             "control",
+            "global_allocator",
             "trim",
         ],
     ),
@@ -65,7 +66,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.
-const FACES: &[&str] = &["raw_snapshot", "control", "trim", "fork"];
+const FACES: &[&str] = &["raw_snapshot", "control", "global_allocator", "trim", "fork"];
 
 /// A source file of the crate.
 struct Source {

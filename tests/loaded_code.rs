@@ -15,8 +15,9 @@ use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+heapgauge::global_allocator! {
+    static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+}
 
 const FILE: &str = "tests/loaded_code.rs";
 const CYCLES: usize = 200;

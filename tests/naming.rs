@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+heapgauge::global_allocator! {
+    static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+}
 
 /// Tests here look at the whole process, so they take turns.
 fn turn() -> MutexGuard<'static, ()> {

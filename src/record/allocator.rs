@@ -62,7 +62,13 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// What it is asked for is 4 bytes longer than what the program asked for, below 1 KiB.
     pub const fn new(inner: A) -> TrackingAllocator<A> {
-        let config = Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+        let config = Config {
+            frames: DEFAULT_FRAMES as u8,
+            paused: false,
+            sample_every: 0,
+            exact_from: 0,
+            is_global: false,
+        };
         TrackingAllocator { inner, config }
     }
 
@@ -125,6 +131,17 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     pub const fn exact_from(mut self, bytes: usize) -> TrackingAllocator<A> {
         assert!(bytes <= MAX_INTERVAL, "exact_from: allowed are 0 to 1073741824 bytes");
         self.config.exact_from = bytes as u32;
+        self
+    }
+
+    /// Marks it as the program's global allocator, for [`global_allocator!`](crate::global_allocator).
+    ///
+    /// # Safety
+    ///
+    /// * The value initialises the static that has the attribute `#[global_allocator]`.
+    #[doc(hidden)]
+    pub const unsafe fn declared_global(mut self) -> TrackingAllocator<A> {
+        self.config.is_global = true;
         self
     }
 

@@ -3,17 +3,12 @@
 //! Any thread may call these at any time; none of them stops another thread.
 
 use crate::base::error::Error;
-use crate::record::count::counters::{Chunk, Direction};
 pub(crate) use crate::record::count::sampling::MAX_INTERVAL;
 use crate::record::epoch::{self, MAX_FRAMES};
-use crate::record::raw_snapshot::{self, RawStack};
-use crate::record::stack_id::table;
+use crate::record::raw_snapshot;
 use crate::record::startup;
-use crate::record::tag::{self, FIRST, SAMPLED};
 use crate::record::thread::{self, Silence};
 use crate::record::unwind;
-use std::alloc::Layout;
-use std::sync::OnceLock;
 
 /// Starts tracking, with tracebacks of `frames` frames. Does nothing when it is on already.
 ///
@@ -312,52 +307,4 @@ pub(crate) fn epoch_base() -> u32 {
 pub(crate) fn modules_epoch() -> u64 {
     startup::ensure();
     unwind::modules_epoch()
-}
-
-/// The stack of a live traced block. `None` if the block is not traced, or if heapgauge is not the
-/// global allocator, so that nothing behind the block is read.
-///
-/// The caller vouches that the block lives, was allocated by the global allocator, and with this
-/// size and alignment; `traceback_of` derives all three from the value it is given.
-pub(crate) fn address_info(block: *const u8, size: usize, align: usize) -> Option<RawStack> {
-    let layout = Layout::from_size_align(size, align).ok()?;
-    if size == 0 || !is_global_allocator() {
-        return None;
-    }
-    // SAFETY: a live block of this layout, by the caller's word, made by a `TrackingAllocator`.
-    let id = unsafe { tag::read(block, layout.size()) } & !SAMPLED;
-    if id < FIRST || id < epoch::base() || id >= epoch::end_id() {
-        return None;
-    }
-    let recorded = table::recorded(id)?;
-    Some(RawStack {
-        id,
-        addresses: recorded.addresses,
-        truncated: recorded.truncated,
-        counts: raw_snapshot::Counts {
-            allocated_bytes: size as u64,
-            allocated_blocks: 1,
-            ..Default::default()
-        },
-        variance: 0.0,
-    })
-}
-
-/// Whether a `TrackingAllocator` is what `Box::new` asks: found out by asking for a box.
-fn is_global_allocator() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| {
-        let _own = own();
-        let before = thread::current().map(overhead_blocks);
-        let probe = std::hint::black_box(Box::new(0u64));
-        let after = thread::current().map(overhead_blocks);
-        drop(probe);
-        before.is_some() && before != after
-    })
-}
-
-/// Overhead blocks this thread has allocated so far.
-fn overhead_blocks(state: &thread::ThreadState) -> u64 {
-    let chunk = state.counters.chunk(0);
-    chunk.map_or(0, |chunk| chunk.read(tag::OVERHEAD as usize, Direction::Allocated).1)
 }

@@ -37,6 +37,9 @@ static HOT: Hot = Hot {
 static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
 static CONFIGURED: AtomicU8 = AtomicU8::new(0);
+/// 1 once an instance was asked for a block; 2 once one was that is the program's global allocator. Relaxed: it only
+/// grows, and what it says holds from the program's beginning.
+static ASKED: AtomicU8 = AtomicU8::new(0);
 /// The configured `.exact_from(bytes)`, 0 for the interval.
 static EXACT_FROM: AtomicU32 = AtomicU32::new(0);
 
@@ -144,11 +147,27 @@ pub(crate) struct Config {
     pub sample_every: u32,
     /// Blocks of that size are recorded without exception, 0 for the interval.
     pub exact_from: u32,
+    /// The instance is the program's global allocator, by its declaration.
+    pub is_global: bool,
+}
+
+/// Whether an instance was ever asked for a block outside the fast path: the first block of each thread is.
+pub(crate) fn has_been_asked() -> bool {
+    ASKED.load(Ordering::Relaxed) != 0
+}
+
+/// Whether an instance that is the program's global allocator was.
+pub(crate) fn is_global_allocator() -> bool {
+    ASKED.load(Ordering::Relaxed) == 2
 }
 
 /// Takes over the configuration of the first instance that allocates, and starts tracking unless it
 /// says otherwise. True if this was that call; later calls do nothing.
 pub(crate) fn configure(config: &Config) -> bool {
+    let asked = if config.is_global { 2 } else { 1 };
+    if ASKED.load(Ordering::Relaxed) < asked {
+        ASKED.fetch_max(asked, Ordering::Relaxed);
+    }
     let is_first = CONFIGURED.load(Ordering::Relaxed) == 0
         && CONFIGURED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
     if is_first {

@@ -1,7 +1,7 @@
 //! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
-//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`trim`] and [`fork`], and no other
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`global_allocator`], [`trim`] and [`fork`], and no other
 //! file of this folder.
 
 pub(crate) mod allocator;
@@ -11,6 +11,7 @@ pub(crate) mod count;
 pub(crate) mod epoch;
 pub(crate) mod event;
 pub(crate) mod fork;
+pub(crate) mod global_allocator;
 pub(crate) mod memory;
 pub(crate) mod raw_snapshot;
 pub(crate) mod stack_id;

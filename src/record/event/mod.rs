@@ -599,8 +599,13 @@ mod tests {
     use crate::record::thread::{PAUSED, Silence};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    const CONFIG: Config =
-        Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0 };
+    const CONFIG: Config = Config {
+        frames: DEFAULT_FRAMES as u8,
+        paused: false,
+        sample_every: 0,
+        exact_from: 0,
+        is_global: false,
+    };
 
     /// One after the other: the tests share the tracker.
     fn started() -> MutexGuard<'static, ()> {

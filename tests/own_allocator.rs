@@ -1,0 +1,64 @@
+//! A program with an allocator of its own, which sends some layouts to pages of their own and the rest to a
+//! `TrackingAllocator` → counts of the rest, and no look behind the others.
+#![cfg(target_os = "linux")]
+
+use heapgauge::{TrackingAllocator, traceback_of};
+use std::alloc::{GlobalAlloc, Layout};
+use std::hint::black_box;
+
+static TRACKED: TrackingAllocator = TrackingAllocator::system();
+
+/// Blocks of this size end where their page ends, and the page behind that cannot be read.
+const GUARDED: usize = 777;
+
+struct Guarded;
+
+/// As the system has them, or larger: both ends of a mapping are a multiple of it.
+const PAGE: usize = 64 << 10;
+
+// SAFETY: blocks of one size are each at the end of a mapping of their own; all others are the tracked allocator's. Which
+// of the two a block is depends on its layout alone.
+unsafe impl GlobalAlloc for Guarded {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() != GUARDED || layout.align() != 1 {
+            // SAFETY: the caller's duties.
+            return unsafe { TRACKED.alloc(layout) };
+        }
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping of two pages, the second of which becomes unreadable.
+        unsafe {
+            let pages =
+                libc::mmap(std::ptr::null_mut(), 2 * PAGE, libc::PROT_READ | libc::PROT_WRITE, kind, -1, 0);
+            if pages == libc::MAP_FAILED {
+                return std::ptr::null_mut();
+            }
+            libc::mprotect(pages.byte_add(PAGE), PAGE, libc::PROT_NONE);
+            pages.cast::<u8>().add(PAGE - GUARDED)
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if layout.size() != GUARDED || layout.align() != 1 {
+            // SAFETY: the caller's duties.
+            return unsafe { TRACKED.dealloc(block, layout) };
+        }
+        // SAFETY: the mapping that `alloc` made.
+        unsafe { libc::munmap(block.sub(PAGE - GUARDED).cast(), 2 * PAGE) };
+    }
+}
+
+#[global_allocator]
+static ALLOC: Guarded = Guarded;
+
+/// A probe with another layout must not say that this block has a tag: reading it is a segmentation fault.
+#[test]
+fn nothing_is_read_behind_a_block_of_another_allocator() {
+    let before = heapgauge::traced_memory().current;
+    let tracked = black_box(vec![1u8; 100_000]);
+    assert!(heapgauge::traced_memory().current >= before + 100_000);
+    let guarded = black_box(vec![2u8; GUARDED]);
+    assert_eq!(traceback_of(&guarded), None);
+    assert_eq!(traceback_of(&guarded.into_boxed_slice()), None);
+    // Its allocator is the program's for this layout, but nothing makes that known.
+    assert_eq!(traceback_of(&tracked), None);
+}
