@@ -26,6 +26,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "tag",
             "count/sampling",
             "count/unsampled",
+            "count/unpublished",
             "stack_id/cache",
             "epoch",
             "stack_id/frame_layout",

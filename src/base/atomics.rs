@@ -35,3 +35,36 @@ macro_rules! add_block_to_own {
     }};
 }
 pub(crate) use add_block_to_own;
+
+/// Changes the bits of a field that only this thread writes, by one instruction where there is one: `or`, `and` or `xor`
+/// with a value or a constant. A signal handler of this thread that sets bits for good comes before or after it.
+///
+/// An atomic load and store would be two instructions in a debug build, and on aarch64 in every build.
+macro_rules! change_own_bits {
+    ($struct:ty, $this:expr, $field:ident, $instruction:literal, $operation:ident, const $bits:expr) => {
+        change_own_bits!(@ $struct, $this, $field, $instruction, "{bits}", $operation, (const ($bits) as i32), $bits)
+    };
+    ($struct:ty, $this:expr, $field:ident, $instruction:literal, $operation:ident, $bits:expr) => {
+        change_own_bits!(@ $struct, $this, $field, $instruction, "{bits:e}", $operation, (in(reg) $bits), $bits)
+    };
+    (@ $struct:ty, $this:expr, $field:ident, $instruction:literal, $operand:literal, $operation:ident,
+        ($($source:tt)*), $bits:expr) => {{
+        let this: &$struct = $this;
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: the word is aligned, alive and writable, and x86-64 stores four aligned bytes at once. No other thread
+        // writes it, so no lock is needed.
+        unsafe {
+            std::arch::asm!(
+                concat!($instruction, " dword ptr [{this} + {field}], ", $operand),
+                this = in(reg) this,
+                field = const std::mem::offset_of!($struct, $field),
+                bits = $($source)*,
+                options(nostack),
+            );
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        // Relaxed: against the same thread's signal handler only the compiler can reorder.
+        this.$field.$operation($bits, Ordering::Relaxed);
+    }};
+}
+pub(crate) use change_own_bits;

@@ -123,7 +123,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// 0, the default, means from the sample interval on.
     ///
     /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
-    /// allocated, otherwise every 64 KiB.
+    /// allocated, otherwise every 56 KiB.
     ///
     /// # Panics
     ///

@@ -35,6 +35,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
     if !epoch::is_on() {
         epoch::set_frames(frames);
         epoch::start();
+        thread::recall_unpublished();
     }
     Ok(())
 }
@@ -69,6 +70,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 /// ```
 pub fn stop() {
     epoch::stop();
+    thread::recall_unpublished();
 }
 
 /// Whether allocations are being recorded.
@@ -163,8 +165,8 @@ pub struct TracedMemory {
     /// Live bytes: requested by blocks that were allocated while tracking was on and not freed since.
     pub current: u64,
     /// The most [`current`](TracedMemory::current) has been since the process began, or since
-    /// [`reset_peak`], [`clear_traces`] or [`start`]. Up to 64 KiB a thread may be missing: threads
-    /// publish what they allocate in steps.
+    /// [`reset_peak`], [`clear_traces`] or [`start`], within 64 KiB a thread: threads publish what they
+    /// allocate and free in steps.
     pub peak: u64,
 }
 
@@ -187,7 +189,7 @@ pub struct TracedMemory {
 /// ```
 pub fn traced_memory() -> TracedMemory {
     let current = raw_snapshot::live_bytes();
-    TracedMemory { current, peak: epoch::peak(current) }
+    TracedMemory { current, peak: raw_snapshot::peak_bytes(current) }
 }
 
 /// Sets the peak to what is live now.
@@ -202,7 +204,7 @@ pub fn traced_memory() -> TracedMemory {
 /// assert!(heapgauge::traced_memory().peak < 10 << 20);
 /// ```
 pub fn reset_peak() {
-    epoch::reset_peak(raw_snapshot::live_bytes());
+    raw_snapshot::reset_peak();
 }
 
 /// Forgets all traces and goes on. Blocks that exist are ignored when they are freed.
@@ -219,6 +221,7 @@ pub fn reset_peak() {
 /// ```
 pub fn clear_traces() {
     epoch::clear();
+    thread::recall_unpublished();
 }
 
 /// Bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.

@@ -242,7 +242,7 @@ pub(crate) fn end_id() -> u32 {
 
 // ── Peak ────────────────────────────────────────────────────────────────────────────────────────
 
-/// A thread publishes its net change when it exceeds this many bytes either way.
+/// The most bytes of a thread that the peak does not know of, either way.
 pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
 
 /// Live bytes as far as threads have published them. Relaxed throughout: a sum and a maximum that
@@ -256,6 +256,10 @@ struct Alone<T>(T);
 
 /// Adds a thread's net change and raises the peak.
 pub(crate) fn publish(net: i64) {
+    if !is_on() {
+        // The epoch ended just now, and its sum with it.
+        return;
+    }
     let live = PUBLISHED.0.fetch_add(net, Ordering::Relaxed) + net;
     raise_peak(live);
 }
@@ -266,15 +270,19 @@ fn raise_peak(live: i64) -> i64 {
     if live > before { PEAK.0.fetch_max(live, Ordering::Relaxed).max(live) } else { before }
 }
 
-/// The peak, given the exact live bytes of this moment.
-pub(crate) fn peak(live: u64) -> u64 {
-    let live = i64::try_from(live).unwrap_or(i64::MAX);
-    raise_peak(live) as u64
+/// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.
+///
+/// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would keep them.
+pub(crate) fn peak(unpublished: impl FnOnce() -> i64) -> u64 {
+    // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak itself.
+    let published = PUBLISHED.0.load(Ordering::Relaxed);
+    raise_peak(published.wrapping_add(unpublished())).max(0) as u64
 }
 
-/// Sets the peak to the exact live bytes of this moment.
-pub(crate) fn reset_peak(live: u64) {
-    PEAK.0.store(i64::try_from(live).unwrap_or(i64::MAX), Ordering::Relaxed);
+/// Sets the peak to the present live bytes.
+pub(crate) fn reset_peak(unpublished: impl FnOnce() -> i64) {
+    let published = PUBLISHED.0.load(Ordering::Relaxed);
+    PEAK.0.store(published.wrapping_add(unpublished()).max(0), Ordering::Relaxed);
 }
 
 fn forget_peak() {

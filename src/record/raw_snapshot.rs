@@ -130,7 +130,7 @@ pub(crate) fn take() -> RawSnapshot {
         totals,
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
-        peak_bytes: epoch::peak(totals.live_bytes()),
+        peak_bytes: peak_bytes(totals.live_bytes()),
         dropped: dropped(),
         truncated_stacks: epoch::truncated(),
         fallback_walks: epoch::fallbacks(),
@@ -153,6 +153,21 @@ pub(crate) fn dropped() -> Dropped {
 pub(crate) fn live_bytes() -> u64 {
     let _own = Silence::new(thread::OWN);
     read_epoch().2.live_bytes()
+}
+
+/// The peak, where this many bytes are live by the counters.
+pub(crate) fn peak_bytes(live: u64) -> u64 {
+    epoch::peak(unpublished_bytes).max(live)
+}
+
+/// Sets the peak to the present live bytes.
+pub(crate) fn reset_peak() {
+    epoch::reset_peak(unpublished_bytes);
+}
+
+fn unpublished_bytes() -> i64 {
+    let base = epoch::base();
+    if base == u32::MAX { 0 } else { thread::unpublished_bytes(base) }
 }
 
 /// Bytes of heapgauge's own tables, and of what its read side holds.
@@ -257,7 +272,7 @@ fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direct
 /// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
 /// that met none of its own frees them in its counters.
 fn read_unsampled(id: u32) -> Counts {
-    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == id);
+    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == u64::from(id));
     let mut freed = Counts::default();
     // In this order, as in `read_chunk`.
     for (bytes, blocks) in threads().map(Unsampled::read_freed) {

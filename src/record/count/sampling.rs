@@ -126,8 +126,9 @@ pub(crate) struct Sampler {
     random: Cell<u64>,
 }
 
-/// So many bytes that pass, or are freed, are not known to the peak.
-pub(crate) const STEP: u32 = 64 << 10;
+/// So many bytes that pass, or are freed, are not known to the peak. Less than 64 KiB: the rest is for the blocks that are
+/// recorded meanwhile.
+pub(crate) const STEP: u32 = 56 << 10;
 
 impl Sampler {
     /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left.

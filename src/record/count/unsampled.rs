@@ -17,7 +17,7 @@
 //!
 //! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
 
-use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering, add_block_to_own};
+use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
 use crate::base::hint::is_seldom;
 use crate::record::append_list::{Linked, List};
 use crate::record::count::sampling::STEP;
@@ -37,7 +37,7 @@ pub(crate) struct Unsampled {
     news_at: AtomicU64,
     /// The id in the tags of these blocks; [`NO_ID`] before there is one. With what is above it in a cache line that a
     /// block which passes looks at.
-    id: AtomicU32,
+    id: AtomicU64,
     /// Bytes allocated less bytes freed that the peak knows of.
     known: Cell<i64>,
     /// What `stop` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
@@ -47,8 +47,8 @@ pub(crate) struct Unsampled {
 
 const _: () = assert!(std::mem::offset_of!(Unsampled, id) < 64);
 
-/// In no tag.
-const NO_ID: u32 = u32::MAX;
+/// In no tag, not even in one that the program has written over: a tag has 32 bits.
+const NO_ID: u64 = 1 << 32;
 /// Below any number of bytes: nothing passes before [`Unsampled::open`].
 const CLOSED: i64 = -1;
 /// Nothing passes before [`Unsampled::close`] and then [`Unsampled::open`].
@@ -73,7 +73,7 @@ impl Unsampled {
             freed_blocks: AtomicU64::new(0),
             stop: AtomicI64::new(RECALLED),
             news_at: AtomicU64::new(u64::MAX),
-            id: AtomicU32::new(NO_ID),
+            id: AtomicU64::new(NO_ID),
             known: Cell::new(0),
             opened: Cell::new(0),
             next: AtomicPtr::new(null_mut()),
@@ -88,8 +88,9 @@ impl Unsampled {
         ALL.push(self);
     }
 
+    /// The id in the tags of these blocks, in 64 bits because [`NO_ID`] is none.
     #[inline(always)]
-    pub(crate) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u64 {
         // Acquire: pairs with the Release of `begin`, whose zeroes a reader has to see.
         self.id.load(Ordering::Acquire)
     }
@@ -104,7 +105,7 @@ impl Unsampled {
         }
         self.news_at.store(STEP.into(), Ordering::Relaxed);
         self.known.set(0);
-        self.id.store(id, Ordering::Release);
+        self.id.store(id.into(), Ordering::Release);
     }
 
     // ── Blocks ──────────────────────────────────────────────────────────────────────────────────
@@ -122,14 +123,14 @@ impl Unsampled {
             return None;
         }
         self.add_allocated(size);
-        Some(id)
+        Some(id as u32)
     }
 
     /// Books a block, and returns what its tag is to hold.
     pub(crate) fn allocate(&self, size: usize) -> u32 {
         let id = self.id();
         self.add_allocated(size);
-        id
+        id as u32
     }
 
     #[inline(always)]
@@ -152,12 +153,23 @@ impl Unsampled {
         self.freed_bytes.load(Ordering::Relaxed) >= self.news_at.load(Ordering::Relaxed)
     }
 
-    /// Change of the live bytes since this was asked last.
-    pub(crate) fn news(&self) -> i64 {
+    /// Books the free of a block of this id whose bytes the peak has been told of.
+    pub(crate) fn free_known(&self, size: usize) {
+        add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
+        self.known.set(self.known.get().wrapping_sub(size as i64));
+    }
+
+    /// Change of the live bytes since this was asked last; the next is due when `step` bytes have been freed.
+    pub(crate) fn news(&self, step: u32) -> i64 {
         let freed = self.freed_bytes.load(Ordering::Relaxed);
-        self.news_at.store(freed.wrapping_add(STEP.into()), Ordering::Relaxed);
+        self.news_at.store(freed.wrapping_add(step.into()), Ordering::Relaxed);
         let live = self.allocated().wrapping_sub(freed) as i64;
         live.wrapping_sub(self.known.replace(live))
+    }
+
+    /// Live bytes that the peak knows of.
+    pub(crate) fn known(&self) -> i64 {
+        self.known.get()
     }
 
     #[inline(always)]
@@ -254,13 +266,13 @@ mod tests {
             allocated += size;
             assert_eq!(unsampled.read_allocated(), (allocated, round + 1));
             if unsampled.free(size as usize) {
-                told += unsampled.news();
+                told += unsampled.news(STEP);
             }
             freed += size;
             assert_eq!(unsampled.read_freed(), (freed, round + 1));
         }
         assert!(allocated > 1 << 40);
-        assert_eq!(told + unsampled.news(), 0);
+        assert_eq!(told + unsampled.news(STEP), 0);
     }
 
     #[test]
@@ -299,15 +311,15 @@ mod tests {
     fn the_peak_is_told_every_step() {
         let unsampled = unsampled();
         unsampled.allocate(200_000);
-        assert_eq!((unsampled.news(), unsampled.news()), (200_000, 0));
+        assert_eq!((unsampled.news(STEP), unsampled.news(STEP)), (200_000, 0));
         let told: Vec<u32> = (0..200)
             .filter(|_| {
                 unsampled.free(1_000) && {
-                    unsampled.news();
+                    unsampled.news(STEP);
                     true
                 }
             })
             .collect();
-        assert_eq!(told, [65, 131, 197]);
+        assert_eq!(told, [57, 115, 173]);
     }
 }

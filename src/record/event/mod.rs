@@ -40,7 +40,7 @@ pub(crate) fn pass(size: usize) -> Option<u32> {
 pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
     if epoch::plan().leaves_to_chance(size) {
         // SAFETY: the caller's duty.
-        return unsafe { allocation_by_chance(block, size, config) };
+        return unsafe { allocation_by_chance(block, size, config, entrance) };
     }
     let registers = Registers::here();
     if let Some(state) = thread::tuned_to(epoch::generation())
@@ -60,7 +60,7 @@ pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, en
         }
         drop(busy);
     }
-    let id = allocation_slow(&registers, size, config, Some(entrance));
+    let id = allocation_slow(&registers, size, config, Some(entrance), resized_bytes(entrance));
     // SAFETY: the caller's duty.
     unsafe { keep(block, size, id) }
 }
@@ -72,10 +72,11 @@ pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, en
 /// * As for [`allocation`].
 #[cold]
 #[inline(never)]
-unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
+unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
     // Large blocks and those of unusual alignment have not been asked yet.
     let passed = thread::front().unsampled.passes(size);
-    let id = passed.unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None));
+    let id = passed
+        .unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None, resized_bytes(entrance)));
     // SAFETY: the caller's duty.
     unsafe { keep(block, size, id) }
 }
@@ -111,18 +112,33 @@ unsafe fn keep_any(block: *mut u8, size: usize, id: u32) -> *mut u8 {
 }
 
 /// Books an allocation, whatever is not as usual, and returns what its tag is to hold: an id, with [`SAMPLED`] where
-/// the block was sampled.
+/// the block was sampled. The peak is told of the size less `resized`, the bytes of the block that it was before.
 #[inline(never)]
-fn allocation_slow(registers: &Registers, size: usize, config: &Config, entrance: Option<Entrance>) -> u32 {
+fn allocation_slow(
+    registers: &Registers,
+    size: usize,
+    config: &Config,
+    entrance: Option<Entrance>,
+    resized: i64,
+) -> u32 {
     epoch::configure(config);
     let Some(state) = thread::current_or_make() else {
         epoch::drop_event(Reason::Threads);
-        return unrecorded(None, size);
+        return unrecorded_shared(size, resized);
     };
     if state.quiet() != 0 || !epoch::is_on() {
-        return quiet_slow(state, size);
+        return quiet_slow(state, size, resized);
     }
-    record(state, registers, size, entrance)
+    record(state, registers, size, resized, entrance)
+}
+
+/// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak is told of one change.
+#[inline(never)]
+fn resized_bytes(entrance: Entrance) -> i64 {
+    match (entrance, thread::unsilenced()) {
+        (Entrance::Reallocate, Some(state)) => state.unpublished.set_resizing(0),
+        _ => 0,
+    }
 }
 
 /// The same in a thread that is not busy, whether silenced or not.
@@ -131,6 +147,7 @@ fn record(
     state: &'static ThreadState,
     registers: &Registers,
     size: usize,
+    resized: i64,
     entrance: Option<Entrance>,
 ) -> u32 {
     let busy = state.enter(BUSY);
@@ -143,14 +160,16 @@ fn record(
         // Just now.
         return allocate(state, UNTRACKED, size);
     }
+    state.enter_epoch();
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     unwind::refresh(tools);
     let id = if plan.leaves_to_chance(size) {
-        by_chance(state, tools, registers, size, base, plan)
+        by_chance(state, tools, registers, size, resized, base, plan)
     } else {
-        whatever_chance_says(state, tools, registers, size, base, entrance)
+        whatever_chance_says(state, tools, registers, size, resized, base, entrance)
     };
+    state.divide_steps();
     state.tune(generation);
     drop(busy);
     id
@@ -162,20 +181,34 @@ fn by_chance(
     tools: &mut Tools,
     registers: &Registers,
     size: usize,
+    resized: i64,
     base: u32,
     plan: Plan,
 ) -> u32 {
     let unsampled = &state.front.unsampled;
     let left = unsampled.left();
-    if unsampled.id() != epoch::unsampled_id(base) {
-        unsampled.begin(epoch::unsampled_id(base));
+    if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
+        let id = epoch::unsampled_id(base);
+        // Frees of such blocks by other threads must find a place.
+        if !SHARED.make(id) {
+            epoch::drop_event(Reason::Memory);
+            let id = unrecorded(Some(state), size);
+            state.change(live_bytes(id, size) - resized);
+            return id;
+        }
+        state.unpublished.set_known(0);
+        unsampled.begin(id);
     }
     let id = if state.sampler.decide(plan, size, left) {
         let stack = unwind::walk(tools, *registers, None);
-        state.change(size as i64);
-        sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size)
+        let id = sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size);
+        state.change(live_bytes(id, size) - resized);
+        id
     } else {
-        unsampled.allocate(size)
+        let id = unsampled.allocate(size);
+        // Published below, together with the block.
+        state.small_change(-resized);
+        id
     };
     // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
     unsampled.open(if state.quiet() == BUSY { state.sampler.stretch() } else { 0 });
@@ -189,6 +222,7 @@ fn whatever_chance_says(
     tools: &mut Tools,
     registers: &Registers,
     size: usize,
+    resized: i64,
     base: u32,
     entrance: Option<Entrance>,
 ) -> u32 {
@@ -202,8 +236,13 @@ fn whatever_chance_says(
     } else {
         walk_slow(state, tools, *registers, size, entrance)
     };
-    state.change(size as i64);
+    state.change(live_bytes(id, size) - resized);
     id
+}
+
+/// Bytes that a block booked as this counts for the peak: none if there was no place to book it but as untracked.
+fn live_bytes(id: u32, size: usize) -> i64 {
+    if id == UNTRACKED { 0 } else { size as i64 }
 }
 
 /// Books a sampled block of the stack in the buffer.
@@ -274,18 +313,22 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 /// An allocation while off, silenced, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
-fn quiet_slow(state: &'static ThreadState, size: usize) -> u32 {
+fn quiet_slow(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
     let quiet = state.quiet();
     if quiet & INTERNING != 0 {
+        epoch::publish(-resized);
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
         return allocate_shared(OVERHEAD, size);
     }
     if quiet & BUSY != 0 {
         epoch::drop_event(Reason::Reentrant);
-        return unrecorded(None, size);
+        return unrecorded_shared(size, resized);
     }
     let _busy = state.enter(BUSY);
+    if resized != 0 {
+        state.change(-resized);
+    }
     allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
 }
 
@@ -326,7 +369,7 @@ fn intern_slow(
     }
 }
 
-/// Books at `[unrecorded]`, or as untracked while off.
+/// Books at `[unrecorded]`, or as untracked while off. The caller tells the peak.
 #[cold]
 fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = epoch::base();
@@ -339,12 +382,18 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
     }
     match state {
         Some(state) => allocate(state, base, size),
-        None => {
-            // Its free is told to the peak too.
-            epoch::publish(size as i64);
-            allocate_shared(base, size)
-        }
+        None => allocate_shared(base, size),
     }
+}
+
+/// The same in the counters that threads share. The peak is told of the size less the bytes of a block that is being
+/// resized.
+#[cold]
+fn unrecorded_shared(size: usize, resized: i64) -> u32 {
+    let id = unrecorded(None, size);
+    // Its free is told to the peak too.
+    epoch::publish(live_bytes(id, size) - resized);
+    id
 }
 
 /// Books an allocation under a given id, in the counters of the thread.
@@ -376,7 +425,7 @@ fn allocate_shared(id: u32, size: usize) -> u32 {
 #[inline(always)]
 pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
     let unsampled = &thread::front().unsampled;
-    (unsampled.id() == id).then_some(unsampled)
+    (unsampled.id() == u64::from(id)).then_some(unsampled)
 }
 
 /// Books the free of a block with this in its tag.
@@ -441,52 +490,81 @@ pub(crate) fn publish() {
 #[cold]
 #[inline(never)]
 fn free_slow(id: u32, size: usize) {
+    change_slow(-traced_bytes(id, size));
+    free_published(id, size);
+}
+
+/// Books the free of a block that the peak has been told of.
+#[inline(never)]
+fn free_published(id: u32, size: usize) {
     if id & SAMPLED != 0 {
         return free_sampled(id & !SAMPLED, size);
     }
-    if id >= epoch::end_id() {
-        // No id that was ever given out: the program has written past the end of a block.
+    if let Some(unsampled) = unsampled(id) {
+        unsampled.free_known(size);
+        if let Some(state) = thread::current() {
+            state.unpublished.set_known(unsampled.known());
+        }
         return;
     }
-    if let Some(state) = change_slow(id, size) {
+    if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
+        // Stale; or no id that was ever given out: the program has written past the end of a block.
+        return;
+    }
+    if let Some(state) = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0) {
         let _busy = state.enter(BUSY);
-        if state.counters.add_slow(id, Direction::Freed, size) {
+        if size as u64 <= MOST && state.counters.add(id, Direction::Freed, size)
+            || state.counters.add_slow(id, Direction::Freed, size)
+        {
             return;
         }
     }
-    // Every id that is in a tag has a place here, made before the id was given out, but for that of blocks
-    // that were not sampled, which may get it now.
-    SHARED.make(id);
-    SHARED.add(id, Direction::Freed, size as u64);
+    // Every id that is in a tag has a place here, made before the id was given out.
+    if !SHARED.add(id, Direction::Freed, size as u64) {
+        epoch::drop_event(Reason::Memory);
+    }
 }
 
 /// Takes back what a sampled block of this id was booked as.
 #[cold]
 fn free_sampled(id: u32, size: usize) {
-    let recorded = (id >= epoch::base() && id < epoch::end_id()).then(|| table::recorded(id)).flatten();
-    // Else it is stale, or no id of a sampled block.
-    if let Some(recorded) = recorded.filter(|recorded| recorded.interval != 0) {
-        change_slow(id, size);
-        for (id, amount) in sums(id, size, recorded.interval) {
+    if let Some(interval) = interval_of(id) {
+        for (id, amount) in sums(id, size, interval) {
             SHARED.add(id, Direction::Freed, amount);
         }
     }
 }
 
-/// Books a free for the peak. The thread's state, made if it has none because it has only freed so far,
-/// unless it is busy.
-fn change_slow(id: u32, size: usize) -> Option<&'static ThreadState> {
-    let change = (size as i64).wrapping_neg();
-    let state = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0);
-    match state {
-        _ if id < FIRST => {}
+/// How often blocks of this id are sampled. `None` if it is stale, or no id of a sampled block.
+fn interval_of(id: u32) -> Option<u32> {
+    let recorded = (id >= epoch::base() && id < epoch::end_id()).then(|| table::recorded(id)).flatten();
+    recorded.map(|recorded| recorded.interval).filter(|interval| *interval != 0)
+}
+
+/// The bytes that a block with this in its tag has in the live bytes of the present epoch.
+#[inline(always)]
+fn traced_bytes(tag: u32, size: usize) -> i64 {
+    let is_traced = if is_seldom(tag & SAMPLED != 0) {
+        interval_of(tag & !SAMPLED).is_some()
+    } else {
+        tag >= epoch::base() && tag < epoch::end_id()
+    };
+    if is_traced { size as i64 } else { 0 }
+}
+
+/// Books a change of live bytes for the peak. The thread's state is made if it has none because it has only freed so
+/// far; one that is busy is left alone.
+fn change_slow(change: i64) {
+    if change == 0 {
+        return;
+    }
+    match thread::current_or_make().filter(|state| state.quiet() & BUSY == 0) {
         Some(state) => {
             let _busy = state.enter(BUSY);
             state.change(change);
         }
         None => epoch::publish(change),
     }
-    state
 }
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
@@ -524,28 +602,53 @@ pub(crate) unsafe fn reallocation(
     new_size: usize,
     config: &Config,
 ) -> *mut u8 {
-    if is_silenced() {
-        let id = resized_slow(old, old_size, new_size);
+    let Some(state) = thread::unsilenced() else {
         // SAFETY: the caller's duty.
-        return unsafe { keep(block, new_size, id) };
-    }
+        return unsafe { reallocation_slow(block, old, old_size, new_size, config) };
+    };
+    let resized = traced_bytes(old, old_size);
+    let interrupted = state.unpublished.set_resizing(resized);
     // SAFETY: the caller's duty.
     let block = unsafe { allocation(block, new_size, config, Entrance::Reallocate) };
-    free(old, old_size);
+    if state.unpublished.set_resizing(interrupted) == resized {
+        // The fast path: it changes the live bytes only as far as nothing has to be published.
+        free(old, old_size);
+    } else {
+        free_published(old, old_size);
+    }
     block
 }
 
-/// Whether the program or heapgauge itself has silenced this thread.
-#[inline]
-fn is_silenced() -> bool {
-    thread::current().is_some_and(|state| state.quiet() & (thread::PAUSED | OWN) != 0)
+/// The same in a thread that is silenced or busy, or has no state yet.
+///
+/// # Safety
+///
+/// * As for [`reallocation`].
+#[cold]
+#[inline(never)]
+unsafe fn reallocation_slow(
+    block: *mut u8,
+    old: u32,
+    old_size: usize,
+    new_size: usize,
+    config: &Config,
+) -> *mut u8 {
+    let quiet = thread::current_or_make().map_or(BUSY, ThreadState::quiet);
+    let id = if quiet & (thread::PAUSED | OWN) != 0 {
+        resized_slow(old, old_size, new_size)
+    } else {
+        allocation_slow(&Registers::here(), new_size, config, None, traced_bytes(old, old_size))
+    };
+    free_published(old, old_size);
+    // SAFETY: the caller's duty.
+    unsafe { keep(block, new_size, id) }
 }
 
 /// In a silenced thread a block keeps the id it has, but for one that chance has decided about: a block
 /// that grew and kept its place would be in the sample as seldom as when it was small, and weigh as
 /// little as a large one. Chance decides anew, and the stack is the present one.
-#[cold]
-#[inline(never)]
+///
+/// The block's old size is still booked; the peak is told of both.
 fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
     let base = epoch::base();
     let is_stale = tag & !SAMPLED < base;
@@ -553,26 +656,24 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
-    let booked = match thread::idle() {
-        Some(state) if by_chance => record(state, &Registers::here(), new_size, None),
+    let resized = traced_bytes(tag, old_size);
+    match thread::idle() {
+        Some(state) if by_chance => record(state, &Registers::here(), new_size, resized, None),
         Some(state) => {
             let _busy = state.enter(BUSY);
-            // As `free` below does.
             if !is_stale {
-                state.change(new_size as i64);
+                state.change(new_size as i64 - resized);
             }
             allocate(state, tag, new_size)
         }
-        None if by_chance => unrecorded(None, new_size),
+        None if by_chance => unrecorded_shared(new_size, resized),
         None => {
             if !is_stale {
-                epoch::publish(new_size as i64);
+                epoch::publish(new_size as i64 - resized);
             }
             allocate_shared(tag, new_size)
         }
-    };
-    free(tag, old_size);
-    booked
+    }
 }
 
 /// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
@@ -616,6 +717,22 @@ mod tests {
         guard
     }
 
+    fn peak() -> u64 {
+        epoch::peak(|| thread::unpublished_bytes(epoch::base()))
+    }
+
+    /// A tag that the program has written over may hold anything. Here it is freed by a thread without a state.
+    #[test]
+    fn a_tag_of_ones_is_nobodys() {
+        let _one = started();
+        let freed = std::thread::spawn(|| {
+            free(u32::MAX, 16);
+            (thread::current().is_none(), thread::front().unsampled.read_freed())
+        });
+        assert_eq!(freed.join().unwrap(), (true, (0, 0)));
+        epoch::stop();
+    }
+
     /// Books a small block as the allocator's own methods do: its tag.
     fn allocated(size: usize) -> u32 {
         let mut block = [0u8; SMALL + 4];
@@ -632,7 +749,7 @@ mod tests {
     #[test]
     fn nothing_passes_that_is_out_of_the_usual() {
         let _one = started();
-        let unsampled = || thread::current().unwrap().front.unsampled.id();
+        let unsampled = || thread::current().unwrap().front.unsampled.id() as u32;
         epoch::set_sample_interval(1 << 30);
         allocated(16);
         assert_eq!((pass(16), pass(16)), (Some(unsampled()), Some(unsampled())));
@@ -712,8 +829,8 @@ mod tests {
     fn the_peak_is_told_of_what_is_lost() {
         let _one = started();
         epoch::clear();
-        let id = unrecorded(None, 1 << 20);
-        assert!(epoch::peak(0) >= 1 << 20);
+        let id = unrecorded_shared(1 << 20, 0);
+        assert!(peak() >= 1 << 20);
         free(id, 1 << 20);
         epoch::stop();
     }
@@ -726,7 +843,7 @@ mod tests {
         let id = unsafe {
             tag::read(allocation(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
         };
-        assert!(epoch::peak(0) >= 1 << 20);
+        assert!(peak() >= 1 << 20);
         epoch::clear();
         let silence = Silence::new(PAUSED);
         for _ in 0..10 {
@@ -736,7 +853,7 @@ mod tests {
             assert_eq!(unsafe { tag::read(now, block.len()) }, id);
         }
         drop(silence);
-        assert_eq!(epoch::peak(0), 0);
+        assert_eq!(peak(), 0);
         epoch::stop();
     }
 }

@@ -14,10 +14,13 @@
 
 pub(crate) mod stack_bounds;
 
-use crate::base::atomics::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use crate::base::atomics::{
+    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
+};
 use crate::record::append_list::{Linked, List};
 use crate::record::count::counters::{Owned, Shared, Table};
-use crate::record::count::sampling::Sampler;
+use crate::record::count::sampling::{Plan, STEP, Sampler};
+use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
@@ -118,6 +121,8 @@ impl Front {
 pub(crate) struct ThreadState {
     /// The first: `LOCAL` points to it.
     pub front: Front,
+    /// Bytes allocated less bytes freed that have not been published.
+    pub unpublished: Unpublished,
     /// 1 while a thread has this state.
     taken: AtomicU8,
     paused_depth: Cell<u32>,
@@ -126,9 +131,6 @@ pub(crate) struct ThreadState {
     pub inside: AtomicUsize,
     /// Times the key destructor has re-armed itself.
     farewells: Cell<u32>,
-    /// Bytes allocated less bytes freed that have not been published, and the base they count from.
-    net: Cell<i64>,
-    net_base: Cell<u32>,
     pub sampler: Sampler,
     pub counters: Table<Owned>,
     tools: UnsafeCell<Tools>,
@@ -159,21 +161,17 @@ impl ThreadState {
 
     /// Notes that `tools` are of this generation, in which tracking is on, from the end of [`Busy`] on.
     pub(crate) fn tune(&self, generation: u32) {
-        let gate = &self.front.gate;
-        let change = (gate.load(Ordering::Relaxed) & !FLAGS) ^ generation;
-        // One instruction, so that what a signal handler sets meanwhile stays. None changes the generation of a state
-        // that is busy.
-        gate.store(gate.load(Ordering::Relaxed) ^ change, Ordering::Relaxed);
+        // A signal handler changes flags, and never the generation of a state that is busy.
+        let change = (self.front.gate.load(Ordering::Relaxed) & !FLAGS) ^ generation;
+        change_own_bits!(Front, &self.front, gate, "xor", fetch_xor, change);
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
     /// and keeps its hands off the caches and counters.
     #[inline(always)]
     pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
-        let gate = &self.front.gate;
-        let set = u32::from(with) & !gate.load(Ordering::Relaxed);
-        // One instruction, as above.
-        gate.store(gate.load(Ordering::Relaxed) | set, Ordering::Relaxed);
+        let set = u32::from(with) & !self.front.gate.load(Ordering::Relaxed);
+        change_own_bits!(Front, &self.front, gate, "or", fetch_or, set);
         // Against the same thread's signal handler only the compiler can reorder.
         compiler_fence(Ordering::SeqCst);
         Busy { state: self, set }
@@ -182,7 +180,7 @@ impl ThreadState {
     /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
     #[inline(always)]
     pub(crate) fn enter_idle(&self) -> Idle<'_> {
-        self.front.gate.store(self.front.gate.load(Ordering::Relaxed) | u32::from(BUSY), Ordering::Relaxed);
+        change_own_bits!(Front, &self.front, gate, "or", fetch_or, const BUSY as u32);
         compiler_fence(Ordering::SeqCst);
         Idle(self)
     }
@@ -203,14 +201,13 @@ impl ThreadState {
     /// Whether a change of live bytes need not be published for the peak; then bytes are few.
     #[inline(always)]
     pub(crate) fn is_small(&self, bytes: i64) -> bool {
-        let net = self.net.get().wrapping_add(bytes);
-        net.wrapping_add(epoch::PUBLISH_BYTES) as u64 <= 2 * epoch::PUBLISH_BYTES as u64
+        self.unpublished.fits(bytes)
     }
 
     /// Books a change of live bytes for the peak that is [small](ThreadState::is_small).
     #[inline(always)]
     pub(crate) fn small_change(&self, bytes: i64) {
-        self.net.set(self.net.get().wrapping_add(bytes));
+        self.unpublished.add(bytes);
     }
 
     /// Books a change of live bytes for the peak.
@@ -218,28 +215,66 @@ impl ThreadState {
         if self.is_small(bytes) {
             self.small_change(bytes);
         } else {
-            self.publish_slow(self.net.get().wrapping_add(bytes));
+            self.change_slow(bytes);
         }
-    }
-
-    /// Publishes what is not known to the peak, that of blocks that were not sampled too.
-    #[cold]
-    pub(crate) fn publish(&self) {
-        let news = self.front.unsampled.news();
-        // After a `clear` its blocks are of no more concern.
-        let is_present = self.front.unsampled.id() == epoch::unsampled_id(epoch::base());
-        self.publish_slow(self.net.get().wrapping_add(if is_present { news } else { 0 }));
     }
 
     #[cold]
     #[inline(never)]
-    fn publish_slow(&self, net: i64) {
-        self.net.set(0);
-        // What was gathered before a `clear` is not part of the present sum. Dropping what came
-        // after it too is an error of one step, as documented.
-        let base = epoch::base();
-        if self.net_base.replace(base) == base || net.unsigned_abs() > 2 * epoch::PUBLISH_BYTES as u64 {
-            epoch::publish(net);
+    fn change_slow(&self, bytes: i64) {
+        self.enter_epoch();
+        if self.is_small(bytes) {
+            self.small_change(bytes);
+        } else {
+            self.publish_slow(bytes);
+        }
+    }
+
+    /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
+    #[cold]
+    pub(crate) fn publish(&self) {
+        let news = self.front.unsampled.news(self.steps().1);
+        // After a `clear` its blocks are of no more concern.
+        let is_present = self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
+        self.unpublished.set_known(self.front.unsampled.known());
+        self.enter_epoch();
+        self.publish_slow(if is_present { news } else { 0 });
+    }
+
+    /// Publishes the net bytes together with a change.
+    fn publish_slow(&self, change: i64) {
+        epoch::publish(self.unpublished.take().wrapping_add(change));
+    }
+
+    /// Drops net bytes of an epoch that is over. The thread's own, while it is busy.
+    pub(crate) fn enter_epoch(&self) {
+        let is_recalled = self.unpublished.close();
+        self.unpublished.enter_epoch(epoch::base());
+        if is_recalled {
+            self.unpublished.open();
+        }
+    }
+
+    /// How many bytes stay unpublished at most, either way: of blocks that are recorded, and of blocks that were not
+    /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present plan.
+    fn steps(&self) -> (i64, u32) {
+        let rest = epoch::PUBLISH_BYTES - i64::from(STEP);
+        if epoch::plan() != Plan::EXACT {
+            (rest, STEP)
+        } else if self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
+            (STEP.into(), rest as u32)
+        } else {
+            (epoch::PUBLISH_BYTES, rest as u32)
+        }
+    }
+
+    /// Divides the bytes that may stay unpublished anew, after plan or epoch have changed. The thread's own, while it is
+    /// busy.
+    pub(crate) fn divide_steps(&self) {
+        let (limit, _) = self.steps();
+        if self.unpublished.limit() != limit {
+            self.publish();
+            self.unpublished.set_limit(limit);
         }
     }
 
@@ -308,29 +343,26 @@ impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        let gate = &self.state.front.gate;
-        // One instruction, as in `tune`.
-        gate.store(gate.load(Ordering::Relaxed) & !self.set, Ordering::Relaxed);
+        change_own_bits!(Front, &self.state.front, gate, "and", fetch_and, !self.set);
     }
 }
 
-/// Lets go of the mark that [`ThreadState::enter_idle`] set. One instruction, and nothing to be remembered.
+/// Lets go of the mark that [`ThreadState::enter_idle`] set, with nothing to be remembered.
 pub(crate) struct Idle<'a>(&'a ThreadState);
 
 impl Drop for Idle<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        self.0
-            .front
-            .gate
-            .store(self.0.front.gate.load(Ordering::Relaxed) & !u32::from(BUSY), Ordering::Relaxed);
+        change_own_bits!(Front, &self.0.front, gate, "and", fetch_and, const !(BUSY as u32));
     }
 }
 
 /// One level of silence of the calling thread, for as long as it lives.
 pub(crate) struct Silence {
     kind: u8,
+    /// The state that counts it: none where the thread had none when it began, though it may have one when it ends.
+    state: Option<&'static ThreadState>,
     /// It belongs to the thread that made it.
     not_send: PhantomData<*const ()>,
 }
@@ -338,16 +370,20 @@ pub(crate) struct Silence {
 impl Silence {
     /// Of the given kind, [`PAUSED`] or [`OWN`].
     pub(crate) fn new(kind: u8) -> Silence {
-        if let Some(state) = current_or_make() {
+        let state = current_or_make();
+        if let Some(state) = state {
             state.silence(kind);
         }
-        Silence { kind, not_send: PhantomData }
+        Silence { kind, state, not_send: PhantomData }
     }
 }
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        if let Some(state) = current() {
+        // Near its end the thread has given its state away, and the levels with it.
+        if let (Some(counted), Some(state)) = (self.state, current())
+            && std::ptr::eq(counted, state)
+        {
             state.unsilence(self.kind);
         }
     }
@@ -389,6 +425,16 @@ pub(crate) fn idle() -> Option<&'static ThreadState> {
     (!is_busy).then(|| unsafe { &*front.cast::<ThreadState>() })
 }
 
+/// The state of the calling thread, if it has one that is neither busy nor silenced.
+#[inline(always)]
+pub(crate) fn unsilenced() -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_quiet = unsafe { &*front }.gate.load(Ordering::Relaxed) & FLAGS != 0;
+    // SAFETY: as in `idle`.
+    (!is_quiet).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
 /// The state of the calling thread, if it has one that [is tuned](Front::is_tuned_to).
 #[inline(always)]
 pub(crate) fn tuned_to(generation: u32) -> Option<&'static ThreadState> {
@@ -417,6 +463,7 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
         tools.bounds = stack_bounds::of_this_thread();
         tools.layouts.prepare();
         tools.cache.prepare();
+        state.divide_steps();
         platform::at_thread_end(state);
     }
     let local = state.map_or(&raw const NOT_YET, |state| (&raw const *state).cast());
@@ -435,6 +482,7 @@ fn adopt() -> Option<&'static ThreadState> {
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
     state.begin_anew();
+    state.unpublished.set_resizing(0);
     Some(state)
 }
 
@@ -454,6 +502,22 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     ALL.iter()
 }
 
+/// Has every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
+pub(crate) fn recall_unpublished() {
+    ALL.iter_after().for_each(|state| state.unpublished.recall());
+}
+
+/// Live bytes of the epoch of this base that threads have not published.
+pub(crate) fn unpublished_bytes(base: u32) -> i64 {
+    let of_one = |state: &ThreadState| {
+        let unsampled = &state.front.unsampled;
+        let is_present = unsampled.id() == u64::from(epoch::unsampled_id(base));
+        let of_unsampled = if is_present { state.unpublished.read_unsampled(unsampled) } else { 0 };
+        state.unpublished.read(base).wrapping_add(of_unsampled)
+    };
+    all().map(of_one).fold(0, i64::wrapping_add)
+}
+
 /// Gives the state of an ended thread to the next one.
 fn release(state: &ThreadState) {
     state.leave_gate();
@@ -468,6 +532,7 @@ pub(crate) fn forget_other_threads() {
     for state in all() {
         if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
             state.mend();
+            state.unpublished.set_resizing(0);
             release(state);
         }
     }
@@ -607,6 +672,27 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { state.tools() }.bounds.end, 0);
         assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
+    }
+
+    /// The first was made where its thread could have no state, near its end or without memory: it counts no level.
+    #[test]
+    fn silences_end_in_any_order() {
+        std::thread::spawn(|| {
+            LOCAL.set(&raw const GONE);
+            let uncounted = Silence::new(PAUSED);
+            LOCAL.set(&raw const NOT_YET);
+            let counted = Silence::new(PAUSED);
+            let (first, second) = (Silence::new(PAUSED), Silence::new(OWN));
+            drop(uncounted);
+            drop(first);
+            assert_eq!(current().unwrap().quiet(), PAUSED | OWN);
+            drop(counted);
+            assert_eq!(current().unwrap().quiet(), OWN);
+            drop(second);
+            assert_eq!(current().unwrap().quiet(), 0);
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What must hold in every order.
 
-use crate::record::append_list::{Linked, List};
 use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
+use crate::record::append_list::{Linked, List};
 use crate::record::count::counters::Direction::{Allocated, Freed};
 use crate::record::count::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
 use crate::record::count::sampling::STEP;
@@ -90,8 +90,9 @@ fn record(state: &State, size: usize) -> u32 {
 fn by_chance(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
     let _left = unsampled.left();
-    if unsampled.id() != epoch::unsampled_id(base) {
-        unsampled.begin(epoch::unsampled_id(base));
+    if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
+        let id = epoch::unsampled_id(base);
+        unsampled.begin(id);
     }
     let id = unsampled.allocate(size);
     unsampled.open(STEP);
@@ -102,8 +103,9 @@ fn by_chance(state: &State, size: usize, base: u32) -> u32 {
 impl State {
     /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
     fn publish(&self) -> i64 {
-        let news = self.unsampled.news();
-        let is_present = self.unsampled.id() == epoch::unsampled_id(epoch::base());
+        let news = self.unsampled.news(STEP);
+        let is_present = self.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
+        let _known = self.unsampled.known();
         if is_present { news } else { 0 }
     }
 }
@@ -111,7 +113,7 @@ impl State {
 /// As `book::unsampled`.
 fn unsampled(state: &State, id: u32) -> Option<&Unsampled> {
     let unsampled = &state.unsampled;
-    (unsampled.id() == id).then_some(unsampled)
+    (unsampled.id() == u64::from(id)).then_some(unsampled)
 }
 
 /// As `book::free`.
@@ -181,7 +183,7 @@ fn read_chunk(id: u32) -> Counts {
 
 /// As `raw::read_unsampled`.
 fn read_unsampled(id: u32) -> Counts {
-    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == id);
+    let threads = || unsampled::all().filter(|unsampled| unsampled.id() == u64::from(id));
     let mut freed = Counts::default();
     for sum in threads().map(Unsampled::read_freed) {
         freed.add(Freed, sum);
@@ -374,7 +376,7 @@ fn adopted() {
     one.join().unwrap();
     other.join().unwrap();
     assert_eq!(read_chunk(ID).allocated, (12, 3));
-    assert_eq!(read_unsampled(FIRST.unsampled.id()).allocated, (12, 3));
+    assert_eq!(read_unsampled(FIRST.unsampled.id() as u32).allocated, (12, 3));
 }
 
 /// A thread books a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,

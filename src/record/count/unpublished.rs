@@ -1,0 +1,140 @@
+//! Live bytes of one thread that the peak does not know of yet.
+//!
+//! A thread adds each change of its live bytes here and publishes the sum when it has left the range of ±`limit`. Written
+//! by the thread it belongs to, inside the allocator; others read it, and recall the range when an epoch ends.
+//!
+//! A resize is one change, the new size less the old one. Booked one after the other, the two halves would publish a
+//! heap with both blocks in it, or with neither.
+
+use crate::base::atomics::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::record::count::unsampled::Unsampled;
+
+/// Net bytes of one thread. All zero bytes are an empty one whose range is recalled.
+pub(crate) struct Unpublished {
+    /// Bytes allocated less bytes freed, plus `limit`: one comparison tells whether a change leaves the range.
+    net: AtomicI64,
+    /// Twice the limit while `net` may change without a look at the epoch; else [`RECALLED`] or [`CLOSED`].
+    range: AtomicU64,
+    limit: AtomicI64,
+    /// The base of the epoch that `net` counts in.
+    base: AtomicU32,
+    /// Bytes of the block that is being resized, until they are taken off.
+    resizing: AtomicI64,
+    /// Live bytes among the blocks that were not sampled that have been published: see [`Unsampled::news`].
+    known: AtomicI64,
+}
+
+/// No change fits before [`Unpublished::close`] and [`Unpublished::open`].
+const RECALLED: u64 = 0;
+/// Its thread looks at the epoch. No change fits, as `net` is at least 1 in an open range of any use.
+const CLOSED: u64 = 1;
+
+// Relaxed throughout but for the recall: sums that order nothing else.
+impl Unpublished {
+    /// Whether a change keeps the net in its range; then its bytes are few.
+    #[inline(always)]
+    pub(crate) fn fits(&self, change: i64) -> bool {
+        let net = self.net.load(Ordering::Relaxed).wrapping_add(change);
+        (net as u64) < self.range.load(Ordering::Relaxed)
+    }
+
+    /// Adds a change, whether it fits or not.
+    #[inline(always)]
+    pub(crate) fn add(&self, change: i64) {
+        self.net.store(self.net.load(Ordering::Relaxed).wrapping_add(change), Ordering::Relaxed);
+    }
+
+    /// Empties it and returns the net bytes.
+    pub(crate) fn take(&self) -> i64 {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let net = self.net.load(Ordering::Relaxed).wrapping_sub(limit);
+        self.net.store(limit, Ordering::Relaxed);
+        net
+    }
+
+    // ── The epoch ───────────────────────────────────────────────────────────────────────────────
+
+    /// Has the owner look at the epoch before its next change fits. Any thread, after the base has changed.
+    pub(crate) fn recall(&self) {
+        // Release: pairs with the Acquire of `close`, which then sees the base that was changed before.
+        self.range.swap(RECALLED, Ordering::Release);
+    }
+
+    /// Closes a range that was recalled, before the base is read; false where it was not.
+    pub(crate) fn close(&self) -> bool {
+        let is_recalled = self.range.load(Ordering::Relaxed) == RECALLED;
+        if is_recalled {
+            // Acquire: pairs with the Release of `recall`.
+            self.range.swap(CLOSED, Ordering::Acquire);
+        }
+        is_recalled
+    }
+
+    /// Drops the net bytes of an epoch that is over.
+    pub(crate) fn enter_epoch(&self, base: u32) {
+        if self.base.load(Ordering::Relaxed) != base {
+            self.base.store(base, Ordering::Relaxed);
+            self.net.store(self.limit.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the range again, unless it was recalled since [`Unpublished::close`].
+    pub(crate) fn open(&self) {
+        let range = self.limit.load(Ordering::Relaxed) as u64 * 2;
+        let _ = self.range.compare_exchange(CLOSED, range, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn limit(&self) -> i64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many bytes either way stay unpublished. While it is empty.
+    pub(crate) fn set_limit(&self, limit: i64) {
+        let before = self.limit.load(Ordering::Relaxed);
+        self.limit.store(limit, Ordering::Relaxed);
+        self.net.store(limit, Ordering::Relaxed);
+        // Not where it was recalled.
+        let (before, range) = (before as u64 * 2, limit as u64 * 2);
+        if before != RECALLED {
+            let _ = self.range.compare_exchange(before, range, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    // ── Resizes ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Notes a block of so many bytes that is about to change its size, and returns what was noted before: the block of
+    /// a resize that a signal handler has interrupted.
+    #[inline(always)]
+    pub(crate) fn set_resizing(&self, bytes: i64) -> i64 {
+        let before = self.resizing.load(Ordering::Relaxed);
+        self.resizing.store(bytes, Ordering::Relaxed);
+        before
+    }
+
+    // ── Blocks that were not sampled ────────────────────────────────────────────────────────────
+
+    /// Notes how many live bytes of them have been published.
+    pub(crate) fn set_known(&self, bytes: i64) {
+        self.known.store(bytes, Ordering::Relaxed);
+    }
+
+    // ── Readers ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Live bytes that were not published in the epoch of this base. A block that is being resized counts at its new
+    /// size, never at both.
+    pub(crate) fn read(&self, base: u32) -> i64 {
+        if self.base.load(Ordering::Relaxed) != base {
+            return 0;
+        }
+        let net = self.net.load(Ordering::Relaxed).wrapping_sub(self.limit.load(Ordering::Relaxed));
+        net.wrapping_sub(self.resizing.load(Ordering::Relaxed))
+    }
+
+    /// The same of the blocks that were not sampled.
+    pub(crate) fn read_unsampled(&self, unsampled: &Unsampled) -> i64 {
+        // Allocated before freed: a block that comes and goes meanwhile makes the sum too small, and no peak of it.
+        let (allocated, _) = unsampled.read_allocated();
+        let (freed, _) = unsampled.read_freed();
+        (allocated.wrapping_sub(freed) as i64).wrapping_sub(self.known.load(Ordering::Relaxed))
+    }
+}
