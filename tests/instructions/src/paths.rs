@@ -1,0 +1,340 @@
+//! The paths.
+
+use crate::inner;
+use crate::reproducible;
+use crate::stacks::under;
+use heapgauge::{Collector, Snapshot};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
+use std::hint::black_box;
+use std::ptr::null_mut;
+
+/// A path, and how it is taken so many times of at most so many.
+pub struct Path {
+    pub name: &'static str,
+    /// It is taken as often, and twice as often.
+    pub count: usize,
+    /// The only function that is counted, unless it is empty.
+    pub within: &'static str,
+    pub take: fn(usize, usize),
+}
+
+/// Events before those that count: whatever is made at the first of them is there then.
+const WARM: usize = 64;
+const STACKS_IN_TURN: usize = 64;
+/// Frames of ours, where it does not matter how many.
+const FRAMES: u32 = 16;
+/// More than any path allocates, so that none of its blocks is sampled.
+const NEVER: usize = 1 << 30;
+
+const SMALL: Layout = layout(64, 8);
+const ALIGNED: Layout = layout(64, 64);
+const LARGE: Layout = layout(4_096, 8);
+
+const fn layout(size: usize, align: usize) -> Layout {
+    match Layout::from_size_align(size, align) {
+        Ok(layout) => layout,
+        Err(_) => panic!("no layout"),
+    }
+}
+
+macro_rules! paths {
+    ($($name:literal $count:literal $(within $within:ident)?, $take:expr;)*) => {
+        pub const ALL: &[Path] =
+            &[$(Path { name: $name, count: $count, within: concat!($(stringify!($within))?), take: $take }),*];
+    };
+}
+
+// Mostly 4,096 blocks: some of them are told to the peak, in the same share as elsewhere.
+paths! {
+    "allocate 64 bytes, 5 frames" 4096, |n, most| allocate(n, most, 5, SMALL);
+    "allocate 64 bytes, 25 frames" 4096, |n, most| allocate(n, most, 25, SMALL);
+    "allocate 64 bytes, 60 frames" 4096, |n, most| allocate(n, most, 60, SMALL);
+    "allocate 64 bytes aligned to 64" 4096, |n, most| allocate(n, most, FRAMES, ALIGNED);
+    "allocate 4096 bytes" 4096, |n, most| allocate(n, most, FRAMES, LARGE);
+    "allocate 64 bytes zeroed" 4096, |n, most| allocate_zeroed(n, most, SMALL);
+    "allocate 4096 bytes zeroed" 4096, |n, most| allocate_zeroed(n, most, LARGE);
+    "allocate 64 bytes, 64 stacks in turn" 4096, in_turn;
+    "free 64 bytes" 4096, |n, most| free(n, most, SMALL);
+    "free 64 bytes aligned to 64" 4096, |n, most| free(n, most, ALIGNED);
+    "free 4096 bytes" 4096, |n, most| free(n, most, LARGE);
+    "free 64 bytes of another thread" 4096, free_of_another_thread;
+    "free 64 bytes from before a clear" 4096, free_stale;
+    "resize 64 bytes to 96" 4096, |n, most| resize(n, most, SMALL, 96);
+    "resize 4096 bytes to 6144" 4096, |n, most| resize(n, most, LARGE, 6_144);
+    "allocate 64 bytes while paused" 4096, |n, most| paused(|| allocate(n, most, FRAMES, SMALL));
+    "free 64 bytes while paused" 4096, |n, most| paused(|| free(n, most, SMALL));
+    "allocate 64 bytes while off" 4096, |n, most| off(|| allocate(n, most, FRAMES, SMALL));
+    "free 64 bytes while off" 4096, |n, most| off(|| free(n, most, SMALL));
+    "new stack, 16 frames" 1_000, |n, most| new_stacks(n, most, 16);
+    "new stack, 60 frames" 1_000, |n, most| new_stacks(n, most, 60);
+    "first event of a thread, state made" 16 within first_event, first_of_living_threads;
+    "first event of a thread, state taken over" 64 within first_event, first_of_threads_in_turn;
+    "unsampled: allocate 64 bytes" 4096, |n, most| sampling(NEVER, || allocate(n, most, FRAMES, SMALL));
+    "unsampled: allocate 64 bytes aligned to 64" 4096, |n, most| sampling(NEVER, || allocate(n, most, FRAMES, ALIGNED));
+    "unsampled: allocate 4096 bytes" 4096, |n, most| sampling(NEVER, || allocate(n, most, FRAMES, LARGE));
+    "unsampled: allocate 64 bytes zeroed" 4096, |n, most| sampling(NEVER, || allocate_zeroed(n, most, SMALL));
+    "unsampled: free 64 bytes" 4096, |n, most| sampling(NEVER, || free(n, most, SMALL));
+    "unsampled: free 64 bytes aligned to 64" 4096, |n, most| sampling(NEVER, || free(n, most, ALIGNED));
+    "unsampled: free 4096 bytes" 4096, |n, most| sampling(NEVER, || free(n, most, LARGE));
+    "unsampled: free 64 bytes of another thread" 4096, |n, most| sampling(NEVER, || free_of_another_thread(n, most));
+    "unsampled: resize 64 bytes to 96" 4096, |n, most| sampling(NEVER, || resize(n, most, SMALL, 96));
+    "sampled each 1024 bytes: allocate 64 bytes" 4096, |n, most| sampling(1_024, || allocate(n, most, FRAMES, SMALL));
+    "sampled each 1024 bytes: free 64 bytes" 4096, |n, most| sampling(1_024, || free(n, most, SMALL));
+    "snapshot of 1000 stacks" 4, snapshots;
+    "collection of 1000 stacks" 4, collections;
+}
+
+// ── Blocks ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Blocks of one layout, in memory that is made before the path is taken.
+struct Blocks {
+    layout: Layout,
+    made: Vec<*mut u8>,
+}
+
+impl Blocks {
+    fn with_room(most: usize, layout: Layout) -> Blocks {
+        let blocks = Blocks { layout, made: Vec::with_capacity(WARM + most) };
+        inner::begin();
+        blocks
+    }
+
+    fn push(&mut self, block: *mut u8) {
+        if block.is_null() {
+            handle_alloc_error(self.layout);
+        }
+        self.made.push(block);
+    }
+
+    #[inline(never)]
+    fn allocate(&mut self, count: usize) {
+        for _ in 0..count {
+            // SAFETY: the layout is of some bytes.
+            self.push(unsafe { alloc(black_box(self.layout)) });
+        }
+    }
+
+    #[inline(never)]
+    fn allocate_zeroed(&mut self, count: usize) {
+        for _ in 0..count {
+            // SAFETY: the layout is of some bytes.
+            self.push(unsafe { alloc_zeroed(black_box(self.layout)) });
+        }
+    }
+
+    /// Frees so many; the others are never freed.
+    #[inline(never)]
+    fn free(&self, count: usize) {
+        for block in &self.made[..count] {
+            // SAFETY: made with this layout, and freed once.
+            unsafe { dealloc(*block, black_box(self.layout)) };
+        }
+    }
+
+    #[inline(never)]
+    fn resize(&mut self, count: usize, size: usize) {
+        for block in &mut self.made[..count] {
+            // SAFETY: made with this layout, and resized once.
+            *block = unsafe { realloc(*block, black_box(self.layout), size) };
+        }
+    }
+}
+
+fn allocate(count: usize, most: usize, frames: u32, layout: Layout) {
+    let mut blocks = Blocks::with_room(most, layout);
+    under(frames, 0, &mut || blocks.allocate(WARM + count));
+}
+
+fn allocate_zeroed(count: usize, most: usize, layout: Layout) {
+    let mut blocks = Blocks::with_room(most, layout);
+    under(FRAMES, 0, &mut || blocks.allocate_zeroed(WARM + count));
+}
+
+/// Sixteen times other stacks: where two of them meet in a cache depends on their addresses, and so on all code before.
+fn in_turn(count: usize, most: usize) {
+    let mut blocks = Blocks::with_room(16 * 2 * STACKS_IN_TURN + most, SMALL);
+    for times in 0..16 {
+        for stack in 0..2 * STACKS_IN_TURN + count / 16 {
+            let path = times * STACKS_IN_TURN + stack % STACKS_IN_TURN;
+            under(FRAMES, path as u64, &mut || blocks.allocate(1));
+        }
+    }
+}
+
+fn allocated(most: usize, layout: Layout) -> Blocks {
+    let mut blocks = Blocks::with_room(most, layout);
+    under(FRAMES, 0, &mut || blocks.allocate(WARM + most));
+    blocks
+}
+
+fn free(count: usize, most: usize, layout: Layout) {
+    allocated(most, layout).free(WARM + count);
+}
+
+fn free_of_another_thread(count: usize, most: usize) {
+    let mut blocks = Blocks::with_room(most, SMALL);
+    in_thread(&mut || under(FRAMES, 0, &mut || blocks.allocate(WARM + most)));
+    blocks.free(WARM + count);
+}
+
+fn free_stale(count: usize, most: usize) {
+    let blocks = allocated(most, SMALL);
+    heapgauge::clear_traces();
+    blocks.free(WARM + count);
+}
+
+fn resize(count: usize, most: usize, layout: Layout, size: usize) {
+    let mut blocks = allocated(most, layout);
+    under(FRAMES, 0, &mut || blocks.resize(WARM + count, size));
+}
+
+/// Each event is the first of its stack.
+fn new_stacks(count: usize, most: usize, frames: u32) {
+    let mut blocks = Blocks::with_room(most, SMALL);
+    for stack in 0..(WARM + count) as u64 {
+        under(frames, stack, &mut || blocks.allocate(1));
+    }
+}
+
+// ── Ways to be ──────────────────────────────────────────────────────────────────────────────────
+
+fn paused(path: impl FnOnce()) {
+    let _paused = heapgauge::pause();
+    path();
+}
+
+fn off(path: impl FnOnce()) {
+    heapgauge::stop();
+    path();
+}
+
+fn sampling(interval: usize, path: impl FnOnce()) {
+    heapgauge::set_sample_interval(interval).expect("an interval that is allowed");
+    heapgauge::seed_samples(1);
+    path();
+}
+
+// ── Threads ─────────────────────────────────────────────────────────────────────────────────────
+
+/// Calls `work` in a thread and waits for its end. The standard library's threads allocate for themselves.
+fn in_thread(work: &mut dyn FnMut()) {
+    end(begin(&mut { work }));
+}
+
+/// Begins a thread that calls `work`, which is there until its [`end`].
+fn begin(work: &mut &mut dyn FnMut()) -> libc::pthread_t {
+    extern "C" fn run(work: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: what `begin` has given, and nobody uses it meanwhile.
+        unsafe { (*work.cast::<&mut dyn FnMut()>())() };
+        null_mut()
+    }
+    let mut thread = 0;
+    // SAFETY: a place to write to; what is given is there until the thread's end.
+    let code =
+        unsafe { libc::pthread_create(&raw mut thread, std::ptr::null(), run, (&raw mut *work).cast()) };
+    assert_eq!(code, 0, "no thread");
+    thread
+}
+
+fn end(thread: libc::pthread_t) {
+    // SAFETY: begun by `begin`, and waited for once.
+    assert_eq!(unsafe { libc::pthread_join(thread, null_mut()) }, 0);
+}
+
+/// What of paths with many threads is counted, by its name: how a thread begins and ends in the C library depends on what
+/// others do meanwhile.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn first_event() {
+    // SAFETY: the layout is of some bytes.
+    black_box(unsafe { alloc(SMALL) });
+}
+
+/// As many threads in any case, one after the other: each takes over the state of the one before.
+fn first_of_threads_in_turn(count: usize, most: usize) {
+    inner::begin();
+    for number in 0..WARM + most {
+        in_thread(&mut || {
+            if number < WARM + count {
+                first_event();
+            }
+        });
+    }
+}
+
+/// The same of threads that all live until the last one has begun, so that each has to have a state made.
+fn first_of_living_threads(count: usize, most: usize) {
+    inner::begin();
+    let [told, heard] = pipe();
+    let [over, waiting] = pipe();
+    let mut threads = Vec::with_capacity(1 + most);
+    // Boxes, because a thread keeps a reference to what it calls.
+    for number in 0..1 + most {
+        let work: &'static mut dyn FnMut() = Box::leak(Box::new(move || {
+            if number < 1 + count {
+                first_event();
+            }
+            tell(told);
+            listen(waiting);
+        }));
+        threads.push(begin(Box::leak(Box::new(work))));
+        listen(heard);
+    }
+    for _ in &threads {
+        tell(over);
+    }
+    threads.into_iter().for_each(end);
+}
+
+/// Where to write, and where it is read.
+fn pipe() -> [libc::c_int; 2] {
+    let mut ends = [0; 2];
+    // SAFETY: room for two numbers.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let [read, write] = ends;
+    [write, read]
+}
+
+fn tell(write: libc::c_int) {
+    // SAFETY: one byte to read from.
+    assert_eq!(unsafe { libc::write(write, [1u8].as_ptr().cast(), 1) }, 1);
+}
+
+fn listen(read: libc::c_int) {
+    let mut byte = [0u8];
+    // SAFETY: one byte to write to.
+    assert_eq!(unsafe { libc::read(read, byte.as_mut_ptr().cast(), 1) }, 1);
+}
+
+// ── Looks ───────────────────────────────────────────────────────────────────────────────────────
+
+const STACKS: usize = 1_000;
+
+fn thousand_stacks() -> Blocks {
+    let mut blocks = Blocks::with_room(STACKS, SMALL);
+    for stack in 0..STACKS as u64 {
+        under(FRAMES, stack, &mut || blocks.allocate(1));
+    }
+    inner::end();
+    blocks
+}
+
+fn snapshots(count: usize, _most: usize) {
+    let _blocks = thousand_stacks();
+    for _ in 0..1 + count {
+        let snapshot = Snapshot::take().expect("tracking is on");
+        assert!(black_box(snapshot).traces().len() >= STACKS);
+    }
+}
+
+fn collections(count: usize, _most: usize) {
+    let _blocks = thousand_stacks();
+    let collector = Collector::new();
+    let mut last = 0;
+    for _ in 0..2 + count {
+        reproducible::sleep(2);
+        let report = collector.collect();
+        assert!(report.number > last, "collection {last} again");
+        last = report.number;
+    }
+}
