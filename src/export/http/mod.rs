@@ -56,6 +56,7 @@
 //! takes some 50 ms at most; with 100,000 the tree takes a second, half of it in one go.
 #![forbid(unsafe_code)]
 
+mod answers;
 mod debug_heap;
 mod own_thread;
 mod profiles;
@@ -252,6 +253,7 @@ fn debug_routes() -> Router<Arc<Outlet>> {
         .route("/memory/snapshots", get(compare).post(keep))
         .route("/debug/heap/folded", get(profiles::folded))
         .merge(debug_heap::routes())
+        .route_layer(middleware::from_fn(answers::bounded))
         .merge(profile_routes())
 }
 
@@ -260,7 +262,8 @@ fn profile_routes() -> Router<Arc<Outlet>> {
     #[cfg(feature = "pprof")]
     let routes = routes
         .route("/debug/pprof/heap", get(profiles::heap))
-        .route("/debug/pprof/allocs", get(profiles::allocs));
+        .route("/debug/pprof/allocs", get(profiles::allocs))
+        .route_layer(middleware::from_fn(answers::bounded));
     routes
 }
 

@@ -181,6 +181,13 @@ impl<T> Drop for ForkGuard<'_, T> {
 pub(crate) struct PerProcess<T>(ForkMutex<Option<(u32, Arc<T>)>>);
 
 #[cfg(feature = "http")]
+impl<T> PerProcess<T> {
+    pub(crate) const fn new() -> PerProcess<T> {
+        PerProcess(ForkMutex::new(None))
+    }
+}
+
+#[cfg(feature = "http")]
 impl<T: Default> PerProcess<T> {
     pub(crate) fn get(&self) -> Arc<T> {
         let mut held = self.0.lock();

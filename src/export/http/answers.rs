@@ -1,0 +1,113 @@
+//! Large answers that clients have not read yet → a limit for all of them together.
+//!
+//! A rendered answer stays in memory until its client has read it, and a client may never do so. Each answer above
+//! [`SMALL`] takes its share of [`BUDGET`] once it is rendered, and gives it back when it is sent or given up; without a
+//! share it is dropped and the client is asked to come back. Rendering itself is one answer at a time in each thread
+//! that makes answers.
+#![forbid(unsafe_code)]
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use hyper::body::{Body as _, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::refuse;
+use crate::record::control;
+use crate::record::fork::mutex::PerProcess;
+
+/// Answers up to this size are sent without a share. It is what a connection may buffer anyway.
+const SMALL: u64 = 64 << 10;
+/// Bytes of larger answers that may be in memory at a time. A single answer may be larger, if it is alone.
+const BUDGET: u64 = 16 << 20;
+/// Permits count in this unit, because a semaphore holds fewer than there may be bytes.
+const UNIT: u64 = 1 << 10;
+/// An answer that is made while it is read does not know its size, and holds a snapshot.
+const UNKNOWN: u64 = BUDGET / 2;
+/// A client that does not read is given up after a minute, so this is a middling wait.
+const RETRY_SECONDS: &str = "10";
+
+/// Shares of the answers of every server and router of this process.
+static SHARES: PerProcess<Shares> = PerProcess::new();
+
+struct Shares(Arc<Semaphore>);
+
+impl Default for Shares {
+    fn default() -> Shares {
+        Shares(Arc::new(Semaphore::new((BUDGET / UNIT) as usize)))
+    }
+}
+
+/// Middleware: sends a large answer in pieces, with a share that lasts as long as the answer.
+pub(super) async fn bounded(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let _own = control::own();
+    let size = response.body().size_hint().exact().unwrap_or(UNKNOWN);
+    if size <= SMALL {
+        return response;
+    }
+    let units = size.min(BUDGET).div_ceil(UNIT) as u32;
+    match SHARES.get().0.clone().try_acquire_many_owned(units) {
+        Ok(share) => response.map(|body| Body::new(Pieces { rest: Bytes::new(), body, _share: share })),
+        Err(_) => {
+            drop(response);
+            let mut busy = refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format_args!(
+                    "answers that clients have not read yet hold {} MiB of memory, try again in {RETRY_SECONDS} \
+                     seconds",
+                    BUDGET >> 20
+                ),
+            );
+            busy.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+            busy
+        }
+    }
+}
+
+/// A body in pieces. Each is a copy, so that the whole is given back with this value, whatever a connection still buffers.
+struct Pieces {
+    rest: Bytes,
+    body: Body,
+    _share: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let _own = control::own();
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let length = self.rest.len().min(SMALL as usize);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        self.body.size_hint().exact().map_or_else(SizeHint::default, |size| SizeHint::with_exact(rest + size))
+    }
+}
