@@ -22,7 +22,7 @@
 //! # }
 //! ```
 //!
-//! File and line need line tables in the profile: `debug = "line-tables-only"`. Without them a site is
+//! File and line need line tables in the profile: `debug = "line-tables-only"`, and `strip = "none"` or a separate debug file. Without them a site is
 //! named by its function, in a stripped binary by module and offset.
 //!
 //! Without a server, from inside:

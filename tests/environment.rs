@@ -147,3 +147,39 @@ fn an_unusable_host_is_a_line_and_the_program_goes_on() {
     );
     assert_eq!(stderr.lines().count(), 1);
 }
+
+/// A restart by `exec` keeps the process, and its counters begin anew: `changes()` has to see it.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_exec_moves_the_start() {
+    use std::os::unix::process::CommandExt;
+    let started = || {
+        let since = heapgauge::Collector::new().collect().started_at.duration_since(std::time::UNIX_EPOCH);
+        since.unwrap().as_secs_f64()
+    };
+    let again = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "an_exec_moves_the_start", "--nocapture"]);
+        command
+    };
+    match std::env::var("START_TEST_CHILD").as_deref() {
+        Ok("first") => {
+            println!("\nstarted {}", started());
+            std::thread::sleep(std::time::Duration::from_millis(1_500));
+            panic!("{}", again().env("START_TEST_CHILD", "second").exec());
+        }
+        Ok(_) => println!("\nstarted {}", started()),
+        Err(_) => {
+            let output = again().env("START_TEST_CHILD", "first").output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            let starts: Vec<f64> = stdout
+                .lines()
+                .filter_map(|line| line.strip_prefix("started "))
+                .map(|start| start.parse().unwrap())
+                .collect();
+            assert_eq!(starts.len(), 2, "{stdout}");
+            assert!(starts[1] - starts[0] >= 1.4, "{starts:?}");
+        }
+    }
+}

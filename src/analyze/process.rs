@@ -1,12 +1,11 @@
 //! `/proc` and the cgroup tree → what the operating system says about this process: resident bytes,
-//! memory limit, start time.
+//! memory limit.
 //!
 //! Read side, any thread. Reads a handful of small files each time (about 0.1 ms, no caching: limits
 //! are changed while programs run); what cannot be read is `None`, never an error.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 /// A cgroup v1 limit at or above this means "none": the kernel writes `i64::MAX` rounded down to a page.
 const UNLIMITED: u64 = 1 << 62;
@@ -21,12 +20,6 @@ pub(crate) fn resident_bytes() -> Option<u64> {
 /// The tightest memory limit of the cgroups this process is in, in bytes; `None` when there is none.
 pub(crate) fn memory_limit_bytes() -> Option<u64> {
     memory_limit(&|path| std::fs::read_to_string(path).ok())
-}
-
-/// When this process was started, to 10 ms.
-pub(crate) fn started_at() -> Option<SystemTime> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    start_time(&stat, &std::fs::read_to_string("/proc/stat").ok()?)
 }
 
 /// `statm`: size, resident, shared … in pages.
@@ -44,18 +37,6 @@ fn page_bytes() -> Option<u64> {
         let (key, value) = pair.split_at(WORD);
         (word(key)? == 6).then(|| word(value)).flatten().map(|bytes| bytes as u64)
     })
-}
-
-/// Field 22 of `stat` counts from boot in hundredths of a second on every Linux (`USER_HZ`);
-/// `btime` of `/proc/stat` is the boot in whole seconds since 1970.
-fn start_time(stat: &str, system_stat: &str) -> Option<SystemTime> {
-    // The second field is the program's name in brackets, which may hold spaces and brackets.
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    let ticks: u64 = after_name.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    let boot: u64 = system_stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(boot))?
-        .checked_add(Duration::from_millis(ticks.checked_mul(10)?))
 }
 
 /// A limit of any ancestor holds for this process too, so every directory up to the mount is asked.
@@ -181,19 +162,10 @@ mod tests {
         assert_eq!(resident("5000 x", 4096), None);
     }
 
-    #[test]
-    fn start_time_survives_a_name_with_brackets() {
-        let stat = "77 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4321 20\n";
-        let started = start_time(stat, "cpu 1 2\nbtime 1700000000\n");
-        assert_eq!(started, Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_043_210)));
-        assert_eq!(start_time("77 name", "btime 1\n"), None);
-    }
-
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_has_a_page_size_and_a_start_before_now() {
+    fn this_process_has_a_page_size_and_resident_memory() {
         assert!(page_bytes().is_some_and(u64::is_power_of_two));
         assert!(resident_bytes().is_some());
-        assert!(started_at().is_some_and(|start| start <= SystemTime::now()));
     }
 }

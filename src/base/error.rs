@@ -6,6 +6,9 @@ use std::fmt;
 
 /// What went wrong, as one line that names what was attempted, what was wrong and what is allowed.
 ///
+/// The line ends with the cause, such as the operating system's, so [`source`](std::error::Error::source) is the cause of that
+/// one: a chain of errors prints each once.
+///
 /// The kinds are private: a caller prints it or gives up, and nothing was changed when one comes back.
 ///
 /// # Examples
@@ -55,6 +58,26 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|source| &**source as &(dyn std::error::Error + 'static))
+        // The message ends with the text of the cause itself.
+        self.source.as_ref()?.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report of a chain printed the cause twice.
+    #[test]
+    fn a_chain_prints_each_cause_once() {
+        let error = Error::with_source("load snapshot from x.json", std::io::Error::other("disk on fire"));
+        let mut chain = error.to_string();
+        let mut next = std::error::Error::source(&error);
+        while let Some(cause) = next {
+            chain.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        assert_eq!(chain, "load snapshot from x.json: disk on fire");
+        assert_eq!(format!("{error:?}"), "Error(load snapshot from x.json: disk on fire)");
     }
 }

@@ -28,16 +28,37 @@ use crate::record::unwind;
 ///
 /// # Errors
 ///
-/// If `frames` is not within 1..=64; nothing is changed then.
+/// If `frames` is not within 1..=64, or if no [`TrackingAllocator`](crate::TrackingAllocator) is in use; nothing is changed
+/// then.
 pub fn start(frames: usize) -> Result<(), Error> {
     let frames = checked("start", frames)?;
     startup::ensure();
+    if !has_allocator() {
+        return Err(Error::new(format_args!("start: {NO_ALLOCATOR}")));
+    }
     if !epoch::is_on() {
         epoch::set_frames(frames);
         epoch::start();
         thread::recall_unpublished();
     }
     Ok(())
+}
+
+/// The line for a program that has no allocator of heapgauge's, with the two lines that it lacks.
+pub(crate) const NO_ALLOCATOR: &str = "heapgauge is not the global allocator of this program, add `#[global_allocator]` \
+     and `static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();`";
+
+/// Whether a `TrackingAllocator` was ever asked for a block. Asks the global allocator for one first.
+pub(crate) fn has_allocator() -> bool {
+    let _own = own();
+    drop(std::hint::black_box(Box::new(std::hint::black_box(0u64))));
+    epoch::is_configured()
+}
+
+/// When heapgauge began in this program image: a child of `fork` has its parent's answer, an `exec` begins anew.
+pub(crate) fn began_at() -> std::time::SystemTime {
+    startup::ensure();
+    startup::began_at()
 }
 
 fn checked(attempt: &str, frames: usize) -> Result<u32, Error> {

@@ -161,6 +161,11 @@ pub(crate) fn is_global_allocator() -> bool {
     ASKED.load(Ordering::Relaxed) == 2
 }
 
+/// Whether an instance was ever asked for a block, or tracking was started.
+pub(crate) fn is_configured() -> bool {
+    CONFIGURED.load(Ordering::Relaxed) != 0
+}
+
 /// Takes over the configuration of the first instance that allocates, and starts tracking unless it
 /// says otherwise. True if this was that call; later calls do nothing.
 pub(crate) fn configure(config: &Config) -> bool {

@@ -11,9 +11,19 @@ use crate::record::stack_id::table;
 use crate::record::thread::{self, Silence};
 use crate::record::unwind;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
 /// Acquire and Release: a thread that sees it set sees what was prepared.
 static DONE: AtomicBool = AtomicBool::new(false);
+
+/// Set once, before `DONE`.
+static BEGAN: OnceLock<SystemTime> = OnceLock::new();
+
+/// When everything was got ready first; now, where that is still to come.
+pub(crate) fn began_at() -> SystemTime {
+    BEGAN.get().copied().unwrap_or_else(SystemTime::now)
+}
 
 /// Gets everything ready, once.
 pub(crate) fn ensure() {
@@ -30,6 +40,7 @@ fn prepare_slow() {
     if DONE.load(Ordering::Acquire) {
         return;
     }
+    let _ = BEGAN.set(SystemTime::now());
     thread::prepare();
     unwind::prepare();
     let _own = Silence::new(thread::OWN);

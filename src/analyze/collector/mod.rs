@@ -480,7 +480,7 @@ impl State {
             names_epoch: world.names_epoch(),
             world,
             options,
-            started_at: process::started_at().unwrap_or_else(SystemTime::now),
+            started_at: control::began_at(),
             build_id: symbols::build_id().unwrap_or_default().into(),
             epoch: None,
             names: Names::default(),

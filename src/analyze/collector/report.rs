@@ -35,7 +35,7 @@ pub struct Report {
     pub taken_at: SystemTime,
     /// How long reading and grouping them took, without naming new stacks.
     pub duration: Duration,
-    /// When this process was started.
+    /// When heapgauge began in this program image: an `exec` begins anew, a forked child keeps it.
     pub started_at: SystemTime,
     /// New allocations are recorded; false while stopped, switched off or paused by configuration.
     pub tracking: bool,

@@ -86,10 +86,13 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// If tracking is off.
+    /// If tracking is off, or no [`TrackingAllocator`](crate::TrackingAllocator) is in use.
     pub fn take() -> Result<Snapshot, Error> {
         let _own = control::own();
         let raw = raw_snapshot::take();
+        if !raw.tracking && !control::has_allocator() {
+            return Err(Error::new(format_args!("Snapshot::take: {}", control::NO_ALLOCATOR)));
+        }
         if !raw.tracking {
             return Err(Error::new("Snapshot::take: tracking is off, heapgauge::start turns it on"));
         }

@@ -93,7 +93,7 @@ pub(crate) static START: Family = family(
     Gauge,
     Seconds,
     &[],
-    "Unix time at which the process was started.",
+    "Unix time at which heapgauge began in this program image; exec begins anew.",
 );
 pub(crate) static LIVE_BYTES: Family =
     family("heap_live_bytes", "heap.live", Sum, Bytes, &[], "Requested bytes of all live tracked blocks.");

@@ -157,7 +157,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     if let Some(bytes) = config.sample {
         control::set_sample_interval(bytes)?;
     }
-    if config.on == Some(true) {
+    if config.on == Some(true) && control::has_allocator() {
         control::start(control::traceback_limit())?;
     }
     let collector = Collector::builder()
@@ -377,6 +377,9 @@ impl ServerBuilder {
             return Err(failed(&addrs, error));
         }
         *live = Some((process, local_addr));
+        if !control::has_allocator() {
+            say(&control::NO_ALLOCATOR);
+        }
         let started = std::time::Instant::now();
         let running = Some(Running { process, stop, thread });
         Ok(Server { local_addr, debug_addr, started, collector, running })

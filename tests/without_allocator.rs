@@ -1,0 +1,41 @@
+//! A program that forgot `#[global_allocator]`: it is told so, with the two lines that it lacks.
+#![cfg(feature = "http")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+
+const LINE: &str = "heapgauge is not the global allocator of this program, add `#[global_allocator]` and `static ALLOC: \
+                    heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();`";
+
+#[test]
+fn start_and_snapshots_say_what_is_missing() {
+    assert_eq!(heapgauge::start(32).unwrap_err().to_string(), format!("start: {LINE}"));
+    assert!(!heapgauge::is_tracing());
+    assert_eq!(heapgauge::Snapshot::take().unwrap_err().to_string(), format!("Snapshot::take: {LINE}"));
+}
+
+#[test]
+fn a_server_says_on_stderr_what_is_missing() {
+    if std::env::var_os("WITHOUT_ALLOCATOR_CHILD").is_some() {
+        let server = heapgauge::serve_from_env().unwrap();
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("\nheap_tracking 0\n"), "{answer}");
+        std::mem::forget(server);
+        return;
+    }
+    for switch in ["on", ""] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_server_says_on_stderr_what_is_missing", "--nocapture"])
+            .envs([("WITHOUT_ALLOCATOR_CHILD", "1"), ("HEAPGAUGE_ADDR", "127.0.0.1:0")])
+            .envs([("HEAPGAUGE_QUIET", "on")])
+            .envs((!switch.is_empty()).then_some(("HEAPGAUGE", switch)))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), format!("heapgauge: {LINE}\n"));
+    }
+}
