@@ -107,7 +107,9 @@ mod export;
 #[path = "docs/outlets.rs"]
 pub mod outlets;
 
-pub use analyze::collector::{BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum};
+pub use analyze::collector::{
+    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes,
+};
 pub use analyze::frame::{Frame, Traceback};
 #[cfg(any(feature = "http", feature = "pprof"))]
 pub use analyze::profile::{Profile, ProfileValue};

@@ -142,7 +142,7 @@ def every_alert_has_a_runbook():
         assert ["".join(part) for part in parts] == ["Meaning", "Impact", "Diagnosis", "Mitigation"], (name, parts)
         assert "```sh\n" in text.split("## Diagnosis")[1].split("## Mitigation")[0], name
     assert sorted(path.stem for path in (DASHBOARDS / "runbooks").iterdir()) == sorted(names)
-    assert sorted(names) == ["HeapGrowsOutsideTracker", "HeapSiteExhaustsMemory", "HeapSiteGrowing", "HeapTrackerOff",
+    assert sorted(names) == ["HeapGrowsOutsideTracker", "HeapLinesLost", "HeapSiteExhaustsMemory", "HeapSiteGrowing", "HeapTrackerOff",
                              "HeapTrackerSaturated", "HeapWillExceedLimit"]
 
 

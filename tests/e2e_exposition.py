@@ -26,6 +26,8 @@ def check(text):
     assert live["heap_peak_bytes"] >= live["heap_live_bytes"]
     dropped = [s.labels["reason"] for s in exposition.samples if s.name == "heap_dropped_events_total"]
     assert sorted(dropped) == sorted(REASONS), dropped
+    unnamed = {state: value("heap_unnamed_bytes", state=state) for state in ("lost", "pending")}
+    assert sum(unnamed.values()) <= live["heap_live_bytes"], unnamed
 
     info = exposition.info()
     for name in PER_SITE:

@@ -33,12 +33,12 @@ class Process:
     """One scraped process. `sites`: what each holds at a minute, `None` before it exists. `seen`: first scrape."""
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
-                 tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, cluster="east",
+                 tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0, cluster="east",
                  instance="10.0.0.7:9898", error=None):
         self.target = {"cluster": cluster, "namespace": "shop", "pod": "cart-0", "job": "cart", "instance": instance}
         self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
         self.unaccounted, self.starts, self.seen, self.tracking = unaccounted, starts, seen, tracking
-        self.dropped, self.exported = dropped, exported
+        self.dropped, self.exported, self.lost = dropped, exported, lost
         self.error = error  # of a sampled process: the standard error of what a site holds
 
     def series(self, kubernetes):
@@ -71,6 +71,8 @@ class Process:
         yield line("heap_live_bytes", live)
         yield line("heap_untracked_bytes", lambda t: 0)
         yield line("heap_overhead_bytes", lambda t: 4 * MIB)
+        yield line("heap_unnamed_bytes", self.lost, state="lost")
+        yield line("heap_unnamed_bytes", lambda t: 90 * MIB if t < 3 else 0, state="pending")
         yield line("heap_resident_bytes", lambda t: live(t) + 4 * MIB + self.unaccounted(t))
         yield line("heap_delta_window_seconds", lambda t: 60 * (t - baseline(t)))
         for reason in ("stacks", "memory", "threads", "series", "reentrant"):
@@ -138,6 +140,7 @@ def plus(*parts):
 
 GROWING, EXHAUSTS, EXCEEDS = "HeapSiteGrowing", "HeapSiteExhaustsMemory", "HeapWillExceedLimit"
 OUTSIDE, SATURATED, OFF = "HeapGrowsOutsideTracker", "HeapTrackerSaturated", "HeapTrackerOff"
+LINES = "HeapLinesLost"
 FLAT = level(60 * MIB)
 
 
@@ -214,6 +217,11 @@ CASES = [
     ("attribution dropped for half an hour", [one(FLAT, dropped=lambda t: 5 * min(max(0, t - 100), 30))],
      [(SATURATED, 116, 159)]),
     ("attribution dropped once", [one(FLAT, dropped=lambda t: 500 if t >= 100 else 0)], []),
+    # A burst of drops is over within the quarter of an hour that the alert above waits for; what it lost is not.
+    ("lines lost in one burst of drops, read after an hour",
+     [one(FLAT, dropped=lambda t: 26 if t >= 100 else 0, lost=lambda t: 60 * MIB if 100 <= t < 160 else 0)],
+     [(LINES, 115, 174)]),
+    ("lines lost of one byte in a thousand", [one(FLAT, lost=lambda t: MIB // 4)], []),
     ("tracking off for an hour", [one(FLAT, tracking=lambda t: 0 if 100 <= t < 160 else 1)], [(OFF, 110, 164)]),
     # Sampled at 512 KiB. 120 MiB more on 20 MiB: 13 errors. 8 MiB more on 300 MiB: less than one.
     ("steady leak in a sampled process", [one(leak(MIB), error=sampled(MIB // 2))], [(GROWING, 130, 360)]),
@@ -292,6 +300,11 @@ SENTENCES = {
         "heapgauge drops attribution in cart at 10.0.0.7:9898 (stacks)",
         "75 allocations in the last quarter of an hour could not be given to a site in cart at 10.0.0.7:9898; reason:"
         " stacks. Totals stay right, the sites show too little."),
+    LINES: (
+        "lines lost in one burst of drops, read after an hour", 120, "warning",
+        "heapgauge has no memory for the lines of cart at 10.0.0.7:9898",
+        "The lines of code that hold 60MiB in cart at 10.0.0.7:9898 were not read for want of memory. Totals stay right,"
+        " those sites are missing."),
     OFF: (
         "tracking off for an hour", 120, "warning",
         "heapgauge is off in cart at 10.0.0.7:9898",

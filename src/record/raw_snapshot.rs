@@ -180,10 +180,15 @@ pub(crate) fn held_bytes() -> u64 {
     memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
 
-/// Sets how much heapgauge may hold, in bytes: three quarters of it for the tables of the write side,
-/// so that the names of what they hold find room too.
-pub(crate) fn set_max_overhead(bytes: u64) {
-    memory::set_limit(bytes / 4 * 3);
+/// Bytes that the read side holds, an estimate: the map of stacks is not counted, the map of large blocks is, since it
+/// takes room as they do.
+pub(crate) fn read_side_bytes() -> u64 {
+    (read_one(OVERHEAD).live_bytes() + large::resident_bytes()).saturating_sub(memory::map_bytes())
+}
+
+/// Sets how much the tables of the write side may hold, in bytes.
+pub(crate) fn set_table_limit(bytes: u64) {
+    memory::set_limit(bytes);
 }
 
 /// All stacks of the present epoch and its totals, whole: read again if a `clear` came between.

@@ -9,6 +9,7 @@ mod ends;
 mod fork;
 mod inner;
 mod life_cycle;
+mod limit;
 mod peak;
 mod shortage;
 mod signals;

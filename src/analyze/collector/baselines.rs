@@ -94,6 +94,11 @@ impl Kept {
         })
     }
 
+    /// Bytes of its counts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.packed.len()
+    }
+
     #[cfg(any(feature = "http", test))]
     pub(crate) fn past(&self) -> Past {
         Past { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
@@ -189,7 +194,7 @@ impl Ring {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.kept.iter().map(|kept| kept.packed.len()).sum()
+        self.kept.iter().map(|kept| kept.bytes()).sum()
     }
 
     /// The oldest is not the baseline, now or before the next push: the second is old enough.

@@ -9,24 +9,29 @@ use std::time::{Duration, Instant};
 
 use super::baselines::Kept;
 
-/// Kept snapshots, oldest first. Too many or too old: the oldest goes.
+/// Kept snapshots, oldest first. Too many, too large together or too old: the oldest goes.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     kept: VecDeque<(u64, Arc<Kept>)>,
     next: u64,
     capacity: usize,
     longest: Duration,
+    max_bytes: usize,
 }
 
 impl Shelf {
-    pub(crate) fn new(capacity: usize, longest: Duration) -> Shelf {
-        Shelf { kept: VecDeque::new(), next: 1, capacity, longest }
+    pub(crate) fn new(capacity: usize, longest: Duration, max_bytes: usize) -> Shelf {
+        Shelf { kept: VecDeque::new(), next: 1, capacity, longest, max_bytes }
     }
 
     /// Keeps it and says its number, which is never given again.
     pub(crate) fn put(&mut self, kept: Arc<Kept>) -> u64 {
         self.forget_old(kept.taken);
-        while self.kept.len() >= self.capacity.max(1) {
+        let is_too_much = |others: &VecDeque<(u64, Arc<Kept>)>| {
+            let bytes: usize = others.iter().map(|(_, kept)| kept.bytes()).sum();
+            others.len() >= self.capacity.max(1) || bytes.saturating_add(kept.bytes()) > self.max_bytes
+        };
+        while !self.kept.is_empty() && is_too_much(&self.kept) {
             self.kept.pop_front();
         }
         let number = self.next;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod baselines;
+mod budget;
 #[cfg(any(feature = "http", test))]
 mod compare;
 mod followed_sites;
@@ -17,7 +18,7 @@ mod top_sites;
 mod views;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,13 +36,14 @@ use crate::record::raw_snapshot::{Counts, RawSnapshot, RawStack};
 #[cfg(any(feature = "http", test))]
 pub(crate) use baselines::Past;
 use baselines::{Kept, Ring};
+pub(crate) use budget::MIN_MAX_OVERHEAD;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{Compared, Nothing, Posted, Since};
 use followed_sites::Followed;
 #[cfg(any(feature = "http", test))]
 use kept_snapshots::Shelf;
-pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum};
+pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
 use top_sites::{Candidate, Limits, choose};
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
@@ -58,8 +60,6 @@ pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longer than this a program would have to run before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
-/// Below this not even the tables of a few threads would fit beside the names of a few lines.
-pub(crate) const MIN_MAX_OVERHEAD: u64 = 1 << 20;
 /// A collection that was done less long ago than this is reused.
 const REUSE_FOR: Duration = Duration::from_secs(1);
 /// Snapshots kept on request, and for how long.
@@ -104,11 +104,12 @@ impl World for ThisProcess {
         let mut raw = fork::outside(raw_snapshot::take);
         // An address that no memory was left to name is attribution lost for want of memory, too.
         raw.dropped.memory += symbols::global().over_limit();
+        budget::follow(raw.stacks.capacity() * size_of::<RawStack>());
         raw
     }
     fn names_epoch(&self) -> u64 {
-        // Asks the loader, whose lock a thread that forks may hold.
-        fork::outside(control::modules_epoch)
+        // Asks the loader, whose lock a thread that forks may hold. Either changes what stacks are called.
+        fork::outside(control::modules_epoch).wrapping_add(symbols::global().lost_epoch() << 48)
     }
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         symbols::global().site(addresses)
@@ -177,7 +178,7 @@ impl Collector {
     /// The heap now, or as it was up to a second ago when somebody else has just asked.
     ///
     /// New stacks are named first, those with most live bytes before the others, for at most a
-    /// second; what has no name yet counts in [`Report::other`].
+    /// second; what has no name yet counts in [`Report::other`], and [`Report::unnamed`] says how much that is.
     pub fn collect(&self) -> Arc<Report> {
         let _own = control::own();
         let mut state = self.lock();
@@ -321,9 +322,10 @@ impl CollectorBuilder {
 
     /// Bytes heapgauge may hold: default 64 MiB.
     ///
-    /// Three quarters of it are for the tables of the write side; beyond them new stacks are booked at
-    /// `[unrecorded]`. Beyond the whole, addresses go by module and offset. Both count as dropped for
-    /// want of memory. The budget is one for the process: the latest collector's counts.
+    /// Half of it to five eighths are for the tables of the write side; beyond them new stacks are booked at
+    /// `[unrecorded]`, which counts as dropped for want of memory. A quarter to half is for names, which may also use
+    /// what tables leave. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
+    /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for the process: the latest collector's counts.
     ///
     /// At least 1 MiB: [`build`](CollectorBuilder::build) refuses less, because a number such as 12 was meant to be
     /// 12 MiB.
@@ -385,8 +387,7 @@ impl CollectorBuilder {
 
     fn build_unchecked(self) -> Collector {
         let _own = control::own();
-        symbols::global().set_max_overhead(self.options.max_overhead);
-        raw_snapshot::set_max_overhead(self.options.max_overhead);
+        budget::set(self.options.max_overhead);
         if let Some(crates) = &self.look_through {
             symbols::global().set_look_through(crates);
         }
@@ -404,8 +405,8 @@ struct Names {
     /// Index into `sites` plus one; 0: not named yet.
     pages: Vec<Option<Box<[u32; PAGE]>>>,
     sites: Vec<Arc<Site>>,
-    /// Site id → index into `sites`.
-    index: HashMap<u64, u32>,
+    /// Site id, and whether it is final → index into `sites`.
+    index: HashMap<(u64, bool), u32>,
 }
 
 impl Names {
@@ -422,12 +423,18 @@ impl Names {
             self.pages.resize_with(id / PAGE + 1, || None);
         }
         let page = self.pages[id / PAGE].get_or_insert_with(|| Box::new([0; PAGE]));
-        let index = *self.index.entry(site.id).or_insert_with(|| {
+        let index = *self.index.entry((site.id, site.is_final())).or_insert_with(|| {
             self.sites.push(site);
             self.sites.len() as u32 - 1
         });
         page[id % PAGE] = index + 1;
     }
+}
+
+/// The most recent calls of a stack: as many as lie between the allocator and the line that wanted the block, about.
+fn recent(addresses: &'static [usize]) -> &'static [usize] {
+    const CALLS: usize = 8;
+    &addresses[..addresses.len().min(CALLS)]
 }
 
 /// A snapshot whose stacks are still being named.
@@ -471,12 +478,11 @@ struct State {
 
 impl State {
     fn new(options: Options, world: Box<dyn World>) -> State {
-        // Baselines may take an eighth of the budget; the rest is for names.
-        let ring_bytes = usize::try_from(options.max_overhead / 8).unwrap_or(usize::MAX);
+        let kept_bytes = budget::of_baselines(options.max_overhead);
         State {
-            ring: Ring::new(options.delta_window, ring_bytes),
+            ring: Ring::new(options.delta_window, kept_bytes),
             #[cfg(any(feature = "http", test))]
-            shelf: Shelf::new(options.snapshots, options.snapshots_for),
+            shelf: Shelf::new(options.snapshots, options.snapshots_for, kept_bytes),
             names_epoch: world.names_epoch(),
             world,
             options,
@@ -539,7 +545,13 @@ impl State {
         #[cfg(any(feature = "http", test))]
         self.forget_old_moments(self.world.now());
         if self.ring.due_in(self.world.now()).is_zero() {
-            self.take();
+            let raw = self.take();
+            if self.draft.is_none() {
+                // Names are read early, while there is room for what that takes: somebody may ask for them only when
+                // the memory of the process has become scarce.
+                let baseline = self.baseline(raw.taken);
+                self.adopt_names(&raw, baseline.as_deref());
+            }
         }
         // While tracking is off nothing is kept, so it is always due; look again after a pace.
         match self.ring.due_in(self.world.now()) {
@@ -594,7 +606,10 @@ impl State {
                 let raw = self.take();
                 let baseline = self.baseline(raw.taken);
                 self.adopt_names(&raw, baseline.as_deref());
-                Draft { raw, spent: self.world.now().saturating_duration_since(now), begun: now }
+                // Where reading and grouping took long, on a busy machine, there is as much time for names as ever: else
+                // no collection there would come to them.
+                let begun = self.world.now();
+                Draft { raw, spent: begun.saturating_duration_since(now), begun }
             }
         };
         if !self.unnamed.is_empty() {
@@ -612,6 +627,9 @@ impl State {
     fn adopt_names(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
         let mut then = then.into_iter().flat_map(Kept::stacks).map(|stack| stack.id).peekable();
         let mut unnamed = Vec::new();
+        // A leak may come from very many stacks, none of them large: those that share their most recent calls are named
+        // together, one of each group first.
+        let mut groups: HashMap<&[usize], u64> = HashMap::new();
         for stack in &raw.stacks {
             // Both ascend.
             while then.next_if(|id| *id < stack.id).is_some() {}
@@ -622,11 +640,21 @@ impl State {
             }
             match self.world.site(stack.addresses) {
                 Some(site) => self.names.insert(stack.id, site),
-                None => unnamed.push((stack.counts.live_bytes(), stack.addresses)),
+                None => {
+                    *groups.entry(recent(stack.addresses)).or_default() += stack.counts.live_bytes();
+                    unnamed.push((stack.counts.live_bytes(), stack.addresses));
+                }
             }
         }
-        unnamed.sort_by_key(|&(live_bytes, _)| live_bytes);
+        unnamed.sort_by_key(|&(live_bytes, addresses)| (groups[recent(addresses)], live_bytes));
         self.unnamed = unnamed.into_iter().map(|(_, addresses)| addresses).collect();
+        // The largest of each group, in the same order, comes before all others.
+        let mut met = HashSet::new();
+        let (mut first, mut others) = (Vec::new(), Vec::new());
+        for addresses in std::mem::take(&mut self.unnamed).into_iter().rev() {
+            if met.insert(recent(addresses)) { first.push(addresses) } else { others.push(addresses) }
+        }
+        self.unnamed = others.into_iter().rev().chain(first.into_iter().rev()).collect();
     }
 
     /// What deltas at `now` are measured against.
@@ -656,7 +684,7 @@ impl State {
         let (sites, followed) = if with_sites {
             let sites = self.choose(raw, &sums, all);
             let followed = self.followed.rows(&sites, |id| {
-                let sum = self.names.index.get(&id).and_then(|&index| sums.get(index as usize));
+                let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));
                 sum.map_or((Sum::default(), 0), |sum| (sum.sum(), sum.stderr()))
             });
             (sites, followed)
@@ -673,6 +701,7 @@ impl State {
             other.delta_bytes -= row.delta_bytes;
             other.delta_blocks -= row.delta_blocks;
         }
+        let unnamed = self.unnamed_bytes(&raw.stacks);
         self.number += 1;
         let (resident_bytes, memory_limit_bytes) =
             (self.world.resident_bytes(), self.world.memory_limit_bytes());
@@ -693,12 +722,15 @@ impl State {
             other,
             delta_bytes: all.delta_bytes,
             delta_blocks: all.delta_blocks,
-            sites_with_blocks: sums.iter().filter(|sum| sum.now.blocks > 0).count() as u64,
+            sites_with_blocks: (self.names.sites.iter().zip(&sums))
+                .filter(|(site, sum)| site.is_final() && sum.now.blocks > 0)
+                .count() as u64,
             delta_window: baseline
                 .as_deref()
                 .map_or(Duration::ZERO, |kept| raw.taken.saturating_duration_since(kept.taken)),
             untracked_bytes: raw.untracked_bytes,
             overhead_bytes: raw.overhead_bytes,
+            unnamed,
             dropped: DroppedEvents {
                 stacks: raw.dropped.stacks,
                 memory: raw.dropped.memory,
@@ -722,6 +754,19 @@ impl State {
             followed,
             forgotten: self.forgotten,
         }
+    }
+
+    /// Live bytes of stacks that have no final name yet, and of those whose line was lost.
+    fn unnamed_bytes(&self, stacks: &[RawStack]) -> UnnamedBytes {
+        let mut unnamed = UnnamedBytes::default();
+        for stack in stacks {
+            match self.names.get(stack.id).map(|index| &self.names.sites[index]) {
+                None => unnamed.pending += stack.counts.live_bytes(),
+                Some(site) if site.lost.is_some() => unnamed.lost += stack.counts.live_bytes(),
+                Some(_) => {}
+            }
+        }
+        unnamed
     }
 
     /// Counts by site, in the order of `names.sites`.
@@ -752,7 +797,9 @@ impl State {
             .iter()
             .zip(sums)
             .map(|(site, estimate)| {
-                let Sum { live_bytes, live_blocks, delta_bytes, .. } = estimate.sum();
+                // One that would have another id with more memory is never chosen.
+                let sum = if site.is_final() { estimate.sum() } else { Sum::default() };
+                let Sum { live_bytes, live_blocks, delta_bytes, .. } = sum;
                 Candidate { id: site.id, live_bytes, live_blocks, delta_bytes, top_ago: ago(&site.id) }
             })
             .collect();
@@ -940,6 +987,7 @@ pub(crate) fn sample_report() -> Report {
         delta_window: Duration::from_millis(300_500),
         untracked_bytes: 64,
         overhead_bytes: 4_096,
+        unnamed: UnnamedBytes { pending: 128, lost: 256 },
         dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5 },
         truncated_stacks: 6,
         fallback_walks: 7,
@@ -967,6 +1015,7 @@ pub(crate) fn sample_row(
         file: "src\\app\\cache.rs".into(),
         line,
         krate: "app".into(),
+        lost: None,
     };
     SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks }, 0)
 }

@@ -72,6 +72,8 @@ pub struct Report {
     pub untracked_bytes: u64,
     /// heapgauge's own memory in bytes.
     pub overhead_bytes: u64,
+    /// Live bytes that belong to no site here because it has no name; they are in [`other`](Report::other).
+    pub unnamed: UnnamedBytes,
     /// Events whose attribution was lost; their bytes are in the totals.
     pub dropped: DroppedEvents,
     /// Stacks cut short.
@@ -232,6 +234,19 @@ impl fmt::Debug for SiteRow {
             .field("live_stderr_bytes", &self.live_stderr_bytes)
             .finish()
     }
+}
+
+/// Live bytes whose line of code is not known. Both are 0 once every stack has its final name; a report costs one pass
+/// over the stacks for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnnamedBytes {
+    /// Bytes whose site has no final name yet: names are still being read.
+    pub pending: u64,
+    /// Bytes whose line was lost for want of memory: raise the limit
+    /// ([`max_overhead`](crate::CollectorBuilder::max_overhead)). Sites whose lines may still be found are not exported;
+    /// those of a module whose lines would not fit into the limit at all go by their function.
+    pub lost: u64,
 }
 
 /// Events whose attribution was lost, by reason.

@@ -4,6 +4,7 @@
 use super::*;
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
+use crate::analyze::symbols::Lost;
 use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -135,6 +136,7 @@ fn site(line: u32) -> Arc<Site> {
         file: "src/app.rs".into(),
         line,
         krate: "app".into(),
+        lost: None,
     })
 }
 
@@ -737,6 +739,87 @@ fn names_that_may_be_wrong_are_asked_for_again() {
     fake.heap().names_epoch = 1;
     fake.heap().sites.insert(2, site(5));
     assert_eq!(rows(&collector.collect()), [(5, 100, 1, 0, 0)]);
+}
+
+/// A reader of the metrics alone could not tell a heap without sites from one whose names were still being read.
+#[test]
+fn bytes_without_a_name_are_said() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    fake.holds_unnamed(3, 40, 1);
+    fake.holds_unnamed(4, 2, 1);
+    let collector = fake.collector(25, 300);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(report.unnamed, UnnamedBytes { pending: 42, lost: 0 });
+    assert_eq!((rows(&report), report.other.live_bytes), (vec![(1, 100, 1, 0, 0)], 42));
+    fake.at(10);
+    fake.heap().sites.insert(3, site(3));
+    fake.heap().sites.insert(4, site(4));
+    assert_eq!(collector.collect().unnamed, UnnamedBytes::default());
+}
+
+/// It went by function, or by module and offset, under an id that it has only where memory is short.
+#[test]
+fn a_site_whose_line_was_lost_is_not_exported_under_another_id() {
+    let fake = Fake::new();
+    fake.holds(2, 1, 100, 1);
+    fake.holds(3, 9, 1_000, 1);
+    fake.holds(4, 8, 10, 1);
+    let lost = |line, lost| Arc::new(Site { line: 0, lost: Some(lost), ..(*site(line)).clone() });
+    fake.heap().sites.insert(3, lost(9, Lost::ForNow));
+    // Its lines do not fit whatever else there is, so this is its name.
+    fake.heap().sites.insert(4, lost(8, Lost::ForGood));
+    let collector = fake.collector(25, 300);
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(report.unnamed, UnnamedBytes { pending: 0, lost: 1_010 });
+    assert_eq!(rows(&report), [(1, 100, 1, 0, 0), (0, 10, 1, 0, 0)]);
+    assert_eq!((report.sites_with_blocks, report.other.live_bytes), (2, 1_000));
+    let sites = collector.sites(Asked { at: None, since: Since::Previous }, Order::Size, 10, 1).unwrap();
+    assert_eq!(sites.rows.iter().map(|row| row.site.line).collect::<Vec<_>>(), [1, 0]);
+    // There is more room: it comes under the id that it always has.
+    fake.at(10);
+    fake.heap().names_epoch = 1;
+    fake.heap().sites.insert(3, site(9));
+    let report = collector.collect();
+    check(&report);
+    assert_eq!(report.unnamed.lost, 10);
+    assert_eq!(rows(&report)[0], (9, 1_000, 1, 0, 0));
+}
+
+/// A leak of very many stacks, each with little, was named last.
+#[test]
+fn stacks_of_one_cause_are_named_by_what_they_hold_together() {
+    let fake = Fake::new();
+    let recent: [usize; 8] = [1; 8];
+    for id in 2..20 {
+        fake.holds_unnamed(id, 10, 1);
+        let addresses: Vec<usize> = [&[1_000 + id as usize][..]].concat();
+        let addresses = if id < 15 { [&recent[..], &addresses].concat() } else { addresses };
+        fake.heap().stacks.get_mut(&id).unwrap().addresses = addresses.leak();
+    }
+    // Larger than any of them, and smaller than all.
+    fake.holds_unnamed(20, 100, 1);
+    let collector = fake.collector(25, 300);
+    let _ = collector.collect();
+    let state = collector.lock();
+    let order: Vec<usize> = state.unnamed.iter().rev().map(|addresses| addresses[0]).collect();
+    assert_eq!((order[0], order[1]), (1, 20), "{order:?}");
+    assert_eq!(order.iter().filter(|first| **first == 1).count(), 13);
+}
+
+/// Somebody may ask only when there is no more memory to read names with.
+#[test]
+fn names_are_read_by_the_clock_before_anybody_asks() {
+    let fake = Fake::new();
+    fake.holds_unnamed(2, 100, 1);
+    let collector = fake.collector(25, 300);
+    fake.heap().nameable.insert(2, site(7));
+    fake.at(60);
+    collector.tick();
+    assert!(!collector.name_slice());
+    assert_eq!(fake.heap().resolved, [2]);
 }
 
 #[test]

@@ -230,7 +230,9 @@ impl State {
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
         let all = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old));
-        let mut indices: Vec<usize> = (0..sums.len()).filter(|&at| sums[at] != Totals::default()).collect();
+        let mut indices: Vec<usize> = (0..sums.len())
+            .filter(|&at| sums[at] != Totals::default() && self.names.sites[at].is_final())
+            .collect();
         let sites = indices.len();
         indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), self.names.sites[at].id));
         indices.truncate(top);
@@ -289,7 +291,7 @@ impl State {
                 new.next_if(|stack| stack.id == id).unwrap_or(none);
             let KeptStack { live_bytes: old_size, live_blocks: old_count, .. } =
                 then.next_if(|stack| stack.id == id).unwrap_or(none);
-            let site = self.names.get(id).map(|at| &*self.names.sites[at]);
+            let site = self.names.get(id).map(|at| &*self.names.sites[at]).filter(|site| site.is_final());
             if !is_wanted(site) {
                 continue;
             }

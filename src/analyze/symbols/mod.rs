@@ -6,9 +6,10 @@
 //! heapgauge's own.
 //!
 //! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
-//! within one whenever the overhead limit is passed; kept are only the names found, each text once. A module whose
-//! line tables cannot even be opened within the limit, by an estimate or as found, goes by its table of symbols, and
-//! where that does not fit either, by offsets. What may pass the limit, and only while one address is looked up, are
+//! within one whenever the overhead limit is passed; kept are only the names found, each text once. A share of the limit
+//! is for names alone. A module whose line tables cannot be opened within the whole limit goes by its table of symbols,
+//! and where that does not fit either, by offsets. So does one whose tables do not fit for now, but its lines are then
+//! lost, not final: they are looked for again when there is more room. What may pass the limit, and only while one address is looked up, are
 //! the tables of one compilation unit.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
@@ -57,6 +58,13 @@ const LEAST_PER_BATCH: usize = 16;
 /// parsed for the one serves the next, and can then be dropped.
 const WINDOW: usize = 1024;
 
+/// The first so many of a call, twice as many next, up to [`WINDOW`]: on a busy machine the time may be up before the
+/// addresses of a large window are named, and then no stack would be whole.
+const FIRST_WINDOW: usize = 64;
+
+/// Lines that were lost for want of memory are not looked for again before.
+const LOST_FOR: Duration = Duration::from_secs(60);
+
 /// No code lies in the first page.
 const LOWEST_CODE: usize = 4096;
 
@@ -83,9 +91,25 @@ pub(crate) struct Site {
     pub file: Arc<str>,
     pub line: u32,
     pub krate: Arc<str>,
+    /// Its line is not known for want of memory, and neither is perhaps which frame the site is.
+    pub lost: Option<Lost>,
+}
+
+/// For how long lines are lost that no memory was left to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lost {
+    /// They would not fit if nothing else were there: the name without them is final.
+    ForGood,
+    /// They may be found when there is more room. A name without them is not final.
+    ForNow,
 }
 
 impl Site {
+    /// Whether the id would be another one if there had been more memory when it was named.
+    pub(crate) fn is_final(&self) -> bool {
+        self.lost != Some(Lost::ForNow)
+    }
+
     fn of(frame: &Frame) -> Site {
         let function: Arc<str> = match &frame.function {
             Some(function) => function.clone(),
@@ -97,6 +121,7 @@ impl Site {
             file: frame.file.clone(),
             line: frame.line,
             function,
+            lost: None,
         }
     }
 
@@ -169,6 +194,10 @@ pub(crate) struct Symbols {
     /// it may be forked: a child sees another process here, and begins a batch of its own.
     batch_of: AtomicU32,
     max_overhead: AtomicU64,
+    /// What of it nothing but names may take.
+    share: AtomicU64,
+    /// Changes when names that were lost for want of memory have been forgotten.
+    lost_epoch: AtomicU64,
     /// The overhead limit was reached: what has no name yet goes by module and offset.
     full: AtomicBool,
     over_limit: AtomicU64,
@@ -194,6 +223,8 @@ impl Symbols {
             names: ForkMutex::default(),
             batch_of: AtomicU32::new(0),
             max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
+            share: AtomicU64::new(0),
+            lost_epoch: AtomicU64::new(0),
             full: AtomicBool::new(false),
             over_limit: AtomicU64::new(0),
             quality: OnceLock::new(),
@@ -210,6 +241,13 @@ impl Symbols {
         }
         let frames = self.frames(&names, addresses)?;
         let (frame, _) = &frames[names.site_position(&frames)];
+        if let Some(lost) = self.lost(&names, addresses) {
+            let site = Arc::new(Site { lost: Some(lost), ..Site::of(frame) });
+            if !self.full.load(Ordering::Relaxed) {
+                names.stacks.insert((key, addresses.len()), site.clone());
+            }
+            return Some(site);
+        }
         if let Some(site) = names.sites.get(frame) {
             let site = site.clone();
             names.stacks.insert((key, addresses.len()), site.clone());
@@ -221,6 +259,40 @@ impl Symbols {
             names.stacks.insert((key, addresses.len()), site.clone());
         }
         Some(site)
+    }
+
+    /// Whether the site of a stack was chosen among frames that lack their lines for want of memory.
+    fn lost(&self, names: &Names, addresses: &[usize]) -> Option<Lost> {
+        let full = self.full.load(Ordering::Relaxed);
+        let lost = |address: &usize| match names.lost.get(address) {
+            Some(lost) => Some(*lost),
+            None => (full && !names.knows(*address)).then_some(Lost::ForNow),
+        };
+        let first = addresses.iter().position(|address| lost(address).is_some())?;
+        // Where a frame before them is the site whatever they are, nothing is lost.
+        let certain = self.frames(names, &addresses[..first]).filter(|_| first > 0).is_some_and(|frames| {
+            let (frame, origin) = &frames[names.site_position(&frames)];
+            names.is_first_choice(frame, *origin)
+        });
+        if certain { None } else { addresses[first..].iter().filter_map(lost).max() }
+    }
+
+    /// Changes whenever names given before may be replaced by better ones: there was no memory for their lines.
+    pub(crate) fn lost_epoch(&self) -> u64 {
+        self.lost_epoch.load(Ordering::Relaxed)
+    }
+
+    /// Forgets names without lines if there is room for their lines now, at most once in [`LOST_FOR`].
+    fn look_again_for_lost(&self) {
+        let tables = control::tracker_memory().saturating_sub(self.memory_bytes());
+        let mut names = self.names();
+        let is_time = names.lost_at.is_some_and(|at| at.elapsed() >= LOST_FOR);
+        if !is_time || names.lost_room > room_for_names(self, tables).saturating_sub(names.bytes() as u64) {
+            return;
+        }
+        names.forget();
+        self.full.store(false, Ordering::Relaxed);
+        self.lost_epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// At most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
@@ -279,6 +351,8 @@ impl Symbols {
     ) -> Progress {
         let _own = control::own();
         self.follow_modules();
+        self.look_again_for_lost();
+        let mut wanted = FIRST_WINDOW;
         let begin = Instant::now();
         let mut progress = Progress::default();
         let mut batch: Option<Batch<'_>> = None;
@@ -290,10 +364,11 @@ impl Symbols {
             for stack in &mut *stacks {
                 window.push(stack);
                 missing.extend(self.names().missing(stack));
-                if missing.len() >= WINDOW {
+                if missing.len() >= wanted {
                     break;
                 }
             }
+            wanted = (2 * wanted).min(WINDOW);
             if window.is_empty() {
                 progress.more = over && progress.named < progress.total;
                 return progress;
@@ -346,6 +421,23 @@ impl Symbols {
         names.stacks.clear();
     }
 
+    /// Bytes that opening the program's own line tables takes, an estimate. The first call reads the executable's
+    /// headers.
+    pub(crate) fn lines_cost(&self) -> u64 {
+        static COST: OnceLock<u64> = OnceLock::new();
+        *COST.get_or_init(|| {
+            let _own = control::own();
+            main_module(&elf::modules()).and_then(Image::open).map_or(0, |image| image.lines_cost())
+        })
+    }
+
+    /// Sets how much heapgauge may hold, and what of it nothing but names may take, before new addresses go by module
+    /// and offset.
+    pub(crate) fn set_budget(&self, bytes: u64, share: u64) {
+        self.share.store(share, Ordering::Relaxed);
+        self.set_max_overhead(bytes);
+    }
+
     /// Sets how much heapgauge may hold before new addresses go by module and offset.
     pub(crate) fn set_max_overhead(&self, bytes: u64) {
         let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
@@ -366,7 +458,9 @@ impl Symbols {
             let Some(image) = main_module(&modules).and_then(Image::open) else {
                 return if modules.is_empty() { "lines" } else { "none" };
             };
-            if Layout::of(image.units()).covers_program() {
+            if fits_never(image.lines_cost(), self.max_overhead.load(Ordering::Relaxed)) {
+                if image.functions().is_empty() { "none" } else { "functions" }
+            } else if Layout::of(image.units()).covers_program() {
                 "lines"
             } else if image.functions().is_empty() {
                 "none"
@@ -442,6 +536,19 @@ impl Symbols {
     }
 }
 
+/// How much names and the making of them may take beside everything else, `tables`: what the limit leaves, and their
+/// share whatever it leaves.
+fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
+    let left = symbols.max_overhead.load(Ordering::Relaxed).saturating_sub(tables);
+    left.max(symbols.share.load(Ordering::Relaxed))
+}
+
+/// Whether something of this size would not fit into the limit if hardly anything else were there. Depends on nothing
+/// but the program and its settings.
+fn fits_never(cost: u64, limit: u64) -> bool {
+    cost > limit / 8 * 7
+}
+
 /// All code of this process that lies in files, that of the module with this code first. Reads the head of each file.
 #[cfg(feature = "pprof")]
 pub(crate) fn mappings() -> Vec<Mapping> {
@@ -508,6 +615,11 @@ struct Names {
     chains: Vec<u32>,
     /// Return address → where in `chains`, how many.
     addresses: HashMap<usize, (u32, u32)>,
+    /// Those of them that lack their lines for want of memory.
+    lost: HashMap<usize, Lost>,
+    /// When lines were last lost for now, and how much room they would have needed.
+    lost_at: Option<Instant>,
+    lost_room: u64,
     sites: HashMap<Arc<Frame>, Arc<Site>>,
     /// By where the interned addresses of a stack lie and how many they are.
     stacks: HashMap<(usize, usize), Arc<Site>>,
@@ -526,6 +638,9 @@ impl Default for Names {
             frame_index: HashMap::default(),
             chains: Vec::new(),
             addresses: HashMap::default(),
+            lost: HashMap::default(),
+            lost_at: None,
+            lost_room: u64::MAX,
             sites: HashMap::default(),
             stacks: HashMap::default(),
             modules: OnceCell::new(),
@@ -556,6 +671,21 @@ impl Names {
             .map_or(0, |(at, _)| at)
     }
 
+    /// Whether a frame is the site wherever it is met first, whatever comes behind it.
+    fn is_first_choice(&self, frame: &Frame, origin: Origin) -> bool {
+        origin == Origin::Program && !self.look_through.contains(&*frame.krate().replace('-', "_"))
+    }
+
+    fn knows(&self, address: usize) -> bool {
+        address <= LOWEST_CODE || self.addresses.contains_key(&address)
+    }
+
+    /// Notes that lines were lost which would have needed so much room.
+    fn lose(&mut self, room: u64) {
+        self.lost_at = Some(Instant::now());
+        self.lost_room = self.lost_room.min(room);
+    }
+
     /// Forgets all names.
     fn forget(&mut self) {
         let look_through = std::mem::take(&mut self.look_through);
@@ -566,8 +696,7 @@ impl Names {
     }
 
     fn missing(&self, addresses: &[usize]) -> Vec<usize> {
-        let known = |address| address <= LOWEST_CODE || self.addresses.contains_key(&address);
-        addresses.iter().copied().filter(|address| !known(*address)).collect()
+        addresses.iter().copied().filter(|address| !self.knows(*address)).collect()
     }
 
     fn insert(&mut self, address: usize, frames: Vec<(Frame, Origin)>) {
@@ -619,6 +748,7 @@ impl Names {
             + buckets::<(Arc<Frame>, u32)>(self.frame_index.capacity())
             + self.chains.capacity() * size_of::<u32>()
             + buckets::<(usize, (u32, u32))>(self.addresses.capacity())
+            + buckets::<(usize, Lost)>(self.lost.capacity())
             + buckets::<(Arc<Frame>, Arc<Site>)>(self.sites.capacity())
             + self.sites.len() * (size_of::<Site>() + COUNTERS)
             + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
@@ -664,6 +794,9 @@ struct Opened {
     /// What names are made from is in memory.
     parsed: bool,
     detail: Detail,
+    /// Why `detail` is less than lines, where it is for want of memory; and the room that lines would need.
+    lost: Option<Lost>,
+    lost_room: u64,
 }
 
 /// How much of a module's names the overhead limit has room for.
@@ -732,6 +865,9 @@ impl<'a> Batch<'a> {
         if self.kept() > self.limit() {
             self.symbols.full.store(true, Ordering::Relaxed);
             self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
+            // Worth another try when there is room for a quarter more names.
+            let held = self.symbols.memory_bytes();
+            self.symbols.names().lose(held / 4);
             return;
         }
         let module = elf::module_of(&self.modules, address - 1);
@@ -741,7 +877,17 @@ impl<'a> Batch<'a> {
         }
         let before = self.held();
         let frames = self.frames(module, address - 1);
-        self.symbols.names().insert(address, frames);
+        let lost = self.opened.get(&key(module)).and_then(|opened| Some((opened.lost?, opened.lost_room)));
+        {
+            let mut names = self.symbols.names();
+            names.insert(address, frames);
+            if let Some((lost, room)) = lost {
+                names.lost.insert(address, lost);
+                if lost == Lost::ForNow {
+                    names.lose(room);
+                }
+            }
+        }
         self.named += 1;
         self.named_since += 1;
         // The first address of a module opens it.
@@ -759,8 +905,11 @@ impl<'a> Batch<'a> {
     fn make_room(&mut self, module: Option<usize>) {
         self.in_vain = if self.named_since < LEAST_PER_PARSE { self.in_vain + 1 } else { 0 };
         if self.in_vain >= IN_VAIN {
+            let room = 2 * self.room();
             if let Some(opened) = self.opened.get_mut(&key(module)) {
                 opened.detail = opened.detail.less();
+                opened.lost = Some(Lost::ForNow);
+                opened.lost_room = room;
             }
             self.in_vain = 0;
             self.largest_step = 0;
@@ -781,14 +930,19 @@ impl<'a> Batch<'a> {
             Detail::Functions => image.map_or(0, Image::functions_cost),
             Detail::Offsets => 0,
         };
-        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
-        let room = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
+        let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
+        let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
         let [address_space, private] = trim::room();
-        let room = room.min(private / 2);
+        let room = own.min(private / 2);
         let maps = image.map_or(0, Image::length);
         while cost(opened.detail) > room && opened.detail != Detail::Offsets
             || opened.detail == Detail::Lines && cost(opened.detail).saturating_add(maps) > address_space / 2
         {
+            let for_good = fits_never(cost(opened.detail), whole);
+            opened.lost = opened.lost.max(Some(if for_good { Lost::ForGood } else { Lost::ForNow }));
+            // Where it is the system that has no more, room within the limit does not help.
+            opened.lost_room = if cost(Detail::Lines) > own { cost(Detail::Lines) } else { u64::MAX };
             opened.detail = opened.detail.less();
         }
         opened.parsed = true;
@@ -802,7 +956,11 @@ impl<'a> Batch<'a> {
     }
 
     fn limit(&self) -> u64 {
-        self.symbols.max_overhead.load(Ordering::Relaxed)
+        self.tables.saturating_add(room_for_names(self.symbols, self.tables))
+    }
+
+    fn room(&self) -> u64 {
+        self.limit().saturating_sub(self.kept())
     }
 
     /// What will be held when the batch is over.

@@ -207,6 +207,14 @@ pub(crate) static UNTRACKED_BYTES: Family = family(
 );
 pub(crate) static OVERHEAD_BYTES: Family =
     family("heap_overhead_bytes", "heap.overhead", Sum, Bytes, &[], "Memory of the tracker itself.");
+pub(crate) static UNNAMED_BYTES: Family = family(
+    "heap_unnamed_bytes",
+    "heap.unnamed",
+    Sum,
+    Bytes,
+    &["state"],
+    "Live bytes without a line of code: pending, no final name yet; lost, for want of memory (HEAPGAUGE_MAX_OVERHEAD).",
+);
 pub(crate) static DROPPED_EVENTS: Family = family(
     "heap_dropped_events_total",
     "heap.dropped_events",
@@ -260,7 +268,7 @@ pub(crate) static BUILD_INFO: Family = family(
 
 /// All of them, in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
-pub(crate) static ALL: [&Family; 29] = [
+pub(crate) static ALL: [&Family; 30] = [
     &TRACKING,
     &START,
     &LIVE_BYTES,
@@ -283,6 +291,7 @@ pub(crate) static ALL: [&Family; 29] = [
     &SNAPSHOT_DURATION,
     &UNTRACKED_BYTES,
     &OVERHEAD_BYTES,
+    &UNNAMED_BYTES,
     &DROPPED_EVENTS,
     &TRUNCATED_STACKS,
     &FALLBACK_WALKS,

@@ -46,6 +46,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
         deallocations: report.deallocations,
         untracked_bytes: report.untracked_bytes,
         overhead_bytes: report.overhead_bytes,
+        unnamed_bytes: Unnamed { pending: report.unnamed.pending, lost: report.unnamed.lost },
         resident_bytes: report.resident_bytes,
         memory_limit_bytes: report.memory_limit_bytes,
         sample_interval_bytes: report.sample_interval_bytes,
@@ -87,6 +88,7 @@ struct Summary<'a> {
     deallocations: u64,
     untracked_bytes: u64,
     overhead_bytes: u64,
+    unnamed_bytes: Unnamed,
     resident_bytes: Option<u64>,
     memory_limit_bytes: Option<u64>,
     sample_interval_bytes: u64,
@@ -96,6 +98,12 @@ struct Summary<'a> {
     snapshots: Vec<Moment>,
     build: Build<'a>,
     paths: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct Unnamed {
+    pending: u64,
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -367,6 +375,7 @@ mod tests {
             file: "src/a.rs".into(),
             line: 2,
             krate: "app".into(),
+            lost: None,
         };
         let head = json!({"version": 1, "number": 7, "taken_at": 20.5, "since": 10.0});
         let figures = |size: u64, count: u64, size_diff: i64, count_diff: i64| json!({"size": size, "size_diff": size_diff, "count": count, "count_diff": count_diff});

@@ -100,6 +100,9 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     one(&families::SNAPSHOT_DURATION, Seconds(report.duration.as_secs_f64()));
     one(&families::UNTRACKED_BYTES, Level(report.untracked_bytes));
     one(&families::OVERHEAD_BYTES, Level(report.overhead_bytes));
+    for (state, bytes) in [("lost", report.unnamed.lost), ("pending", report.unnamed.pending)] {
+        emit(&families::UNNAMED_BYTES, labels(&families::UNNAMED_BYTES, &[state]), Level(bytes));
+    }
 
     let dropped = &report.dropped;
     for (reason, events) in [

@@ -342,6 +342,7 @@ mod tests {
             file: "src/cart.rs".into(),
             line: 7,
             krate: "shop".into(),
+            lost: None,
         };
         let keys = ["site", "function", "file", "line", "crate", "at"];
         let admits = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(Some(&site));

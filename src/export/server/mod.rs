@@ -506,8 +506,8 @@ impl Losses {
             (
                 &mut self.names,
                 over_limit,
-                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): some sites go by function, or by module and \
-                 offset",
+                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): the lines of some sites are lost, \
+                 see heap_unnamed_bytes",
             ),
             (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
         ] {

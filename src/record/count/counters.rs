@@ -98,7 +98,7 @@ impl Owned {
     /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
     #[cold]
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
-        let Some(upper) = publish(&self.upper, 1) else { return false };
+        let Some(upper) = publish(&self.upper, 1, Some(memory::thread_may_grow)) else { return false };
         let (word, lower) = (word(place, direction), &self.lower[word(place, direction)]);
         // SAFETY: `publish` gives zeroed words that are never freed.
         let upper = unsafe { &(*upper)[word] };
@@ -233,20 +233,21 @@ impl<C> Table<C> {
         Some(unsafe { &*segment.add(offset) })
     }
 
-    /// The same, made if need be; `None` when there is no memory for it.
+    /// The same, made if need be; `None` when there is no memory for it. In the table of one thread: also where `may` says
+    /// that there is no room for so many bytes.
     #[cold]
     #[inline(never)]
-    fn chunk_or_make(&self, number: usize) -> Option<&C> {
+    fn chunk_or_make(&self, number: usize, may: Option<fn(usize) -> bool>) -> Option<&C> {
         let chunk = match self.first.get(number) {
             Some(chunk) => chunk,
             None => {
                 let (segment, _) = place(number);
-                publish(self.segments.get(segment)?, FIRST_SEGMENT << segment)?;
+                publish(self.segments.get(segment)?, FIRST_SEGMENT << segment, may)?;
                 self.later(number)?
             }
         };
         // SAFETY: `publish` gives zeroed memory that is never freed.
-        publish(chunk, 1).map(|chunk| unsafe { &*chunk })
+        publish(chunk, 1, may).map(|chunk| unsafe { &*chunk })
     }
 }
 
@@ -263,13 +264,16 @@ impl Table<Owned> {
         self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
     }
 
-    /// Books a block of this id, making place for it; false without memory, or for 2 GiB and more.
+    /// Books a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block is
+    /// then to be booked at the counters that threads share.
     #[cold]
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         let (place, bytes) = (id as usize, bytes as u64);
+        // The ids that every thread books at have their place whatever the limit.
+        let may: fn(usize) -> bool = if number(id) == 0 { memory::always } else { memory::thread_may_grow };
         bytes <= MOST
-            && self.chunk_or_make(number(id)).is_some_and(|chunk| {
+            && self.chunk_or_make(number(id), Some(may)).is_some_and(|chunk| {
                 chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
             })
     }
@@ -292,7 +296,7 @@ impl Table<Shared> {
 
     /// Makes a place for an id; false when there is no memory for it.
     pub(crate) fn make(&self, id: u32) -> bool {
-        self.chunk(number(id)).is_some() || self.chunk_or_make(number(id)).is_some()
+        self.chunk(number(id)).is_some() || self.chunk_or_make(number(id), None).is_some()
     }
 
     /// Books a block of this id; false if no place was made for it.
@@ -310,13 +314,17 @@ fn place(number: usize) -> (usize, usize) {
     (segment, shifted - (FIRST_SEGMENT << segment))
 }
 
-/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile.
-fn publish<T>(place: &AtomicPtr<T>, len: usize) -> Option<*mut T> {
+/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile. With `may`: values of one
+/// thread, where that says that there is room for so many bytes.
+fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) -> Option<*mut T> {
     let present = place.load(Ordering::Acquire);
     if !present.is_null() {
         return Some(present);
     }
-    let fresh = memory::zeroed_array::<T>(len);
+    let fresh = match may {
+        Some(may) => memory::zeroed_array_of_thread::<T>(len, may),
+        None => memory::zeroed_array::<T>(len),
+    };
     if fresh.is_null() {
         return None;
     }
@@ -325,7 +333,8 @@ fn publish<T>(place: &AtomicPtr<T>, len: usize) -> Option<*mut T> {
     match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
         Ok(_) => Some(fresh),
         Err(earlier) => {
-            // SAFETY: made above with this length and seen by nobody.
+            // SAFETY: made above with this length and seen by nobody; as memory that threads share, since a thread's own
+            // has no other thread that could be faster.
             unsafe { memory::free_array(fresh, len) };
             Some(earlier)
         }
@@ -403,11 +412,11 @@ mod tests {
     #[test]
     fn blocks_go_on_too() {
         let table = Table::<Owned>::new();
-        let chunk = table.chunk_or_make(0).unwrap();
+        let chunk = table.chunk_or_make(0, None).unwrap();
         for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
             // As if that many had been booked.
             chunk.lower[word(3, Allocated)].store(start << 32 | 5, Ordering::Relaxed);
-            let upper = publish(&chunk.upper, 1).unwrap();
+            let upper = publish(&chunk.upper, 1, None).unwrap();
             // SAFETY: just published.
             unsafe { &(*upper)[word(3, Allocated)] }.store((start >> 31) << 32, Ordering::Relaxed);
             for more in 1..4 {

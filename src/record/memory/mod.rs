@@ -20,12 +20,18 @@ use std::alloc::{GlobalAlloc, System};
 /// Bytes handed out and not returned. Relaxed: a figure for people, orders nothing.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// Above this many bytes no new stack is recorded. Relaxed: late by an event at most.
+/// Of them, the tables that single threads write: their counters and caches. Relaxed, as above.
+static OF_THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of the map of stacks, which come through the global allocator and not from here. Relaxed, as above.
+static OF_MAP: AtomicU64 = AtomicU64::new(0);
+
+/// The most that all of these may hold. Relaxed: late by an event at most.
 static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 
-/// 48 MiB, three quarters of the default overhead limit: about 160,000 distinct stacks of 16 frames
+/// 40 MiB, five eighths of the default overhead limit: about 130,000 distinct stacks of 16 frames
 /// with two threads.
-const DEFAULT_LIMIT: u64 = 48 << 20;
+const DEFAULT_LIMIT: u64 = 40 << 20;
 
 /// Zeroed memory for one `T`, or null. Returned only by [`free_array`].
 pub(crate) fn zeroed<T>() -> *mut T {
@@ -51,6 +57,31 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
     }
     pointer
+}
+
+/// Zeroed memory for `len` values of `T` that the calling thread alone writes, or null: without memory, and where
+/// `may` says that there is no room. Returned only by [`free_array_of_thread`].
+pub(crate) fn zeroed_array_of_thread<T>(len: usize, may: fn(usize) -> bool) -> *mut T {
+    let bytes = len.saturating_mul(size_of::<T>());
+    if !may(bytes) {
+        return std::ptr::null_mut();
+    }
+    let pointer: *mut T = zeroed_array(len);
+    if !pointer.is_null() {
+        OF_THREADS.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+    pointer
+}
+
+/// Returns what [`zeroed_array_of_thread`] gave.
+///
+/// # Safety
+///
+/// * As for [`free_array`].
+pub(crate) unsafe fn free_array_of_thread<T>(pointer: *mut T, len: usize) {
+    // SAFETY: the caller's duties.
+    unsafe { free_array(pointer, len) };
+    OF_THREADS.fetch_sub((len * size_of::<T>()) as u64, Ordering::Relaxed);
 }
 
 /// Returns what [`zeroed_array`] gave.
@@ -140,12 +171,53 @@ pub(crate) fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// Whether the tables may grow for something new.
-pub(crate) fn may_grow() -> bool {
-    bytes() < LIMIT.load(Ordering::Relaxed)
+/// Everything that counts against the limit.
+fn counted() -> u64 {
+    bytes() + OF_MAP.load(Ordering::Relaxed)
 }
 
-/// Sets the limit of [`may_grow`], in bytes.
+/// Counts what the map of stacks has grown by.
+pub(crate) fn map_grew(bytes: usize) {
+    OF_MAP.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+/// Bytes of the map of stacks.
+pub(crate) fn map_bytes() -> u64 {
+    OF_MAP.load(Ordering::Relaxed)
+}
+
+/// Whether there is room for a new stack.
+pub(crate) fn may_grow() -> bool {
+    counted() < LIMIT.load(Ordering::Relaxed)
+}
+
+/// Whether there is room for a table of so many bytes that no thread can do without.
+pub(crate) fn has_room(bytes: usize) -> bool {
+    counted() + bytes as u64 <= LIMIT.load(Ordering::Relaxed)
+}
+
+/// Whether there is room for so many bytes of a thread's own counters or caches. The thread can do without, more slowly
+/// and as exactly, but a stack that finds no room is lost: so together they leave half of the limit to stacks, and
+/// beyond that take no more than a quarter of it.
+pub(crate) fn thread_may_grow(bytes: usize) -> bool {
+    let (bytes, limit) = (bytes as u64, LIMIT.load(Ordering::Relaxed));
+    let after = counted() + bytes;
+    after <= limit / 2 || after <= limit && OF_THREADS.load(Ordering::Relaxed) + bytes <= limit / 4
+}
+
+/// Whether there is room for the state of one more thread. A sixteenth beyond the limit of all other tables is for states
+/// alone: where stacks have taken the rest, a new thread still books where it belongs.
+pub(crate) fn has_room_for_thread(bytes: usize) -> bool {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    counted() + bytes as u64 <= limit + limit / 16
+}
+
+/// Says that a table is wanted whatever the limit: it is small, and its thread cannot do without.
+pub(crate) fn always(_bytes: usize) -> bool {
+    true
+}
+
+/// Sets the limit of the tables, in bytes.
 pub(crate) fn set_limit(bytes: u64) {
     LIMIT.store(bytes, Ordering::Relaxed);
 }

@@ -135,10 +135,8 @@ impl StackCache {
     #[cold]
     fn grow(&mut self) {
         let len = (self.len + self.len / 4).clamp(SMALLEST, LARGEST);
-        if self.len != 0 && !memory::may_grow() {
-            return;
-        }
-        let Some(buckets) = NonNull::new(memory::zeroed_array::<Bucket>(len)) else { return };
+        let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
+        let Some(buckets) = NonNull::new(memory::zeroed_array_of_thread::<Bucket>(len, may)) else { return };
         let old = std::mem::replace(self, StackCache { buckets: buckets.as_ptr(), len, used: 0 });
         for index in 0..old.len {
             // SAFETY: within the old table, which is still whole.
@@ -149,7 +147,7 @@ impl StackCache {
         }
         if old.len != 0 {
             // SAFETY: made by `grow` with `old.len`, and nothing refers to it any more.
-            unsafe { memory::free_array(old.buckets, old.len) };
+            unsafe { memory::free_array_of_thread(old.buckets, old.len) };
         }
     }
 }

@@ -257,10 +257,8 @@ impl Layouts {
     fn grow(&mut self) {
         self.pushed_out = 0;
         let len = (self.len * 2).max(SMALLEST);
-        if self.len != 0 && !memory::may_grow() {
-            return;
-        }
-        let entries = memory::zeroed_array::<Entry>(len);
+        let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
+        let entries = memory::zeroed_array_of_thread::<Entry>(len, may);
         if entries.is_null() {
             return;
         }
@@ -275,7 +273,7 @@ impl Layouts {
         }
         if old_len != 0 {
             // SAFETY: made here with this length, and nothing refers to it any more.
-            unsafe { memory::free_array(old, old_len) };
+            unsafe { memory::free_array_of_thread(old, old_len) };
         }
     }
 

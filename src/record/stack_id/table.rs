@@ -96,8 +96,19 @@ static MAP: OnceLock<Map> = OnceLock::new();
 
 fn map() -> &'static Map {
     MAP.get_or_init(|| {
+        memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
         Map::with_capacity_and_hasher_and_shard_amount(ROOM, BuildHasherDefault::default(), SHARDS)
     })
+}
+
+/// Bytes of a shard with room for so many stacks: a power of two of entries, each with a byte of control, of which one
+/// in eight stays empty.
+fn shard_bytes(capacity: usize) -> usize {
+    if capacity == 0 {
+        0
+    } else {
+        (capacity * 8 / 7).next_power_of_two() * (size_of::<(Key, SharedValue<u32>)>() + 1)
+    }
 }
 
 /// Makes the map before it is needed.
@@ -140,8 +151,13 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
         *id.get_mut() = publish(*key)?;
         return Ok(*id.get());
     }
+    let before = shard.capacity();
+    if shard.len() == before && !memory::has_room(2 * shard_bytes(before)) {
+        return Err(Reason::Memory);
+    }
     // `DashMap::insert` would end the process where the map cannot grow.
     shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;
+    memory::map_grew(shard_bytes(shard.capacity()).saturating_sub(shard_bytes(before)));
     let recorded = record(&sought).ok_or(Reason::Memory)?;
     match publish(recorded) {
         Ok(id) => {

@@ -486,7 +486,13 @@ fn adopt() -> Option<&'static ThreadState> {
     Some(state)
 }
 
+/// Bytes that an idle thread takes beside its state: the smallest of its caches.
+const IDLE_CACHES: usize = 8 << 10;
+
 fn make() -> Option<&'static ThreadState> {
+    if !memory::has_room_for_thread(size_of::<ThreadState>() + IDLE_CACHES) {
+        return None;
+    }
     let state = memory::zeroed::<ThreadState>();
     // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
     // integers, null pointers, empty tables.

@@ -76,6 +76,8 @@ const SMALLEST: usize = 128;
 /// 768 KiB: more return addresses than the paths to the allocator have in a large service. A table
 /// that would need more is emptied and fills again.
 const LARGEST: usize = 1 << 15;
+/// 24 KiB: with fewer entries a thread would work out most of its rules again and again.
+const NEEDED: usize = 1 << 10;
 
 /// A place in the table of one thread; valid until that table's next [`Rules::insert`],
 /// [`Rules::pass`] or [`Rules::forget`].
@@ -216,12 +218,19 @@ impl Rules {
     }
 
     fn make_room(&mut self) -> Option<()> {
-        if self.len >= LARGEST || (self.len != 0 && !memory::may_grow()) {
+        if self.len >= LARGEST {
             self.forget();
             return Some(());
         }
         let len = (self.len * 2).max(SMALLEST);
-        let entries = memory::zeroed_array::<Entry>(len);
+        let may = if len <= SMALLEST {
+            memory::always
+        } else if len <= NEEDED {
+            memory::has_room
+        } else {
+            memory::thread_may_grow
+        };
+        let entries = memory::zeroed_array_of_thread::<Entry>(len, may);
         if entries.is_null() {
             // Half full at most, so emptying it gives room, and no room at all gives none.
             self.forget();
@@ -240,7 +249,7 @@ impl Rules {
         }
         if !old.entries.is_null() {
             // SAFETY: made here with `old.len`; places into it are invalid by contract.
-            unsafe { memory::free_array(old.entries, old.len) };
+            unsafe { memory::free_array_of_thread(old.entries, old.len) };
         }
         Some(())
     }
@@ -263,7 +272,7 @@ impl Rules {
         }
         if !self.entries.is_null() {
             // SAFETY: made by `make_room` with `self.len`; `self` ends here, and places with it.
-            unsafe { memory::free_array(self.entries, self.len) };
+            unsafe { memory::free_array_of_thread(self.entries, self.len) };
         }
     }
 }

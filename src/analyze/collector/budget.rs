@@ -1,0 +1,84 @@
+//! The overhead limit → what each part of heapgauge may hold of it.
+//!
+//! One for the process: the latest collector's counts. Names have a share that tables cannot take, large enough for
+//! the line tables of the program where half of the limit is; tables may fill the rest, as far as names and baselines
+//! leave it.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::analyze::symbols;
+use crate::record::raw_snapshot;
+
+/// What the limit is at least. Below this not even the tables of a few threads would fit beside some names.
+pub(crate) const MIN_MAX_OVERHEAD: u64 = 1 << 20;
+
+/// Relaxed: both are settings, and late by a collection at most.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+static NAMES: AtomicU64 = AtomicU64::new(0);
+
+/// The share of names: a quarter of the limit, or what the program's line tables take and a sixteenth for the names
+/// found, but no more than half.
+fn share_of_names(limit: u64, lines_cost: u64) -> u64 {
+    (lines_cost + lines_cost / 4 + limit / 16).clamp(limit / 4, limit / 2)
+}
+
+/// What tables may hold where the read side holds so much: an eighth is for baselines, snapshots and answers.
+fn of_tables(limit: u64, names: u64, read_side: u64) -> u64 {
+    (limit - names - limit / 8).min(limit.saturating_sub(read_side + limit / 16))
+}
+
+/// Bytes that the baselines may hold, and as much again the snapshots kept on request.
+pub(super) fn of_baselines(limit: u64) -> usize {
+    usize::try_from(limit / 16).unwrap_or(usize::MAX)
+}
+
+/// Divides a limit.
+pub(super) fn set(limit: u64) {
+    let names = share_of_names(limit, symbols::global().lines_cost());
+    LIMIT.store(limit, Ordering::Relaxed);
+    NAMES.store(names, Ordering::Relaxed);
+    symbols::global().set_budget(limit, names);
+    follow(0);
+}
+
+/// Lets tables grow as far as the read side leaves room, but for `transient` bytes that it holds for a moment.
+pub(super) fn follow(transient: usize) {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    if limit != 0 {
+        let read_side = raw_snapshot::read_side_bytes().saturating_sub(transient as u64);
+        raw_snapshot::set_table_limit(of_tables(limit, NAMES.load(Ordering::Relaxed), read_side));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_parts_are_never_more_than_the_whole() {
+        for limit in [MIB, 8 * MIB, 64 * MIB, 16 << 30, u64::MAX] {
+            for lines_cost in [0, MIB, 20 * MIB, 1 << 40] {
+                let names = share_of_names(limit, lines_cost);
+                assert!((limit / 4..=limit / 2).contains(&names));
+                let tables = of_tables(limit, names, 0);
+                assert!(tables >= limit / 8 * 3 && names + tables + limit / 8 <= limit);
+                // The states of threads may pass the limit of the other tables by a sixteenth of it.
+                assert!(names + tables + tables / 16 + limit / 16 <= limit);
+                assert!(of_tables(limit, names, limit) == 0);
+            }
+        }
+    }
+
+    #[test]
+    fn names_get_what_the_lines_of_the_program_take() {
+        assert_eq!(share_of_names(64 * MIB, 0), 16 * MIB);
+        assert_eq!(share_of_names(64 * MIB, 16 * MIB), 24 * MIB);
+        assert_eq!(share_of_names(64 * MIB, 100 * MIB), 32 * MIB);
+        assert_eq!(of_tables(64 * MIB, 16 * MIB, 0), 40 * MIB);
+        // Names that found room while tables were small keep it.
+        assert_eq!(of_tables(64 * MIB, 16 * MIB, 40 * MIB), 20 * MIB);
+    }
+}

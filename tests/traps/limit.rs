@@ -1,0 +1,181 @@
+//! The limit of heapgauge's own memory: for everything together, in every mix of threads.
+
+use crate::{of_function, on_path, say, trap};
+use heapgauge::{Collector, Report};
+use std::hint::black_box;
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+type Block = Box<[u64; 3]>;
+
+#[inline(never)]
+fn leaf(number: usize) -> Block {
+    black_box(Box::new([number as u64; 3]))
+}
+/// Of the call that allocates.
+const LEAF_LINE: u32 = line!() - 3;
+const LEAF: &str = "traps::limit::leaf";
+
+/// What the system says that the process holds of private memory, bytes: heapgauge's own figures are not asked.
+fn private_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    let kilobytes: u64 = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes << 10
+}
+
+/// A report with every name that there is.
+fn named(collector: &Collector) -> Arc<Report> {
+    loop {
+        let report = collector.collect();
+        if report.unnamed.pending == 0 {
+            return report;
+        }
+        // A younger one is given out again.
+        std::thread::sleep(Duration::from_millis(1_001));
+    }
+}
+
+/// With room for whatever names and answers take.
+fn without_limit() -> Arc<Report> {
+    named(&Collector::builder().max_overhead(4 << 30).build().unwrap())
+}
+
+/// Each thread had counters of its own for each stack, and they were not asked whether there was room.
+#[test]
+fn many_threads_on_many_stacks() {
+    trap("limit::many_threads_on_many_stacks", || {
+        const THREADS: usize = 48;
+        const DEPTH: usize = 14;
+        // Counters come for many stacks at once, so that it does not take every stack to have them all.
+        const STEP: usize = 16;
+        const LIMIT: u64 = 20 << 20;
+        let _collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        // Short stacks, so that there is room for them all.
+        heapgauge::stop();
+        heapgauge::start(1).unwrap();
+        let paths = |step: usize| -> Vec<Block> {
+            let each = |path| on_path(path, DEPTH, &mut || leaf(path));
+            (0..1 << DEPTH).step_by(step).map(each).collect()
+        };
+        // All stacks are met once before.
+        let mut kept = std::thread::spawn(move || paths(1)).join().unwrap();
+        let (before, own_before) = (private_bytes(), heapgauge::tracker_memory());
+        let barrier = Arc::new(Barrier::new(THREADS));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let barrier = barrier.clone();
+                std::thread::spawn(move || {
+                    barrier.wait();
+                    let blocks = paths(STEP);
+                    // No state is handed on before every thread has filled its own.
+                    barrier.wait();
+                    blocks
+                })
+            })
+            .collect();
+        for thread in threads {
+            kept.extend(thread.join().unwrap());
+        }
+        let (own, grown) = (heapgauge::tracker_memory(), private_bytes().saturating_sub(before));
+        assert!(own <= LIMIT, "{own} bytes of {LIMIT}, {own_before} before");
+        // The program's own: blocks, the lists of them and their copies, and what is touched of the threads' stacks.
+        let blocks = (kept.len() * (64 + 3 * size_of::<Block>()) + THREADS * (256 << 10)) as u64;
+        assert!(grown <= LIMIT + blocks, "{grown} bytes more, {blocks} are the program's");
+
+        // Booked at the counters that threads share: exact, and nothing dropped.
+        let (blocks, report) = (kept.len() as u64, without_limit());
+        assert_eq!(blocks, (1 << DEPTH) + THREADS as u64 * (1 << DEPTH) / STEP as u64);
+        assert_eq!(of_function(LEAF), (24 * blocks, blocks));
+        assert_eq!(report.dropped.threads, 0);
+        // Freed on a thread that has no place for them either.
+        std::thread::spawn(move || drop(kept)).join().unwrap();
+        assert_eq!(of_function(LEAF), (0, 0));
+        say(format_args!("{THREADS} threads on {} stacks: {} of {} KiB", 1 << DEPTH, own >> 10, LIMIT >> 10));
+    });
+}
+
+/// The state of a thread was made whatever the limit.
+#[test]
+fn more_threads_than_there_is_room_for() {
+    trap("limit::more_threads_than_there_is_room_for", || {
+        const THREADS: usize = 150;
+        const LIMIT: u64 = 1 << 20;
+        let _collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        let before = heapgauge::traced_memory().current;
+        let barrier = Arc::new(Barrier::new(THREADS + 1));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let barrier = barrier.clone();
+                std::thread::Builder::new()
+                    .stack_size(256 << 10)
+                    .spawn(move || {
+                        let block = black_box(vec![0u8; 100_000 + number]);
+                        barrier.wait();
+                        barrier.wait();
+                        block.len()
+                    })
+                    .unwrap()
+            })
+            .collect();
+        barrier.wait();
+        let (own, live) = (heapgauge::tracker_memory(), heapgauge::traced_memory().current - before);
+        assert!(own <= LIMIT, "{own} bytes of {LIMIT}");
+        let blocks: u64 = (0..THREADS as u64).map(|number| 100_000 + number).sum();
+        assert!((blocks..blocks + (THREADS as u64) * 4_096).contains(&live), "{live} of {blocks}");
+        barrier.wait();
+        let sum: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!(sum as u64, blocks);
+        let left = heapgauge::traced_memory().current.saturating_sub(before);
+        assert!(left < 64 << 10, "{left} bytes are left");
+        assert!(without_limit().dropped.threads > 0);
+        say(format_args!("{THREADS} threads at once: {} of {} KiB", own >> 10, LIMIT >> 10));
+    });
+}
+
+/// So many calls before the one that allocates that a stack takes all the room it may.
+#[inline(never)]
+fn below<T>(calls: usize, act: &mut dyn FnMut() -> T) -> T {
+    let result = if calls == 0 { act() } else { below(calls - 1, act) };
+    black_box(result)
+}
+
+/// The tables of very many deep stacks took all there was before the first name was read: every site went by module and
+/// offset, under another id.
+#[test]
+fn names_have_room_whatever_the_stacks_take() {
+    trap("limit::names_have_room_whatever_the_stacks_take", || {
+        const DEPTH: usize = 17;
+        heapgauge::stop();
+        heapgauge::start(64).unwrap();
+        let collector = Collector::new();
+        let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
+        let mut own = 0;
+        let is_full = (0..1 << DEPTH).any(|path| {
+            kept.push(below(60, &mut || on_path(path, DEPTH, &mut || leaf(path))));
+            // Not by a collection, which would read names.
+            let is_checked = path % 4_096 == 4_095;
+            let before =
+                if is_checked { std::mem::replace(&mut own, heapgauge::tracker_memory()) } else { 0 };
+            is_checked && own < before + (64 << 10)
+        });
+        assert!(is_full, "there is room for more stacks");
+        let report = named(&collector);
+        assert_eq!((report.unnamed.lost, report.build.symbols), (0, "lines"));
+        let row = report.sites.iter().find(|row| row.function() == LEAF).expect("the leaf among the sites");
+        assert_eq!((row.file(), row.line()), ("tests/traps/limit.rs", LEAF_LINE));
+        // The id that it has in every process.
+        assert_eq!(row.site(), fnv_1a(&format!("{LEAF}\0{}\0{}", row.file(), row.line())));
+        let own = heapgauge::tracker_memory();
+        assert!(own <= 64 << 20, "{own}");
+        say(format_args!("{} deep stacks, {} MiB, and every line", kept.len(), own >> 20));
+    });
+}
+
+/// FNV-1a 64, as 16 hex digits.
+fn fnv_1a(text: &str) -> String {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
