@@ -4,6 +4,8 @@
 //! Part of the border, because it calls into the C library; the read side uses it. glibc keeps what was freed for
 //! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
 
+use crate::record::tag::large;
+
 /// Above this a walk through the C library's free lists may take long: of a 256 MiB heap in two million
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
@@ -23,7 +25,7 @@ pub(crate) fn private_bytes() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut pages = pages.split(' ').skip(1).map(|number| number.parse().unwrap_or(0));
     let (resident, shared): (usize, usize) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
-    resident.saturating_sub(shared) * 4096
+    resident.saturating_sub(shared) * large::page_bytes()
 }
 
 /// What this process may still have by its own limits, bytes: of address space, and of private memory. It ends
@@ -40,7 +42,8 @@ pub(crate) fn room() -> [u64; 2] {
         {
             return u64::MAX;
         }
-        limit.rlim_cur.saturating_sub(pages.get(column).map_or(0, |pages| pages * 4096))
+        let page = large::page_bytes() as u64;
+        limit.rlim_cur.saturating_sub(pages.get(column).map_or(0, |pages| pages.saturating_mul(page)))
     })
 }
 

@@ -142,15 +142,27 @@ pub(crate) fn resident_bytes() -> u64 {
             pages += resident_pages(leaf);
         }
     }
-    pages * PAGE as u64
+    pages * page_bytes() as u64
 }
 
-const PAGE: usize = 4096;
+/// Bytes of a page, as the system says.
+#[cfg(unix)]
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: a plain query.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(SMALLEST_PAGE)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn page_bytes() -> usize {
+    SMALLEST_PAGE
+}
+
+const SMALLEST_PAGE: usize = 4096;
 
 #[cfg(target_os = "linux")]
 fn resident_pages(leaf: *mut Leaf) -> u64 {
-    let mut resident = [0u8; size_of::<Leaf>() / PAGE];
-    // SAFETY: `leaf` is a mapping of this size; the array has a byte for each of its pages (fewer
+    let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];
+    // SAFETY: `leaf` is a mapping of this size; the array has a byte for each page of the smallest size there is (fewer
     // are written where pages are larger).
     let failed = unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0;
     if failed {

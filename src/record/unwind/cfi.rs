@@ -105,7 +105,13 @@ mod arch {
     }
 }
 
-/// The word at this address of a stack.
+/// Reads the word at this address of a stack.
+///
+/// It may be one that was never written: padding, or a variable that is dead. In the language such bytes are not
+/// initialised, and an integer has to be. It is harmless here: the address comes from the stack pointer, which an
+/// assembler block has given, and never lies in the frame of the function that reads. So the compiler cannot know which
+/// variable it belongs to and has to load the bytes that are there, and takes any such bytes for defined. A word that was
+/// only a guess is compared and added up; nothing else depends on it.
 ///
 /// [`recognise`] reads words that it only guesses to be return addresses. Some lie between variables, where
 /// AddressSanitizer ends the program at every load that it knows of.

@@ -1,7 +1,7 @@
 //! The calling thread's stack → return addresses, by the platform's own unwinder.
 //!
-//! A hundred times slower than `cfi`. `trace_unsynchronized` takes no lock of the `backtrace` crate
-//! (a thread that panics may hold it and allocate) and the buffer it fills is the caller's.
+//! A hundred times slower than `cfi`. On Unix it takes no lock of the `backtrace` crate (a thread that panics may hold it
+//! and allocate). The buffer it fills is the caller's.
 
 use super::Gather;
 
@@ -11,19 +11,23 @@ pub(super) fn walk(gather: &mut Gather<'_>, from: Option<usize>) -> bool {
     let mut truncated = false;
     let mut has_room = true;
     let mut begun = from.is_none();
-    // SAFETY: the crate asks that nobody else uses it at the same time, because of its symbol
-    // caches on other platforms and dbghelp on Windows. On unix tracing is the unwinder alone, which
-    // has no such state; on Windows this is documented as not tried.
+    let take = |frame: &backtrace::Frame| {
+        let address = frame.ip().addr();
+        begun |= from == Some(address);
+        if begun && address != 0 {
+            truncated = !has_room;
+            has_room = has_room && gather.push(address);
+        }
+        !truncated
+    };
+    // SAFETY: the crate's lock guards what it keeps of symbols, and dbghelp on Windows. On Unix a walk uses the
+    // platform's unwinder alone (`_Unwind_Backtrace`), which any number of threads may call at the same time.
+    #[cfg(unix)]
     unsafe {
-        backtrace::trace_unsynchronized(|frame| {
-            let address = frame.ip().addr();
-            begun |= from == Some(address);
-            if begun && address != 0 {
-                truncated = !has_room;
-                has_room = has_room && gather.push(address);
-            }
-            !truncated
-        });
+        backtrace::trace_unsynchronized(take);
     }
+    // Where the lock is needed it is taken; a thread that holds it already goes on.
+    #[cfg(not(unix))]
+    backtrace::trace(take);
     truncated
 }
