@@ -488,18 +488,13 @@ impl Parser<'_> {
         let unknown = Found { rule: Rule::UNKNOWN, stays };
         let Some(module) = modules::find(address) else { return unknown };
         let Some(context) = self.context() else { return unknown };
-        let section = |start: usize| {
-            if !(module.start..module.end).contains(&start) {
-                // Where a header points that is none.
-                return &[][..];
-            }
-            // SAFETY: the module is loaded, since it has code on this thread's stack (or is the one this
-            // code is in), and its unwind sections lie inside its mapping, which is read only as far as
-            // lengths in the sections themselves tell.
-            unsafe {
-                std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(start), module.end - start)
-            }
+        // SAFETY: the module has code on this thread's stack, or is the one that this code is in, so that it stays
+        // loaded until that has returned.
+        let Some(segment) = (unsafe { module.constant_segment() }) else {
+            return Found { rule: Rule::OTHER, stays };
         };
+        // SAFETY: as above.
+        let section = |start: usize| unsafe { segment.bytes_from(start) };
         Found { rule: row_rule(context, module.unwind_header, address, section), stays }
     }
 
@@ -531,7 +526,7 @@ impl Parser<'_> {
 static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it.
-/// `section` gives the bytes from an address to the module's end.
+/// `section` gives the bytes from an address to the end of the header's segment, none for one that lies elsewhere.
 fn row_rule<'a>(
     context: &mut Context,
     header: usize,

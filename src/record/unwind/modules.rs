@@ -25,6 +25,73 @@ pub(super) struct Module {
     pub unwind_header: usize,
 }
 
+/// A segment of a module that is mapped as a whole and never written, so that its bytes can be borrowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ConstantSegment {
+    start: usize,
+    end: usize,
+}
+
+impl ConstantSegment {
+    /// The bytes from an address to the end of the segment; none where the address lies elsewhere.
+    ///
+    /// # Safety
+    ///
+    /// * The module stays loaded as long as the bytes are used.
+    pub(super) unsafe fn bytes_from<'a>(self, address: usize) -> &'a [u8] {
+        if !(self.start..self.end).contains(&address) {
+            return &[];
+        }
+        // SAFETY: within one loaded segment, which the loader has mapped readable and not writable; the caller's duty.
+        unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(address), self.end - address) }
+    }
+}
+
+impl Module {
+    /// The constant segment that the unwind header lies in, by the headers that the module has in memory: not its
+    /// variables, which change, nor the holes between segments, where nothing is mapped.
+    ///
+    /// # Safety
+    ///
+    /// * The module is loaded.
+    pub(super) unsafe fn constant_segment(&self) -> Option<ConstantSegment> {
+        // The smallest page there is: the first of a module is mapped as a whole.
+        const PAGE: usize = 4096;
+        const SIZE: usize = size_of::<libc::Elf64_Phdr>();
+        if self.start == 0 || !self.start.is_multiple_of(PAGE) {
+            return None;
+        }
+        // SAFETY: the module is loaded from here on, the caller's duty, so that its first page is mapped; the record is
+        // smaller, and any bytes are one.
+        let file = unsafe { std::ptr::with_exposed_provenance::<libc::Elf64_Ehdr>(self.start).read() };
+        let (first, count) = (file.e_phoff as usize, usize::from(file.e_phnum));
+        let is_elf = file.e_ident.starts_with(b"\x7fELF") && usize::from(file.e_phentsize) == SIZE;
+        let is_aligned = first.is_multiple_of(align_of::<libc::Elf64_Phdr>());
+        if !is_elf || !is_aligned || first > PAGE || count > (PAGE - first) / SIZE {
+            return None;
+        }
+        // SAFETY: aligned and within that page, as just checked.
+        let headers = unsafe {
+            std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.start + first), count)
+        };
+        constant_segment(headers, self.start, self.unwind_header)
+    }
+}
+
+/// The readable and never written one of these segments that an address lies in, where the file's own header is mapped
+/// at `start`.
+fn constant_segment(headers: &[libc::Elf64_Phdr], start: usize, address: usize) -> Option<ConstantSegment> {
+    let mut segments = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+    let base = start.wrapping_sub(segments.clone().find(|header| header.p_offset == 0)?.p_vaddr as usize);
+    let found = segments.find_map(|header| {
+        let start = base.wrapping_add(header.p_vaddr as usize);
+        let segment = ConstantSegment { start, end: start.wrapping_add(header.p_filesz as usize) };
+        (segment.start..segment.end).contains(&address).then_some((header.p_flags, segment))
+    });
+    let is_constant = |flags: u32| flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
+    found.filter(|(flags, _)| is_constant(*flags)).map(|(_, segment)| segment)
+}
+
 /// `struct dl_find_object` of glibc, `dlfcn.h`.
 #[repr(C)]
 struct Found {
@@ -306,6 +373,50 @@ mod tests {
             assert_eq!(find_lasting(address), Some(listed));
         }
         assert!(find(16).is_none() && find_in(listed, 16).is_none() && !stays(16));
+    }
+
+    /// Not the variables of a module, which others write, nor the holes between its segments, where nothing is mapped.
+    #[test]
+    fn constant_bytes_are_of_one_segment_that_is_not_written() {
+        static VARIABLE: AtomicUsize = AtomicUsize::new(1);
+        prepare();
+        let module = find(find as fn(usize) -> Option<Module> as usize).unwrap();
+        // SAFETY: the module of this very code, which stays.
+        let segment = unsafe { module.constant_segment() }.unwrap();
+        // SAFETY: as above.
+        let bytes = |address| unsafe { segment.bytes_from(address) }.len();
+        assert_eq!(bytes(module.unwind_header), segment.end - module.unwind_header);
+        let variable = (&raw const VARIABLE).addr();
+        assert!((module.start..module.end).contains(&variable));
+        assert_eq!(
+            [bytes(variable), bytes(segment.end), bytes(segment.start.wrapping_sub(1)), bytes(0)],
+            [0; 4]
+        );
+        // Every byte of it can be read.
+        // SAFETY: as above.
+        assert!(unsafe { segment.bytes_from(segment.start) }.iter().any(|byte| *byte != 0));
+
+        let header = |p_type, p_flags, p_vaddr, p_filesz| libc::Elf64_Phdr {
+            p_type,
+            p_flags,
+            p_offset: p_vaddr,
+            p_vaddr,
+            p_paddr: 0,
+            p_filesz,
+            p_memsz: p_filesz + 50,
+            p_align: 1,
+        };
+        let headers = [
+            header(libc::PT_LOAD, libc::PF_R, 0, 100),
+            header(libc::PT_LOAD, libc::PF_R | libc::PF_X, 1_000, 100),
+            header(libc::PT_LOAD, libc::PF_R | libc::PF_W, 2_000, 100),
+            header(libc::PT_DYNAMIC, libc::PF_R, 3_000, 100),
+        ];
+        let found =
+            |address| constant_segment(&headers, 10_000, address).map(|found| (found.start, found.end));
+        assert_eq!([found(10_000), found(10_099)], [Some((10_000, 10_100)); 2]);
+        assert_eq!(found(11_050), Some((11_000, 11_100)));
+        assert_eq!([found(10_100), found(12_050), found(13_050), found(50)], [None; 4]);
     }
 
     #[test]

@@ -19,13 +19,8 @@ impl Sections {
         modules::prepare();
         let here = Sections::of_this_executable as *const () as usize;
         let module = modules::find(here).unwrap();
-        // SAFETY: the module is loaded, and the header and what follows lie in its mapping.
-        let whole = unsafe {
-            std::slice::from_raw_parts(
-                std::ptr::with_exposed_provenance::<u8>(module.unwind_header),
-                module.end - module.unwind_header,
-            )
-        };
+        // SAFETY: the module of this very code.
+        let whole = unsafe { module.constant_segment().unwrap().bytes_from(module.unwind_header) };
         // Header, table and frames follow each other. The frames end with a length of zero; a megabyte of them is
         // more than enough for the addresses below to be found in.
         let bytes = whole[..whole.len().min(24 << 20)].to_vec();
