@@ -79,6 +79,10 @@ fn index(address: usize) -> usize {
 #[inline(never)]
 fn leaf_slow(address: usize) -> Option<&'static Leaf> {
     let root = ROOT.get(address >> (GRANULE_BITS + LEAF_BITS))?;
+    // Relaxed: only to know that there is nothing to reserve for. A value that is not null stays.
+    if root.load(Ordering::Relaxed) == no_leaf() {
+        return None;
+    }
     let fresh = reserve().unwrap_or_else(no_leaf);
     // Release publishes the (zero) leaf to `entry`; Acquire takes over the one of a thread that was
     // faster. Losing costs an unmap, once.
@@ -98,6 +102,10 @@ fn leaf_slow(address: usize) -> Option<&'static Leaf> {
 
 #[cfg(target_os = "linux")]
 fn reserve() -> Option<*mut Leaf> {
+    #[cfg(test)]
+    if !tests::may_map() {
+        return None;
+    }
     // SAFETY: a fresh anonymous mapping; it touches no memory that exists.
     let pointer = unsafe {
         libc::mmap(
@@ -179,6 +187,33 @@ fn resident_pages(_leaf: *mut Leaf) -> u64 {
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Leaves that this thread has asked for, and whether it is refused more.
+        static ASKED: Cell<u32> = const { Cell::new(0) };
+        static REFUSED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether the system would give a mapping.
+    pub(super) fn may_map() -> bool {
+        ASKED.set(ASKED.get() + 1);
+        !REFUSED.get()
+    }
+
+    #[test]
+    fn a_leaf_that_failed_is_not_asked_for_again() {
+        let base = 0x2345_6789_0000;
+        REFUSED.set(true);
+        assert!(!set(base, 7));
+        REFUSED.set(false);
+        let asked = ASKED.get();
+        for block in 1..100 {
+            assert!(!set(base + block * GRANULE, 7));
+            assert_eq!(get(base + block * GRANULE), 0);
+        }
+        assert_eq!(ASKED.get(), asked, "each block asks the system");
+    }
 
     #[test]
     fn neighbours_keep_their_own_ids() {
