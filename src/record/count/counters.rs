@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Table ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
-//!           └─ Owned:  64 × (allocated, freed), each one word: blocks ‖ bytes     (16 bytes an id)
+//!           └─ Owned:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
 //!           │            └─ upper: where a half of such a word goes on, made when first needed
 //!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks)        (32 bytes an id)
 //! ```
@@ -57,14 +57,14 @@ pub(crate) trait Chunk {
 type Words = [AtomicU64; 2 * CHUNK];
 
 /// Counts that one thread writes.
-// A cache line belongs to one thread.
-#[repr(C, align(64))]
+// A pair of cache lines belongs to one thread, see `memory`.
+#[repr(C, align(128))]
 pub(crate) struct Owned {
     lower: Words,
     upper: AtomicPtr<Words>,
 }
 
-const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 64);
+const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 128);
 
 /// One block, in a word of an [`Owned`] chunk.
 const BLOCK: u64 = 1 << 32;

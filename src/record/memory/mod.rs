@@ -33,17 +33,24 @@ static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 /// with two threads.
 const DEFAULT_LIMIT: u64 = 40 << 20;
 
-/// Zeroed memory for one `T`, or null. Returned only by [`free_array`].
-pub(crate) fn zeroed<T>() -> *mut T {
-    zeroed_bytes(Layout::new::<T>()).cast()
+/// A table has so many bytes to itself, aligned to as many. Most tables are written by one thread, and processors of
+/// x86-64 fetch cache lines of 64 bytes in pairs, aarch64 has lines of 128: two threads wait for each other where their
+/// tables meet within one.
+const APART: usize = 128;
+
+/// The layout of `len` values of `T` that share no [`APART`] bytes with anything else.
+fn table_layout<T>(len: usize) -> Option<Layout> {
+    Some(Layout::array::<T>(len).ok()?.align_to(APART).ok()?.pad_to_align())
 }
 
-/// Zeroed memory for `len` values of `T`, or null.
+/// Zeroed memory for one `T`, or null. Returned only by [`free_array`].
+pub(crate) fn zeroed<T>() -> *mut T {
+    zeroed_array(1)
+}
+
+/// Zeroed memory for a table of `len` values of `T`, or null.
 pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
-    match Layout::array::<T>(len) {
-        Ok(layout) => zeroed_bytes(layout).cast(),
-        Err(_) => std::ptr::null_mut(),
-    }
+    table_layout::<T>(len).map_or(std::ptr::null_mut(), zeroed_bytes).cast()
 }
 
 /// Zeroed memory of this layout, or null; a layout of no bytes gets null.
@@ -91,11 +98,22 @@ pub(crate) unsafe fn free_array_of_thread<T>(pointer: *mut T, len: usize) {
 /// * `pointer` came from `zeroed_array::<T>(len)` with the same `T` and `len`, and was not freed.
 /// * Nobody reads it any more.
 pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
-    if let Ok(layout) = Layout::array::<T>(len) {
+    if let Some(layout) = table_layout::<T>(len) {
         // SAFETY: the caller's duties: made with the same layout.
-        unsafe { end(pointer.cast(), layout) };
-        BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        unsafe { free_bytes(pointer.cast(), layout) };
     }
+}
+
+/// Returns what [`zeroed_bytes`] gave.
+///
+/// # Safety
+///
+/// * `pointer` came from `zeroed_bytes(layout)`, and was not freed.
+/// * Nobody reads it any more.
+pub(crate) unsafe fn free_bytes(pointer: *mut u8, layout: Layout) {
+    // SAFETY: the caller's duties.
+    unsafe { end(pointer, layout) };
+    BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);
 }
 
 /// Tables of at least so many bytes are mappings of their own.
@@ -220,4 +238,33 @@ pub(crate) fn always(_bytes: usize) -> bool {
 /// Sets the limit of the tables, in bytes.
 pub(crate) fn set_limit(bytes: u64) {
     LIMIT.store(bytes, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of two threads, say: what lies next to a table may be another one's.
+    #[test]
+    fn tables_share_no_pair_of_cache_lines() {
+        let mut taken = Vec::new();
+        for number in 0..100 {
+            let len = 1 + number * 7 % 40;
+            let table = zeroed_array::<u64>(len);
+            let beside = zeroed_bytes(Layout::from_size_align(24 + 8 * number, 8).unwrap());
+            assert!(!table.is_null() && !beside.is_null());
+            taken.push((table.addr(), len * 8));
+            taken.push((beside.addr(), 24 + 8 * number));
+        }
+        let pairs = |&(address, size): &(usize, usize)| address / 128..(address + size - 1) / 128 + 1;
+        for (at, table) in taken.iter().enumerate().step_by(2) {
+            for (other, beside) in taken.iter().enumerate().filter(|(other, _)| *other != at) {
+                let (table, beside) = (pairs(table), pairs(beside));
+                assert!(
+                    table.end <= beside.start || beside.end <= table.start,
+                    "{at} and {other}: {table:?} {beside:?}"
+                );
+            }
+        }
+    }
 }

@@ -216,11 +216,11 @@ fn record(stack: &Key) -> Option<Key> {
 
 /// Gives back what [`record`] made and nobody has seen.
 fn unrecord(stack: Key) {
-    let size = ADDRESSES_AT + size_of_val(stack.addresses());
-    // SAFETY: made by `record` with the same layout: an array of words has the header's alignment.
-    unsafe { memory::free_array(stack.0.cast::<u64>().as_ptr(), size / size_of::<u64>()) };
+    if let Some(layout) = layout(stack.addresses().len()) {
+        // SAFETY: made by `record` with the same layout.
+        unsafe { memory::free_bytes(stack.0.as_ptr().cast(), layout) };
+    }
 }
-const _: () = assert!(align_of::<StackHeader>() == align_of::<u64>() && ADDRESSES_AT.is_multiple_of(8));
 
 // ── Id → stack ──────────────────────────────────────────────────────────────────────────────────
 
