@@ -28,6 +28,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "count/unsampled",
             "count/unpublished",
             "stack_id/cache",
+            "peak",
             "epoch",
             "stack_id/frame_layout",
             "stack_id/frame_layout_cache",

@@ -3,9 +3,10 @@
 //!
 //! Any thread may call anything here, inside or outside the allocator; nothing blocks.
 
-use crate::base::atomics::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::base::atomics::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::record::count::sampling::Plan;
 use crate::record::count::unsampled;
+use crate::record::peak::{self, Sum};
 use crate::record::tag;
 
 /// No id is at or above it: tracking is off.
@@ -208,7 +209,7 @@ pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
     next_generation_and_recall();
-    forget_peak();
+    begin_sums(OFF);
 }
 
 /// Forgets all blocks and goes on, if tracking is on.
@@ -226,9 +227,13 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
         // booked there before is stale like anything else.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
+        if peak::mark(next) == peak::mark(base) {
+            // The sums of two epochs in a row have to differ by their marks.
+            continue;
+        }
         if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             next_generation_and_recall();
-            forget_peak();
+            begin_sums(next);
             return true;
         }
     }
@@ -250,49 +255,48 @@ pub(crate) fn end_id() -> u32 {
 /// The most bytes of a thread that the peak does not know of, either way.
 pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
 
-/// Live bytes as far as threads have published them. Relaxed throughout: a sum and a maximum that
-/// order nothing else.
-static PUBLISHED: Alone<AtomicI64> = Alone(AtomicI64::new(0));
-static PEAK: Alone<AtomicI64> = Alone(AtomicI64::new(0));
+/// Live bytes as far as threads have published them, and the most of them.
+static PUBLISHED: Sum = Sum::new();
+static PEAK: Sum = Sum::new();
 
-/// Has its cache lines to itself.
-#[repr(align(128))]
-struct Alone<T>(T);
-
-/// Adds a thread's net change and raises the peak.
-pub(crate) fn publish(net: i64) {
-    if !is_on() {
+/// Adds a net change of the epoch of this base and raises the peak.
+pub(crate) fn publish(epoch: u32, net: i64) {
+    if epoch == OFF {
         // The epoch ended just now, and its sum with it.
         return;
     }
-    let live = PUBLISHED.0.fetch_add(net, Ordering::Relaxed) + net;
-    raise_peak(live);
+    if let Some(live) = PUBLISHED.update(epoch, base, |published| published.wrapping_add(net)) {
+        raise_peak(epoch, live);
+    }
 }
 
-/// Writes only a new peak: a line that nobody writes is one that no thread waits for.
-fn raise_peak(live: i64) -> i64 {
-    let before = PEAK.0.load(Ordering::Relaxed);
-    if live > before { PEAK.0.fetch_max(live, Ordering::Relaxed).max(live) } else { before }
+fn raise_peak(epoch: u32, live: i64) -> i64 {
+    PEAK.raise(epoch, base, live).unwrap_or(live)
 }
 
 /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.
 ///
 /// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would keep them.
 pub(crate) fn peak(unpublished: impl FnOnce() -> i64) -> u64 {
+    let epoch = base();
     // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak itself.
-    let published = PUBLISHED.0.load(Ordering::Relaxed);
-    raise_peak(published.wrapping_add(unpublished())).max(0) as u64
+    let published = PUBLISHED.bytes(epoch);
+    raise_peak(epoch, published.wrapping_add(unpublished())).max(0) as u64
 }
 
 /// Sets the peak to the present live bytes.
 pub(crate) fn reset_peak(unpublished: impl FnOnce() -> i64) {
-    let published = PUBLISHED.0.load(Ordering::Relaxed);
-    PEAK.0.store(published.wrapping_add(unpublished()).max(0), Ordering::Relaxed);
+    let epoch = base();
+    let published = PUBLISHED.bytes(epoch);
+    let live = published.wrapping_add(unpublished()).max(0);
+    PEAK.update(epoch, base, |_| live);
 }
 
-fn forget_peak() {
-    PUBLISHED.0.store(0, Ordering::Relaxed);
-    PEAK.0.store(0, Ordering::Relaxed);
+/// Begins the sums of an epoch that has just become the present one.
+fn begin_sums(epoch: u32) {
+    for sum in [&PUBLISHED, &PEAK] {
+        sum.update(epoch, base, |bytes| bytes);
+    }
 }
 
 // ── Dropped and degraded ────────────────────────────────────────────────────────────────────────

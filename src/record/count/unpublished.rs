@@ -84,6 +84,11 @@ impl Unpublished {
         let _ = self.range.compare_exchange(CLOSED, range, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// The base of the epoch that the net bytes are of.
+    pub(crate) fn base(&self) -> u32 {
+        self.base.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn limit(&self) -> i64 {
         self.limit.load(Ordering::Relaxed)
     }

@@ -316,7 +316,7 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 fn quiet_slow(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
     let quiet = state.quiet();
     if quiet & INTERNING != 0 {
-        epoch::publish(-resized);
+        epoch::publish(epoch::base(), -resized);
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
         return allocate_shared(OVERHEAD, size);
@@ -390,9 +390,10 @@ fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
 /// resized.
 #[cold]
 fn unrecorded_shared(size: usize, resized: i64) -> u32 {
+    let base = epoch::base();
     let id = unrecorded(None, size);
     // Its free is told to the peak too.
-    epoch::publish(live_bytes(id, size) - resized);
+    epoch::publish(base, live_bytes(id, size) - resized);
     id
 }
 
@@ -563,7 +564,7 @@ fn change_slow(change: i64) {
             let _busy = state.enter(BUSY);
             state.change(change);
         }
-        None => epoch::publish(change),
+        None => epoch::publish(epoch::base(), change),
     }
 }
 
@@ -669,7 +670,7 @@ fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
         None if by_chance => unrecorded_shared(new_size, resized),
         None => {
             if !is_stale {
-                epoch::publish(new_size as i64 - resized);
+                epoch::publish(base, new_size as i64 - resized);
             }
             allocate_shared(tag, new_size)
         }

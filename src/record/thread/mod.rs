@@ -243,7 +243,7 @@ impl ThreadState {
 
     /// Publishes the net bytes together with a change.
     fn publish_slow(&self, change: i64) {
-        epoch::publish(self.unpublished.take().wrapping_add(change));
+        epoch::publish(self.unpublished.base(), self.unpublished.take().wrapping_add(change));
     }
 
     /// Drops net bytes of an epoch that is over. The thread's own, while it is busy.

@@ -265,7 +265,7 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 21] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
@@ -273,6 +273,7 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 21] = [
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
+    ("what is published is of the epoch it is added to", || orders(published_while_cleared)),
     ("bytes go on at 2^31", || goes_on((HALF - 40, 5), &SMALL)),
     ("bytes go on at 2^32", || goes_on((2 * HALF - 40, 5), &SMALL)),
     ("blocks go on at 2^31", || goes_on((100, HALF - 1), &SMALL)),
@@ -402,6 +403,26 @@ fn cleared() {
     assert_eq!(live(), if is_stale { 0 } else { 48 });
     free(&FIRST, id, 48);
     assert_eq!(live(), 0);
+}
+
+/// One thread publishes for the epoch that ends, one ends it and publishes for the next, and one publishes for the epoch
+/// that it finds: the next epoch's sum is of all its own changes and of no others.
+fn published_while_cleared() {
+    let begun = epoch::base();
+    let late = thread::spawn(move || epoch::publish(begun, 1 << 30));
+    let clearing = thread::spawn(|| {
+        epoch::clear();
+        epoch::publish(epoch::base(), 1_000);
+    });
+    let found = epoch::base();
+    epoch::publish(found, 100);
+    late.join().unwrap();
+    clearing.join().unwrap();
+    let expected = if found == begun { 1_000 } else { 1_100 };
+    assert_eq!(epoch::peak(|| 0), expected);
+    // The peak follows the sum.
+    epoch::publish(epoch::base(), 10);
+    assert_eq!(epoch::peak(|| 0), expected + 10);
 }
 
 /// One that clears and one that stops and starts: bases only rise, and no two epochs share an id.

@@ -6,4 +6,6 @@ pub(crate) mod count;
 #[path = "../../../../src/record/epoch.rs"]
 pub(crate) mod epoch;
 pub(crate) mod memory;
+#[path = "../../../../src/record/peak.rs"]
+pub(crate) mod peak;
 pub(crate) mod tag;

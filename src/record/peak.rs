@@ -1,0 +1,92 @@
+//! A sum of bytes that begins at 0 in each epoch, though any thread may change it while another ends the epoch.
+//!
+//! A change belongs to an epoch, and a `clear` may come between the event and its publication. The sum therefore holds the
+//! mark of its epoch in the same word: a change of an epoch that is over is dropped, and the first change of a new one
+//! begins at 0, whether the thread that clears has come so far or not.
+
+use crate::base::atomics::{AtomicU64, Ordering};
+
+/// Bytes of one epoch: its mark above, signed bytes below. Has its cache lines to itself.
+#[repr(align(128))]
+pub(crate) struct Sum(AtomicU64);
+
+/// Enough for every address of x86-64 and aarch64.
+const BYTES_BITS: u32 = 48;
+
+/// Tells neighbouring epochs apart. Two that are further apart may have the same mark, but would have to come and go
+/// within one call of [`Sum::update`].
+pub(crate) fn mark(base: u32) -> u16 {
+    base as u16
+}
+
+fn join(mark: u16, bytes: i64) -> u64 {
+    let most = (1 << (BYTES_BITS - 1)) - 1;
+    let bytes = bytes.clamp(-most, most) as u64;
+    u64::from(mark) << BYTES_BITS | bytes & ((1 << BYTES_BITS) - 1)
+}
+
+/// The bytes of a word, 0 where they are of another epoch.
+fn bytes_of(word: u64, mark: u16) -> i64 {
+    let is_present = word >> BYTES_BITS == u64::from(mark);
+    if is_present { (word << (64 - BYTES_BITS)) as i64 >> (64 - BYTES_BITS) } else { 0 }
+}
+
+impl Sum {
+    pub(crate) const fn new() -> Sum {
+        Sum(AtomicU64::new(0))
+    }
+
+    /// Replaces the bytes of the epoch that has this base; `None` where it is not the `present` one any more.
+    pub(crate) fn update(
+        &self,
+        base: u32,
+        present: impl Fn() -> u32,
+        replaced: impl Fn(i64) -> i64,
+    ) -> Option<i64> {
+        let mark = mark(base);
+        // Acquire, here and below: pairs with the Release below. A thread that finds a later epoch's word here
+        // finds that epoch's base below, and gives up.
+        let mut word = self.0.load(Ordering::Acquire);
+        loop {
+            if present() != base {
+                return None;
+            }
+            let bytes = replaced(bytes_of(word, mark));
+            // If a `clear` comes right here, either this fails, or the word is replaced with the next epoch's.
+            match self.0.compare_exchange(word, join(mark, bytes), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(bytes),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// The bytes of the epoch that has this base.
+    pub(crate) fn bytes(&self, base: u32) -> i64 {
+        // Acquire: as in `update`.
+        bytes_of(self.0.load(Ordering::Acquire), mark(base))
+    }
+
+    /// Raises the bytes of the epoch that has this base at least so many, and returns them; `None` as above.
+    pub(crate) fn raise(&self, base: u32, present: impl Fn() -> u32, bytes: i64) -> Option<i64> {
+        let before = self.bytes(base);
+        // A line that no thread writes is one that no thread waits for.
+        if before >= bytes { Some(before) } else { self.update(base, present, |before| before.max(bytes)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_holds_a_mark_and_signed_bytes() {
+        for mark in [0, 1, 0x7fff, u16::MAX] {
+            for bytes in [0, 1, -1, 1 << 16, -(1 << 16), (1 << 47) - 1, -(1 << 47) + 1] {
+                assert_eq!(bytes_of(join(mark, bytes), mark), bytes);
+                assert_eq!(bytes_of(join(mark, bytes), mark ^ 1), 0);
+            }
+            assert_eq!(bytes_of(join(mark, i64::MAX), mark), (1 << 47) - 1);
+            assert_eq!(bytes_of(join(mark, i64::MIN), mark), -(1 << 47) + 1);
+        }
+    }
+}
