@@ -79,7 +79,8 @@ pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
 /// For a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
 /// its recorder, so no series stays behind, and the whole is what two scrapes would have given. Families
 /// of heapgauge's that the recorder holds all the same, by [`metrics`](super::metrics()), are left out of
-/// its part, or they would be there twice. What rendering the handle allocates is the program's.
+/// its part, or they would be there twice. Global labels of the recorder are not put on heapgauge's lines, because the handle
+/// does not tell them. What rendering the handle allocates is the program's.
 ///
 /// # Examples
 ///

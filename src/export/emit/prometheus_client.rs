@@ -20,6 +20,8 @@ use crate::record::control;
 ///
 /// Each encoding of the registry shows one collection, fresh: a site that is no longer chosen is absent
 /// from it. Names, types, labels and values are those of `/metrics`, and `# UNIT` says bytes or seconds.
+/// A registry's own prefix and labels are put on these families, too; the shipped dashboards and alerts know the names
+/// without a prefix.
 /// What the collection allocates, and the text it adds to the buffer, is heapgauge's own.
 ///
 /// # Examples
