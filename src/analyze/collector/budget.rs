@@ -25,7 +25,7 @@ fn share_of_names(limit: u64, lines_cost: u64) -> u64 {
 
 /// What tables may hold where the read side holds so much: an eighth is for baselines, snapshots and answers.
 fn of_tables(limit: u64, names: u64, read_side: u64) -> u64 {
-    (limit - names - limit / 8).min(limit.saturating_sub(read_side + limit / 16))
+    (limit - names - limit / 8).min(limit.saturating_sub(read_side.saturating_add(limit / 16)))
 }
 
 /// Bytes that the baselines may hold, and as much again the snapshots kept on request.
