@@ -35,6 +35,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "thread",
             "fork",
             "unwind",
+            "own_frames",
             "stack_id/table",
             "event",
             "startup",

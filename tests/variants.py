@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Three leaks in three functions are three sites with exact numbers, however the program was built.
+"""Five leaks in five functions are five sites with exact numbers, however the program was built.
 
 `tests/variants/` is built by Cargo as a stock release and with fat LTO. For the other variants heapgauge and
 the program are compiled anew with what each varies, against the dependencies of the stock release: those only
@@ -23,8 +23,10 @@ SOURCE = "src/main.rs"
 TARGET = ROOT / "target" / "variants"
 MADE = TARGET / "made"
 
-# Function: (bytes, blocks). The first two ask for boxes, the third lets a container ask.
-LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third_leak": (777 * 320, 777)}
+# Function: (bytes, blocks). The first two ask for boxes, the third lets a container ask; the others are large blocks that
+# are zeroed, and that grow.
+LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third_leak": (777 * 320, 777),
+         "fourth_leak": (50 * 3000, 50), "fifth_leak": (60 * 5000, 60)}
 
 
 def run(command, where=ROOT, **settings):
@@ -148,7 +150,8 @@ def functions_in(program):
 
 
 def check_offsets(program, symbols):
-    """Each leak goes by module and offset, and the offsets lie in its function, says `symbols`."""
+    """Each leak is one site, the function that leaks, which goes by module and offset, says `symbols`. The offsets of
+    its traceback are those of calls: `addr2line` finds them in the file with symbols."""
     said = answer(program)
     assert said["symbols"] == "none", said["symbols"]
     ranges = functions_in(symbols)
@@ -163,11 +166,14 @@ def check_offsets(program, symbols):
         assert frame["name"] == f"{program.name}+{frame['offset']:#x}", frame
         assert (frame["file"], frame["line"]) == ("<unknown>", 0), frame
         assert frames[at + 1]["offset"] in ranges["main"], frames
+        places = run(["addr2line", "--inlines", "-e", symbols, hex(frame["offset"])]).split()
+        assert any(place.endswith(f"{SOURCE}:{line_of(function)}") for place in places), (function, places)
         if function != "third_leak":
             # Nothing tells a container's code from the program's here: its frame stays the site's.
-            assert at == 0, frames
-            sites = [site for site in said["sites"] if site["name"] == frame["name"]]
-            assert figures(sites) == [expected], f"{function}: {sites}"
+            assert at == 0, (function, frames)
+            name = f"{program.name}+{ranges[function].start:#x}"
+            sites = [site for site in said["sites"] if site["name"] == name]
+            assert figures(sites) == [expected], f"{function}: {said['sites']}"
 
 
 def stock_release(stock):

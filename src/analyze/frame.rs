@@ -38,7 +38,7 @@ pub struct Frame {
     pub line: u32,
     /// File name of the executable or shared library, given only where `function` is `None`.
     pub module: Option<Arc<str>>,
-    /// Bytes from the lowest address `module` is mapped at, given only with `module`.
+    /// Where in `module` it is, as linked: what `addr2line` takes. Given only with `module`.
     pub offset: Option<u64>,
 }
 

@@ -5,6 +5,8 @@
 use crate::base::error::Error;
 pub(crate) use crate::record::count::sampling::MAX_INTERVAL;
 use crate::record::epoch::{self, MAX_FRAMES};
+use crate::record::event;
+use crate::record::own_frames;
 use crate::record::raw_snapshot;
 use crate::record::startup;
 use crate::record::thread::{self, Silence};
@@ -331,4 +333,25 @@ pub(crate) fn epoch_base() -> u32 {
 pub(crate) fn modules_epoch() -> u64 {
     startup::ensure();
     unwind::modules_epoch()
+}
+
+/// Where functions begin that are heapgauge's own, and stacks of allocations made on purpose, each with the addresses of
+/// other functions of heapgauge and of the standard library up to those in `asking`.
+pub(crate) struct OwnFrames {
+    pub functions: [usize; 3],
+    pub stacks: Vec<Vec<usize>>,
+    /// Where the function begins that asked for the blocks.
+    pub asking: usize,
+}
+
+/// What tells heapgauge's frames from the program's where there are no symbols. One thread at a time.
+pub(crate) fn own_frames() -> OwnFrames {
+    startup::ensure();
+    let (stacks, asking) = own_frames::sample();
+    let functions = [
+        event::allocation as *const () as usize,
+        event::reallocation as *const () as usize,
+        event::stack_of_caller as *const () as usize,
+    ];
+    OwnFrames { functions, stacks, asking }
 }

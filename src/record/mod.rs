@@ -13,6 +13,7 @@ pub(crate) mod event;
 pub(crate) mod fork;
 pub(crate) mod global_allocator;
 pub(crate) mod memory;
+pub(crate) mod own_frames;
 pub(crate) mod peak;
 pub(crate) mod raw_snapshot;
 pub(crate) mod stack_id;

@@ -216,7 +216,7 @@ impl Value {
     }
 }
 
-fn read(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+pub(super) fn read(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, offset).ok()?;
     Some(bytes)

@@ -15,12 +15,12 @@ pub(super) struct Module {
     /// The file's name, without directories.
     pub name: Arc<str>,
     pub path: PathBuf,
-    /// The lowest address it is mapped at.
+    /// The address that it was loaded at: of the mappings that begin with the file, the last below its code. A program
+    /// may have mapped the same file elsewhere too, as the standard library does to print a backtrace.
     pub low: usize,
     /// Mapped ranges, ascending.
     pub ranges: Vec<(usize, usize)>,
     /// Those of them that hold code, each with its place in the file.
-    #[cfg(any(feature = "pprof", test))]
     pub code: Vec<(usize, usize, u64)>,
     /// The file was deleted or replaced since; what lies at `path` now may be another.
     pub deleted: bool,
@@ -52,7 +52,6 @@ fn parse_maps(maps: &str) -> Vec<Module> {
                     path: path.into(),
                     low,
                     ranges: Vec::new(),
-                    #[cfg(any(feature = "pprof", test))]
                     code: Vec::new(),
                     deleted: line.ends_with(" (deleted)"),
                 });
@@ -60,13 +59,16 @@ fn parse_maps(maps: &str) -> Vec<Module> {
             }
         };
         let module = &mut modules[at];
-        module.low = module.low.min(low);
         module.ranges.push((low, high));
-        #[cfg(any(feature = "pprof", test))]
-        if let [_, permissions, offset, ..] = line.split(' ').collect::<Vec<_>>()[..]
-            && permissions.contains('x')
-        {
-            module.code.push((low, high, u64::from_str_radix(offset, 16).unwrap_or(0)));
+        if let [_, permissions, offset, ..] = line.split(' ').collect::<Vec<_>>()[..] {
+            let offset = u64::from_str_radix(offset, 16).unwrap_or(0);
+            // Ascending: until there is code, each one that begins with the file is nearer to it.
+            if module.code.is_empty() && offset == 0 {
+                module.low = low;
+            }
+            if permissions.contains('x') {
+                module.code.push((low, high, offset));
+            }
         }
     }
     modules
@@ -102,7 +104,7 @@ impl Functions {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{Image, build_id};
+pub(super) use linux::{Image, UnwindTable, build_id};
 
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Image;
@@ -139,6 +141,24 @@ impl Image {
 }
 
 #[cfg(not(target_os = "linux"))]
+pub(super) struct UnwindTable;
+
+#[cfg(not(target_os = "linux"))]
+impl UnwindTable {
+    pub(super) fn open(_module: &Module) -> Option<UnwindTable> {
+        None
+    }
+
+    pub(super) fn linked(&self, address: usize) -> u64 {
+        address as u64
+    }
+
+    pub(super) fn start(&self, _address: usize) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
 impl Functions {
     pub(super) fn names_at(&self, _address: u64) -> Vec<String> {
         Vec::new()
@@ -153,7 +173,7 @@ pub(super) fn build_id(_module: &Module) -> Option<Vec<u8>> {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::{Functions, Module};
-    use crate::analyze::symbols::dwarf_units::{Section, UnitSections, read_some};
+    use crate::analyze::symbols::dwarf_units::{Section, UnitSections, read, read_some};
     use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
     use object::{Endianness, Object, ObjectSection, ReadCache, elf};
     use std::fs::File;
@@ -352,6 +372,82 @@ mod linux {
         }
     }
 
+    /// The sorted table of functions in a module's `.eh_frame_hdr`, which every module with unwind rules has, and which
+    /// no tool that strips takes away.
+    pub(in crate::analyze::symbols) struct UnwindTable {
+        file: File,
+        bias: usize,
+        /// Address as linked from which the table counts, its first pair's place in the file, how many pairs.
+        header: u64,
+        pairs: u64,
+        count: u64,
+        /// Segments: address as linked, bytes in the file, place in the file.
+        segments: Vec<(u64, u64, u64)>,
+    }
+
+    impl UnwindTable {
+        pub(in crate::analyze::symbols) fn open(module: &Module) -> Option<UnwindTable> {
+            let path = own_path(&module.path);
+            if module.deleted && path == module.path {
+                return None;
+            }
+            let file = File::open(path).ok()?;
+            let cache = ReadCache::new(file.try_clone().ok()?);
+            let elf = Elf::parse(&cache).ok()?;
+            let endian = elf.endian();
+            let bias = module.low.wrapping_sub(linked_low(&elf)? as usize);
+            let segments = elf.elf_program_headers();
+            let header = segments.iter().find(|segment| segment.p_type(endian) == elf::PT_GNU_EH_FRAME)?;
+            let loaded = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD);
+            let loaded = loaded
+                .map(|segment| (segment.p_vaddr(endian), segment.p_filesz(endian), segment.p_offset(endian)));
+            // Version; addresses from here, a count, and a sorted table of pairs from the header on, of 4 bytes each.
+            let head = read(&file, header.p_offset(endian), 12)?;
+            let (form, count) = (head.get(..4)?, head.get(8..)?.first_chunk::<4>()?);
+            (form == [1, 0x1b, 0x03, 0x3b]).then(|| UnwindTable {
+                bias,
+                header: header.p_vaddr(endian),
+                pairs: header.p_offset(endian) + 12,
+                count: u64::from(u32::from_ne_bytes(*count)),
+                segments: loaded.collect(),
+                file,
+            })
+        }
+
+        pub(in crate::analyze::symbols) fn linked(&self, address: usize) -> u64 {
+            address.wrapping_sub(self.bias) as u64
+        }
+
+        /// Where the function begins that holds an address of the running process, as linked.
+        pub(in crate::analyze::symbols) fn start(&self, address: usize) -> Option<u64> {
+            let address = self.linked(address);
+            let from_header =
+                |bytes: [u8; 4]| self.header.wrapping_add_signed(i64::from(i32::from_ne_bytes(bytes)));
+            let pair = |number: u64| -> Option<(u64, u64)> {
+                let pair = read(&self.file, self.pairs.checked_add(number.checked_mul(8)?)?, 8)?;
+                let (start, description) = (pair.first_chunk::<4>()?, pair.last_chunk::<4>()?);
+                Some((from_header(*start), from_header(*description)))
+            };
+            let (mut first, mut end) = (0, self.count);
+            while first < end {
+                let middle = first + (end - first) / 2;
+                if pair(middle)?.0 <= address { first = middle + 1 } else { end = middle }
+            }
+            let (start, description) = pair(first.checked_sub(1)?)?;
+            // Length, distance to what it shares with others, where the function begins from here, and its length.
+            let &(segment, size, place) = self
+                .segments
+                .iter()
+                .find(|(segment, size, _)| description.checked_sub(*segment).is_some_and(|at| at < *size))?;
+            debug_assert!(description - segment < size);
+            let bytes = read(&self.file, place.checked_add(description - segment)?, 16)?;
+            let word = |at: usize| bytes.get(at..)?.first_chunk::<4>().copied();
+            let begins = (description + 8).wrapping_add_signed(i64::from(i32::from_ne_bytes(word(8)?)));
+            let length = u64::from(u32::from_ne_bytes(word(12)?));
+            (begins == start && address - start < length).then_some(start)
+        }
+    }
+
     /// `None` also where the file is no longer the one that was loaded.
     pub(in crate::analyze::symbols) fn build_id(module: &Module) -> Option<Vec<u8>> {
         let path = own_path(&module.path);
@@ -430,5 +526,14 @@ mod tests {
         assert_eq!(modules[0].code, [(0x55d96c4b5000, 0x55d96c4c5000, 0x5000)]);
         assert_eq!(modules[1].code, [(0x7f00b3626000, 0x7f00b3700000, 0x26000)]);
         assert_eq!((modules[0].deleted, modules[1].deleted), (true, false));
+
+        // A panic's backtrace maps the whole file once more: here below, and above.
+        let mapped = format!(
+            "55d900000000-55d900020000 r--p 00000000 fe:00 1234   /srv/my service/shop (deleted)\n{maps}"
+        );
+        let again = "7f00b4000000-7f00b4200000 r--p 00000000 fe:00 99     /lib/x86_64-linux-gnu/libc.so.6\n";
+        let modules = parse_maps(&format!("{mapped}{again}"));
+        assert_eq!((modules[0].low, modules[1].low), (0x55d96c4b0000, 0x7f00b3600000));
+        assert_eq!((modules[0].code.len(), modules[1].code.len()), (1, 1));
     }
 }

@@ -22,6 +22,7 @@ mod demangle;
 #[cfg(target_os = "linux")]
 mod dwarf_units;
 mod elf;
+mod function_starts;
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 mod fuzz;
 mod shared_std;
@@ -33,6 +34,7 @@ use crate::record::fork;
 use crate::record::fork::mutex::{self, ForkGuard, ForkMutex};
 use crate::record::trim;
 use elf::{Functions, Image, Module};
+use function_starts::FunctionStarts;
 use source_path::{Layout, Origin, Place};
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -241,6 +243,7 @@ impl Symbols {
         }
         let frames = self.frames(&names, addresses)?;
         let (frame, _) = &frames[names.site_position(&frames)];
+        let frame = &names.function_of(frame);
         if let Some(lost) = self.lost(&names, addresses) {
             let site = Arc::new(Site { lost: Some(lost), ..Site::of(frame) });
             if !self.full.load(Ordering::Relaxed) {
@@ -522,7 +525,7 @@ impl Symbols {
                 }
                 None if without_names => {
                     let modules = names.modules.get_or_init(|| fork::outside(elf::modules));
-                    let (frame, origin) = unnamed(modules, address - 1);
+                    let (frame, origin) = unnamed(modules, None, address - 1);
                     each(at, Arc::new(frame), origin);
                     any = true;
                 }
@@ -590,15 +593,17 @@ fn main_module(modules: &[Module]) -> Option<&Module> {
     elf::module_of(modules, elf::modules as fn() -> Vec<Module> as usize).map(|at| &modules[at])
 }
 
-/// The frame of an address without a name. Where it lies in no file or in the C library, it is no site.
-fn unnamed(modules: &[Module], address: usize) -> (Frame, Origin) {
+/// The frame of an address without a name. One that is in no file or in the C library is no site; nor is one in a function
+/// of heapgauge's, as far as the table of the module's functions is at hand.
+fn unnamed(modules: &[Module], starts: Option<&FunctionStarts>, address: usize) -> (Frame, Origin) {
     let unknown = Frame::new(None, UNKNOWN, 0);
     let Some(module) = elf::module_of(modules, address).map(|at| &modules[at]) else {
         return (unknown, Origin::Standard);
     };
-    let frame =
-        Frame { module: Some(module.name.clone()), offset: Some((address - module.low) as u64), ..unknown };
-    (frame, source_path::module_origin(&module.name))
+    let offset = starts.map_or((address - module.low) as u64, |starts| starts.linked(address));
+    let frame = Frame { module: Some(module.name.clone()), offset: Some(offset), ..unknown };
+    let is_own = starts.is_some_and(|starts| starts.start(address).is_some_and(|start| starts.is_own(start)));
+    (frame, if is_own { Origin::Heapgauge } else { source_path::module_origin(&module.name) })
 }
 
 /// What is kept: every text once, every frame once, and by address the frames that begin there.
@@ -623,6 +628,8 @@ struct Names {
     sites: HashMap<Arc<Frame>, Arc<Site>>,
     /// By where the interned addresses of a stack lie and how many they are.
     stacks: HashMap<(usize, usize), Arc<Site>>,
+    /// By a frame that goes by module and offset, where its function begins.
+    starts: HashMap<Frame, u64>,
     /// Read when the first address has to go by module and offset.
     modules: OnceCell<Vec<Module>>,
 }
@@ -643,6 +650,7 @@ impl Default for Names {
             lost_room: u64::MAX,
             sites: HashMap::default(),
             stacks: HashMap::default(),
+            starts: HashMap::default(),
             modules: OnceCell::new(),
         }
     }
@@ -684,6 +692,14 @@ impl Names {
     fn lose(&mut self, room: u64) {
         self.lost_at = Some(Instant::now());
         self.lost_room = self.lost_room.min(room);
+    }
+
+    /// The frame itself or, without a name, its function: a site is not one call among those of a function.
+    fn function_of(&self, frame: &Arc<Frame>) -> Arc<Frame> {
+        match self.starts.get(&**frame) {
+            Some(start) => Arc::new(Frame { offset: Some(*start), ..(**frame).clone() }),
+            None => frame.clone(),
+        }
     }
 
     /// Forgets all names.
@@ -752,6 +768,7 @@ impl Names {
             + buckets::<(Arc<Frame>, Arc<Site>)>(self.sites.capacity())
             + self.sites.len() * (size_of::<Site>() + COUNTERS)
             + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
+            + buckets::<(Frame, u64)>(self.starts.capacity())
     }
 }
 
@@ -786,6 +803,7 @@ fn key(module: Option<usize>) -> usize {
 /// What one module's file says beside its line tables.
 #[derive(Default)]
 struct Opened {
+    starts: Option<Option<FunctionStarts>>,
     layout: Layout,
     bias: usize,
     image: Option<Image>,
@@ -877,10 +895,18 @@ impl<'a> Batch<'a> {
         }
         let before = self.held();
         let frames = self.frames(module, address - 1);
+        let start = match &frames[..] {
+            [(frame, _)] if frame.offset.is_some() => self
+                .starts(module)
+                .and_then(|starts| starts.start(address - 1))
+                .map(|start| (frame.clone(), start)),
+            _ => None,
+        };
         let lost = self.opened.get(&key(module)).and_then(|opened| Some((opened.lost?, opened.lost_room)));
         {
             let mut names = self.symbols.names();
             names.insert(address, frames);
+            names.starts.extend(start);
             if let Some((lost, room)) = lost {
                 names.lost.insert(address, lost);
                 if lost == Lost::ForNow {
@@ -1002,7 +1028,16 @@ impl<'a> Batch<'a> {
             }
             _ => {}
         }
-        vec![unnamed(&self.modules, address)]
+        self.starts(module);
+        let starts = self.opened.get(&key(module)).and_then(|opened| opened.starts.as_ref()?.as_ref());
+        vec![unnamed(&self.modules, starts, address)]
+    }
+
+    /// The table of the module's functions, opened when its first address without a name comes.
+    fn starts(&mut self, module: Option<usize>) -> Option<&FunctionStarts> {
+        let of = &self.modules[module?];
+        let opened = self.opened.get_mut(&key(module))?;
+        opened.starts.get_or_insert_with(|| FunctionStarts::open(of)).as_ref()
     }
 
     fn is_known_to_backtrace(&self, module: Option<usize>) -> bool {

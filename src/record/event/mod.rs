@@ -13,6 +13,7 @@ use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::{self, Plan, Weight};
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, Config, Reason};
+use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table::{self, SUMS};
 use crate::record::tag::{self, FIRST, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
@@ -127,6 +128,7 @@ fn allocation_slow(
         return unrecorded_shared(size, resized);
     };
     if state.quiet() != 0 || !epoch::is_on() {
+        own_frames::note(state, registers);
         return quiet_slow(state, size, resized);
     }
     record(state, registers, size, resized, entrance)
@@ -636,6 +638,9 @@ unsafe fn reallocation_slow(
 ) -> *mut u8 {
     let quiet = thread::current_or_make().map_or(BUSY, ThreadState::quiet);
     let id = if quiet & (thread::PAUSED | OWN) != 0 {
+        if let Some(state) = thread::current() {
+            own_frames::note(state, &Registers::here());
+        }
         resized_slow(old, old_size, new_size)
     } else {
         allocation_slow(&Registers::here(), new_size, config, None, traced_bytes(old, old_size))

@@ -1,10 +1,11 @@
-//! Three leaks → their sites and how they were captured, as JSON, for `tests/variants.py`.
+//! Five leaks → their sites and how they were captured, as JSON, for `tests/variants.py`.
 //!
 //! Every variant is built from these sources as they are. Each leak allocates in one line, so that a
 //! variant with line numbers has as many sites as one that only has functions.
 
 use heapgauge::{Collector, Frame, GroupBy, Snapshot};
 use serde_json::{Value, json};
+use std::alloc::Layout;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::mem::forget;
@@ -36,6 +37,27 @@ fn third_leak() {
     }
 }
 
+/// 50 blocks of 3,000 zero bytes: large ones, by another entry of the allocator.
+#[inline(never)]
+fn fourth_leak() {
+    for _ in 0..black_box(50) {
+        forget(black_box(vec![0u8; 3_000])); // fourth_leak
+    }
+}
+
+/// 60 blocks that grow to 5,000 bytes: by a third entry.
+#[inline(never)]
+fn fifth_leak() {
+    let layout = Layout::new::<[u8; 100]>();
+    for _ in 0..black_box(60) {
+        // SAFETY: the size is not zero, and the block is of that layout.
+        unsafe {
+            let block = std::alloc::alloc(layout);
+            black_box(std::alloc::realloc(block, layout, black_box(5_000))); // fifth_leak
+        }
+    }
+}
+
 fn frame(frame: &Frame) -> Value {
     json!({
         "name": frame.name(),
@@ -50,6 +72,8 @@ fn main() {
     first_leak();
     second_leak();
     third_leak();
+    fourth_leak();
+    fifth_leak();
     let snapshot = Snapshot::take().expect("tracking is on");
     let rows: Vec<Value> = snapshot
         .statistics(GroupBy::Traceback)
