@@ -49,7 +49,7 @@ void enter(callback *call, void *kept, unsigned long count) {
 /// The tests here count blocks of the same line, so they take turns.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
-    if is_listing() {
+    if is_told_to_list() {
         heapgauge::list_modules();
     }
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -58,8 +58,15 @@ fn turn() -> MutexGuard<'static, ()> {
 /// In the environment of the process that has to do without `_dl_find_object`.
 const LISTING: &str = "LOADED_CODE_LISTING";
 
-fn is_listing() -> bool {
+/// Whether this is that process.
+fn is_told_to_list() -> bool {
     std::env::var_os(LISTING).is_some()
+}
+
+/// Whether a module is known only from the next look on: in that process, and in all with a C library like that.
+fn is_listing() -> bool {
+    // SAFETY: a NUL-terminated name, the default scope.
+    is_told_to_list() || unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) }.is_null()
 }
 
 /// A library with frames of this many bytes, and of twice as many.
@@ -70,7 +77,7 @@ fn library(name: &str, frame: usize) -> PathBuf {
 /// The same with so many functions more, so that its rules lie farther from its code.
 fn library_with(name: &str, frame: usize, functions: usize) -> PathBuf {
     let directory =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(if is_listing() { "listing" } else { "asking" });
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(if is_told_to_list() { "listing" } else { "asking" });
     std::fs::create_dir_all(&directory).unwrap();
     let (source, library) = (directory.join(format!("{name}.c")), directory.join(format!("lib{name}.so")));
     let more: String = (0..functions)
@@ -246,7 +253,7 @@ fn libraries_of_other_sizes_take_turns() {
 /// what is mapped there.
 #[test]
 fn all_of_it_where_the_loader_cannot_be_asked() {
-    if is_listing() {
+    if is_told_to_list() {
         return;
     }
     let program = std::env::current_exe().unwrap();
