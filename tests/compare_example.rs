@@ -1,4 +1,4 @@
-//! `examples/compare` as a user calls it; `tests/tracemalloc_parity.py` compares its rows with CPython's.
+//! `examples/compare` as a user calls it; `tests/e2e/tracemalloc_parity.py` compares its rows with CPython's.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

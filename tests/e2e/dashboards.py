@@ -1,7 +1,7 @@
 """The dashboard, the runbooks and the Kubernetes files: tidy, equal to their sources, and answered by a real service.
 
-    tests/e2e_dashboards.py            all of it
-    tests/e2e_dashboards.py --write    writes the files under dashboards/kubernetes/ that are made from others
+    tests/e2e/dashboards.py            all of it
+    tests/e2e/dashboards.py --write    writes the files under dashboards/kubernetes/ that are made from others
 """
 
 import json
@@ -11,13 +11,13 @@ import sys
 import time
 import urllib.parse
 
-DASHBOARDS = pathlib.Path(__file__).resolve().parent.parent / "dashboards"
+DASHBOARDS = pathlib.Path(__file__).resolve().parents[2] / "dashboards"
 BOARD = DASHBOARDS / "heapgauge.json"
 RULES = DASHBOARDS / "rules" / "heapgauge.rules.yml"
 TARGET_LABELS = {"cluster", "namespace", "pod", "job", "instance"}
 
 PROMETHEUS_RULE = """\
-# The rules of ../rules/heapgauge.rules.yml as a PrometheusRule: `tests/e2e_dashboards.py --write` makes this file.
+# The rules of ../rules/heapgauge.rules.yml as a PrometheusRule: `tests/e2e/dashboards.py --write` makes this file.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -27,7 +27,7 @@ metadata:
 spec:
 """
 CONFIG_MAP = """\
-# The dashboard ../heapgauge.json for Grafana's sidecar: `tests/e2e_dashboards.py --write` makes this file.
+# The dashboard ../heapgauge.json for Grafana's sidecar: `tests/e2e/dashboards.py --write` makes this file.
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -115,7 +115,7 @@ def queries():
 def kubernetes_files_hold_their_sources():
     """prometheusrule.yaml and dashboard-configmap.yaml are their sources, indented; podmonitor.yaml scrapes the same."""
     for path, text in made().items():
-        assert path.read_text() == text, f"{path.name} differs from its source; tests/e2e_dashboards.py --write makes it"
+        assert path.read_text() == text, f"{path.name} differs from its source; tests/e2e/dashboards.py --write makes it"
     monitor = (DASHBOARDS / "kubernetes" / "podmonitor.yaml").read_text()
     scrape = (DASHBOARDS / "prometheus.yml").read_text()
     def setting(text, name):

@@ -5,8 +5,8 @@ series heapgauge exports. `promtool test rules` evaluates the rules once a minut
 firing alerts, with all their labels, must be exactly those listed here. Every case runs with the labels cluster,
 namespace and pod, and without. Simulated time: nothing here waits.
 
-    tests/e2e_rules.py           all cases
-    tests/e2e_rules.py saw       the cases with `saw` in their name
+    tests/e2e/rules.py           all cases
+    tests/e2e/rules.py saw       the cases with `saw` in their name
 """
 
 import json
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-RULES = pathlib.Path(__file__).resolve().parent.parent / "dashboards" / "rules" / "heapgauge.rules.yml"
+RULES = pathlib.Path(__file__).resolve().parents[2] / "dashboards" / "rules" / "heapgauge.rules.yml"
 MIB = 1 << 20
 HOUR = 60
 DELTA_WINDOW = 5  # minutes

@@ -4,7 +4,7 @@
 Writes, compiles and runs a program of many sites and of a weight of generic code around them; some 60 MB and 1,000
 sites unless told otherwise. The large one, a few minutes:
 
-    tests/e2e_large_binary.py --sites 5000 --heavy 1000 --overhead 64 --memory 128
+    tests/e2e/large_binary.py --sites 5000 --heavy 1000 --overhead 64 --memory 128
 """
 
 import argparse

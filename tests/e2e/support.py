@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "target" / "release" / "examples"
 SOURCE = "examples/leaky_service.rs"
 MARKER = "// the planted leak"

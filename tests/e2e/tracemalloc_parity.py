@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the rows of `examples/compare` with those of CPython's own tracemalloc, on random snapshots.
 
-Usage: tests/tracemalloc_parity.py PATH-OF-COMPARE [ROUNDS [SEED]]
+Usage: tests/e2e/tracemalloc_parity.py PATH-OF-COMPARE [ROUNDS [SEED]]
 
 The same traces are given to both: to compare as snapshot files, to tracemalloc as a Snapshot. Rows must be the
 same text in the same order, by file and by line, cumulative or not, for one snapshot and for two.

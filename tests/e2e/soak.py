@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A service under load, with heapgauge and without it, side by side, for a while: latency, and what the tracker holds.
 
-    target/venv/bin/python tests/soak.py --minutes 15
+    target/venv/bin/python tests/e2e/soak.py --minutes 15
 
 Both are `leaky_service` without its leak; the second is the same source with the system's allocator and no server. The
 same clients ask both in turn, two scrapers read the first. Outside `tests/run`: it takes as long as it is told to.
