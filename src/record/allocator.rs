@@ -93,7 +93,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// Records the stack of one allocation every `bytes` bytes on average; 0, the default, and 1 mean every
     /// allocation. Up to 1 GiB; 512 KiB is a good choice for a service that is left alone.
     ///
-    /// Totals stay exact, sites become estimates with an error: see [`sampling`](crate::sampling).
+    /// Totals stay exact, sites become estimates with an error: see [`sampling`](crate::docs::sampling).
     /// [`set_sample_interval`](crate::set_sample_interval) and `HEAPGAUGE_SAMPLE` change it at run time.
     ///
     /// # Examples

@@ -132,7 +132,7 @@ pub fn sample_interval() -> usize {
 }
 
 /// Records, from now on, the stack of one allocation every `bytes` bytes on average; of every allocation
-/// if that is 0 or 1. See [`sampling`](crate::sampling).
+/// if that is 0 or 1. See [`sampling`](crate::docs::sampling).
 ///
 /// Blocks that exist keep the weight they were recorded with, and totals stay exact, so it may be changed
 /// under load. Takes effect at each thread's next allocation.

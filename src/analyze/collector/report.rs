@@ -81,7 +81,7 @@ pub struct Report {
     /// Stacks that were walked the slow way.
     pub fallback_walks: u64,
     /// Average bytes between samples; 0: every allocation is recorded. While it is not 0, or as long as blocks
-    /// from such a time are live, the values of sites are [estimates](crate::sampling); all others are exact.
+    /// from such a time are live, the values of sites are [estimates](crate::docs::sampling); all others are exact.
     pub sample_interval_bytes: u64,
 
     /// Resident bytes of the process, as the operating system counts them.
@@ -155,7 +155,7 @@ pub struct SiteRow {
     pub delta_bytes: i64,
     /// Live blocks now minus live blocks in the baseline.
     pub delta_blocks: i64,
-    /// Standard error of `live_bytes` in bytes where they are an [estimate](crate::sampling), 0 where they are
+    /// Standard error of `live_bytes` in bytes where they are an [estimate](crate::docs::sampling), 0 where they are
     /// exact.
     pub live_stderr_bytes: u64,
 }

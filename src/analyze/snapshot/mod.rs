@@ -34,7 +34,7 @@ pub struct Trace {
     pub size: u64,
     /// Live blocks.
     pub count: u64,
-    /// Standard error of `size` where it is an [estimate](crate::sampling), in bytes; 0 where it is exact.
+    /// Standard error of `size` where it is an [estimate](crate::docs::sampling), in bytes; 0 where it is exact.
     pub stderr: u64,
     /// Where they were allocated.
     pub traceback: Traceback,
@@ -142,7 +142,7 @@ impl Snapshot {
     }
 
     /// Every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
-    /// [sampled](crate::sampling): every one that was met, with estimates.
+    /// [sampled](crate::docs::sampling): every one that was met, with estimates.
     ///
     /// # Examples
     ///

@@ -28,7 +28,7 @@ pub struct Statistic {
     pub size: u64,
     /// Live blocks.
     pub count: u64,
-    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    /// Standard error of `size` in bytes where it is an [estimate](crate::docs::sampling), 0 where it is exact.
     pub stderr: u64,
     pub(super) key: Key,
 }
@@ -91,7 +91,7 @@ pub struct StatisticDiff {
     pub count: u64,
     /// Live blocks gained or lost.
     pub count_diff: i64,
-    /// Standard error of `size` in bytes where it is an [estimate](crate::sampling), 0 where it is exact.
+    /// Standard error of `size` in bytes where it is an [estimate](crate::docs::sampling), 0 where it is exact.
     pub stderr: u64,
     /// At most how large the standard error of `size_diff` is: blocks that are in both snapshots add nothing
     /// to it in truth, and are counted here because they cannot be told from those that are not.
@@ -230,7 +230,7 @@ impl Totals {
 ///
 /// # Examples
 ///
-/// See [`top`].
+/// See [`top`](crate::top).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Top {

@@ -1,6 +1,6 @@
 //! A [`Report`] as series, on the meter, recorder or registry that the program already has.
 //!
-//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::outlets). Every outlet
+//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::docs::outlets). Every outlet
 //! walks one list of series; no arithmetic and no choice happens here.
 #![forbid(unsafe_code)]
 // Profiles are no series: with `pprof` alone nobody walks the list.

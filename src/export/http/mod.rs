@@ -30,7 +30,7 @@
 //!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: what is served here.
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
-//!   where they are [estimates](crate::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
+//!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
 //!   `size_diff`;
 //!   `other` is what the `top` rows (1 to 10000, default 100) leave out, so that they add up to `total`;
 //!   `sites` says how many there are. Stacks without a name count in `other`.

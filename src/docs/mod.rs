@@ -1,0 +1,15 @@
+//! Pages of the documentation: how to read the metrics, sampling, outlets, limits, and the way from `tracemalloc`.
+
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
+#[doc = include_str!("sampling.md")]
+pub mod sampling {}
+
+pub mod outlets;
+
+#[doc = include_str!("limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("coming_from_tracemalloc.md")]
+pub mod coming_from_tracemalloc {}
