@@ -35,12 +35,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // Through its recorder, whichever it is: each series stays, and stays true.
     let collector = heapgauge::Collector::new();
-    let _reporter = heapgauge::emit::metrics(&collector).report_every(Duration::from_secs(5))?;
+    let _reporter = heapgauge::emit::Metrics::new(&collector).report_every(Duration::from_secs(5))?;
     let sticky = recorder.clone();
 
     // Or beside it, where the text is served by the program: no series stays behind.
     let fresh = async move || {
-        let both = move || heapgauge::emit::render_with(&collector, &recorder);
+        let both = move || heapgauge::emit::Prometheus::new(&collector).render(&recorder);
         tokio::task::spawn_blocking(both).await.unwrap_or_default() // naming new lines may take a second
     };
 

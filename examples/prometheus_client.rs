@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The one line.
     let collector = heapgauge::Collector::new();
-    registry.register_collector(heapgauge::emit::prometheus_client(&collector));
+    registry.register_collector(Box::new(heapgauge::emit::PrometheusClient::new(&collector)));
 
     let registry = Arc::new(registry);
     let metrics = async move || {

@@ -67,14 +67,14 @@ const DOMAIN: u32 = 43;
 /// All that has a lock: collectors, outlets with caches and turns, snapshots, domains.
 struct ReadSide {
     collectors: Vec<Collector>,
-    facade: emit::Facade,
+    facade: emit::Metrics,
 }
 
 impl ReadSide {
     fn new() -> ReadSide {
         // A collection is given out again for a second: one alone would hardly ever be locked.
         let collectors: Vec<_> = (0..4).map(|_| Collector::new()).collect();
-        ReadSide { facade: emit::metrics(&collectors[0]), collectors }
+        ReadSide { facade: emit::Metrics::new(&collectors[0]), collectors }
     }
 
     fn use_all(&self, number: usize) {

@@ -61,7 +61,7 @@ impl PushMetricExporter for LiveBlocks {
 struct Outlets {
     collector: Collector,
     recorder: PrometheusHandle,
-    facade: emit::Facade,
+    facade: emit::Metrics,
     registry: Registry,
     provider: SdkMeterProvider,
     exported: LiveBlocks,
@@ -89,15 +89,15 @@ impl Outlets {
     fn new() -> Outlets {
         let collector = Collector::new();
         let recorder = PrometheusBuilder::new().install_recorder().unwrap();
-        let facade = emit::metrics(&collector);
+        let facade = emit::Metrics::new(&collector);
         facade.describe();
         let mut registry = Registry::default();
-        registry.register_collector(emit::prometheus_client(&collector));
+        registry.register_collector(Box::new(emit::PrometheusClient::new(&collector)));
         let exported = LiveBlocks::default();
         let reader =
             PeriodicReader::builder(exported.clone()).with_interval(Duration::from_secs(3_600)).build();
         let provider = SdkMeterProvider::builder().with_reader(reader).build();
-        emit::opentelemetry(&collector, &provider.meter("heapgauge"));
+        emit::OpenTelemetry::new(&collector).register(&provider.meter("heapgauge"));
         Outlets { collector, recorder, facade, registry, provider, exported }
     }
 
@@ -116,7 +116,7 @@ impl Outlets {
         self.provider.force_flush().unwrap();
         Shown {
             prometheus: blocks(&self.collector.collect().to_prometheus(), function),
-            joined: blocks(&emit::render_with(&self.collector, &self.recorder), function),
+            joined: blocks(&emit::Prometheus::new(&self.collector).render(&self.recorder), function),
             prometheus_client: blocks(&self.openmetrics(), function),
             opentelemetry: self.exported.0.lock().unwrap().get(function).copied(),
             facade: blocks(&self.recorder.render(), function),
@@ -166,7 +166,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
     // The SDK's and the recorder's own code is the program's; ours is not in it.
     for _ in 0..20 {
         outlets.provider.force_flush().unwrap();
-        drop(emit::render_with(&outlets.collector, &outlets.recorder));
+        drop(emit::Prometheus::new(&outlets.collector).render(&outlets.recorder));
     }
     let snapshot = Snapshot::take().unwrap();
     let ours: Vec<_> = snapshot
@@ -175,7 +175,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
         .filter(|trace| {
             trace.traceback.frames().iter().any(|frame| {
                 let name = frame.name();
-                let renders_theirs = name == "heapgauge::emit::prometheus::render_with";
+                let renders_theirs = name == "heapgauge::export::emit::prometheus::Prometheus::render";
                 name.starts_with("heapgauge::") && !renders_theirs
             })
         })

@@ -38,7 +38,7 @@ fn run(length: Option<Duration>) -> Result<(), Box<dyn std::error::Error>> {
     let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).build();
 
     let collector = heapgauge::Collector::new();
-    heapgauge::emit::opentelemetry(&collector, &provider.meter("heapgauge"));
+    heapgauge::emit::OpenTelemetry::new(&collector).register(&provider.meter("heapgauge"));
 
     let begun = Instant::now();
     let mut cache = Cache::default();

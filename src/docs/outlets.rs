@@ -8,10 +8,10 @@
 //! | nothing yet | [`serve_from_env`], its own server | `http` | is absent |
 //! | an axum server | [`http::router`] and [`http::debug_router`], merged into it | `http` | is absent |
 //! | another server | [`Report::to_prometheus`], served by it | `prometheus` | is absent |
-//! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`emit::render_with`] | `prometheus` | is absent |
-//! | `metrics` with any recorder | [`emit::metrics`] | `prometheus` | shows what it holds now |
-//! | `prometheus-client` | [`emit::prometheus_client`] | `prometheus-client` | is absent |
-//! | OpenTelemetry | [`emit::opentelemetry`] | `opentelemetry` | is absent |
+//! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`emit::Prometheus`] | `prometheus` | is absent |
+//! | `metrics` with any recorder | [`emit::Metrics`] | `prometheus` | shows what it holds now |
+//! | `prometheus-client` | [`emit::PrometheusClient`] | `prometheus-client` | is absent |
+//! | OpenTelemetry | [`emit::OpenTelemetry`] | `opentelemetry` | is absent |
 //! | a question that totals do not answer | `GET /memory/snapshots` of the first two, or [`Snapshot`] | `http` | |
 //! | `go tool pprof`, a continuous profiler | `GET /debug/pprof/heap` and `/debug/pprof/allocs` of the first two | `pprof` | |
 //! | a flame graph | `GET /debug/heap/folded` of the first two | `pprof` | |
@@ -25,11 +25,11 @@
 //!
 //! | outlet | µs | µs a series | allocations a series |
 //! |---|---:|---:|---:|
-//! | [`Report::to_prometheus`], `/metrics`, [`emit::render_with`] | 740 | 3.3 | 37 |
-//! | [`emit::prometheus_client`], its encoding included | 136 | 0.60 | 6.8 |
-//! | [`emit::metrics`], set in `metrics-exporter-prometheus` | 133 | 0.59 | 11.7 |
+//! | [`Report::to_prometheus`], `/metrics`, [`emit::Prometheus`] | 740 | 3.3 | 37 |
+//! | [`emit::PrometheusClient`], its encoding included | 136 | 0.60 | 6.8 |
+//! | [`emit::Metrics`], set in `metrics-exporter-prometheus` | 133 | 0.59 | 11.7 |
 //! | the same, and rendered by it | 650 | 2.9 | 34 |
-//! | [`emit::opentelemetry`], aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
+//! | [`emit::OpenTelemetry`], aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
 //!
 //! Medians of 200 with 226 series, printed by `cargo bench -p outlet-costs` on an Intel Xeon
 //! (model 207) with two busy cores, rustc 1.95.
@@ -83,23 +83,27 @@
 //! ```
 //! # #[cfg(feature = "prometheus")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use heapgauge::emit;
 //! use metrics_exporter_prometheus::PrometheusBuilder;
 //!
 //! let recorder = PrometheusBuilder::new().install_recorder()?; // the program's, as before
-//! let collector = heapgauge::Collector::new();
+//! let outlet = emit::Prometheus::new(&heapgauge::Collector::new());
 //!
 //! metrics::counter!("requests_total").increment(1);
-//! let body = heapgauge::emit::render_with(&collector, &recorder); // in place of `recorder.render()`
+//! let body = outlet.render(&recorder); // in place of `recorder.render()`
 //! assert!(body.contains("\nrequests_total 1\n") && body.contains("\nheap_tracking "));
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "prometheus"))] fn main() {}
 //! ```
 //!
+//! Global labels of the recorder are put on heapgauge's series by
+//! [`Prometheus::with_global_label`](crate::emit::Prometheus::with_global_label).
+//!
 //! # Through the recorder of `metrics`
 //!
 //! As in `examples/metrics_facade.rs`. A recorder never forgets a series, so these are kept true for ever,
-//! and their number has a limit ([`Facade::max_sites`]):
+//! and their number has a limit ([`Metrics::max_sites`]):
 //!
 //! ```
 //! # #[cfg(feature = "prometheus")]
@@ -107,7 +111,7 @@
 //! use std::time::Duration;
 //!
 //! let collector = heapgauge::Collector::new();
-//! let _reporter = heapgauge::emit::metrics(&collector).report_every(Duration::from_secs(15))?;
+//! let _reporter = heapgauge::emit::Metrics::new(&collector).report_every(Duration::from_secs(15))?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "prometheus"))] fn main() {}
@@ -124,7 +128,7 @@
 //!
 //! let mut registry = Registry::default(); // the program's, as before
 //! let collector = heapgauge::Collector::new();
-//! registry.register_collector(heapgauge::emit::prometheus_client(&collector));
+//! registry.register_collector(Box::new(heapgauge::emit::PrometheusClient::new(&collector)));
 //!
 //! let mut body = String::new();
 //! encode(&mut body, &registry)?;
@@ -133,6 +137,9 @@
 //! # }
 //! # #[cfg(not(feature = "prometheus-client"))] fn main() {}
 //! ```
+//!
+//! The registry's prefix and labels, and those of a sub-registry, are on heapgauge's families too; the shipped
+//! dashboards and alerts expect the names without a prefix.
 //!
 //! # On a meter of OpenTelemetry
 //!
@@ -143,7 +150,7 @@
 //! # fn main() {
 //! let meter = opentelemetry::global::meter("heapgauge");
 //! let collector = heapgauge::Collector::new();
-//! heapgauge::emit::opentelemetry(&collector, &meter);
+//! heapgauge::emit::OpenTelemetry::new(&collector).register(&meter);
 //! # }
 //! # #[cfg(not(feature = "opentelemetry"))] fn main() {}
 //! ```
@@ -153,11 +160,11 @@
 //! Baselines are kept by the server's thread, or by the [`Reporter`]'s. Without either they are kept when a
 //! collection is asked for: an outlet that is read at least every minute has them in time.
 //!
-//! [`emit::metrics`]: crate::emit::metrics()
-//! [`emit::opentelemetry`]: crate::emit::opentelemetry()
-//! [`emit::prometheus_client`]: crate::emit::prometheus_client()
-//! [`emit::render_with`]: crate::emit::render_with
-//! [`Facade::max_sites`]: crate::emit::Facade::max_sites
+//! [`emit::Metrics`]: crate::emit::Metrics
+//! [`emit::OpenTelemetry`]: crate::emit::OpenTelemetry
+//! [`emit::PrometheusClient`]: crate::emit::PrometheusClient
+//! [`emit::Prometheus`]: crate::emit::Prometheus
+//! [`Metrics::max_sites`]: crate::emit::Metrics::max_sites
 //! [`Reporter`]: crate::emit::Reporter
 //! [`Report::to_prometheus`]: crate::Report::to_prometheus
 //! [`Snapshot`]: crate::Snapshot

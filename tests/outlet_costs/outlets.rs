@@ -118,13 +118,13 @@ impl PushMetricExporter for Discard {
 fn provider(collector: &Collector, exporter: impl PushMetricExporter) -> SdkMeterProvider {
     let reader = PeriodicReader::builder(exporter).with_interval(Duration::from_secs(3_600)).build();
     let provider = SdkMeterProvider::builder().with_reader(reader).build();
-    emit::opentelemetry(collector, &provider.meter("heapgauge"));
+    emit::OpenTelemetry::new(collector).register(&provider.meter("heapgauge"));
     provider
 }
 
 fn registry(collector: &Collector) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(emit::prometheus_client(collector));
+    registry.register_collector(Box::new(emit::PrometheusClient::new(collector)));
     registry
 }
 
@@ -156,7 +156,7 @@ fn table(recorder: &PrometheusHandle) {
     let (collector, _held) = forty_sites();
     let report = collector.collect();
     let series = report.to_prometheus().lines().filter(|line| !line.starts_with('#')).count();
-    let facade = emit::metrics(&collector);
+    let facade = emit::Metrics::new(&collector);
     let registry = registry(&collector);
     let provider = provider(&collector, Discard);
     println!("{} sites, {series} series, a collection of {:?}\n", report.sites.len(), report.duration);
@@ -200,7 +200,7 @@ fn write(directory: &Path, recorder: &PrometheusHandle) -> Result<(), Box<dyn st
         opentelemetry_otlp::MetricExporter::builder().with_http().with_endpoint(endpoint).build()?;
     let provider = provider(&collector, exporter);
     let registry = registry(&collector);
-    let facade = emit::metrics(&collector);
+    let facade = emit::Metrics::new(&collector);
     facade.describe();
     facade.collect();
 
@@ -210,7 +210,7 @@ fn write(directory: &Path, recorder: &PrometheusHandle) -> Result<(), Box<dyn st
         facade.collect();
         std::fs::write(directory.join("facade.txt"), recorder.render())?;
         std::fs::write(directory.join("prometheus.txt"), report.to_prometheus())?;
-        std::fs::write(directory.join("joined.txt"), emit::render_with(&collector, recorder))?;
+        std::fs::write(directory.join("joined.txt"), emit::Prometheus::new(&collector).render(recorder))?;
         std::fs::write(directory.join("openmetrics.txt"), openmetrics(&registry))?;
         provider.force_flush()?;
         std::fs::write(directory.join("otlp.bin"), &*sent.lock().unwrap())?;

@@ -27,47 +27,48 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Rest between two goes of naming, so that the thread leaves most of a core to others.
 const NAMING_REST: Duration = Duration::from_millis(10);
 
-/// For a program that already uses the crate `metrics`: heapgauge's numbers through the recorder that it
-/// installed, whichever it is.
+/// Outlet into the recorder that the program installed for the crate `metrics`, whichever it is. Cheap to clone.
 ///
-/// A recorder cannot take a series back. So a site that was shown once is shown from then on, with what
-/// it holds now, 0 if that is nothing; and their number has a limit. Where the recorder is
-/// `metrics-exporter-prometheus` and the program serves its text, [`render_with`](super::render_with)
+/// A recorder cannot take a series back. So a site that was shown once is shown from then on, with its bytes and blocks
+/// of now, 0 if it has none; and their number has a limit. Where the recorder is
+/// `metrics-exporter-prometheus` and the program serves its text, [`Prometheus`](super::Prometheus)
 /// does without both.
 ///
 /// # Examples
 ///
 /// ```
+/// use heapgauge::emit;
+///
 /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().unwrap();
 ///
-/// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
-/// facade.describe();
-/// facade.collect(); // before each scrape, or once for all: `facade.report_every(interval)?`
+/// let outlet = emit::Metrics::new(&heapgauge::Collector::new());
+/// outlet.describe();
+/// outlet.collect(); // before each scrape, or once for all: `outlet.report_every(interval)?`
 /// assert!(recorder.render().contains("\nheap_tracking "));
 /// ```
-pub fn metrics(collector: &Collector) -> Facade {
-    let _own = control::own();
-    Facade { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
-}
-
-/// heapgauge's numbers through the recorder of the crate `metrics`; made by [`metrics`](metrics()). Cheap
-/// to clone.
 #[derive(Clone, Debug)]
-pub struct Facade {
+#[must_use = "an outlet shows nothing before `collect` or `report_every`"]
+pub struct Metrics {
     collector: Collector,
     max_sites: usize,
-    /// Held while values are set, so that those of an earlier snapshot never come last. Whether standard
+    /// Held while values are set, so that those of an earlier snapshot never come last. True once standard
     /// errors were among them: then they are for ever.
     turn: Arc<ForkMutex<bool>>,
 }
 
-impl Facade {
+impl Metrics {
+    /// Makes an outlet of this collector's reports.
+    pub fn new(collector: &Collector) -> Metrics {
+        let _own = control::own();
+        Metrics { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
+    }
+
     /// How many sites it shows at most in the life of the process, five series each: default 200.
     ///
     /// Sites that come when there is no room count in `heap_dropped_events_total{reason="series"}`, each
-    /// once; what they hold is in *other*. Among several facades of one collector the highest limit
+    /// once; what they hold is in *other*. Among several outlets of one collector the highest limit
     /// counts.
-    pub fn max_sites(mut self, sites: usize) -> Facade {
+    pub fn max_sites(mut self, sites: usize) -> Metrics {
         self.max_sites = sites;
         self
     }
@@ -116,7 +117,7 @@ impl Facade {
         });
     }
 
-    /// Starts a thread that [describes](Facade::describe) the metrics, [collects](Facade::collect) now and
+    /// Starts a thread that [describes](Metrics::describe) the metrics, [collects](Metrics::collect) now and
     /// in this interval from then on, and keeps the collector's baselines in time. Dropping the
     /// [`Reporter`] stops it.
     ///
@@ -125,11 +126,11 @@ impl Facade {
     /// ```
     /// use std::time::Duration;
     ///
-    /// let facade = heapgauge::emit::metrics(&heapgauge::Collector::new());
-    /// let reporter = facade.report_every(Duration::from_secs(15))?;
+    /// let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new());
+    /// let reporter = outlet.report_every(Duration::from_secs(15))?;
     /// drop(reporter);
     ///
-    /// let refused = facade.report_every(Duration::from_millis(20)).unwrap_err();
+    /// let refused = outlet.report_every(Duration::from_millis(20)).unwrap_err();
     /// assert_eq!(refused.to_string(), "reporter: interval 20ms is out of range, allowed are 1s to 24h");
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
@@ -145,10 +146,10 @@ impl Facade {
             )));
         }
         let (stop, stopped) = mpsc::channel();
-        let facade = self.clone();
+        let outlet = self.clone();
         let thread = std::thread::Builder::new()
             .name("heapgauge-report".into())
-            .spawn(move || facade.run(interval, &stopped))
+            .spawn(move || outlet.run(interval, &stopped))
             .map_err(|error| Error::with_source("reporter: cannot start its thread", error))?;
         Ok(Reporter { running: Some((mutex::process(), stop, thread)) })
     }
@@ -184,7 +185,7 @@ impl Facade {
     }
 }
 
-/// The thread of [`Facade::report_every`]. Dropping it ends the thread and waits for it; in a child of
+/// The thread of [`Metrics::report_every`]. Dropping it ends the thread and waits for it; in a child of
 /// `fork`, where the thread does not exist, dropping it does nothing.
 #[must_use = "dropping it ends the reports"]
 pub struct Reporter {
@@ -236,7 +237,7 @@ mod tests {
     fn a_series_once_made_stays_true() {
         let fake = Fake::new();
         let collector = fake.collector(2, 300);
-        let facade = metrics(&collector).max_sites(30);
+        let outlet = Metrics::new(&collector).max_sites(30);
         let recorder = PrometheusBuilder::new().build_recorder();
         let mut holds = [0_u64; 100];
         let mut most = 0;
@@ -247,7 +248,7 @@ mod tests {
                 holds[line as usize] = if step == 6 { 0 } else { (cycle * 7_919 + step * 104_729) % 100_000 };
                 fake.holds(2 + line as u32, line as u32, holds[line as usize], 1);
             }
-            metrics::with_local_recorder(&recorder, || facade.collect());
+            metrics::with_local_recorder(&recorder, || outlet.collect());
             let text = recorder.handle().render();
             let shown = series(&text);
             let live: Vec<(usize, f64)> = shown
@@ -275,10 +276,10 @@ mod tests {
     #[test]
     fn counters_go_on_and_gauges_fall_when_traces_are_forgotten() {
         let fake = Fake::new();
-        let facade = metrics(&fake.collector(25, 300));
+        let outlet = Metrics::new(&fake.collector(25, 300));
         let recorder = PrometheusBuilder::new().build_recorder();
         let collect = || {
-            metrics::with_local_recorder(&recorder, || facade.collect());
+            metrics::with_local_recorder(&recorder, || outlet.collect());
             recorder.handle().render()
         };
         fake.holds(2, 10, 1_000, 10);
@@ -299,10 +300,10 @@ mod tests {
     #[test]
     fn an_error_falls_to_zero_when_no_block_is_sampled_any_more() {
         let fake = Fake::new();
-        let facade = metrics(&fake.collector(25, 300));
+        let outlet = Metrics::new(&fake.collector(25, 300));
         let recorder = PrometheusBuilder::new().build_recorder();
         let error = || {
-            metrics::with_local_recorder(&recorder, || facade.collect());
+            metrics::with_local_recorder(&recorder, || outlet.collect());
             let text = recorder.handle().render();
             let mut errors = series(&text).into_iter().filter(|(name, _)| name.contains("stderr"));
             errors.next().map(|(_, error)| error)
@@ -324,11 +325,11 @@ mod tests {
         let describe_and_collect = |builder: PrometheusBuilder| -> PrometheusHandle {
             let fake = Fake::new();
             fake.holds(2, 10, 1_000, 10);
-            let facade = metrics(&fake.collector(25, 300));
+            let outlet = Metrics::new(&fake.collector(25, 300));
             let recorder = builder.build_recorder();
             metrics::with_local_recorder(&recorder, || {
-                facade.describe();
-                facade.collect();
+                outlet.describe();
+                outlet.collect();
             });
             recorder.handle()
         };
@@ -357,11 +358,11 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             metrics::counter!("requests_total", "path" => "/").increment(7);
             // As if the program used both.
-            metrics(&collector).collect();
+            Metrics::new(&collector).collect();
         });
         fake.at(10);
         fake.holds(2, 10, 3_000, 30);
-        let text = crate::export::emit::render_with(&collector, &recorder.handle());
+        let text = crate::export::emit::Prometheus::new(&collector).render(&recorder.handle());
         let own = collector.collect().to_prometheus();
         let theirs = text.strip_suffix(&*own).expect("ours comes last, whole");
         assert_eq!(theirs.trim(), "# TYPE requests_total counter\nrequests_total{path=\"/\"} 7");
@@ -370,9 +371,9 @@ mod tests {
     #[test]
     fn the_reporter_reports_until_it_is_dropped() {
         let fake = Fake::new();
-        let facade = metrics(&fake.collector(25, 300));
+        let outlet = Metrics::new(&fake.collector(25, 300));
         let before = fake.heap().taken;
-        let reporter = facade.report_every(Duration::from_secs(1)).unwrap();
+        let reporter = outlet.report_every(Duration::from_secs(1)).unwrap();
         let begun = Instant::now();
         // Its interval is by the real clock, baselines are by the fake one.
         for collections in 1..=2 {
@@ -392,10 +393,10 @@ mod tests {
     #[test]
     fn a_fault_costs_the_reporter_one_turn() {
         let fake = Fake::new();
-        let facade = metrics(&fake.collector(25, 300));
+        let outlet = Metrics::new(&fake.collector(25, 300));
         fake.heap().fails = true;
         fake.at(10);
-        let _reporter = facade.report_every(Duration::from_secs(1)).unwrap();
+        let _reporter = outlet.report_every(Duration::from_secs(1)).unwrap();
         let begun = Instant::now();
         let failed = fake.heap().taken;
         while fake.heap().taken < failed + 2 {

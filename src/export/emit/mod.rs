@@ -35,13 +35,13 @@ use std::time::SystemTime;
 use crate::analyze::collector::{Report, SiteRow};
 use families::Family;
 #[cfg(feature = "prometheus")]
-pub use metrics_recorder::{Facade, Reporter, metrics};
+pub use metrics_recorder::{Metrics, Reporter};
 #[cfg(feature = "opentelemetry")]
-pub use opentelemetry::opentelemetry;
+pub use opentelemetry::OpenTelemetry;
 #[cfg(feature = "prometheus")]
-pub use prometheus::render_with;
+pub use prometheus::Prometheus;
 #[cfg(feature = "prometheus-client")]
-pub use prometheus_client::prometheus_client;
+pub use prometheus_client::PrometheusClient;
 
 /// One value, in the kind its family has.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -17,7 +17,7 @@ use crate::analyze::collector::Collector;
 use crate::record::control;
 use crate::record::fork::mutex::ForkMutex;
 
-/// Registers heapgauge's instruments on `meter`; call it once for each meter provider.
+/// Outlet onto a meter of OpenTelemetry, as instruments that the SDK asks by callbacks.
 ///
 /// Live bytes and blocks are `ObservableUpDownCounter`s, in all and for each site, those with most live
 /// bytes first; deltas, times and the peak are `ObservableGauge`s, totals `ObservableCounter`s. They are
@@ -30,53 +30,70 @@ use crate::record::fork::mutex::ForkMutex;
 /// counters must not fall. If a collection of ours fails, its values are missing once; the panic goes no
 /// further.
 ///
-/// What the callbacks allocate is heapgauge's own, the SDK's attribute sets included; what the SDK and
-/// its exporters allocate on their own is the program's. Registering takes 3.8 MB, of which the first
-/// collection gives 2.5 MB back: the SDK (0.33) makes room for 2,000 attribute sets in every instrument. Use a provider with one reader: the SDK hands
-/// what is observed for one reader to the others too, where a site that is gone stays a cycle longer.
+/// Allocations of the callbacks are heapgauge's own, the SDK's attribute sets included; those that the SDK and
+/// its exporters make on their own are the program's. Registering takes 3.8 MB, of which the first
+/// collection gives 2.5 MB back: the SDK (0.33) makes room for 2,000 attribute sets in every instrument. Use a provider
+/// with one reader: the SDK hands the values observed for one reader to the others too, where a site that is gone stays
+/// a cycle longer.
 ///
 /// # Examples
 ///
 /// ```
+/// use heapgauge::emit;
+///
 /// let meter = opentelemetry::global::meter("heapgauge"); // of the provider the program has set
-/// let collector = heapgauge::Collector::new();
-/// heapgauge::emit::opentelemetry(&collector, &meter);
+/// emit::OpenTelemetry::new(&heapgauge::Collector::new()).register(&meter);
 /// ```
-pub fn opentelemetry(collector: &Collector, meter: &Meter) {
-    let _own = control::own();
-    let source = Arc::new(Source { collector: collector.clone(), turns: ForkMutex::default() });
-    for (number, family) in families::ALL.iter().enumerate() {
-        let source = source.clone();
-        // The value of a series has the kind of its family, so the other kinds do not occur.
-        macro_rules! register {
-            ($builder:ident, $type:ty, $($value:pat => $observed:expr),+) => {
-                {
-                    meter
-                        .$builder(family.otel)
-                        .with_unit(family.unit.ucum())
-                        .with_description(family.help)
-                        .with_callback(move |instrument: &dyn AsyncInstrument<$type>| {
-                            source.observe(number, &mut |value, attributes| match value {
-                                $($value => instrument.observe($observed, attributes),)+
-                                _ => {}
-                            });
-                        })
-                        .build();
+#[derive(Clone, Debug)]
+#[must_use = "an outlet shows nothing before `register`"]
+pub struct OpenTelemetry {
+    collector: Collector,
+}
+
+impl OpenTelemetry {
+    /// Makes an outlet of this collector's reports.
+    pub fn new(collector: &Collector) -> OpenTelemetry {
+        let _own = control::own();
+        OpenTelemetry { collector: collector.clone() }
+    }
+
+    /// Registers heapgauge's instruments on `meter`; call it once for each meter provider.
+    pub fn register(&self, meter: &Meter) {
+        let _own = control::own();
+        let source = Arc::new(Source { collector: self.collector.clone(), turns: ForkMutex::default() });
+        for (number, family) in families::ALL.iter().enumerate() {
+            let source = source.clone();
+            // The value of a series has the kind of its family, so the other kinds do not occur.
+            macro_rules! register {
+                ($builder:ident, $type:ty, $($value:pat => $observed:expr),+) => {
+                    {
+                        meter
+                            .$builder(family.otel)
+                            .with_unit(family.unit.ucum())
+                            .with_description(family.help)
+                            .with_callback(move |instrument: &dyn AsyncInstrument<$type>| {
+                                source.observe(number, &mut |value, attributes| match value {
+                                    $($value => instrument.observe($observed, attributes),)+
+                                    _ => {}
+                                });
+                            })
+                            .build();
+                    }
+                };
+            }
+            match (family.kind, family.unit) {
+                (Kind::Counter, _) => register!(u64_observable_counter, u64, Value::Count(count) => count),
+                (Kind::Sum, _) => {
+                    register!(i64_observable_up_down_counter, i64, Value::Level(level) => signed(level));
                 }
-            };
-        }
-        match (family.kind, family.unit) {
-            (Kind::Counter, _) => register!(u64_observable_counter, u64, Value::Count(count) => count),
-            (Kind::Sum, _) => {
-                register!(i64_observable_up_down_counter, i64, Value::Level(level) => signed(level));
+                (Kind::Gauge, Unit::Seconds) => {
+                    register!(f64_observable_gauge, f64, Value::Seconds(seconds) => seconds);
+                }
+                (Kind::Gauge, _) => register!(
+                    i64_observable_gauge, i64,
+                    Value::Level(level) => signed(level), Value::Change(change) => change
+                ),
             }
-            (Kind::Gauge, Unit::Seconds) => {
-                register!(f64_observable_gauge, f64, Value::Seconds(seconds) => seconds);
-            }
-            (Kind::Gauge, _) => register!(
-                i64_observable_gauge, i64,
-                Value::Level(level) => signed(level), Value::Change(change) => change
-            ),
         }
     }
 }
@@ -267,7 +284,7 @@ mod tests {
             let reader =
                 PeriodicReader::builder(keep.clone()).with_interval(Duration::from_secs(3_600)).build();
             let provider = SdkMeterProvider::builder().with_reader(reader).build();
-            opentelemetry(collector, &provider.meter("heapgauge"));
+            OpenTelemetry::new(collector).register(&provider.meter("heapgauge"));
             let theirs = |instrument: &dyn AsyncInstrument<u64>| instrument.observe(1, &[]);
             provider.meter("app").u64_observable_gauge("app.works").with_callback(theirs).build();
             Sdk { provider, keep }

@@ -45,7 +45,17 @@ impl Report {
 /// The exporter cannot unregister a series, so each exposition has a recorder of its own: what is not
 /// in this report is not in the text.
 fn render(report: &Report) -> String {
-    let recorder = PrometheusBuilder::new().build_recorder();
+    render_with_labels(report, &[])
+}
+
+/// Renders with labels that the exporter itself puts on each series, so that they are checked and escaped as those of
+/// the program's recorder.
+fn render_with_labels(report: &Report, global_labels: &[(String, String)]) -> String {
+    let mut builder = PrometheusBuilder::new();
+    for (key, value) in global_labels {
+        builder = builder.add_global_label(key, value);
+    }
+    let recorder = builder.build_recorder();
     // No unit is handed over: the exporter would add it to names that end in something else.
     for family in families::ALL {
         if family.kind.is_counter() {
@@ -74,31 +84,66 @@ pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
     }
 }
 
-/// The text of the application's own recorder and heapgauge's after it, as one exposition.
+/// Outlet beside the crate `metrics-exporter-prometheus`: the program's own metrics and heapgauge's as one text.
 ///
 /// For a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
 /// its recorder, so no series stays behind, and the whole is what two scrapes would have given. Families
-/// of heapgauge's that the recorder holds all the same, by [`metrics`](super::metrics()), are left out of
-/// its part, or they would be there twice. Global labels of the recorder are not put on heapgauge's lines, because the handle
-/// does not tell them. What rendering the handle allocates is the program's.
+/// of heapgauge's that the recorder holds all the same, by [`Metrics`](super::Metrics), are left out of
+/// its part, or they would be there twice.
 ///
 /// # Examples
 ///
 /// ```
-/// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+/// use heapgauge::emit;
+/// use metrics_exporter_prometheus::PrometheusBuilder;
+///
+/// let recorder = PrometheusBuilder::new().add_global_label("region", "eu").build_recorder();
 /// metrics::with_local_recorder(&recorder, || metrics::counter!("requests_total").increment(3));
 ///
-/// let collector = heapgauge::Collector::new();
-/// let text = heapgauge::emit::render_with(&collector, &recorder.handle());
-/// assert!(text.contains("\nrequests_total 3\n"));
-/// assert!(text.contains("\nheap_tracking "));
+/// let outlet = emit::Prometheus::new(&heapgauge::Collector::new()).with_global_label("region", "eu");
+/// let text = outlet.render(&recorder.handle());
+/// assert!(text.contains("\nrequests_total{region=\"eu\"} 3\n"));
+/// assert!(text.contains("\nheap_tracking{region=\"eu\"} "));
 /// ```
-pub fn render_with(collector: &Collector, handle: &PrometheusHandle) -> String {
-    let theirs = handle.render();
-    let _own = control::own();
-    let mut text = text::without_ours(&theirs);
-    text.push_str(&render(&collector.collect()));
-    text
+#[derive(Clone, Debug)]
+#[must_use = "an outlet shows nothing before `render`"]
+pub struct Prometheus {
+    collector: Collector,
+    /// Keys and values, in the order they were added.
+    global_labels: Vec<(String, String)>,
+}
+
+impl Prometheus {
+    /// Makes an outlet of this collector's reports.
+    pub fn new(collector: &Collector) -> Prometheus {
+        let _own = control::own();
+        Prometheus { collector: collector.clone(), global_labels: Vec::new() }
+    }
+
+    /// Puts a label on every series of heapgauge's, as
+    /// [`add_global_label`](metrics_exporter_prometheus::PrometheusBuilder::add_global_label) does on those of the
+    /// program's recorder.
+    ///
+    /// A [`PrometheusHandle`] does not tell the global labels of its recorder, so each is named here again. A key that
+    /// is added twice has the later value, and a label that a series has already, such as `site`, keeps the value of the
+    /// series.
+    pub fn with_global_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Prometheus {
+        let _own = control::own();
+        self.global_labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// Returns the text of the program's recorder and heapgauge's after it, as one exposition.
+    ///
+    /// Costs what [`Collector::collect`] costs and about a millisecond. What rendering the handle allocates is the
+    /// program's.
+    pub fn render(&self, handle: &PrometheusHandle) -> String {
+        let theirs = handle.render();
+        let _own = control::own();
+        let mut text = text::without_ours(&theirs);
+        text.push_str(&render_with_labels(&self.collector.collect(), &self.global_labels));
+        text
+    }
 }
 
 /// The text of the latest report asked for, so that scrapes within a second render once.
@@ -228,6 +273,57 @@ mod tests {
             report.sites = (0..sites).map(row).collect();
             let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
             assert_eq!(series, expected);
+        }
+    }
+
+    /// Global labels of the program's recorder were missing on heapgauge's series.
+    #[test]
+    fn global_labels_are_those_of_the_recorder_on_every_series() {
+        let labels = [
+            ("region", "eu"),
+            ("bad key-1", "a\"b"),
+            ("escaped", "C:\\src\nnext"),
+            ("backslash", "end\\"),
+            ("region", "us"),
+            ("site", "global"),
+        ];
+        let fake = crate::analyze::collector::Fake::new();
+        fake.holds(2, 10, 1_000, 10);
+        let mut builder = PrometheusBuilder::new();
+        let mut outlet = Prometheus::new(&fake.collector(25, 300));
+        for (key, value) in labels {
+            builder = builder.add_global_label(key, value);
+            outlet = outlet.with_global_label(key, value);
+        }
+        let recorder = builder.build_recorder();
+        metrics::with_local_recorder(&recorder, || metrics::counter!("requests_total").increment(1));
+        let text = outlet.render(&recorder.handle());
+        let lines: Vec<&str> = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+
+        let theirs = lines[0].strip_prefix("requests_total{").and_then(|l| l.strip_suffix("} 1")).unwrap();
+        assert_eq!(theirs.matches("=\"").count(), 5, "{theirs}");
+        let (own_site, common) = theirs.split(',').partition::<Vec<_>, _>(|label| label.starts_with("site="));
+        assert_eq!(own_site, ["site=\"global\""]);
+        assert!(lines.len() > 20, "{text}");
+        for line in &lines[1..] {
+            for label in
+                common.iter().chain(if line.contains("_site_") { [].iter() } else { own_site.iter() })
+            {
+                assert!(line.contains(label), "{label} is not on {line}");
+            }
+            // Parsed: each key once, and a site of ours keeps its id.
+            let (_, parsed, _) = sample(line);
+            let keys: std::collections::BTreeSet<_> = parsed.iter().map(|(key, _)| key).collect();
+            assert_eq!(keys.len(), parsed.len(), "{line}");
+            let (_, expected, _) = sample(lines[0]);
+            for (key, value) in &expected {
+                let shown = parsed.iter().find(|(other, _)| other == key).map(|(_, value)| value);
+                if key == "site" && line.contains("_site_") {
+                    assert_eq!(shown.map(|site| site.as_str()), Some("000000000000000a"), "{line}");
+                } else {
+                    assert_eq!(shown, Some(value), "{line}");
+                }
+            }
         }
     }
 

@@ -16,22 +16,24 @@ use super::{Series, Value, by_family};
 use crate::analyze::collector::Collector;
 use crate::record::control;
 
-/// For the registry of a program that already uses `prometheus-client`.
+/// Outlet into a registry of the crate `prometheus-client`, as a collector that the program registers.
 ///
 /// Each encoding of the registry shows one collection, fresh: a site that is no longer chosen is absent
 /// from it. Names, types, labels and values are those of `/metrics`, and `# UNIT` says bytes or seconds.
-/// A registry's own prefix and labels are put on these families, too; the shipped dashboards and alerts know the names
-/// without a prefix.
 /// What the collection allocates, and the text it adds to the buffer, is heapgauge's own.
+///
+/// The prefix and the labels of the registry, or of the sub-registry, are on these families too. The shipped dashboards
+/// and alerts know the names without a prefix: register the outlet in a registry without one for them.
 ///
 /// # Examples
 ///
 /// ```
+/// use heapgauge::emit;
 /// use prometheus_client::{encoding::text::encode, registry::Registry};
 ///
 /// let collector = heapgauge::Collector::new();
 /// let mut registry = Registry::default();
-/// registry.register_collector(heapgauge::emit::prometheus_client(&collector));
+/// registry.register_collector(Box::new(emit::PrometheusClient::new(&collector)));
 ///
 /// let mut text = String::new();
 /// encode(&mut text, &registry)?;
@@ -39,17 +41,21 @@ use crate::record::control;
 /// assert!(text.ends_with("# EOF\n"));
 /// # Ok::<(), std::fmt::Error>(())
 /// ```
-pub fn prometheus_client(collector: &Collector) -> Box<dyn Registered> {
-    let _own = control::own();
-    Box::new(Outlet { collector: collector.clone() })
-}
-
-#[derive(Debug)]
-struct Outlet {
+#[derive(Clone, Debug)]
+#[must_use = "an outlet shows nothing before it is registered"]
+pub struct PrometheusClient {
     collector: Collector,
 }
 
-impl Registered for Outlet {
+impl PrometheusClient {
+    /// Makes an outlet of this collector's reports.
+    pub fn new(collector: &Collector) -> PrometheusClient {
+        let _own = control::own();
+        PrometheusClient { collector: collector.clone() }
+    }
+}
+
+impl Registered for PrometheusClient {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let _own = control::own();
         // An error would take the program's own metrics with it, so a fault of ours leaves only ours out.
@@ -131,12 +137,55 @@ mod tests {
         fake.holds(2, 10, 1_000, 10);
         let mut registry = Registry::default();
         registry.register("requests", "Answered", Counter::<u64>::default());
-        registry.register_collector(prometheus_client(&fake.collector(25, 300)));
+        registry.register_collector(Box::new(PrometheusClient::new(&fake.collector(25, 300))));
         fake.heap().fails = true;
         fake.at(10);
         let theirs = "# HELP requests Answered.\n# TYPE requests counter\nrequests_total 0\n";
         assert_eq!(text_of(&registry), format!("{theirs}# EOF\n"));
         let text = text_of(&registry);
         assert!(text.starts_with(theirs) && text.contains("\nheap_live_bytes 1000\n"), "{text}");
+    }
+
+    /// A sample read back: name, labels in order, value as text.
+    fn sample(line: &str) -> (&str, Vec<(&str, &str)>, &str) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let Some((name, labels)) = series.split_once('{') else { return (series, vec![], value) };
+        let labels = labels.strip_suffix("\"}").unwrap().split("\",");
+        (name, labels.map(|label| label.split_once("=\"").unwrap()).collect(), value)
+    }
+
+    /// Prefix and labels of a registry and of the registries in it are on each series, before the series' own labels,
+    /// and on nothing twice.
+    #[test]
+    fn prefix_and_labels_of_a_registry_are_on_every_series() {
+        let mut plain = Registry::default();
+        plain.register_collector(Box::new(Sample));
+        let label = |key: &'static str, value: &'static str| (key.into(), value.into());
+        let mut outer = Registry::with_prefix_and_labels("shop", [label("region", "eu")].into_iter());
+        let inner = outer.sub_registry_with_prefix("web").sub_registry_with_label(label("shard", "7"));
+        inner.register_collector(Box::new(Sample));
+
+        let (plain, prefixed) = (text_of(&plain), text_of(&outer));
+        assert_eq!(plain.lines().count(), prefixed.lines().count());
+        for (plain, prefixed) in plain.lines().zip(prefixed.lines()) {
+            if let Some(rest) = plain.strip_prefix("# ") {
+                let expected = match rest.split_once(' ') {
+                    Some((word, rest)) => format!("# {word} shop_web_{rest}"),
+                    None => plain.to_owned(),
+                };
+                assert_eq!(prefixed, expected);
+                continue;
+            }
+            let (name, labels, value) = sample(plain);
+            let (prefixed_name, prefixed_labels, prefixed_value) = sample(prefixed);
+            assert_eq!((prefixed_name, prefixed_value), (&*format!("shop_web_{name}"), value));
+            let mut expected = vec![("region", "eu"), ("shard", "7")];
+            expected.extend(labels);
+            let sorted = |mut labels: Vec<_>| {
+                labels.sort_unstable();
+                labels
+            };
+            assert_eq!(sorted(prefixed_labels), sorted(expected), "{prefixed}");
+        }
     }
 }
