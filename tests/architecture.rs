@@ -260,3 +260,18 @@ fn every_file_says_what_it_is_and_is_finished() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// `strip = true`, which many profiles have, undoes the line tables that the documentation tells a user to ask for.
+#[test]
+fn line_tables_are_shown_together_with_strip() {
+    let is_of_users = |text: &str| text.contains("debug = \"line-tables-only\"");
+    for file in ["README.md", "dashboards/README.md", "src/lib.rs", "src/export/http/page.html"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(is_of_users(&text), "{file} shows no line tables");
+        for (at, line) in lines.iter().enumerate().filter(|(_, line)| is_of_users(line)) {
+            let near = [*line, lines.get(at + 1).copied().unwrap_or_default()];
+            assert!(near.iter().any(|line| line.contains("strip = \"none\"")), "{file}:{}: {line}", at + 1);
+        }
+    }
+}

@@ -127,3 +127,18 @@ fn a_forked_child_serves_anew() {
         0
     );
 }
+
+/// A child keeps its parent's counters, so it keeps the time they began at; `changes()` over both sees no restart.
+#[test]
+fn a_forked_child_keeps_the_time_heapgauge_began() {
+    let start = || {
+        let text = heapgauge::Collector::new().collect().to_prometheus();
+        let line = text.lines().find_map(|line| line.strip_prefix("heap_start_timestamp_seconds "));
+        line.map(str::to_owned)
+    };
+    let parent = start();
+    assert!(parent.as_deref().is_some_and(|seconds| seconds.parse::<f64>().is_ok()), "{parent:?}");
+    std::thread::sleep(Duration::from_millis(50));
+    let grandchild = || in_child(|| i32::from(start() != parent));
+    assert_eq!(in_child(|| if start() == parent { 2 * grandchild() } else { 1 }), 0);
+}

@@ -13,6 +13,32 @@ fn start_and_snapshots_say_what_is_missing() {
     assert_eq!(heapgauge::start(32).unwrap_err().to_string(), format!("start: {LINE}"));
     assert!(!heapgauge::is_tracing());
     assert_eq!(heapgauge::Snapshot::take().unwrap_err().to_string(), format!("Snapshot::take: {LINE}"));
+    assert_eq!(heapgauge::Profile::take().unwrap_err().to_string(), format!("profile: {LINE}"));
+    assert_eq!(heapgauge::track(7, 0x1000, 16).unwrap_err().to_string(), format!("track: {LINE}"));
+}
+
+/// Paths that need traces told the program to call `heapgauge::start`, which was an error then.
+#[test]
+fn paths_that_need_traces_say_what_is_missing() {
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    for (request, attempt) in [
+        ("GET /memory/snapshots", ""),
+        ("POST /memory/snapshots", ""),
+        ("GET /debug/heap/sites.json", ""),
+        ("GET /debug/heap/snapshot.json", "Snapshot::take: "),
+        #[cfg(feature = "pprof")]
+        ("GET /debug/pprof/heap", "profile: "),
+        #[cfg(feature = "pprof")]
+        ("GET /debug/heap/folded", "profile: "),
+    ] {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        write!(stream, "{request} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 503"), "{request}: {answer}");
+        assert!(answer.ends_with(&format!("\r\n\r\n{attempt}{LINE}\n")), "{request}: {answer}");
+    }
 }
 
 #[test]

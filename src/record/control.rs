@@ -50,6 +50,11 @@ pub fn start(frames: usize) -> Result<(), Error> {
 pub(crate) const NO_ALLOCATOR: &str = "heapgauge is not the global allocator of this program, add `#[global_allocator]` \
      and `static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();`";
 
+/// Returns the reason why nothing is recorded while tracking is off, with its remedy.
+pub(crate) fn off_reason() -> &'static str {
+    if has_allocator() { "tracking is off, heapgauge::start turns it on" } else { NO_ALLOCATOR }
+}
+
 /// Whether a `TrackingAllocator` was ever asked for a block. Asks the global allocator for one first.
 pub(crate) fn has_allocator() -> bool {
     let _own = own();

@@ -61,7 +61,7 @@ pub(crate) enum Nothing {
 
 impl Nothing {
     pub(super) fn tracking_off() -> Nothing {
-        Nothing::TrackingOff(Error::new("tracking is off, heapgauge::start turns it on"))
+        Nothing::TrackingOff(Error::new(control::off_reason()))
     }
 }
 

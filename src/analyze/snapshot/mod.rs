@@ -90,11 +90,8 @@ impl Snapshot {
     pub fn take() -> Result<Snapshot, Error> {
         let _own = control::own();
         let raw = raw_snapshot::take();
-        if !raw.tracking && !control::has_allocator() {
-            return Err(Error::new(format_args!("Snapshot::take: {}", control::NO_ALLOCATOR)));
-        }
         if !raw.tracking {
-            return Err(Error::new("Snapshot::take: tracking is off, heapgauge::start turns it on"));
+            return Err(Error::new(format_args!("Snapshot::take: {}", control::off_reason())));
         }
         // Where figures are not right, it is said.
         symbols::capture(raw.capture);
