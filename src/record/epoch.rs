@@ -265,7 +265,11 @@ pub(crate) fn publish(epoch: u32, net: i64) {
         // The epoch ended just now, and its sum with it.
         return;
     }
-    if let Some(live) = PUBLISHED.update(epoch, base, |published| published.wrapping_add(net)) {
+    let live = PUBLISHED.update(epoch, base, |published| published.wrapping_add(net));
+    // A fall raises no peak.
+    if net > 0
+        && let Some(live) = live
+    {
         raise_peak(epoch, live);
     }
 }

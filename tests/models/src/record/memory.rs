@@ -19,6 +19,21 @@ pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
 
 pub(crate) unsafe fn free_array<T>(_pointer: *mut T, _len: usize) {}
 
+/// Room is never short here.
+pub(crate) fn zeroed_array_of_thread<T>(len: usize, _may: fn(usize) -> bool) -> *mut T {
+    zeroed_array(len)
+}
+
+pub(crate) unsafe fn free_array_of_thread<T>(_pointer: *mut T, _len: usize) {}
+
+pub(crate) fn thread_may_grow(_bytes: usize) -> bool {
+    true
+}
+
+pub(crate) fn always(_bytes: usize) -> bool {
+    true
+}
+
 /// Frees everything. Between two runs of a model, when all threads have ended.
 pub(crate) fn free_all() {
     for (made, layout) in MADE.take() {
