@@ -130,9 +130,9 @@ pub use base::error::Error;
 ))]
 pub use export::emit;
 #[cfg(feature = "http")]
-pub use export::env::Expose;
-#[cfg(feature = "http")]
 pub use export::http;
+#[cfg(feature = "http")]
+pub use export::http::Expose;
 #[cfg(feature = "http")]
 pub use export::server::{Server, ServerBuilder, serve, serve_from_env};
 pub use record::allocator::TrackingAllocator;

@@ -65,7 +65,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "collector",
         ],
     ),
-    ("export", &["emit", "env", "http", "server"]),
+    ("export", &["input", "emit", "http", "server"]),
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.

@@ -9,8 +9,8 @@
 ))]
 pub mod emit;
 #[cfg(feature = "http")]
-pub(crate) mod env;
-#[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http")]
+pub(crate) mod input;
 #[cfg(feature = "http")]
 pub(crate) mod server;

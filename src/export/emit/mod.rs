@@ -8,6 +8,8 @@
 
 #[cfg(feature = "http")]
 pub(crate) mod diff;
+#[cfg(feature = "prometheus")]
+mod exposition_text;
 pub(crate) mod families;
 #[cfg(any(feature = "http", feature = "pprof"))]
 pub(crate) mod folded;
@@ -19,16 +21,10 @@ mod metrics_recorder;
 mod opentelemetry;
 #[cfg(feature = "pprof")]
 pub(crate) mod pprof;
-#[cfg(feature = "pprof")]
-mod profile_proto;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;
 #[cfg(feature = "prometheus-client")]
 mod prometheus_client;
-#[cfg(feature = "pprof")]
-mod protobuf;
-#[cfg(feature = "prometheus")]
-mod text;
 
 use std::time::SystemTime;
 

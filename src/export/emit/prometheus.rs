@@ -11,7 +11,7 @@ use metrics::{Label, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::families::Family;
-use super::{Labels, Value, each_series, families, text};
+use super::{Labels, Value, each_series, exposition_text, families};
 use crate::analyze::collector::{Collector, Report};
 use crate::record::control;
 #[cfg(any(feature = "http", test))]
@@ -65,7 +65,7 @@ fn render_with_labels(report: &Report, global_labels: &[(String, String)]) -> St
         }
     }
     metrics::with_local_recorder(&recorder, || record(report));
-    text::in_order(&recorder.handle().render())
+    exposition_text::in_order(&recorder.handle().render())
 }
 
 /// Hands every series of `report` to the recorder of the calling thread.
@@ -140,7 +140,7 @@ impl Prometheus {
     pub fn render(&self, handle: &PrometheusHandle) -> String {
         let theirs = handle.render();
         let _own = control::own();
-        let mut text = text::without_ours(&theirs);
+        let mut text = exposition_text::without_ours(&theirs);
         text.push_str(&render_with_labels(&self.collector.collect(), &self.global_labels));
         text
     }

@@ -22,8 +22,10 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::get;
 
-use super::query::{HeapQuery, SINCE};
-use super::{JSON, NAMED_LATE, Outlet, Refusal, answer, caught, name_all, refuse};
+use super::heap_query::HeapQuery;
+use super::query::SINCE;
+use super::response::{JSON, Refusal, answer, catch_panic, refuse};
+use super::{NAMED_LATE, Outlet, name_all};
 use crate::analyze::call_tree;
 use crate::analyze::collector::{Collector, Nothing, Since, Stacks};
 use crate::analyze::snapshot::statistic::Totals;
@@ -37,7 +39,7 @@ const AT: &str = "one of the last four numbers of summary.json, for a minute";
 
 pub(super) fn routes() -> Router<Arc<Outlet>> {
     Router::new()
-        .route("/debug/heap", get(async || caught(page).unwrap_or_else(|failed| *failed)))
+        .route("/debug/heap", get(async || catch_panic(page).unwrap_or_else(|failed| *failed)))
         .route("/debug/heap/summary.json", get(summary))
         .route("/debug/heap/sites.json", get(sites))
         .route("/debug/heap/stacks.json", get(stacks))
@@ -114,7 +116,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         Ok(false) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{NAMED_LATE}")),
         Err(failed) => return *failed,
     }
-    let made = caught(|| {
+    let made = catch_panic(|| {
         let _own = control::own();
         let snapshot = match Snapshot::take() {
             Ok(snapshot) => snapshot,
@@ -132,7 +134,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 /// The query. An answer of now is of names only, so they are waited for. With the number of a moment comes
 /// somebody who asks again soon, and would rather see what there is.
 async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQuery, Refusal> {
-    let parsed = caught(|| {
+    let parsed = catch_panic(|| {
         let _own = control::own();
         HeapQuery::parse(uri.query().unwrap_or(""), keys)
     })?;
@@ -151,8 +153,8 @@ async fn read(
     whole: bool,
 ) -> Result<(HeapQuery, Stacks), Refusal> {
     let query = asked(collector, uri, keys).await?;
-    let mut stacks = caught(|| collector.stacks(query.asked))?.map_err(refusal)?;
-    while !caught(|| collector.stacks_slice(&mut stacks, whole, |site| query.filter.admits(site)))? {
+    let mut stacks = catch_panic(|| collector.stacks(query.asked))?.map_err(refusal)?;
+    while !catch_panic(|| collector.stacks_slice(&mut stacks, whole, |site| query.filter.admits(site)))? {
         tokio::task::yield_now().await;
     }
     Ok((query, stacks))
@@ -160,7 +162,7 @@ async fn read(
 
 /// The JSON, or why there is none.
 fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
-    let made = caught(|| {
+    let made = catch_panic(|| {
         let _own = control::own();
         match make() {
             Ok(text) => with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),

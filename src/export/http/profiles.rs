@@ -23,7 +23,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[cfg(feature = "pprof")]
 use super::query::ProfileQuery;
-use super::{NAMING_TIME, Outlet, Refusal, TEXT, answer, caught, query, refuse};
+use super::response::{Refusal, TEXT, answer, catch_panic, refuse};
+use super::{NAMING_TIME, Outlet, query};
 use crate::analyze::collector::Collector;
 use crate::analyze::profile::Profile;
 #[cfg(feature = "pprof")]
@@ -42,16 +43,16 @@ const WAITING: usize = 4;
 const MADE: usize = 2;
 
 /// Who may go on.
-pub(super) struct Turns {
+pub(super) struct ProfileSlots {
     asked: Arc<Semaphore>,
     #[cfg(feature = "pprof")]
     waiting: Arc<Semaphore>,
     made: Arc<Semaphore>,
 }
 
-impl Default for Turns {
-    fn default() -> Turns {
-        Turns {
+impl Default for ProfileSlots {
+    fn default() -> ProfileSlots {
+        ProfileSlots {
             asked: Arc::new(Semaphore::new(ASKED)),
             #[cfg(feature = "pprof")]
             waiting: Arc::new(Semaphore::new(WAITING)),
@@ -60,7 +61,7 @@ impl Default for Turns {
     }
 }
 
-impl Turns {
+impl ProfileSlots {
     fn ask(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let busy = |_| busy(format_args!("{ASKED} profiles are being taken already, try again later"));
         self.asked.clone().try_acquire_owned().map_err(busy)
@@ -100,36 +101,36 @@ pub(super) async fn folded(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Respo
 
 #[cfg(feature = "pprof")]
 async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) -> Result<Response, Refusal> {
-    let asked = ours(|| ProfileQuery::parse(uri.query().unwrap_or("")))?.map_err(bad)?;
-    let _asked = outlet.turns.get().ask()?;
+    let asked = internal(|| ProfileQuery::parse(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let _asked = outlet.profile_slots.get().ask()?;
     let (profile, made) = match asked.seconds {
         None => {
-            let made = outlet.turns.get().make().await?;
+            let made = outlet.profile_slots.get().make().await?;
             (take()?, made)
         }
         Some(seconds) => {
-            let _waiting = outlet.turns.get().wait()?;
+            let _waiting = outlet.profile_slots.get().wait()?;
             let before = take()?;
             // In a runtime without a clock this panics when it is made, not when it is awaited.
-            ours(|| tokio::time::sleep(seconds))?.await;
+            internal(|| tokio::time::sleep(seconds))?.await;
             let after = take()?;
-            let profile = ours(|| after.since(&before))?;
+            let profile = internal(|| after.since(&before))?;
             drop((before, after));
-            (profile, outlet.turns.get().make().await?)
+            (profile, outlet.profile_slots.get().make().await?)
         }
     };
     give_names(&outlet.collector, &profile).await?;
     if asked.text {
-        let text = ours(|| Bytes::from(pprof::text(&profile)))?;
+        let text = internal(|| Bytes::from(pprof::text(&profile)))?;
         return send(TEXT, Rest::Whole(text), made);
     }
-    let mut encoder = ours(|| pprof::Encoder::new(&profile, shown))?;
-    while ours(|| encoder.encode_piece(&profile))? {
+    let mut encoder = internal(|| pprof::Encoder::new(&profile, shown))?;
+    while internal(|| encoder.encode_piece(&profile))? {
         tokio::task::yield_now().await;
     }
-    let bytes = ours(|| Bytes::from(encoder.finish()))?;
+    let bytes = internal(|| Bytes::from(encoder.finish()))?;
     let mut response = send("application/octet-stream", Rest::Whole(bytes), made)?;
-    ours(|| {
+    internal(|| {
         let difference = if asked.seconds.is_some() { "-delta" } else { "" };
         let file = HeaderValue::try_from(format!("attachment; filename=\"{name}{difference}.pb.gz\""));
         response.headers_mut().extend(file.map(|file| (CONTENT_DISPOSITION, file)));
@@ -138,24 +139,24 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
 }
 
 async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
-    let value = ours(|| query::folded_value(uri.query().unwrap_or("")))?.map_err(bad)?;
-    let _asked = outlet.turns.get().ask()?;
-    let made = outlet.turns.get().make().await?;
+    let value = internal(|| query::folded_value(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let _asked = outlet.profile_slots.get().ask()?;
+    let made = outlet.profile_slots.get().make().await?;
     let mut profile = take()?;
     // What holds nothing has no line, and needs no name.
     profile.retain_live();
     give_names(&outlet.collector, &profile).await?;
-    let mut folder = ours(|| folded::Folder::new(value))?;
-    while ours(|| folder.fold_piece(&profile))? {
+    let mut folder = internal(|| folded::Folder::new(value))?;
+    while internal(|| folder.fold_piece(&profile))? {
         tokio::task::yield_now().await;
     }
-    let lines = ours(|| folder.finish())?;
+    let lines = internal(|| folder.finish())?;
     send(TEXT, Rest::Lines(lines), made)
 }
 
 fn take() -> Result<Profile, Refusal> {
     let off = |off| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")));
-    ours(Profile::unnamed)?.map_err(off)
+    internal(Profile::unnamed)?.map_err(off)
 }
 
 fn bad(line: String) -> Refusal {
@@ -165,9 +166,9 @@ fn bad(line: String) -> Refusal {
 /// Names the stacks, for as long as a client would wait; the rest goes by module and offset.
 async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refusal> {
     let begun = Instant::now();
-    let mut unnamed = ours(|| profile.without_names())?;
+    let mut unnamed = internal(|| profile.without_names())?;
     while !unnamed.is_empty() && begun.elapsed() < NAMING_TIME {
-        if !ours(|| collector.name_stacks_slice(&mut unnamed))? {
+        if !internal(|| collector.name_stacks_slice(&mut unnamed))? {
             break;
         }
         tokio::task::yield_now().await;
@@ -176,17 +177,17 @@ async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refu
 }
 
 /// Calls it with what it allocates booked as heapgauge's own.
-fn ours<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
-    caught(|| {
+fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
+    catch_panic(|| {
         let _own = control::own();
         make()
     })
 }
 
 fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> Result<Response, Refusal> {
-    ours(|| {
+    internal(|| {
         let mut response = answer(StatusCode::OK, content_type, Bytes::new());
-        *response.body_mut() = Body::new(Sent { rest, _made: made });
+        *response.body_mut() = Body::new(StreamBody { rest, _made: made });
         response
     })
 }
@@ -199,12 +200,12 @@ enum Rest {
 }
 
 /// A body that keeps its turn until it is sent or given up.
-struct Sent {
+struct StreamBody {
     rest: Rest,
     _made: OwnedSemaphorePermit,
 }
 
-impl hyper::body::Body for Sent {
+impl hyper::body::Body for StreamBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -212,7 +213,7 @@ impl hyper::body::Body for Sent {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        let next = ours(|| match &mut self.rest {
+        let next = internal(|| match &mut self.rest {
             #[cfg(feature = "pprof")]
             Rest::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             Rest::Lines(lines) => lines.next_piece().map(Bytes::from),

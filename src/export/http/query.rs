@@ -8,17 +8,15 @@ use std::time::Duration;
 
 #[cfg(feature = "pprof")]
 use super::REQUEST_TIME;
-use crate::analyze::call_tree::Value;
-use crate::analyze::collector::{Asked, Since};
+use crate::analyze::collector::Since;
 use crate::analyze::profile::ProfileValue;
 use crate::analyze::snapshot::group::GroupBy;
 use crate::analyze::snapshot::order::Order;
-use crate::analyze::symbols::Site;
-use crate::export::env::{self, Shown};
+use crate::export::input::{self, Quoted, number};
 
 /// The most rows of one answer.
-const MAX_TOP: usize = 10_000;
-const SORT: &str = "diff, growth, size, count";
+pub(super) const MAX_TOP: usize = 10_000;
+pub(super) const SORT: &str = "diff, growth, size, count";
 /// A profile over more than this would not be there before the connection is given up.
 #[cfg(feature = "pprof")]
 const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
@@ -39,11 +37,6 @@ pub(super) struct Query {
     pub order: Order,
     pub format: Format,
 }
-
-/// As many as the collector keeps.
-const MAX_HISTORY: usize = 64;
-/// Of a call tree: a few megabytes.
-const MAX_NODES: usize = 20_000;
 
 /// What `since` may be.
 pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
@@ -128,7 +121,7 @@ pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
 }
 
 /// Reads each parameter, once. `read` is given only those of `keys`; its error is what is allowed.
-fn each(
+pub(super) fn each(
     query: &str,
     keys: &[&str],
     mut read: impl FnMut(&str, &str) -> Result<(), &'static str>,
@@ -140,118 +133,35 @@ fn each(
                 [] => "none is allowed".to_owned(),
                 keys => format!("allowed are {}", keys.join(", ")),
             };
-            return Err(format!("parameter {} is unknown, {allowed}", Shown(&key)));
+            return Err(format!("parameter {} is unknown, {allowed}", Quoted(&key)));
         }
         if let Err(allowed) = read(&key, &value) {
-            return Err(format!("parameter {key} is {}, allowed are {allowed}", Shown(&value)));
+            return Err(format!("parameter {key} is {}, allowed are {allowed}", Quoted(&value)));
         }
         if seen.contains(&key) {
-            return Err(format!("parameter {key} is {} the second time, allowed is once", Shown(&value)));
+            return Err(format!("parameter {key} is {} the second time, allowed is once", Quoted(&value)));
         }
         seen.push(key);
     }
     Ok(())
 }
 
-/// Figures alone, within bounds.
-fn number(value: &str, least: usize, most: usize) -> Option<usize> {
-    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| value.parse().ok()).flatten().filter(|number| (least..=most).contains(number))
-}
-
 /// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
-pub(super) fn none(query: &str) -> Result<(), String> {
+pub(super) fn no_params(query: &str) -> Result<(), String> {
     match pairs(query).first() {
-        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Shown(key))),
+        Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Quoted(key))),
         None => Ok(()),
     }
 }
 
-/// What the JSON of `/debug/heap/…` is asked for; each path takes some of it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct HeapQuery {
-    pub asked: Asked,
-    pub order: Order,
-    pub top: usize,
-    /// Figures of a site's history.
-    pub history: usize,
-    pub value: Value,
-    pub nodes: usize,
-    pub filter: Filter,
-}
-
-/// The sites whose stacks are asked for: those that have all of it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Filter {
-    site: Option<u64>,
-    function: Option<String>,
-    file: Option<String>,
-    line: Option<u32>,
-    krate: Option<String>,
-}
-
-impl Filter {
-    pub(super) fn admits(&self, site: Option<&Site>) -> bool {
-        let Some(site) = site else { return *self == Filter::default() };
-        self.site.is_none_or(|id| id == site.id)
-            && self.line.is_none_or(|line| line == site.line)
-            && self.function.as_deref().is_none_or(|function| function == &*site.function)
-            && self.file.as_deref().is_none_or(|file| file == &*site.file)
-            && self.krate.as_deref().is_none_or(|krate| krate == &*site.krate)
-    }
-}
-
-impl HeapQuery {
-    /// Of `keys` alone. Err: one line that names parameter, value and what is allowed.
-    pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
-        let mut asked = HeapQuery {
-            asked: Asked { at: None, since: Since::Previous },
-            order: Order::Size,
-            top: 100,
-            history: 16,
-            value: Value::Bytes,
-            nodes: 2_000,
-            filter: Filter::default(),
-        };
-        each(query, keys, |key, value| {
-            match key {
-                "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
-                "sort" => asked.order = value.parse().map_err(|_| SORT)?,
-                "since" => asked.asked.since = since(value).ok_or(SINCE)?,
-                "at" => {
-                    let at = number(value, 1, usize::MAX).ok_or("the number of summary.json")?;
-                    asked.asked.at = Some(at as u64);
-                }
-                "history" => asked.history = number(value, 0, MAX_HISTORY).ok_or("0 to 64")?,
-                "value" => asked.value = value.parse().map_err(|_| "bytes, blocks, growth")?,
-                "nodes" => asked.nodes = number(value, 1, MAX_NODES).ok_or("1 to 20000")?,
-                "site" => {
-                    let is_id = value.len() == 16 && value.bytes().all(|byte| byte.is_ascii_hexdigit());
-                    let id = is_id.then(|| u64::from_str_radix(value, 16).ok()).flatten();
-                    asked.filter.site = Some(id.ok_or("16 hex digits")?);
-                }
-                "line" => {
-                    let line = number(value, 0, u32::MAX as usize).ok_or("0 to 4294967295")?;
-                    asked.filter.line = Some(line as u32);
-                }
-                "function" => asked.filter.function = Some(value.to_owned()),
-                "file" => asked.filter.file = Some(value.to_owned()),
-                _ => asked.filter.krate = Some(value.to_owned()),
-            }
-            Ok(())
-        })?;
-        Ok(asked)
-    }
-}
-
 /// Figures alone are an id; a duration has a unit.
-fn since(value: &str) -> Option<Since> {
+pub(super) fn since(value: &str) -> Option<Since> {
     match value {
         "first" => Some(Since::First),
         "previous" => Some(Since::Previous),
         "" => None,
         _ if value.bytes().all(|byte| byte.is_ascii_digit()) => value.parse().ok().map(Since::Number),
-        _ => env::duration(value).map(Since::Ago),
+        _ => input::duration(value).map(Since::Ago),
     }
 }
 
@@ -335,36 +245,6 @@ mod tests {
     }
 
     #[test]
-    fn stacks_are_asked_for_by_any_part_of_their_site() {
-        let site = Site {
-            id: 0xfeed,
-            function: "shop::cart::add<&>".into(),
-            file: "src/cart.rs".into(),
-            line: 7,
-            krate: "shop".into(),
-            lost: None,
-        };
-        let keys = ["site", "function", "file", "line", "crate", "at"];
-        let admits = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(Some(&site));
-        for query in [
-            "",
-            "at=5",
-            "site=000000000000feed",
-            "site=000000000000FEED",
-            "function=shop%3A%3Acart%3A%3Aadd%3C%26%3E",
-            "file=src/cart.rs&line=7",
-            "crate=shop",
-        ] {
-            assert!(admits(query), "{query}");
-        }
-        for query in ["site=000000000000feee", "function=shop", "file=src/cart.rs&line=8", "crate=shop2"] {
-            assert!(!admits(query), "{query}");
-        }
-        let of_no_site = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(None);
-        assert_eq!([of_no_site(""), of_no_site("crate=shop")], [true, false]);
-    }
-
-    #[test]
     fn what_is_wrong_names_parameter_value_and_what_is_allowed() {
         for (query, line) in [
             ("top=0", "parameter top is 0, allowed are 1 to 10000"),
@@ -398,20 +278,6 @@ mod tests {
         ] {
             assert_eq!(Query::parse(query), Err(line.to_owned()), "{query}");
         }
-        for (query, line) in [
-            ("at=now", "parameter at is now, allowed are the number of summary.json"),
-            ("history=65", "parameter history is 65, allowed are 0 to 64"),
-            ("value=count", "parameter value is count, allowed are bytes, blocks, growth"),
-            ("nodes=0", "parameter nodes is 0, allowed are 1 to 20000"),
-            ("site=12", "parameter site is 12, allowed are 16 hex digits"),
-            ("line=-1", "parameter line is -1, allowed are 0 to 4294967295"),
-            ("crate=a", "parameter crate is unknown, allowed are at, history, value, nodes, site, line"),
-        ] {
-            let keys = ["at", "history", "value", "nodes", "site", "line"];
-            assert_eq!(HeapQuery::parse(query, &keys), Err(line.to_owned()), "{query}");
-        }
-        let none = HeapQuery::parse("a=b", &[]);
-        assert_eq!(none, Err("parameter a is unknown, none is allowed".to_owned()));
         let long = Query::parse(&format!("top={}", "x".repeat(9_000))).unwrap_err();
         assert_eq!(long.chars().count(), 80 + 1 + "parameter top is , allowed are 1 to 10000".len());
     }

@@ -7,59 +7,39 @@
 //! allocates is tracked. Whatever a client does, the program around it goes on.
 #![forbid(unsafe_code)]
 
+mod clock;
+mod connections;
+mod env;
+mod listener;
 mod stream;
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::task::Context;
+use std::panic::catch_unwind;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
-use tower::ServiceExt as _;
 
 use crate::analyze::collector::Collector;
-use crate::analyze::symbols;
 use crate::base::error::Error;
-use crate::export::env::{self, Config, DEFAULT_DEBUG_ADDR, Expose};
-use crate::export::http::{self, Access, REQUEST_TIME};
+use crate::export::http::{self, Access, Expose};
 use crate::record::control;
 use crate::record::fork::sockets::{self, ClosedInChild};
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
-use crate::record::raw_snapshot::{self, Dropped};
+use clock::keep_time;
+use connections::accept;
+use env::{Config, DEFAULT_DEBUG_ADDR};
+use listener::{is_loopback, listen, listen_for_debugging};
 
 /// Open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
 /// The same for the second listener, which is for people.
 const MAX_DEBUG_CONNECTIONS: usize = 16;
-/// Ports that are tried one after the other where the second listener's is taken; then any free one.
-const DEBUG_PORTS: u16 = 100;
 /// A server that was stopped sooner than this was most likely dropped by mistake.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// A request's head, all of it; anything longer is answered 431.
-const MAX_HEADER_BYTES: usize = 16 << 10;
-const MAX_HEADERS: usize = 64;
-/// What one connection may buffer.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
-/// From the moment a connection could send a request until its head is there.
-const HEADER_TIME: Duration = Duration::from_secs(10);
-/// How often the thread looks for stacks the last collection left unnamed.
-const CLOCK_STEP: Duration = Duration::from_secs(1);
-/// Rest between two slices of naming, so that the thread leaves most of a core to others.
-const NAMING_REST: Duration = Duration::from_millis(10);
-
 /// The server that lives, and its process: a child of `fork` has the memory but not the thread. Locked while a server
 /// starts.
 static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
@@ -190,10 +170,6 @@ impl fmt::Display for Listening<'_> {
             None => Ok(()),
         }
     }
-}
-
-fn is_loopback(addr: SocketAddr) -> bool {
-    addr.ip().to_canonical().is_loopback()
 }
 
 /// `eprintln` would panic where stderr is closed.
@@ -386,47 +362,6 @@ impl ServerBuilder {
     }
 }
 
-fn listen(addrs: &[SocketAddr]) -> std::io::Result<ClosedInChild<TcpListener>> {
-    ClosedInChild::new(|| {
-        let listener = TcpListener::bind(addrs)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    })
-}
-
-/// The second listener. That there is none is a line on stderr and never the end of the first.
-fn listen_for_debugging(wanted: SocketAddr) -> Option<ClosedInChild<TcpListener>> {
-    let ports = (0..DEBUG_PORTS).map_while(|more| wanted.port().checked_add(more)).chain([0]);
-    let mut refused = None;
-    for port in ports {
-        match listen(&[SocketAddr::new(wanted.ip(), port)]) {
-            Ok(listener) => {
-                if let (Some(error), Ok(addr)) = (&refused, listener.local_addr()) {
-                    say(&format_args!(
-                        "HEAPGAUGE_DEBUG_ADDR={wanted}: {error}; every path is served on http://{addr} instead"
-                    ));
-                }
-                return Some(listener);
-            }
-            Err(error) => {
-                let is_of_the_port = matches!(
-                    error.kind(),
-                    std::io::ErrorKind::AddrInUse | std::io::ErrorKind::PermissionDenied
-                );
-                let first = refused.get_or_insert(error);
-                if !is_of_the_port {
-                    say(&format_args!(
-                        "HEAPGAUGE_DEBUG_ADDR={wanted}: {first}; only the other address is served"
-                    ));
-                    return None;
-                }
-            }
-        }
-    }
-    say(&format_args!("HEAPGAUGE_DEBUG_ADDR={wanted}: no free port; only the other address is served"));
-    None
-}
-
 fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
     let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
     Error::with_source(format_args!("serve: cannot listen on {}", addrs.join(", ")), error)
@@ -470,149 +405,4 @@ fn run(
         }
     });
     // Dropping the runtime drops every connection where it stands.
-}
-
-/// The collector's clock: baselines when they are due, and names for what was left unnamed.
-async fn keep_time(collector: &Collector) {
-    let mut losses = Losses::default();
-    loop {
-        // A fault of ours costs this turn only.
-        let turn = |act: &dyn Fn() -> Option<Duration>| catch_unwind(AssertUnwindSafe(act)).ok().flatten();
-        let due = turn(&|| Some(collector.tick())).unwrap_or(CLOCK_STEP);
-        while turn(&|| collector.name_slice().then_some(NAMING_REST)).is_some() {
-            sleep(NAMING_REST).await;
-        }
-        losses.look(raw_snapshot::dropped(), symbols::global().over_limit());
-        sleep(due.clamp(Duration::from_millis(10), CLOCK_STEP)).await;
-    }
-}
-
-/// Which limits have been reached so far. Each is one line on stderr, once.
-#[derive(Default)]
-struct Losses {
-    tables: bool,
-    names: bool,
-    stacks: bool,
-}
-
-impl Losses {
-    fn look(&mut self, dropped: Dropped, over_limit: u64) {
-        for (said, count, line) in [
-            (
-                &mut self.tables,
-                dropped.memory,
-                "no more memory for tables (HEAPGAUGE_MAX_OVERHEAD): new stacks are counted at [unrecorded]",
-            ),
-            (
-                &mut self.names,
-                over_limit,
-                "no more memory for names (HEAPGAUGE_MAX_OVERHEAD): the lines of some sites are lost, \
-                 see heap_unnamed_bytes",
-            ),
-            (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
-        ] {
-            if count > 0 && !std::mem::replace(said, true) {
-                say(&line);
-            }
-        }
-    }
-}
-
-/// What the accepting loop knows of a connection.
-struct Connection {
-    task: AbortHandle,
-    state: Arc<Activity>,
-}
-
-struct Activity {
-    opened: Instant,
-    /// Milliseconds after `opened` at which the latest request's head was there, or its answer's.
-    turned_ms: AtomicU64,
-    /// An answer is being made right now.
-    answering: AtomicBool,
-}
-
-impl Activity {
-    /// When the client is given up. What an answer takes is our own affair, and bounded by those who make it.
-    fn ends(&self) -> Instant {
-        match self.answering.load(Ordering::Relaxed) {
-            true => Instant::now() + REQUEST_TIME,
-            false => {
-                self.opened + Duration::from_millis(self.turned_ms.load(Ordering::Relaxed)) + REQUEST_TIME
-            }
-        }
-    }
-
-    fn turn(&self, answering: bool) {
-        self.turned_ms.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
-        self.answering.store(answering, Ordering::Relaxed);
-    }
-}
-
-async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router, most: usize) {
-    // Oldest first. All tasks share this thread, so nothing changes between two awaits.
-    let mut open: VecDeque<Connection> = VecDeque::with_capacity(most);
-    loop {
-        let accept = |context: &mut Context<'_>| {
-            ClosedInChild::poll_new(|| listener.poll_accept(context).map_ok(|(stream, _)| stream))
-        };
-        let stream = match poll_fn(accept).await {
-            Ok(stream) => stream,
-            Err(_) => {
-                // Out of descriptors, most likely: trying again at once would only spin.
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        open.retain(|connection| !connection.task.is_finished());
-        if open.len() >= most {
-            // Slow clients must not keep others out, so the oldest that waits for its client goes.
-            let waiting = |connection: &Connection| !connection.state.answering.load(Ordering::Relaxed);
-            match open.iter().position(waiting).and_then(|oldest| open.remove(oldest)) {
-                Some(oldest) => oldest.task.abort(),
-                None => continue,
-            }
-        }
-        let state = Arc::new(Activity {
-            opened: Instant::now(),
-            turned_ms: AtomicU64::new(0),
-            answering: AtomicBool::new(false),
-        });
-        let task = tokio::spawn(connection(stream, app.clone(), state.clone())).abort_handle();
-        open.push_back(Connection { task, state });
-    }
-}
-
-async fn connection(stream: ClosedInChild<tokio::net::TcpStream>, app: Router, state: Arc<Activity>) {
-    // Answers are written whole; waiting for more to send would only delay their last packet.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-        let (app, state) = (app.clone(), state.clone());
-        async move {
-            state.turn(true);
-            let response = app.oneshot(request.map(Body::new)).await;
-            state.turn(false);
-            response
-        }
-    });
-    let http = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_headers(MAX_HEADERS)
-        .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(MAX_BUFFER_BYTES)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut http = std::pin::pin!(http);
-    loop {
-        tokio::select! {
-            // An error is the client's: there is nobody else to tell.
-            _ = http.as_mut() => return,
-            () = sleep_until(state.ends()) => {
-                if state.ends() <= Instant::now() {
-                    return;
-                }
-            }
-        }
-    }
 }

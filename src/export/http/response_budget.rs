@@ -19,7 +19,7 @@ use axum::response::Response;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::refuse;
+use super::response::refuse;
 use crate::record::control;
 use crate::record::fork::mutex::PerProcess;
 

@@ -5,13 +5,14 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::analyze::collector::{
     DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N, MIN_MAX_OVERHEAD,
 };
+use crate::export::http::Expose;
+use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;
 
 /// Where the server listens unless it is told otherwise.
@@ -33,18 +34,6 @@ const KEYS: [&str; 10] = [
     "HEAPGAUGE_DEBUG_ADDR",
     "HEAPGAUGE_QUIET",
 ];
-
-/// Paths that are served on an address other than loopback.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Expose {
-    /// `/metrics` and `/health`.
-    #[default]
-    Metrics,
-    /// These and `/debug/pprof/heap` and `/debug/pprof/allocs`, for a profiler that runs elsewhere.
-    Pprof,
-    /// Every path. Each client that reaches the port can then take snapshots, and read every stack of the program.
-    All,
-}
 
 /// What the environment says; `None` leaves things as the program has set them up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,12 +80,12 @@ pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (C
     let mut problems = Vec::new();
     for (key, value) in &ours {
         if !KEYS.contains(&key.as_str()) {
-            problems.push(format!("{} is unknown, allowed are {}", Shown(key), KEYS.join(", ")));
+            problems.push(format!("{} is unknown, allowed are {}", Quoted(key), KEYS.join(", ")));
             continue;
         }
         let value = value.to_string_lossy();
         if let Err(allowed) = apply(&mut config, key, value.trim()) {
-            problems.push(format!("{key}={}: {allowed}", Shown(&value)));
+            problems.push(format!("{key}={}: {allowed}", Quoted(&value)));
         }
     }
     (config, problems)
@@ -121,7 +110,7 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 .to_owned();
         }
         "HEAPGAUGE_TOP_N" => {
-            config.top_n = whole(value, 1, MAX_TOP_N)
+            config.top_n = number(value, 1, MAX_TOP_N)
                 .ok_or_else(|| format!("allowed are 1 to {MAX_TOP_N}, taking {MAX_TOP_N}"))?;
         }
         "HEAPGAUGE_DELTA_WINDOW" => {
@@ -131,7 +120,7 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
         }
         "HEAPGAUGE_FRAMES" => {
             config.frames =
-                Some(whole(value, 1, 64).ok_or("allowed are 1 to 64, keeping what the program has set")?);
+                Some(number(value, 1, 64).ok_or("allowed are 1 to 64, keeping what the program has set")?);
         }
         "HEAPGAUGE_SAMPLE" => {
             let bytes = if value == "exact" { Some(0) } else { size(value) };
@@ -200,62 +189,6 @@ fn address(value: &str) -> Option<&str> {
     let is_whole =
         !host.is_empty() && (!host.contains(':') || (host.starts_with('[') && host.ends_with(']')));
     (is_whole && digits(port).is_some_and(|port| port <= u64::from(u16::MAX))).then_some(value)
-}
-
-fn whole(value: &str, least: usize, most: usize) -> Option<usize> {
-    let number = usize::try_from(digits(value)?).ok()?;
-    (least..=most).contains(&number).then_some(number)
-}
-
-/// `parse` alone would take a sign.
-fn digits(value: &str) -> Option<u64> {
-    value.bytes().all(|byte| byte.is_ascii_digit()).then(|| value.parse().ok()).flatten()
-}
-
-fn number_and_unit(value: &str) -> Option<(u64, &str)> {
-    let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
-    Some((digits(&value[..end])?, value[end..].trim_start()))
-}
-
-/// A number and a unit, such as `5m`; 0 needs none.
-pub(crate) fn duration(value: &str) -> Option<Duration> {
-    let (number, unit) = number_and_unit(value)?;
-    let seconds = match unit {
-        "ms" => return Some(Duration::from_millis(number)),
-        "" if number == 0 => 1,
-        "s" => 1,
-        "m" => 60,
-        "h" => 60 * 60,
-        "d" => 24 * 60 * 60,
-        _ => return None,
-    };
-    Some(Duration::from_secs(number.checked_mul(seconds)?))
-}
-
-/// Bytes, or a number and a unit such as `64MiB`.
-fn size(value: &str) -> Option<u64> {
-    let (number, unit) = number_and_unit(value)?;
-    let bytes: u64 = match unit {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    number.checked_mul(bytes)
-}
-
-/// A value from outside as it goes into a line: short, and without control characters.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LONGEST: usize = 80;
-        for c in self.0.chars().take(LONGEST) {
-            write!(f, "{}", if c.is_control() { '?' } else { c })?;
-        }
-        if self.0.chars().nth(LONGEST).is_some() { f.write_str("…") } else { Ok(()) }
-    }
 }
 
 #[cfg(test)]
@@ -459,24 +392,6 @@ mod tests {
         let (config, problems) = parse([("HEAPGAUGE_TOP_N".into(), value)].into_iter());
         assert_eq!(config, Config::default());
         assert_eq!(problems, ["HEAPGAUGE_TOP_N=1\u{fffd}: allowed are 1 to 25, taking 25"]);
-    }
-
-    #[test]
-    fn durations_and_sizes() {
-        for (text, millis) in [("5m", 300_000), ("0", 0), ("0s", 0), ("250ms", 250), ("2 h", 7_200_000)] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
-        }
-        for text in
-            ["", "m", "5", "-5m", "5 minutes", "1.5h", "99999999999999999999s", "18446744073709551615d"]
-        {
-            assert_eq!(duration(text), None, "{text}");
-        }
-        for (text, bytes) in [("0", 0), ("17", 17), ("17B", 17), ("512KiB", 524_288), ("1 GiB", 1 << 30)] {
-            assert_eq!(size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "KiB", "-1", "1.5MiB", "1MB", "20000000000GiB"] {
-            assert_eq!(size(text), None, "{text}");
-        }
     }
 
     /// Whatever a variable holds: what it says, or one short line and the default.

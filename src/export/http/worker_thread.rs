@@ -22,7 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{REQUEST_TIME, refuse};
+use super::REQUEST_TIME;
+use super::response::refuse;
 use crate::record::control;
 use crate::record::fork::mutex::{self, ForkMutex};
 
@@ -33,7 +34,7 @@ type Jobs = mpsc::UnboundedSender<Job>;
 static JOBS: ForkMutex<Option<(u32, Jobs)>> = ForkMutex::new(None);
 
 /// Middleware: runs the rest of the request on heapgauge's thread. A client that goes away ends the work.
-pub(super) async fn on_own_thread(request: Request, next: Next) -> Response {
+pub(super) async fn on_worker_thread(request: Request, next: Next) -> Response {
     let submitted = {
         let _own = control::own();
         let (answer, answered) = oneshot::channel();

@@ -33,15 +33,15 @@ macro_rules! message {
             $(pub $field: $kind,)*
         }
 
-        impl $crate::export::emit::protobuf::Message for $name {
+        impl $crate::export::emit::pprof::protobuf::Message for $name {
             fn encode(&self, out: &mut Vec<u8>) {
-                $($crate::export::emit::protobuf::Field::write(&self.$field, $number, out);)*
+                $($crate::export::emit::pprof::protobuf::Field::write(&self.$field, $number, out);)*
             }
 
             #[cfg(test)]
-            fn merge(&mut self, number: u32, value: $crate::export::emit::protobuf::Wire<'_>) -> Option<()> {
+            fn merge(&mut self, number: u32, value: $crate::export::emit::pprof::protobuf::Wire<'_>) -> Option<()> {
                 match number {
-                    $($number => $crate::export::emit::protobuf::Field::read(&mut self.$field, value),)*
+                    $($number => $crate::export::emit::pprof::protobuf::Field::read(&mut self.$field, value),)*
                     _ => None,
                 }
             }

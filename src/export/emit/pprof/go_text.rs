@@ -1,0 +1,57 @@
+//! [`Profile`] → the text that Go writes for people.
+//!
+//! Any thread.
+
+use std::fmt::Write as _;
+
+use crate::analyze::profile::{Profile, ProfileValue};
+use crate::analyze::symbols::{self, Placed};
+use crate::record::control;
+use crate::record::raw_snapshot::{Counts, RawStack};
+
+/// The text lists this many stacks, a few megabytes at most, and sums up the others.
+pub(super) const LISTED: usize = 1_000;
+
+/// The text Go writes with `?debug=1`: the stacks that hold most first, each with its frames.
+#[cfg(feature = "http")]
+pub(crate) fn text(profile: &Profile) -> String {
+    let _own = control::own();
+    let symbols = symbols::global();
+    render(profile, LISTED, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
+}
+
+/// Renders the text, by the frames that `placed` gives.
+pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> String {
+    let four = |counts: &Counts| {
+        let [allocations, allocated, blocks, bytes] = ProfileValue::ALL.map(|value| value.of(counts));
+        format!("{blocks}: {bytes} [{allocations}: {allocated}] @")
+    };
+    // Go names twice its interval here, and its reader scales such counts up; ours are scaled already.
+    let kind = if profile.sample_interval_bytes == 0 { "heap/2" } else { "heapprofile" };
+    let mut out = format!("heap profile: {} {kind}\n", four(&profile.totals()));
+    let stacks = profile.largest_first();
+    let (shown, others) = stacks.split_at(stacks.len().min(listed));
+    for stack in shown {
+        let frames = placed(stack);
+        let address = |frame: &Placed| stack.addresses.get(frame.at).copied().unwrap_or(0);
+        out += &four(&stack.counts);
+        for call in frames.chunk_by(|one, next| one.at == next.at) {
+            // Writing to a text cannot fail, here and below.
+            let _ = write!(out, " {:#x}", address(&call[0]));
+        }
+        out.push('\n');
+        for placed in &frames {
+            let frame = &placed.frame;
+            // A symbol may hold anything, and a line here is a line.
+            let [name, file] = [&*frame.name(), &*frame.file].map(|text| text.replace(char::is_control, " "));
+            let _ = writeln!(out, "#\t{:#x}\t{name}\t{file}:{}", address(placed), frame.line);
+        }
+        out.push('\n');
+    }
+    if !others.is_empty() {
+        let mut rest = Counts::default();
+        others.iter().for_each(|stack| rest += stack.counts);
+        let _ = writeln!(out, "{}\n#\t{} other stacks", four(&rest), others.len());
+    }
+    out
+}

@@ -1,0 +1,53 @@
+//! Text, status or panic → the response that a client gets.
+//!
+//! Any thread; a copy of a line at most.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use axum::body::{self, Body};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const JSON: &str = "application/json";
+
+/// An answer that says no. Boxed, because it is large and the other case is the common one.
+pub(super) type Refusal = Box<Response>;
+
+/// A fault of ours is one answer, not the end of the connection or of the server.
+pub(super) fn catch_panic<T>(answer: impl FnOnce() -> T) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(answer)).map_err(|_| {
+        Box::new(refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format_args!("heapgauge failed to answer, see stderr"),
+        ))
+    })
+}
+
+/// One line.
+pub(super) fn refuse(status: StatusCode, line: std::fmt::Arguments<'_>) -> Response {
+    answer(status, TEXT, format!("{line}\n"))
+}
+
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    text: impl Into<body::Bytes>,
+) -> Response {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_answer() {
+        let failed = catch_panic(|| -> u8 { panic!("planted by a test") }).unwrap_err();
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

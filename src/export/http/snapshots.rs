@@ -1,0 +1,83 @@
+//! `/memory/snapshots` → the heap beside an earlier one, as text or JSON; and a snapshot that is kept.
+//!
+//! Any thread of any tokio runtime. The collector's lock is held for slices of about 0.1 s at most.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+
+use super::query::{self, Format, Query, SINCE};
+use super::response::{JSON, TEXT, answer, catch_panic, refuse};
+use super::{Outlet, name_all};
+use crate::analyze::collector::{Collector, Compared, Nothing, Posted};
+use crate::analyze::snapshot::compare as rows;
+use crate::export::emit::diff;
+use crate::record::control;
+
+/// `GET /memory/snapshots`: the heap of now beside that of then.
+pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let query = match catch_panic(|| Query::parse(uri.query().unwrap_or(""))) {
+        Ok(Ok(query)) => query,
+        Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
+        Err(failed) => return *failed,
+    };
+    if let Err(failed) = name_all(&outlet.collector, query.since).await {
+        return *failed;
+    }
+    let made = catch_panic(|| {
+        let _own = control::own();
+        show(&outlet.collector, &query)
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
+
+/// The rows asked for, or why there are none.
+fn show(collector: &Collector, query: &Query) -> Response {
+    let Compared { new, old, total } = match collector.compare(query.since) {
+        Ok(compared) => compared,
+        Err(Nothing::TrackingOff(off)) => {
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
+        }
+        Err(unknown) => {
+            let line = format_args!("parameter since: {unknown}, allowed are {SINCE}");
+            return refuse(StatusCode::BAD_REQUEST, line);
+        }
+    };
+    let mut rows = new.compare_to(&old, query.group_by);
+    query.order.sort(&mut rows);
+    let top = rows::top(rows, query.top).of_total(total);
+    match query.format {
+        Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
+        Format::Json => {
+            let text = diff::json(&top, new.taken_at(), old.taken_at(), new.sample_interval());
+            answer(StatusCode::OK, JSON, text)
+        }
+    }
+}
+
+/// `POST /memory/snapshots`: keeps the heap of now.
+pub(super) async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+    let made = catch_panic(|| {
+        let _own = control::own();
+        if let Err(line) = query::no_params(uri.query().unwrap_or("")) {
+            return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
+        }
+        match outlet.collector.post() {
+            Ok(Posted { number, taken_at, live_bytes, live_blocks }) => {
+                let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                let text = serde_json::json!({
+                    "id": number,
+                    "taken_at": taken_at.as_secs_f64(),
+                    "size": live_bytes,
+                    "count": live_blocks,
+                });
+                answer(StatusCode::OK, JSON, format!("{text}\n"))
+            }
+            Err(nothing) => refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{nothing}")),
+        }
+    });
+    made.unwrap_or_else(|failed| *failed)
+}
