@@ -354,9 +354,9 @@ pub(crate) fn own_frames() -> OwnFrames {
     startup::ensure();
     let (stacks, asking) = own_frames::sample();
     let functions = [
-        event::allocation as *const () as usize,
-        event::reallocation as *const () as usize,
-        event::stack_of_caller as *const () as usize,
+        event::alloc::allocation as *const () as usize,
+        event::realloc::reallocation as *const () as usize,
+        event::capture::stack_of_caller as *const () as usize,
     ];
     OwnFrames { functions, stacks, asking }
 }

@@ -300,7 +300,7 @@ fn read_one(id: u32) -> Counts {
 /// The interned addresses of the calling code's stack, for memory that the program reports itself.
 pub(crate) fn capture() -> &'static [usize] {
     startup::ensure();
-    crate::record::event::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
+    crate::record::event::capture::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
 }
 
 #[cfg(test)]

@@ -1,0 +1,414 @@
+//! An allocation → counters.
+
+use super::{free, live_bytes, sums};
+use crate::base::hint::is_seldom;
+use crate::record::count::counters::{Direction, MOST};
+use crate::record::count::sampling::Plan;
+use crate::record::epoch::{self, Config, Reason};
+use crate::record::own_frames;
+use crate::record::stack_id::fingerprint::Fingerprint;
+use crate::record::stack_id::table;
+use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
+use crate::record::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
+use crate::record::unwind::{self, Entrance, Registers};
+
+/// Books a block of the calling code if it is one of the many that are not sampled, and returns what its tag is to
+/// hold. Of fewer than [`SMALL`] bytes, and at least one.
+///
+/// Part of the program's own code, where one instruction finds the state.
+#[inline(always)]
+pub(crate) fn pass(size: usize) -> Option<u32> {
+    debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
+    thread::front().unsampled.passes(size)
+}
+
+/// Books a block of the calling code that does not [`pass`], tags it and returns it.
+///
+/// What is all in the usual way goes straight through, and nothing is changed before that is certain.
+///
+/// # Safety
+///
+/// * `block` is what the inner allocator has made for this size, and not yet the program's.
+#[inline(never)]
+pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+    if epoch::plan().leaves_to_chance(size) {
+        // SAFETY: the caller's duty.
+        return unsafe { allocation_by_chance(block, size, config, entrance) };
+    }
+    let registers = Registers::here();
+    if let Some(state) = thread::tuned_to(epoch::generation())
+        && state.is_small(size as i64)
+    {
+        let busy = state.enter_idle();
+        // SAFETY: this thread's own state, and it has just been marked.
+        let tools = unsafe { state.tools() };
+        let id = unwind::recognise(tools, registers, entrance);
+        // An id below the base was met before a `clear`, or is none.
+        if id >= epoch::base() && state.counters.add(id, Direction::Allocated, size) {
+            state.small_change(size as i64);
+            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+            drop(busy);
+            // SAFETY: the caller's duty.
+            return unsafe { keep(block, size, id) };
+        }
+        drop(busy);
+    }
+    let id = allocation_slow(&registers, size, config, Some(entrance), resized_bytes(entrance));
+    // SAFETY: the caller's duty.
+    unsafe { keep(block, size, id) }
+}
+
+/// The same of one that chance decides about.
+///
+/// # Safety
+///
+/// * As for [`allocation`].
+#[cold]
+#[inline(never)]
+unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+    // Large blocks and those of unusual alignment have not been asked yet.
+    let passed = thread::front().unsampled.passes(size);
+    let id = passed
+        .unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None, resized_bytes(entrance)));
+    // SAFETY: the caller's duty.
+    unsafe { keep(block, size, id) }
+}
+
+/// Keeps the id of a block that has been booked, and returns the block.
+///
+/// # Safety
+///
+/// * As for [`tag::write`].
+#[inline(always)]
+pub(super) unsafe fn keep(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+    if is_seldom(!tag::is_behind(size)) {
+        // SAFETY: the caller's duty.
+        return unsafe { keep_any(block, size, id) };
+    }
+    // SAFETY: the caller's duty; it is of a size that has its tag behind it.
+    unsafe { tag::write_behind(block, size, id) };
+    block
+}
+
+/// The same, of a block of any size.
+///
+/// # Safety
+///
+/// * As for [`tag::write`].
+#[inline(never)]
+unsafe fn keep_any(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+    // SAFETY: the caller's duty.
+    if !unsafe { tag::write(block, size, id) } {
+        misplaced(id, size);
+    }
+    block
+}
+
+/// Books an allocation, whatever is not as usual, and returns what its tag is to hold: an id, with [`SAMPLED`] where
+/// the block was sampled. The peak is told of the size less `resized`, the bytes of the block that it was before.
+#[inline(never)]
+pub(super) fn allocation_slow(
+    registers: &Registers,
+    size: usize,
+    config: &Config,
+    entrance: Option<Entrance>,
+    resized: i64,
+) -> u32 {
+    epoch::configure(config);
+    let Some(state) = thread::current_or_make() else {
+        epoch::drop_event(Reason::Threads);
+        return unrecorded_shared(size, resized);
+    };
+    if state.quiet() != 0 || !epoch::is_on() {
+        own_frames::note(state, registers);
+        return quiet_slow(state, size, resized);
+    }
+    record(state, registers, size, resized, entrance)
+}
+
+/// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak is told of one change.
+#[inline(never)]
+fn resized_bytes(entrance: Entrance) -> i64 {
+    match (entrance, thread::unsilenced()) {
+        (Entrance::Reallocate, Some(state)) => state.unpublished.set_resizing(0),
+        _ => 0,
+    }
+}
+
+/// The same in a thread that is not busy, whether silenced or not.
+#[inline(never)]
+pub(super) fn record(
+    state: &'static ThreadState,
+    registers: &Registers,
+    size: usize,
+    resized: i64,
+    entrance: Option<Entrance>,
+) -> u32 {
+    let busy = state.enter(BUSY);
+    // What is read from here on belongs to this generation or a later one, and what changes later is noticed next time: by
+    // the generation for the tools, and for what is not sampled by the recall.
+    let generation = epoch::generation_slow();
+    state.front.unsampled.close();
+    let (base, plan) = (epoch::base(), epoch::plan());
+    if base == u32::MAX {
+        // Just now.
+        return allocate(state, UNTRACKED, size);
+    }
+    state.enter_epoch();
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    unwind::refresh(tools);
+    let id = if plan.leaves_to_chance(size) {
+        by_chance(state, tools, registers, size, resized, base, plan)
+    } else {
+        whatever_chance_says(state, tools, registers, size, resized, base, entrance)
+    };
+    state.divide_steps();
+    state.tune(generation);
+    drop(busy);
+    id
+}
+
+/// Books a block that chance decides about.
+fn by_chance(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: &Registers,
+    size: usize,
+    resized: i64,
+    base: u32,
+    plan: Plan,
+) -> u32 {
+    let unsampled = &state.front.unsampled;
+    let left = unsampled.left();
+    if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
+        let id = epoch::unsampled_id(base);
+        // Frees of such blocks by other threads must find a place.
+        if !SHARED.make(id) {
+            epoch::drop_event(Reason::Memory);
+            let id = unrecorded(Some(state), size);
+            state.change(live_bytes(id, size) - resized);
+            return id;
+        }
+        state.unpublished.set_known(0);
+        unsampled.begin(id);
+    }
+    let id = if state.sampler.decide(plan, size, left) {
+        let stack = unwind::walk(tools, *registers, None);
+        let id = sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size);
+        state.change(live_bytes(id, size) - resized);
+        id
+    } else {
+        let id = unsampled.allocate(size);
+        // Published below, together with the block.
+        state.small_change(-resized);
+        id
+    };
+    // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
+    unsampled.open(if state.quiet() == BUSY { state.sampler.stretch() } else { 0 });
+    state.publish();
+    id
+}
+
+/// Books a block that is recorded.
+fn whatever_chance_says(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: &Registers,
+    size: usize,
+    resized: i64,
+    base: u32,
+    entrance: Option<Entrance>,
+) -> u32 {
+    let known = entrance.map_or(0, |entrance| unwind::recognise_slow(tools, *registers, entrance));
+    let id = if known >= base {
+        debug_assert!(
+            entrance.is_some_and(|entrance| is_right(known, tools, *registers, entrance)),
+            "a guess differs from the walk"
+        );
+        allocate(state, known, size)
+    } else {
+        walk_slow(state, tools, *registers, size, entrance)
+    };
+    state.change(live_bytes(id, size) - resized);
+    id
+}
+
+/// Books a sampled block of the stack in the buffer.
+fn sampled(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+    size: usize,
+) -> u32 {
+    let known = tools.cache.get(stack.check);
+    let known = (known >= epoch::base()).then_some(known);
+    match known.or_else(|| intern_slow(state, tools, stack, interval)) {
+        Some(id) => {
+            for (id, amount) in sums(id, size, interval) {
+                SHARED.add(id, Direction::Allocated, amount);
+            }
+            id | SAMPLED
+        }
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The stack lies otherwise than it did before, or is new.
+#[inline(never)]
+fn walk_slow(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    registers: Registers,
+    size: usize,
+    entrance: Option<Entrance>,
+) -> u32 {
+    let stack = unwind::walk(tools, registers, entrance);
+    match tools.cache.get(stack.check) {
+        // An id below the base was met before a `clear`, or is none.
+        id if id >= epoch::base() => {
+            debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
+            allocate(state, id, size)
+        }
+        _ => miss_slow(state, tools, stack, size),
+    }
+}
+
+/// Whether a walk finds the stack of this id too. For debug builds.
+fn is_right(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
+    unwind::walk(tools, registers, Some(entrance));
+    is_same(id, tools)
+}
+
+/// Whether the id is the one of the stack in the buffer. One of the two may be longer where another thread has just
+/// changed how many addresses are stored.
+fn is_same(id: u32, tools: &Tools) -> bool {
+    let header = &tools.buffer.header;
+    let found = &tools.buffer.addresses[..header.len as usize];
+    table::recorded(id).is_none_or(|recorded| {
+        let is_cut = recorded.truncated || header.truncated;
+        (is_cut || recorded.addresses.len() == found.len())
+            && recorded.addresses.iter().zip(found).all(|(recorded, found)| recorded == found)
+    })
+}
+
+/// An allocation while off, silenced, or from inside heapgauge's own code.
+#[cold]
+#[inline(never)]
+fn quiet_slow(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
+    let quiet = state.quiet();
+    if quiet & INTERNING != 0 {
+        epoch::publish(epoch::base(), -resized);
+        // The map of stacks. A counter of this thread may be in the middle of a change only if a
+        // signal handler is what allocates; the shared ones are right either way.
+        return allocate_shared(OVERHEAD, size);
+    }
+    if quiet & BUSY != 0 {
+        epoch::drop_event(Reason::Reentrant);
+        return unrecorded_shared(size, resized);
+    }
+    let _busy = state.enter(BUSY);
+    if resized != 0 {
+        state.change(-resized);
+    }
+    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
+}
+
+/// A stack that this thread's cache does not hold.
+#[cold]
+#[inline(never)]
+fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+    match intern_slow(state, tools, stack, 0) {
+        Some(id) => allocate(state, id, size),
+        None => unrecorded(Some(state), size),
+    }
+}
+
+/// The id of the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all
+/// recorded. `None`, counted, where there is no room for it. What is not sampled is closed: what the map of stacks
+/// allocates is no block of the program.
+#[cold]
+#[inline(never)]
+pub(super) fn intern_slow(
+    state: &'static ThreadState,
+    tools: &mut Tools,
+    stack: Fingerprint,
+    interval: u32,
+) -> Option<u32> {
+    let interned = {
+        let _interning = state.enter(INTERNING);
+        table::intern(&mut tools.buffer, stack.hash(), interval)
+    };
+    match interned {
+        Ok(id) => {
+            tools.cache.insert(stack, id);
+            Some(id)
+        }
+        Err(reason) => {
+            epoch::drop_event(reason);
+            None
+        }
+    }
+}
+
+/// Books at `[unrecorded]`, or as untracked while off. The caller tells the peak.
+#[cold]
+fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
+    let base = epoch::base();
+    if base == u32::MAX {
+        return allocate_shared(UNTRACKED, size);
+    }
+    // Frees of it must find a place too.
+    if !SHARED.make(base) {
+        return allocate_shared(UNTRACKED, size);
+    }
+    match state {
+        Some(state) => allocate(state, base, size),
+        None => allocate_shared(base, size),
+    }
+}
+
+/// The same in the counters that threads share. The peak is told of the size less the bytes of a block that is being
+/// resized.
+#[cold]
+pub(super) fn unrecorded_shared(size: usize, resized: i64) -> u32 {
+    let base = epoch::base();
+    let id = unrecorded(None, size);
+    // Its free is told to the peak too.
+    epoch::publish(base, live_bytes(id, size) - resized);
+    id
+}
+
+/// Books an allocation under a given id, in the counters of the thread.
+#[inline]
+pub(super) fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if size as u64 <= MOST && state.counters.add(id, Direction::Allocated, size) {
+        return id;
+    }
+    allocate_slow(state, id, size)
+}
+
+/// The same where the counters of the thread have no place for it yet, or never.
+#[cold]
+#[inline(never)]
+fn allocate_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if state.counters.add_slow(id, Direction::Allocated, size) { id } else { allocate_shared(id, size) }
+}
+
+/// Books an allocation under a given id, in the counters that threads share.
+pub(super) fn allocate_shared(id: u32, size: usize) -> u32 {
+    // Every id that is given out has a place there. 0 has a static one, so this ends.
+    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
+}
+
+/// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
+#[cold]
+fn misplaced(id: u32, size: usize) {
+    free::free(id, size);
+    // Where its stack was lost already, it has been counted.
+    if id != epoch::base() {
+        epoch::drop_event(Reason::Memory);
+    }
+    allocate_shared(UNTRACKED, size);
+}

@@ -1,0 +1,22 @@
+//! The calling code's stack → its record, without an event.
+
+use crate::record::stack_id::table;
+use crate::record::thread::{self, BUSY, INTERNING};
+use crate::record::unwind::{self, Registers};
+
+/// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
+#[inline(never)]
+pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
+    let state = thread::current_or_make()?;
+    if state.quiet() & BUSY != 0 {
+        return None;
+    }
+    let _busy = state.enter(BUSY);
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    let stack = unwind::walk(tools, Registers::here(), None);
+    let _interning = state.enter(INTERNING);
+    // What the map of stacks allocates is no block of the program.
+    state.front.unsampled.recall();
+    table::recorded(table::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
+}

@@ -1,0 +1,114 @@
+//! A free → counters.
+
+use super::{change_slow, interval_of, sums, traced_bytes, unsampled};
+use crate::record::count::counters::{Direction, MOST};
+use crate::record::epoch::{self, Reason};
+use crate::record::tag::{FIRST, SAMPLED};
+use crate::record::thread::{self, BUSY, SHARED};
+
+/// Books the free of a block with this in its tag.
+#[inline(never)]
+pub(crate) fn free(id: u32, size: usize) {
+    match unsampled(id) {
+        Some(unsampled) if unsampled.free(size) => publish(),
+        None if !free_usual(id, size) => free_quiet(id, size),
+        _ => {}
+    }
+}
+
+/// Books the free of a block of a stack if all is as usual; else false, and nothing is changed.
+///
+/// Part of the program's own code, and calls nothing.
+#[inline(always)]
+pub(crate) fn free_usual(id: u32, size: usize) -> bool {
+    // What is at or above the base is traced.
+    if id >= epoch::base()
+        && let Some(state) = thread::idle()
+        && state.is_small((size as i64).wrapping_neg())
+    {
+        let _busy = state.enter_idle();
+        if state.counters.add(id, Direction::Freed, size) {
+            state.small_change((size as i64).wrapping_neg());
+            return true;
+        }
+    }
+    false
+}
+
+/// The free of a block that is not traced, or not any more; or one that is not as usual.
+#[inline(never)]
+fn free_quiet(id: u32, size: usize) {
+    if id < FIRST {
+        if let Some(state) = thread::idle()
+            && size as u64 <= MOST
+        {
+            let _busy = state.enter(BUSY);
+            if state.counters.add(id, Direction::Freed, size) {
+                return;
+            }
+        }
+    } else if id < epoch::base() {
+        // From before a `clear`, or while off: nothing is known of it any more.
+        return;
+    }
+    free_slow(id, size);
+}
+
+/// Tells the peak what is not known to it.
+#[cold]
+#[inline(never)]
+pub(crate) fn publish() {
+    // In a signal handler the next one sees to it.
+    if let Some(state) = thread::idle() {
+        let _busy = state.enter(BUSY);
+        state.publish();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn free_slow(id: u32, size: usize) {
+    change_slow(-traced_bytes(id, size));
+    free_published(id, size);
+}
+
+/// Books the free of a block that the peak has been told of.
+#[inline(never)]
+pub(super) fn free_published(id: u32, size: usize) {
+    if id & SAMPLED != 0 {
+        return free_sampled(id & !SAMPLED, size);
+    }
+    if let Some(unsampled) = unsampled(id) {
+        unsampled.free_known(size);
+        if let Some(state) = thread::current() {
+            state.unpublished.set_known(unsampled.known());
+        }
+        return;
+    }
+    if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
+        // Stale; or no id that was ever given out: the program has written past the end of a block.
+        return;
+    }
+    if let Some(state) = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0) {
+        let _busy = state.enter(BUSY);
+        if size as u64 <= MOST && state.counters.add(id, Direction::Freed, size)
+            || state.counters.add_slow(id, Direction::Freed, size)
+        {
+            return;
+        }
+    }
+    // Every id that is in a tag has a place here, made before the id was given out.
+    if !SHARED.add(id, Direction::Freed, size as u64) {
+        epoch::drop_event(Reason::Memory);
+    }
+}
+
+/// Takes back what a sampled block of this id was booked as.
+#[cold]
+fn free_sampled(id: u32, size: usize) {
+    if let Some(interval) = interval_of(id) {
+        for (id, amount) in sums(id, size, interval) {
+            SHARED.add(id, Direction::Freed, amount);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Events of a thread in each of its states, and the peak that they publish.
+
+use super::alloc::{allocation, pass, unrecorded_shared};
+use super::free::free;
+use super::realloc::{pass_resized, reallocation, resized_slow};
+use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
+use crate::record::tag::{self, SMALL, UNTRACKED};
+use crate::record::thread::{self, PAUSED, Silence};
+use crate::record::unwind::Entrance;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const CONFIG: Config =
+    Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0, is_global: false };
+
+/// One after the other: the tests share the tracker.
+fn started() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    crate::record::startup::ensure();
+    epoch::start();
+    guard
+}
+
+fn peak() -> u64 {
+    epoch::peak(|| thread::unpublished_bytes(epoch::base()))
+}
+
+/// A tag that the program has written over may hold anything. Here it is freed by a thread without a state.
+#[test]
+fn a_tag_of_ones_is_nobodys() {
+    let _one = started();
+    let freed = std::thread::spawn(|| {
+        free(u32::MAX, 16);
+        (thread::current().is_none(), thread::front().unsampled.read_freed())
+    });
+    assert_eq!(freed.join().unwrap(), (true, (0, 0)));
+    epoch::stop();
+}
+
+/// Books a small block as the allocator's own methods do: its tag.
+fn allocated(size: usize) -> u32 {
+    let mut block = [0u8; SMALL + 4];
+    // SAFETY: room for the block and its tag.
+    unsafe {
+        let block = match pass(size) {
+            Some(id) => return id,
+            None => allocation(block.as_mut_ptr(), size, &CONFIG, Entrance::Allocate),
+        };
+        tag::read(block, size)
+    }
+}
+
+#[test]
+fn nothing_passes_that_is_out_of_the_usual() {
+    let _one = started();
+    let unsampled = || thread::current().unwrap().front.unsampled.id() as u32;
+    epoch::set_sample_interval(1 << 30);
+    allocated(16);
+    assert_eq!((pass(16), pass(16)), (Some(unsampled()), Some(unsampled())));
+    // Each of these is seen by the very next block; and the one after it passes again, or does not.
+    let changes: [(fn(), bool); 5] = [
+        (epoch::clear, true),
+        (|| epoch::set_sample_interval(1 << 29), true),
+        (|| drop(Silence::new(PAUSED)), true),
+        (|| epoch::set_sample_interval(0), false),
+        (epoch::stop, false),
+    ];
+    for (number, (change, passes)) in changes.into_iter().enumerate() {
+        change();
+        assert_eq!(pass(16), None, "{number}");
+        allocated(16);
+        assert_eq!(pass(16).is_some(), passes, "{number}");
+    }
+    epoch::start();
+    epoch::set_sample_interval(1 << 30);
+    let silence = Silence::new(PAUSED);
+    assert_eq!((allocated(16), pass(16)), (UNTRACKED, None));
+    drop(silence);
+    // Where a stretch would be opened anew: a block that chance has decided about changes its size.
+    let id = allocated(16);
+    let silence = Silence::new(PAUSED);
+    assert_eq!((resized_slow(id, 16, 32), pass(16)), (id, None));
+    drop(silence);
+    epoch::set_sample_interval(0);
+    epoch::stop();
+}
+
+/// Whoever was about to take it back is not in the child.
+#[cfg(all(unix, not(miri)))]
+#[test]
+fn a_forked_child_takes_back_every_stretch() {
+    let _one = started();
+    epoch::set_sample_interval(1 << 30);
+    allocated(16);
+    assert!(pass(16).is_some());
+    // SAFETY: the child makes no call that takes a lock or allocates.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let passes = pass(16).is_some();
+        // SAFETY: as above.
+        unsafe { libc::_exit(i32::from(passes)) };
+    }
+    let mut status = -1;
+    // SAFETY: a place to write to.
+    assert_eq!((child > 0, unsafe { libc::waitpid(child, &raw mut status, 0) }), (true, child));
+    assert_eq!(status, 0, "a block passed");
+    assert!(pass(16).is_some());
+    epoch::set_sample_interval(0);
+    epoch::stop();
+}
+
+#[test]
+fn the_peak_is_told_of_blocks_that_shrink() {
+    let _one = started();
+    epoch::set_sample_interval(1 << 30);
+    let tags: Vec<u32> = (0..200).map(|_| allocated(1_000)).collect();
+    let mut block = [0u8; SMALL + 4];
+    let told = tags.into_iter().filter(|&id| {
+        let is_due = pass_resized(id, 1_000, 1).is_none();
+        if is_due {
+            // SAFETY: room for a block of one byte and its tag.
+            unsafe { reallocation(block.as_mut_ptr(), id, 1_000, 1, &CONFIG) };
+        }
+        is_due
+    });
+    // Every 64 KiB.
+    assert!(told.count() >= 2);
+    epoch::set_sample_interval(0);
+    epoch::stop();
+}
+
+#[test]
+fn the_peak_is_told_of_what_is_lost() {
+    let _one = started();
+    epoch::clear();
+    let id = unrecorded_shared(1 << 20, 0);
+    assert!(peak() >= 1 << 20);
+    free(id, 1 << 20);
+    epoch::stop();
+}
+
+#[test]
+fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
+    let _one = started();
+    let mut block = vec![0u8; 1 << 20];
+    // SAFETY: a block of this size that nobody else tags.
+    let id = unsafe {
+        tag::read(allocation(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
+    };
+    assert!(peak() >= 1 << 20);
+    epoch::clear();
+    let silence = Silence::new(PAUSED);
+    for _ in 0..10 {
+        // SAFETY: as above.
+        let now = unsafe { reallocation(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { tag::read(now, block.len()) }, id);
+    }
+    drop(silence);
+    assert_eq!(peak(), 0);
+    epoch::stop();
+}
