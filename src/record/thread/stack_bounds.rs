@@ -176,7 +176,7 @@ impl ForeignPages {
         any(target_arch = "x86_64", target_arch = "aarch64"),
         not(miri)
     )),
-    path = "bounds/no_probe.rs"
+    path = "stack_bounds/no_probe.rs"
 )]
 mod probe;
 

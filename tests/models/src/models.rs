@@ -774,15 +774,18 @@ fn as_in_the_sources() -> String {
         }
         found
     };
-    let [here, thread, raw, book, tag] = [
+    let [here, registry, state, raw, event, alloc, event_free, tag] = [
         include_str!("models.rs"),
-        include_str!("../../../src/record/thread/mod.rs"),
+        include_str!("../../../src/record/thread/registry.rs"),
+        include_str!("../../../src/record/thread/state.rs"),
         include_str!("../../../src/record/raw_snapshot.rs"),
         include_str!("../../../src/record/event/mod.rs"),
+        include_str!("../../../src/record/event/alloc.rs"),
+        include_str!("../../../src/record/event/free.rs"),
         include_str!("../../../src/record/tag/mod.rs"),
     ];
     for function in ["make", "adopt", "release"] {
-        let theirs: Vec<_> = operations(thread, function)
+        let theirs: Vec<_> = operations(registry, function)
             .into_iter()
             // The hint.
             .filter(|operation| !operation.starts_with("RELEASED"))
@@ -791,16 +794,16 @@ fn as_in_the_sources() -> String {
     }
     let unsampled = ["unsampled.", "epoch::base", "epoch::generation", "epoch::unsampled"];
     for (source, function, beginnings) in [
-        (thread, "make", &["enlist", "ALL"][..]),
-        (thread, "all", &["ALL"]),
-        (thread, "publish", &unsampled),
-        (book, "pass", &unsampled),
-        (book, "record", &unsampled),
-        (book, "by_chance", &unsampled),
-        (book, "unsampled", &unsampled),
-        (book, "free", &unsampled),
-        (book, "free_usual", &unsampled),
-        (book, "free_quiet", &unsampled),
+        (registry, "make", &["enlist", "ALL"][..]),
+        (registry, "all", &["ALL"]),
+        (state, "publish", &unsampled),
+        (alloc, "pass", &unsampled),
+        (alloc, "record", &unsampled),
+        (alloc, "by_chance", &unsampled),
+        (event, "unsampled", &unsampled),
+        (event_free, "free", &unsampled),
+        (event_free, "free_usual", &unsampled),
+        (event_free, "free_quiet", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
         (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_chunk("]),
         (raw, "read_epoch", &["epoch::base"]),

@@ -1,0 +1,95 @@
+//! The end of a thread: its state goes back to the list in the last round of pthread key destructors.
+
+use crate::base::atomics::{AtomicU32, Ordering};
+use crate::record::thread::registry::{GONE, LOCAL, release};
+use crate::record::thread::state::ThreadState;
+
+pub(super) use platform::{at_thread_end, prepare};
+
+/// When a state exists but its thread is in its last key destructor.
+#[cfg_attr(not(unix), allow(dead_code))]
+fn farewell(state: &'static ThreadState) -> bool {
+    let farewells = state.farewells.get() + 1;
+    state.farewells.set(farewells);
+    if farewells < LAST_FAREWELL.load(Ordering::Relaxed) {
+        return false;
+    }
+    let _ = LOCAL.try_with(|local| local.set(&raw const GONE));
+    release(state);
+    true
+}
+
+/// In which round of key destructors a thread parts with its state: the last but none, so that the
+/// destructors of others, which may allocate, have run before.
+static LAST_FAREWELL: AtomicU32 = AtomicU32::new(4);
+
+#[cfg(unix)]
+mod platform {
+    use super::*;
+    use crate::base::atomics::AtomicUsize;
+
+    /// The pthread key, plus one; 0 before it is made.
+    static KEY: AtomicUsize = AtomicUsize::new(0);
+
+    pub(crate) fn prepare() {
+        key();
+        // SAFETY: plain queries of constants.
+        let rounds = unsafe { libc::sysconf(libc::_SC_THREAD_DESTRUCTOR_ITERATIONS) };
+        if let Ok(rounds @ 1..) = u32::try_from(rounds) {
+            // ThreadSanitizer parts with the thread in the last round too, and faults in what runs after that.
+            let last = if cfg!(heapgauge_sanitized) { (rounds - 1).max(1) } else { rounds };
+            LAST_FAREWELL.store(last, Ordering::Relaxed);
+        }
+    }
+
+    fn key() -> Option<libc::pthread_key_t> {
+        // Acquire/AcqRel: whoever sees the key may use it.
+        let present = KEY.load(Ordering::Acquire);
+        if present != 0 {
+            return Some((present - 1) as libc::pthread_key_t);
+        }
+        let mut fresh = 0;
+        // SAFETY: a place to write to and a destructor that fits.
+        if unsafe { libc::pthread_key_create(&raw mut fresh, Some(at_end)) } != 0 {
+            return None;
+        }
+        match KEY.compare_exchange(0, fresh as usize + 1, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Some(fresh),
+            Err(earlier) => {
+                // SAFETY: made above, used by nobody.
+                unsafe { libc::pthread_key_delete(fresh) };
+                Some((earlier - 1) as libc::pthread_key_t)
+            }
+        }
+    }
+
+    /// Arranges for `at_end`. If that fails the state stays with the ended thread: a leak, no error. So it does where
+    /// a signal handler is the first to allocate in its thread when that has called its destructors already.
+    ///
+    /// Asked in signal handlers too: glibc keeps the values of the first 32 keys of a process in the thread itself, and
+    /// ours is made before `main`. Behind another 32 it would take memory of the C library.
+    pub(crate) fn at_thread_end(state: &'static ThreadState) {
+        if let Some(key) = key() {
+            // SAFETY: the key exists; the value is a pointer to something that is never freed.
+            unsafe { libc::pthread_setspecific(key, (&raw const *state).cast()) };
+        }
+    }
+
+    unsafe extern "C" fn at_end(state: *mut libc::c_void) {
+        // SAFETY: the value that `at_thread_end` set.
+        let state = unsafe { &*state.cast::<ThreadState>() };
+        if !farewell(state) {
+            at_thread_end(state);
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod platform {
+    use super::*;
+
+    pub(crate) fn prepare() {}
+
+    /// No notice of a thread's end: its state stays as it is, one for each thread that ever allocated.
+    pub(crate) fn at_thread_end(_state: &'static ThreadState) {}
+}

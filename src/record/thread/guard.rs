@@ -1,0 +1,64 @@
+//! Guards that leave what the calling thread allocates out of the traced blocks.
+
+use crate::record::thread::registry::{current, current_or_make};
+use crate::record::thread::state::ThreadState;
+use std::marker::PhantomData;
+
+/// One level of silence of the calling thread, for as long as it lives.
+pub(crate) struct Silence {
+    kind: u8,
+    /// The state that counts it: none where the thread had none when it began, though it may have one when it ends.
+    state: Option<&'static ThreadState>,
+    /// It belongs to the thread that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Silence {
+    /// Of the given kind, [`PAUSED`](super::PAUSED) or [`OWN`](super::OWN).
+    pub(crate) fn new(kind: u8) -> Silence {
+        let state = current_or_make();
+        if let Some(state) = state {
+            state.silence(kind);
+        }
+        Silence { kind, state, not_send: PhantomData }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // Near its end the thread has given its state away, and the levels with it.
+        if let (Some(counted), Some(state)) = (self.state, current())
+            && std::ptr::eq(counted, state)
+        {
+            state.unsilence(self.kind);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::thread::registry::{GONE, LOCAL, NOT_YET};
+    use crate::record::thread::state::{OWN, PAUSED};
+
+    /// The first was made where its thread could have no state, near its end or without memory: it counts no level.
+    #[test]
+    fn silences_end_in_any_order() {
+        std::thread::spawn(|| {
+            LOCAL.set(&raw const GONE);
+            let uncounted = Silence::new(PAUSED);
+            LOCAL.set(&raw const NOT_YET);
+            let counted = Silence::new(PAUSED);
+            let (first, second) = (Silence::new(PAUSED), Silence::new(OWN));
+            drop(uncounted);
+            drop(first);
+            assert_eq!(current().unwrap().quiet(), PAUSED | OWN);
+            drop(counted);
+            assert_eq!(current().unwrap().quiet(), OWN);
+            drop(second);
+            assert_eq!(current().unwrap().quiet(), 0);
+        })
+        .join()
+        .unwrap();
+    }
+}

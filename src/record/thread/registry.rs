@@ -1,0 +1,193 @@
+//! The list of all thread states, and the one of the calling thread.
+
+use crate::base::atomics::{AtomicUsize, Ordering};
+use crate::record::append_list::List;
+use crate::record::count::counters::{Shared, Table};
+use crate::record::epoch;
+use crate::record::memory;
+use crate::record::thread::state::{BUSY, FLAGS, Front, ThreadState};
+use crate::record::thread::{exit, stack_bounds};
+use std::cell::Cell;
+use std::hint::assert_unchecked;
+
+thread_local! {
+    /// The front of this thread's state, [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
+    /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
+    pub(super) static LOCAL: Cell<*const Front> = const { Cell::new(&raw const NOT_YET) };
+}
+
+/// Of a thread that has no state yet.
+pub(super) static NOT_YET: Front = Front::of_nobody();
+
+/// Of a thread that has no state and shall not get one now.
+pub(super) static GONE: Front = Front::of_nobody();
+
+/// Counters for all threads that have no state of their own; written by atomic adds.
+pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
+
+/// All states there are, of living and ended threads.
+static ALL: List<ThreadState> = List::new();
+
+/// States that wait to be adopted, so that a new thread need not search in vain. A hint: Relaxed.
+static RELEASED: AtomicUsize = AtomicUsize::new(0);
+
+/// The front of the calling thread's state, or one of nobody.
+#[inline(always)]
+pub(crate) fn front() -> &'static Front {
+    let front = local();
+    // SAFETY: a static, or of a state, and states are never freed.
+    unsafe {
+        // The compiler forgets it in an `Option` of what comes first there.
+        assert_unchecked(!front.is_null());
+        &*front
+    }
+}
+
+#[inline(always)]
+fn local() -> *const Front {
+    LOCAL.try_with(Cell::get).unwrap_or(&raw const GONE)
+}
+
+/// The state of the calling thread, if it has one.
+#[inline(always)]
+pub(crate) fn current() -> Option<&'static ThreadState> {
+    let front = local();
+    let has_none = std::ptr::eq(front, &raw const NOT_YET) || std::ptr::eq(front, &raw const GONE);
+    // SAFETY: then it points to a state, whose front is its first field.
+    (!has_none).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, if it has one that is not busy.
+#[inline(always)]
+pub(crate) fn idle() -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_busy = unsafe { &*front }.gate.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    // SAFETY: nobody is busy, so it is the front of a state, and its first field.
+    (!is_busy).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, if it has one that is neither busy nor silenced.
+#[inline(always)]
+pub(crate) fn unsilenced() -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_quiet = unsafe { &*front }.gate.load(Ordering::Relaxed) & FLAGS != 0;
+    // SAFETY: as in `idle`.
+    (!is_quiet).then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, if it has one that [is tuned](Front::is_tuned_to).
+#[inline(always)]
+pub(crate) fn tuned_to(generation: u32) -> Option<&'static ThreadState> {
+    let front = local();
+    // SAFETY: as in `front`.
+    let is_tuned = unsafe { &*front }.is_tuned_to(generation);
+    // SAFETY: what is tuned is the front of a state, and its first field.
+    is_tuned.then(|| unsafe { &*front.cast::<ThreadState>() })
+}
+
+/// The state of the calling thread, made if it may have one; `None` near the thread's end.
+#[cold]
+#[inline(never)]
+pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
+    if let Some(state) = current() {
+        return Some(state);
+    }
+    if std::ptr::eq(local(), &raw const GONE) || LOCAL.try_with(|local| local.set(&raw const GONE)).is_err() {
+        return None;
+    }
+    // From here on an allocation by what is called below finds `GONE`, and is booked at SHARED.
+    let state = adopt().or_else(make);
+    if let Some(state) = state {
+        // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps everybody else out.
+        let tools = unsafe { state.tools() };
+        tools.bounds = stack_bounds::of_this_thread();
+        tools.layouts.prepare();
+        tools.cache.prepare();
+        state.divide_steps();
+        exit::at_thread_end(state);
+    }
+    let local = state.map_or(&raw const NOT_YET, |state| (&raw const *state).cast());
+    let _ = LOCAL.try_with(|cell| cell.set(local));
+    state
+}
+
+fn adopt() -> Option<&'static ThreadState> {
+    if RELEASED.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let state = all().find(|state| {
+        // Acquire: pairs with the Release of `release`; what the earlier thread left is complete.
+        state.taken.load(Ordering::Relaxed) == 0
+            && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    RELEASED.fetch_sub(1, Ordering::Relaxed);
+    state.begin_anew();
+    state.unpublished.set_resizing(0);
+    Some(state)
+}
+
+/// Bytes that an idle thread takes beside its state: the smallest of its caches.
+const IDLE_CACHES: usize = 8 << 10;
+
+pub(super) fn make() -> Option<&'static ThreadState> {
+    if !memory::has_room_for_thread(size_of::<ThreadState>() + IDLE_CACHES) {
+        return None;
+    }
+    let state = memory::zeroed::<ThreadState>();
+    // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
+    // integers, null pointers, empty tables.
+    let state = unsafe { state.as_ref() }?;
+    state.taken.store(1, Ordering::Relaxed);
+    state.front.unsampled.enlist();
+    ALL.push(state);
+    Some(state)
+}
+
+/// All states there are, of living and ended threads.
+pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
+    ALL.iter()
+}
+
+/// Has every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
+pub(crate) fn recall_unpublished() {
+    ALL.iter_after().for_each(|state| state.unpublished.recall());
+}
+
+/// Live bytes of the epoch of this base that threads have not published.
+pub(crate) fn unpublished_bytes(base: u32) -> i64 {
+    let of_one = |state: &ThreadState| {
+        let unsampled = &state.front.unsampled;
+        let is_present = unsampled.id() == u64::from(epoch::unsampled_id(base));
+        let of_unsampled = if is_present { state.unpublished.read_unsampled(unsampled) } else { 0 };
+        state.unpublished.read(base).wrapping_add(of_unsampled)
+    };
+    all().map(of_one).fold(0, i64::wrapping_add)
+}
+
+/// Gives the state of an ended thread to the next one.
+pub(super) fn release(state: &ThreadState) {
+    state.leave_gate();
+    // Release: pairs with the Acquire of `adopt`.
+    state.taken.store(0, Ordering::Release);
+    RELEASED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// In a forked child: only the calling thread is left, every other state may be adopted.
+pub(crate) fn forget_other_threads() {
+    let own = current().map_or(std::ptr::null(), |state| &raw const *state);
+    for state in all() {
+        if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
+            state.mend();
+            state.unpublished.set_resizing(0);
+            release(state);
+        }
+    }
+}
+
+/// Prepares what a thread's first allocation needs; called before `main` where that is possible.
+pub(crate) fn prepare() {
+    stack_bounds::prepare();
+    exit::prepare();
+}

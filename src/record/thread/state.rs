@@ -1,0 +1,388 @@
+//! What heapgauge keeps for one thread, and the marks that say what the thread is doing.
+
+use crate::base::atomics::{
+    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
+};
+use crate::record::append_list::Linked;
+use crate::record::count::counters::{Owned, Table};
+use crate::record::count::sampling::{Plan, STEP, Sampler};
+use crate::record::count::unpublished::Unpublished;
+use crate::record::count::unsampled::Unsampled;
+use crate::record::epoch::{self, MAX_ADDRESSES};
+use crate::record::stack_id::cache::StackCache;
+use crate::record::stack_id::frame_layout_cache::Layouts;
+use crate::record::thread::stack_bounds::StackBounds;
+use crate::record::unwind::rule_cache::Rules;
+use std::cell::{Cell, UnsafeCell};
+
+/// Return addresses of one walk, laid out as a recorded stack is: see `stacks`.
+#[repr(C)]
+pub(crate) struct StackBuffer {
+    pub header: StackHeader,
+    pub addresses: [usize; MAX_ADDRESSES],
+}
+
+/// What stands in front of the addresses of a stack.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct StackHeader {
+    pub hash: u64,
+    /// Average bytes between samples when its blocks were sampled; 0 where all are recorded.
+    pub interval: u32,
+    pub len: u16,
+    /// The walk ended at its limit or at an unknown address, not at the thread's first frame.
+    pub truncated: bool,
+}
+
+/// What the parts of a state that only its thread touches look like.
+pub(crate) struct Tools {
+    pub rules: Rules,
+    pub layouts: Layouts,
+    pub cache: StackCache,
+    pub buffer: StackBuffer,
+    pub bounds: StackBounds,
+    /// Working memory of the unwind-rule parser, see `unwind::cfi`; null until first needed.
+    pub parser: *mut u8,
+}
+
+/// What the program's own code looks at, at each event.
+#[repr(C)]
+pub(crate) struct Front {
+    pub unsampled: Unsampled,
+    /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
+    /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
+    /// tells whether the next event that is recorded is an ordinary one. Written by its
+    /// thread only; atomic because a signal handler of that thread reads it.
+    pub(super) gate: AtomicU32,
+}
+
+// SAFETY: as for `ThreadState`; of those of nobody, nothing is written.
+unsafe impl Sync for Front {}
+
+impl Front {
+    /// One that is busy and never tuned, and that no block belongs to.
+    pub(super) const fn of_nobody() -> Front {
+        Front { unsampled: Unsampled::of_nobody(), gate: AtomicU32::new(BUSY as u32) }
+    }
+
+    /// Whether nothing is out of the usual, tracking is on, and `tools` are of this generation. Then it is the front of
+    /// a state.
+    #[inline(always)]
+    pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
+        self.gate.load(Ordering::Relaxed) == generation
+    }
+}
+
+/// Everything heapgauge keeps for one thread. All zero bytes are a fresh one.
+#[repr(C, align(128))]
+pub(crate) struct ThreadState {
+    /// The first: `LOCAL` points to it.
+    pub front: Front,
+    /// Bytes allocated less bytes freed that have not been published.
+    pub unpublished: Unpublished,
+    /// 1 while a thread has this state.
+    pub(super) taken: AtomicU8,
+    paused_depth: Cell<u32>,
+    own_depth: Cell<u32>,
+    /// How many times the thread is inside the gate that a fork waits at, see `fork`.
+    pub inside: AtomicUsize,
+    /// Times the key destructor has re-armed itself.
+    pub(super) farewells: Cell<u32>,
+    pub sampler: Sampler,
+    pub counters: Table<Owned>,
+    tools: UnsafeCell<Tools>,
+    next: AtomicPtr<ThreadState>,
+}
+
+/// Inside heapgauge's own code: whatever allocates now is not the program (but for signal handlers).
+pub(crate) const BUSY: u8 = 1;
+
+/// Inside the map of stacks: what allocates now is that map.
+pub(crate) const INTERNING: u8 = 2;
+
+/// The program asked for silence, see `control::pause`.
+pub(crate) const PAUSED: u8 = 4;
+
+/// heapgauge's read side runs on this thread, see `control::own`.
+pub(crate) const OWN: u8 = 8;
+
+/// The bits of a gate that these take.
+pub(super) const FLAGS: u32 = epoch::GENERATION - 1;
+
+// SAFETY: other threads reach `gate`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
+// and the tools are used by the one thread that has taken the state, and change hands by `taken`
+// (Release in `release`, Acquire in `adopt`).
+unsafe impl Sync for ThreadState {}
+
+impl Linked for ThreadState {
+    fn next(&self) -> &AtomicPtr<ThreadState> {
+        &self.next
+    }
+}
+
+impl ThreadState {
+    #[inline(always)]
+    pub(crate) fn quiet(&self) -> u8 {
+        (self.front.gate.load(Ordering::Relaxed) & FLAGS) as u8
+    }
+
+    /// Notes that `tools` are of this generation, in which tracking is on, from the end of [`Busy`] on.
+    pub(crate) fn tune(&self, generation: u32) {
+        // A signal handler changes flags, and never the generation of a state that is busy.
+        let change = (self.front.gate.load(Ordering::Relaxed) & !FLAGS) ^ generation;
+        change_own_bits!(Front, &self.front, gate, "xor", fetch_xor, change);
+    }
+
+    /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
+    /// and keeps its hands off the caches and counters.
+    #[inline(always)]
+    pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
+        let set = u32::from(with) & !self.front.gate.load(Ordering::Relaxed);
+        change_own_bits!(Front, &self.front, gate, "or", fetch_or, set);
+        // Against the same thread's signal handler only the compiler can reorder.
+        compiler_fence(Ordering::SeqCst);
+        Busy { state: self, set }
+    }
+
+    /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
+    #[inline(always)]
+    pub(crate) fn enter_idle(&self) -> Idle<'_> {
+        change_own_bits!(Front, &self.front, gate, "or", fetch_or, const BUSY as u32);
+        compiler_fence(Ordering::SeqCst);
+        Idle(self)
+    }
+
+    /// The parts that only the owner touches.
+    ///
+    /// # Safety
+    ///
+    /// * The calling thread has taken this state.
+    /// * It is marked [`BUSY`], so that nothing below or in a signal handler asks again.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the duties make it exclusive")]
+    pub(crate) unsafe fn tools(&self) -> &mut Tools {
+        // SAFETY: exclusive by the caller's duties.
+        unsafe { &mut *self.tools.get() }
+    }
+
+    /// Whether a change of live bytes need not be published for the peak; then bytes are few.
+    #[inline(always)]
+    pub(crate) fn is_small(&self, bytes: i64) -> bool {
+        self.unpublished.fits(bytes)
+    }
+
+    /// Books a change of live bytes for the peak that is [small](ThreadState::is_small).
+    #[inline(always)]
+    pub(crate) fn small_change(&self, bytes: i64) {
+        self.unpublished.add(bytes);
+    }
+
+    /// Books a change of live bytes for the peak.
+    pub(crate) fn change(&self, bytes: i64) {
+        if self.is_small(bytes) {
+            self.small_change(bytes);
+        } else {
+            self.change_slow(bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn change_slow(&self, bytes: i64) {
+        self.enter_epoch();
+        if self.is_small(bytes) {
+            self.small_change(bytes);
+        } else {
+            self.publish_slow(bytes);
+        }
+    }
+
+    /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
+    #[cold]
+    pub(crate) fn publish(&self) {
+        let news = self.front.unsampled.news(self.steps().1);
+        // After a `clear` its blocks are of no more concern.
+        let is_present = self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
+        self.unpublished.set_known(self.front.unsampled.known());
+        self.enter_epoch();
+        self.publish_slow(if is_present { news } else { 0 });
+    }
+
+    /// Publishes the net bytes together with a change.
+    fn publish_slow(&self, change: i64) {
+        epoch::publish(self.unpublished.base(), self.unpublished.take().wrapping_add(change));
+    }
+
+    /// Drops net bytes of an epoch that is over. The thread's own, while it is busy.
+    pub(crate) fn enter_epoch(&self) {
+        let is_recalled = self.unpublished.close();
+        self.unpublished.enter_epoch(epoch::base());
+        if is_recalled {
+            self.unpublished.open();
+        }
+    }
+
+    /// How many bytes stay unpublished at most, either way: of blocks that are recorded, and of blocks that were not
+    /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present plan.
+    fn steps(&self) -> (i64, u32) {
+        let rest = epoch::PUBLISH_BYTES - i64::from(STEP);
+        if epoch::plan() != Plan::EXACT {
+            (rest, STEP)
+        } else if self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
+            (STEP.into(), rest as u32)
+        } else {
+            (epoch::PUBLISH_BYTES, rest as u32)
+        }
+    }
+
+    /// Divides the bytes that may stay unpublished anew, after plan or epoch have changed. The thread's own, while it is
+    /// busy.
+    pub(crate) fn divide_steps(&self) {
+        let (limit, _) = self.steps();
+        if self.unpublished.limit() != limit {
+            self.publish();
+            self.unpublished.set_limit(limit);
+        }
+    }
+
+    /// Adds one level of silence of this kind ([`PAUSED`] or [`OWN`]).
+    pub(crate) fn silence(&self, kind: u8) {
+        let depth = self.depth(kind);
+        depth.set(depth.get() + 1);
+        self.front.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
+        self.front.unsampled.recall();
+    }
+
+    /// Takes one level of silence away.
+    pub(crate) fn unsilence(&self, kind: u8) {
+        let depth = self.depth(kind);
+        depth.set(depth.get().saturating_sub(1));
+        if depth.get() == 0 {
+            self.front.gate.fetch_and(!u32::from(kind), Ordering::Relaxed);
+        }
+    }
+
+    /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork no
+    /// thread but one goes on.
+    pub(super) fn mend(&self) {
+        if self.quiet() & BUSY == 0 {
+            return;
+        }
+        self.counters.settle(epoch::end_id());
+        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
+        // What the tables hold is given up, because it may have been being freed.
+        unsafe { self.tools.get().write_bytes(0, 1) };
+        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+    }
+
+    /// Lets forks no longer wait for a thread that ends. It may have jumped out of a signal handler that interrupted it
+    /// inside.
+    pub(super) fn leave_gate(&self) {
+        // SeqCst: as in `fork`.
+        self.inside.store(0, Ordering::SeqCst);
+    }
+
+    /// Prepares a state for the thread that has just taken it.
+    ///
+    /// The last thread may have left it busy: it never came back from a signal handler that interrupted an event
+    /// (`siglongjmp`, `pthread_exit`), or it does not exist in this process.
+    pub(super) fn begin_anew(&self) {
+        self.mend();
+        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+        self.paused_depth.set(0);
+        self.own_depth.set(0);
+        self.farewells.set(0);
+    }
+
+    fn depth(&self, kind: u8) -> &Cell<u32> {
+        if kind == PAUSED { &self.paused_depth } else { &self.own_depth }
+    }
+}
+
+/// Lets go of the mark that [`ThreadState::enter`] set.
+pub(crate) struct Busy<'a> {
+    state: &'a ThreadState,
+    /// What was not set before.
+    set: u32,
+}
+
+impl Drop for Busy<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        change_own_bits!(Front, &self.state.front, gate, "and", fetch_and, !self.set);
+    }
+}
+
+/// Lets go of the mark that [`ThreadState::enter_idle`] set, with nothing to be remembered.
+pub(crate) struct Idle<'a>(&'a ThreadState);
+
+impl Drop for Idle<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        change_own_bits!(Front, &self.0.front, gate, "and", fetch_and, const !(BUSY as u32));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::count::counters::{Chunk, Direction};
+    use crate::record::thread::registry::make;
+
+    /// As a signal handler may begin one, which goes on behind it.
+    #[test]
+    fn a_silence_begun_while_busy_lasts() {
+        let state = make().unwrap();
+        let busy = state.enter(BUSY);
+        state.silence(PAUSED);
+        drop(busy);
+        assert_eq!(state.quiet(), PAUSED);
+        let generation = epoch::generation();
+        let busy = state.enter(BUSY);
+        let interning = state.enter(INTERNING | BUSY);
+        state.tune(generation);
+        drop(interning);
+        assert_eq!(state.quiet(), PAUSED | BUSY);
+        drop(busy);
+        assert_eq!((state.quiet(), state.front.is_tuned_to(generation)), (PAUSED, false));
+        state.unsilence(PAUSED);
+        assert!(state.front.is_tuned_to(generation));
+    }
+
+    /// Its thread jumped out of a signal handler that had interrupted an event, and ended later.
+    #[test]
+    fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
+        let state = make().unwrap();
+        assert!(state.counters.add_slow(70, Direction::Freed, 5));
+        // SAFETY: made above and known to this thread alone; nothing else has the tools.
+        unsafe { state.tools() }.bounds.end = 1;
+        std::mem::forget(state.enter(INTERNING | BUSY));
+        state.inside.store(1, Ordering::SeqCst);
+        state.leave_gate();
+        assert_eq!(state.inside.load(Ordering::SeqCst), 0, "a fork would wait for ever");
+        state.begin_anew();
+        assert_eq!(state.quiet(), 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { state.tools() }.bounds.end, 0);
+        assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
+    }
+
+    #[test]
+    fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
+        for busy in [false, true] {
+            let state = make().unwrap();
+            assert!(state.counters.add_slow(70, Direction::Freed, 5));
+            // SAFETY: made above and known to this thread alone; nothing else has the tools.
+            unsafe { state.tools() }.bounds.end = 1;
+            if busy {
+                state.front.gate.store(BUSY.into(), Ordering::Relaxed);
+            }
+            state.mend();
+            // SAFETY: as above.
+            assert_eq!(unsafe { state.tools() }.bounds.end, usize::from(!busy));
+            assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
+        }
+    }
+}
