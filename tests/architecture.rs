@@ -28,6 +28,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "count/unsampled",
             "count/unpublished",
             "stack_id/cache",
+            "dropped",
             "peak",
             "epoch",
             "stack_id/frame_layout",

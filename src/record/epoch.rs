@@ -6,7 +6,7 @@
 use crate::base::atomics::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::record::count::sampling::Plan;
 use crate::record::count::unsampled;
-use crate::record::peak::{self, Sum};
+use crate::record::peak::{self, Peak};
 use crate::record::tag;
 
 /// No id is at or above it: tracking is off.
@@ -209,7 +209,7 @@ pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
     next_generation_and_recall();
-    begin_sums(OFF);
+    PEAK.begin(OFF, self::base);
 }
 
 /// Forgets all blocks and goes on, if tracking is on.
@@ -233,7 +233,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         }
         if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             next_generation_and_recall();
-            begin_sums(next);
+            PEAK.begin(next, self::base);
             return true;
         }
     }
@@ -256,100 +256,22 @@ pub(crate) fn end_id() -> u32 {
 pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
 
 /// Live bytes as far as threads have published them, and the most of them.
-static PUBLISHED: Sum = Sum::new();
-static PEAK: Sum = Sum::new();
+static PEAK: Peak = Peak::new();
 
 /// Adds a net change of the epoch of this base and raises the peak.
 pub(crate) fn publish(epoch: u32, net: i64) {
-    if epoch == OFF {
-        // The epoch ended just now, and its sum with it.
-        return;
+    // Else the epoch ended just now, and its sum with it.
+    if epoch != OFF {
+        PEAK.publish(epoch, base, net);
     }
-    let live = PUBLISHED.update(epoch, base, |published| published.wrapping_add(net));
-    // A fall raises no peak.
-    if net > 0
-        && let Some(live) = live
-    {
-        raise_peak(epoch, live);
-    }
-}
-
-fn raise_peak(epoch: u32, live: i64) -> i64 {
-    PEAK.raise(epoch, base, live).unwrap_or(live)
 }
 
 /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.
-///
-/// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would keep them.
 pub(crate) fn peak(unpublished: impl FnOnce() -> i64) -> u64 {
-    let epoch = base();
-    // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak itself.
-    let published = PUBLISHED.bytes(epoch);
-    raise_peak(epoch, published.wrapping_add(unpublished())).max(0) as u64
+    PEAK.raise(base(), base, unpublished)
 }
 
 /// Sets the peak to the present live bytes.
 pub(crate) fn reset_peak(unpublished: impl FnOnce() -> i64) {
-    let epoch = base();
-    let published = PUBLISHED.bytes(epoch);
-    let live = published.wrapping_add(unpublished()).max(0);
-    PEAK.update(epoch, base, |_| live);
-}
-
-/// Begins the sums of an epoch that has just become the present one.
-fn begin_sums(epoch: u32) {
-    for sum in [&PUBLISHED, &PEAK] {
-        sum.update(epoch, base, |bytes| bytes);
-    }
-}
-
-// ── Dropped and degraded ────────────────────────────────────────────────────────────────────────
-
-/// Why attribution was lost; the bytes of such an event are booked at `[unrecorded]`.
-#[derive(Clone, Copy)]
-pub(crate) enum Reason {
-    /// Stack ids are used up.
-    Stacks,
-    /// No memory for heapgauge's own tables, or their limit is reached.
-    Memory,
-    /// The thread has no state of its own: it is ending, or none could be made.
-    Threads,
-    /// The allocation came from inside heapgauge's own hook, as from a signal handler.
-    Reentrant,
-}
-
-/// Relaxed: counts for people.
-static DROPPED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-static TRUNCATED: AtomicU64 = AtomicU64::new(0);
-static FALLBACKS: AtomicU64 = AtomicU64::new(0);
-
-/// Counts one event whose attribution was lost.
-#[cold]
-pub(crate) fn drop_event(reason: Reason) {
-    DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
-}
-
-/// Events dropped for this reason since the process began.
-pub(crate) fn dropped(reason: Reason) -> u64 {
-    DROPPED[reason as usize].load(Ordering::Relaxed)
-}
-
-/// Counts one distinct stack that was cut at the address limit.
-pub(crate) fn count_truncated() {
-    TRUNCATED.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Distinct stacks cut at the address limit.
-pub(crate) fn truncated() -> u64 {
-    TRUNCATED.load(Ordering::Relaxed)
-}
-
-/// Counts one walk by the slow unwinder.
-pub(crate) fn count_fallback() {
-    FALLBACKS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Walks by the slow unwinder.
-pub(crate) fn fallbacks() -> u64 {
-    FALLBACKS.load(Ordering::Relaxed)
+    PEAK.reset(base(), base, unpublished);
 }

@@ -8,6 +8,7 @@ pub(crate) mod allocator;
 pub(crate) mod append_list;
 pub(crate) mod control;
 pub(crate) mod count;
+pub(crate) mod dropped;
 pub(crate) mod epoch;
 pub(crate) mod event;
 pub(crate) mod fork;

@@ -8,7 +8,7 @@ use crate::base::atomics::{AtomicU64, Ordering};
 
 /// Bytes of one epoch: signed bytes above, its mark below. Has its cache lines to itself.
 #[repr(align(128))]
-pub(crate) struct Sum(AtomicU64);
+struct Sum(AtomicU64);
 
 /// Of a word, the lower ones. The 48 above hold any number of bytes that x86-64 and aarch64 address.
 const MARK_BITS: u32 = u16::BITS;
@@ -31,18 +31,13 @@ fn bytes_of(word: u64, mark: u16) -> i64 {
 }
 
 impl Sum {
-    pub(crate) const fn new() -> Sum {
+    const fn new() -> Sum {
         Sum(AtomicU64::new(0))
     }
 
     /// Replaces the bytes of the epoch that has this base; `None` where it is not the `present` one any more.
     #[inline(always)]
-    pub(crate) fn update(
-        &self,
-        base: u32,
-        present: impl Fn() -> u32,
-        replaced: impl Fn(i64) -> i64,
-    ) -> Option<i64> {
+    fn update(&self, base: u32, present: impl Fn() -> u32, replaced: impl Fn(i64) -> i64) -> Option<i64> {
         let mark = mark(base);
         // Acquire, here and below: pairs with the Release below. A thread that finds a later epoch's word here
         // finds that epoch's base below, and gives up.
@@ -62,17 +57,74 @@ impl Sum {
 
     /// The bytes of the epoch that has this base.
     #[inline(always)]
-    pub(crate) fn bytes(&self, base: u32) -> i64 {
+    fn bytes(&self, base: u32) -> i64 {
         // Acquire: as in `update`.
         bytes_of(self.0.load(Ordering::Acquire), mark(base))
     }
 
     /// Raises the bytes of the epoch that has this base to at least so many, and returns them; `None` as above.
     #[inline(always)]
-    pub(crate) fn raise(&self, base: u32, present: impl Fn() -> u32, bytes: i64) -> Option<i64> {
+    fn raise(&self, base: u32, present: impl Fn() -> u32, bytes: i64) -> Option<i64> {
         let before = self.bytes(base);
         // A line that no thread writes is one that no thread waits for.
         if before >= bytes { Some(before) } else { self.update(base, present, |before| before.max(bytes)) }
+    }
+}
+
+/// Live bytes as far as threads have published them, and the most of them since the epoch began.
+///
+/// `base` is the base of the epoch that a change belongs to, `present` reads the one that is current.
+pub(crate) struct Peak {
+    published: Sum,
+    highest: Sum,
+}
+
+impl Peak {
+    pub(crate) const fn new() -> Peak {
+        Peak { published: Sum::new(), highest: Sum::new() }
+    }
+
+    /// Adds a net change of the epoch of this base and raises the peak.
+    pub(crate) fn publish(&self, base: u32, present: impl Fn() -> u32 + Copy, net: i64) {
+        let live = self.published.update(base, present, |published| published.wrapping_add(net));
+        // A fall raises no peak.
+        if net > 0
+            && let Some(live) = live
+        {
+            self.raise_to(base, present, live);
+        }
+    }
+
+    fn raise_to(&self, base: u32, present: impl Fn() -> u32, live: i64) -> i64 {
+        self.highest.raise(base, present, live).unwrap_or(live)
+    }
+
+    /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.
+    ///
+    /// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would keep them.
+    pub(crate) fn raise(
+        &self,
+        base: u32,
+        present: impl Fn() -> u32,
+        unpublished: impl FnOnce() -> i64,
+    ) -> u64 {
+        // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak itself.
+        let published = self.published.bytes(base);
+        self.raise_to(base, present, published.wrapping_add(unpublished())).max(0) as u64
+    }
+
+    /// Sets the peak to the present live bytes.
+    pub(crate) fn reset(&self, base: u32, present: impl Fn() -> u32, unpublished: impl FnOnce() -> i64) {
+        let published = self.published.bytes(base);
+        let live = published.wrapping_add(unpublished()).max(0);
+        self.highest.update(base, present, |_| live);
+    }
+
+    /// Begins the sums of an epoch that has just become the present one.
+    pub(crate) fn begin(&self, base: u32, present: impl Fn() -> u32 + Copy) {
+        for sum in [&self.published, &self.highest] {
+            sum.update(base, present, |bytes| bytes);
+        }
     }
 }
 

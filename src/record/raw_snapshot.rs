@@ -6,7 +6,8 @@
 use crate::record::count::counters::{CHUNK, Chunk, Direction};
 use crate::record::count::sampling;
 use crate::record::count::unsampled::{self, Unsampled};
-use crate::record::epoch::{self, Reason};
+use crate::record::dropped::{self, Reason};
+use crate::record::epoch;
 use crate::record::memory;
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::Recorded;
@@ -132,8 +133,8 @@ pub(crate) fn take() -> RawSnapshot {
         overhead_bytes: overhead_bytes(),
         peak_bytes: peak_bytes(totals.live_bytes()),
         dropped: dropped(),
-        truncated_stacks: epoch::truncated(),
-        fallback_walks: epoch::fallbacks(),
+        truncated_stacks: dropped::truncated(),
+        fallback_walks: dropped::fallbacks(),
         sample_interval_bytes: epoch::plan().interval().into(),
         capture: unwind::walker(),
     }
@@ -142,10 +143,10 @@ pub(crate) fn take() -> RawSnapshot {
 /// Events dropped since the process began.
 pub(crate) fn dropped() -> Dropped {
     Dropped {
-        stacks: epoch::dropped(Reason::Stacks),
-        memory: epoch::dropped(Reason::Memory),
-        threads: epoch::dropped(Reason::Threads),
-        reentrant: epoch::dropped(Reason::Reentrant),
+        stacks: dropped::events(Reason::Stacks),
+        memory: dropped::events(Reason::Memory),
+        threads: dropped::events(Reason::Threads),
+        reentrant: dropped::events(Reason::Reentrant),
     }
 }
 

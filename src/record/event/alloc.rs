@@ -4,7 +4,8 @@ use super::{free, live_bytes, sums};
 use crate::base::hint::is_seldom;
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::Plan;
-use crate::record::epoch::{self, Config, Reason};
+use crate::record::dropped::{self, Reason};
+use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
@@ -116,7 +117,7 @@ pub(super) fn allocation_slow(
 ) -> u32 {
     epoch::configure(config);
     let Some(state) = thread::current_or_make() else {
-        epoch::drop_event(Reason::Threads);
+        dropped::count(Reason::Threads);
         return unrecorded_shared(size, resized);
     };
     if state.quiet() != 0 || !epoch::is_on() {
@@ -185,7 +186,7 @@ fn by_chance(
         let id = epoch::unsampled_id(base);
         // Frees of such blocks by other threads must find a place.
         if !SHARED.make(id) {
-            epoch::drop_event(Reason::Memory);
+            dropped::count(Reason::Memory);
             let id = unrecorded(Some(state), size);
             state.change(live_bytes(id, size) - resized);
             return id;
@@ -305,7 +306,7 @@ fn quiet_slow(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
         return allocate_shared(OVERHEAD, size);
     }
     if quiet & BUSY != 0 {
-        epoch::drop_event(Reason::Reentrant);
+        dropped::count(Reason::Reentrant);
         return unrecorded_shared(size, resized);
     }
     let _busy = state.enter(BUSY);
@@ -346,7 +347,7 @@ pub(super) fn intern_slow(
             Some(id)
         }
         Err(reason) => {
-            epoch::drop_event(reason);
+            dropped::count(reason);
             None
         }
     }
@@ -408,7 +409,7 @@ fn misplaced(id: u32, size: usize) {
     free::free(id, size);
     // Where its stack was lost already, it has been counted.
     if id != epoch::base() {
-        epoch::drop_event(Reason::Memory);
+        dropped::count(Reason::Memory);
     }
     allocate_shared(UNTRACKED, size);
 }

@@ -2,7 +2,8 @@
 
 use super::{change_slow, interval_of, sums, traced_bytes, unsampled};
 use crate::record::count::counters::{Direction, MOST};
-use crate::record::epoch::{self, Reason};
+use crate::record::dropped::{self, Reason};
+use crate::record::epoch;
 use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, SHARED};
 
@@ -99,7 +100,7 @@ pub(super) fn free_published(id: u32, size: usize) {
     }
     // Every id that is in a tag has a place here, made before the id was given out.
     if !SHARED.add(id, Direction::Freed, size as u64) {
-        epoch::drop_event(Reason::Memory);
+        dropped::count(Reason::Memory);
     }
 }
 

@@ -6,11 +6,13 @@
 //! handler may allocate whatever it has interrupted.
 //!
 //! Large tables are mappings of their own: they grow by being made anew, and what a C library keeps of the smaller
-//! ones before them came to as much again. Small ones are cut from [`chunks`]. Where neither is known to work, all
+//! ones before them came to as much again. Small ones are cut from `arena`. Where neither is known to work, all
 //! come from `System`.
 
 #[cfg(target_os = "linux")]
 mod arena;
+#[cfg(target_os = "linux")]
+mod mapping;
 
 use crate::base::atomics::{AtomicU64, Ordering};
 use std::alloc::Layout;
@@ -162,26 +164,6 @@ unsafe fn make(layout: Layout) -> *mut u8 {
 unsafe fn end(pointer: *mut u8, layout: Layout) {
     // SAFETY: the caller's duties: same allocator, same layout.
     unsafe { System.dealloc(pointer, layout) };
-}
-
-#[cfg(target_os = "linux")]
-mod mapping {
-    /// Zeroed, or null.
-    pub(super) fn make(size: usize) -> *mut u8 {
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a fresh anonymous mapping; it touches no memory that exists.
-        let pointer = unsafe { libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0) };
-        if pointer == libc::MAP_FAILED { std::ptr::null_mut() } else { pointer.cast() }
-    }
-
-    /// # Safety
-    ///
-    /// * `pointer` came from `make(size)`, and nobody reads it any more.
-    pub(super) unsafe fn end(pointer: *mut u8, size: usize) {
-        // SAFETY: the caller's duties. It fails only where a mapping in the middle of others cannot be cut out, and
-        // then stays.
-        unsafe { libc::munmap(pointer.cast(), size) };
-    }
 }
 
 /// Bytes of heapgauge's own tables that came from here.

@@ -8,7 +8,8 @@
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::count::counters::CHUNK;
-use crate::record::epoch::{self, Reason};
+use crate::record::dropped::{self, Reason};
+use crate::record::epoch;
 use crate::record::fork;
 use crate::record::memory;
 use crate::record::thread::{SHARED, StackBuffer, StackHeader};
@@ -162,7 +163,7 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     match publish(recorded) {
         Ok(id) => {
             if recorded.header().truncated {
-                epoch::count_truncated();
+                dropped::count_truncated();
             }
             shard.insert_entry(hash, (recorded, SharedValue::new(id)), |(key, _)| key.header().hash);
             Ok(id)

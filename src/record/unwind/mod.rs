@@ -16,6 +16,7 @@ mod cfi;
 mod cfi;
 
 use crate::base::atomics::{AtomicU8, Ordering};
+use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
 use crate::record::thread::Tools;
@@ -107,7 +108,7 @@ pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Option<Ent
 #[cold]
 #[inline(never)]
 fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
-    epoch::count_fallback();
+    dropped::count_fallback();
     // What the quick walk found before it met a row it could not follow begins with the address the
     // allocator's entry returns to: there the slow walk's frames begin to be the program's.
     let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);

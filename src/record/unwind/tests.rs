@@ -36,9 +36,9 @@ impl Model {
         refresh(tools);
         let recognised = recognise(tools, registers, Entrance::Allocate);
         let in_any_way = recognise_slow(tools, registers, Entrance::Allocate);
-        let fallbacks = epoch::fallbacks();
+        let fallbacks = dropped::fallbacks();
         let stack = walk(tools, registers, Some(Entrance::Allocate));
-        assert_eq!(epoch::fallbacks(), fallbacks, "the quick walk gave up");
+        assert_eq!(dropped::fallbacks(), fallbacks, "the quick walk gave up");
         let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
         let mut reference = [0; MAX_ADDRESSES];
         let mut gather = Gather::new(&mut reference, epoch::address_limit());

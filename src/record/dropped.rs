@@ -1,0 +1,54 @@
+//! Counts of events whose attribution was lost, of stacks that were cut and of walks by the slow unwinder.
+
+use crate::base::atomics::{AtomicU64, Ordering};
+
+/// Why attribution was lost; the bytes of such an event are booked at `[unrecorded]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Reason {
+    /// Stack ids are used up.
+    Stacks,
+    /// No memory for heapgauge's own tables, or their limit is reached.
+    Memory,
+    /// The thread has no state of its own: it is ending, or none could be made.
+    Threads,
+    /// The allocation came from inside heapgauge's own hook, as from a signal handler.
+    Reentrant,
+}
+
+/// Relaxed: counts for people.
+static DROPPED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+static TRUNCATED: AtomicU64 = AtomicU64::new(0);
+
+static FALLBACKS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts one event whose attribution was lost.
+#[cold]
+pub(crate) fn count(reason: Reason) {
+    DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Events dropped for this reason since the process began.
+pub(crate) fn events(reason: Reason) -> u64 {
+    DROPPED[reason as usize].load(Ordering::Relaxed)
+}
+
+/// Counts one distinct stack that was cut at the address limit.
+pub(crate) fn count_truncated() {
+    TRUNCATED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Distinct stacks cut at the address limit.
+pub(crate) fn truncated() -> u64 {
+    TRUNCATED.load(Ordering::Relaxed)
+}
+
+/// Counts one walk by the slow unwinder.
+pub(crate) fn count_fallback() {
+    FALLBACKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Walks by the slow unwinder.
+pub(crate) fn fallbacks() -> u64 {
+    FALLBACKS.load(Ordering::Relaxed)
+}
