@@ -27,7 +27,7 @@ use crate::record::raw_snapshot::RawStack;
 #[cfg(feature = "http")]
 pub(crate) use go_text::text;
 use profile_proto as proto;
-use protobuf::Message as _;
+use prost::Message as _;
 
 /// Stacks that are encoded in one piece; some ten milliseconds.
 const PIECE: usize = 2_048;
@@ -161,9 +161,7 @@ impl Encoder {
 
     fn write(&mut self, part: &proto::Profile) {
         // As in `finish`.
-        let mut bytes = Vec::new();
-        part.encode(&mut bytes);
-        let _ = self.gzip.write_all(&bytes);
+        let _ = self.gzip.write_all(&part.encode_to_vec());
     }
 
     /// Leaf first. Frames of one address, the inlined ones, are one location.

@@ -6,7 +6,7 @@
 //! for a text is its place in `string_table`, whose first text is empty.
 #![forbid(unsafe_code)]
 
-use super::protobuf::message;
+use super::protobuf::{list, message, optional};
 
 message! {
     pub(super) struct Profile {

@@ -1,27 +1,27 @@
-//! Values → protobuf's wire format, as far as the messages beside this file need it.
+//! Structs → protobuf messages, encoded and decoded by `prost`.
 //!
-//! A field with its default value is left out, but in a list; numbers in a list are packed. This is what `prost` writes;
-//! its derive would add six crates to every build, for seven messages that are only ever written.
-#![forbid(unsafe_code)]
+//! `prost`'s derive would add five crates to every build for these seven messages, so [`message!`] calls the functions
+//! that the derive calls.
 
-/// A set of numbered fields; [`message!`] makes one of a struct.
-pub(super) trait Message {
-    /// Appends the fields that differ from their default, in the order of their numbers.
-    fn encode(&self, out: &mut Vec<u8>);
+use prost::DecodeError;
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType};
 
-    /// Replaces or extends a field by what was read; an unknown number is an error.
-    #[cfg(test)]
-    fn merge(&mut self, number: u32, value: Wire<'_>) -> Option<()>;
-}
-
-/// A value that a field may have.
+/// Type of a field; a field with its default value is left out, and numbers in a list are packed.
 pub(super) trait Field {
-    /// Appends the number of the field and the value.
-    fn write(&self, number: u32, out: &mut Vec<u8>);
+    /// Appends the tag of the field and the value.
+    fn encode(&self, tag: u32, buffer: &mut impl BufMut);
 
-    /// Takes over what was read; `None` where it has another wire type.
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()>;
+    /// Replaces or extends the value by a decoded one.
+    fn merge(
+        &mut self,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError>;
+
+    /// Returns the length of the encoded field, bytes.
+    fn encoded_len(&self, tag: u32) -> usize;
 }
 
 /// Declares a message: `number: name: Type`, ascending.
@@ -33,218 +33,129 @@ macro_rules! message {
             $(pub $field: $kind,)*
         }
 
-        impl $crate::export::emit::pprof::protobuf::Message for $name {
-            fn encode(&self, out: &mut Vec<u8>) {
-                $($crate::export::emit::pprof::protobuf::Field::write(&self.$field, $number, out);)*
+        impl prost::Message for $name {
+            fn encode_raw(&self, buffer: &mut impl prost::bytes::BufMut) {
+                $($crate::export::emit::pprof::protobuf::Field::encode(&self.$field, $number, buffer);)*
             }
 
-            #[cfg(test)]
-            fn merge(&mut self, number: u32, value: $crate::export::emit::pprof::protobuf::Wire<'_>) -> Option<()> {
-                match number {
-                    $($number => $crate::export::emit::pprof::protobuf::Field::read(&mut self.$field, value),)*
-                    _ => None,
+            fn merge_field(
+                &mut self,
+                tag: u32,
+                wire_type: prost::encoding::WireType,
+                buffer: &mut impl prost::bytes::Buf,
+                context: prost::encoding::DecodeContext,
+            ) -> Result<(), prost::DecodeError> {
+                match tag {
+                    $($number => $crate::export::emit::pprof::protobuf::Field::merge(
+                        &mut self.$field, wire_type, buffer, context,
+                    ),)*
+                    _ => prost::encoding::skip_field(wire_type, tag, buffer, context),
                 }
+            }
+
+            fn encoded_len(&self) -> usize {
+                0 $(+ $crate::export::emit::pprof::protobuf::Field::encoded_len(&self.$field, $number))*
+            }
+
+            fn clear(&mut self) {
+                *self = Self::default();
+            }
+        }
+
+        list!($name, message, encode_repeated, encoded_len_repeated);
+        optional!($name);
+    };
+}
+
+/// Implements [`Field`] for a number and for a packed list of it.
+macro_rules! number {
+    ($kind:ty, $module:ident) => {
+        impl $crate::export::emit::pprof::protobuf::Field for $kind {
+            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
+                if *self != <$kind>::default() {
+                    prost::encoding::$module::encode(tag, self, buffer);
+                }
+            }
+
+            fn merge(
+                &mut self,
+                wire_type: prost::encoding::WireType,
+                buffer: &mut impl prost::bytes::Buf,
+                context: prost::encoding::DecodeContext,
+            ) -> Result<(), prost::DecodeError> {
+                prost::encoding::$module::merge(wire_type, self, buffer, context)
+            }
+
+            fn encoded_len(&self, tag: u32) -> usize {
+                if *self == <$kind>::default() { 0 } else { prost::encoding::$module::encoded_len(tag, self) }
+            }
+        }
+
+        list!($kind, $module, encode_packed, encoded_len_packed);
+    };
+}
+
+/// Implements [`Field`] for a list.
+macro_rules! list {
+    ($kind:ty, $module:ident, $encode:ident, $encoded_len:ident) => {
+        impl $crate::export::emit::pprof::protobuf::Field for Vec<$kind> {
+            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
+                prost::encoding::$module::$encode(tag, self, buffer);
+            }
+
+            fn merge(
+                &mut self,
+                wire_type: prost::encoding::WireType,
+                buffer: &mut impl prost::bytes::Buf,
+                context: prost::encoding::DecodeContext,
+            ) -> Result<(), prost::DecodeError> {
+                prost::encoding::$module::merge_repeated(wire_type, self, buffer, context)
+            }
+
+            fn encoded_len(&self, tag: u32) -> usize {
+                prost::encoding::$module::$encoded_len(tag, self)
             }
         }
     };
 }
-pub(super) use message;
 
-/// Wire types: what follows a field's number.
-const VARINT: u32 = 0;
-const DELIMITED: u32 = 2;
-
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn key(number: u32, wire_type: u32, out: &mut Vec<u8>) {
-    varint(u64::from(number << 3 | wire_type), out);
-}
-
-/// Appends a value with its length in front, which is known only when it is written.
-fn delimited(number: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-    key(number, DELIMITED, out);
-    let begin = out.len();
-    write(out);
-    let end = out.len();
-    varint((end - begin) as u64, out);
-    let length_bytes = out.len() - end;
-    out[begin..].rotate_right(length_bytes);
-}
-
-impl Field for u64 {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        if *self != 0 {
-            key(number, VARINT, out);
-            varint(*self, out);
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let Wire::Varint(value) = value else { return None };
-        *self = value;
-        Some(())
-    }
-}
-
-impl Field for i64 {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        (*self as u64).write(number, out);
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let mut unsigned = 0u64;
-        unsigned.read(value)?;
-        *self = unsigned as i64;
-        Some(())
-    }
-}
-
-impl Field for bool {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        u64::from(*self).write(number, out);
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let mut unsigned = 0u64;
-        unsigned.read(value)?;
-        *self = unsigned != 0;
-        Some(())
-    }
-}
-
-impl Field for Vec<u64> {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        if !self.is_empty() {
-            delimited(number, out, |out| self.iter().for_each(|&value| varint(value, out)));
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let Wire::Delimited(mut bytes) = value else { return None };
-        while !bytes.is_empty() {
-            self.push(read_varint(&mut bytes)?);
-        }
-        Some(())
-    }
-}
-
-impl Field for Vec<i64> {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        if !self.is_empty() {
-            delimited(number, out, |out| self.iter().for_each(|&value| varint(value as u64, out)));
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let mut unsigned = Vec::<u64>::new();
-        unsigned.read(value)?;
-        self.extend(unsigned.into_iter().map(|value| value as i64));
-        Some(())
-    }
-}
-
-impl Field for Vec<String> {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        for text in self {
-            delimited(number, out, |out| out.extend_from_slice(text.as_bytes()));
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let Wire::Delimited(bytes) = value else { return None };
-        self.push(String::from_utf8(bytes.to_vec()).ok()?);
-        Some(())
-    }
-}
-
-impl<M: Message + Default> Field for Option<M> {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        if let Some(message) = self {
-            delimited(number, out, |out| message.encode(out));
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let Wire::Delimited(bytes) = value else { return None };
-        *self = Some(decode(bytes)?);
-        Some(())
-    }
-}
-
-impl<M: Message + Default> Field for Vec<M> {
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        for message in self {
-            delimited(number, out, |out| message.encode(out));
-        }
-    }
-
-    #[cfg(test)]
-    fn read(&mut self, value: Wire<'_>) -> Option<()> {
-        let Wire::Delimited(bytes) = value else { return None };
-        self.push(decode(bytes)?);
-        Some(())
-    }
-}
-
-/// What follows a field's number.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Wire<'a> {
-    Varint(u64),
-    Delimited(&'a [u8]),
-}
-
-/// Reads a message back; `None` where anything about it is not as this file writes it.
-#[cfg(test)]
-pub(super) fn decode<M: Message + Default>(mut bytes: &[u8]) -> Option<M> {
-    let mut message = M::default();
-    while !bytes.is_empty() {
-        let key = u32::try_from(read_varint(&mut bytes)?).ok()?;
-        let value = match key & 7 {
-            VARINT => Wire::Varint(read_varint(&mut bytes)?),
-            DELIMITED => {
-                let length = usize::try_from(read_varint(&mut bytes)?).ok()?;
-                let (value, rest) = bytes.split_at_checked(length)?;
-                bytes = rest;
-                Wire::Delimited(value)
+/// Implements [`Field`] for an optional message.
+macro_rules! optional {
+    ($kind:ty) => {
+        impl $crate::export::emit::pprof::protobuf::Field for Option<$kind> {
+            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
+                if let Some(message) = self {
+                    prost::encoding::message::encode(tag, message, buffer);
+                }
             }
-            _ => return None,
-        };
-        message.merge(key >> 3, value)?;
-    }
-    Some(message)
+
+            fn merge(
+                &mut self,
+                wire_type: prost::encoding::WireType,
+                buffer: &mut impl prost::bytes::Buf,
+                context: prost::encoding::DecodeContext,
+            ) -> Result<(), prost::DecodeError> {
+                prost::encoding::message::merge(wire_type, self.get_or_insert_default(), buffer, context)
+            }
+
+            fn encoded_len(&self, tag: u32) -> usize {
+                self.as_ref().map_or(0, |message| prost::encoding::message::encoded_len(tag, message))
+            }
+        }
+    };
 }
 
-#[cfg(test)]
-fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
+pub(super) use {list, message, optional};
+
+number!(u64, uint64);
+number!(i64, int64);
+number!(bool, bool);
+list!(String, string, encode_repeated, encoded_len_repeated);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
 
     message! {
         struct Inner {
@@ -264,10 +175,8 @@ mod tests {
         }
     }
 
-    fn bytes(message: &impl Message) -> Vec<u8> {
-        let mut out = Vec::new();
-        message.encode(&mut out);
-        out
+    fn bytes(message: &impl prost::Message) -> Vec<u8> {
+        message.encode_to_vec()
     }
 
     /// The bytes of <https://protobuf.dev/programming-guides/encoding/>.
@@ -306,7 +215,7 @@ mod tests {
                 inner: Some(inner.clone()),
                 inners: vec![inner, Inner::default()],
             };
-            assert_eq!(decode::<Outer>(&bytes(&message)), Some(message));
+            assert_eq!(Outer::decode(&*bytes(&message)).unwrap(), message);
         }
     }
 }

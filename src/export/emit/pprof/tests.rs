@@ -74,7 +74,7 @@ fn encoded(profile: &Profile, shown: ProfileValue) -> proto::Profile {
 fn decoded(gzipped: &[u8]) -> proto::Profile {
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(gzipped).read_to_end(&mut bytes).unwrap();
-    protobuf::decode(&bytes).unwrap()
+    proto::Profile::decode(&*bytes).unwrap()
 }
 
 fn text(profile: &proto::Profile, at: i64) -> &str {
