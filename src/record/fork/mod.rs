@@ -41,8 +41,18 @@ impl Counter {
         self.0.map_or_else(of_stateless, |state| state.inside.load(Ordering::Relaxed))
     }
 
+    /// Tells whether the thread is inside, in either way of counting.
+    fn is_inside(self) -> bool {
+        self.own() != 0 || of_stateless() != 0
+    }
+
     /// Enters so many times, after waiting for a fork that is under way.
     fn enter(self, times: usize) {
+        // A fork that is under way waits for a thread that is inside, so this thread must not wait for the fork: it may
+        // hold one lock and take a second.
+        if self.is_inside() {
+            return self.add(times);
+        }
         let mut tries = 0;
         loop {
             // Before anything is added: threads that wait here must not keep the fork waiting.
@@ -51,18 +61,22 @@ impl Counter {
             }
             // SeqCst here, in `is_closed` and in `close`: of "I am inside" and "it is closed", each side writes one and
             // then reads the other, and at least one of them must see the other's write.
-            match self.0 {
-                Some(state) => state.inside.fetch_add(times, Ordering::SeqCst),
-                None => {
-                    set_of_stateless(of_stateless() + times);
-                    STATELESS.fetch_add(times, Ordering::SeqCst)
-                }
-            };
+            self.add(times);
             if !is_closed() {
                 return;
             }
             self.leave(times);
         }
+    }
+
+    fn add(self, times: usize) {
+        match self.0 {
+            Some(state) => state.inside.fetch_add(times, Ordering::SeqCst),
+            None => {
+                set_of_stateless(of_stateless() + times);
+                STATELESS.fetch_add(times, Ordering::SeqCst)
+            }
+        };
     }
 
     fn leave(self, times: usize) {
@@ -216,6 +230,33 @@ mod tests {
         waiting.join().unwrap();
         assert_eq!(looks, 0, "looks at which it was inside");
         assert_eq!(state.inside.load(Ordering::SeqCst), 0);
+    }
+
+    /// A fork waited for a thread that held one lock and, to take a second, waited for the fork.
+    #[test]
+    fn a_thread_that_is_inside_enters_again_while_a_fork_waits_for_it() {
+        let (tell, done) = mpsc::channel();
+        let nested = std::thread::spawn(move || {
+            let first = enter();
+            let forking = std::thread::spawn(|| {
+                close();
+                open();
+            });
+            while !is_closed() && !forking.is_finished() {
+                std::thread::yield_now();
+            }
+            let second = enter();
+            drop((second, first));
+            forking.join().unwrap();
+            tell.send(()).unwrap();
+        });
+        let ended = done.recv_timeout(Duration::from_secs(60));
+        if ended.is_err() {
+            // Lets both go on, so that a failure ends.
+            open();
+        }
+        nested.join().unwrap();
+        assert!(ended.is_ok(), "the thread and the fork wait for each other");
     }
 
     #[test]
