@@ -121,7 +121,10 @@ pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
 pub use analyze::symbols::LOOK_THROUGH;
 pub use analyze::traceback_of::traceback_of;
-pub use base::error::Error;
+#[cfg(feature = "http")]
+#[doc(no_inline)]
+pub use axum;
+pub use base::error::{Error, ErrorKind};
 #[cfg(any(
     feature = "opentelemetry",
     feature = "pprof",
@@ -135,6 +138,12 @@ pub use export::http;
 pub use export::http::Expose;
 #[cfg(feature = "http")]
 pub use export::server::{Server, ServerBuilder, serve, serve_from_env};
+#[cfg(feature = "opentelemetry")]
+#[doc(no_inline)]
+pub use opentelemetry;
+#[cfg(feature = "prometheus-client")]
+#[doc(no_inline)]
+pub use prometheus_client;
 pub use record::allocator::TrackingAllocator;
 pub use record::control::{
     PauseGuard, TracedMemory, clear_traces, is_tracing, pause, reset_peak, sample_interval,
@@ -143,3 +152,6 @@ pub use record::control::{
 #[doc(hidden)]
 pub use record::control::{list_modules, seed_samples};
 pub use record::global_allocator::Traced;
+#[cfg(feature = "prometheus")]
+#[doc(no_inline)]
+pub use {metrics, metrics_exporter_prometheus};

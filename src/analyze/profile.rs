@@ -186,7 +186,7 @@ impl Profile {
 
     fn of(raw: RawSnapshot) -> Result<Profile, Error> {
         if !raw.tracking {
-            return Err(Error::new(format_args!("profile: {}", control::off_reason())));
+            return Err(Error::tracking_off(format_args!("profile: {}", control::off_reason())));
         }
         Ok(Profile {
             taken: raw.taken,

@@ -9,7 +9,8 @@ use std::fmt;
 /// The line ends with the cause, such as the operating system's, so [`source`](std::error::Error::source) is the cause of that
 /// one: a chain of errors prints each once.
 ///
-/// The kinds are private: a caller prints it or gives up, and nothing was changed when one comes back.
+/// [`kind`](Error::kind) tells the cases apart that a caller may treat differently. Nothing was changed when an error comes
+/// back.
 ///
 /// # Examples
 ///
@@ -18,17 +19,53 @@ use std::fmt;
 /// assert_eq!(error.to_string(), "start: 0 frames is out of range, allowed are 1 to 64");
 /// ```
 pub struct Error {
+    kind: ErrorKind,
     message: Box<str>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// Cases of an [`Error`] that a caller may treat differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Tracking is off, or heapgauge is not the global allocator of the program, so there are no traces.
+    TrackingOff,
+    /// The operating system refused a file, an address or a thread.
+    Io,
+    /// A file is not a snapshot of the version that is read.
+    Format,
+    /// A value is out of its range, or a call came at a time when it is not allowed.
+    Usage,
+}
+
 impl Error {
+    /// Returns the case that this error belongs to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::{ErrorKind, Snapshot};
+    ///
+    /// assert_eq!(heapgauge::start(0).unwrap_err().kind(), ErrorKind::Usage);
+    /// assert_eq!(Snapshot::load("no/such/file.json").unwrap_err().kind(), ErrorKind::Io);
+    /// // This example has no `#[global_allocator]` of heapgauge's.
+    /// assert_eq!(Snapshot::take().unwrap_err().kind(), ErrorKind::TrackingOff);
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    #[cold]
+    pub(crate) fn tracking_off(message: impl fmt::Display) -> Error {
+        Error { kind: ErrorKind::TrackingOff, ..Error::new(message) }
+    }
+
     #[cold]
     pub(crate) fn new(message: impl fmt::Display) -> Error {
         // One line, whatever a path or a value from outside holds.
         let message: String =
             message.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Error { message: message.into(), source: None }
+        Error { kind: ErrorKind::Usage, message: message.into(), source: None }
     }
 
     #[cold]
@@ -36,7 +73,13 @@ impl Error {
         message: impl fmt::Display,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        Error { source: Some(source.into()), ..Error::new(message) }
+        let source = source.into();
+        let kind = match source.downcast_ref::<Error>() {
+            Some(cause) => cause.kind,
+            None if source.is::<std::io::Error>() => ErrorKind::Io,
+            None => ErrorKind::Format,
+        };
+        Error { kind, source: Some(source), ..Error::new(message) }
     }
 }
 
@@ -78,6 +121,12 @@ mod tests {
             next = cause.source();
         }
         assert_eq!(chain, "load snapshot from x.json: disk on fire");
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(
+            Error::with_source("HEAPGAUGE_ADDR=x", Error::tracking_off("off")).kind(),
+            ErrorKind::TrackingOff
+        );
+        assert_eq!(Error::with_source("load", "no traces").kind(), ErrorKind::Format);
         assert_eq!(format!("{error:?}"), "Error(load snapshot from x.json: disk on fire)");
     }
 }

@@ -18,6 +18,23 @@
 //!
 //! Features `prometheus`, `http` and `pprof` are on by default.
 //!
+//! # Versions
+//!
+//! The features of outlets follow the versions of `axum`, `metrics`, `metrics-exporter-prometheus`, `prometheus-client` and
+//! `opentelemetry`, which are below 1.0: a new minor version of one of them is a breaking change of heapgauge, too. Each is
+//! re-exported behind its feature, such as `heapgauge::prometheus_client`, so that a program can name the version that is
+//! meant. A recorder that is installed by another version of `metrics` gets nothing.
+//!
+//! ```
+//! # #[cfg(feature = "prometheus")] {
+//! use heapgauge::metrics_exporter_prometheus::PrometheusBuilder;
+//!
+//! let recorder = PrometheusBuilder::new().build_recorder();
+//! let text = heapgauge::emit::Prometheus::new(&heapgauge::Collector::new()).render(&recorder.handle());
+//! assert!(text.contains("\nheap_tracking "));
+//! # }
+//! ```
+//!
 //! # What each costs
 //!
 //! A collection comes first in each: 0.2 ms with 1,000 stacks, 8 ms with 100,000, once a second at most

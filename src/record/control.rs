@@ -36,7 +36,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
     let frames = checked("start", frames)?;
     startup::ensure();
     if !has_allocator() {
-        return Err(Error::new(format_args!("start: {NO_ALLOCATOR}")));
+        return Err(Error::tracking_off(format_args!("start: {NO_ALLOCATOR}")));
     }
     if !epoch::is_on() {
         epoch::set_frames(frames);

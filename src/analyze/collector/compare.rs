@@ -61,7 +61,7 @@ pub(crate) enum Nothing {
 
 impl Nothing {
     pub(super) fn tracking_off() -> Nothing {
-        Nothing::TrackingOff(Error::new(control::off_reason()))
+        Nothing::TrackingOff(Error::tracking_off(control::off_reason()))
     }
 }
 

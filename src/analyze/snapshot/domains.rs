@@ -63,7 +63,7 @@ pub fn track(domain: u32, address: usize, size: usize) -> Result<(), Error> {
         return Err(Error::new("track: domain 0 is the allocator's, allowed are 1 to 4294967295"));
     }
     if !control::is_tracing() {
-        return Err(Error::new(format_args!("track: {}", control::off_reason())));
+        return Err(Error::tracking_off(format_args!("track: {}", control::off_reason())));
     }
     let addresses = raw_snapshot::capture();
     with_table(|table| table.blocks.insert((domain, address), Block { size: size as u64, addresses }));

@@ -91,7 +91,7 @@ impl Snapshot {
         let _own = control::own();
         let raw = raw_snapshot::take();
         if !raw.tracking {
-            return Err(Error::new(format_args!("Snapshot::take: {}", control::off_reason())));
+            return Err(Error::tracking_off(format_args!("Snapshot::take: {}", control::off_reason())));
         }
         // Where figures are not right, it is said.
         symbols::capture(raw.capture);

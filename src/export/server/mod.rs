@@ -113,9 +113,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 pub fn serve_from_env() -> Option<Server> {
     let _own = control::own();
     catch_unwind(|| {
-        let (config, problems) = env::parse(std::env::vars_os());
-        problems.iter().for_each(|problem| say(problem));
-        start(&config).unwrap_or_else(|error| {
+        Server::from_env().unwrap_or_else(|error| {
             say(&error);
             None
         })
@@ -126,6 +124,7 @@ pub fn serve_from_env() -> Option<Server> {
     })
 }
 
+/// Applies the environment's settings and starts the server, unless it is switched off.
 fn start(config: &Config) -> Result<Option<Server>, Error> {
     if config.on == Some(false) {
         control::stop();
@@ -155,7 +154,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     Ok(Some(server))
 }
 
-/// The line that says where a server listens.
+/// Displays the line that says where a server listens.
 struct Listening<'a>(&'a Server);
 
 impl fmt::Display for Listening<'_> {
@@ -202,7 +201,33 @@ struct Running {
 }
 
 impl Server {
-    /// A server with other settings than [`serve`] takes.
+    /// Starts the server the environment asks for, for a program that decides itself about a server that cannot be
+    /// started; otherwise as [`serve_from_env`], which lists the variables.
+    ///
+    /// `None` when `HEAPGAUGE=off`; tracking is stopped then. A malformed variable is one line on stderr, and its default is
+    /// taken.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// fn main() -> Result<(), heapgauge::Error> {
+    ///     let _server = heapgauge::Server::from_env()?;
+    ///     // the rest of the program
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`]; the message names the variable.
+    pub fn from_env() -> Result<Option<Server>, Error> {
+        let _own = control::own();
+        let (config, problems) = env::parse(std::env::vars_os());
+        problems.iter().for_each(|problem| say(problem));
+        start(&config)
+    }
+
+    /// Makes the settings of a server, with the defaults of [`serve`].
     pub fn builder() -> ServerBuilder {
         ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr: Some(DEFAULT_DEBUG_ADDR) }
     }

@@ -154,7 +154,6 @@ list!(String, string, encode_repeated, encoded_len_repeated);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use prost::Message as _;
 
     message! {
