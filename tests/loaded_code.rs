@@ -71,15 +71,11 @@ fn is_listing() -> bool {
 
 /// A library with frames of this many bytes, and of twice as many.
 fn library(name: &str, frame: usize) -> PathBuf {
-    library_with(name, frame, 0)
+    library_of(SOURCE, name, frame)
 }
 
 /// The same with so many functions more, so that its rules lie farther from its code.
 fn library_with(name: &str, frame: usize, functions: usize) -> PathBuf {
-    let directory =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(if is_told_to_list() { "listing" } else { "asking" });
-    std::fs::create_dir_all(&directory).unwrap();
-    let (source, library) = (directory.join(format!("{name}.c")), directory.join(format!("lib{name}.so")));
     let more: String = (0..functions)
         .map(|number| {
             format!(
@@ -88,9 +84,17 @@ fn library_with(name: &str, frame: usize, functions: usize) -> PathBuf {
             )
         })
         .collect();
-    std::fs::write(&source, format!("{SOURCE}{more}")).unwrap();
+    library_of(&format!("{SOURCE}{more}"), name, frame)
+}
+
+fn library_of(code: &str, name: &str, frame: usize) -> PathBuf {
+    let directory =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(if is_told_to_list() { "listing" } else { "asking" });
+    std::fs::create_dir_all(&directory).unwrap();
+    let (source, library) = (directory.join(format!("{name}.c")), directory.join(format!("lib{name}.so")));
+    std::fs::write(&source, code).unwrap();
     let compiled = Command::new("cc")
-        .args(["-O2", "-shared", "-fPIC", "-fasynchronous-unwind-tables", "-fomit-frame-pointer"])
+        .args(["-g", "-O2", "-shared", "-fPIC", "-fasynchronous-unwind-tables", "-fomit-frame-pointer"])
         .args(["-fno-stack-protector", "-fno-stack-clash-protection"])
         .arg(format!("-DFRAME={frame}"))
         .arg("-o")
@@ -261,6 +265,47 @@ fn all_of_it_where_the_loader_cannot_be_asked() {
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{:?}\n{said}{}", done.status, String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("2 passed"), "{said}");
+}
+
+/// Names and places of a block's frames.
+fn frames(block: &Block) -> Vec<(String, String, u32)> {
+    let traceback = traceback_of(block).unwrap();
+    let frames = traceback.frames().iter();
+    frames.map(|frame| (frame.name().into_owned(), frame.file.to_string(), frame.line)).collect()
+}
+
+#[test]
+fn a_library_loaded_after_names_were_read_has_lines() {
+    let _turn = turn();
+    drop(Snapshot::take().unwrap());
+    let loaded = Loaded::open(&library("late", 1_000));
+    let mut kept = Vec::with_capacity(3);
+    loaded.fill(&mut kept, 3);
+    let frames = frames(&kept[2]);
+    let calls = SOURCE.lines().position(|line| line.contains("    call(kept")).unwrap() as u32 + 1;
+    let (name, file, line) = &frames[1];
+    assert_eq!((name.as_str(), *line), ("inner", calls), "{frames:#?}");
+    assert!(file.ends_with("late.c"), "{frames:#?}");
+    assert_eq!(frames[2].0, "enter");
+    drop(kept);
+}
+
+/// Lines where the kernel lets the old file be read, which takes a capability, and else an offset.
+#[test]
+fn a_library_whose_file_was_replaced_has_no_names_of_the_new_one() {
+    let _turn = turn();
+    let path = library("replaced", 1_000);
+    let loaded = Loaded::open(&path);
+    let other = library_of(&SOURCE.replace("inner", "wrong"), "other", 5_000);
+    std::fs::rename(other, &path).unwrap();
+    let mut kept = Vec::with_capacity(3);
+    loaded.fill(&mut kept, 3);
+    let frames = frames(&kept[2]);
+    let (name, file, _) = &frames[1];
+    let by_line = name == "inner" && file.ends_with("replaced.c");
+    let by_offset = name.starts_with("libreplaced.so+0x") && file == "<unknown>";
+    assert!(by_line || by_offset, "{frames:#?}");
+    drop(kept);
 }
 
 #[test]

@@ -243,3 +243,34 @@ fn case_42_what_heapgauge_holds_is_not_traced() {
     assert!(heapgauge::tracker_memory() > overhead);
     drop((snapshots, rows));
 }
+
+/// How often this executable is mapped as a whole file, as `backtrace` does while its cache has it.
+#[cfg(target_os = "linux")]
+fn whole_file_mappings() -> usize {
+    let exe = std::fs::read_link("/proc/self/exe").unwrap();
+    let length = std::fs::metadata(&exe).unwrap().len();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let bytes_of = |line: &str| {
+        let (low, high) = line.split(' ').next()?.split_once('-')?;
+        Some(u64::from_str_radix(high, 16).ok()? - u64::from_str_radix(low, 16).ok()?)
+    };
+    let lines = maps.lines().filter(|line| line.ends_with(exe.to_str().unwrap()));
+    lines.filter_map(bytes_of).filter(|bytes| *bytes >= length).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_cache_of_the_crate_backtrace_stays_the_programs() {
+    let _turn = turn();
+    let here = the_cache_of_the_crate_backtrace_stays_the_programs as *mut std::ffi::c_void;
+    // `backtrace` takes it for a return address, and looks up the one before.
+    let here = here.wrapping_byte_add(1);
+    let mut name = None;
+    backtrace::resolve(here, |symbol| name = symbol.name().map(|name| name.to_string()));
+    assert!(name.unwrap().contains("the_cache_of_the_crate_backtrace"));
+    assert_eq!(whole_file_mappings(), 1, "kept by `backtrace`");
+    let (kept, line) = boxes(3);
+    assert_eq!(at_line(line), (144, 3), "though the file is mapped a second time");
+    assert_eq!(whole_file_mappings(), 1, "and by nothing else");
+    drop(kept);
+}

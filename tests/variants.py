@@ -90,7 +90,7 @@ def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SO
     if heapgauge is None:
         heapgauge = folder / "libheapgauge.rlib"
         version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
-        dependencies = ["backtrace", "dashmap", "gimli", "libc", "object", "serde", "serde_json"]
+        dependencies = ["addr2line", "backtrace", "dashmap", "gimli", "libc", "object", "serde", "serde_json"]
         run(["rustc", "src/lib.rs", "--crate-name=heapgauge", "--crate-type=rlib", "-o", heapgauge, *common,
              *externs(*dependencies)], CARGO_PKG_VERSION=version)
     program = folder / "variants"
@@ -282,6 +282,18 @@ def leaks(said):
     return {function: found[f"variants::{function}"] for function in LEAKS}
 
 
+def compressed(stock):
+    """However debug sections are stored, sites are the same."""
+    whole = leaks(answer(stock.program))
+    folder = MADE / "compressed"
+    folder.mkdir(parents=True)
+    for format in ["zlib", "zlib-gnu", "zstd"]:
+        program = folder / "variants"
+        run(["objcopy", f"--compress-debug-sections={format}", stock.program, program])
+        check_lines(program)
+        assert leaks(answer(program)) == whole, format
+
+
 def case_62_sites_are_the_same_again(stock):
     """`site` is the same in another process, wherever that was loaded, and after a rebuild that moved code but
     left function, file and line; it is another one for a line that moved."""
@@ -338,6 +350,7 @@ def main():
     # The longest first: it compiles every dependency again.
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
              optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link, stripped_with_build_id,
+             compressed,
              case_62_sites_are_the_same_again]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = list(pool.map(problem_of, tests))

@@ -5,16 +5,69 @@
 #![forbid(unsafe_code)]
 
 use gimli::{Reader, constants as dw};
+use object::{CompressedFileRange, CompressionFormat, ReadCache};
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A section's place in the file.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Section {
-    pub offset: u64,
-    pub size: u64,
+/// A section, in the file or inflated.
+#[derive(Clone, Debug)]
+pub(super) enum Section {
+    InFile { offset: u64, size: u64 },
+    Compressed(CompressedFileRange),
+    Inflated(Rc<[u8]>),
+}
+
+impl Section {
+    pub(super) fn of(range: CompressedFileRange) -> Section {
+        match range.format {
+            CompressionFormat::None => {
+                Section::InFile { offset: range.offset, size: range.uncompressed_size }
+            }
+            _ => Section::Compressed(range),
+        }
+    }
+
+    /// Bytes that it takes in memory to be read.
+    fn inflated(&self) -> u64 {
+        match self {
+            Section::Compressed(range) => range.uncompressed_size,
+            _ => 0,
+        }
+    }
+
+    fn inflate(&self, file: &File) -> Option<Section> {
+        let Section::Compressed(range) = self else { return Some(self.clone()) };
+        let cache = ReadCache::new(file.try_clone().ok()?);
+        let bytes = range.data(&cache).ok()?.decompress().ok()?;
+        Some(Section::Inflated(bytes.into()))
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Section::InFile { size, .. } => *size,
+            Section::Compressed(_) => 0,
+            Section::Inflated(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// The compilation units of Rust code.
+#[derive(Default)]
+pub(super) struct Units {
+    /// `DW_AT_comp_dir` and `DW_AT_name`, each pair once, sorted.
+    pub found: Vec<(String, String)>,
+    /// Files that hold the rest of a unit, its functions above all: `-C split-debuginfo`.
+    pub split: Vec<PathBuf>,
+}
+
+/// What the first entry of a unit says.
+enum Root {
+    Unit(String, String),
+    /// The directory, and the file with the rest.
+    Split(String, String),
 }
 
 /// The sections that the roots of compilation units refer to.
@@ -29,28 +82,55 @@ pub(super) struct UnitSections {
 }
 
 impl UnitSections {
-    /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
-    ///
-    /// Reads about a kilobyte a unit: 2,000 units take some milliseconds.
-    pub(super) fn units(&self) -> Vec<(String, String)> {
-        let mut found = HashSet::new();
-        let Some(info) = self.info else { return Vec::new() };
+    /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once; none where sections are
+    /// compressed and take more than `room`.
+    pub(super) fn units(&self, room: u64) -> Units {
+        let Some(sections) = self.inflate(room) else { return Units::default() };
+        let Some(info) = &sections.info else { return Units::default() };
+        let (mut found, mut split) = (HashSet::new(), HashSet::new());
         let mut at = 0;
-        while at < info.size {
-            let Some((next, unit)) = self.unit(info, at) else { break };
-            if let Some(pair) = unit {
-                found.insert(pair);
+        while at < info.size() {
+            let Some((next, unit)) = sections.unit(info, at) else { break };
+            match unit {
+                Some(Root::Unit(directory, name)) => {
+                    found.insert((directory, name));
+                }
+                Some(Root::Split(directory, file)) => {
+                    // Its name is in the other file.
+                    found.insert((directory.clone(), String::new()));
+                    split.insert(Path::new(&directory).join(file));
+                }
+                None => {}
             }
             at = next;
         }
         let mut found: Vec<_> = found.into_iter().collect();
         found.sort();
-        found
+        Units { found, split: split.into_iter().collect() }
+    }
+
+    fn inflate(&self, room: u64) -> Option<UnitSections> {
+        let all = [&self.info, &self.abbreviations, &self.strings, &self.line_strings, &self.string_offsets];
+        let sizes = all.into_iter().flatten().map(Section::inflated);
+        if sizes.fold(0, u64::saturating_add) > room {
+            return None;
+        }
+        let [info, abbreviations, strings, line_strings, string_offsets] =
+            all.map(|section| section.as_ref()?.inflate(&self.file));
+        let file = Rc::clone(&self.file);
+        Some(UnitSections {
+            file,
+            endian: self.endian,
+            info,
+            abbreviations,
+            strings,
+            line_strings,
+            string_offsets,
+        })
     }
 
     /// The unit at `at` if it is Rust's, and where the next one begins.
-    #[allow(clippy::type_complexity)]
-    fn unit(&self, info: Section, at: u64) -> Option<(u64, Option<(String, String)>)> {
+    fn unit(&self, info: &Section, at: u64) -> Option<(u64, Option<Root>)> {
         let head = self.part(info, at, 512)?;
         let mut bytes = gimli::EndianSlice::new(&head, self.endian);
         let (length, format) = bytes.read_initial_length().ok()?;
@@ -64,7 +144,7 @@ impl UnitSections {
         &self,
         bytes: &mut gimli::EndianSlice<'_, gimli::RunTimeEndian>,
         format: gimli::Format,
-    ) -> Option<(String, String)> {
+    ) -> Option<Root> {
         let version = bytes.read_u16().ok()?;
         let mut address_size = 0;
         if version >= 5 {
@@ -91,9 +171,9 @@ impl UnitSections {
         abbreviations: u64,
         format: gimli::Format,
         address_size: u8,
-    ) -> Option<(String, String)> {
+    ) -> Option<Root> {
         let code = bytes.read_uleb128().ok()?;
-        let declarations = self.part(self.abbreviations?, abbreviations, 1024)?;
+        let declarations = self.part(self.abbreviations.as_ref()?, abbreviations, 1024)?;
         let mut declarations = gimli::EndianSlice::new(&declarations, self.endian);
         // The root's declaration comes first, whoever the compiler.
         if declarations.read_uleb128().ok()? != code {
@@ -101,7 +181,7 @@ impl UnitSections {
         }
         declarations.read_uleb128().ok()?;
         declarations.read_u8().ok()?;
-        let (mut language, mut directory, mut name) = (None, None, None);
+        let (mut language, mut directory, mut name, mut split) = (None, None, None, None);
         loop {
             let attribute = declarations.read_uleb128_u16().ok()?;
             let form = gimli::DwForm(declarations.read_uleb128_u16().ok()?);
@@ -117,16 +197,21 @@ impl UnitSections {
                 dw::DW_AT_language => language = value.number(),
                 dw::DW_AT_comp_dir => directory = value.text(),
                 dw::DW_AT_name => name = value.text(),
+                dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name => split = value.text(),
                 _ => {}
             }
             if language.is_some() && directory.is_some() && name.is_some() {
                 break;
             }
         }
+        // The rest of a unit has its language; rustc's files are `app-0a1b.app.0c2d-cgu.0.rcgu.dwo`.
+        if let Some(file) = split.filter(|file| language.is_none() && file.contains(".rcgu.")) {
+            return Some(Root::Split(directory?, file));
+        }
         if language != Some(u64::from(dw::DW_LANG_Rust.0)) {
             return None;
         }
-        Some((directory?, name.unwrap_or_default()))
+        Some(Root::Unit(directory?, name.unwrap_or_default()))
     }
 
     fn value(
@@ -143,8 +228,8 @@ impl UnitSections {
                 let text = bytes.read_null_terminated_slice().ok()?;
                 Value::Text(String::from_utf8_lossy(text.slice()).into_owned())
             }
-            dw::DW_FORM_strp => Value::Text(self.text(self.strings?, number(word)?)?),
-            dw::DW_FORM_line_strp => Value::Text(self.text(self.line_strings?, number(word)?)?),
+            dw::DW_FORM_strp => Value::Text(self.text(self.strings.as_ref()?, number(word)?)?),
+            dw::DW_FORM_line_strp => Value::Text(self.text(self.line_strings.as_ref()?, number(word)?)?),
             dw::DW_FORM_strx1 => self.indexed(number(1)?, format)?,
             dw::DW_FORM_strx2 => self.indexed(number(2)?, format)?,
             dw::DW_FORM_strx3 => self.indexed(number(3)?, format)?,
@@ -176,22 +261,29 @@ impl UnitSections {
         let word = u64::from(format.word_size());
         let header = word * 2;
         let at = index.checked_mul(word)?.checked_add(header)?;
-        let entry = self.part(self.string_offsets?, at, word)?;
+        let entry = self.part(self.string_offsets.as_ref()?, at, word)?;
         let mut entry = gimli::EndianSlice::new(&entry, self.endian);
         let offset = entry.read_uint(usize::from(format.word_size())).ok()?;
-        Some(Value::Text(self.text(self.strings?, offset)?))
+        Some(Value::Text(self.text(self.strings.as_ref()?, offset)?))
     }
 
-    fn text(&self, section: Section, at: u64) -> Option<String> {
+    fn text(&self, section: &Section, at: u64) -> Option<String> {
         let bytes = self.part(section, at, 4096)?;
         let end = bytes.iter().position(|byte| *byte == 0)?;
         Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
     }
 
     /// Up to `length` bytes of a section, fewer at its end.
-    fn part(&self, section: Section, at: u64, length: u64) -> Option<Vec<u8>> {
-        let length = length.min(section.size.checked_sub(at)?);
-        read(&self.file, section.offset.checked_add(at)?, usize::try_from(length).ok()?)
+    fn part(&self, section: &Section, at: u64, length: u64) -> Option<Vec<u8>> {
+        let length = usize::try_from(length.min(section.size().checked_sub(at)?)).ok()?;
+        match section {
+            Section::InFile { offset, .. } => read(&self.file, offset.checked_add(at)?, length),
+            Section::Inflated(bytes) => {
+                let at = usize::try_from(at).ok()?;
+                Some(bytes.get(at..at.checked_add(length)?)?.to_vec())
+            }
+            Section::Compressed(_) => None,
+        }
     }
 }
 

@@ -18,11 +18,13 @@ pub(super) struct Module {
     /// The address that it was loaded at: of the mappings that begin with the file, the last below its code. A program
     /// may have mapped the same file elsewhere too, as the standard library does to print a backtrace.
     pub low: usize,
+    /// Number of the file, which another of the same path has not.
+    pub inode: u64,
     /// Mapped ranges, ascending.
     pub ranges: Vec<(usize, usize)>,
     /// Those of them that hold code, each with its place in the file.
     pub code: Vec<(usize, usize, u64)>,
-    /// The file was deleted or replaced since; what lies at `path` now may be another.
+    /// The file was deleted or replaced since; another may be at `path` now.
     pub deleted: bool,
 }
 
@@ -31,46 +33,53 @@ pub(super) fn modules() -> Vec<Module> {
     std::fs::read_to_string("/proc/self/maps").map(|maps| parse_maps(&maps)).unwrap_or_default()
 }
 
+/// A file is a module for each time its first byte is mapped and code follows: a program may map a library twice, or
+/// as a file to read, as readers of symbols do.
 fn parse_maps(maps: &str) -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
+    let mut has_code = Vec::new();
     for line in maps.lines() {
         // 55d96c4bf000-55d96c4c5000 r-xp 00001000 fe:00 1234   /path/with blanks
         let Some(at) = line.find('/') else { continue };
         let path = line[at..].trim_end_matches(" (deleted)");
-        let Some((low, high)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+        let deleted = line.ends_with(" (deleted)");
+        let columns: Vec<&str> = line[..at].split_ascii_whitespace().collect();
+        let [range, permissions, offset, _, inode] = columns[..] else { continue };
+        let hex = |text: &str| usize::from_str_radix(text, 16).ok();
+        let Some((Some(low), Some(high))) = range.split_once('-').map(|(low, high)| (hex(low), hex(high)))
+        else {
             continue;
         };
-        let (Ok(low), Ok(high)) = (usize::from_str_radix(low, 16), usize::from_str_radix(high, 16)) else {
-            continue;
-        };
-        let at = match modules.iter().rposition(|module| module.path.as_os_str() == path) {
-            Some(at) => at,
-            None => {
+        let (offset, inode) = (u64::from_str_radix(offset, 16).unwrap_or(0), inode.parse().unwrap_or(0));
+        let known = modules.iter().rposition(|module| {
+            module.inode == inode && module.deleted == deleted && module.path.as_os_str() == path
+        });
+        let at = match known {
+            Some(at) if offset > 0 => at,
+            _ => {
                 let name = path.rsplit('/').next().unwrap_or(path).replace('\\', "/");
                 modules.push(Module {
                     name: name.into(),
                     path: path.into(),
                     low,
+                    inode,
                     ranges: Vec::new(),
                     code: Vec::new(),
-                    deleted: line.ends_with(" (deleted)"),
+                    deleted,
                 });
+                has_code.push(false);
                 modules.len() - 1
             }
         };
         let module = &mut modules[at];
         module.ranges.push((low, high));
-        if let [_, permissions, offset, ..] = line.split(' ').collect::<Vec<_>>()[..] {
-            let offset = u64::from_str_radix(offset, 16).unwrap_or(0);
-            // Ascending: until there is code, each one that begins with the file is nearer to it.
-            if module.code.is_empty() && offset == 0 {
-                module.low = low;
-            }
-            if permissions.contains('x') {
-                module.code.push((low, high, offset));
-            }
+        if permissions.contains('x') {
+            has_code[at] = true;
+            module.code.push((low, high, offset));
         }
     }
+    let mut has_code = has_code.into_iter();
+    modules.retain(|_| has_code.next().unwrap_or(false));
     modules
 }
 
@@ -79,7 +88,8 @@ fn parse_maps(maps: &str) -> Vec<Module> {
 pub(super) fn at_path(path: &std::path::Path, addresses: std::ops::Range<usize>) -> Module {
     let name = path.to_string_lossy().into_owned();
     let (low, high) = (addresses.start, addresses.end);
-    let mut modules = parse_maps(&format!("{low:x}-{high:x} r-xp 00000000 fe:00 1   {name}\n"));
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let mut modules = parse_maps(&format!("{low:x}-{high:x} r-xp 00000000 fe:00 {inode}   {name}\n"));
     modules.remove(0)
 }
 
@@ -95,11 +105,19 @@ pub(super) struct Functions {
     entries: Vec<(u64, u32, u32)>,
     #[cfg(target_os = "linux")]
     names: Option<(std::fs::File, u64)>,
+    /// From the table that the loader uses, which a stripped file keeps.
+    #[cfg(target_os = "linux")]
+    exported_only: bool,
 }
 
 impl Functions {
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Functions have names, not only those that the file exports.
+    pub(super) fn are_known(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if self.exported_only {
+            return false;
+        }
+        !self.entries.is_empty()
     }
 }
 
@@ -119,8 +137,12 @@ impl Image {
         module.low
     }
 
-    pub(super) fn units(&self) -> Vec<(String, String)> {
+    pub(super) fn units(&self, _room: u64) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    pub(super) fn lacks_split_units(&self, _room: u64) -> bool {
+        false
     }
 
     pub(super) fn functions(&self) -> Functions {
@@ -174,9 +196,12 @@ pub(super) fn build_id(_module: &Module) -> Option<Vec<u8>> {
 mod linux {
     use super::{Functions, Module};
     use crate::analyze::symbols::dwarf_units::{Section, UnitSections, read, read_some};
+    use crate::analyze::symbols::lines::Lines;
+    use crate::analyze::symbols::module_file;
     use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
     use object::{Endianness, Object, ObjectSection, ReadCache, elf};
     use std::fs::File;
+    use std::ops::Range;
     use std::os::unix::fs::FileExt;
     use std::path::{Path, PathBuf};
     use std::rc::Rc;
@@ -190,6 +215,9 @@ mod linux {
     /// The file that holds a module's names: the module's own or its separate debug file.
     pub(in crate::analyze::symbols) struct Image {
         file: Rc<File>,
+        path: PathBuf,
+        /// The file that it shares names with.
+        supplement: Option<PathBuf>,
         linked_low: u64,
         sections: UnitSections,
         /// See [`Image::lines_cost`].
@@ -202,25 +230,30 @@ mod linux {
 
     impl Image {
         pub(in crate::analyze::symbols) fn open(module: &Module) -> Option<Image> {
-            let path = own_path(&module.path);
-            let own = File::open(&path).ok()?;
+            let mut path = module_file::of(module)?;
+            let mut file = File::open(&path).ok()?;
             let (linked_low, debug) = {
-                let cache = ReadCache::new(own.try_clone().ok()?);
+                let cache = ReadCache::new(file.try_clone().ok()?);
                 let elf = Elf::parse(&cache).ok()?;
                 (linked_low(&elf)?, debug_file(&elf, &module.path))
             };
-            let file = Rc::new(debug.and_then(|path| File::open(path).ok()).unwrap_or(own));
+            if let Some(debug) = debug
+                && let Ok(opened) = File::open(&debug)
+            {
+                (path, file) = (debug, opened);
+            }
+            let file = Rc::new(file);
             let cache = ReadCache::new(file.try_clone().ok()?);
             let elf = Elf::parse(&cache).ok()?;
             let section = |name: &str| {
-                let section = elf.section_by_name(name)?;
-                let flags = section.elf_section_header().sh_flags(elf.endian());
-                // Compressed sections are rare; `origin` has rules that do without.
-                let (offset, size) = section.file_range()?;
-                (!flags.contains(elf::SHF_COMPRESSED)).then_some(Section { offset, size })
+                let range = elf.section_by_name(name)?.compressed_file_range().ok()?;
+                Some(Section::of(range))
             };
+            let size = |name: &str| elf.section_by_name(name).map_or(0, |section| section.size());
             Some(Image {
                 linked_low,
+                supplement: supplement(&elf, &path),
+                path,
                 sections: UnitSections {
                     file: Rc::clone(&file),
                     endian: match elf.endian() {
@@ -235,9 +268,15 @@ mod linux {
                 },
                 cost: cost(&elf),
                 length: file.metadata().ok()?.len(),
-                symbols: elf.section_by_name(".symtab").map_or(0, |section| section.size()),
+                symbols: size(".symtab").max(size(".dynsym")),
                 file,
             })
+        }
+
+        /// Its line tables; `None` where it has none.
+        pub(in crate::analyze::symbols) fn lines(&self) -> Option<Lines> {
+            self.sections.info.as_ref()?;
+            Lines::open(&self.path, self.supplement.as_deref())
         }
 
         /// Bytes that opening the line tables takes, before the first address is looked up: an estimate.
@@ -245,7 +284,7 @@ mod linux {
             self.cost
         }
 
-        /// Bytes of address space that `backtrace` takes to map the file.
+        /// Bytes of address space that it takes to map the file.
         pub(in crate::analyze::symbols) fn length(&self) -> u64 {
             self.length
         }
@@ -263,12 +302,21 @@ mod linux {
 
         /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
         ///
-        /// Reads about a kilobyte a unit: 2,000 units take some milliseconds.
-        pub(in crate::analyze::symbols) fn units(&self) -> Vec<(String, String)> {
-            self.sections.units()
+        /// Reads about a kilobyte a unit: 2,000 units take some milliseconds. Compressed sections are inflated for it
+        /// where `room` is enough.
+        pub(in crate::analyze::symbols) fn units(&self, room: u64) -> Vec<(String, String)> {
+            self.sections.units(room).found
         }
 
-        /// The symbols of all functions, from `.symtab`; none in a stripped file.
+        /// Functions of the program are in files that are not there: `.dwo` files, or the `.dwp` they were packed in.
+        pub(in crate::analyze::symbols) fn lacks_split_units(&self, room: u64) -> bool {
+            let mut package = self.path.clone().into_os_string();
+            package.push(".dwp");
+            let split = self.sections.units(room).split;
+            !split.is_empty() && !Path::new(&package).is_file() && split.iter().any(|file| !file.is_file())
+        }
+
+        /// The symbols of all functions, from `.symtab`; in a stripped file those that it exports.
         pub(in crate::analyze::symbols) fn functions(&self) -> Functions {
             self.read_functions().unwrap_or_default()
         }
@@ -278,7 +326,14 @@ mod linux {
             let header = Header::parse(&cache).ok()?;
             let endian = header.endian().ok()?;
             let sections = header.sections(endian, &cache).ok()?;
-            let symbols = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_SYMTAB)?;
+            let of_kind = |kind| {
+                sections.iter().find(move |section| {
+                    section.sh_type(endian) == kind
+                        && section.file_range(endian).is_some_and(|(_, size)| size > 0)
+                })
+            };
+            let whole = of_kind(elf::SHT_SYMTAB);
+            let symbols = whole.or_else(|| of_kind(elf::SHT_DYNSYM))?;
             let strings = sections.section(object::SectionIndex(symbols.sh_link(endian) as usize)).ok()?;
             let (names, _) = strings.file_range(endian)?;
             // Counted first: a vector that grows would take three times the memory.
@@ -287,7 +342,8 @@ mod linux {
             let mut entries = Vec::with_capacity(count);
             self.each_function(symbols, endian, |entry| entries.push(entry))?;
             entries.sort_unstable();
-            Some(Functions { entries, names: Some((self.file.try_clone().ok()?, names)) })
+            let names = Some((self.file.try_clone().ok()?, names));
+            Some(Functions { entries, names, exported_only: whole.is_none() })
         }
 
         /// Reads the table of symbols piece by piece.
@@ -323,7 +379,7 @@ mod linux {
         }
     }
 
-    /// See [`Image::lines_cost`]. `backtrace` keeps 24 bytes a symbol, `addr2line` 32 for 16 in `.debug_aranges`, both in
+    /// See [`Image::lines_cost`]. `addr2line` keeps 32 bytes a symbol, 32 for 16 in `.debug_aranges`, both in
     /// vectors that grow; of each unit the abbreviations, some 110 bytes for 10, and the names of its files; and
     /// compressed sections as they were before. An executable of 307 MB took 28 MB, here 31; the C library's debug
     /// file, of compressed sections, 31 MB. The standard library's units are always among the first to be looked
@@ -352,6 +408,14 @@ mod linux {
     }
 
     impl Functions {
+        /// The function that holds an address as linked, as the addresses it lies at.
+        pub(in crate::analyze::symbols) fn range_at(&self, address: u64) -> Option<Range<u64>> {
+            let after = self.entries.partition_point(|&(begin, ..)| begin <= address);
+            let &(begin, size, _) = self.entries[..after].last()?;
+            let range = begin..begin.checked_add(u64::from(size))?;
+            range.contains(&address).then_some(range)
+        }
+
         /// The mangled names of the functions that hold an address as linked; several where the linker folded
         /// equal functions into one.
         pub(in crate::analyze::symbols) fn names_at(&self, address: u64) -> Vec<String> {
@@ -387,11 +451,7 @@ mod linux {
 
     impl UnwindTable {
         pub(in crate::analyze::symbols) fn open(module: &Module) -> Option<UnwindTable> {
-            let path = own_path(&module.path);
-            if module.deleted && path == module.path {
-                return None;
-            }
-            let file = File::open(path).ok()?;
+            let file = File::open(module_file::of(module)?).ok()?;
             let cache = ReadCache::new(file.try_clone().ok()?);
             let elf = Elf::parse(&cache).ok()?;
             let endian = elf.endian();
@@ -407,7 +467,7 @@ mod linux {
             (form == [1, 0x1b, 0x03, 0x3b]).then(|| UnwindTable {
                 bias,
                 header: header.p_vaddr(endian),
-                pairs: header.p_offset(endian) + 12,
+                pairs: header.p_offset(endian).saturating_add(12),
                 count: u64::from(u32::from_ne_bytes(*count)),
                 segments: loaded.collect(),
                 file,
@@ -442,7 +502,8 @@ mod linux {
             debug_assert!(description - segment < size);
             let bytes = read(&self.file, place.checked_add(description - segment)?, 16)?;
             let word = |at: usize| bytes.get(at..)?.first_chunk::<4>().copied();
-            let begins = (description + 8).wrapping_add_signed(i64::from(i32::from_ne_bytes(word(8)?)));
+            let begins =
+                description.wrapping_add(8).wrapping_add_signed(i64::from(i32::from_ne_bytes(word(8)?)));
             let length = u64::from(u32::from_ne_bytes(word(12)?));
             (begins == start && address - start < length).then_some(start)
         }
@@ -450,23 +511,13 @@ mod linux {
 
     /// `None` also where the file is no longer the one that was loaded.
     pub(in crate::analyze::symbols) fn build_id(module: &Module) -> Option<Vec<u8>> {
-        let path = own_path(&module.path);
-        if module.deleted && path == module.path {
-            return None;
-        }
+        build_id_in(&module_file::of(module)?)
+    }
+
+    fn build_id_in(path: &Path) -> Option<Vec<u8>> {
         let cache = ReadCache::new(File::open(path).ok()?);
         let elf = Elf::parse(&cache).ok()?;
         Some(elf.build_id().ok()??.to_vec())
-    }
-
-    /// The running executable may have been deleted or replaced; the kernel still has it.
-    fn own_path(path: &Path) -> PathBuf {
-        match std::fs::read_link("/proc/self/exe") {
-            Ok(exe) if exe.to_string_lossy().trim_end_matches(" (deleted)") == path.to_string_lossy() => {
-                "/proc/self/exe".into()
-            }
-            _ => path.into(),
-        }
     }
 
     fn linked_low(elf: &Elf<'_>) -> Option<u64> {
@@ -478,26 +529,48 @@ mod linux {
             .min()
     }
 
-    /// A separate debug file, looked for where `backtrace` looks: by build id, then by debug link.
+    /// A separate debug file, by build id, then by debug link. One that was made for another build is none.
     fn debug_file(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
-        let system = Path::new("/usr/lib/debug");
-        if let Ok(Some(id)) = elf.build_id()
-            && let Some((first, rest)) = id.split_first()
-        {
-            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let path = system.join(format!(".build-id/{first:02x}/{rest}.debug"));
-            if path.is_file() {
-                return Some(path);
-            }
+        let id = elf.build_id().ok().flatten();
+        if let Some(path) = id.and_then(by_build_id) {
+            return Some(path);
         }
         let (name, _) = elf.gnu_debuglink().ok()??;
         let name = std::str::from_utf8(name).ok()?;
         let module = std::fs::canonicalize(module).ok()?;
         let directory = module.parent()?;
         let below = directory.strip_prefix("/").unwrap_or(directory);
-        [directory.join(name), directory.join(".debug").join(name), system.join(below).join(name)]
-            .into_iter()
-            .find(|path| path.is_file() && *path != module)
+        let is_right = |path: &Path| match (id, build_id_in(path)) {
+            (Some(id), Some(other)) => id == other,
+            _ => true,
+        };
+        [
+            directory.join(name),
+            directory.join(".debug").join(name),
+            Path::new(DEBUG_FILES).join(below).join(name),
+        ]
+        .into_iter()
+        .find(|path| path.is_file() && *path != module && is_right(path))
+    }
+
+    /// Where distributions put separate debug files.
+    const DEBUG_FILES: &str = "/usr/lib/debug";
+
+    fn by_build_id(id: &[u8]) -> Option<PathBuf> {
+        let (first, rest) = id.split_first()?;
+        let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = Path::new(DEBUG_FILES).join(format!(".build-id/{first:02x}/{rest}.debug"));
+        path.is_file().then_some(path)
+    }
+
+    /// The file of names that `dwz` took out of several debug files, by its path and else by its build id.
+    fn supplement(elf: &Elf<'_>, debug: &Path) -> Option<PathBuf> {
+        let (name, id) = elf.gnu_debugaltlink().ok()??;
+        let directory = std::fs::canonicalize(debug).ok()?;
+        // An absolute name replaces the directory.
+        let path = directory.parent()?.join(std::str::from_utf8(name).ok()?);
+        let path = if path.is_file() { Some(path) } else { by_build_id(id) };
+        path.filter(|path| build_id_in(path).is_none_or(|other| other == id))
     }
 }
 
@@ -535,5 +608,21 @@ mod tests {
         let modules = parse_maps(&format!("{mapped}{again}"));
         assert_eq!((modules[0].low, modules[1].low), (0x55d96c4b0000, 0x7f00b3600000));
         assert_eq!((modules[0].code.len(), modules[1].code.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_file_mapped_to_be_read_and_one_that_replaced_another_are_not_the_module() {
+        let maps = "\
+500000000000-500000100000 r--p 00000000 fe:00 1234   /srv/shop
+55d96c4b0000-55d96c4b5000 r--p 00000000 fe:00 1234   /srv/shop
+55d96c4b5000-55d96c4c5000 r-xp 00005000 fe:00 1234   /srv/shop
+7f00b3600000-7f00b3626000 r--p 00000000 fe:00 98     /srv/plug.so (deleted)
+7f00b3626000-7f00b3700000 r-xp 00026000 fe:00 98     /srv/plug.so (deleted)
+7f00b4600000-7f00b4626000 r--p 00000000 fe:00 99     /srv/plug.so
+7f00b4626000-7f00b4700000 r-xp 00026000 fe:00 99     /srv/plug.so
+";
+        let modules = parse_maps(maps);
+        let lows: Vec<(usize, bool)> = modules.iter().map(|module| (module.low, module.deleted)).collect();
+        assert_eq!(lows, [(0x55d96c4b0000, false), (0x7f00b3600000, true), (0x7f00b4600000, false)]);
     }
 }

@@ -74,7 +74,7 @@ fn seed() -> Vec<u8> {
         (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
     let known: HashSet<String> = Image::open(&at_path(Path::new("/proc/self/exe"), 0x1000..0x2000))
         .unwrap()
-        .units()
+        .units(1 << 20)
         .into_iter()
         .flat_map(|(directory, name)| [directory, name])
         .collect();
@@ -148,11 +148,11 @@ impl Drop for Temporary {
 /// Everything that is read of a module: how many units and functions there are.
 fn read(module: &Module) -> (usize, usize) {
     let Some(image) = Image::open(module) else { return (0, 0) };
-    let units = image.units();
+    let units = image.units(1 << 20);
     let functions = image.functions();
     let known = (0..200u64).filter(|step| !functions.names_at(step * 4096).is_empty()).count();
     let _ = (image.lines_cost(), image.functions_cost(), image.bias(module), image.length());
-    (units.len(), if functions.is_empty() { 0 } else { known.max(1) })
+    (units.len(), if functions.are_known() { known.max(1) } else { 0 })
 }
 
 #[test]

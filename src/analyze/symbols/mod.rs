@@ -5,8 +5,10 @@
 //! at a time looks names up, the others go on with what is known. Everything allocated here is booked as
 //! heapgauge's own.
 //!
-//! `backtrace` keeps parsed debug information for ever unless told otherwise. It is told after every batch, and
-//! within one whenever the overhead limit is passed; kept are only the names found, each text once. A share of the limit
+//! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; kept
+//! are only the names found, each text once. It is heapgauge's own: the cache of the crate `backtrace` is the
+//! program's, and is asked, and emptied afterwards, only where the modules of the process cannot be listed (no `/proc`,
+//! systems other than Linux). A share of the limit
 //! is for names alone. A module whose line tables cannot be opened within the whole limit goes by its table of symbols,
 //! and where that does not fit either, by offsets. So does one whose tables do not fit for now, but its lines are then
 //! lost, not final: they are looked for again when there is more room. What may pass the limit, and only while one address is looked up, are
@@ -25,6 +27,10 @@ mod elf;
 mod function_starts;
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 mod fuzz;
+#[cfg(target_os = "linux")]
+mod lines;
+#[cfg(target_os = "linux")]
+mod module_file;
 mod shared_std;
 mod source_path;
 
@@ -35,11 +41,12 @@ use crate::record::fork::mutex::{self, ForkGuard, ForkMutex};
 use crate::record::trim;
 use elf::{Functions, Image, Module};
 use function_starts::FunctionStarts;
+#[cfg(target_os = "linux")]
+use lines::Lines;
 use source_path::{Layout, Origin, Place};
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -205,10 +212,6 @@ pub(crate) struct Symbols {
     over_limit: AtomicU64,
     quality: OnceLock<&'static str>,
 }
-
-/// The modules when `backtrace` made its list, which it never renews: a library loaded later at an address of
-/// this list would get the names of the one before.
-static FIRST_MODULES: OnceLock<Vec<(PathBuf, usize)>> = OnceLock::new();
 
 /// The names of this process.
 pub(crate) fn global() -> &'static Symbols {
@@ -461,14 +464,16 @@ impl Symbols {
             let Some(image) = main_module(&modules).and_then(Image::open) else {
                 return if modules.is_empty() { "lines" } else { "none" };
             };
-            if fits_never(image.lines_cost(), self.max_overhead.load(Ordering::Relaxed)) {
-                if image.functions().is_empty() { "none" } else { "functions" }
-            } else if Layout::of(image.units()).covers_program() {
+            let limit = self.max_overhead.load(Ordering::Relaxed);
+            let room = limit.saturating_sub(control::tracker_memory());
+            if fits_never(image.lines_cost(), limit) {
+                if image.functions().are_known() { "functions" } else { "none" }
+            } else if Layout::of(image.units(room)).covers_program() && !image.lacks_split_units(room) {
                 "lines"
-            } else if image.functions().is_empty() {
-                "none"
-            } else {
+            } else if image.functions().are_known() {
                 "functions"
+            } else {
+                "none"
             }
         })
     }
@@ -787,6 +792,8 @@ struct Batch<'a> {
     last_module: Option<usize>,
     /// How often in a row it was dropped after fewer than [`LEAST_PER_PARSE`] addresses.
     in_vain: usize,
+    /// The cache of `backtrace` holds what was asked of it here.
+    asked_backtrace: bool,
     /// heapgauge's memory but for the names and what is parsed, when the batch began.
     tables: u64,
     /// What of it `control::own_bytes` does not know.
@@ -808,6 +815,10 @@ struct Opened {
     bias: usize,
     image: Option<Image>,
     functions: Option<Functions>,
+    #[cfg(target_os = "linux")]
+    lines: Option<Lines>,
+    /// There are none, or they cannot be read.
+    without_lines: bool,
     places: HashMap<(String, Option<String>), Place>,
     /// What names are made from is in memory.
     parsed: bool,
@@ -833,7 +844,7 @@ impl Detail {
     }
 }
 
-/// One frame as `backtrace` gives it.
+/// One frame as debug information gives it.
 struct Found {
     name: Option<String>,
     file: Option<String>,
@@ -847,7 +858,7 @@ impl<'a> Batch<'a> {
         loop {
             let other = symbols.batch_of.load(Ordering::Relaxed);
             let free = other != process;
-            // Acquire and the Release at the end: what the last batch did to `backtrace` is seen.
+            // Acquire and the Release at the end: batches are one after the other in every thread's view.
             if free
                 && symbols
                     .batch_of
@@ -862,7 +873,6 @@ impl<'a> Batch<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         let modules = elf::modules();
-        fork::get_or_make(&FIRST_MODULES, || modules.iter().map(|m| (m.path.clone(), m.low)).collect());
         Some(Batch {
             symbols,
             modules,
@@ -872,6 +882,7 @@ impl<'a> Batch<'a> {
             largest_step: 0,
             last_module: None,
             in_vain: 0,
+            asked_backtrace: false,
             tag_map: control::tracker_memory().saturating_sub(control::own_bytes()),
             tables: control::tracker_memory().saturating_sub(symbols.memory_bytes()),
             resident: trim::private_bytes(),
@@ -945,8 +956,13 @@ impl<'a> Batch<'a> {
 
     /// Finds out how much of the module there is room for, and drops what else is parsed where both do not fit.
     fn open(&mut self, module: Option<usize>) {
-        let opened =
-            self.opened.entry(key(module)).or_insert_with(|| Opened::of(module.map(|at| &self.modules[at])));
+        let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
+        let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
+        let opened = self
+            .opened
+            .entry(key(module))
+            .or_insert_with(|| Opened::of(module.map(|at| &self.modules[at]), own));
         if opened.parsed {
             return;
         }
@@ -956,9 +972,6 @@ impl<'a> Batch<'a> {
             Detail::Functions => image.map_or(0, Image::functions_cost),
             Detail::Offsets => 0,
         };
-        let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
-        let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
-        let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
         let [address_space, private] = trim::room();
         let room = own.min(private / 2);
         let maps = image.map_or(0, Image::length);
@@ -1000,10 +1013,9 @@ impl<'a> Batch<'a> {
     }
 
     fn drop_parsed(&mut self) {
-        clear_symbol_cache();
+        self.clear_backtrace();
         for opened in self.opened.values_mut() {
-            opened.functions = None;
-            opened.parsed = false;
+            opened.drop_parsed();
         }
         self.named_since = 0;
     }
@@ -1013,20 +1025,20 @@ impl<'a> Batch<'a> {
         if detail != Detail::Lines {
             self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
         }
-        let may_ask = detail == Detail::Lines && self.is_known_to_backtrace(module);
-        let mut found = if may_ask { look_up(address) } else { Vec::new() };
-        if found.iter().all(|frame| frame.name.is_none()) {
-            found.clear();
-        }
-        match self.opened.get_mut(&key(module)) {
-            Some(opened) if detail != Detail::Offsets => {
-                // `backtrace` maps the whole file, for which there may be no address space.
-                found.extend(if found.is_empty() { opened.symbol(address) } else { None });
-                if !found.is_empty() {
-                    return opened.name(&found, address);
-                }
+        let opened = self.opened.get_mut(&key(module)).filter(|_| detail != Detail::Offsets);
+        if self.modules.is_empty() && detail == Detail::Lines {
+            self.asked_backtrace = true;
+            let found = look_up(address);
+            if let Some(opened) = opened
+                && found.iter().any(|frame| frame.name.is_some())
+            {
+                return opened.name(&found, address);
             }
-            _ => {}
+        } else if let Some(opened) = opened {
+            let found = opened.look_up(address, detail);
+            if found.iter().any(|frame| frame.name.is_some()) {
+                return opened.name(&found, address);
+            }
         }
         self.starts(module);
         let starts = self.opened.get(&key(module)).and_then(|opened| opened.starts.as_ref()?.as_ref());
@@ -1040,30 +1052,21 @@ impl<'a> Batch<'a> {
         opened.starts.get_or_insert_with(|| FunctionStarts::open(of)).as_ref()
     }
 
-    fn is_known_to_backtrace(&self, module: Option<usize>) -> bool {
-        match (module, FIRST_MODULES.get()) {
-            (Some(at), Some(first)) => {
-                let module = &self.modules[at];
-                first.iter().any(|(path, low)| *path == module.path && *low == module.low)
-            }
-            // Where modules cannot be listed at all.
-            _ => self.modules.is_empty(),
+    fn clear_backtrace(&mut self) {
+        if std::mem::take(&mut self.asked_backtrace) {
+            let _inside = fork::enter();
+            backtrace::clear_symbol_cache();
         }
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        clear_symbol_cache();
+        self.clear_backtrace();
         self.opened.clear();
         trim::give_back(self.resident, LEFT_OVER);
         self.symbols.batch_of.store(0, Ordering::Release);
     }
-}
-
-fn clear_symbol_cache() {
-    let _inside = fork::enter();
-    backtrace::clear_symbol_cache();
 }
 
 fn look_up(address: usize) -> Vec<Found> {
@@ -1080,16 +1083,73 @@ fn look_up(address: usize) -> Vec<Found> {
 }
 
 impl Opened {
-    fn of(module: Option<&Module>) -> Opened {
+    /// `room`: bytes that may be used meanwhile.
+    fn of(module: Option<&Module>, room: u64) -> Opened {
         let Some((module, image)) = module.and_then(|module| Some((module, Image::open(module)?))) else {
             return Opened::default();
         };
         Opened {
-            layout: Layout::of(image.units()),
+            layout: Layout::of(image.units(room)),
             bias: image.bias(module),
             image: Some(image),
             ..Opened::default()
         }
+    }
+
+    fn drop_parsed(&mut self) {
+        self.functions = None;
+        #[cfg(target_os = "linux")]
+        {
+            self.lines = None;
+        }
+        self.parsed = false;
+    }
+
+    /// The frames of an address from line tables, else the function from the table of symbols.
+    fn look_up(&mut self, address: usize, detail: Detail) -> Vec<Found> {
+        let mut found = if detail == Detail::Lines { self.lines_at(address) } else { Vec::new() };
+        match found.last_mut() {
+            None => found.extend(self.symbol(address)),
+            // Line tables without functions: assembly, or split debug information whose files are not there.
+            Some(outermost) if outermost.name.is_none() => {
+                outermost.name = self.symbol(address).and_then(|symbol| symbol.name);
+                self.without_inlined(outermost);
+            }
+            Some(_) => {}
+        }
+        found
+    }
+
+    /// A line of another crate than the function's is that of a function inlined there, which has no name.
+    fn without_inlined(&mut self, frame: &mut Found) {
+        let Some(function) = frame.name.as_deref().and_then(demangle) else { return };
+        let function = demangle::normalise(&function, None);
+        let krate = demangle::first_segment(&function);
+        let home = frame.file.as_deref().and_then(|file| self.place(file, krate).krate);
+        if home.as_deref() != krate {
+            (frame.file, frame.line) = (None, 0);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn lines_at(&mut self, address: usize) -> Vec<Found> {
+        let address = address.wrapping_sub(self.bias) as u64;
+        if self.lines.is_none() && !self.without_lines {
+            self.lines = self.image.as_ref().and_then(Image::lines);
+            self.without_lines = self.lines.is_none();
+        }
+        let Some(lines) = &self.lines else { return Vec::new() };
+        let image = self.image.as_ref();
+        let functions = &mut self.functions;
+        let mut function =
+            || image.and_then(|image| functions.get_or_insert_with(|| image.functions()).range_at(address));
+        lines.frames(address, &mut function)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn lines_at(&mut self, _address: usize) -> Vec<Found> {
+        self.without_lines = true;
+        Vec::new()
     }
 
     /// Final names for the frames of one address; the last is the function the address lies in, the others were
@@ -1114,7 +1174,10 @@ impl Opened {
                     qualify(name, place.as_ref(), caller)
                 }
             };
-            let origin = source_path::origin(&function, place.as_ref());
+            let mut origin = source_path::origin(&function, place.as_ref());
+            if origin == Origin::Program && place.is_none() && self.layout.is_copy_of_standard(&function) {
+                origin = Origin::Standard;
+            }
             let file = place.as_ref().map_or(UNKNOWN, |place| &place.file);
             let line = if place.is_some() { frame.line } else { 0 };
             named.push((Frame::new(Some(&function), file, line), origin));

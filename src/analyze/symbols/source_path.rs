@@ -12,7 +12,7 @@
 //! 3. `…/git/checkouts/<name>-<hash>/<revision>/…` → what follows;
 //! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
 //!    compiles a workspace's members in the workspace root, other packages in their own. `vendor/<package>`
-//!    keeps the package's name;
+//!    keeps the package's name, and a package outside the workspace gets its crate's name in front;
 //! 5. from the last `src`, `examples`, `tests` or `benches` on;
 //! 6. without `/home/<name>`, `/Users/<name>` or `/root` in front.
 #![forbid(unsafe_code)]
@@ -114,6 +114,9 @@ pub(super) struct Layout {
     pub crates: Vec<(String, String)>,
     /// What lies before `library/std/src/lib.rs` of the crate `std`.
     standard_roots: Vec<String>,
+    /// Directories of packages outside the workspace, and the crate's name. Cargo names the root file of a crate of
+    /// the workspace relative to the workspace, of any other by its whole path.
+    pub outside: Vec<(String, String)>,
 }
 
 /// Packages of the standard library, as their folders in `library/` are called.
@@ -136,15 +139,35 @@ const STANDARD_PACKAGES: &[&str] = &[
     "unwind",
 ];
 
+/// Libraries that the standard library brings compiled in, without lines, for backtraces and its hash tables.
+const IN_STANDARD: &[&str] = &[
+    "addr2line",
+    "adler",
+    "adler2",
+    "gimli",
+    "hashbrown",
+    "memchr",
+    "miniz_oxide",
+    "object",
+    "rustc_demangle",
+];
+
 impl Layout {
     /// `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's names are
     /// `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
     pub(super) fn of(units: impl IntoIterator<Item = (String, String)>) -> Layout {
         let mut layout = Layout::default();
+        let mut inside = Vec::new();
         for (directory, name) in units {
             let directory = clean(&directory);
             if let Some((file, unit)) = name.split_once("/@/") {
                 let file = clean(file);
+                if !file.starts_with('/') {
+                    inside.push(directory.clone());
+                } else if holds(&directory, &file) {
+                    let krate = unit.split('.').next().unwrap_or(unit).to_owned();
+                    layout.outside.push((directory.clone(), krate));
+                }
                 let file = if file.starts_with('/') { file } else { join(&directory, &file) };
                 let krate = unit.split('.').next().unwrap_or(unit).to_owned();
                 layout.crates.push((file, krate));
@@ -161,6 +184,9 @@ impl Layout {
             Some(root.to_owned())
         });
         layout.standard_roots = roots.collect();
+        layout.outside.retain(|(directory, _)| !inside.contains(directory));
+        layout.outside.sort();
+        layout.outside.dedup();
         layout
     }
 
@@ -177,12 +203,32 @@ impl Layout {
     pub(super) fn place(&self, path: &str, near: Option<&str>) -> Place {
         let path = clean(path);
         let (file, standard) = self.relative(&path);
+        let named = if standard { None } else { self.within_package(&path, file) };
+        let file = named.as_deref().unwrap_or(file);
         let krate = if standard { standard_crate(file) } else { self.crate_of(&path, file, near) };
         let module = match &krate {
             Some(krate) if path.ends_with(".rs") => self.module_of(&path, file, krate),
             _ => String::new(),
         };
         Place { file: file.to_owned(), standard, krate, module }
+    }
+
+    /// With the name of the crate in front, for a package outside the workspace: `src/lib.rs` would be anybody's.
+    fn within_package(&self, path: &str, file: &str) -> Option<String> {
+        let root = self.root_of(path).filter(|root| path.len() == root.len() + 1 + file.len())?;
+        let mut crates = self.outside.iter().filter(|(directory, _)| directory == root);
+        let (_, krate) = crates.next()?;
+        // Several crates in one directory, which no package of Cargo's has: the directory's name.
+        let name = if crates.next().is_some() { root.rsplit('/').next()? } else { krate };
+        Some(format!("{name}/{file}"))
+    }
+
+    /// A function of this path that has no line is the standard library's: the program's own copy of that crate
+    /// would have a compilation unit here.
+    pub(super) fn is_copy_of_standard(&self, function: &str) -> bool {
+        first_segment(function).is_some_and(|krate| {
+            IN_STANDARD.contains(&krate) && !self.crates.iter().any(|(_, other)| other == krate)
+        })
     }
 
     fn relative<'a>(&self, path: &'a str) -> (&'a str, bool) {
@@ -545,7 +591,7 @@ mod tests {
             ("/home/ann/projects/shop/examples/leaky_service.rs".into(), "examples/leaky_service.rs", false, "leaky_service"),
             ("/home/ann/projects/shop/examples/second.rs".into(), "examples/second.rs", false, "second"),
             ("/home/ann/projects/shop/tests/a_b.rs".into(), "tests/a_b.rs", false, "a_b"),
-            ("/home/ann/projects/other/src/deep/er.rs".into(), "src/deep/er.rs", false, "other::deep::er"),
+            ("/home/ann/projects/other/src/deep/er.rs".into(), "other/src/deep/er.rs", false, "other::deep::er"),
             ("/home/ann/projects/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
             ("/home/bob/elsewhere/thing/src/lib.rs".into(), "src/lib.rs", false, ""),
             ("/home/bob/elsewhere/arena.c".into(), "elsewhere/arena.c", false, ""),
@@ -659,8 +705,35 @@ mod tests {
             let place = layout(top).place(&format!("{top}/repo/demo/src/main.rs"), None);
             assert_eq!((place.file.as_str(), place.module.as_str()), ("src/main.rs", "demo"));
             let place = layout(top).place(&format!("{top}/repo/src/part.rs"), None);
-            assert_eq!((place.file.as_str(), place.module.as_str()), ("src/part.rs", "lib_under_test::part"));
+            let expected = ("lib_under_test/src/part.rs", "lib_under_test::part");
+            assert_eq!((place.file.as_str(), place.module.as_str()), expected);
         }
+    }
+
+    #[test]
+    fn packages_outside_the_workspace_have_their_name_in_front() {
+        let unit = |directory: &str, krate: &str| {
+            (directory.to_owned(), format!("{directory}/src/lib.rs/@/{krate}.1-cgu.0"))
+        };
+        let layout = Layout::of([
+            ("/work/app".to_owned(), "src/main.rs/@/app.2-cgu.0".to_owned()),
+            unit("/work/left-hand", "left"),
+            unit("/work/right", "right"),
+        ]);
+        let file = |path: &str| layout.place(path, None).file;
+        assert_eq!(file("/work/app/src/main.rs"), "src/main.rs");
+        assert_eq!(file("/work/left-hand/src/lib.rs"), "left/src/lib.rs");
+        assert_eq!(file("/work/right/src/lib.rs"), "right/src/lib.rs");
+        assert_eq!(layout.place("/work/right/src/a.rs", None).module, "right::a");
+    }
+
+    #[test]
+    fn copies_of_crates_in_the_standard_library_are_told_from_the_programs() {
+        let bare = Layout::default();
+        assert!(bare.is_copy_of_standard("gimli::read::abbrev::Abbreviations::insert"));
+        assert!(!bare.is_copy_of_standard("shop::gimli"));
+        // The program's own `gimli` has a compilation unit.
+        assert!(!layout().is_copy_of_standard("gimli::read::abbrev::Abbreviations::insert"));
     }
 
     #[test]
