@@ -18,6 +18,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "stack_id/fingerprint",
             "append_list",
+            "file_map",
             "thread/stack_bounds",
             "memory",
             "tag/large",
@@ -70,7 +71,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.
-const FACES: &[&str] = &["raw_snapshot", "control", "global_allocator", "trim", "fork"];
+const FACES: &[&str] = &["raw_snapshot", "control", "global_allocator", "trim", "file_map", "fork"];
 
 /// A source file of the crate.
 struct Source {

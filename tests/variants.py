@@ -90,7 +90,8 @@ def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SO
     if heapgauge is None:
         heapgauge = folder / "libheapgauge.rlib"
         version = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
-        dependencies = ["addr2line", "backtrace", "dashmap", "gimli", "libc", "object", "serde", "serde_json"]
+        dependencies = ["addr2line", "backtrace", "dashmap", "gimli", "libc", "miniz_oxide", "object", "ruzstd", "serde",
+                        "serde_json"]
         run(["rustc", "src/lib.rs", "--crate-name=heapgauge", "--crate-type=rlib", "-o", heapgauge, *common,
              *externs(*dependencies)], CARGO_PKG_VERSION=version)
     program = folder / "variants"

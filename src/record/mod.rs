@@ -1,8 +1,8 @@
 //! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
-//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`global_allocator`], [`trim`] and [`fork`], and no other
-//! file of this folder.
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`global_allocator`], [`trim`], `file_map` and [`fork`], and
+//! no other file of this folder.
 
 pub(crate) mod allocator;
 pub(crate) mod append_list;
@@ -11,6 +11,8 @@ pub(crate) mod count;
 pub(crate) mod dropped;
 pub(crate) mod epoch;
 pub(crate) mod event;
+#[cfg(target_os = "linux")]
+pub(crate) mod file_map;
 pub(crate) mod fork;
 pub(crate) mod global_allocator;
 pub(crate) mod memory;

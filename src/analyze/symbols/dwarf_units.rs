@@ -4,8 +4,9 @@
 //! foreign: every sum and product is checked, and each step of the walk ends behind the one before.
 #![forbid(unsafe_code)]
 
+use super::section_bytes::inflate;
 use gimli::{Reader, constants as dw};
-use object::{CompressedFileRange, CompressionFormat, ReadCache};
+use object::{CompressedFileRange, CompressionFormat};
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -40,8 +41,13 @@ impl Section {
 
     fn inflate(&self, file: &File) -> Option<Section> {
         let Section::Compressed(range) = self else { return Some(self.clone()) };
-        let cache = ReadCache::new(file.try_clone().ok()?);
-        let bytes = range.data(&cache).ok()?.decompress().ok()?;
+        // Nothing is reserved for what a file says and does not hold.
+        range
+            .offset
+            .checked_add(range.compressed_size)
+            .filter(|end| file.metadata().is_ok_and(|file| *end <= file.len()))?;
+        let stored = read(file, range.offset, usize::try_from(range.compressed_size).ok()?)?;
+        let bytes = inflate(range.format, &stored, range.uncompressed_size)?;
         Some(Section::Inflated(bytes.into()))
     }
 

@@ -122,7 +122,7 @@ impl Functions {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{Image, UnwindTable, build_id};
+pub(super) use linux::{Header, Image, UnwindTable, build_id};
 
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Image;
@@ -207,9 +207,9 @@ mod linux {
     use std::rc::Rc;
 
     #[cfg(target_pointer_width = "64")]
-    type Header = elf::FileHeader64<Endianness>;
+    pub(in crate::analyze::symbols) type Header = elf::FileHeader64<Endianness>;
     #[cfg(target_pointer_width = "32")]
-    type Header = elf::FileHeader32<Endianness>;
+    pub(in crate::analyze::symbols) type Header = elf::FileHeader32<Endianness>;
     type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a ReadCache<File>>;
 
     /// The file that holds a module's names: the module's own or its separate debug file.
@@ -218,6 +218,8 @@ mod linux {
         path: PathBuf,
         /// The file that it shares names with.
         supplement: Option<PathBuf>,
+        /// The `.dwp` file, which has the name of the executable or of its separate debug file.
+        package: Option<PathBuf>,
         linked_low: u64,
         sections: UnitSections,
         /// See [`Image::lines_cost`].
@@ -253,6 +255,7 @@ mod linux {
             Some(Image {
                 linked_low,
                 supplement: supplement(&elf, &path),
+                package: package(&path).or_else(|| package(&module.path)),
                 path,
                 sections: UnitSections {
                     file: Rc::clone(&file),
@@ -276,7 +279,7 @@ mod linux {
         /// Its line tables; `None` where it has none.
         pub(in crate::analyze::symbols) fn lines(&self) -> Option<Lines> {
             self.sections.info.as_ref()?;
-            Lines::open(&self.path, self.supplement.as_deref())
+            Lines::open(&self.path, self.supplement.as_deref(), self.package.as_deref())
         }
 
         /// Bytes that opening the line tables takes, before the first address is looked up: an estimate.
@@ -310,10 +313,8 @@ mod linux {
 
         /// Functions of the program are in files that are not there: `.dwo` files, or the `.dwp` they were packed in.
         pub(in crate::analyze::symbols) fn lacks_split_units(&self, room: u64) -> bool {
-            let mut package = self.path.clone().into_os_string();
-            package.push(".dwp");
             let split = self.sections.units(room).split;
-            !split.is_empty() && !Path::new(&package).is_file() && split.iter().any(|file| !file.is_file())
+            !split.is_empty() && self.package.is_none() && split.iter().any(|file| !file.is_file())
         }
 
         /// The symbols of all functions, from `.symtab`; in a stripped file those that it exports.
@@ -561,6 +562,13 @@ mod linux {
         let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
         let path = Path::new(DEBUG_FILES).join(format!(".build-id/{first:02x}/{rest}.debug"));
         path.is_file().then_some(path)
+    }
+
+    /// Of a file: `shop.dwp` for `shop`.
+    fn package(path: &Path) -> Option<PathBuf> {
+        let mut package = path.as_os_str().to_owned();
+        package.push(".dwp");
+        Some(PathBuf::from(package)).filter(|package| package.is_file())
     }
 
     /// The file of names that `dwz` took out of several debug files, by its path and else by its build id.

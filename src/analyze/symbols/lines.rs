@@ -2,12 +2,14 @@
 //!
 //! For the read side. It is a reader of heapgauge's own: the cache of the crate `backtrace` belongs to the program,
 //! is shared with it, and can only be emptied whole. Here each module has one that is dropped by itself, and that a
-//! library loaded later has like those before it. The file is mapped while it is read; compressed sections are
-//! inflated, which [`Image::lines_cost`](super::elf::Image::lines_cost) counts.
+//! library loaded later has like those before it. Compressed sections are inflated, which
+//! [`Image::lines_cost`](super::elf::Image::lines_cost) counts.
 #![forbid(unsafe_code)]
 
 use super::Found;
-use addr2line::Loader;
+use super::debug_sections::{self, SplitUnits};
+use super::section_bytes::SectionBytes;
+use addr2line::{Context, FrameIter, LookupContinuation, LookupResult};
 use gimli::ReaderOffset;
 use std::ops::Range;
 use std::path::Path;
@@ -20,7 +22,8 @@ const AROUND: u64 = 256;
 
 /// The debug information of one module.
 pub(super) struct Lines {
-    loader: Loader,
+    context: Context<SectionBytes>,
+    split: SplitUnits,
 }
 
 /// A frame, and its function's place in the debug information of its unit.
@@ -30,9 +33,10 @@ struct Entry {
 }
 
 impl Lines {
-    /// `supplement`: the file that several debug files share, as `dwz` makes it.
-    pub(super) fn open(path: &Path, supplement: Option<&Path>) -> Option<Lines> {
-        Some(Lines { loader: Loader::new_with_sup(path, supplement).ok()? })
+    /// `supplement`: the file that several debug files share, as `dwz` makes it. `package`: the `.dwp` file.
+    pub(super) fn open(path: &Path, supplement: Option<&Path>, package: Option<&Path>) -> Option<Lines> {
+        let context = Context::from_dwarf(debug_sections::read(path, supplement)?).ok()?;
+        Some(Lines { context, split: SplitUnits::open(package) })
     }
 
     /// `function`: asked, where a line is missing, at which addresses the function is that the address is in.
@@ -52,7 +56,7 @@ impl Lines {
 
     fn entries(&self, address: u64) -> Vec<Entry> {
         let mut entries = Vec::new();
-        let Ok(mut frames) = self.loader.find_frames(address) else { return entries };
+        let Some(mut frames) = self.inlined(address) else { return entries };
         while let Ok(Some(frame)) = frames.next() {
             let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
             let location = frame.location.as_ref();
@@ -68,10 +72,23 @@ impl Lines {
         entries
     }
 
+    /// With the parts of units in other files, as far as they are there.
+    fn inlined(&self, address: u64) -> Option<FrameIter<'_, SectionBytes>> {
+        let mut frames = self.context.find_frames(address);
+        loop {
+            match frames {
+                LookupResult::Output(frames) => return frames.ok(),
+                LookupResult::Load { load, continuation } => {
+                    frames = continuation.resume(self.split.load(&load));
+                }
+            }
+        }
+    }
+
     /// Gives frames whose line is 0, which marks code that the compiler made, the line of the nearest address at
     /// which the same function has one.
     fn find_lines(&self, entries: &mut [Entry], address: u64, around: Range<u64>) {
-        let Ok(rows) = self.loader.find_location_range(around.start, around.end) else { return };
+        let Ok(rows) = self.context.find_location_range(around.start, around.end) else { return };
         let mut places: Vec<u64> =
             rows.map(|(begin, ..)| begin).filter(|begin| around.contains(begin)).collect();
         places.sort_by_key(|place| place.abs_diff(address));

@@ -20,6 +20,8 @@
 //! the symbol table, and `debug = "limited"` gives every path in full.
 #![forbid(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod debug_sections;
 mod demangle;
 #[cfg(target_os = "linux")]
 mod dwarf_units;
@@ -31,6 +33,8 @@ mod fuzz;
 mod lines;
 #[cfg(target_os = "linux")]
 mod module_file;
+#[cfg(target_os = "linux")]
+mod section_bytes;
 mod shared_std;
 mod source_path;
 
