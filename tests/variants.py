@@ -278,7 +278,7 @@ def shared_standard_library(stock):
 
 
 def leaks(said):
-    """By function its `site` and line, of the three leaks."""
+    """By function its `site` and line, of the leaks."""
     found = {site["name"]: (site["site"], site["line"]) for site in said["sites"]}
     return {function: found[f"variants::{function}"] for function in LEAKS}
 
@@ -293,6 +293,23 @@ def compressed(stock):
         run(["objcopy", f"--compress-debug-sections={format}", stock.program, program])
         check_lines(program)
         assert leaks(answer(program)) == whole, format
+
+
+def split_debug_information(stock):
+    """Lines from `.dwo` files and from a `.dwp`; without those files the functions that symbols name, and said so."""
+    for kind, files in [("packed", "variants.dwp"), ("unpacked", "*.dwo")]:
+        flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", f"split-debuginfo={kind}"]
+        program = compile_variant(stock, f"split-{kind}", flags, stock.library("heapgauge"))
+        check_lines(program)
+        found = list(program.parent.rglob(files))
+        assert found, f"{kind}: no {files} in {program.parent}"
+        for file in found:
+            file.unlink()
+        said = answer(program)
+        assert said["symbols"] == "functions", said["symbols"]
+        for function, expected in LEAKS.items():
+            sites = [site for site in said["sites"] if site["name"] == f"variants::{function}"]
+            assert figures(sites) == [expected], f"{kind}, {function}: {said['sites']}"
 
 
 def case_62_sites_are_the_same_again(stock):
@@ -350,8 +367,8 @@ def main():
 
     # The longest first: it compiles every dependency again.
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
-             optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link, stripped_with_build_id,
-             compressed,
+             optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link,
+             stripped_with_build_id, compressed, split_debug_information,
              case_62_sites_are_the_same_again]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = list(pool.map(problem_of, tests))
