@@ -11,8 +11,7 @@ use std::ptr::NonNull;
 /// A whole file, read only.
 #[derive(Debug)]
 pub(crate) struct FileMap {
-    start: NonNull<u8>,
-    length: usize,
+    bytes: NonNull<[u8]>,
 }
 
 impl FileMap {
@@ -23,7 +22,7 @@ impl FileMap {
         // SAFETY: the system chooses the place, so nothing else is mapped there; the descriptor is open.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, kind, file.as_raw_fd(), 0) };
         let start = NonNull::new(start.cast()).filter(|_| start != libc::MAP_FAILED)?;
-        Some(FileMap { start, length })
+        Some(FileMap { bytes: NonNull::slice_from_raw_parts(start, length) })
     }
 }
 
@@ -34,14 +33,14 @@ impl Deref for FileMap {
         // SAFETY: so many bytes are mapped until `self` is dropped, and this process never writes to them. As with every
         // reader of debug information that maps files, among them that of the standard library's backtraces, a program
         // whose executable is written over in place, instead of replaced, is lost.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+        unsafe { self.bytes.as_ref() }
     }
 }
 
 impl Drop for FileMap {
     fn drop(&mut self) {
         // SAFETY: mapped by `of`, and no slice of it outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+        unsafe { libc::munmap(self.bytes.as_ptr().cast(), self.bytes.len()) };
     }
 }
 
