@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATES, CPU = 91, 140
+CRATES, CPU = 92, 140
 # What would make of it another build than a new user's.
 FOREIGN = ("CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTC_WRAPPER")
 
