@@ -20,11 +20,16 @@ enum At {
     Sleep,
     /// It gets a signal, whose handler forks.
     Fork,
+    /// It stops at the first of so many bytes as reading debug information takes, until [`GO`].
+    Stop,
 }
 
 thread_local! {
     static AT: Cell<At> = const { Cell::new(At::Nothing) };
 }
+
+static STOPPED: AtomicBool = AtomicBool::new(false);
+static GO: AtomicBool = AtomicBool::new(false);
 
 /// The system's allocator, which first looks at [`AT`].
 struct Inner;
@@ -34,6 +39,13 @@ unsafe impl GlobalAlloc for Inner {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match AT.try_with(Cell::get).unwrap_or(At::Nothing) {
             At::Nothing => {}
+            At::Stop if layout.size() < 256 << 10 => {}
+            At::Stop => {
+                STOPPED.store(true, Ordering::Release);
+                while !GO.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
             At::Sleep => std::thread::sleep(Duration::from_micros(100)),
             // SAFETY: the handler is `fork_here`. No lock of the C library's allocator is held.
             At::Fork => unsafe {
@@ -152,6 +164,41 @@ fn a_child_uses_what_another_thread_had_locked() {
     });
     within(0);
     println!("{} rounds of the parent's threads", rounds.load(Ordering::Relaxed));
+}
+
+#[inline(never)]
+fn on_a_new_stack() -> Vec<u8> {
+    std::hint::black_box(vec![7; 77])
+}
+
+/// Which takes from 50 ms to half a second, and may wait for a slow disk.
+#[test]
+fn a_fork_does_not_wait_for_debug_information() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    within(500);
+    let read_side = ReadSide::new();
+    let kept = on_a_new_stack();
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| {
+            AT.set(At::Stop);
+            drop(Snapshot::take().unwrap());
+            AT.set(At::Nothing);
+        });
+        while !STOPPED.load(Ordering::Acquire) {
+            assert!(!reads.is_finished(), "nothing was read");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let status = in_child(|| {
+            // The parent's thread never comes back here.
+            read_side.use_all(20);
+            let rows = Snapshot::take().unwrap().statistics(GroupBy::Function);
+            i32::from(!rows.iter().any(|row| row.name() == "fork_read_side::on_a_new_stack"))
+        });
+        GO.store(true, Ordering::Release);
+        assert_eq!(status, 0);
+    });
+    within(0);
+    drop(kept);
 }
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
