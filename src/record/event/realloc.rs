@@ -39,6 +39,12 @@ pub(crate) unsafe fn reallocation(
         // SAFETY: the caller's duty.
         return unsafe { reallocation_slow(block, old, old_size, new_size, config) };
     };
+    if old_size <= LARGEST_APART {
+        // SAFETY: the caller's duty.
+        let block = unsafe { allocation(block, new_size, config, Entrance::Reallocate) };
+        free(old, old_size);
+        return block;
+    }
     let resized = traced_bytes(old, old_size);
     let interrupted = state.unpublished.set_resizing(resized);
     // SAFETY: the caller's duty.
@@ -51,6 +57,10 @@ pub(crate) unsafe fn reallocation(
     }
     block
 }
+
+/// A resize of a block up to this size is booked as an allocation and then a free. Where the first of the two is published,
+/// the peak counts the old block too, once: less than a thread may leave unpublished, so that the peak stays in its bounds.
+const LARGEST_APART: usize = 16 << 10;
 
 /// The same in a thread that is silenced or busy, or has no state yet.
 ///
