@@ -13,12 +13,12 @@ use crate::analyze::snapshot::FileFrames;
 use crate::analyze::snapshot::group::GroupBy;
 use crate::analyze::snapshot::statistic::{StatisticDiff, Top, Totals};
 
-/// One entry a group, then what they leave out, and all of it.
+/// Renders one entry a group, then the rest and the total.
 pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
     let mut out = String::new();
     for row in &top.rows {
         out += &format!("{}\n", Figures::from(row).line());
-        // A crate has no file: its name stands where a function's would.
+        // A crate has no file: its name is in the place of a function's.
         let lines = match group_by {
             GroupBy::Crate => {
                 let frame = row.traceback.most_recent();
@@ -35,7 +35,7 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
     out + &format!("# other: {}\n# total: {}\n", other.line(), total.line())
 }
 
-/// The same as JSON, with the words of the snapshot file.
+/// Renders the rows as JSON, with the words of the snapshot file.
 pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime, sample_interval: u64) -> String {
     let rows: Vec<Row<'_>> = top
         .rows
@@ -89,7 +89,7 @@ pub(super) struct Figures {
     size_diff: i64,
     count: u64,
     count_diff: i64,
-    /// Of estimates.
+    /// Standard error of the live bytes; 0 where they are exact.
     #[serde(skip_serializing_if = "is_zero")]
     stderr: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -101,13 +101,13 @@ fn is_zero(error: &u64) -> bool {
 }
 
 impl Figures {
-    /// With the standard errors of the bytes and of their change.
+    /// Adds the standard errors of the bytes and of their change.
     #[cfg(feature = "http")]
     pub(super) fn estimated(totals: &Totals, stderr: u64, diff_stderr: u64) -> Figures {
         Figures { stderr, diff_stderr, ..totals.into() }
     }
 
-    /// Estimates have their standard errors behind them.
+    /// Renders the line; estimates have their standard errors behind them.
     fn line(self) -> String {
         let kib = |bytes: u64| bytes as f64 / 1024.0;
         let error = match (self.diff_stderr, self.stderr) {

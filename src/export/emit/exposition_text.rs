@@ -5,7 +5,7 @@
 
 use super::families;
 
-/// Families in the order of [`names::ALL`], each with its `# HELP` and `# TYPE` first and its lines
+/// Sorts families into the order of [`families::ALL`], each with its `# HELP` and `# TYPE` first and its lines
 /// sorted; blank lines are dropped. Expects families in one piece each, as every renderer writes them.
 pub(super) fn in_order(text: &str) -> String {
     let mut families: Vec<(usize, Vec<&str>)> = Vec::with_capacity(families::ALL.len());
@@ -31,7 +31,7 @@ pub(super) fn in_order(text: &str) -> String {
     out
 }
 
-/// Exposition text of others without the families of [`names::ALL`].
+/// Removes the families of [`families::ALL`] from an exposition of others.
 pub(super) fn without_ours(text: &str) -> String {
     let is_ours = |line: &str| families::ALL.iter().any(|family| family.name == family_name(line));
     let mut out = String::with_capacity(text.len());
@@ -41,7 +41,7 @@ pub(super) fn without_ours(text: &str) -> String {
     out
 }
 
-/// `# HELP name …`, `# TYPE name …`, `name{…} value` or `name value`.
+/// Returns the name in a line `# HELP name …`, `# TYPE name …`, `name{…} value` or `name value`.
 fn family_name(line: &str) -> &str {
     let rest = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
     rest.split(['{', ' ']).next().unwrap_or(rest)

@@ -3,26 +3,26 @@
 //! The only place where a metric's name is written. Constants, for every outlet.
 #![forbid(unsafe_code)]
 
-/// How a metric behaves.
+/// Type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Only ever grows, until the process ends or traces are forgotten.
+    /// Grows until the process ends or traces are forgotten.
     Counter,
-    /// Goes both ways, and the values of several processes add up to something.
+    /// Grows and shrinks, and the values of several processes have a meaningful sum.
     Sum,
-    /// Goes both ways.
+    /// Grows and shrinks.
     Gauge,
 }
 
 impl Kind {
-    /// Prometheus makes no difference between the two that go both ways.
+    /// Tells counters from the other two, which are both gauges in Prometheus.
     #[cfg(any(feature = "prometheus", feature = "prometheus-client"))]
     pub(crate) fn is_counter(self) -> bool {
         self == Kind::Counter
     }
 }
 
-/// What a value counts. In the Prometheus text the name says it; other outlets have units of their own.
+/// Unit of a value. In the Prometheus text the name says it; other outlets have units of their own.
 #[allow(dead_code, reason = "read by the tests and by outlets that are features")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
@@ -31,13 +31,13 @@ pub(crate) enum Unit {
     Seconds,
     Sites,
     Events,
-    /// 0 or 1.
+    /// Truth value, 0 or 1.
     Flag,
 }
 
 #[cfg(feature = "opentelemetry")]
 impl Unit {
-    /// In OpenTelemetry: a unit of UCUM, a word in braces that is no unit, or nothing. Not `1` for a
+    /// Returns the unit in OpenTelemetry: a unit of UCUM, a word in braces that is no unit, or nothing. Not `1` for a
     /// flag: translated to Prometheus a gauge with it would be called a ratio.
     pub(crate) fn ucum(self) -> &'static str {
         match self {
@@ -51,13 +51,13 @@ impl Unit {
     }
 }
 
-/// All there is to say about one metric.
+/// Description of one metric.
 #[allow(dead_code, reason = "read by the tests and by outlets that are features")]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Family {
-    /// In Prometheus.
+    /// Name in Prometheus.
     pub name: &'static str,
-    /// In OpenTelemetry, whose translation to Prometheus makes `name` of it, the unit and the kind.
+    /// Name in OpenTelemetry, whose translation to Prometheus makes `name` of it, the unit and the kind.
     pub otel: &'static str,
     pub kind: Kind,
     pub unit: Unit,
@@ -266,7 +266,7 @@ pub(crate) static BUILD_INFO: Family = family(
     "1; the labels say what was built and how well it can be named.",
 );
 
-/// All of them, in the order in which they are exposed.
+/// Lists all families in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
 pub(crate) static ALL: [&Family; 30] = [
     &TRACKING,

@@ -1,6 +1,6 @@
 //! [`Profile`] → folded stacks, the text flame graphs are drawn from: `main;load;parse 4096`.
 //!
-//! Any thread. What is held is each function's name once, and four bytes for each frame of each distinct line.
+//! Any thread. Memory: each function's name once, and four bytes for each frame of each distinct line.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -14,13 +14,13 @@ use crate::analyze::symbols::{self, Placed};
 use crate::record::control;
 use crate::record::raw_snapshot::RawStack;
 
-/// Stacks that are added up in one piece; some ten milliseconds.
+/// Number of stacks that are added up in one piece; some ten milliseconds.
 const STACKS: usize = 2_048;
-/// A piece of the text is not much longer than this.
+/// Length of a piece of the text, bytes; it ends at the next end of a line.
 const PIECE: usize = 64 << 10;
 
 impl Profile {
-    /// Folded stacks: a line for each, functions from the thread's first to the site's with `;` between them, and
+    /// Renders folded stacks: a line for each, functions from the thread's first to the site's with `;` between them, and
     /// the value. Most tools that draw flame graphs read it.
     ///
     /// Stacks that pass through the same functions are one line; the largest value comes first. A `;` in a name
@@ -57,13 +57,13 @@ impl Profile {
     }
 }
 
-/// Folded stacks that are being added up.
+/// Sums of folded stacks, while they are added up.
 pub(crate) struct Folder {
     value: ProfileValue,
-    /// Stacks that are added.
+    /// Number of stacks that are added.
     done: usize,
     names: HashMap<Arc<str>, u32>,
-    /// By the numbers of their names, leaf first.
+    /// Sums by the numbers of the names, leaf first.
     sums: HashMap<Box<[u32]>, i64>,
 }
 
@@ -108,7 +108,7 @@ impl Folder {
     }
 }
 
-/// The lines that have not been written yet.
+/// Lines that have not been written yet.
 pub(crate) struct Lines {
     names: Vec<Arc<str>>,
     /// Places in `names`, leaf first, and the value; in the order they are written.
@@ -116,7 +116,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Some whole lines; `None` at the end.
+    /// Returns some whole lines; `None` at the end.
     pub(crate) fn next_piece(&mut self) -> Option<String> {
         let _own = control::own();
         let mut out = String::new();
@@ -133,7 +133,7 @@ impl Lines {
     }
 }
 
-/// A name in which nothing can be taken for the end of a frame or of a line.
+/// Cleans a name, so that nothing in it can be taken for the end of a frame or of a line.
 fn name(frame: &Frame) -> Arc<str> {
     let unsafe_here = |c: char| c == ';' || c.is_control();
     match &frame.function {

@@ -1,4 +1,4 @@
-//! What there is to look at → the JSON of `/debug/heap/…`.
+//! Views of the collector → the JSON of `/debug/heap/…`.
 //!
 //! Pure functions on values; linear in what they write. `size` and `count` are live bytes and live blocks, as in
 //! the snapshot file; times are seconds since 1970.
@@ -18,7 +18,7 @@ use crate::analyze::snapshot::statistic::Totals;
 
 const VERSION: u32 = 1;
 
-/// `summary.json`. `paths`: what this server has beside it.
+/// Renders `summary.json`. `paths` are those that this server has.
 pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
     let Overview { report, naming, history, snapshots } = overview;
     let moment = |id: Option<u64>, past: &Past| Moment {
@@ -137,7 +137,7 @@ struct Build<'a> {
     symbols: &'a str,
 }
 
-/// `sites.json`.
+/// Renders `sites.json`.
 pub(crate) fn sites(sites: &Sites) -> String {
     text(&SitesDocument {
         head: Head::of(&sites.times),
@@ -161,7 +161,7 @@ pub(crate) fn sites(sites: &Sites) -> String {
     })
 }
 
-/// How every answer about a moment begins.
+/// Members at the beginning of every answer about a moment.
 #[derive(Serialize)]
 struct Head {
     version: u32,
@@ -201,7 +201,7 @@ struct SiteRow<'a> {
     history: &'a [u64],
 }
 
-/// `stacks.json`: the stacks shown, and what they leave out of the total.
+/// Renders `stacks.json`: the stacks shown, and the rest of the total.
 pub(crate) fn stacks(times: &Times, shown: &[Held], stacks: usize, other: Totals, total: Totals) -> String {
     let unknown = Traceback::new([Frame::new(None, UNKNOWN, 0)]);
     let row = |held: &'_ Held| held.traceback.clone().unwrap_or_else(|| unknown.clone());
@@ -229,7 +229,7 @@ struct StacksDocument<'a> {
     total: Figures,
 }
 
-/// `tree.json`.
+/// Renders `tree.json`.
 pub(crate) fn tree(times: &Times, value: Value, root: &Node) -> String {
     let mut frames = Frames::default();
     let mut nodes = Vec::new();
@@ -246,7 +246,7 @@ struct TreeDocument<'a> {
     nodes: Vec<TreeNode>,
 }
 
-/// Each frame once, however often the tree shows it.
+/// Frames of a tree, each once, however often the tree shows it.
 #[derive(Default)]
 struct Frames<'a> {
     frames: Vec<TreeFrame<'a>>,
@@ -262,7 +262,7 @@ struct TreeFrame<'a> {
     krate: &'a str,
 }
 
-/// A list, not nested: parsers of JSON give up at a depth that stacks reach.
+/// Node of a list, not nested: parsers of JSON give up at a depth that stacks reach.
 #[derive(Serialize)]
 struct TreeNode {
     parent: Option<usize>,

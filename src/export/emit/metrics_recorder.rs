@@ -19,12 +19,12 @@ use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
 
-/// Five series each; more than a process shows in a day of ordinary work.
+/// Default number of sites, of five series each; more than a process shows in a day of ordinary work.
 const MAX_SITES: usize = 200;
-/// A collection is given out again for a second, so a shorter interval would show nothing new.
+/// Shortest interval of reports. A collection is given out again for a second, so a shorter interval would show nothing new.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Rest between two goes of naming, so that the thread leaves most of a core to others.
+/// Pause between two slices of naming, so that the thread leaves most of a core to others.
 const NAMING_REST: Duration = Duration::from_millis(10);
 
 /// Outlet into the recorder that the program installed for the crate `metrics`, whichever it is. Cheap to clone.
@@ -63,10 +63,10 @@ impl Metrics {
         Metrics { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
     }
 
-    /// How many sites it shows at most in the life of the process, five series each: default 200.
+    /// Limits the sites that are shown in the life of the process, five series each; default: 200.
     ///
     /// Sites that come when there is no room count in `heap_dropped_events_total{reason="series"}`, each
-    /// once; what they hold is in *other*. Among several outlets of one collector the highest limit
+    /// once; their bytes are in *other*. Among several outlets of one collector the highest limit
     /// counts.
     pub fn max_sites(mut self, sites: usize) -> Metrics {
         self.max_sites = sites;
@@ -94,11 +94,11 @@ impl Metrics {
         }
     }
 
-    /// Sets every metric to what it is now; nothing happens before a recorder is installed.
+    /// Sets every metric to its value of now; nothing happens before a recorder is installed.
     ///
     /// Costs what [`Collector::collect`] costs, and some microseconds for each series. Totals do not begin
     /// again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop): a counter here cannot
-    /// fall. What is allocated meanwhile, by the recorder too, is heapgauge's own.
+    /// fall. Allocations meanwhile, the recorder's too, are heapgauge's own.
     pub fn collect(&self) {
         let _own = control::own();
         let mut has_errors = self.turn.lock();
@@ -185,11 +185,11 @@ impl Metrics {
     }
 }
 
-/// The thread of [`Metrics::report_every`]. Dropping it ends the thread and waits for it; in a child of
+/// Guard of the thread of [`Metrics::report_every`]. Dropping it ends the thread and waits for it; in a child of
 /// `fork`, where the thread does not exist, dropping it does nothing.
 #[must_use = "dropping it ends the reports"]
 pub struct Reporter {
-    /// The process whose thread it is; dropping the sender is the word to end.
+    /// The process whose thread it is; dropping the sender ends the thread.
     running: Option<(u32, Sender<()>, JoinHandle<()>)>,
 }
 

@@ -1,9 +1,9 @@
 //! A [`Report`] as series, on the meter, recorder or registry that the program already has.
 //!
-//! Which to take, what each costs and a complete snippet: see [`outlets`](crate::docs::outlets). Every outlet
+//! [`outlets`](crate::docs::outlets) says which to take and how much each costs, with a complete snippet. Every outlet
 //! walks one list of series; no arithmetic and no choice happens here.
 #![forbid(unsafe_code)]
-// Profiles are no series: with `pprof` alone nobody walks the list.
+// Profiles are no series: with `pprof` alone the list is not used.
 #![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
 
 #[cfg(feature = "http")]
@@ -39,14 +39,14 @@ pub use prometheus::Prometheus;
 #[cfg(feature = "prometheus-client")]
 pub use prometheus_client::PrometheusClient;
 
-/// One value, in the kind its family has.
+/// Value of a series, in the kind of its family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Value {
-    /// Of a counter: exact.
+    /// Value of a counter: exact.
     Count(u64),
-    /// Of a gauge: exact up to 2^53 (8 PiB), then the nearest number a Prometheus sample can hold.
+    /// Value of a gauge: exact up to 2^53 (8 PiB), then the nearest number a Prometheus sample can hold.
     Level(u64),
-    /// Of a signed gauge: exact up to ±2^53.
+    /// Value of a signed gauge: exact up to ±2^53.
     Change(i64),
     Seconds(f64),
 }
@@ -127,11 +127,11 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
 }
 
-/// The series of one family, in order.
+/// Series of one family, in order.
 #[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
 type Series = Vec<(Labels, Value)>;
 
-/// What [`each_series`] hands out, in the same order, for outlets that ask for one family after the
+/// Groups the series of [`each_series`] by family, in the same order, for outlets that ask for one family after the
 /// other. Families without series are left out.
 #[cfg(any(feature = "opentelemetry", feature = "prometheus-client"))]
 fn by_family(report: &Report) -> Vec<(&'static Family, Series)> {
@@ -147,7 +147,7 @@ fn labels(family: &'static Family, values: &[&str]) -> Labels {
     family.labels.iter().zip(values).map(|(&key, value)| (key, label_value(value))).collect()
 }
 
-/// Some renderers escape `a\b` and `a\\b` to the same text, which would join two series.
+/// Cleans a label's value. Some renderers escape `a\b` and `a\\b` to the same text, which would join two series.
 fn label_value(value: &str) -> String {
     let clean = |c: char| match c {
         '\\' => '/',

@@ -105,22 +105,22 @@ fn signed(level: u64) -> i64 {
 /// Series of one family, with attributes in the SDK's order.
 type Observed = Vec<(Vec<KeyValue>, Value)>;
 
-/// What all instruments of a registration draw from.
+/// Collector behind all instruments of a registration, with the collections of the SDK that are under way.
 struct Source {
     collector: Collector,
     turns: ForkMutex<Vec<Turn>>,
 }
 
-/// One collection of the SDK. It calls every instrument once, one after the other on one thread, and
+/// Collection of the SDK. It calls every instrument once, one after the other on one thread, and
 /// says neither when it begins nor when it ends; a view may have dropped any of them.
 struct Turn {
     thread: ThreadId,
-    /// By number of the family; taken when its instrument is called. An instrument whose family has
+    /// Series by number of the family; taken when its instrument is called. An instrument whose family has
     /// been taken is called for the second time, so a new collection has begun.
     families: Vec<Option<Observed>>,
 }
 
-/// Collections that may be under way at a time, each on a thread of its own.
+/// Most collections that may be under way at a time, each on a thread of its own.
 const MAX_TURNS: usize = 16;
 
 impl Source {

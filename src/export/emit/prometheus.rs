@@ -17,12 +17,12 @@ use crate::record::control;
 #[cfg(any(feature = "http", test))]
 use crate::record::fork::{self, mutex::ForkMutex};
 
-/// The content type of [`Report::to_prometheus`].
+/// Content type of [`Report::to_prometheus`].
 #[cfg(feature = "http")]
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Report {
-    /// This report as Prometheus text, for a program that serves it itself; the content type is
+    /// Renders this report as Prometheus text, for a program that serves it itself; the content type is
     /// `text/plain; version=0.0.4; charset=utf-8`.
     ///
     /// Families and lines are in a fixed order. Gauges are 64-bit floats in Prometheus, so bytes are
@@ -42,8 +42,8 @@ impl Report {
     }
 }
 
-/// The exporter cannot unregister a series, so each exposition has a recorder of its own: what is not
-/// in this report is not in the text.
+/// Renders with a recorder of its own for each exposition: the exporter cannot unregister a series, and a series that is
+/// not in this report must not be in the text.
 fn render(report: &Report) -> String {
     render_with_labels(report, &[])
 }
@@ -146,7 +146,7 @@ impl Prometheus {
     }
 }
 
-/// The text of the latest report asked for, so that scrapes within a second render once.
+/// Caches the text of the latest report asked for, so that scrapes within a second render once.
 #[cfg(any(feature = "http", test))]
 #[derive(Default)]
 pub(crate) struct Cached {
@@ -155,7 +155,7 @@ pub(crate) struct Cached {
 
 #[cfg(any(feature = "http", test))]
 impl Cached {
-    /// `report` as text. All reports handed in come from one collector.
+    /// Returns `report` as text. All reports handed in come from one collector.
     pub(crate) fn text(&self, report: &Report) -> Arc<str> {
         let _own = control::own();
         let mut latest = self.latest.lock();

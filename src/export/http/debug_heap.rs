@@ -1,7 +1,7 @@
 //! `/debug/heap` → the page, and the JSON it is made from.
 //!
 //! Any thread of any tokio runtime. An answer costs some milliseconds for 10,000 stacks, in which the
-//! collector's lock is held for as long as it takes to copy what is asked for.
+//! collector's lock is held while the figures asked for are copied.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -33,7 +33,7 @@ use crate::analyze::snapshot::{self, Snapshot};
 use crate::export::emit::json;
 use crate::record::control;
 
-/// Markup, style and script of the page; `{nonce}` stands where a value of each answer goes.
+/// Markup, style and script of the page; `{nonce}` is replaced by a random value in each answer.
 const PAGE: &str = include_str!("page.html");
 const AT: &str = "one of the last four numbers of summary.json, for a minute";
 
@@ -49,7 +49,7 @@ pub(super) fn routes() -> Router<Arc<Outlet>> {
 
 fn page() -> Response {
     let _own = control::own();
-    // Keys nobody knows, from the operating system: nobody can guess what they make of nothing.
+    // Secret keys from the operating system: their hash of no input cannot be guessed.
     let random = || RandomState::new().build_hasher().finish();
     let nonce = format!("{:016x}{:016x}", random(), random());
     let policy = format!(
@@ -106,7 +106,7 @@ async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     }
 }
 
-/// The file that `Snapshot::save` writes.
+/// Answers with the file that `Snapshot::save` writes.
 async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     if let Err(refusal) = asked(&outlet.collector, &uri, &[]).await {
         return *refusal;
@@ -131,8 +131,8 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     made.unwrap_or_else(|failed| *failed)
 }
 
-/// The query. An answer of now is of names only, so they are waited for. With the number of a moment comes
-/// somebody who asks again soon, and would rather see what there is.
+/// Parses the query. An answer about now shows names only, so they are waited for. A client that sends the number of a
+/// moment asks again soon, and is answered at once.
 async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQuery, Refusal> {
     let parsed = catch_panic(|| {
         let _own = control::own();
@@ -145,7 +145,7 @@ async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQu
     Ok(query)
 }
 
-/// The query, and the stacks it asks for, read in slices.
+/// Parses the query, and reads the stacks it asks for in slices.
 async fn read(
     collector: &Collector,
     uri: &Uri,
@@ -160,7 +160,7 @@ async fn read(
     Ok((query, stacks))
 }
 
-/// The JSON, or why there is none.
+/// Answers with the JSON, or with the reason why there is none.
 fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
     let made = catch_panic(|| {
         let _own = control::own();
@@ -183,7 +183,7 @@ fn refusal(nothing: Nothing) -> Refusal {
     })
 }
 
-/// One more header, and those that keep an answer from being kept or told about.
+/// Adds a header, and those that forbid caches and referrers.
 fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -194,7 +194,7 @@ fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
     response
 }
 
-/// Pieces that are made when the client has read those before.
+/// Body of pieces, each made when the client has read those before.
 struct Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>);
 
 impl hyper::body::Body for Pieces {

@@ -14,29 +14,39 @@ use super::PATHS;
 use super::response::{Refusal, refuse};
 use crate::export::input::Quoted;
 
-/// No path takes a body worth more than this.
+/// Longest body of a request; no path needs one.
 const MAX_BODY_BYTES: u64 = 64 << 10;
 
 /// Paths that are served on an address other than loopback.
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::{Expose, Server};
+///
+/// let builder = Server::builder().expose(Expose::Pprof);
+/// assert_eq!(Expose::default(), Expose::Metrics);
+/// # drop(builder);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expose {
     /// `/metrics` and `/health`.
     #[default]
     Metrics,
-    /// These and `/debug/pprof/heap` and `/debug/pprof/allocs`, for a profiler that runs elsewhere.
+    /// `/metrics`, `/health`, `/debug/pprof/heap` and `/debug/pprof/allocs`, for a profiler that runs elsewhere.
     Pprof,
     /// Every path. Each client that reaches the port can then take snapshots, and read every stack of the program.
     All,
 }
 
-/// The clients a listener is for, and the paths they get.
+/// Clients that a listener is for, and the paths they get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// On a loopback address: every path, but not for a browser that was led here by a foreign name.
+    /// Clients on a loopback address: every path, but not for a browser that was led here by a foreign name.
     Loopback,
-    /// On the loopback address beside another one: as above, and not for requests that a proxy or mesh forwards.
+    /// Clients on the loopback address beside another one: every path, but not for such a browser, and not for requests that a proxy or mesh forwards.
     Debug,
-    /// On any other address: the paths that the program exposes.
+    /// Clients on any other address: the paths that the program exposes.
     Foreign(Expose),
 }
 
@@ -45,7 +55,7 @@ impl Access {
         matches!(self, Access::Loopback | Access::Debug)
     }
 
-    /// Paths that are served, for the line about another one.
+    /// Lists the paths that are served, for the line about another one.
     pub(super) fn paths(self) -> String {
         match self {
             Access::Loopback | Access::Debug | Access::Foreign(Expose::All) => PATHS.join(", "),
@@ -61,7 +71,7 @@ impl Access {
     }
 }
 
-/// What a path is asked for before it is reached at all.
+/// Middleware: rejects foreign `Host` and `Origin` headers, forwarded requests and large bodies.
 pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     if access.is_local()
         && let Err(foreign) = from_here(request.version(), request.uri(), request.headers())
@@ -93,13 +103,13 @@ pub(super) async fn nosniff(mut response: Response) -> Response {
     response
 }
 
-/// Headers that proxies and meshes add to requests that they pass on, from wherever these come.
+/// Tells whether a header is one that proxies and meshes add to requests that they forward.
 fn is_of_a_proxy(header: &HeaderName) -> bool {
     let name = header.as_str();
     name == "forwarded" || ["x-forwarded-", "x-envoy-", "l5d-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A web page may point a name of its own at 127.0.0.1 and read what is served here as its own. The
+/// Rejects requests that a browser sends for a foreign page. A web page may point a name of its own at 127.0.0.1 and read what is served here as its own. The
 /// browser then sends that name, so only names that cannot be pointed anywhere are let in.
 fn from_here(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(HOST).iter().peekable();
@@ -133,7 +143,7 @@ fn from_here(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Ref
     }
 }
 
-/// `localhost` or a loopback address in figures, with or without a port.
+/// Tells whether a `Host` is `localhost` or a loopback address in figures, with or without a port.
 fn is_loopback(authority: &str) -> bool {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),

@@ -9,9 +9,9 @@ use crate::analyze::snapshot::order::Order;
 use crate::analyze::symbols::Site;
 use crate::export::input::number;
 
-/// As many as the collector keeps.
+/// Most points of a site's history; the collector keeps as many.
 const MAX_HISTORY: usize = 64;
-/// The most nodes of a call tree, a few megabytes.
+/// Most nodes of a call tree, a few megabytes.
 const MAX_NODES: usize = 20_000;
 
 /// Query of the JSON of `/debug/heap/…`; each path takes some of its parameters.
@@ -20,14 +20,14 @@ pub(super) struct HeapQuery {
     pub asked: Asked,
     pub order: Order,
     pub top: usize,
-    /// Figures of a site's history.
+    /// Number of points of a site's history.
     pub history: usize,
     pub value: Value,
     pub nodes: usize,
     pub filter: Filter,
 }
 
-/// The sites whose stacks are asked for: those that have all of it.
+/// Selection of sites by parts of a site, all of which must match.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     site: Option<u64>,
@@ -49,7 +49,7 @@ impl Filter {
 }
 
 impl HeapQuery {
-    /// Of `keys` alone. Err: one line that names parameter, value and what is allowed.
+    /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and what is allowed.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
             asked: Asked { at: None, since: Since::Previous },

@@ -39,7 +39,7 @@
 //! * **tree.json**: `nodes`, a list in which each comes after its `parent` (an index; `null` for the root).
 //!   `kind` is `root`; `frame`, with an index into `frames`; `cut`, stacks whose oldest frames were not
 //!   recorded; `unnamed`; `rest`, what a node holds beside those that found room (`nodes`, 1 to 20000,
-//!   default 2000); or `other`, below the root, what no sample stands for. `value` is its width: bytes, blocks, or
+//!   default 2000); or `other`, below the root, the bytes that no sample represents. `value` is its width: bytes, blocks, or
 //!   growth, the sum of what grew, as asked for by `value`; `stacks` says how many pass through it. The root has
 //!   the four figures of the total, and each node at least the `size` and `count` of its children together. The
 //!   oldest frame comes first, and frames beyond the traceback limit are there, too.
@@ -89,15 +89,15 @@ use profiles::ProfileSlots;
 use response::{Refusal, TEXT, answer, catch_panic, refuse};
 use worker_thread::on_worker_thread;
 
-/// From a request's head (at first: from the connection) until its answer begins, and from there until the next
+/// Time limit from a request's head (at first: from the connection) until its answer begins, and from there until the next
 /// request's head. A client that does not read its answer ends here too.
 pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(60);
-/// The longest a request waits for names; what has none by then shows as unknown.
+/// Longest wait of a request for names; stacks without one by then show as unknown.
 const NAMING_TIME: Duration = Duration::from_secs(20);
-/// What there is to say when that was not enough.
+/// Line for a request whose wait for names was not long enough.
 const NAMED_LATE: &str =
     "names are still being read, try again in a moment; /debug/heap/summary.json says how far";
-/// The paths of a loopback address.
+/// Paths of a loopback address.
 const PATHS: &[&str] = &[
     "/metrics",
     "/health",
@@ -115,7 +115,7 @@ const PATHS: &[&str] = &[
     "/debug/pprof/allocs",
 ];
 
-/// `/metrics` and `/health` as a router, for a program that already has a server.
+/// Makes a router of `/metrics` and `/health`, for a program that already has a server.
 ///
 /// These two show no more than metrics do: lines of code, and how much they hold. Everything else is
 /// [`debug_router`]. It brings no fallback, so it can be merged or nested.
@@ -139,7 +139,7 @@ pub fn router(collector: &Collector) -> Router {
     finish(metrics.merge(health_route()), &outlet(collector)).layer(middleware::map_response(nosniff))
 }
 
-/// Every path but those of [`router`], for a program that already has a server.
+/// Makes a router of every path but those of [`router`], for a program that already has a server.
 ///
 /// They show every stack of the program to each client that reaches them, and can take snapshots: serve them on a
 /// port of their own on loopback, or behind the program's own login.
@@ -163,7 +163,7 @@ pub fn debug_router(collector: &Collector) -> Router {
     finish(debug, &outlet(collector)).layer(middleware::map_response(nosniff))
 }
 
-/// Makes what the answers of one server come from.
+/// Makes the state behind the answers of one server.
 pub(crate) fn outlet(collector: &Collector) -> Arc<Outlet> {
     Arc::new(Outlet {
         collector: collector.clone(),
@@ -172,7 +172,7 @@ pub(crate) fn outlet(collector: &Collector) -> Arc<Outlet> {
     })
 }
 
-/// The whole of one of heapgauge's own listeners.
+/// Makes the router of one of heapgauge's own listeners, with guard and fallback.
 pub(crate) fn app(outlet: &Arc<Outlet>, access: Access) -> Router {
     let mut routes = metrics_routes().merge(health_route());
     match access {
@@ -189,14 +189,14 @@ pub(crate) fn app(outlet: &Arc<Outlet>, access: Access) -> Router {
         .layer(middleware::map_response(nosniff))
 }
 
-/// A person who opens the address the program printed wants the page.
+/// Redirects to the page: a person who opens the address the program printed wants it.
 fn to_the_page() -> Response {
     let mut response = answer(StatusCode::TEMPORARY_REDIRECT, TEXT, "see /debug/heap\n");
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/debug/heap"));
     response
 }
 
-/// What answers are made from.
+/// State behind the answers of one server or router.
 pub(crate) struct Outlet {
     collector: Collector,
     metrics: Cached,
@@ -249,8 +249,7 @@ async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
     .unwrap_or_else(|failed| *failed)
 }
 
-/// Where every stack is shown by name all are named first, for as long as a client would wait. False:
-/// there are more.
+/// Names all stacks, for as long as a client would wait. False: there are more.
 async fn name_all(collector: &Collector, since: Since) -> Result<bool, Refusal> {
     let begun = Instant::now();
     loop {
@@ -268,7 +267,7 @@ fn unknown_path(uri: &Uri, access: Access) -> Response {
     )
 }
 
-/// The header `allow` is added by the router.
+/// Answers 405 with the allowed methods; the router adds the header `allow`.
 async fn wrong_method(request: Request) -> Response {
     let path = request.uri().path();
     let allowed = if path.ends_with("/memory/snapshots") { "GET, HEAD, POST" } else { "GET, HEAD" };

@@ -1,4 +1,4 @@
-//! `/debug/pprof/heap`, `/debug/pprof/allocs` and `/debug/heap/folded`: what they ask for → a profile, sent.
+//! `/debug/pprof/heap`, `/debug/pprof/allocs`, `/debug/heap/folded` → a profile, sent in pieces.
 //!
 //! How many are asked for, made and sent at once is bounded, because each holds memory; a profile over some seconds
 //! leaves the thread to others meanwhile.
@@ -34,15 +34,15 @@ use crate::export::emit::folded;
 use crate::export::emit::pprof;
 use crate::record::control;
 
-/// Profiles asked for and not made yet. Fewer than there may be connections, so that `/metrics` is always answered.
+/// Most profiles asked for and not made yet. Fewer than there may be connections, so that `/metrics` is always answered.
 const ASKED: usize = 16;
-/// Those of them that wait for their seconds to pass. They hold the counts of all stacks.
+/// Most profiles that wait for their seconds to pass. They hold the counts of all stacks.
 #[cfg(feature = "pprof")]
 const WAITING: usize = 4;
-/// Those of them that are made or sent. They hold a whole profile.
+/// Most profiles that are made or sent. They hold a whole profile.
 const MADE: usize = 2;
 
-/// Who may go on.
+/// Limits on the profiles that are asked for, waited for, made and sent at a time.
 pub(super) struct ProfileSlots {
     asked: Arc<Semaphore>,
     #[cfg(feature = "pprof")]
@@ -163,7 +163,7 @@ fn bad(line: String) -> Refusal {
     Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}")))
 }
 
-/// Names the stacks, for as long as a client would wait; the rest goes by module and offset.
+/// Names the stacks, for as long as a client would wait; the rest are shown by module and offset.
 async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refusal> {
     let begun = Instant::now();
     let mut unnamed = internal(|| profile.without_names())?;
@@ -176,7 +176,7 @@ async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refu
     Ok(())
 }
 
-/// Calls it with what it allocates booked as heapgauge's own.
+/// Calls a function with its allocations booked as heapgauge's own.
 fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_panic(|| {
         let _own = control::own();
@@ -192,14 +192,14 @@ fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> R
     })
 }
 
-/// What has not been sent yet.
+/// Part of a profile that has not been sent yet.
 enum Rest {
     #[cfg(feature = "pprof")]
     Whole(Bytes),
     Lines(folded::Lines),
 }
 
-/// A body that keeps its turn until it is sent or given up.
+/// Body that keeps its slot until it is sent or given up.
 struct StreamBody {
     rest: Rest,
     _made: OwnedSemaphorePermit,

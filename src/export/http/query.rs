@@ -14,21 +14,21 @@ use crate::analyze::snapshot::group::GroupBy;
 use crate::analyze::snapshot::order::Order;
 use crate::export::input::{self, Quoted, number};
 
-/// The most rows of one answer.
+/// Most rows of one answer.
 pub(super) const MAX_TOP: usize = 10_000;
 pub(super) const SORT: &str = "diff, growth, size, count";
-/// A profile over more than this would not be there before the connection is given up.
+/// Longest time of a profile over seconds: a longer one would not be there before the connection is given up.
 #[cfg(feature = "pprof")]
 const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
 
-/// How an answer is written.
+/// Format of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Text,
     Json,
 }
 
-/// What `GET /memory/snapshots` is asked for.
+/// Query of `GET /memory/snapshots`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Query {
     pub top: usize,
@@ -38,11 +38,11 @@ pub(super) struct Query {
     pub format: Format,
 }
 
-/// What `since` may be.
+/// Allowed values of `since`, for a message.
 pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
 
 impl Query {
-    /// Err: one line that names parameter, value and what is allowed.
+    /// Parses the query. Err: one line that names parameter, value and what is allowed.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
         let mut asked = Query {
             top: 10,
@@ -73,11 +73,11 @@ impl Query {
     }
 }
 
-/// What `GET /debug/pprof/heap` and `/debug/pprof/allocs` are asked for.
+/// Query of `GET /debug/pprof/heap` and `/debug/pprof/allocs`.
 #[cfg(feature = "pprof")]
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ProfileQuery {
-    /// What happens in so much time from now; else everything so far.
+    /// Time from now that the profile covers; `None`: everything so far.
     pub seconds: Option<Duration>,
     pub text: bool,
 }
@@ -106,7 +106,7 @@ impl ProfileQuery {
     }
 }
 
-/// What `GET /debug/heap/folded` is asked for. Err: one line that names parameter, value and what is allowed.
+/// Parses the query of `GET /debug/heap/folded`. Err: one line that names parameter, value and what is allowed.
 pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
     let mut asked = ProfileValue::LiveBytes;
     each(query, &["value"], |_, value| {
@@ -120,7 +120,7 @@ pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
     Ok(asked)
 }
 
-/// Reads each parameter, once. `read` is given only those of `keys`; its error is what is allowed.
+/// Reads each parameter, once. `read` is given only those of `keys`; its error lists the allowed values.
 pub(super) fn each(
     query: &str,
     keys: &[&str],
@@ -146,7 +146,7 @@ pub(super) fn each(
     Ok(())
 }
 
-/// The query of `POST /memory/snapshots`. Err: as in [`Query::parse`].
+/// Checks that there is no parameter, for `POST /memory/snapshots`. Err: as in [`Query::parse`].
 pub(super) fn no_params(query: &str) -> Result<(), String> {
     match pairs(query).first() {
         Some((key, _)) => Err(format!("parameter {} is unknown, allowed are none with POST", Quoted(key))),
@@ -154,7 +154,7 @@ pub(super) fn no_params(query: &str) -> Result<(), String> {
     }
 }
 
-/// Figures alone are an id; a duration has a unit.
+/// Parses `since`: digits alone are an id; a duration has a unit.
 pub(super) fn since(value: &str) -> Option<Since> {
     match value {
         "first" => Some(Since::First),
@@ -165,7 +165,7 @@ pub(super) fn since(value: &str) -> Option<Since> {
     }
 }
 
-/// `a=b&c=d`, percent-decoded; what decodes to no text shows as replacement characters.
+/// Splits `a=b&c=d` and decodes percent signs; bytes that are not UTF-8 become replacement characters.
 fn pairs(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| {
         let mut bytes = Vec::with_capacity(text.len());

@@ -12,10 +12,10 @@ use axum::response::Response;
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
 
-/// An answer that says no. Boxed, because it is large and the other case is the common one.
+/// Answer that rejects a request. Boxed, because it is large and the other case is the common one.
 pub(super) type Refusal = Box<Response>;
 
-/// A fault of ours is one answer, not the end of the connection or of the server.
+/// Turns a panic into an answer, so that it ends neither the connection nor the server.
 pub(super) fn catch_panic<T>(answer: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(answer)).map_err(|_| {
         Box::new(refuse(
@@ -25,11 +25,12 @@ pub(super) fn catch_panic<T>(answer: impl FnOnce() -> T) -> Result<T, Refusal> {
     })
 }
 
-/// One line.
+/// Answers with one line of text.
 pub(super) fn refuse(status: StatusCode, line: std::fmt::Arguments<'_>) -> Response {
     answer(status, TEXT, format!("{line}\n"))
 }
 
+/// Answers with a text of this content type.
 pub(super) fn answer(
     status: StatusCode,
     content_type: &'static str,

@@ -23,15 +23,15 @@ use super::response::refuse;
 use crate::record::control;
 use crate::record::fork::mutex::PerProcess;
 
-/// Answers up to this size are sent without a share. It is what a connection may buffer anyway.
+/// Largest answer that is sent without a share, bytes; a connection may buffer as much anyway.
 const SMALL: u64 = 64 << 10;
-/// Bytes of larger answers that may be in memory at a time. A single answer may be larger, if it is alone.
+/// Most bytes of larger answers that may be in memory at a time. A single answer may be larger, if it is alone.
 const BUDGET: u64 = 16 << 20;
-/// Permits count in this unit, because a semaphore holds fewer than there may be bytes.
+/// Unit of a permit, bytes, because a semaphore holds fewer than there may be bytes.
 const UNIT: u64 = 1 << 10;
-/// An answer that is made while it is read does not know its size, and holds a snapshot.
+/// Assumed size of an answer that is made while it is read: it does not know its size, and holds a snapshot.
 const UNKNOWN: u64 = BUDGET / 2;
-/// A client that does not read is given up after a minute, so this is a middling wait.
+/// Wait that a rejected client is told. A client that does not read is given up after a minute, so this is a middling wait.
 const RETRY_SECONDS: &str = "10";
 
 /// Shares of the answers of every server and router of this process.
@@ -72,7 +72,7 @@ pub(super) async fn bounded(request: Request, next: Next) -> Response {
     }
 }
 
-/// A body in pieces. Each is a copy, so that the whole is given back with this value, whatever a connection still buffers.
+/// Body in pieces. Each is a copy, so that the whole is given back with this value, whatever a connection still buffers.
 struct Pieces {
     rest: Bytes,
     body: Body,

@@ -17,7 +17,7 @@ use crate::analyze::snapshot::compare as rows;
 use crate::export::emit::diff;
 use crate::record::control;
 
-/// `GET /memory/snapshots`: the heap of now beside that of then.
+/// Answers `GET /memory/snapshots`: the heap of now beside an earlier one.
 pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let query = match catch_panic(|| Query::parse(uri.query().unwrap_or(""))) {
         Ok(Ok(query)) => query,
@@ -34,7 +34,7 @@ pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Resp
     made.unwrap_or_else(|failed| *failed)
 }
 
-/// The rows asked for, or why there are none.
+/// Answers with the rows asked for, or with the reason why there are none.
 fn show(collector: &Collector, query: &Query) -> Response {
     let Compared { new, old, total } = match collector.compare(query.since) {
         Ok(compared) => compared,
@@ -58,7 +58,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
     }
 }
 
-/// `POST /memory/snapshots`: keeps the heap of now.
+/// Answers `POST /memory/snapshots`: keeps a snapshot of now.
 pub(super) async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let made = catch_panic(|| {
         let _own = control::own();

@@ -1,4 +1,4 @@
-//! The work of a request → a thread of heapgauge's, for routers that are part of the program's server.
+//! Work of a request → a thread of heapgauge's, for routers that are part of the program's server.
 //!
 //! A collection may take a second and a tree of many stacks half of one: on the program's own async workers, that is
 //! time the program does not answer in. There the request only waits for a channel, which any executor can do. One thread
@@ -51,6 +51,7 @@ pub(super) async fn on_worker_thread(request: Request, next: Next) -> Response {
     }
 }
 
+/// Queues a job, and starts the thread if this process has none.
 fn submit(job: Job) -> io::Result<()> {
     let mut shared = JOBS.lock();
     let process = mutex::process();
@@ -117,12 +118,13 @@ async fn hand_over(mut body: Body, pieces: mpsc::Sender<Piece>) {
     let _ = pieces.send(Piece::End).await;
 }
 
+/// Piece of a body, or its end.
 enum Piece {
     Data(Bytes),
     End,
 }
 
-/// The body as the program's server sees it.
+/// Body as the program's server sees it.
 struct Received {
     pieces: mpsc::Receiver<Piece>,
     size: SizeHint,

@@ -12,12 +12,12 @@ use crate::analyze::collector::Collector;
 use crate::analyze::symbols;
 use crate::record::raw_snapshot::{self, Dropped};
 
-/// How often the thread looks for stacks the last collection left unnamed.
+/// Interval between two looks for stacks that the last collection left unnamed.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 /// Rest between two slices of naming, so that the thread leaves most of a core to others.
 const NAMING_REST: Duration = Duration::from_millis(10);
 
-/// The collector's clock: baselines when they are due, and names for what was left unnamed.
+/// Keeps the collector's baselines in time, and names stacks that were left unnamed.
 pub(super) async fn keep_time(collector: &Collector) {
     let mut losses = Losses::default();
     loop {
@@ -32,7 +32,7 @@ pub(super) async fn keep_time(collector: &Collector) {
     }
 }
 
-/// Which limits have been reached so far. Each is one line on stderr, once.
+/// Limits that have been reached so far. Each is one line on stderr, once.
 #[derive(Default)]
 struct Losses {
     tables: bool,

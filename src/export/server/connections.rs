@@ -20,29 +20,31 @@ use tower::ServiceExt as _;
 use crate::export::http::REQUEST_TIME;
 use crate::record::fork::sockets::ClosedInChild;
 
-/// A request's head, all of it; anything longer is answered 431.
+/// Longest head of a request, bytes; anything longer is answered 431.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
-/// What one connection may buffer.
+/// Most bytes that one connection may buffer.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
-/// From the moment a connection could send a request until its head is there.
+/// Time limit from the moment a connection could send a request until its head is there.
 const HEADER_TIME: Duration = Duration::from_secs(10);
-/// What the accepting loop knows of a connection.
+/// Connection as the accepting loop sees it.
 struct Connection {
     task: AbortHandle,
     state: Arc<Activity>,
 }
 
+/// Activity of a connection, which its task writes and the accepting loop reads.
 struct Activity {
     opened: Instant,
     /// Milliseconds after `opened` at which the latest request's head was there, or its answer's.
     turned_ms: AtomicU64,
-    /// An answer is being made right now.
+    /// True while an answer is being made.
     answering: AtomicBool,
 }
 
 impl Activity {
-    /// When the client is given up. What an answer takes is our own affair, and bounded by those who make it.
+    /// Returns the time at which the client is given up. The time of making an answer does not count: it has limits of its
+    /// own.
     fn ends(&self) -> Instant {
         match self.answering.load(Ordering::Relaxed) {
             true => Instant::now() + REQUEST_TIME,
@@ -117,7 +119,7 @@ async fn connection(stream: ClosedInChild<tokio::net::TcpStream>, app: Router, s
     let mut http = std::pin::pin!(http);
     loop {
         tokio::select! {
-            // An error is the client's: there is nobody else to tell.
+            // An error is the client's: there is no other party to tell.
             _ = http.as_mut() => return,
             () = sleep_until(state.ends()) => {
                 if state.ends() <= Instant::now() {

@@ -1,7 +1,7 @@
-//! The environment → what the server is told: every `HEAPGAUGE_…` variable.
+//! Environment → settings of the server: every `HEAPGAUGE_…` variable.
 //!
-//! Read once, by `serve_from_env`, on the thread that calls it. What cannot be read is one line for the
-//! user each, and the default.
+//! Read once, by `serve_from_env`, on the thread that calls it. A variable that cannot be read is one
+//! line for the user, and its default is taken.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
@@ -15,13 +15,13 @@ use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;
 
-/// Where the server listens unless it is told otherwise.
+/// Default address of the server.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:9898";
-/// Where the listener for every path is, beside a listener that is not on loopback.
+/// Default address of the listener for every path, beside a listener that is not on loopback.
 pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
-/// Every variable there is, in the order of the documentation.
+/// Names of all variables, in the order of the documentation.
 const KEYS: [&str; 10] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
@@ -35,7 +35,7 @@ const KEYS: [&str; 10] = [
     "HEAPGAUGE_QUIET",
 ];
 
-/// What the environment says; `None` leaves things as the program has set them up.
+/// Settings of the environment; `None` keeps the program's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub on: Option<bool>,
@@ -47,7 +47,7 @@ pub(crate) struct Config {
     pub sample: Option<usize>,
     pub max_overhead: u64,
     pub expose: Expose,
-    /// `None`: no second listener.
+    /// Address of the second listener; `None`: there is none.
     pub debug_addr: Option<SocketAddr>,
     pub quiet: bool,
 }
@@ -69,7 +69,7 @@ impl Default for Config {
     }
 }
 
-/// What the variables say, and a line for each that could not be used, in the order of the keys.
+/// Reads the variables: their settings, and a line for each that could not be used, in the order of the keys.
 pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (Config, Vec<String>) {
     let mut ours: Vec<(String, OsString)> = variables
         .map(|(key, value)| (key.to_string_lossy().into_owned(), value))
@@ -91,13 +91,13 @@ pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (C
     (config, problems)
 }
 
-/// Kubernetes gives every container of a namespace such variables for a Service named `heapgauge`.
+/// Tells whether Kubernetes made a variable: it gives every container of a namespace such variables for a Service named `heapgauge`.
 fn is_of_kubernetes(key: &str) -> bool {
     let port = key.strip_prefix("HEAPGAUGE_PORT");
     key.starts_with("HEAPGAUGE_SERVICE_") || port.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-/// Err: what is to be said about the value.
+/// Applies one variable. Err: the line about its value, without its name.
 fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
     match key {
         "HEAPGAUGE" => {
@@ -160,10 +160,10 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The words of a switch, for the line about another one.
+/// Words of a switch, for the line about another one.
 const SWITCH: &str = "allowed are on, true, yes, 1, off, false, no and 0";
 
-/// In any case: the word is typed in a hurry, and `HEAPGAUGE=OFF` must not leave tracking on.
+/// Reads a switch, in any case: the word is typed in a hurry, and `HEAPGAUGE=OFF` must not leave tracking on.
 fn switch(value: &str) -> Option<bool> {
     let is_one_of = |words: [&str; 4]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
     match value {
@@ -173,7 +173,7 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
-/// `localhost` or a loopback address in figures, and a port.
+/// Reads `localhost` or a loopback address in figures, and a port.
 fn loopback(value: &str) -> Option<SocketAddr> {
     let (host, port) = value.rsplit_once(':')?;
     let addr = match host.eq_ignore_ascii_case("localhost") {
@@ -183,7 +183,7 @@ fn loopback(value: &str) -> Option<SocketAddr> {
     addr.ip().to_canonical().is_loopback().then_some(addr)
 }
 
-/// Whether the host exists is found out when listening; here only the shape is checked.
+/// Checks the shape of an address; only listening tells whether the host exists.
 fn address(value: &str) -> Option<&str> {
     let (host, port) = value.rsplit_once(':')?;
     let is_whole =

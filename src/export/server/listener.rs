@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use super::say;
 use crate::record::fork::sockets::ClosedInChild;
 
-/// Ports that are tried one after the other where the second listener's is taken; then any free one.
+/// Number of ports that are tried one after the other where the second listener's is taken; then any free one.
 const DEBUG_PORTS: u16 = 100;
 
 /// Tells whether an address is reached from this machine only.
@@ -24,7 +24,7 @@ pub(super) fn listen(addrs: &[SocketAddr]) -> std::io::Result<ClosedInChild<TcpL
     })
 }
 
-/// The second listener. That there is none is a line on stderr and never the end of the first.
+/// Opens the second listener. A failure is a line on stderr and never ends the first.
 pub(super) fn listen_for_debugging(wanted: SocketAddr) -> Option<ClosedInChild<TcpListener>> {
     let ports = (0..DEBUG_PORTS).map_while(|more| wanted.port().checked_add(more)).chain([0]);
     let mut refused = None;

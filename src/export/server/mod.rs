@@ -1,4 +1,4 @@
-//! An address → a server on a thread of its own, which also keeps the collector's clock.
+//! Address → a server on a thread of its own, which also keeps the collector's clock.
 //!
 //! Beside an address that is not on loopback there is a second listener that is: it serves every path, to people on the
 //! machine or at the end of `kubectl port-forward`.
@@ -34,13 +34,13 @@ use connections::accept;
 use env::{Config, DEFAULT_DEBUG_ADDR};
 use listener::{is_loopback, listen, listen_for_debugging};
 
-/// Open connections; beyond it the one that has been waiting longest makes room.
+/// Most open connections; beyond it the one that has been waiting longest makes room.
 const MAX_CONNECTIONS: usize = 64;
-/// The same for the second listener, which is for people.
+/// Most open connections of the second listener, which is for people.
 const MAX_DEBUG_CONNECTIONS: usize = 16;
-/// A server that was stopped sooner than this was most likely dropped by mistake.
+/// Shortest life of a server that was not dropped by mistake, most likely.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// The server that lives, and its process: a child of `fork` has the memory but not the thread. Locked while a server
+/// Address of the server that lives, and its process: a child of `fork` has the memory but not the thread. Locked while a server
 /// starts.
 static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 
@@ -171,12 +171,12 @@ impl fmt::Display for Listening<'_> {
     }
 }
 
-/// `eprintln` would panic where stderr is closed.
+/// Writes a line to stderr; `eprintln` would panic where it is closed.
 fn say(line: &dyn fmt::Display) {
     let _ = writeln!(std::io::stderr(), "heapgauge: {line}");
 }
 
-/// heapgauge's server. Dropping it closes the port, ends the thread and waits for it.
+/// Server of heapgauge's. Dropping it closes the port, ends the thread and waits for it.
 ///
 /// The thread stays in the parent of a `fork`. In the child the listener and its connections are closed before `fork`
 /// returns there; dropping this does nothing, and [`serve`] starts another server, at the same address once the parent
@@ -191,11 +191,12 @@ pub struct Server {
     running: Option<Running>,
 }
 
+/// Thread of a server, and the means to end it.
 #[derive(Debug)]
 struct Running {
     /// The process whose thread it is, see [`mutex::process`].
     process: u32,
-    /// Dropping it is the word to end.
+    /// Dropping it ends the thread.
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -232,18 +233,18 @@ impl Server {
         ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr: Some(DEFAULT_DEBUG_ADDR) }
     }
 
-    /// Where it listens, with the port it was given.
+    /// Returns the address it listens on, with the port it was given.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Where the second listener is, which serves every path on loopback; `None` where [`Server::local_addr`] is on
+    /// Returns the address of the second listener, which serves every path on loopback; `None` where [`Server::local_addr`] is on
     /// loopback itself, and where there is no second one.
     pub fn debug_addr(&self) -> Option<SocketAddr> {
         self.debug_addr
     }
 
-    /// The collector whose reports it serves.
+    /// Returns the collector whose reports it serves.
     pub fn collector(&self) -> &Collector {
         &self.collector
     }
@@ -387,12 +388,13 @@ impl ServerBuilder {
     }
 }
 
+/// Names the addresses in an error of listening.
 fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
     let addrs: Vec<String> = addrs.iter().map(SocketAddr::to_string).collect();
     Error::with_source(format_args!("serve: cannot listen on {}", addrs.join(", ")), error)
 }
 
-/// The thread. Ends when `stopped` does.
+/// Runs the server on its thread until `stopped` ends.
 fn run(
     (listener, access): (ClosedInChild<TcpListener>, Access),
     debug: Option<ClosedInChild<TcpListener>>,
@@ -429,5 +431,5 @@ fn run(
             () = keep_time(&collector) => {}
         }
     });
-    // Dropping the runtime drops every connection where it stands.
+    // Dropping the runtime drops every connection as it is.
 }

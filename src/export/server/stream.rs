@@ -1,4 +1,4 @@
-//! A connection of the server's, which a forked child closes, as a stream of bytes.
+//! Connection of the server's, which a forked child closes → a stream of bytes.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

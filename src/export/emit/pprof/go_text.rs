@@ -9,10 +9,10 @@ use crate::analyze::symbols::{self, Placed};
 use crate::record::control;
 use crate::record::raw_snapshot::{Counts, RawStack};
 
-/// The text lists this many stacks, a few megabytes at most, and sums up the others.
+/// Most stacks that are listed, a few megabytes at most; the others are summed up.
 pub(super) const LISTED: usize = 1_000;
 
-/// The text Go writes with `?debug=1`: the stacks that hold most first, each with its frames.
+/// Renders the text Go writes with `?debug=1`: the stacks that hold most first, each with its frames.
 #[cfg(feature = "http")]
 pub(crate) fn text(profile: &Profile) -> String {
     let _own = control::own();

@@ -1,6 +1,6 @@
 //! [`Profile`] → pprof's `profile.proto`, compressed, or the text Go writes for people.
 //!
-//! Any thread. Some 40 ms for 10,000 stacks, and in proportion for more. What is held meanwhile is each distinct
+//! Any thread. Some 40 ms for 10,000 stacks, and in proportion for more. Memory meanwhile: each distinct
 //! address, function and text once, and the compressed samples.
 #![forbid(unsafe_code)]
 
@@ -29,10 +29,10 @@ pub(crate) use go_text::text;
 use profile_proto as proto;
 use prost::Message as _;
 
-/// Stacks that are encoded in one piece; some ten milliseconds.
+/// Number of stacks that are encoded in one piece; some ten milliseconds.
 const PIECE: usize = 2_048;
 impl Profile {
-    /// This profile in pprof's format, gzipped, as `go tool pprof` and most profile stores read it.
+    /// Encodes this profile in pprof's format, gzipped, as `go tool pprof` and most profile stores read it.
     ///
     /// Each sample has the four values of a Go heap profile: `alloc_objects`, `alloc_space`, `inuse_objects`,
     /// `inuse_space`; `shown` is the one a tool shows first. Frames of the standard library and of containers above
@@ -59,20 +59,20 @@ impl Profile {
     }
 }
 
-/// A profile that is being encoded.
+/// Profile that is being encoded.
 ///
 /// Samples go through the compressor piece by piece: messages of one kind may follow each other in protobuf, and the
 /// samples would otherwise be held twice, as messages and as bytes.
 pub(crate) struct Encoder {
     gzip: GzEncoder<Vec<u8>>,
-    /// Stacks that are encoded.
+    /// Number of stacks that are encoded.
     done: usize,
     head: proto::Profile,
     mappings: Vec<Mapping>,
     texts: Texts,
-    /// Name and file → id.
+    /// Ids of functions, by name and file.
     functions: HashMap<(i64, i64), u64>,
-    /// Address, how many of its inlined frames were left out, how many are there → id. A stack may begin or end amid
+    /// Ids of locations, by address, number of its inlined frames left out, and number of those there. A stack may begin or end amid
     /// the frames of one address.
     locations: HashMap<(usize, usize, usize), u64>,
     /// Locations without a name, by their place in `head.location`.
@@ -148,7 +148,7 @@ impl Encoder {
         end < profile.stacks.len()
     }
 
-    /// The gzipped profile.
+    /// Returns the gzipped profile.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         let _own = control::own();
         self.name_the_unnamed();
@@ -164,7 +164,7 @@ impl Encoder {
         let _ = self.gzip.write_all(&part.encode_to_vec());
     }
 
-    /// Leaf first. Frames of one address, the inlined ones, are one location.
+    /// Returns the ids of the locations, leaf first. Frames of one address, the inlined ones, are one location.
     fn location_ids(&mut self, addresses: &[usize], frames: &[Placed]) -> Vec<u64> {
         let calls = frames.chunk_by(|one, next| one.at == next.at);
         calls
@@ -222,7 +222,7 @@ impl Encoder {
         })
     }
 
-    /// Where no tool will look a name up, an address goes by module and offset.
+    /// Names addresses by module and offset where no tool will look a name up.
     fn name_the_unnamed(&mut self) {
         for (at, frame) in std::mem::take(&mut self.unnamed) {
             let mapping = (self.head.location[at].mapping_id as usize).checked_sub(1);
@@ -235,7 +235,7 @@ impl Encoder {
     }
 }
 
-/// Every text once, by its place; the first is empty.
+/// Table of texts, each once, by its place; the first is empty.
 #[derive(Default)]
 struct Texts {
     places: HashMap<Arc<str>, i64>,
@@ -264,7 +264,7 @@ impl Texts {
     }
 }
 
-/// Go's names.
+/// Returns Go's name of a value.
 fn name(value: ProfileValue) -> &'static str {
     match value {
         ProfileValue::AllocatedBlocks => "alloc_objects",

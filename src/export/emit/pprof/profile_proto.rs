@@ -2,8 +2,7 @@
 //!
 //! Names and numbers are those of the format, which is published at
 //! <https://github.com/google/pprof/blob/main/proto/profile.proto> under the Apache License 2.0, © Google Inc.
-//! What a field means stands there. A number that stands
-//! for a text is its place in `string_table`, whose first text is empty.
+//! The fields are described there. A number in place of a text is the text's place in `string_table`, whose first text is empty.
 #![forbid(unsafe_code)]
 
 use super::protobuf::{list, message, optional};

@@ -160,7 +160,7 @@ fn case_58_samples_are_leaf_first_and_addresses_lie_in_the_call() {
         ]
     );
     assert_eq!(stacks[3], [(0, 0, vec![("[unrecorded]", "", 0)])]);
-    // Each function once, though `shop::load` stands in two locations.
+    // Each function once, though `shop::load` is in two locations.
     let names: Vec<&str> = profile.function.iter().map(|function| text(&profile, function.name)).collect();
     assert_eq!(
         names,
