@@ -76,7 +76,7 @@ const FACES: &[&str] = &["raw_snapshot", "control", "global_allocator", "trim", 
 /// A source file of the crate.
 struct Source {
     path: PathBuf,
-    /// `export/emit/text` of `src/export/emit/text.rs`, `export/emit` of `src/export/emit/mod.rs`.
+    /// `export/emit/json` of `src/export/emit/json.rs`, `export/emit` of `src/export/emit/mod.rs`.
     module: String,
     text: String,
 }

@@ -10,6 +10,13 @@ static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::syste
 
 /// The program: serves, tells, ends.
 fn main_of_the_child() {
+    if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "decides") {
+        let (end, error) = match heapgauge::Server::from_env() {
+            Ok(server) => (format!("server={}", server.is_some()), None),
+            Err(error) => (error.to_string(), Some(error.kind())),
+        };
+        return println!("tracing={} {end} {error:?}\nthe program goes on", heapgauge::is_tracing());
+    }
     let server = heapgauge::serve_from_env();
     println!("tracing={} frames={}", heapgauge::is_tracing(), heapgauge::traceback_limit());
     match &server {
@@ -146,6 +153,20 @@ fn an_unusable_host_is_a_line_and_the_program_goes_on() {
         "{stderr}"
     );
     assert_eq!(stderr.lines().count(), 1);
+}
+
+/// A program that wants to end where its server cannot be started gets an error, and nothing is on stderr.
+#[test]
+fn from_env_leaves_the_decision_to_the_program() {
+    let decides = ("ENVIRONMENT_TEST_CHILD", "decides");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (stdout, stderr) = run(&[decides, ("HEAPGAUGE_ADDR", &addr)]);
+    let line = format!("tracing=true HEAPGAUGE_ADDR={addr}: serve: cannot listen on {addr}: ");
+    assert!(stdout.starts_with(&line) && stdout.ends_with(" Some(Io)\n"), "{stdout}");
+    assert_eq!(stderr, "");
+    let (stdout, _) = run(&[decides, FREE, ("HEAPGAUGE", "off")]);
+    assert_eq!(stdout, "tracing=false server=false None\n");
 }
 
 /// A restart by `exec` keeps the process, and its counters begin anew: `changes()` has to see it.

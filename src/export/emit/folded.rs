@@ -24,7 +24,7 @@ impl Profile {
     /// the value. Most tools that draw flame graphs read it.
     ///
     /// Stacks that pass through the same functions are one line; the largest value comes first. A `;` in a name
-    /// becomes a comma. The values add up to the total; what is not above zero is left out, which only a
+    /// becomes a comma. The values add up to the total; a line that is not above zero is left out, which only a
     /// difference has.
     ///
     /// About 0.1 s for 10,000 stacks, and some hundred bytes each.

@@ -1,6 +1,6 @@
 //! Views of the collector → the JSON of `/debug/heap/…`.
 //!
-//! Pure functions on values; linear in what they write. `size` and `count` are live bytes and live blocks, as in
+//! Pure functions on values; linear in the length of their text. `size` and `count` are live bytes and live blocks, as in
 //! the snapshot file; times are seconds since 1970.
 #![forbid(unsafe_code)]
 

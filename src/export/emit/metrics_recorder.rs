@@ -58,6 +58,13 @@ pub struct Metrics {
 
 impl Metrics {
     /// Makes an outlet of this collector's reports.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new()).max_sites(100);
+    /// outlet.collect(); // does nothing before a recorder is installed
+    /// ```
     pub fn new(collector: &Collector) -> Metrics {
         let _own = control::own();
         Metrics { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
@@ -68,12 +75,31 @@ impl Metrics {
     /// Sites that come when there is no room count in `heap_dropped_events_total{reason="series"}`, each
     /// once; their bytes are in *other*. Among several outlets of one collector the highest limit
     /// counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new()).max_sites(50);
+    /// # drop(outlet);
+    /// ```
     pub fn max_sites(mut self, sites: usize) -> Metrics {
         self.max_sites = sites;
         self
     }
 
     /// Tells the recorder type, unit and meaning of every metric. Once is enough.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    /// let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new());
+    /// metrics::with_local_recorder(&recorder, || {
+    ///     outlet.describe();
+    ///     outlet.collect();
+    /// });
+    /// assert!(recorder.handle().render().contains("# HELP heap_tracking "));
+    /// ```
     pub fn describe(&self) {
         let _own = control::own();
         for family in families::ALL {
@@ -96,7 +122,7 @@ impl Metrics {
 
     /// Sets every metric to its value of now; nothing happens before a recorder is installed.
     ///
-    /// Costs what [`Collector::collect`] costs, and some microseconds for each series. Totals do not begin
+    /// Costs as much as [`Collector::collect`], and some microseconds for each series. Totals do not begin
     /// again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop): a counter here cannot
     /// fall. Allocations meanwhile, the recorder's too, are heapgauge's own.
     pub fn collect(&self) {
@@ -189,7 +215,7 @@ impl Metrics {
 /// `fork`, where the thread does not exist, dropping it does nothing.
 #[must_use = "dropping it ends the reports"]
 pub struct Reporter {
-    /// The process whose thread it is; dropping the sender ends the thread.
+    /// Process that has the thread; dropping the sender ends the thread.
     running: Option<(u32, Sender<()>, JoinHandle<()>)>,
 }
 

@@ -39,10 +39,8 @@ use crate::record::fork::mutex::ForkMutex;
 /// # Examples
 ///
 /// ```
-/// use heapgauge::emit;
-///
 /// let meter = opentelemetry::global::meter("heapgauge"); // of the provider the program has set
-/// emit::OpenTelemetry::new(&heapgauge::Collector::new()).register(&meter);
+/// heapgauge::emit::OpenTelemetry::new(&heapgauge::Collector::new()).register(&meter);
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "an outlet shows nothing before `register`"]
@@ -58,6 +56,13 @@ impl OpenTelemetry {
     }
 
     /// Registers heapgauge's instruments on `meter`; call it once for each meter provider.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let meter = heapgauge::opentelemetry::global::meter("heapgauge");
+    /// heapgauge::emit::OpenTelemetry::new(&heapgauge::Collector::new()).register(&meter);
+    /// ```
     pub fn register(&self, meter: &Meter) {
         let _own = control::own();
         let source = Arc::new(Source { collector: self.collector.clone(), turns: ForkMutex::default() });

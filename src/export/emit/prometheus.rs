@@ -86,8 +86,8 @@ pub(super) fn set(family: &'static Family, labels: Labels, value: Value) {
 
 /// Outlet beside the crate `metrics-exporter-prometheus`: the program's own metrics and heapgauge's as one text.
 ///
-/// For a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
-/// its recorder, so no series stays behind, and the whole is what two scrapes would have given. Families
+/// It fits a program that serves the text of a [`PrometheusHandle`] itself: nothing of heapgauge goes through
+/// its recorder, so no series stays behind, and the text is that of two scrapes, joined. Families
 /// of heapgauge's that the recorder holds all the same, by [`Metrics`](super::Metrics), are left out of
 /// its part, or they would be there twice.
 ///
@@ -127,6 +127,13 @@ impl Prometheus {
     /// A [`PrometheusHandle`] does not tell the global labels of its recorder, so each is named here again. A key that
     /// is added twice has the later value, and a label that a series has already, such as `site`, keeps the value of the
     /// series.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let outlet = heapgauge::emit::Prometheus::new(&heapgauge::Collector::new()).with_global_label("region", "eu");
+    /// # drop(outlet);
+    /// ```
     pub fn with_global_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Prometheus {
         let _own = control::own();
         self.global_labels.push((key.into(), value.into()));
@@ -135,8 +142,16 @@ impl Prometheus {
 
     /// Returns the text of the program's recorder and heapgauge's after it, as one exposition.
     ///
-    /// Costs what [`Collector::collect`] costs and about a millisecond. What rendering the handle allocates is the
+    /// Costs as much as [`Collector::collect`] and about a millisecond. Allocations of rendering the handle are the
     /// program's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    /// let outlet = heapgauge::emit::Prometheus::new(&heapgauge::Collector::new());
+    /// assert!(outlet.render(&recorder.handle()).contains("\nheap_live_bytes "));
+    /// ```
     pub fn render(&self, handle: &PrometheusHandle) -> String {
         let theirs = handle.render();
         let _own = control::own();

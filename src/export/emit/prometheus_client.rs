@@ -20,7 +20,7 @@ use crate::record::control;
 ///
 /// Each encoding of the registry shows one collection, fresh: a site that is no longer chosen is absent
 /// from it. Names, types, labels and values are those of `/metrics`, and `# UNIT` says bytes or seconds.
-/// What the collection allocates, and the text it adds to the buffer, is heapgauge's own.
+/// Allocations of the collection, and of the text it adds to the buffer, are heapgauge's own.
 ///
 /// The prefix and the labels of the registry, or of the sub-registry, are on these families too. The shipped dashboards
 /// and alerts know the names without a prefix: register the outlet in a registry without one for them.
@@ -49,6 +49,15 @@ pub struct PrometheusClient {
 
 impl PrometheusClient {
     /// Makes an outlet of this collector's reports.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::{emit::PrometheusClient, prometheus_client::registry::Registry};
+    ///
+    /// let outlet = PrometheusClient::new(&heapgauge::Collector::new());
+    /// Registry::with_prefix("shop").register_collector(Box::new(outlet)); // shop_heap_live_bytes and so on
+    /// ```
     pub fn new(collector: &Collector) -> PrometheusClient {
         let _own = control::own();
         PrometheusClient { collector: collector.clone() }
@@ -65,7 +74,7 @@ impl Registered for PrometheusClient {
 }
 
 fn add(encoder: &mut DescriptorEncoder<'_>, family: &Family, series: &Series) -> fmt::Result {
-    // The encoder appends the unit and what a counter ends in.
+    // The encoder appends the unit and the ending of a counter.
     let name = family.name.trim_end_matches("_total");
     let (name, unit) = match family.unit {
         families::Unit::Bytes => (name.trim_end_matches("_bytes"), Some(Unit::Bytes)),

@@ -49,7 +49,7 @@ impl Filter {
 }
 
 impl HeapQuery {
-    /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and what is allowed.
+    /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
             asked: Asked { at: None, since: Since::Previous },

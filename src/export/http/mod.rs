@@ -9,7 +9,7 @@
 //! | `POST /memory/snapshots` | keeps a snapshot of now; JSON: `id`, `taken_at`, `size`, `count` |
 //! | `GET /debug/heap` | a page for people, made from the JSON below and nothing else |
 //! | `GET /debug/heap/summary.json` | totals, history, kept snapshots, progress of naming |
-//! | `GET /debug/heap/sites.json` | lines of code and what they hold: `top`, `since`, `sort`, `at`, `history` |
+//! | `GET /debug/heap/sites.json` | lines of code, and the memory they hold: `top`, `since`, `sort`, `at`, `history` |
 //! | `GET /debug/heap/stacks.json` | stacks: `site`, `function`, `file`, `line`, `crate`, `top`, `since`, `sort`, `at` |
 //! | `GET /debug/heap/tree.json` | the call tree of a flame graph: `value`, `nodes`, `since`, `at` |
 //! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
@@ -22,25 +22,25 @@
 //! earlier moment, times seconds since 1970. `version` is 1; members may be added.
 //!
 //! * **summary.json**: `number` and `taken_at` of the moment it is about; `tracking`; `size`, `count`,
-//!   `size_diff`, `count_diff` (since the baseline, `delta_window_seconds` ago); `started_at`; what the metrics
-//!   of the same name say (`peak_bytes`, `allocated_bytes`, `allocations`, `deallocated_bytes`,
+//!   `size_diff`, `count_diff` (since the baseline, `delta_window_seconds` ago); `started_at`; the values of the metrics
+//!   of the same name (`peak_bytes`, `allocated_bytes`, `allocations`, `deallocated_bytes`,
 //!   `deallocations`, `untracked_bytes`, `overhead_bytes`, `unnamed_bytes` (`pending` and `lost`), `resident_bytes`, `memory_limit_bytes`,
 //!   `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
-//!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of what is kept for baselines
-//!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: what is served here.
+//!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of the snapshots kept for baselines
+//!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here.
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
 //!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
 //!   `size_diff`;
-//!   `other` is what the `top` rows (1 to 10000, default 100) leave out, so that they add up to `total`;
+//!   `other` is the rest beside the `top` rows (1 to 10000, default 100), so that they add up to `total`;
 //!   `sites` says how many there are. Stacks without a name count in `other`.
 //! * **stacks.json**: `rows` as `/memory/snapshots?format=json` has them, of the sites that have all that is
-//!   asked for; `stacks` says how many there are, `other` what the `top` rows leave out.
+//!   asked for; `stacks` says how many there are, `other` is the rest beside the `top` rows.
 //! * **tree.json**: `nodes`, a list in which each comes after its `parent` (an index; `null` for the root).
 //!   `kind` is `root`; `frame`, with an index into `frames`; `cut`, stacks whose oldest frames were not
-//!   recorded; `unnamed`; `rest`, what a node holds beside those that found room (`nodes`, 1 to 20000,
+//!   recorded; `unnamed`; `rest`, the part of a node beside the children that found room (`nodes`, 1 to 20000,
 //!   default 2000); or `other`, below the root, the bytes that no sample represents. `value` is its width: bytes, blocks, or
-//!   growth, the sum of what grew, as asked for by `value`; `stacks` says how many pass through it. The root has
+//!   growth, the sum over the stacks that grew, as asked for by `value`; `stacks` says how many pass through it. The root has
 //!   the four figures of the total, and each node at least the `size` and `count` of its children together. The
 //!   oldest frame comes first, and frames beyond the traceback limit are there, too.
 //!
@@ -48,10 +48,10 @@
 //! the last four `number`s of `summary.json`, for a minute: answers with the same `at` are about the same moment
 //! and add up, and do not wait for names. Without it they are of now, and wait up to 20 s until every stack has one.
 //!
-//! # Who may ask, and what it costs
+//! # Access and costs
 //!
 //! On a loopback address of a server of heapgauge's everything but `/metrics` and `/health` is there too; elsewhere only
-//! where somebody asked for it. [`router`] has these two, and [`debug_router`] the others. Answers take what they need in slices of about 0.1 s and let
+//! where the program exposes it. [`router`] has these two, and [`debug_router`] the others. Answers take what they need in slices of about 0.1 s and let
 //! others run in between; nothing here waits for a lock longer than such a slice. With 10,000 stacks an answer
 //! takes some 50 ms at most; with 100,000 the tree takes a second, half of it in one go.
 #![forbid(unsafe_code)]
@@ -121,8 +121,8 @@ const PATHS: &[&str] = &[
 /// [`debug_router`]. It brings no fallback, so it can be merged or nested.
 ///
 /// Collections run on a thread of heapgauge's, which the first request starts; the program's async workers only wait
-/// for the answer, on any executor. Only heapgauge's own code is paused: what the surrounding server allocates for a
-/// request is the program's.
+/// for the answer, on any executor. Only heapgauge's own code is paused: allocations of the surrounding server for a
+/// request are the program's.
 ///
 /// # Examples
 ///

@@ -143,7 +143,7 @@ async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
     let _asked = outlet.profile_slots.get().ask()?;
     let made = outlet.profile_slots.get().make().await?;
     let mut profile = take()?;
-    // What holds nothing has no line, and needs no name.
+    // A stack without live blocks has no line, and needs no name.
     profile.retain_live();
     give_names(&outlet.collector, &profile).await?;
     let mut folder = internal(|| folded::Folder::new(value))?;
@@ -218,7 +218,7 @@ impl hyper::body::Body for StreamBody {
             Rest::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             Rest::Lines(lines) => lines.next_piece().map(Bytes::from),
         });
-        // An error ends the connection, so that what is there is not taken for all of it.
+        // An error ends the connection, so that a part is not taken for the whole.
         let next = next.map_err(|_| io::Error::other("heapgauge failed to answer"));
         Poll::Ready(next.map(|next| next.map(Frame::data)).transpose())
     }

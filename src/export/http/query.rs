@@ -42,7 +42,7 @@ pub(super) struct Query {
 pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
 
 impl Query {
-    /// Parses the query. Err: one line that names parameter, value and what is allowed.
+    /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
         let mut asked = Query {
             top: 10,
@@ -84,7 +84,7 @@ pub(super) struct ProfileQuery {
 
 #[cfg(feature = "pprof")]
 impl ProfileQuery {
-    /// Err: one line that names parameter, value and what is allowed.
+    /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<ProfileQuery, String> {
         let mut asked = ProfileQuery::default();
         each(query, &["seconds", "debug"], |key, value| {
@@ -106,7 +106,7 @@ impl ProfileQuery {
     }
 }
 
-/// Parses the query of `GET /debug/heap/folded`. Err: one line that names parameter, value and what is allowed.
+/// Parses the query of `GET /debug/heap/folded`. Err: one line that names parameter, value and allowed values.
 pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
     let mut asked = ProfileValue::LiveBytes;
     each(query, &["value"], |_, value| {

@@ -149,7 +149,7 @@ impl hyper::body::Body for Received {
                 self.has_ended = true;
                 None
             }
-            // An error ends the connection, so that what is there is not taken for all of it.
+            // An error ends the connection, so that a part is not taken for the whole.
             None => Some(Err(io::Error::other("heapgauge gave the answer up"))),
         })
     }

@@ -49,7 +49,7 @@ static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 /// Metrics are at `/metrics`, a page for people at `/debug/heap`, `ok` at `/health`; [`crate::http`] lists
 /// all. On a loopback address requests with a foreign `Host` or
 /// `Origin` are refused, so that no web page can read them. On any other address `/metrics` and `/health` are served, and
-/// anybody who can reach the port reads names of functions and files, and how much memory they hold; every path is then on
+/// each client that reaches the port reads names of functions and files, and the memory they hold; every path is then on
 /// [`Server::debug_addr`].
 ///
 /// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once.
@@ -89,7 +89,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
-/// | `HEAPGAUGE_MAX_OVERHEAD` | what heapgauge may hold, such as `64MiB`, at least `1MiB` | `64MiB` |
+/// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | `64MiB` |
 /// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
 /// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
 /// | `HEAPGAUGE_QUIET` | `on`: no line on stderr that says where the server listens | `off` |
@@ -229,22 +229,56 @@ impl Server {
     }
 
     /// Makes the settings of a server, with the defaults of [`serve`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().top_n(10).build()?;
+    /// let server = heapgauge::Server::builder().collector(&collector).serve("127.0.0.1:0")?;
+    /// # drop(server);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn builder() -> ServerBuilder {
         ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr: Some(DEFAULT_DEBUG_ADDR) }
     }
 
     /// Returns the address it listens on, with the port it was given.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let server = heapgauge::serve("127.0.0.1:0")?;
+    /// assert_ne!(server.local_addr().port(), 0);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
     /// Returns the address of the second listener, which serves every path on loopback; `None` where [`Server::local_addr`] is on
     /// loopback itself, and where there is no second one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let server = heapgauge::serve("127.0.0.1:0")?;
+    /// assert_eq!(server.debug_addr(), None);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn debug_addr(&self) -> Option<SocketAddr> {
         self.debug_addr
     }
 
-    /// Returns the collector whose reports it serves.
+    /// Returns the collector of the reports it serves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let server = heapgauge::serve("127.0.0.1:0")?;
+    /// let report = server.collector().collect();
+    /// assert_eq!(report.tracking, heapgauge::is_tracing());
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn collector(&self) -> &Collector {
         &self.collector
     }
@@ -276,6 +310,17 @@ impl Drop for Server {
 }
 
 /// Settings of a [`Server`].
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::{Expose, Server, ServerBuilder};
+///
+/// let settings: ServerBuilder = Server::builder().expose(Expose::Pprof).debug_addr(None);
+/// let server = settings.serve("127.0.0.1:0")?;
+/// # drop(server);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before `serve`"]
 pub struct ServerBuilder {
@@ -322,12 +367,31 @@ impl ServerBuilder {
     /// It serves every path beside an address that is not on loopback, and rejects requests that a proxy or mesh forwards.
     /// Where its port is taken, the next free one is used, and a line on stderr says which. The address has to be one of
     /// loopback.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let everywhere = "0.0.0.0:0".parse().ok();
+    /// let refused = heapgauge::Server::builder().debug_addr(everywhere).serve("127.0.0.1:0").unwrap_err();
+    /// assert_eq!(
+    ///     refused.to_string(),
+    ///     "serve: debug address 0.0.0.0:0 is not on loopback, allowed is 127.0.0.1:PORT or [::1]:PORT"
+    /// );
+    /// ```
     pub fn debug_addr(mut self, addr: Option<SocketAddr>) -> ServerBuilder {
         self.debug_addr = addr;
         self
     }
 
     /// Starts the server; see [`serve`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let server = heapgauge::Server::builder().serve("127.0.0.1:0")?;
+    /// assert!(server.local_addr().ip().is_loopback());
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     ///
     /// # Errors
     ///

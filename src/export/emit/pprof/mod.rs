@@ -169,7 +169,7 @@ impl Encoder {
         let calls = frames.chunk_by(|one, next| one.at == next.at);
         calls
             .map(|frames| {
-                // Return addresses: the call is what lies before them.
+                // Return addresses: the call is before them.
                 let address = addresses.get(frames[0].at).map_or(0, |address| address.saturating_sub(1));
                 let key = (address, frames[0].inlined, frames.len());
                 match self.locations.get(&key) {
@@ -198,7 +198,7 @@ impl Encoder {
             let function_id = self.function_id(function, file);
             line.push(proto::Line { function_id, line: i64::from(frame.line) });
             if let Some(at) = mapping {
-                // What is told here of a mapping, a tool does not look up for itself. It would do so for all of a
+                // A tool does not look up for itself the parts that are marked here. It would do so for all of a
                 // mapping's locations, and start-up code, which has no lines, is in every program: so one is enough.
                 let mapping = &mut self.head.mapping[at];
                 mapping.has_functions = true;
