@@ -293,11 +293,12 @@ impl Drop for Server {
             std::mem::forget((stop, thread));
             return;
         }
+        // Taken here: the thread may need a while to end, on a busy machine.
+        let lived = self.started.elapsed();
         drop(stop);
         // It never panics; if it did, the port is closed all the same.
         let _ = thread.join();
         *LIVE.lock() = None;
-        let lived = self.started.elapsed();
         if lived < SHORT_LIFE && !std::thread::panicking() {
             say(&format_args!(
                 "the server at http://{} was stopped after {} ms, because its value was dropped; `let _server = …` \
