@@ -361,14 +361,14 @@ fn threads_begin() {
 fn adopted() {
     let before = thread::spawn(|| {
         book(&FIRST, ID, Allocated, 10);
-        FIRST.unsampled.allocate(10);
+        assert_eq!(allocation(&FIRST, 10), UNSAMPLED);
         release(&FIRST);
     });
     let begin = || {
         thread::spawn(|| {
             let state = adopt().unwrap_or_else(make);
             book(state, ID, Allocated, 1);
-            state.unsampled.allocate(1);
+            assert_eq!(allocation(state, 1), UNSAMPLED);
             release(state);
         })
     };
@@ -377,7 +377,7 @@ fn adopted() {
     one.join().unwrap();
     other.join().unwrap();
     assert_eq!(read_chunk(ID).allocated, (12, 3));
-    assert_eq!(read_unsampled(FIRST.unsampled.id() as u32).allocated, (12, 3));
+    assert_eq!(read_unsampled(UNSAMPLED).allocated, (12, 3));
 }
 
 /// A thread books a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
