@@ -3,9 +3,11 @@
 
 #![cfg(feature = "http")]
 
+#[path = "support/client.rs"]
+mod client;
+
 use std::hint::black_box;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 #[global_allocator]
@@ -98,14 +100,9 @@ mod sites {
 
 /// The lines of one exposition that are series.
 fn scrape(address: SocketAddr) -> Vec<String> {
-    let mut connection = TcpStream::connect(address).unwrap();
-    connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(connection, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    body.lines().filter(|line| line.starts_with("heap_")).map(str::to_owned).collect()
+    let answer = client::ask(address, "GET", "/metrics", "");
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    answer.text().lines().filter(|line| line.starts_with("heap_")).map(str::to_owned).collect()
 }
 
 fn value(series: &[String], name: &str) -> usize {

@@ -2,34 +2,14 @@
 //! it. A process of its own, as any test of a global allocator.
 #![cfg(feature = "pprof")]
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::{Counting, LIVE, PEAK, busy};
 use heapgauge::{Profile, ProfileValue};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-/// Counts what lives, heapgauge's own too, and the most there was.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is the system's; only sizes are added up beside.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
-        PEAK.fetch_max(live, Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<Counting> = heapgauge::TrackingAllocator::new(Counting);
@@ -62,15 +42,6 @@ fn right(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     black_box(&kept);
     right(depth - 1, kept);
     black_box(&kept);
-}
-
-/// Time this thread has spent on a processor: other programs on the machine do not count. Where the system
-/// does not tell, the time of day.
-fn busy() -> Duration {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = schedule.and_then(|text| text.split(' ').next()?.parse().ok());
-    nanoseconds.map_or_else(|| BEGIN.get_or_init(Instant::now).elapsed(), Duration::from_nanos)
 }
 
 /// What it gives, its time, and the most that lived meanwhile beyond what lived before.

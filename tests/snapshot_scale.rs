@@ -1,34 +1,14 @@
 //! A snapshot of 100,000 tracebacks goes to a file and back in under two seconds and 200 MB; in a debug build, of
 //! 10,000 in under four seconds and 20 MB.
 
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::{Counting, LIVE, PEAK, busy};
 use heapgauge::Snapshot;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-/// Counts what lives, and the most there was.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is the system's; only sizes are added up beside.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
-        PEAK.fetch_max(live, Relaxed);
-        // SAFETY: the caller's promises are handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOC: Counting = Counting;
@@ -75,15 +55,6 @@ fn very_many_tracebacks() {
     }
     std::fs::remove_dir_all(&directory).unwrap();
     assert!(least < LIMIT, "{least:?}");
-}
-
-/// Time this thread has spent on a processor: other programs on the machine do not count. Where the system
-/// does not tell, the time of day.
-fn busy() -> Duration {
-    static BEGIN: OnceLock<Instant> = OnceLock::new();
-    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let nanoseconds = schedule.and_then(|text| text.split(' ').next()?.parse().ok());
-    nanoseconds.map_or_else(|| BEGIN.get_or_init(Instant::now).elapsed(), Duration::from_nanos)
 }
 
 /// 5,000 functions, each with three lines that call or allocate.

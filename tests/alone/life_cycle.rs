@@ -2,6 +2,7 @@
 //! cases D.
 
 use crate::inner::{REFUSES, ROOM, ZEROED};
+use crate::random::Random;
 use heapgauge::{Collector, GroupBy, Snapshot, TracedMemory, traced_memory};
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::hint::black_box;
@@ -291,18 +292,6 @@ pub fn case_40_freed_by_another_thread() {
     assert_eq!((at_line(Block::LINE), at_line(Block::RESIZE_LINE)), ((0, 0), (9_000, 1)));
     drop(block);
     assert_eq!(live(), before);
-}
-
-/// Numbers that look random and are the same each time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
 }
 
 const THREADS: usize = 4;

@@ -8,6 +8,8 @@ mod inner;
 mod life_cycle;
 #[cfg(feature = "http")]
 mod original_service;
+#[path = "../support/random.rs"]
+mod random;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! Snapshots as values and files: the acceptance cases A to C and F that need no allocator.
 
 mod common;
+mod compare_example;
 mod files;
 mod filters;
 mod statistics;

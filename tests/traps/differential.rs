@@ -6,6 +6,7 @@
 //!
 //! `DIFFERENTIAL_OPERATIONS` and `DIFFERENTIAL_SEED` say how many and which. What was run is in `tests/README.md`.
 
+use crate::random::Random;
 use crate::{ALLOC, on_path, say, trap};
 use heapgauge::{Collector, DroppedEvents, GroupBy, Snapshot};
 use std::alloc::{GlobalAlloc, Layout};
@@ -72,21 +73,13 @@ struct Site {
 
 sites!(a b c d e f g h i j k l m n o p);
 
-/// splitmix64, Steele, Lea, Flood 2014.
-struct Random(u64);
+/// Random sizes and alignments.
+trait RandomLayout {
+    fn size(&mut self) -> usize;
+    fn align(&mut self) -> usize;
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        ((u128::from(self.next()) * end as u128) >> 64) as usize
-    }
-
+impl RandomLayout for Random {
     fn size(&mut self) -> usize {
         match self.below(1000) {
             0..600 => self.below(128),

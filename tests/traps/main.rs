@@ -4,6 +4,11 @@
 //! a global allocator and a tracker of its own for each trap. The table of all of them is `tests/README.md`.
 #![cfg(target_os = "linux")]
 
+#[path = "../support/process.rs"]
+mod process;
+#[path = "../support/random.rs"]
+mod random;
+
 mod differential;
 mod ends;
 mod fork;
@@ -19,15 +24,10 @@ mod threads;
 
 use heapgauge::{GroupBy, Snapshot};
 use std::hint::black_box;
-use std::io::Read;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<inner::Inner> = heapgauge::TrackingAllocator::new(inner::Inner);
-
-/// Set in the process of a trap.
-const TRAP: &str = "TRAP";
 
 /// A trap is a hang after this; the slowest takes some seconds, in a debug build on a busy machine ten times that.
 /// More where more is asked for than the test does by itself.
@@ -41,47 +41,13 @@ fn patience() -> Duration {
 /// `name` is the path of the calling test, from which the other process knows which one it is.
 #[track_caller]
 fn trap(name: &str, body: impl FnOnce()) {
-    if std::env::var_os(TRAP).is_some() {
+    if process::is_started_for_one_test() {
         body();
         done();
         return;
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(TRAP, "1")
-        .env("RUST_BACKTRACE", "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut pipes = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        pipes.0.read_to_end(&mut text).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let errors = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        pipes.1.read_to_end(&mut text).unwrap();
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let (begun, patience) = (Instant::now(), patience());
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if begun.elapsed() > patience {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            panic!("{name} hangs: no end after {patience:?}\n{}", reader.join().unwrap());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    let (text, errors) = (reader.join().unwrap(), errors.join().unwrap());
-    let last = &errors[errors.len().saturating_sub(6_000)..];
-    assert!(status.success(), "{name}: {status}\n{text}\n{last}");
-    assert!(text.contains(DONE), "{name} ended without coming to its end\n{text}\n{last}");
+    let text = process::run_alone(name, &["--test-threads=1"], patience());
+    assert!(text.contains(DONE), "{name} ended without coming to its end\n{text}");
     let said: Vec<_> = text.lines().filter(|line| line.contains(SAID)).collect();
     println!("{}", said.join("\n"));
 }

@@ -1,6 +1,4 @@
 //! Containers that grow → the user's line, with exactly the bytes the container asked for.
-//!
-//! Alone in its file: the numbers are those of a whole process with its own global allocator.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,10 +7,7 @@ use std::time::Duration;
 
 use heapgauge::{Collector, Report};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
-const FILE: &str = "tests/container_lines.rs";
+const FILE: &str = "tests/counts/container_lines.rs";
 
 /// A collection in which every line of `lines` has its name: one spends at most a quarter of a second
 /// on names, and the first has to read the debug information.
@@ -87,6 +82,7 @@ fn hashbrown_bytes(capacity: usize, entry: usize) -> u64 {
 
 #[test]
 fn growth_is_charged_to_the_line_that_inserts() {
+    own_process!();
     let collector = Collector::new();
     let mut map = HashMap::new();
     let mut entries = HashMap::new();
@@ -101,7 +97,7 @@ fn growth_is_charged_to_the_line_that_inserts() {
 
     let lines = [map_line, entries_line, vec_line, queue_line, text_line, box_line, box_line + 1];
     let report = collect(&collector, &lines);
-    let function = |name: &str| format!("container_lines::{name}");
+    let function = |name: &str| format!("counts::container_lines::{name}");
     assert_eq!(at(&report, map_line), (hashbrown_bytes(map.capacity(), 72), 1, function("fill_map")));
     assert_eq!(
         at(&report, entries_line),

@@ -1,30 +1,18 @@
 //! `/debug/pprof/heap`, `/debug/pprof/allocs` and `/debug/heap/folded` over real connections: what they answer, what
 //! they refuse, and that nothing of it shows in their own numbers. One test, because the numbers are the process's.
-#![cfg(feature = "pprof")]
-#![cfg(feature = "http")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::client;
 use heapgauge::{Profile, ProfileValue};
-
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 /// Status, head and body; what the client allocates for it is untracked.
 fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String, Vec<u8>) {
     let _paused = heapgauge::pause();
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    // HTTP/1.0: nothing comes in chunks.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8(answer[..end + 2].to_vec()).unwrap();
-    assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
-    (head[9..12].parse().unwrap(), head, answer.split_off(end + 4))
+    let answer = client::ask_unchunked(addr, method, path);
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", answer.head);
+    (answer.status, answer.head, answer.body)
 }
 
 fn get(addr: SocketAddr, path: &str) -> String {
@@ -56,7 +44,7 @@ const HOLD_LINE: u32 = line!() - 4;
 /// The counts of the line that holds, of every record of the text whose first frame is that line.
 fn held(text: &str) -> Vec<String> {
     let _paused = heapgauge::pause();
-    let place = format!("\tprofiles::hold\ttests/profiles.rs:{HOLD_LINE}");
+    let place = format!("\thttp::profiles::hold\ttests/http/profiles.rs:{HOLD_LINE}");
     let lines: Vec<&str> = text.lines().collect();
     let records = lines.windows(2).filter(|pair| pair[1].starts_with("#\t0x") && pair[1].ends_with(&place));
     let records = records.filter(|pair| !pair[0].starts_with('#'));
@@ -70,6 +58,7 @@ fn sum(folded: &str) -> u64 {
 
 #[test]
 fn case_57_profiles_over_http() {
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let kept = hold(3, 1_000);
@@ -103,8 +92,8 @@ fn case_57_profiles_over_http() {
     }
     assert!(text.starts_with(&format!("heap profile: {}: {} [", sum(&blocks), sum(&bytes))), "{text}");
     assert_eq!(sum(&bytes), heapgauge::traced_memory().current);
-    let line = blocks.lines().find(|line| line.ends_with(";profiles::hold 4")).unwrap(); // the list, too
-    assert!(line.contains(";profiles::case_57_profiles_over_http;"), "{line}");
+    let line = blocks.lines().find(|line| line.ends_with(";http::profiles::hold 4")).unwrap(); // the list, too
+    assert!(line.contains(";http::profiles::case_57_profiles_over_http;"), "{line}");
     // From the library it is the same. Everything in it was taken above, none of it since.
     let library = profile.to_folded(ProfileValue::LiveBytes);
     assert_eq!(library, bytes);

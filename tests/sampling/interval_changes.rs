@@ -1,26 +1,15 @@
 //! Threads that allocate, free, resize and give blocks away, while the interval is changed → totals that are
 //! exact and sites that end at nothing.
-//!
-//! Alone in its file, and one test: the totals are those of a whole process.
 
-use heapgauge::{Collector, GroupBy, Snapshot, TrackingAllocator};
+use crate::random::Random;
+use heapgauge::{Collector, GroupBy, Snapshot};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-#[global_allocator]
-static ALLOC: TrackingAllocator = TrackingAllocator::system().sample_every(64 << 10);
-
-const FILE: &str = "tests/sampling_switch.rs";
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
+const FILE: &str = "tests/sampling/interval_changes.rs";
 
 #[inline(never)]
 fn make(size: usize) -> Vec<u8> {
@@ -38,16 +27,17 @@ fn size(random: u64) -> usize {
 
 /// Works until told to end; gives every seventh block to the next thread, which frees it.
 fn work(
-    mut random: u64,
+    seed: u64,
     end: &AtomicBool,
     give: mpsc::Sender<Vec<u8>>,
     take: mpsc::Receiver<Vec<u8>>,
 ) -> Vec<Vec<u8>> {
     let mut kept: Vec<Vec<u8>> = Vec::with_capacity(2_000);
+    let mut numbers = Random(seed);
     let mut number = 0u64;
     while !end.load(Ordering::Relaxed) {
         number += 1;
-        let random = next(&mut random);
+        let random = numbers.next();
         let block = make(size(random));
         match random % 7 {
             0 => give.send(block).unwrap_or_default(),
@@ -85,6 +75,8 @@ fn lines() -> Vec<(String, u64, u64, u64)> {
 
 #[test]
 fn case_51_switching_under_load() {
+    own_process!();
+    heapgauge::set_sample_interval(64 << 10).unwrap();
     heapgauge::seed_samples(51);
     let collector = Collector::new();
     // Of blocks from before, such as the test harness's own.

@@ -1,23 +1,15 @@
 //! From an allocation to a line of `/metrics`: exact numbers, over a real connection.
-#![cfg(feature = "http")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+use crate::client;
 
 fn scrape(addr: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    body.to_owned()
+    let answer = client::ask(addr, "GET", "/metrics", "");
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    String::from_utf8(answer.body).unwrap()
 }
 
 /// A scrape that begins a snapshot of its own.
@@ -42,7 +34,7 @@ fn sites_of<'a>(text: &'a str, family: &str) -> BTreeSet<&'a str> {
 
 /// The id in the label `site` of the one line of `heap_site_info` with these labels.
 fn site<'a>(text: &'a str, file: &str, line: u32) -> Option<&'a str> {
-    let labels = format!(",file=\"{file}\",line=\"{line}\",crate=\"scrape\"}} 1");
+    let labels = format!(",file=\"{file}\",line=\"{line}\",crate=\"http\"}} 1");
     let mut found = text.lines().filter(|line| line.ends_with(&labels));
     let site = found.next()?.strip_prefix("heap_site_info{site=\"")?.get(..16);
     assert_eq!(found.next(), None);
@@ -105,6 +97,7 @@ const KEEP_LINE: u32 = line!() - 4;
 
 #[test]
 fn what_a_line_holds_is_what_a_scrape_shows() {
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     check(&scrape(addr));
@@ -114,9 +107,9 @@ fn what_a_line_holds_is_what_a_scrape_shows() {
     let mut kept: Vec<_> = [5_000, 5_000, 2_000, 345].into_iter().map(part).collect();
     let text = scrape_anew(addr);
     check(&text);
-    let id = site(&text, "tests/scrape.rs", KEEP_LINE).unwrap().to_owned();
-    let function = "scrape::keep";
-    assert_eq!(id, fnv(function, "tests/scrape.rs", KEEP_LINE));
+    let id = site(&text, "tests/http/scrape.rs", KEEP_LINE).unwrap().to_owned();
+    let function = "http::scrape::keep";
+    assert_eq!(id, fnv(function, "tests/http/scrape.rs", KEEP_LINE));
     let shown = |text: &str, family: &str| {
         series(text).get(&*format!("{family}{{site=\"{id}\",function=\"{function}\"}}")).copied()
     };

@@ -1,27 +1,19 @@
 //! Blocks that are sampled → estimates of what a line holds, right on average and within their errors.
 //!
-//! Alone in its file: interval and estimates are those of a whole process with its own global allocator. The
-//! samples are the same in every run: each test seeds the choice of its thread.
+//! The samples are the same in every run: each test seeds the choice of its thread.
 
-use heapgauge::{Collector, GroupBy, Snapshot, TrackingAllocator};
+use heapgauge::{Collector, GroupBy, Snapshot};
 use std::hint::black_box;
 use std::mem::MaybeUninit;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-#[global_allocator]
-static ALLOC: TrackingAllocator = TrackingAllocator::system().sample_every(512 << 10);
+const FILE: &str = "tests/sampling/estimates.rs";
 
-const FILE: &str = "tests/sampling.rs";
-
-/// The tests here set the interval of the whole process, so they take turns.
-fn turn(interval: usize, seed: u64) -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+/// Sets the interval of the process, and the random numbers of this thread.
+fn sample(interval: usize, seed: u64) {
     heapgauge::set_sample_interval(interval).unwrap();
     heapgauge::seed_samples(seed);
-    turn
 }
 
 /// What a line holds by the newest snapshot.
@@ -75,7 +67,8 @@ fn case_48_small_and_large_blocks_of_one_stack() {
     // Full size where it takes seconds.
     const SMALL: usize = if cfg!(debug_assertions) { 1 << 20 } else { 32 << 20 };
     const LARGE: usize = 16;
-    let _turn = turn(INTERVAL, 48);
+    own_process!();
+    sample(INTERVAL, 48);
     let mut blocks: Vec<Untouched> = Vec::with_capacity(SMALL + LARGE);
     let before = heapgauge::traced_memory().current;
     for number in 0..SMALL + LARGE {
@@ -116,7 +109,8 @@ fn case_50_alternating_sizes_do_not_take_each_others_samples() {
     const INTERVAL: usize = 16 << 10;
     const COUNT: usize = 2_000;
     const ROUNDS: u64 = 30;
-    let _turn = turn(INTERVAL, 50);
+    own_process!();
+    sample(INTERVAL, 50);
     let mut sums = [Held::default(); 2];
     for round in 0..ROUNDS {
         heapgauge::seed_samples(5_000 + round);
@@ -149,7 +143,8 @@ const CHANGING: u32 = line!() - 2;
 #[test]
 fn case_51_old_blocks_keep_their_weight_when_the_interval_changes() {
     const COUNT: usize = 20_000;
-    let _turn = turn(64 << 10, 51);
+    own_process!();
+    sample(64 << 10, 51);
     let make = |count| (0..count).map(changing).collect::<Vec<_>>();
     let (mut truth, mut variance) = (0.0, 0.0);
     let mut kept = Vec::new();
@@ -188,7 +183,8 @@ const PLAIN: u32 = line!() - 2;
 
 #[test]
 fn case_53_an_interval_of_one_byte_is_exact() {
-    let _turn = turn(1, 53);
+    own_process!();
+    sample(1, 53);
     assert_eq!((heapgauge::sample_interval(), Snapshot::take().unwrap().sample_interval()), (0, 0));
     let make = || (1..=3_000).map(plain).collect::<Vec<_>>();
     let one = make();
@@ -215,7 +211,8 @@ const RESIZED: u32 = line!() - 3;
 fn a_resized_block_is_sampled_by_its_new_size() {
     const INTERVAL: usize = 32 << 10;
     const COUNT: usize = 10_000;
-    let _turn = turn(INTERVAL, 3);
+    own_process!();
+    sample(INTERVAL, 3);
     let mut kept: Vec<Vec<u8>> = (0..COUNT).map(|_| resized(199)).collect();
     let error = error_of_blocks(COUNT, 200, INTERVAL);
     assert_within(at_line(RESIZED).blocks, COUNT as f64, error, "resized");
@@ -259,7 +256,8 @@ const LEAK: u32 = line!() - 2;
 fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
     const WINDOW: Duration = Duration::from_secs(2);
     // Often at first, so that every line soon has its name.
-    let _turn = turn(4 << 10, 77);
+    own_process!();
+    sample(4 << 10, 77);
     let mut pools: Vec<Vec<Vec<u8>>> = NOISE.iter().map(|_| Vec::new()).collect();
     let mut random = 1u64;
     let mut churn = |pools: &mut Vec<Vec<Vec<u8>>>, rounds: usize| {
@@ -282,7 +280,7 @@ fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
     let begun = Instant::now();
     let is_named = |collector: &Collector| {
         let sites = &collector.collect().sites;
-        let noise = sites.iter().filter(|site| site.function().contains("sampling::n")).count();
+        let noise = sites.iter().filter(|site| site.function().contains("estimates::n")).count();
         noise >= NOISE.len() && sites.iter().any(|site| (site.file(), site.line()) == (FILE, LEAK))
     };
     while !is_named(&collector) {

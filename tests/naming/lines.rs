@@ -3,22 +3,11 @@
 use heapgauge::{DomainFilter, GroupBy, Snapshot, traceback_of};
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-heapgauge::global_allocator! {
-    static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-}
-
-/// Tests here look at the whole process, so they take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Live bytes and blocks of a line of this file.
 fn at_line(line: u32) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
-    let row = rows.iter().find(|row| row.name() == format!("tests/naming.rs:{line}"));
+    let row = rows.iter().find(|row| row.name() == format!("tests/naming/lines.rs:{line}"));
     row.map_or((0, 0), |row| (row.size, row.count))
 }
 
@@ -34,21 +23,21 @@ fn boxes(count: usize) -> (Vec<Box<[u8; 48]>>, u32) {
 
 #[test]
 fn twelve_thousand_boxes_of_one_line() {
-    let _turn = turn();
+    own_process!();
     let (kept, line) = boxes(12_345);
     assert_eq!(at_line(line), (592_560, 12_345));
     let snapshot = Snapshot::take().unwrap();
     let trace = snapshot.traces().iter().find(|trace| trace.count == 12_345).unwrap();
     let frame = trace.traceback.most_recent();
-    assert_eq!((frame.function.as_deref(), frame.krate()), (Some("naming::boxes"), "naming"));
-    assert_eq!(trace.traceback.frames()[1].name(), "naming::twelve_thousand_boxes_of_one_line");
+    assert_eq!((frame.function.as_deref(), frame.krate()), (Some("naming::lines::boxes"), "naming"));
+    assert_eq!(trace.traceback.frames()[1].name(), "naming::lines::twelve_thousand_boxes_of_one_line");
     drop(kept);
     assert_eq!(at_line(line), (0, 0));
 }
 
 #[test]
 fn a_map_that_grows_names_the_line_that_fills_it() {
-    let _turn = turn();
+    own_process!();
     let mut map: HashMap<u64, [u64; 4]> = HashMap::new();
     for key in 0..10_000 {
         map.insert(key, [key; 4]);
@@ -63,7 +52,7 @@ fn a_map_that_grows_names_the_line_that_fills_it() {
 
 #[test]
 fn a_parser_is_looked_through() {
-    let _turn = turn();
+    own_process!();
     let text = format!("[{}\"end\"]", "\"some text\",".repeat(1000));
     let value: serde_json::Value = serde_json::from_str(black_box(&text)).unwrap();
     let line = line!() - 1;
@@ -74,20 +63,20 @@ fn a_parser_is_looked_through() {
 
 #[test]
 fn a_resize_belongs_to_the_line_that_resized() {
-    let _turn = turn();
+    own_process!();
     let mut bytes: Vec<u8> = Vec::with_capacity(1000);
     let first = line!() - 1;
     assert_eq!(at_line(first), (1000, 1));
     bytes.reserve_exact(black_box(5000));
     let second = line!() - 1;
     assert_eq!((at_line(first), at_line(second)), ((0, 0), (5000, 1)));
-    assert_eq!(traceback_of(&bytes).unwrap().to_string(), format!("tests/naming.rs:{second}"));
+    assert_eq!(traceback_of(&bytes).unwrap().to_string(), format!("tests/naming/lines.rs:{second}"));
 }
 
 /// Blocks of threads and of the test harness: no frame but the standard library's.
 #[test]
 fn the_standard_librarys_own_blocks_are_named_by_what_wanted_them() {
-    let _turn = turn();
+    own_process!();
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || wait.recv());
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
@@ -104,9 +93,9 @@ fn the_standard_librarys_own_blocks_are_named_by_what_wanted_them() {
 
 #[test]
 fn traceback_of_what_owns_a_block() {
-    let _turn = turn();
+    own_process!();
     let of = |traceback: Option<heapgauge::Traceback>| traceback.map(|traceback| traceback.to_string());
-    let expected = |line: u32| Some(format!("tests/naming.rs:{line}"));
+    let expected = |line: u32| Some(format!("tests/naming/lines.rs:{line}"));
     let text = black_box(String::from("text"));
     assert_eq!(of(traceback_of(&text)), expected(line!() - 1));
     let boxed = black_box(Box::new(7u64));
@@ -128,6 +117,7 @@ fn traceback_of_what_owns_a_block() {
 
 #[test]
 fn case_38_no_more_frames_than_the_limit() {
+    own_process!();
     #[inline(never)]
     fn deep(depth: usize) -> Box<u64> {
         match depth {
@@ -136,7 +126,6 @@ fn case_38_no_more_frames_than_the_limit() {
         }
     }
     let (site, recursion) = (line!() - 4, line!() - 3);
-    let _turn = turn();
     heapgauge::stop();
     heapgauge::start(5).unwrap();
     let mut kept = Vec::with_capacity(10);
@@ -178,7 +167,7 @@ fn case_38_no_more_frames_than_the_limit() {
     let frames = traceback.frames().len();
     assert_eq!(
         (traceback.total_frames(), traceback.frames()[3].name()),
-        (frames, "naming::case_38_no_more_frames_than_the_limit".into())
+        (frames, "naming::lines::case_38_no_more_frames_than_the_limit".into())
     );
     heapgauge::stop();
     heapgauge::start(32).unwrap();
@@ -186,8 +175,8 @@ fn case_38_no_more_frames_than_the_limit() {
 
 #[test]
 fn case_39_track_replaces_and_untrack_forgets() {
+    own_process!();
     const GPU: u32 = 39;
-    let _turn = turn();
     let tracked = || {
         let snapshot = Snapshot::take().unwrap().filter_traces(&[DomainFilter::include(GPU).into()]);
         let rows = snapshot.statistics(GroupBy::Line);
@@ -197,7 +186,7 @@ fn case_39_track_replaces_and_untrack_forgets() {
     heapgauge::track(GPU, 0x1000, 100).unwrap();
     heapgauge::track(GPU, 0x1000, 250).unwrap();
     let line = line!() - 1;
-    assert_eq!(tracked(), [(250, 1, format!("tests/naming.rs:{line}"))]);
+    assert_eq!(tracked(), [(250, 1, format!("tests/naming/lines.rs:{line}"))]);
     heapgauge::track(GPU + 1, 0x1000, 1).unwrap();
     heapgauge::untrack(GPU, 0x1000);
     assert_eq!(tracked(), []);
@@ -209,7 +198,7 @@ fn case_39_track_replaces_and_untrack_forgets() {
         heapgauge::track(GPU, address, 10).unwrap();
     }
     let line = line!() - 2;
-    assert_eq!(tracked(), [(30, 3, format!("tests/naming.rs:{line}"))]);
+    assert_eq!(tracked(), [(30, 3, format!("tests/naming/lines.rs:{line}"))]);
     heapgauge::clear_traces();
     assert_eq!(tracked(), []);
     heapgauge::track(GPU, 0x1000, 7).unwrap();
@@ -226,7 +215,7 @@ fn case_39_track_replaces_and_untrack_forgets() {
 
 #[test]
 fn case_42_what_heapgauge_holds_is_not_traced() {
-    let _turn = turn();
+    own_process!();
     let overhead = heapgauge::tracker_memory();
     let mut snapshots = Vec::with_capacity(20);
     let mut rows = Vec::with_capacity(40);

@@ -1,8 +1,6 @@
 //! A program that forgot `#[global_allocator]`: it is told so, with the two lines that it lacks.
-#![cfg(feature = "http")]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use crate::client;
 use std::process::Command;
 
 const LINE: &str = "heapgauge is not the global allocator of this program, add `#[global_allocator]` and `static ALLOC: \
@@ -32,12 +30,9 @@ fn paths_that_need_traces_say_what_is_missing() {
         #[cfg(feature = "pprof")]
         ("GET /debug/heap/folded", "profile: "),
     ] {
-        let mut stream = TcpStream::connect(addr).unwrap();
-        write!(stream, "{request} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.0 503"), "{request}: {answer}");
-        assert!(answer.ends_with(&format!("\r\n\r\n{attempt}{LINE}\n")), "{request}: {answer}");
+        let request = format!("{request} HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 0\r\n\r\n");
+        let answer = client::send(addr, request.as_bytes());
+        assert_eq!((answer.status, answer.text()), (503, &*format!("{attempt}{LINE}\n")), "{request}");
     }
 }
 
@@ -45,17 +40,15 @@ fn paths_that_need_traces_say_what_is_missing() {
 fn a_server_says_on_stderr_what_is_missing() {
     if std::env::var_os("WITHOUT_ALLOCATOR_CHILD").is_some() {
         let server = heapgauge::serve_from_env().unwrap();
-        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = client::send(server.local_addr(), b"GET /metrics HTTP/1.0\r\n\r\n");
+        let answer = answer.text();
         assert!(answer.contains("\nheap_tracking 0\n"), "{answer}");
         std::mem::forget(server);
         return;
     }
     for switch in ["on", ""] {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_server_says_on_stderr_what_is_missing", "--nocapture"])
+            .args(["--exact", "messages::a_server_says_on_stderr_what_is_missing", "--nocapture"])
             .envs([("WITHOUT_ALLOCATOR_CHILD", "1"), ("HEAPGAUGE_ADDR", "127.0.0.1:0")])
             .envs([("HEAPGAUGE_QUIET", "on")])
             .envs((!switch.is_empty()).then_some(("HEAPGAUGE", switch)))

@@ -1,16 +1,15 @@
 //! `http::router` and `http::debug_router` inside a program's own axum server: what each serves, and that their work is not
 //! done on the program's runtime.
-#![cfg(feature = "http")]
 
 use std::future::Future;
-use std::hint::black_box;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::client::{self, Answer};
+use crate::stacks::blocks_on_many_stacks;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -20,9 +19,6 @@ use heapgauge::http::{debug_router, router};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
-
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 /// A server of the program's on a current-thread runtime, until it is dropped.
 struct Program {
@@ -49,20 +45,12 @@ impl Program {
         Program { addr, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Status, and everything that was sent.
-    fn ask(&self, method: &str, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.addr).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
-        let request =
-            format!("{method} {path} HTTP/1.1\r\nHost: service.example\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        (answer[9..12].parse().unwrap(), answer)
+    fn ask(&self, method: &str, path: &str) -> Answer {
+        let host = "Host: service.example\r\nConnection: close";
+        client::send(self.addr, format!("{method} {path} HTTP/1.1\r\n{host}\r\n\r\n").as_bytes())
     }
 
-    fn get(&self, path: &str) -> (u16, String) {
+    fn get(&self, path: &str) -> Answer {
         self.ask("GET", path)
     }
 }
@@ -80,60 +68,38 @@ fn current_thread() -> Runtime {
 
 #[test]
 fn the_router_becomes_part_of_another_server() {
+    own_process!();
     let own = Router::new()
         .route("/", get(async || "the program's own"))
         .fallback(async || (StatusCode::NOT_FOUND, "the program's own, too"));
     let collector = Collector::new();
     let program = Program::serve(current_thread(), own.clone().merge(router(&collector)), async {});
-    assert!(program.get("/").1.ends_with("\r\n\r\nthe program's own"));
-    assert!(program.get("/else").1.ends_with("\r\n\r\nthe program's own, too"));
-    let (status, metrics) = program.get("/metrics");
-    assert_eq!(status, 200);
-    assert!(metrics.contains("\r\nx-content-type-options: nosniff\r\n"), "{metrics}");
-    assert!(metrics.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
-    assert!(metrics.contains("\nheap_tracking 1\n"));
+    assert_eq!(program.get("/").text(), "the program's own");
+    assert_eq!(program.get("/else").text(), "the program's own, too");
+    let metrics = program.get("/metrics");
+    assert_eq!(metrics.status, 200);
+    assert_eq!(metrics.header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(metrics.text().contains("\nheap_tracking 1\n"));
     // Whose names lead there is the program's business.
-    assert!(program.get("/health").1.ends_with("\r\n\r\nok\n"));
-    assert_eq!(program.ask("DELETE", "/metrics").0, 405);
+    assert_eq!(program.get("/health").text(), "ok\n");
+    assert_eq!(program.ask("DELETE", "/metrics").status, 405);
     // Stacks are not for those who reach the metrics.
     for path in ["/memory/snapshots", "/debug/heap", "/debug/heap/snapshot.json", "/debug/pprof/heap"] {
-        assert_eq!(program.get(path).0, 404, "{path}");
+        assert_eq!(program.get(path).status, 404, "{path}");
     }
-    assert_eq!(program.ask("POST", "/memory/snapshots").0, 404);
+    assert_eq!(program.ask("POST", "/memory/snapshots").status, 404);
     drop(program);
 
     let both = own.merge(router(&collector)).nest("/inside", debug_router(&collector));
     let program = Program::serve(current_thread(), both, async {});
     for path in ["/metrics", "/health", "/inside/debug/heap", "/inside/debug/heap/folded"] {
-        assert_eq!(program.get(path).0, 200, "{path}");
+        assert_eq!(program.get(path).status, 200, "{path}");
     }
-    let (status, answer) = program.get("/inside/memory/snapshots?top=0");
-    assert_eq!(status, 400);
-    assert!(answer.ends_with("\r\n\r\nparameter top is 0, allowed are 1 to 10000\n"), "{answer}");
-    assert_eq!(program.ask("POST", "/inside/memory/snapshots").0, 200);
-    assert_eq!(program.get("/inside/metrics").0, 404);
-}
-
-#[inline(never)]
-fn left(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
-    descend(path, depth, kept);
-    black_box(());
-}
-
-#[inline(never)]
-fn right(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
-    descend(path, depth, kept);
-    black_box(());
-}
-
-/// One block for each of the ways that `depth` turns make.
-#[inline(never)]
-fn descend(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
-    match depth {
-        0 => kept.push(Box::new(7)),
-        _ if path & 1 == 0 => left(path >> 1, depth - 1, kept),
-        _ => right(path >> 1, depth - 1, kept),
-    }
+    let answer = program.get("/inside/memory/snapshots?top=0");
+    assert_eq!((answer.status, answer.text()), (400, "parameter top is 0, allowed are 1 to 10000\n"));
+    assert_eq!(program.ask("POST", "/inside/memory/snapshots").status, 200);
+    assert_eq!(program.get("/inside/metrics").status, 404);
 }
 
 /// What the calling thread has computed so far; time in which others have the processors does not count.
@@ -148,9 +114,9 @@ fn computed() -> Duration {
 /// A service with one thread answers others while heapgauge makes a large answer.
 #[test]
 fn the_programs_runtime_is_not_held_up() {
+    own_process!();
     const TURNS: u32 = 9;
-    let mut kept = Vec::with_capacity(1 << TURNS);
-    (0..1 << TURNS).for_each(|path| descend(path, TURNS, &mut kept));
+    let kept = blocks_on_many_stacks(TURNS);
     let longest = Arc::new(AtomicU64::new(0));
     let ticker = {
         let longest = longest.clone();
@@ -181,7 +147,7 @@ fn the_programs_runtime_is_not_held_up() {
     }
     for path in paths {
         longest.store(0, Ordering::Relaxed);
-        assert_eq!(program.get(path).0, 200, "{path}");
+        assert_eq!(program.get(path).status, 200, "{path}");
         let longest = Duration::from_micros(longest.load(Ordering::Relaxed));
         assert!(longest < Duration::from_millis(25), "{path}: {longest:?} between two ticks");
     }
@@ -192,10 +158,11 @@ fn the_programs_runtime_is_not_held_up() {
 #[cfg(feature = "pprof")]
 #[test]
 fn the_programs_runtime_needs_no_clock() {
+    own_process!();
     let runtime = Builder::new_current_thread().enable_io().build().unwrap();
     let program = Program::serve(runtime, debug_router(&Collector::new()), async {});
-    let (status, answer) = program.get("/debug/pprof/heap?seconds=1");
-    assert_eq!(status, 200, "{answer}");
+    let answer = program.get("/debug/pprof/heap?seconds=1");
+    assert_eq!(answer.status, 200, "{}", answer.head);
 }
 
 fn status(app: &Router, path: &str) -> StatusCode {
@@ -207,6 +174,7 @@ fn status(app: &Router, path: &str) -> StatusCode {
 /// The thread that does the work is not in the child, so the child starts another.
 #[test]
 fn a_forked_child_is_answered_too() {
+    own_process!();
     let app = router(&Collector::new());
     assert_eq!(status(&app, "/metrics"), StatusCode::OK);
     // SAFETY: the child uses what its own thread has, and ends without running anything of the parent's.

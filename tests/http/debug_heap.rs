@@ -1,42 +1,16 @@
 //! `/debug/heap` over real connections: exact numbers that add up, from a program whose own runtime is blocked.
-#![cfg(feature = "http")]
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::client::{Answer, ask_unchunked};
 use serde_json::{Value, json};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
-    }
-}
-
 fn ask(addr: SocketAddr, method: &str, path: &str) -> Answer {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    // HTTP/1.0: what is made piece by piece ends with the connection, without chunks.
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {addr}\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let answer =
-        Answer { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() };
-    assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}: {head}");
+    let answer = ask_unchunked(addr, method, path);
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}: {}", answer.head);
     answer
 }
 
@@ -44,12 +18,12 @@ fn get(addr: SocketAddr, path: &str) -> Value {
     let answer = ask(addr, "GET", path);
     assert_eq!(
         (answer.status, answer.header("content-type")),
-        (200, "application/json"),
+        (200, Some("application/json")),
         "{path}: {}",
-        answer.body
+        answer.text()
     );
-    assert_eq!(answer.header("cache-control"), "no-store");
-    serde_json::from_str(&answer.body).unwrap()
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    serde_json::from_str(answer.text()).unwrap()
 }
 
 /// Asked after everything has its name.
@@ -108,13 +82,14 @@ fn below(tree: &Value) -> Vec<Vec<&Value>> {
 fn width(tree: &Value) -> u64 {
     let is_line = |node: &&Value| {
         let frame = &tree["frames"][node["frame"].as_u64().unwrap_or(u64::MAX) as usize];
-        frame["file"] == "tests/debug_heap.rs" && frame["line"] == HOLD_LINE
+        frame["file"] == "tests/http/debug_heap.rs" && frame["line"] == HOLD_LINE
     };
     array(&tree["nodes"]).iter().filter(is_line).map(|node| node["value"].as_u64().unwrap()).sum()
 }
 
 #[test]
 fn the_page_and_all_it_is_made_from() {
+    own_process!();
     // The program's own runtime stands still from here to the end.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let (blocked, is_blocked) = mpsc::channel();
@@ -134,15 +109,15 @@ fn the_page_and_all_it_is_made_from() {
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let mut held = hold(100, 50);
-    let posted: Value = serde_json::from_str(&ask(addr, "POST", "/memory/snapshots").body).unwrap();
+    let posted: Value = serde_json::from_str(ask(addr, "POST", "/memory/snapshots").text()).unwrap();
     let id = posted["id"].as_u64().unwrap();
     held.extend(hold(40, 1_000));
 
     // The page: one piece, nothing from elsewhere, and a policy that lets nothing else run.
     let page = ask(addr, "GET", "/debug/heap");
-    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
-    assert!(page.body.len() < 200_000, "{}", page.body.len());
-    let policy = page.header("content-security-policy");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.text().len() < 200_000, "{}", page.text().len());
+    let policy = page.header("content-security-policy").unwrap();
     let nonce = policy.split_once("script-src 'nonce-").unwrap().1.split_once('\'').unwrap().0;
     assert!(nonce.len() == 32 && nonce.bytes().all(|byte| byte.is_ascii_hexdigit()), "{nonce}");
     assert_eq!(
@@ -153,15 +128,18 @@ fn the_page_and_all_it_is_made_from() {
         )
     );
     for part in ["script", "style"] {
-        assert_eq!(page.body.matches(&format!("<{part}")).count(), 1, "{part}");
-        assert!(page.body.contains(&format!("<{part} nonce=\"{nonce}\">")), "{part}");
+        assert_eq!(page.text().matches(&format!("<{part}")).count(), 1, "{part}");
+        assert!(page.text().contains(&format!("<{part} nonce=\"{nonce}\">")), "{part}");
     }
     for foreign in ["http://", "https://", "src=", "@import", "url(", "{nonce}", "innerHTML", "eval("] {
-        let body = page.body.replace("http://www.w3.org/2000/svg", "");
+        let body = page.text().replace("http://www.w3.org/2000/svg", "");
         assert!(!body.contains(foreign), "{foreign}");
     }
-    assert_ne!(ask(addr, "GET", "/debug/heap").header("content-security-policy"), policy);
-    assert_eq!((page.header("cache-control"), page.header("referrer-policy")), ("no-store", "no-referrer"));
+    assert_ne!(ask(addr, "GET", "/debug/heap").header("content-security-policy"), Some(policy));
+    assert_eq!(
+        [page.header("cache-control"), page.header("referrer-policy")],
+        [Some("no-store"), Some("no-referrer")]
+    );
 
     // Totals, history, snapshots.
     let summary = summary(addr);
@@ -187,10 +165,12 @@ fn the_page_and_all_it_is_made_from() {
     assert_eq!([figures(&sites["total"])[0], figures(&sites["total"])[2]], total);
     assert_eq!(sum(rows.iter().chain([&sites["other"]])), figures(&sites["total"]));
     assert_eq!(figures(&sites["other"]), [0; 4]);
-    let row =
-        rows.iter().find(|row| row["file"] == "tests/debug_heap.rs" && row["line"] == HOLD_LINE).unwrap();
+    let row = rows
+        .iter()
+        .find(|row| row["file"] == "tests/http/debug_heap.rs" && row["line"] == HOLD_LINE)
+        .unwrap();
     assert_eq!(figures(row), [45_000, 40_000, 140, 40]);
-    assert_eq!((&row["function"], &row["crate"]), (&json!("debug_heap::hold"), &json!("debug_heap")));
+    assert_eq!((&row["function"], &row["crate"]), (&json!("http::debug_heap::hold"), &json!("http")));
     let times = array(&sites["history_at"]);
     assert_eq!(array(&row["history"]).len(), times.len());
     assert_eq!(
@@ -207,8 +187,8 @@ fn the_page_and_all_it_is_made_from() {
     let site = row["site"].as_str().unwrap();
     for query in [
         format!("site={site}"),
-        format!("file=tests/debug_heap.rs&line={HOLD_LINE}"),
-        "function=debug_heap::hold&line=".to_owned() + &HOLD_LINE.to_string(),
+        format!("file=tests/http/debug_heap.rs&line={HOLD_LINE}"),
+        "function=http::debug_heap::hold&line=".to_owned() + &HOLD_LINE.to_string(),
     ] {
         let stacks =
             get(addr, &format!("/debug/heap/stacks.json?{query}&at={number}&since={id}&sort=growth"));
@@ -222,7 +202,7 @@ fn the_page_and_all_it_is_made_from() {
         let frames = array(&rows[0]["frames"]);
         assert_eq!(
             (&frames[0]["line"], &frames[1]["function"]),
-            (&json!(HOLD_LINE), &json!("debug_heap::the_page_and_all_it_is_made_from"))
+            (&json!(HOLD_LINE), &json!("http::debug_heap::the_page_and_all_it_is_made_from"))
         );
     }
     let cut = get(addr, &format!("/debug/heap/stacks.json?at={number}&since={id}&top=1"));
@@ -240,15 +220,15 @@ fn the_page_and_all_it_is_made_from() {
 
     // The file, which this library reads back, and which has everything.
     let file = ask(addr, "GET", "/debug/heap/snapshot.json");
-    assert_eq!((file.status, file.header("content-type")), (200, "application/json"));
-    let name = file.header("content-disposition");
+    assert_eq!((file.status, file.header("content-type")), (200, Some("application/json")));
+    let name = file.header("content-disposition").unwrap();
     assert!(name.starts_with("attachment; filename=\"heap-1") && name.ends_with(".json\""), "{name}");
     let path = std::env::temp_dir().join(format!("heapgauge-{}.json", std::process::id()));
     std::fs::write(&path, &file.body).unwrap();
     let snapshot = heapgauge::Snapshot::load(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     let mut statistics = snapshot.statistics(heapgauge::GroupBy::Line);
-    statistics.retain(|statistic| statistic.name() == format!("tests/debug_heap.rs:{HOLD_LINE}"));
+    statistics.retain(|statistic| statistic.name() == format!("tests/http/debug_heap.rs:{HOLD_LINE}"));
     assert_eq!((statistics[0].size, statistics[0].count), (45_000, 140));
 
     // A hundred answers leave no trace in the numbers.
@@ -273,15 +253,17 @@ fn the_page_and_all_it_is_made_from() {
         ),
     ] {
         let answer = ask(addr, "GET", &format!("/debug/heap/{query}"));
-        assert_eq!((answer.status, answer.body.as_str()), (400, line));
+        assert_eq!((answer.status, answer.text()), (400, line));
     }
     let gone = ask(addr, "GET", "/debug/heap/tree.json?at=999999");
     assert_eq!(gone.status, 400);
-    assert!(gone.body.starts_with("parameter at: moment 999999 is not kept, kept are "), "{}", gone.body);
-    assert!(gone.body.ends_with(", allowed is one of the last four numbers of summary.json, for a minute\n"));
+    assert!(gone.text().starts_with("parameter at: moment 999999 is not kept, kept are "), "{}", gone.text());
+    assert!(
+        gone.text().ends_with(", allowed is one of the last four numbers of summary.json, for a minute\n")
+    );
     for path in ["/debug/heap", "/debug/heap/summary.json"] {
         let wrong = ask(addr, "POST", path);
-        assert_eq!((wrong.status, wrong.header("allow")), (405, "GET,HEAD"));
+        assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET,HEAD")));
     }
     assert_eq!(ask(addr, "GET", "/debug/heap/").status, 404);
 
@@ -293,7 +275,7 @@ fn the_page_and_all_it_is_made_from() {
     for path in ["sites.json", "stacks.json", "tree.json", "snapshot.json"] {
         let off = ask(addr, "GET", &format!("/debug/heap/{path}"));
         assert_eq!(off.status, 503, "{path}");
-        assert!(off.body.ends_with("tracking is off, heapgauge::start turns it on\n"), "{}", off.body);
+        assert!(off.text().ends_with("tracking is off, heapgauge::start turns it on\n"), "{}", off.text());
     }
     drop(server);
 
@@ -304,9 +286,9 @@ fn the_page_and_all_it_is_made_from() {
         let answer = ask(addr, "GET", path);
         assert_eq!(answer.status, 404);
         assert!(
-            answer.body.ends_with("; others on a loopback address or where HEAPGAUGE_EXPOSE says so\n"),
+            answer.text().ends_with("; others on a loopback address or where HEAPGAUGE_EXPOSE says so\n"),
             "{}",
-            answer.body
+            answer.text()
         );
     }
     drop((releases, held));

@@ -1,12 +1,9 @@
 //! `serve_from_env`: each case is a process of its own with its own environment.
-#![cfg(feature = "http")]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::Command;
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+use crate::client;
 
 /// The program: serves, tells, ends.
 fn main_of_the_child() {
@@ -24,11 +21,8 @@ fn main_of_the_child() {
         Some(server) => {
             let addr = server.local_addr();
             println!("ip={}", addr.ip());
-            let mut stream = TcpStream::connect(("127.0.0.1", addr.port())).unwrap();
-            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            println!("health={}", answer.trim_end().ends_with("ok"));
+            let health = client::send(([127, 0, 0, 1], addr.port()).into(), b"GET /health HTTP/1.0\r\n\r\n");
+            println!("health={}", health.text() == "ok\n");
         }
     }
     println!("the program goes on");
@@ -42,7 +36,12 @@ fn main_of_the_child() {
 /// What such a process says on stdout, from `tracing=` on, and on stderr.
 fn run(variables: &[(&str, &str)]) -> (String, String) {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "served_where_the_environment_says", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "environment::served_where_the_environment_says",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env("ENVIRONMENT_TEST_CHILD", "1")
         .env("HEAPGAUGE_QUIET", "on")
         .envs(variables.iter().copied())
@@ -180,7 +179,7 @@ fn an_exec_moves_the_start() {
     };
     let again = || {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "an_exec_moves_the_start", "--nocapture"]);
+        command.args(["--exact", "environment::an_exec_moves_the_start", "--nocapture"]);
         command
     };
     match std::env::var("START_TEST_CHILD").as_deref() {

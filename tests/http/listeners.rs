@@ -1,36 +1,17 @@
 //! Which paths are served on which address: the second listener on loopback, and requests that come through a proxy.
-#![cfg(feature = "http")]
 
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use crate::client::{Answer, ask};
+use crate::process::turn;
 use heapgauge::{Expose, Server};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
-/// A process has one server, and the tests of this file share a process.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Status, and everything that was sent.
-fn ask(addr: SocketAddr, path: &str, headers: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}Connection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    (answer[9..12].parse().unwrap(), answer)
+fn get(addr: SocketAddr, path: &str, headers: &str) -> Answer {
+    ask(addr, "GET", path, headers)
 }
 
 fn status(addr: SocketAddr, path: &str) -> u16 {
-    ask(addr, path, "").0
+    get(addr, path, "").status
 }
 
 fn port(number: u16) -> SocketAddr {
@@ -39,17 +20,16 @@ fn port(number: u16) -> SocketAddr {
 
 #[test]
 fn the_root_leads_to_the_page_on_loopback() {
-    let _alone = alone();
+    let _turn = turn();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     assert_eq!(server.debug_addr(), None);
-    let (status, answer) = ask(server.local_addr(), "/", "");
-    assert_eq!(status, 307);
-    assert!(answer.contains("\r\nlocation: /debug/heap\r\n"), "{answer}");
+    let answer = get(server.local_addr(), "/", "");
+    assert_eq!((answer.status, answer.header("location")), (307, Some("/debug/heap")));
 }
 
 #[test]
 fn beside_another_address_every_path_is_on_loopback() {
-    let _alone = alone();
+    let _turn = turn();
     let server = Server::builder().debug_addr(Some(port(0))).serve("0.0.0.0:0").unwrap();
     let public = port(server.local_addr().port());
     let debug = server.debug_addr().unwrap();
@@ -60,7 +40,7 @@ fn beside_another_address_every_path_is_on_loopback() {
         assert_eq!([status(public, path), status(debug, path)], [404, 200], "{path}");
     }
     assert_eq!([status(public, "/"), status(debug, "/")], [404, 307]);
-    assert_eq!(ask(debug, "/metrics", "Origin: http://evil.example\r\n").0, 403);
+    assert_eq!(get(debug, "/metrics", "Origin: http://evil.example\r\n").status, 403);
 
     drop(server);
     assert!(TcpStream::connect(debug).is_err());
@@ -68,31 +48,31 @@ fn beside_another_address_every_path_is_on_loopback() {
 
 #[test]
 fn the_second_listener_refuses_forwarded_requests() {
-    let _alone = alone();
+    let _turn = turn();
     let server = Server::builder().debug_addr(Some(port(0))).serve("0.0.0.0:0").unwrap();
     let debug = server.debug_addr().unwrap();
     for header in
         ["X-Forwarded-For", "x-forwarded-proto", "X-Envoy-External-Address", "l5d-client-id", "Forwarded"]
     {
         for path in ["/debug/heap", "/metrics"] {
-            let (status, answer) = ask(debug, path, &format!("{header}: 10.0.0.1\r\n"));
-            assert_eq!(status, 403, "{header}");
+            let answer = get(debug, path, &format!("{header}: 10.0.0.1\r\n"));
+            assert_eq!(answer.status, 403, "{header}");
             let line = format!(
-                "\r\n\r\nthe header {} is of a forwarded request, allowed are requests from this machine\n",
+                "the header {} is of a forwarded request, allowed are requests from this machine\n",
                 header.to_ascii_lowercase()
             );
-            assert!(answer.ends_with(&line), "{answer}");
+            assert_eq!(answer.text(), line);
         }
     }
-    assert_eq!(ask(debug, "/debug/heap", "X-Request-Id: 7\r\n").0, 200);
+    assert_eq!(get(debug, "/debug/heap", "X-Request-Id: 7\r\n").status, 200);
     // What is scraped through a mesh is metrics.
     let public = port(server.local_addr().port());
-    assert_eq!(ask(public, "/metrics", "X-Forwarded-For: 10.0.0.1\r\n").0, 200);
+    assert_eq!(get(public, "/metrics", "X-Forwarded-For: 10.0.0.1\r\n").status, 200);
 }
 
 #[test]
 fn a_taken_port_of_the_second_listener_is_never_fatal() {
-    let _alone = alone();
+    let _turn = turn();
     let taken = TcpListener::bind(port(0)).unwrap();
     let wanted = taken.local_addr().unwrap();
     let server = Server::builder().debug_addr(Some(wanted)).serve("0.0.0.0:0").unwrap();
@@ -115,7 +95,7 @@ fn a_taken_port_of_the_second_listener_is_never_fatal() {
 
 #[test]
 fn another_address_has_what_the_program_exposes() {
-    let _alone = alone();
+    let _turn = turn();
     for (exposed, pprof, page) in
         [(Expose::Metrics, 404, 404), (Expose::Pprof, 200, 404), (Expose::All, 200, 200)]
     {

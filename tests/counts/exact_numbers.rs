@@ -1,6 +1,4 @@
 //! Boxes of one line, allocated and freed by threads that have ended → exactly that line's counts.
-//!
-//! Alone in its file: the numbers are those of a whole process with its own global allocator.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -8,10 +6,7 @@ use std::time::Duration;
 
 use heapgauge::{Collector, Report, SiteRow};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
-const FILE: &str = "tests/exact_numbers.rs";
+const FILE: &str = "tests/counts/exact_numbers.rs";
 const THREADS: usize = 5;
 const ALLOCATED: usize = 4_000;
 const FREED_BY_ITSELF: usize = 1_031;
@@ -59,6 +54,7 @@ fn collect(collector: &Collector) -> Arc<Report> {
 
 #[test]
 fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
+    own_process!();
     let collector = Collector::new();
     let (give, take) = mpsc::channel::<Block>();
     let freer = thread::spawn(move || take.iter().count());
@@ -79,8 +75,8 @@ fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
     assert_eq!(site.live_bytes, 592_560);
     // It was not there when the collector began, so all of it is growth.
     assert_eq!((site.delta_blocks, site.delta_bytes), (12_345, 592_560));
-    assert_eq!(site.function(), "exact_numbers::keep");
-    assert_eq!(site.krate(), "exact_numbers");
+    assert_eq!(site.function(), "counts::exact_numbers::keep");
+    assert_eq!(site.krate(), "counts");
     assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
     assert_eq!(report.live_blocks, report.allocations - report.deallocations);
     let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();

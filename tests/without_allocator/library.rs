@@ -1,4 +1,4 @@
-//! A library with a tracked allocator of its own: `tests/unloaded_library.rs` loads, uses and closes it.
+//! A library with a tracked allocator of its own: `unloaded_library.rs` loads, uses and closes it.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();

@@ -1,6 +1,5 @@
 //! heapgauge inside a library that is closed while threads live that it has seen: they end, and the process forks, after
 //! that.
-#![cfg(target_os = "linux")]
 
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;

@@ -1,17 +1,12 @@
 //! Five hundred threads at once, and a thread with a small stack → exact counts, and no memory that
 //! grows with the threads that have been.
-//!
-//! Alone in its file: the numbers are those of a whole process with its own global allocator.
 
 use heapgauge::{GroupBy, Snapshot};
 use std::hint::black_box;
-use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
+use std::sync::Barrier;
 use std::thread;
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
-const FILE: &str = "tests/many_threads.rs";
+const FILE: &str = "tests/counts/many_threads.rs";
 const THREADS: usize = 500;
 const BLOCKS: usize = 20;
 
@@ -27,12 +22,6 @@ fn keep(count: usize) -> Vec<Block> {
 }
 /// The line of the allocation in `keep`.
 const LINE: u32 = line!() - 5;
-
-/// The tests here look at the whole process, so they take turns.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Live bytes and blocks of that line.
 fn at_line() -> (u64, u64) {
@@ -74,7 +63,7 @@ fn round() {
 
 #[test]
 fn five_hundred_threads_and_five_hundred_more() {
-    let _turn = turn();
+    own_process!();
     // One call for all rounds: from another line there would be other stacks, and counts for them.
     let after: Vec<u64> = (0..6)
         .map(|_| {
@@ -91,7 +80,7 @@ fn five_hundred_threads_and_five_hundred_more() {
 
 #[test]
 fn a_thread_with_a_small_stack() {
-    let _turn = turn();
+    own_process!();
     let kept = thread::Builder::new().stack_size(64 << 10).spawn(|| keep(1_000)).unwrap().join().unwrap();
     assert_eq!(at_line(), expected(1_000));
     thread::Builder::new().stack_size(64 << 10).spawn(|| drop(kept)).unwrap().join().unwrap();

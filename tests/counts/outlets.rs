@@ -15,9 +15,6 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-
 #[allow(clippy::vec_box, reason = "blocks of their own are the point")]
 #[inline(never)]
 fn keep(kept: &mut Vec<Box<[u8; 48]>>, blocks: usize) {
@@ -126,6 +123,7 @@ impl Outlets {
 
 #[test]
 fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
+    own_process!();
     let outlets = Outlets::new();
     let everywhere = |blocks| Shown {
         prometheus: blocks,
@@ -134,7 +132,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
         opentelemetry: blocks,
         facade: blocks,
     };
-    let function = "outlets::keep";
+    let function = "counts::outlets::keep";
     assert_eq!(outlets.show(function), everywhere(None));
     let mut kept = Vec::with_capacity(12_345);
     keep(&mut kept, 12_345);

@@ -1,7 +1,6 @@
 //! Code that `dlopen` brings and `dlclose` takes away → exact counts, and stacks that go through it.
 //!
-//! Alone in its file: the numbers are those of a whole process with its own global allocator. Two
-//! libraries of the same code with frames of different sizes take turns at the same address, so that
+//! Two libraries of the same code with frames of different sizes take turns at the same address, so that
 //! whatever is remembered of the one is wrong for the other. The same once more in a process that cannot ask
 //! the loader, as with glibc before 2.35.
 #![cfg(target_os = "linux")]
@@ -11,15 +10,13 @@ use std::ffi::{CString, c_void};
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::MutexGuard;
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-heapgauge::global_allocator! {
-    static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-}
+use crate::process;
 
-const FILE: &str = "tests/loaded_code.rs";
+const FILE: &str = "tests/naming/loaded_code.rs";
 const CYCLES: usize = 200;
 const BLOCKS: usize = 7;
 
@@ -46,13 +43,12 @@ void enter(callback *call, void *kept, unsigned long count) {
 }
 ";
 
-/// The tests here count blocks of the same line, so they take turns.
+/// Waits for other tests: those of the process that lists modules share it.
 fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
     if is_told_to_list() {
         heapgauge::list_modules();
     }
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    process::turn()
 }
 
 /// In the environment of the process that has to do without `_dl_find_object`.
@@ -191,6 +187,7 @@ fn within_two_minutes(run: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn libraries_that_take_turns_at_one_address() {
+    own_process!();
     let _turn = turn();
     let libraries = [library("narrow", 1_000), library("wide", 5_000)];
     within_two_minutes(move || {
@@ -203,13 +200,17 @@ fn libraries_that_take_turns_at_one_address() {
                 // The stack goes on behind the library's two frames: through it, not into the void.
                 let traceback = traceback_of(&kept[blocks - 1]).unwrap();
                 let names: Vec<_> = traceback.frames().iter().map(|frame| frame.name()).collect();
-                assert_eq!(names[0], "loaded_code::keep", "{names:#?}");
+                assert_eq!(names[0], "naming::loaded_code::keep", "{names:#?}");
                 if is_listing() && names.len() < 4 {
                     // It was not listed yet.
                     return;
                 }
-                assert_eq!(names.get(3).unwrap(), "loaded_code::Loaded::fill", "cycle {number}: {names:#?}");
-                assert!(names[4].starts_with("loaded_code::cycle"), "{names:#?}");
+                assert_eq!(
+                    names.get(3).unwrap(),
+                    "naming::loaded_code::Loaded::fill",
+                    "cycle {number}: {names:#?}"
+                );
+                assert!(names[4].starts_with("naming::loaded_code::cycle"), "{names:#?}");
             }
             if number % 50 == 49 {
                 assert_eq!(at_line(), (40 * blocks as u64, blocks as u64));
@@ -229,6 +230,7 @@ fn libraries_that_take_turns_at_one_address() {
 /// What was listed of the one is not there any more, or is something else, when the other runs.
 #[test]
 fn libraries_of_other_sizes_take_turns() {
+    own_process!();
     let _turn = turn();
     let libraries = [library_with("much", 1_000, 2_000), library_with("little", 5_000, 0)];
     within_two_minutes(move || {
@@ -261,7 +263,11 @@ fn all_of_it_where_the_loader_cannot_be_asked() {
         return;
     }
     let program = std::env::current_exe().unwrap();
-    let done = Command::new(program).arg("take_turns").env(LISTING, "1").output().unwrap();
+    let done = Command::new(program)
+        .arg("take_turns")
+        .envs([(LISTING, "1"), (process::OWN_PROCESS, "1")])
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{:?}\n{said}{}", done.status, String::from_utf8_lossy(&done.stderr));
     assert!(said.contains("2 passed"), "{said}");
@@ -310,6 +316,7 @@ fn a_library_whose_file_was_replaced_has_no_names_of_the_new_one() {
 
 #[test]
 fn loading_while_others_load_and_snapshots_are_taken() {
+    own_process!();
     let _turn = turn();
     let libraries = [library("first", 1_000), library("second", 5_000)];
     within_two_minutes(move || {

@@ -1,13 +1,9 @@
 //! A child forked while its parent looks names up, meets new stacks and reports memory goes on by itself, from its
 //! parent's counts.
-#![cfg(unix)]
 
 use heapgauge::{GroupBy, Snapshot};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 #[inline(never)]
 fn kept() -> (Vec<u8>, u32) {
@@ -25,7 +21,7 @@ fn deep(depth: usize) -> Vec<Box<usize>> {
 /// Live bytes and blocks of a line of this file.
 fn at_line(line: u32) -> Option<(u64, u64)> {
     let rows = Snapshot::take().ok()?.statistics(GroupBy::Line);
-    let row = rows.iter().find(|row| row.name() == format!("tests/fork_names.rs:{line}"));
+    let row = rows.iter().find(|row| row.name() == format!("tests/counts/fork_names.rs:{line}"));
     Some(row.map_or((0, 0), |row| (row.size, row.count)))
 }
 
@@ -65,6 +61,7 @@ const GPU: u32 = 43;
 
 #[test]
 fn case_43_a_forked_child_goes_on_by_itself() {
+    own_process!();
     let (bytes, line) = kept();
     let mut bytes = Some(bytes);
     let stop = AtomicBool::new(false);

@@ -1,29 +1,16 @@
 //! `/memory/snapshots` over real connections: who asks for what gets what he asked for, or one line.
-#![cfg(feature = "http")]
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+use crate::client;
 
-/// A process has one server, and the tests of this file share a process.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
+/// Status, head and body.
 fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
-    (head[9..12].parse().unwrap(), head.to_owned(), body.to_owned())
+    let answer = client::ask(addr, method, path, "");
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", answer.head);
+    let body = answer.text().to_owned();
+    (answer.status, answer.head, body)
 }
 
 fn get(addr: SocketAddr, path: &str) -> String {
@@ -54,7 +41,9 @@ const HOLD_LINE: u32 = line!() - 4;
 
 /// The two lines of the entry for the line that holds.
 fn entry(text: &str) -> Option<(String, String)> {
-    let place = format!("  File \"tests/memory_snapshots.rs\", line {HOLD_LINE}, in memory_snapshots::hold");
+    let place = format!(
+        "  File \"tests/http/memory_snapshots.rs\", line {HOLD_LINE}, in http::memory_snapshots::hold"
+    );
     let lines: Vec<&str> = text.lines().collect();
     let at = lines.iter().position(|line| *line == place)?;
     Some((lines[at - 1].to_owned(), lines[at].to_owned()))
@@ -92,7 +81,7 @@ fn hold_what_the_post_held() -> Vec<Vec<u8>> {
 
 #[test]
 fn clients_with_different_pasts_at_the_same_time() {
-    let _turn = turn();
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let mut held = hold_what_the_post_held();
@@ -152,7 +141,7 @@ fn clients_with_different_pasts_at_the_same_time() {
 
 #[test]
 fn every_grouping_order_and_past_adds_up() {
-    let _turn = turn();
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let held = hold_what_the_post_held();
@@ -178,18 +167,18 @@ fn every_grouping_order_and_past_adds_up() {
     // The place of the two calls tells the tracebacks apart, and nothing else does.
     let document = document(addr, "since=previous&group_by=traceback&top=1");
     let row = &document["rows"][0];
-    assert_eq!(row["name"], format!("tests/memory_snapshots.rs:{HOLD_LINE}"));
+    assert_eq!(row["name"], format!("tests/http/memory_snapshots.rs:{HOLD_LINE}"));
     assert_eq!((&row["size"], &row["size_diff"]), (&616_000.into(), &616_000.into()));
     assert_eq!((&row["count"], &row["count_diff"]), (&6_160.into(), &6_160.into()));
-    assert_eq!(row["frames"][0]["function"], "memory_snapshots::hold");
+    assert_eq!(row["frames"][0]["function"], "http::memory_snapshots::hold");
     assert_eq!(row["frames"][0]["line"], HOLD_LINE);
-    assert_eq!(row["frames"][1]["function"], "memory_snapshots::hold_what_the_post_held");
+    assert_eq!(row["frames"][1]["function"], "http::memory_snapshots::hold_what_the_post_held");
     drop(held);
 }
 
 #[test]
 fn case_57_defaults_and_one_line_for_what_is_wrong() {
-    let _turn = turn();
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let held = hold_what_the_post_held();
@@ -202,7 +191,8 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
     let same = get(addr, "/memory/snapshots?top=10&group_by=file&since=first&sort=diff&format=text");
     for text in [&text, &same] {
         let lines: Vec<&str> = text.lines().collect();
-        let place = lines.iter().position(|line| *line == "  File \"tests/memory_snapshots.rs\", line 0");
+        let place =
+            lines.iter().position(|line| *line == "  File \"tests/http/memory_snapshots.rs\", line 0");
         assert_eq!(place, Some(1), "{text}");
         let marked: Vec<&&str> = lines.iter().filter(|line| line.starts_with("# ")).collect();
         assert!(marked[0].starts_with("# other: ") && marked[1].starts_with("# total: "), "{text}");
@@ -259,7 +249,7 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
     // It kept nothing.
     assert_eq!(post(addr), 3);
     let (status, _, body) = ask(addr, "GET", "/memory/snapshot");
-    // All of them are in `http.rs`.
+    // All of them are in `server.rs`.
     let begin = "path /memory/snapshot is unknown, allowed are /metrics, /health, /memory/snapshots";
     assert!(status == 404 && body.starts_with(begin) && body.lines().count() == 1, "{status} {body}");
     assert_eq!(ask(addr, "GET", "/memory/snapshots/").0, 404);
@@ -274,7 +264,7 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
 
 #[test]
 fn kept_up_to_a_number_and_an_age() {
-    let _turn = turn();
+    own_process!();
     let of = |most, longest| {
         let collector = heapgauge::Collector::builder().snapshots(most, longest).build().unwrap();
         heapgauge::Server::builder().collector(&collector).serve("127.0.0.1:0").unwrap()
@@ -309,7 +299,7 @@ fn kept_up_to_a_number_and_an_age() {
 
 #[test]
 fn while_tracking_is_off_there_is_nothing_to_compare() {
-    let _turn = turn();
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
     let number = post(addr);
@@ -341,7 +331,7 @@ fn while_tracking_is_off_there_is_nothing_to_compare() {
 
 #[test]
 fn elsewhere_than_on_loopback_it_is_there_if_somebody_says_so() {
-    let _turn = turn();
+    own_process!();
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let here = |server: &heapgauge::Server| ([127, 0, 0, 1], server.local_addr().port()).into();
     for method in ["GET", "POST"] {

@@ -1,14 +1,9 @@
 //! A child of `fork` has the server's memory but neither its thread nor its sockets: it may drop it, and serve anew.
-#![cfg(all(feature = "http", unix))]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 fn is_served(addr: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(addr) else { return false };
@@ -48,13 +43,10 @@ fn ended(pid: libc::pid_t) -> i32 {
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 9 }
 }
 
-/// Servers of one process, one at a time.
-static TURN: Mutex<()> = Mutex::new(());
-
 /// As a daemon that goes on in the child: what the parent closes is closed, and the child serves at the same address.
 #[test]
 fn a_child_keeps_no_socket_of_its_parent() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let address = server.local_addr();
     // A connection that the server has accepted: it has answered on it.
@@ -91,7 +83,7 @@ fn a_child_keeps_no_socket_of_its_parent() {
 
 #[test]
 fn a_forked_child_serves_anew() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let parent = server.local_addr();
     assert!(is_served(parent));
@@ -131,6 +123,7 @@ fn a_forked_child_serves_anew() {
 /// A child keeps its parent's counters, so it keeps the time they began at; `changes()` over both sees no restart.
 #[test]
 fn a_forked_child_keeps_the_time_heapgauge_began() {
+    own_process!();
     let start = || {
         let text = heapgauge::Collector::new().collect().to_prometheus();
         let line = text.lines().find_map(|line| line.strip_prefix("heap_start_timestamp_seconds "));

@@ -1,16 +1,14 @@
 //! The server over real connections: what it answers, what it refuses, and that nobody can block it.
-#![cfg(feature = "http")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use crate::client::{Answer, ask, connect, read_answer, send};
+use crate::process::turn;
 use heapgauge::{Collector, Expose, Server};
-
-#[global_allocator]
-static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
 /// What an unknown path is answered with.
 const PATHS: &str = if cfg!(feature = "pprof") {
@@ -22,36 +20,15 @@ const PATHS: &str = if cfg!(feature = "pprof") {
      /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded"
 };
 
-/// A process has one server, and the tests of this file share a process.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
+/// A server, and the turn of its test: a process has one server.
 struct Served {
     server: Server,
-    _alone: MutexGuard<'static, ()>,
-}
-
-fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    _turn: MutexGuard<'static, ()>,
 }
 
 fn served() -> Served {
-    let alone = alone();
-    Served { server: heapgauge::serve("127.0.0.1:0").unwrap(), _alone: alone }
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
+    let turn = turn();
+    Served { server: heapgauge::serve("127.0.0.1:0").unwrap(), _turn: turn }
 }
 
 /// Never sooner, and one time of three no later. Other programs may have the processors for seconds; what the server
@@ -63,51 +40,6 @@ fn in_time(range: Range<Duration>, attempt: impl Fn() -> Duration) {
         took.push(attempt());
         assert!(*took.last().unwrap() >= range.start, "{took:?}");
     }
-}
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    stream
-}
-
-/// What comes back for these bytes until the server closes or the answer is whole.
-fn send(addr: SocketAddr, request: &[u8]) -> Answer {
-    let mut stream = connect(addr);
-    stream.write_all(request).unwrap();
-    read_answer(&mut stream)
-}
-
-fn read_answer(stream: &mut TcpStream) -> Answer {
-    let mut received = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8(received[..end].to_vec()).unwrap();
-            let answer = Answer { status: head[9..12].parse().unwrap(), head, body: String::new() };
-            let length: usize = answer.header("content-length").unwrap_or("0").parse().unwrap();
-            if received.len() >= end + 4 + length {
-                let body = String::from_utf8(received[end + 4..].to_vec()).unwrap();
-                return Answer { body, ..answer };
-            }
-        }
-        match stream.read(&mut buffer) {
-            Ok(0) => {
-                let head = String::from_utf8_lossy(&received).into_owned();
-                let status = head.get(9..12).map_or(0, |status| status.parse().unwrap());
-                return Answer { status, head, body: String::new() };
-            }
-            Ok(read) => received.extend_from_slice(&buffer[..read]),
-            Err(error) => panic!("no answer: {error}"),
-        }
-    }
-}
-
-fn ask(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
-    send(
-        addr,
-        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\n{headers}Connection: close\r\n\r\n").as_bytes(),
-    )
 }
 
 fn get(addr: SocketAddr, path: &str) -> Answer {
@@ -122,14 +54,14 @@ fn metrics_and_health() {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-    assert!(answer.body.starts_with("# HELP heap_tracking "), "{}", answer.body);
-    assert!(answer.body.contains("\nheap_tracking 1\n"));
-    assert!(answer.body.ends_with("\"} 1\n"));
+    assert!(answer.text().starts_with("# HELP heap_tracking "), "{}", answer.text());
+    assert!(answer.text().contains("\nheap_tracking 1\n"));
+    assert!(answer.text().ends_with("\"} 1\n"));
     // A query is for proxies and scrapers; it changes nothing.
     assert_eq!(get(addr, "/metrics?a=b&%").status, 200);
 
     let health = get(addr, "/health");
-    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    assert_eq!((health.status, health.text()), (200, "ok\n"));
     assert_eq!(health.header("x-content-type-options"), Some("nosniff"));
 }
 
@@ -143,10 +75,10 @@ fn two_scrapes_of_one_snapshot_are_the_same_bytes() {
     };
     let mut same = 0;
     for _ in 0..5 {
-        let (one, two) = (get(addr, "/metrics").body, get(addr, "/metrics").body);
-        assert!(snapshot_of(&one).is_some());
-        if snapshot_of(&one) == snapshot_of(&two) {
-            assert_eq!(one, two);
+        let (one, two) = (get(addr, "/metrics"), get(addr, "/metrics"));
+        assert!(snapshot_of(one.text()).is_some());
+        if snapshot_of(one.text()) == snapshot_of(two.text()) {
+            assert_eq!(one.text(), two.text());
             same += 1;
         }
     }
@@ -173,18 +105,18 @@ fn unknown_paths_and_wrong_methods_say_what_there_is() {
     let unknown = get(addr, "/metric");
     assert_eq!(unknown.status, 404);
     let line = format!("path /metric is unknown, allowed are {PATHS}\n");
-    assert_eq!(unknown.body, line);
+    assert_eq!(unknown.text(), line);
     assert_eq!(unknown.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(unknown.header("content-type"), Some("text/plain; charset=utf-8"));
     let long = get(addr, &format!("/{}", "x".repeat(5_000)));
     assert_eq!(long.status, 404);
-    assert_eq!(long.body, format!("path /{}… is unknown, allowed are {PATHS}\n", "x".repeat(79)));
+    assert_eq!(long.text(), format!("path /{}… is unknown, allowed are {PATHS}\n", "x".repeat(79)));
 
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
         let wrong = ask(addr, method, "/metrics", "");
         assert_eq!(wrong.status, 405, "{method}");
         assert_eq!(
-            wrong.body,
+            wrong.text(),
             format!("method {method} is not allowed on /metrics, allowed are GET, HEAD\n")
         );
         assert_eq!(wrong.header("allow"), Some("GET,HEAD"), "{method}");
@@ -230,7 +162,7 @@ fn a_foreign_host_or_origin_is_refused_on_loopback() {
         ),
     ] {
         let answer = with(foreign);
-        assert_eq!((answer.status, answer.body.as_str()), (403, line), "{foreign}");
+        assert_eq!((answer.status, answer.text()), (403, line), "{foreign}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
     // What is refused at the door is refused for unknown paths, too.
@@ -240,16 +172,16 @@ fn a_foreign_host_or_origin_is_refused_on_loopback() {
 
     let missing = with("");
     assert_eq!(
-        (missing.status, missing.body.as_str()),
+        (missing.status, missing.text()),
         (400, "the header Host is missing, allowed are localhost, 127.0.0.1 and [::1]\n")
     );
-    assert_eq!(send(addr, b"GET /health HTTP/1.0\r\n\r\n").body, "ok\n");
+    assert_eq!(send(addr, b"GET /health HTTP/1.0\r\n\r\n").text(), "ok\n");
     assert_eq!(send(addr, b"GET /health HTTP/1.0\r\nHost: evil.example\r\n\r\n").status, 403);
 }
 
 #[test]
 fn on_other_addresses_any_name_may_ask() {
-    let _alone = alone();
+    let _turn = turn();
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let addr: SocketAddr = ([127, 0, 0, 1], server.local_addr().port()).into();
     let ask =
@@ -260,7 +192,7 @@ fn on_other_addresses_any_name_may_ask() {
     for path in ["/memory/snapshots", "/memory/snapshots?group_by=traceback", "/debug/heap", "/nowhere"] {
         let answer = ask(path);
         assert_eq!(answer.status, 404, "{path}");
-        assert!(answer.body.ends_with(
+        assert!(answer.text().ends_with(
             "allowed are /metrics, /health; others on a loopback address or where HEAPGAUGE_EXPOSE says so\n"
         ));
     }
@@ -314,7 +246,7 @@ fn slow_clients_block_nobody() {
             .collect();
         let begun = Instant::now();
         for _ in 0..10 {
-            assert_eq!(get(addr, "/health").body, "ok\n");
+            assert_eq!(get(addr, "/health").text(), "ok\n");
             assert_eq!(get(addr, "/metrics").status, 200);
         }
         let took = begun.elapsed();
@@ -331,7 +263,7 @@ fn a_half_sent_request_is_given_up() {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
         let begun = Instant::now();
         let mut answer = Vec::new();
-        // Closed, with or without a word; the reading would time out after 30 seconds.
+        // Closed, with or without a word.
         match stream.read_to_end(&mut answer) {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
@@ -396,7 +328,7 @@ fn ten_thousand_connections_of_every_kind() {
             })
             .collect();
         clients.into_iter().for_each(|client| client.join().unwrap());
-        assert_eq!(get(addr, "/health").body, "ok\n");
+        assert_eq!(get(addr, "/health").text(), "ok\n");
         assert_eq!(get(addr, "/metrics").status, 200);
     };
     siege(200);
@@ -426,7 +358,7 @@ fn one_connection_serves_many_requests() {
     let request = format!("GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n");
     for _ in 0..10_000 {
         stream.write_all(request.as_bytes()).unwrap();
-        assert_eq!(read_answer(&mut stream).body, "ok\n");
+        assert_eq!(read_answer(&mut stream).text(), "ok\n");
     }
     // Those who send several at once get several answers.
     stream.write_all(request.repeat(3).as_bytes()).unwrap();
@@ -438,7 +370,7 @@ fn one_connection_serves_many_requests() {
 
 #[test]
 fn a_second_server_is_refused_until_the_first_is_gone() {
-    let _alone = alone();
+    let _turn = turn();
     in_time(Duration::ZERO..Duration::from_secs(2), || {
         let first = heapgauge::serve("127.0.0.1:0").unwrap();
         let addr = first.local_addr();
@@ -469,7 +401,7 @@ fn a_second_server_is_refused_until_the_first_is_gone() {
 
 #[test]
 fn what_cannot_be_listened_on_is_one_line() {
-    let _alone = alone();
+    let _turn = turn();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     assert_eq!(
@@ -496,10 +428,11 @@ fn what_cannot_be_listened_on_is_one_line() {
 
 #[test]
 fn the_server_shows_the_collector_it_was_given() {
-    let _alone = alone();
+    let _turn = turn();
     let collector = Collector::builder().top_n(3).delta_window(Duration::from_secs(60)).build().unwrap();
     let server = Server::builder().collector(&collector).serve("127.0.0.1:0").unwrap();
-    let text = get(server.local_addr(), "/metrics").body;
+    let answer = get(server.local_addr(), "/metrics");
+    let text = answer.text();
     let report = server.collector().collect();
     assert!(text.contains(&format!("\nheap_live_bytes {}\n", report.live_bytes)), "{text}");
     assert_eq!(text, report.to_prometheus());

@@ -1,0 +1,26 @@
+//! The server and its paths over real connections. A test that counts the whole process has a process of its own.
+#![cfg(feature = "http")]
+
+#[path = "../support/client.rs"]
+mod client;
+#[macro_use]
+#[path = "../support/process.rs"]
+mod process;
+
+mod debug_heap;
+mod environment;
+#[cfg(unix)]
+mod fork_server;
+mod listeners;
+mod memory_snapshots;
+#[cfg(feature = "pprof")]
+mod profiles;
+mod router;
+mod scrape;
+mod server;
+mod stacks;
+#[cfg(target_os = "linux")]
+mod unread_answers;
+
+#[global_allocator]
+static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
