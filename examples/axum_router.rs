@@ -1,7 +1,7 @@
-//! A service that already has an axum server: heapgauge's paths become part of it.
+//! Adds heapgauge's paths to a service that already has an axum server.
 //!
-//! `axum_router [HOST:PORT]` serves both, on 127.0.0.1 and a free port unless told otherwise. Each GET of `/`
-//! keeps 1,000 bytes; `/metrics` and, where the address is one of loopback, `/memory/snapshots` say where.
+//! `axum_router [HOST:PORT]` serves both, by default on 127.0.0.1 and a free port. Each GET of `/` keeps 1,000 bytes; `/metrics`
+//! and, on a loopback address, `/memory/snapshots` show the line.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Compares two snapshot files, or shows one: a row for each group, as `tracemalloc` prints them.
+//! Compares two snapshot files, or shows one, with a row for each group in the format of `tracemalloc`.
 //!
 //! `cargo run --example compare -- OLD.json NEW.json [--group-by file|line|traceback|function|crate]
 //! [--cumulative] [--top N]`
@@ -62,7 +62,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     for row in rows.iter().take(top) {
         match writeln!(out, "{row}") {
-            // Whoever reads has seen enough.
+            // The reader has closed the pipe.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
             written => written?,
         }

@@ -1,7 +1,6 @@
-//! An axum service with one planted leak: documents in, as JSON; parsed, indexed, searched, dropped.
+//! Runs an axum service with one planted leak: it receives documents as JSON, indexes, searches and drops them.
 //!
-//! It sends itself traffic over loopback at a bounded rate, and its own collector says which line
-//! leaks: `leak: examples/leaky_service.rs:42 Cache::insert +3.1 MiB/min`. Try `-- --help`.
+//! It sends itself traffic over loopback at a bounded rate, and its own collector prints the leaking line: `leak: examples/leaky_service.rs:42 Cache::insert +3.1 MiB/min`. Try `-- --help`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -21,15 +20,15 @@ use tokio::net::{TcpListener, TcpStream};
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// Documents the library keeps; the oldest is dropped for the next.
+/// Number of documents the library keeps; the oldest is dropped for the next.
 const KEPT: usize = 128;
-/// Time between two rounds of own traffic; a round is one new document and one search.
+/// Time between two rounds of traffic; a round is one new document and one search.
 const ROUND: Duration = Duration::from_millis(20);
-/// Time between two looks of the collector.
+/// Time between two collections.
 const LOOK: Duration = Duration::from_secs(4);
 
-/// Answers already given. The key should be the question; it is the number of the request, which
-/// never comes again, and nothing is ever removed.
+/// A cache of answers. Its key should be the question; it is the number of the request, which never repeats, and no entry is
+/// ever removed.
 #[derive(Default)]
 struct Cache {
     answers: HashMap<u64, Vec<u8>>,
@@ -43,7 +42,7 @@ impl Cache {
     }
 }
 
-/// How many bytes the leak may still take: `rate` a second, and no debt of more than five seconds.
+/// The number of bytes that the leak may still take: `rate` a second, saved up for at most five seconds.
 struct Budget {
     rate: f64,
     bytes: f64,
@@ -55,7 +54,7 @@ impl Budget {
         Budget { rate: bytes_per_second as f64, bytes: 0.0, since: Instant::now() }
     }
 
-    /// Pieces of `size` bytes that may be taken now.
+    /// Takes as many pieces of `size` bytes as allowed now. Returns their number.
     fn take(&mut self, size: usize) -> usize {
         let now = Instant::now();
         self.bytes += self.rate * now.duration_since(self.since).as_secs_f64().min(5.0);
@@ -66,7 +65,7 @@ impl Budget {
     }
 }
 
-/// A document as it comes in.
+/// A received document.
 #[derive(Deserialize, Serialize)]
 struct Document {
     title: String,
@@ -75,7 +74,7 @@ struct Document {
     text: String,
 }
 
-/// The last [`KEPT`] documents, and for each word those that hold it.
+/// The last [`KEPT`] documents, and an index from words to documents.
 #[derive(Default)]
 struct Library {
     documents: BTreeMap<u64, Document>,
@@ -109,7 +108,7 @@ impl Library {
         }
     }
 
-    /// Documents that hold every word of the question, newest first.
+    /// Returns the documents that contain every word of the question, newest first.
     fn search(&self, question: &str) -> Vec<Hit<'_>> {
         let mut ids: Option<BTreeSet<u64>> = None;
         for word in words(question) {
@@ -152,7 +151,7 @@ struct Service {
 
 type Shared = Arc<Mutex<Service>>;
 
-/// A status and one line that says what was wrong.
+/// An error: a status, and one line that explains it.
 type Refusal = (StatusCode, String);
 
 async fn add(State(service): State<Shared>, body: Bytes) -> Result<(StatusCode, String), Refusal> {
@@ -177,7 +176,7 @@ async fn search(State(service): State<Shared>, RawQuery(query): RawQuery) -> Res
     Ok(answer)
 }
 
-/// Posts a document and searches for one of its words, round after round, until the program ends.
+/// Posts a document and searches for one of its words, in rounds, until the program ends.
 async fn traffic(service: SocketAddr) -> io::Result<()> {
     let mut connection = BufReader::new(TcpStream::connect(service).await?);
     let mut rounds = tokio::time::interval(ROUND);
@@ -217,7 +216,7 @@ fn word(number: u64) -> &'static str {
     WORDS[(number % WORDS.len() as u64) as usize]
 }
 
-/// The document of that number: the same in every run, so that runs compare.
+/// Makes the document of a number, which is the same in every run.
 fn invent(number: u64) -> Document {
     let length = 60 + number * 7 % 40;
     let text: Vec<&str> = (0..length).map(|i| word(number.wrapping_mul(31) + i * i)).collect();
@@ -251,15 +250,15 @@ fn watch(collector: heapgauge::Collector) {
     }
 }
 
-/// What a site held at the last four looks, and when it was last called a leak.
+/// The live bytes of a site at the last four collections, and the time of its last report.
 struct Course {
     live: [u64; 4],
     said: Option<Instant>,
 }
 
 impl Course {
-    /// Whether it rose from look to look, and at least half as fast as on average since the baseline:
-    /// a cache that fills up slows down, one that is emptied now and then falls in between.
+    /// Returns whether it rose at every collection, and at least half as fast as on average since the baseline: a cache that
+    /// fills up becomes slower, and a cache that is emptied falls in between.
     fn leaks(&self, delta_bytes: i64, rate: f64) -> bool {
         let rises = self.live.is_sorted_by(|before, after| before < after);
         let lately = self.live[3].saturating_sub(self.live[0]) as f64 / (3.0 * LOOK.as_secs_f64());
@@ -267,12 +266,12 @@ impl Course {
     }
 }
 
-/// The last two segments of a path: `Cache::insert` of `leaky_service::Cache::insert`.
+/// Returns the last two segments of a path: `Cache::insert` for `leaky_service::Cache::insert`.
 fn short(function: &str) -> &str {
     function.rmatch_indices("::").nth(1).map_or(function, |(at, _)| &function[at + 2..])
 }
 
-/// Bytes with sign and unit, as `+3.1 MiB`.
+/// Formats bytes with sign and unit, as `+3.1 MiB`.
 fn signed(bytes: f64) -> String {
     let mut value = bytes;
     for unit in ["B", "KiB", "MiB"] {
@@ -305,7 +304,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None`: the help was asked for.
+    /// Parses the arguments. Returns `None` for `--help`.
     fn parse() -> Result<Option<Options>, lexopt::Error> {
         use lexopt::prelude::*;
 
@@ -332,7 +331,7 @@ impl Options {
     }
 }
 
-/// HOST:PORT, unchanged; whether the host has an address shows when it is bound.
+/// Checks the form HOST:PORT; binding shows whether the host has an address.
 fn address(text: &str) -> Result<String, &'static str> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
@@ -340,7 +339,7 @@ fn address(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// At most 1 GiB a second: this is to show a leak, not to bring a machine down.
+/// Parses a rate of at most 1 GiB a second, so that the leak does not exhaust the machine.
 fn bytes(text: &str) -> Result<u64, &'static str> {
     let bytes = text.parse().ok().filter(|bytes| *bytes <= 1 << 30);
     bytes.ok_or("--leak-rate is a whole number of bytes a second, at most 1073741824")
@@ -366,7 +365,7 @@ fn main() {
     }
     let server = heapgauge::serve_from_env();
     if let (None, Some(listen), true) = (&server, &options.listen, heapgauge::is_tracing()) {
-        // The line before this one, by heapgauge, says why.
+        // heapgauge has printed the reason.
         eprintln!("leaky_service: no numbers on --listen {listen}");
         std::process::exit(1);
     }
@@ -403,14 +402,14 @@ async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     if !options.quiet_traffic {
         tokio::spawn(traffic(address));
     }
-    // A connection still open does not hold the end up: the traffic's stays open as long as we do.
+    // The end does not wait for open connections: that of the traffic stays open.
     tokio::select! {
         served = axum::serve(listener, routes) => Ok(served?),
         () = told_to_stop(options.length) => Ok(()),
     }
 }
 
-/// Comes back on ctrl-c, SIGTERM, or after `length`.
+/// Returns on ctrl-c, SIGTERM, or after `length`.
 async fn told_to_stop(length: Option<Duration>) {
     let length = async {
         match length {

@@ -1,6 +1,6 @@
-//! A program that already uses `metrics` and `metrics-exporter-prometheus`: heapgauge's numbers join its own.
+//! Adds heapgauge's metrics to a program that already uses `metrics` and `metrics-exporter-prometheus`.
 //!
-//! `metrics_facade [HOST:PORT]` serves them at `/metrics`, on 127.0.0.1 and a free port unless told otherwise.
+//! `metrics_facade [HOST:PORT]` serves them at `/metrics`, by default on 127.0.0.1 and a free port.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// Keeps every answer: the kind of leak the numbers are to show.
+/// Leaks every answer.
 #[inline(never)]
 fn keep(answers: &mut Vec<Vec<u8>>) {
     answers.push(vec![b'.'; 400]); // the planted leak
 }
 
-/// The program's work, and what it measures of it.
+/// Runs the program's work, and counts it.
 fn work() {
     let mut answers = Vec::new();
     loop {
@@ -28,17 +28,17 @@ fn work() {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // What the program had before.
+    // The program's own exporter.
     let recorder = PrometheusBuilder::new().install_recorder()?;
     metrics::describe_counter!("requests_total", "Requests answered.");
     std::thread::spawn(work);
 
-    // Through its recorder, whichever it is: each series stays, and stays true.
+    // Through its recorder: each series stays registered, and its value stays current.
     let collector = heapgauge::Collector::new();
     let _reporter = heapgauge::emit::Metrics::new(&collector).report_every(Duration::from_secs(5))?;
     let sticky = recorder.clone();
 
-    // Or beside it, where the text is served by the program: no series stays behind.
+    // Or beside it, where the program serves the text: no old series remains.
     let fresh = async move || {
         let both = move || heapgauge::emit::Prometheus::new(&collector).render(&recorder);
         tokio::task::spawn_blocking(both).await.unwrap_or_default() // naming new lines may take a second

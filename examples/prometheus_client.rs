@@ -1,6 +1,6 @@
-//! A program that already uses `prometheus-client`: heapgauge's numbers join its registry.
+//! Adds heapgauge's metrics to the registry of a program that already uses `prometheus-client`.
 //!
-//! `prometheus_client [HOST:PORT]` serves them at `/metrics`, on 127.0.0.1 and a free port unless told otherwise.
+//! `prometheus_client [HOST:PORT]` serves them at `/metrics`, by default on 127.0.0.1 and a free port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use prometheus_client::{encoding::text::encode, registry::Registry};
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// Keeps every answer: the kind of leak the numbers are to show.
+/// Leaks every answer.
 #[inline(never)]
 fn keep(answers: &mut Vec<Vec<u8>>) {
     answers.push(vec![b'.'; 400]); // the planted leak
 }
 
-/// The program's work, and what it measures of it.
+/// Runs the program's work, and counts it.
 fn work(requests: &Counter) {
     let mut answers = Vec::new();
     loop {
@@ -39,13 +39,13 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // What the program had before.
+    // The program's own metrics.
     let mut registry = Registry::default();
     let requests = Counter::default();
     registry.register("requests", "Requests answered", requests.clone());
     std::thread::spawn(move || work(&requests));
 
-    // The one line.
+    // heapgauge needs one line.
     let collector = heapgauge::Collector::new();
     registry.register_collector(Box::new(heapgauge::emit::PrometheusClient::new(&collector)));
 

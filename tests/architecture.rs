@@ -1,4 +1,4 @@
-//! Reads the sources and checks that each file imports only from files before it, and never through `lib.rs`.
+//! Checks that each source file imports only from files before it, and never through `lib.rs`.
 //!
 //! Reads files and nothing else; no module is loaded, so it takes some milliseconds.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Crates that a program compiles for heapgauge: without features, by default, and beside axum and serde_json.
+"""Counts the crates that a program compiles for heapgauge: without features, by default, and beside axum and serde_json.
 
 Counted by `cargo tree -e normal,build --prefix none | sort -u`, heapgauge itself included.
 """
@@ -33,7 +33,7 @@ def crates(folder, *options):
 
 
 def service(folder, dependency=""):
-    """The crates of a service with these dependencies, in the versions of the lock file here."""
+    """Returns the crates of a service with these dependencies, in the versions of the lock file of this repository."""
     (folder / "src").mkdir(parents=True)
     (folder / "src/main.rs").write_text("fn main() {}\n")
     (folder / "Cargo.toml").write_text(SERVICE + dependency)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's first command in a copy of the sources, with nothing compiled before: crates and seconds of CPU in one line.
+"""Measures the first command of the README in a fresh copy of the sources: crates and seconds of processor time.
 
 Too many of either fail. Seconds of CPU differ from machine to machine: `--cpu SECONDS` is another bound for them.
 """
@@ -16,19 +16,19 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CRATES, CPU = 92, 140
-# What would make of it another build than a new user's.
+# These variables would make it another build than a new user's.
 FOREIGN = ("CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTC_WRAPPER")
 
 
 def copy_to(folder):
-    """What a clone of the working tree would hold."""
+    """Copies the files that a clone of the working tree has."""
     if not (ROOT / ".git").exists():
         shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("target", "__pycache__"))
         return
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                             capture_output=True, check=True)
     for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
-        if (ROOT / name).exists():  # not where its removal is not committed yet
+        if (ROOT / name).exists():  # absent if its removal is not committed yet
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
 
@@ -45,7 +45,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="heapgauge-first-build-") as folder:
         folder = pathlib.Path(folder)
         copy_to(folder)
-        # Downloading is the network's time.
+        # Downloads come first, so that they are not measured.
         subprocess.run(["cargo", "fetch", "-q", "--locked"], cwd=folder, check=True)
         before = cpu_seconds()
         built = subprocess.run(

@@ -1,7 +1,7 @@
-//! A process that forks while its threads are in the middle of heapgauge's read side: the child can use all of it, and a
-//! signal handler that forks comes to its end.
+//! Tests forks in the middle of heapgauge's read side: the child can use all of it, and a signal handler that forks
+//! returns.
 //!
-//! Alone in its file: its inner allocator makes a thread slow, or interrupts it, at the allocations of the read side.
+//! A program of its own, because its inner allocator makes a thread slow, or interrupts it, at the allocations of the read side.
 #![cfg(all(unix, feature = "http"))]
 
 use heapgauge::{Collector, GroupBy, Snapshot, emit};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What happens to a thread at its allocations.
+/// The behaviour of a thread at its allocations.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     Nothing,
@@ -31,7 +31,7 @@ thread_local! {
 static STOPPED: AtomicBool = AtomicBool::new(false);
 static GO: AtomicBool = AtomicBool::new(false);
 
-/// The system's allocator, which first looks at [`AT`].
+/// The system's allocator, after the behaviour in [`AT`].
 struct Inner;
 
 // SAFETY: every call goes to the system's allocator as it is.
@@ -124,7 +124,7 @@ fn a_child_uses_what_another_thread_had_locked() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     within(500);
     let read_side = ReadSide::new();
-    // The child's part takes as long as naming does; the first time is the parent's.
+    // Names are cached in the parent, so that the child's part is fast.
     read_side.use_all(0);
     let before: Vec<u64> = read_side.collectors.iter().map(|collector| collector.collect().number).collect();
     let over = AtomicBool::new(false);
@@ -144,7 +144,7 @@ fn a_child_uses_what_another_thread_had_locked() {
         for round in 0..6 {
             let (read_side, before) = (&read_side, &before);
             let status = in_child(move || {
-                // Also in threads of the child's own, which wait for each other.
+                // In threads of the child too, which wait for each other.
                 let uses = |number| move || read_side.use_all(number);
                 let threads_end = std::thread::scope(|scope| {
                     let threads: Vec<_> = (10..13).map(|number| scope.spawn(uses(number))).collect();
@@ -153,7 +153,7 @@ fn a_child_uses_what_another_thread_had_locked() {
                 if !threads_end {
                     return 2;
                 }
-                // What was kept before the fork is still there, so numbers go on.
+                // State from before the fork is still there, so the numbers continue.
                 let numbers = read_side.collectors.iter().map(|collector| collector.collect().number);
                 i32::from(!before.iter().zip(numbers).all(|(before, now)| *before <= now)) * 3
             });
@@ -171,7 +171,7 @@ fn on_a_new_stack() -> Vec<u8> {
     std::hint::black_box(vec![7; 77])
 }
 
-/// Which takes from 50 ms to half a second, and may wait for a slow disk.
+/// Reading debug information takes from 50 ms to half a second, and may wait for a slow disk.
 #[test]
 fn a_fork_does_not_wait_for_debug_information() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,10 +203,10 @@ fn a_fork_does_not_wait_for_debug_information() {
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
-/// Forks as a handler for crashes does, whose child leaves at once.
+/// Forks like a crash handler, whose child exits at once.
 extern "C" fn fork_here(_signal: libc::c_int) {
     let at = AT.replace(At::Nothing);
-    // Some of the first, and then now and again: there may be many.
+    // The first twenty, then fewer: there may be many.
     let number = HANDLED.fetch_add(1, Ordering::Relaxed);
     if number < 20 || number.is_power_of_two() {
         // SAFETY: the child ends at once; the parent waits for it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Instructions of the hot paths, counted by callgrind and compared with those kept in `instructions/counts.toml`.
+"""Counts the instructions of the hot paths with callgrind, and compares them with `instructions/counts.toml`.
 
 A count does not depend on the machine's load, and hardly on the machine. Each path of `instructions/` is taken N
 times and 2 N times, each in a process of its own; what lies between the two counts, divided by N, is one event, whatever
@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "tests" / "instructions"
 KEPT = PROGRAM / "counts.toml"
-# The dependencies of the variants, built in the same way.
+# The variants have the same dependencies, built in the same way.
 TARGET = ROOT / "target" / "variants"
 
-# A count may rise, or fall without a word, by so much: between two builds of the same sources it differs by less.
+# Allowed change of a count, without a message: two builds of the same sources differ by less.
 BOUND = 0.01
-# By so much where the compiler or the C library is not the one that the kept counts are of.
+# Allowed rise with another compiler or C library than that of the kept counts.
 BOUND_ELSEWHERE = 0.25
 
 HEAD = """\
@@ -37,7 +37,7 @@ HEAD = """\
 
 
 def run(command, **settings):
-    """Standard output and error of a command that must succeed."""
+    """Runs a command that must succeed. Returns its output and error."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **settings)
     assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done.stdout, done.stderr
@@ -52,7 +52,7 @@ def build():
 
 
 def toolchain():
-    """What counts depend on beside the sources: compiler, target, C library."""
+    """Returns compiler, target and C library, on which counts depend."""
     rustc = run(["rustc", "--version"])[0].strip()
     host = re.search(r"^host: (.*)$", run(["rustc", "--version", "--verbose"])[0], re.M)[1]
     library = " ".join(platform.libc_ver()).strip() or "an unknown C library"
@@ -64,14 +64,14 @@ def architecture(named):
 
 
 def paths(program):
-    """By name, how often a path is taken, and the one function of it that is counted, if not all are."""
+    """Returns by name how often a path is taken, and its one counted function, if not all are counted."""
     lines = [line.split("\t") for line in run([program])[0].splitlines()]
     return {name: (int(count), within) for name, count, within in lines}
 
 
 def collected(program, name, count, within):
-    """Instructions of a process that takes a path so many times."""
-    # The C library chooses among its copies of `memcpy` by the processor: the same one on each.
+    """Counts the instructions of a process that takes a path so many times."""
+    # The C library chooses its `memcpy` by the processor; this makes it the same one everywhere.
     only = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-ERMS"}
     part = [f"--toggle-collect={within}"] if within else []
     _, said = run(["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *part, program, name, count], env=only)
@@ -79,9 +79,9 @@ def collected(program, name, count, within):
 
 
 def count(program, wanted):
-    """By name, instructions of one event."""
+    """Returns the instructions of one event by name."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The longest first: those that read names.
+        # The longest first: paths that read names.
         jobs = {name: [pool.submit(collected, program, name, factor * times, within) for factor in (1, 2)]
                 for name, (times, within) in reversed(wanted.items())}
     return {name: (jobs[name][1].result() - jobs[name][0].result()) / wanted[name][0] for name in wanted}
@@ -99,14 +99,14 @@ def write_kept(tables):
 
 
 def comparable(tables, here):
-    """The kept counts to compare with, and by how much they may be exceeded; says so where they are of other tools."""
+    """Returns the kept counts and their allowed rise. Prints a line if they are of other tools."""
     if here in tables:
         print(f"Compared with counts of {here}.")
         return tables[here], BOUND
     others = [named for named in tables if architecture(named) == architecture(here)]
     assert others, (f"{KEPT.relative_to(ROOT)} holds no counts for {architecture(here)}: nothing to compare with. "
                     f"On a tree that is known to be good, `tests/instructions.py --renew` writes them.")
-    # Rather the same compiler with another C library than the reverse.
+    # A table of this compiler with another C library is preferred to the reverse.
     other = max(others, key=lambda named: (named.split(", ")[0] == here.split(", ")[0], named))
     print(f"No counts are kept of {here}.\nCompared with those of {other}, and up to {BOUND_ELSEWHERE:.0%} more is taken "
           f"for the tools' doing, so that a small rise is not seen here.")
@@ -114,7 +114,7 @@ def comparable(tables, here):
 
 
 def compare(kept, now, bound):
-    """Prints what has changed, and how many rows passed and failed."""
+    """Prints the changes, and how many rows passed and failed."""
     failed, changed = 0, []
     for name in {**kept, **now}:
         if name not in now or name not in kept:

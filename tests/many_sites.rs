@@ -1,5 +1,6 @@
-//! Ten thousand lines of code allocate and free in turn: the series of the process stay bounded, and their
-//! number is what `dashboards/README.md` says. A process of its own, as any test of a global allocator; half a minute.
+//! Tests that ten thousand allocating lines leave the number of series bounded, as `dashboards/README.md` promises.
+//!
+//! A program of its own: other tests would read the debug information of its ten thousand functions. Takes half a minute.
 
 #![cfg(feature = "http")]
 
@@ -15,7 +16,7 @@ static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::syste
 
 type Allocate = fn(usize) -> Box<[u8]>;
 
-/// Ten times the inner macro, each time with another name.
+/// Calls the inner macro ten times with different names.
 macro_rules! ten {
     ($inner:ident) => {
         $inner!(a);
@@ -31,7 +32,7 @@ macro_rules! ten {
     };
 }
 
-/// A function that allocates. The string makes it unlike all others, or the optimizer folds them into one.
+/// Defines a function that allocates. The string differs in each, or the optimizer would merge them.
 macro_rules! site {
     ($name:ident) => {
         #[inline(never)]
@@ -42,7 +43,7 @@ macro_rules! site {
     };
 }
 
-/// A module of ten of what the inner macro makes, and a list of them all.
+/// Defines a module of ten results of the inner macro, with a list of all.
 macro_rules! module {
     ($name:ident, $inner:ident, |$into:ident| $list:expr) => {
         pub mod $name {
@@ -98,7 +99,7 @@ mod sites {
     }
 }
 
-/// The lines of one exposition that are series.
+/// Returns the series of one exposition.
 fn scrape(address: SocketAddr) -> Vec<String> {
     let answer = client::ask(address, "GET", "/metrics", "");
     assert_eq!(answer.status, 200, "{}", answer.head);
@@ -110,7 +111,7 @@ fn value(series: &[String], name: &str) -> usize {
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
-/// What the page on production promises: series a process, series an exported site, and at most.
+/// Reads the promise in `dashboards/README.md`: series a process, series an exported site, and their maximum.
 fn promised() -> [usize; 3] {
     let page = include_str!("../dashboards/README.md");
     let (before, after) = page.split_once(" series a process and ").unwrap();
@@ -126,7 +127,7 @@ fn series_stay_bounded_when_ten_thousand_sites_come_and_go() {
     assert_eq!(fixed + 40 * each, most);
     let all = sites::all();
     assert_eq!(all.len(), 10_000);
-    // The 25 that hold most: there before the first snapshot, which is the baseline here, so they do not grow.
+    // The 25 largest exist before the first snapshot, which is the baseline, so they do not grow.
     let held: Vec<_> = all[..25].iter().map(|allocate| allocate(1_000_000)).collect();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
 
@@ -151,8 +152,8 @@ fn series_stay_bounded_when_ten_thousand_sites_come_and_go() {
         }
     };
 
-    // In each phase 1,000 smaller ones come up: the 7 that grow fastest are exported beside them, and 8 that
-    // were so before. A little of each stays.
+    // Each phase adds 1,000 smaller sites: 7 of them are exported as the fastest growing, and 8 of earlier phases. A little
+    // of each stays.
     let mut kept = Vec::with_capacity(10_000);
     let mut exported = Vec::new();
     for (phase, sites) in all.chunks(1_000).enumerate() {

@@ -1,5 +1,5 @@
-//! A program with an allocator of its own, which sends some layouts to pages of their own and the rest to a
-//! `TrackingAllocator` → counts of the rest, and no look behind the others.
+//! Tests an allocator that forwards only some layouts to a `TrackingAllocator`: those are counted, and nothing is read behind
+//! other blocks.
 #![cfg(target_os = "linux")]
 
 use heapgauge::{TrackingAllocator, traceback_of};
@@ -8,12 +8,12 @@ use std::hint::black_box;
 
 static TRACKED: TrackingAllocator = TrackingAllocator::system();
 
-/// Blocks of this size end where their page ends, and the page behind that cannot be read.
+/// Blocks of this size end at the end of a page, and the next page cannot be read.
 const GUARDED: usize = 777;
 
 struct Guarded;
 
-/// As the system has them, or larger: both ends of a mapping are a multiple of it.
+/// A multiple of the system's page size: both ends of a mapping are aligned to it.
 const PAGE: usize = 64 << 10;
 
 // SAFETY: blocks of one size are each at the end of a mapping of their own; all others are the tracked allocator's. Which
@@ -59,6 +59,6 @@ fn nothing_is_read_behind_a_block_of_another_allocator() {
     let guarded = black_box(vec![2u8; GUARDED]);
     assert_eq!(traceback_of(&guarded), None);
     assert_eq!(traceback_of(&guarded.into_boxed_slice()), None);
-    // Its allocator is the program's for this layout, but nothing makes that known.
+    // This block has a tag, but heapgauge cannot know that.
     assert_eq!(traceback_of(&tracked), None);
 }

@@ -1,5 +1,5 @@
-//! A profile of 131,072 stacks: how long encoding takes, what is held meanwhile, and that its own numbers show none of
-//! it. A process of its own, as any test of a global allocator.
+//! Tests time and memory of encoding a profile of 131,072 stacks, and that the profile does not contain its own
+//! allocations.
 #![cfg(feature = "pprof")]
 
 #[path = "support/counting.rs"]
@@ -17,7 +17,7 @@ static ALLOC: heapgauge::TrackingAllocator<Counting> = heapgauge::TrackingAlloca
 /// Without optimisation everything takes some ten times as long, so there are fewer stacks.
 const DEPTH: u32 = if cfg!(debug_assertions) { 14 } else { 17 };
 
-/// A block from each of the 2^depth ways through a tree of calls.
+/// Allocates a block on each of the 2^depth paths through a tree of calls.
 #[inline(never)]
 fn left(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     if depth == 0 {
@@ -30,7 +30,7 @@ fn left(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     black_box(&kept);
 }
 
-/// The same once more under another name, so that each way has folded stacks of its own.
+/// Repeats [`left`] under another name, so that each path has a folded stack of its own.
 #[inline(never)]
 fn right(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     if depth == 0 {
@@ -44,7 +44,7 @@ fn right(depth: u32, kept: &mut Vec<Box<[u8]>>) {
     black_box(&kept);
 }
 
-/// What it gives, its time, and the most that lived meanwhile beyond what lived before.
+/// Returns the result of `make`, its processor time, and the peak of its live bytes.
 fn measured<T>(what: &str, make: impl FnOnce() -> T) -> (T, Duration, usize) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);
@@ -57,7 +57,7 @@ fn measured<T>(what: &str, make: impl FnOnce() -> T) -> (T, Duration, usize) {
     (made, time, peak)
 }
 
-/// Asks as a client would that reads by parts: how many bytes came.
+/// Reads an answer in parts. Returns its number of bytes.
 #[cfg(feature = "http")]
 fn read(addr: std::net::SocketAddr, path: &str) -> usize {
     use std::io::{Read, Write};
@@ -96,7 +96,7 @@ fn a_hundred_thousand_stacks() {
     assert!(taken + encoded + written < Duration::from_secs(6), "{taken:?} {encoded:?} {written:?}");
     assert!(held < 20_000_000, "{held} bytes");
 
-    // Over HTTP the text is written as it is read; nothing holds all of it.
+    // Over HTTP the text is streamed: it is never complete in memory.
     #[cfg(feature = "http")]
     {
         let server = heapgauge::serve("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! A snapshot of 100,000 tracebacks goes to a file and back in under two seconds and 200 MB; in a debug build, of
+//! Tests that a snapshot of 100,000 tracebacks is loaded and saved in under two seconds and 200 MB; in a debug build, one of
 //! 10,000 in under four seconds and 20 MB.
 
 #[path = "support/counting.rs"]
@@ -27,8 +27,7 @@ fn very_many_tracebacks() {
     let (given, saved) = (directory.join("given.json"), directory.join("saved.json"));
     std::fs::write(&given, text()).unwrap();
 
-    // What the code needs is asked for, and that is the least it was seen to take: a neighbour on the other half of
-    // the same core, or one that empties its caches, doubles the time on the processor.
+    // The minimum of three: another program on the same core, or one that fills its caches, doubles the processor time.
     let mut least = Duration::MAX;
     for _ in 0..3 {
         let before = LIVE.load(Relaxed);
@@ -57,7 +56,7 @@ fn very_many_tracebacks() {
     assert!(least < LIMIT, "{least:?}");
 }
 
-/// 5,000 functions, each with three lines that call or allocate.
+/// Writes tracebacks of 5,000 functions, each with three lines that call or allocate.
 fn text() -> String {
     let mut text = String::from(
         r#"{"version":1,"taken_at":1793000000.25,"traceback_limit":32,"build_id":null,"traces":["#,

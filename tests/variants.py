@@ -30,12 +30,12 @@ LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third
 
 
 def run(command, where=ROOT, **settings):
-    """Standard output of a command that must succeed."""
+    """Runs a command that must succeed. Returns its output."""
     return ran(command, where, **settings).stdout
 
 
 def ran(command, where=ROOT, **settings):
-    """A command that has succeeded, with what it said."""
+    """Runs a command that must succeed. Returns its result."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HEAPGAUGE", "RUSTFLAGS"))}
     done = subprocess.run([str(word) for word in command], cwd=where, env={**environment, **settings},
                           capture_output=True, text=True)
@@ -44,7 +44,7 @@ def ran(command, where=ROOT, **settings):
 
 
 def line_of(function):
-    """The line that leaks, read from the source itself."""
+    """Returns the line that leaks, from the source."""
     lines = (PROGRAM / SOURCE).read_text().splitlines()
     found = [number for number, line in enumerate(lines, 1) if line.endswith(f"// {function}")]
     assert len(found) == 1, f"{SOURCE}: {function} is marked in lines {found}, not in one"
@@ -52,7 +52,7 @@ def line_of(function):
 
 
 class Stock:
-    """`cargo build --release`, and what it compiled: by crate the library other variants link against."""
+    """Runs `cargo build --release`. Returns by crate the library that other variants link."""
 
     def __init__(self, **settings):
         messages = run(["cargo", "build", "--release", "--locked", "--manifest-path", PROGRAM / "Cargo.toml",
@@ -66,7 +66,7 @@ class Stock:
                 self.program = pathlib.Path(message["executable"])
             elif message["target"]["kind"] in (["lib"], ["rlib"]):
                 library = next(name for name in message["filenames"] if name.endswith(".rlib"))
-                # Of two versions, heapgauge's own is the one its manifest names.
+                # If there are two versions, heapgauge uses the one that its manifest names.
                 package = message["package_id"].rsplit("#", 1)[1]
                 self.libraries.setdefault(message["target"]["name"], {})[package] = library
 
@@ -77,7 +77,7 @@ class Stock:
 
 
 def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SOURCE, kind="bin"):
-    """Path of the program built with `flags`, and with heapgauge built with them unless it is given.
+    """Builds the program with `flags`, and heapgauge with them unless it is given. Returns its path.
 
     `where` is the folder its sources are in, `kind` the type of crate."""
     folder = MADE / name
@@ -100,12 +100,12 @@ def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SO
     return program
 
 
-# As Cargo compiles a release.
+# The flags of a release by Cargo.
 RELEASE = ["-C", "opt-level=3", "-C", "debuginfo=line-tables-only"]
 
 
 def answer(program):
-    """What the program says, after the checks that hold for every variant."""
+    """Runs the program, and checks what holds for every variant. Returns its answer."""
     said = json.loads(run([program]))
     assert said["capture"] == "cfi", said["capture"]
     assert (said["fallback_walks"], said["dropped"]) == (0, 0), said
@@ -139,7 +139,7 @@ def check_lines(program):
 
 
 def functions_in(program):
-    """By function of the program the addresses it lies at in the file, `main` and the leaks among them."""
+    """Returns by function of the program its addresses in the file, with `main` and the leaks."""
     ranges = {}
     for line in run(["nm", "--print-size", "--defined-only", "--demangle", program]).splitlines():
         found = re.fullmatch(r"([0-9a-f]+) ([0-9a-f]+) [tT] variants::(\w+)(?:::h[0-9a-f]{16})?", line)
@@ -170,7 +170,7 @@ def check_offsets(program, symbols):
         places = run(["addr2line", "--inlines", "-e", symbols, hex(frame["offset"])]).split()
         assert any(place.endswith(f"{SOURCE}:{line_of(function)}") for place in places), (function, places)
         if function != "third_leak":
-            # Nothing tells a container's code from the program's here: its frame stays the site's.
+            # Nothing distinguishes a container's code from the program's: its frame remains the site's.
             assert at == 0, (function, frames)
             name = f"{program.name}+{ranges[function].start:#x}"
             sites = [site for site in said["sites"] if site["name"] == name]
@@ -209,8 +209,8 @@ def fat_lto(_stock):
 
 
 def separate(stock, name):
-    """A program stripped of all symbols, and its symbols and lines in a file of their own elsewhere."""
-    # A build id nobody else has: what lies under /usr/lib/debug is found by it.
+    """A stripped program finds its symbols and lines in a separate file."""
+    # A new build id, by which the file under /usr/lib/debug is found.
     build_id = f"-C link-arg=-Wl,--build-id=0x{secrets.token_hex(20)}".split()
     whole = compile_variant(stock, name, [*RELEASE, *build_id], stock.library("heapgauge"))
     debug, program = whole.with_name("whole.debug"), whole.with_name("stripped")
@@ -253,8 +253,8 @@ def build_id_of(file):
 
 
 def library_in_python(stock):
-    """A library with a heap of its own in a program that is not Rust's: what is said of names and of the build
-    is said of the library."""
+    """In a library with a heap of its own, loaded by a program of another language, names and build info describe the
+    library."""
     flags = [*RELEASE, "-C", "link-arg=-Wl,--build-id"]
     library = compile_variant(stock, "library", flags, stock.library("heapgauge"), source="src/library.rs", kind="cdylib")
     load = "import ctypes, sys; ctypes.CDLL(sys.argv[1]).report()"
@@ -268,7 +268,7 @@ def library_in_python(stock):
 
 
 def shared_standard_library(stock):
-    """Linked against libstd.so, which allocates past the program's allocator: it is said."""
+    """Linked against libstd.so, which allocates past the program's allocator, the program says so."""
     program = compile_variant(stock, "shared", [*RELEASE, "-C", "prefer-dynamic"])
     done = ran([program], LD_LIBRARY_PATH=run(["rustc", "--print=target-libdir"]).strip())
     said = json.loads(done.stdout)
@@ -278,13 +278,13 @@ def shared_standard_library(stock):
 
 
 def leaks(said):
-    """By function its `site` and line, of the leaks."""
+    """Returns `site` and line of the leaks by function."""
     found = {site["name"]: (site["site"], site["line"]) for site in said["sites"]}
     return {function: found[f"variants::{function}"] for function in LEAKS}
 
 
 def compressed(stock):
-    """However debug sections are stored, sites are the same."""
+    """Sites are the same with compressed debug sections."""
     whole = leaks(answer(stock.program))
     folder = MADE / "compressed"
     folder.mkdir(parents=True)
@@ -296,7 +296,8 @@ def compressed(stock):
 
 
 def split_debug_information(stock):
-    """Lines from `.dwo` files and from a `.dwp`; without those files the functions that symbols name, and said so."""
+    """Lines come from `.dwo` files and from a `.dwp`; without those files, names are functions of the symbol table, and `symbols`
+    says so."""
     for kind, files in [("packed", "variants.dwp"), ("unpacked", "*.dwo")]:
         flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", f"split-debuginfo={kind}"]
         program = compile_variant(stock, f"split-{kind}", flags, stock.library("heapgauge"))
@@ -313,8 +314,8 @@ def split_debug_information(stock):
 
 
 def case_62_sites_are_the_same_again(stock):
-    """`site` is the same in another process, wherever that was loaded, and after a rebuild that moved code but
-    left function, file and line; it is another one for a line that moved."""
+    """`site` is the same in another process at another address, and after a rebuild that moved code but not the function,
+    file and line; it is another one for a line that moved."""
     first, second = answer(stock.program), answer(stock.program)
     assert first["main_at"] != second["main_at"], "both processes were loaded at the same address"
     assert leaks(first) == leaks(second)
@@ -330,7 +331,7 @@ def case_62_sites_are_the_same_again(stock):
         program = compile_variant(stock, f"{name}/built", RELEASE, stock.library("heapgauge"), where)
         return program, leaks(answer(program))
 
-    # More code behind, some of it called first, so that everything else lies elsewhere.
+    # More code behind, some of it called first, so that all other code moves.
     more = """
 #[inline(never)]
 fn more(number: u64) -> Vec<u64> {
@@ -344,7 +345,7 @@ fn more(number: u64) -> Vec<u64> {
     before, after = functions_in(stock.program), functions_in(program)
     assert any(after[function] != before[function] for function in LEAKS), "no leak has moved"
     assert appended == leaks(first), (appended, leaks(first))
-    # A line more in front of the second leak: it and what follows have moved, the first has not.
+    # One more line in front of the second leak: that leak and the code behind it move, the first leak does not.
     marker = "/// 567 blocks of 96 bytes."
     _, moved = rebuilt("moved", lambda source: source.replace(marker, f"/// One line more.\n{marker}", 1))
     assert moved["first_leak"] == leaks(first)["first_leak"]

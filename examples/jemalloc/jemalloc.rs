@@ -1,4 +1,4 @@
-//! Another allocator inside: jemalloc gives the memory, heapgauge says which line holds it.
+//! Tracks jemalloc instead of the system's allocator.
 
 use heapgauge::{GroupBy, Snapshot, TrackingAllocator};
 use tikv_jemallocator::Jemalloc;

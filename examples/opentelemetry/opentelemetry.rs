@@ -1,7 +1,6 @@
-//! A planted leak, sent by OTLP over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT` (http://localhost:4318 unless set).
+//! Sends the metrics of a planted leak by OTLP over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT` (default http://localhost:4318).
 //!
-//! `--for SECONDS` ends by itself. `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and the
-//! like are read by the SDK.
+//! `--for SECONDS` ends by itself. The SDK reads `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and others.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// The key should be the question; it is the number of the request, which never comes again.
+/// A cache of answers. Its key should be the question; it is the number of the request, which never repeats.
 #[derive(Default)]
 struct Cache {
     answers: HashMap<u64, Vec<u8>>,
@@ -55,7 +54,7 @@ fn run(length: Option<Duration>) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// `None`: until it is ended from outside.
+/// Parses `--for`. Returns `None` without it: the program then runs until a signal.
 fn length() -> Result<Option<Duration>, lexopt::Error> {
     use lexopt::prelude::*;
 

@@ -1,16 +1,15 @@
-//! An inner allocator of which a test knows when it moves a block, and that refuses when it is told to.
+//! Provides an inner allocator that moves a resized block at known sizes, and refuses on request.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-/// Blocks have room up to the next multiple of this. So one that grows within stays where it is, and one that
-/// leaves its room moves.
+/// Blocks have room up to the next multiple of this. A block that grows inside its room stays in place, and moves beyond it.
 pub const ROOM: usize = 4096;
 
-/// Whether the next resize comes back with nothing.
+/// Whether the next resize fails.
 pub static REFUSES: AtomicBool = AtomicBool::new(false);
-/// How often zeroed memory was asked for.
+/// Number of requests for zeroed memory.
 pub static ZEROED: AtomicUsize = AtomicUsize::new(0);
 
 pub struct Inner;

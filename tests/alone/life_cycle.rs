@@ -1,4 +1,4 @@
-//! The life of a block, from its allocation to its free, whatever happens to tracking in between: the acceptance
+//! Tests a block from its allocation to its free, while tracking is paused, stopped, cleared or restarted: the acceptance
 //! cases D.
 
 use crate::inner::{REFUSES, ROOM, ZEROED};
@@ -15,14 +15,14 @@ const MIB: usize = 1 << 20;
 /// Both kinds of tag: behind the block, and beside it from a KiB on.
 const SIZES: [usize; 4] = [24, 1_000, 5_000, MIB];
 
-/// Live bytes and blocks of the program, by adding up all tracebacks.
+/// Returns live bytes and blocks of the program, the sum of all tracebacks.
 fn live() -> (u64, u64) {
     let snapshot = Snapshot::take().unwrap();
     let sum = |of: fn(&heapgauge::Trace) -> u64| snapshot.traces().iter().map(of).sum();
     (sum(|trace| trace.size), sum(|trace| trace.count))
 }
 
-/// Live bytes and blocks of a line of this file.
+/// Returns live bytes and blocks of a line of this file.
 fn at_line(line: u32) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| {
@@ -36,14 +36,14 @@ fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).unwrap()
 }
 
-/// A block of the program; nothing else is allocated on the way.
+/// A block of the program, made without another allocation.
 #[derive(Debug)]
 struct Block {
     start: *mut u8,
     size: usize,
 }
 
-// SAFETY: nobody but its owner reaches the memory.
+// SAFETY: only its owner reaches the memory.
 unsafe impl Send for Block {}
 
 impl Block {
@@ -65,7 +65,7 @@ impl Block {
     }
     const ZEROED_LINE: u32 = line!() - 4;
 
-    /// False: refused.
+    /// Resizes the block. Returns false if the allocator refuses.
     #[inline(never)]
     fn resize(&mut self, size: usize) -> bool {
         // SAFETY: made with this layout; the new size is not zero.
@@ -228,7 +228,7 @@ pub fn case_37_a_resize_that_fails_changes_nothing() {
         let done = block.resize(to);
         REFUSES.store(false, Relaxed);
         assert!(!done);
-        // What no layout can hold is refused before anybody is asked.
+        // Sizes beyond any layout are refused before the allocator is called.
         // SAFETY: the block is made with this layout, and the sizes are not zero.
         assert!(unsafe { realloc(block.start, layout(from), isize::MAX as usize + 1) }.is_null());
         assert_eq!((block.start, live()), (start, before));
@@ -266,7 +266,7 @@ pub fn case_37_zeroed_blocks_count_once() {
 pub fn case_40_freed_by_another_thread() {
     thread::spawn(|| ()).join().unwrap(); // what a first thread leaves behind is there now
     let before = live();
-    // The one that allocated is at its end before the other begins.
+    // The allocating thread ends before the other begins.
     let blocks = thread::spawn(|| SIZES.map(Block::new)).join().unwrap();
     let size: usize = SIZES.iter().sum();
     assert_eq!(at_line(Block::LINE), (size as u64, SIZES.len() as u64));
@@ -286,7 +286,7 @@ pub fn case_40_freed_by_another_thread() {
     assert_eq!(freeing.join().unwrap(), 10_000);
     assert_eq!((at_line(Block::LINE), live()), ((0, 0), before));
 
-    // Resized elsewhere: the line that allocated is debited there, too.
+    // A resize in another thread also debits the line that allocated.
     let mut block = thread::spawn(|| Block::new(24)).join().unwrap();
     assert!(block.resize(9_000));
     assert_eq!((at_line(Block::LINE), at_line(Block::RESIZE_LINE)), ((0, 0), (9_000, 1)));
@@ -296,14 +296,14 @@ pub fn case_40_freed_by_another_thread() {
 
 const THREADS: usize = 4;
 const OPERATIONS: usize = 20_000;
-/// Blocks that one thread holds at most, and those that lie between threads.
+/// Maximum number of blocks of one thread, and of those between threads.
 const HELD: usize = 64;
 const LARGEST: usize = 3_000;
 
-/// Operations begun by all threads.
+/// Number of operations begun by all threads.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// Allocates, frees, resizes, gives blocks away and takes others', at random; what is left in the end.
+/// Allocates, frees, resizes and exchanges blocks at random. Returns the remaining ones.
 fn at_random(seed: u64, between: &Mutex<Vec<Block>>) -> Vec<Block> {
     let mut random = Random(seed);
     let mut held: Vec<Block> = Vec::with_capacity(HELD);
@@ -390,7 +390,7 @@ pub fn case_40_threads_at_random_add_up() {
 }
 
 pub fn case_41_whoever_reads_a_snapshot_may_allocate() {
-    // Keeps a block for each traceback it is shown, and frees another; asks for everything else meanwhile.
+    // Keeps a block for each traceback, frees another, and calls all other functions meanwhile.
     let work = || {
         let mut kept = Vec::with_capacity(1_000);
         let snapshot = Snapshot::take().unwrap();
@@ -412,13 +412,13 @@ pub fn case_41_whoever_reads_a_snapshot_may_allocate() {
             assert_eq!(again.compare_to(&snapshot, GroupBy::Line)[0].count_diff, kept.len() as i64);
         }
         assert_eq!(snapshot, shown);
-        // The snapshot knows nothing of them, nor does what was made of it.
+        // They are not in the snapshot or in its statistics.
         let is_here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (file!(), Block::LINE);
         assert!(!snapshot.traces().iter().any(|trace| is_here(trace.traceback.most_recent())));
         assert!(!snapshot.statistics(GroupBy::Line).iter().any(|row| is_here(row.traceback.most_recent())));
         let site = report.sites.iter().find(|site| (site.file(), site.line()) == (file!(), Block::LINE));
         assert_eq!(site.map(|site| site.live_blocks), Some(at_report));
-        // The next one knows all that were kept, and none that were freed.
+        // The next snapshot has all kept blocks, and none of the freed ones.
         assert_eq!(at_line(Block::LINE), (41 * kept.len() as u64, kept.len() as u64));
         kept.len()
     };
@@ -459,14 +459,14 @@ pub fn case_44_a_pause_silences_allocations_alone() {
     // Guards nest: one still lives.
     let ignored_too = Block::new(100);
     assert_eq!(live(), with_tracked);
-    // Another thread is not silenced.
+    // Another thread is not paused.
     let elsewhere = thread::scope(|scope| scope.spawn(|| Block::new(4_444)).join().unwrap());
     assert_eq!(at_line(Block::LINE).1, with_tracked.1 - before.1 + 1);
     drop(elsewhere);
-    // A free is always settled: what was tracked is debited …
+    // A free of a tracked block is always debited …
     drop(tracked);
     assert_eq!(at_line(Block::LINE), (24, 1));
-    // … and what is resized meanwhile keeps its line, with the new size.
+    // … and a block resized meanwhile keeps its line, with the new size.
     assert!(resized.resize(7_000));
     assert_eq!((at_line(Block::LINE), at_line(Block::RESIZE_LINE)), ((7_000, 1), (0, 0)));
     assert_eq!(live(), (before.0 + 7_000, before.1 + 1));
@@ -486,7 +486,7 @@ pub fn case_44_stop_and_clear_forget() {
     let mut resized = Block::new(24);
     let (snapshot, at_line_then) = (Snapshot::take().unwrap(), at_line(Block::LINE));
     heapgauge::stop();
-    // A snapshot is a value: what becomes of tracking is nothing to it.
+    // A snapshot is a value: it does not change with tracking.
     assert_eq!(snapshot.compare_to(&snapshot.filter_traces(&[]), GroupBy::Line)[0].size_diff, 0);
     let while_off = SIZES.map(Block::new);
     heapgauge::start(32).unwrap();

@@ -1,8 +1,7 @@
-//! Checks whose numbers are those of a whole process: one after the other, on the main thread, with nobody else
-//! allocating.
+//! Tests counts of a whole process: one after the other, on the main thread, while no other thread allocates.
 //!
-//! Has no harness, because a harness has threads that allocate. Prints and takes what a harness would: words
-//! among the arguments choose the checks whose names hold one of them.
+//! Has no harness, because the threads of a harness allocate. Its output and its arguments are those of a harness: words
+//! select the checks whose names contain one of them.
 
 mod inner;
 mod life_cycle;

@@ -1,7 +1,6 @@
-//! Coroutines, which run on stacks that the tracker knows nothing of → exact counts under the names of
-//! their functions.
+//! Tests exact counts and function names on the stacks of coroutines, which the tracker does not know.
 //!
-//! Alone in its file: the numbers are those of a whole process with its own global allocator.
+//! A package of its own, because only this test needs a library of coroutines.
 #![cfg(unix)]
 
 use corosensei::stack::DefaultStack;
@@ -17,13 +16,13 @@ const FILE: &str = "tests/coroutines/coroutines.rs";
 
 type Kept<T> = Vec<Box<T>>;
 
-/// The tests here look at the whole process, so they take turns.
+/// Waits for the other tests: their counts are those of the whole process.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Live bytes and blocks of a line of this file, and its function.
+/// Returns live bytes and blocks of a line of this file, and its function.
 fn at_line(line: u32) -> (u64, u64, String) {
     let snapshot = Snapshot::take().unwrap();
     let rows = snapshot.statistics(GroupBy::Line);
@@ -102,7 +101,7 @@ fn deep_on_stacks_that_come_and_go() {
     let _turn = turn();
     let mut kept = Vec::with_capacity(300);
     for round in 0..100 {
-        // The next one may lie where this one lay.
+        // The next stack may be mapped at the same address.
         let stack = DefaultStack::new(64 << 10).unwrap();
         let mut coroutine = Coroutine::with_stack(stack, move |_: &Yielder<(), ()>, ()| {
             for depth in [0, 10, 100] {
@@ -133,8 +132,8 @@ fn deep_on_stacks_that_come_and_go() {
     assert_eq!(at_line(DEEP).1, 0);
 }
 
-/// Code that switches stacks by hand, whose rules know nothing of that: they say that the caller's frame is above the
-/// new stack, where nothing can be read.
+/// Code that switches stacks by hand. Its unwind rules ignore the switch: by them the caller's frame is above the new stack,
+/// in memory that cannot be read.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod switched_by_hand {
     use super::*;
@@ -186,7 +185,7 @@ mod switched_by_hand {
         let _turn = turn();
         let mut kept: Kept<[u64; 11]> = Vec::with_capacity(2 * BLOCKS);
         let size = 256 << 10;
-        // Not to be read, and not there at all.
+        // Unreadable pages, and unmapped ones.
         for is_there in [true, false] {
             // SAFETY: two fresh mappings of one range, the upper of which is a guard; the stack is used by the call alone.
             unsafe {

@@ -1,4 +1,4 @@
-//! Containers that grow → the user's line, with exactly the bytes the container asked for.
+//! Tests that a growing container is charged to the user's line, with exactly the bytes that it requested.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use heapgauge::{Collector, Report};
 
 const FILE: &str = "tests/counts/container_lines.rs";
 
-/// A collection in which every line of `lines` has its name: one spends at most a quarter of a second
-/// on names, and the first has to read the debug information.
+/// Collects until every line of `lines` has its name: a collection spends at most a quarter of a second on names, and the
+/// first one reads the debug information.
 fn collect(collector: &Collector, lines: &[u32]) -> Arc<Report> {
     for _ in 0..60 {
         let report = collector.collect();
@@ -24,7 +24,7 @@ fn collect(collector: &Collector, lines: &[u32]) -> Arc<Report> {
     panic!("not all of {lines:?} after a minute: {:#?}", collector.collect().sites);
 }
 
-/// Live bytes and blocks of a line of this file, with the function's name.
+/// Returns live bytes and blocks of a line of this file, with the function's name.
 fn at(report: &Report, line: u32) -> (u64, u64, String) {
     let site = report.sites.iter().find(|site| (site.file(), site.line()) == (FILE, line)).unwrap();
     (site.live_bytes, site.live_blocks, site.function().to_owned())
@@ -73,7 +73,7 @@ fn fill_tree(tree: &mut BTreeMap<u32, Box<[u8; 300]>>) -> u32 {
     line!() - 3
 }
 
-/// What hashbrown asks for: buckets of `entry` bytes, then a control byte a bucket and a group of 16.
+/// Returns the size of a hashbrown table: buckets of `entry` bytes, a control byte a bucket and a group of 16.
 fn hashbrown_bytes(capacity: usize, entry: usize) -> u64 {
     let buckets = (capacity * 8 / 7).next_power_of_two();
     assert_eq!(buckets * 7 / 8, capacity);
@@ -107,7 +107,7 @@ fn growth_is_charged_to_the_line_that_inserts() {
     assert_eq!(at(&report, queue_line), (queue.capacity() as u64 * 90, 1, function("fill_queue")));
     assert_eq!(at(&report, text_line), (text.capacity() as u64, 1, function("fill_string")));
     assert_eq!(at(&report, box_line), (300_000, 1_000, function("fill_tree")));
-    // The nodes of the tree belong to the next line; how many there are is its own affair.
+    // The nodes of the tree belong to the next line; their number is not specified.
     assert_eq!(at(&report, box_line + 1).2, function("fill_tree"));
 
     // None of it is charged to a container.

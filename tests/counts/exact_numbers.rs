@@ -1,4 +1,4 @@
-//! Boxes of one line, allocated and freed by threads that have ended → exactly that line's counts.
+//! Tests the exact counts of one line whose boxes are allocated and freed by threads that have ended.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -39,8 +39,8 @@ fn row(report: &Report) -> Option<&SiteRow> {
     report.sites.iter().find(|site| (site.file(), site.line()) == (FILE, LINE))
 }
 
-/// A new collection, as soon as the line has its name: one collection spends at most a quarter of a
-/// second on names, and the first has to read the debug information.
+/// Collects until the line has its name: a collection spends at most a quarter of a second on names, and the first one
+/// reads the debug information.
 fn collect(collector: &Collector) -> Arc<Report> {
     for _ in 0..60 {
         thread::sleep(Duration::from_millis(1_100)); // a younger collection would be given out again
@@ -83,10 +83,10 @@ fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
     assert_eq!(report.live_bytes, shown + report.other.live_bytes);
     assert_eq!(report.untracked_bytes, 0);
 
-    // The allocator is an ordinary static here, so nothing is known of what stands behind a block.
+    // The allocator is an ordinary static here, so `traceback_of` does not look for tags.
     assert_eq!(heapgauge::traceback_of(&kept[0][0]), None);
 
-    // A thread that comes later frees all but one.
+    // A later thread frees all but one.
     let last = kept[0].pop().unwrap();
     thread::spawn(move || drop(kept)).join().unwrap();
     let report = collect(&collector);

@@ -1,4 +1,4 @@
-//! A child forked while its parent looks names up, meets new stacks and reports memory goes on by itself, from its
+//! Tests that a child, forked while its parent looks up names, records new stacks and tracks domains, continues from its
 //! parent's counts.
 
 use heapgauge::{GroupBy, Snapshot};
@@ -18,14 +18,14 @@ fn deep(depth: usize) -> Vec<Box<usize>> {
     blocks
 }
 
-/// Live bytes and blocks of a line of this file.
+/// Returns live bytes and blocks of a line of this file.
 fn at_line(line: u32) -> Option<(u64, u64)> {
     let rows = Snapshot::take().ok()?.statistics(GroupBy::Line);
     let row = rows.iter().find(|row| row.name() == format!("tests/counts/fork_names.rs:{line}"));
     Some(row.map_or((0, 0), |row| (row.size, row.count)))
 }
 
-/// What the child does; its exit status says which part went wrong.
+/// Runs the child's part. Returns the number of the failed check, 0 for none.
 fn child(inherited: Option<Vec<u8>>, line: u32) -> i32 {
     // A child that hangs ends by the signal.
     // SAFETY: no handler is involved.
@@ -34,7 +34,7 @@ fn child(inherited: Option<Vec<u8>>, line: u32) -> i32 {
     if at_line(line) != Some((4_321, 1)) || heapgauge::traced_memory().current < 4_321 {
         return 2;
     }
-    // … and goes on by itself: allocations, frees, threads, memory of other kinds.
+    // … and continues: allocations, frees, threads, other domains.
     let mut own = Vec::with_capacity(3);
     for _ in 0..3 {
         own.push(black_box(vec![7_u8; 777]));
@@ -69,7 +69,7 @@ fn case_43_a_forked_child_goes_on_by_itself() {
         scope.spawn(|| {
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
-                // Each round allocates from stacks that are new, so that there is something to name.
+                // Each round allocates on new stacks, which need names.
                 let blocks = deep(round % 200);
                 black_box(Snapshot::take().unwrap());
                 heapgauge::track(GPU, round, 1).unwrap();
@@ -93,7 +93,7 @@ fn case_43_a_forked_child_goes_on_by_itself() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // What the children freed was theirs.
+    // The children freed their own copies.
     assert_eq!(at_line(line), Some((4_321, 1)));
     drop(bytes);
     assert_eq!(at_line(line), Some((0, 0)));

@@ -1,4 +1,4 @@
-//! Exact counts of whole processes: each test has a process of its own, around an ordinary tracked allocator.
+//! Tests exact counts of whole processes: each test has a process of its own, around an ordinary tracked allocator.
 
 #[macro_use]
 #[path = "../support/process.rs"]

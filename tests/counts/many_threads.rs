@@ -1,5 +1,5 @@
-//! Five hundred threads at once, and a thread with a small stack → exact counts, and no memory that
-//! grows with the threads that have been.
+//! Tests exact counts with five hundred threads at once and with a small stack, and that memory does not grow with the
+//! number of past threads.
 
 use heapgauge::{GroupBy, Snapshot};
 use std::hint::black_box;
@@ -23,7 +23,7 @@ fn keep(count: usize) -> Vec<Block> {
 /// The line of the allocation in `keep`.
 const LINE: u32 = line!() - 5;
 
-/// Live bytes and blocks of that line.
+/// Returns live bytes and blocks of that line.
 fn at_line() -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| row.name() == format!("{FILE}:{LINE}"));
@@ -34,7 +34,7 @@ fn expected(blocks: usize) -> (u64, u64) {
     (72 * blocks as u64, blocks as u64)
 }
 
-/// All of them live at once, allocate, and end; what they leave is counted while they live and after.
+/// Runs all threads at once. Their blocks are counted while they live and after their end.
 #[inline(never)]
 fn round() {
     let (allocated, counted) = (Barrier::new(THREADS + 1), Barrier::new(THREADS + 1));

@@ -1,5 +1,5 @@
-//! What a line holds, through every outlet at once: fresh ones forget a site, the sticky one never does,
-//! and none of them shows itself.
+//! Tests one line through every outlet at once: most forget an empty site, the sticky one never does, and none exports its
+//! own allocations.
 #![cfg(all(feature = "prometheus", feature = "_opentelemetry-sdk", feature = "prometheus-client"))]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ fn keep(kept: &mut Vec<Box<[u8; 48]>>, blocks: usize) {
     }
 }
 
-/// The live blocks of each function in the latest collection.
+/// Keeps the live blocks of each function of the latest export.
 #[derive(Clone, Default)]
 struct LiveBlocks(Arc<Mutex<BTreeMap<String, i64>>>);
 
@@ -64,7 +64,7 @@ struct Outlets {
     exported: LiveBlocks,
 }
 
-/// What each outlet says a function holds: blocks, or that it is not there.
+/// Returns the live blocks of a function by outlet, `None` where it is absent.
 #[derive(Debug, PartialEq)]
 struct Shown {
     prometheus: Option<i64>,
@@ -74,7 +74,7 @@ struct Shown {
     facade: Option<i64>,
 }
 
-/// Live blocks of a function in a text, both formats.
+/// Returns live blocks of a function in a text of either format.
 fn blocks(text: &str, function: &str) -> Option<i64> {
     let label = format!(",function=\"{function}\"}}");
     let line =
@@ -104,7 +104,7 @@ impl Outlets {
         text
     }
 
-    /// A snapshot of its own: what was collected before is older than a second by then.
+    /// Waits until the latest snapshot is older than a second, and exports a new one.
     fn show(&self, function: &str) -> Shown {
         // Names every line to the end, however busy the machine is.
         drop(Snapshot::take().unwrap());
@@ -161,7 +161,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
     }
     assert_eq!(totals(), before);
 
-    // The SDK's and the recorder's own code is the program's; ours is not in it.
+    // The code of the SDK and of the recorder belongs to the program; heapgauge's does not.
     for _ in 0..20 {
         outlets.provider.force_flush().unwrap();
         drop(emit::Prometheus::new(&outlets.collector).render(&outlets.recorder));

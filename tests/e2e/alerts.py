@@ -1,4 +1,4 @@
-"""A leak in one of three services becomes one notification that names its line: Prometheus, Alertmanager, a webhook.
+"""Sends a leak in one of three services through Prometheus and Alertmanager to one notification that names its line.
 
 The shipped prometheus.yml, alertmanager.yml and rules are taken as they are, but for addresses, and for time, which
 runs 120 times as fast: two hours are a minute. `faster` is the whole of it.
@@ -21,7 +21,7 @@ DASHBOARDS = ROOT / "dashboards"
 
 
 def faster(text):
-    """Every duration (`15m`, `2h`) and every number of seconds in an expression (3600, 14400), divided by SPEED."""
+    """Divides every duration (`15m`, `2h`) and every number of seconds in an expression (3600, 14400) by SPEED."""
     seconds = {"s": 1, "m": 60, "h": 3600}
 
     def duration(match):
@@ -32,7 +32,7 @@ def faster(text):
 
 
 class Webhook:
-    """Collects what Alertmanager sends: the alerts of all notifications, in order."""
+    """Collects the alerts of all notifications of Alertmanager, in order."""
 
     def __init__(self):
         self.alerts = alerts = []
@@ -60,7 +60,7 @@ class Webhook:
 
 
 class Alertmanager(Program):
-    """Debian's Alertmanager on a free loopback port."""
+    """Runs Debian's Alertmanager on a free loopback port."""
 
     def __init__(self, config, directory):
         self.web = free_port()
@@ -81,7 +81,7 @@ class Alertmanager(Program):
 
 
 def replaced(text, old, new):
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times"
+    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times"
     return text.replace(old, new)
 
 
@@ -119,7 +119,7 @@ def the_webhook_gets_function_file_and_line():
             alertmanager.ready()
             warmed_up([one, two])
             config = (DASHBOARDS / "prometheus.yml").read_text()
-            # Not faster: heapgauge takes a snapshot a second at most.
+            # heapgauge takes at most one snapshot a second.
             config = config.replace("15s", "1s")
             config = replaced(config, "rules/heapgauge.rules.yml", str(rules))
             config = replaced(config, "127.0.0.1:9093", f"127.0.0.1:{alertmanager.web}")
@@ -148,12 +148,12 @@ def the_webhook_gets_function_file_and_line():
                 assert annotations["summary"] == f"Heap leak: {SOURCE}:{leak_line()} in {labels['function']}"
                 assert annotations["runbook_url"].endswith("/HeapSiteGrowing.md")
 
-                # Nothing about the others, neither sent nor fired; and of the one that leaks, one line.
+                # No alert about the other two, sent or fired, and one line of the service that leaks.
                 assert {other["labels"]["instance"] for other in webhook.alerts} == {instances[0]}, webhook.alerts
                 assert {other["labels"]["site"] for other in growing()} == {labels["site"]}, growing()
                 fired = prometheus.query('count by (instance, alertname) (last_over_time(ALERTS{alertstate="firing"}[1h]))')
                 assert {row["instance"] for row, _ in fired} == {instances[0]}, fired
-                # That silence says something: all three were watched all the time, and no rule failed. (A busy
+                # Without this the silence would prove nothing: all three were scraped all the time, and no rule failed. (A busy
                 # machine may miss a scrape.)
                 watched = prometheus.query('avg_over_time(up{job="leaky_service"}[1h]) > 0.9')
                 assert sorted(row["instance"] for row, _ in watched) == sorted(instances), watched

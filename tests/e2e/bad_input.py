@@ -1,4 +1,4 @@
-"""What goes wrong around a program is one clear line, and the program goes on."""
+"""Checks that a bad setting is one clear line on stderr, and that the program continues."""
 
 import signal
 import socket
@@ -12,14 +12,14 @@ VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_
 
 
 def goes_on(service):
-    """The program itself answers, whatever became of heapgauge's server, and ends well; all it wrote on stderr."""
+    """Checks that the program answers without heapgauge's server and exits with 0. Returns its lines on stderr."""
     assert get(service.documents(), "/search?q=heap").status == 200
     assert service.stop() == 0, service.output()
     return service.errors()
 
 
 def one_line(service, *words):
-    """The program goes on, and has written exactly one line, which holds the words."""
+    """Checks that the program continues after exactly one line, which contains the words."""
     problems = goes_on(service)
     assert len(problems) == 1, service.output()
     for word in words:
@@ -27,7 +27,7 @@ def one_line(service, *words):
 
 
 def address_in_use():
-    """Somebody else's port: the line names the address, and there is no server."""
+    """An address in use: the line names it, and there is no server."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -38,26 +38,26 @@ def address_in_use():
 
 
 def addresses_that_are_none():
-    """An address that cannot be read is named, with what is allowed; the usual one is taken."""
+    """An invalid address is named with the allowed ones, and the default is used."""
     usual = "127.0.0.1:9898"
     for where in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "", "http://127.0.0.1:0/"]:
         with Service("--quiet-traffic", env={"HEAPGAUGE_ADDR": where}) as service:
             first, *rest = goes_on(service)
             assert f"HEAPGAUGE_ADDR={where}" in first and "HOST:PORT" in first and usual in first, first
-            # Somebody else may have the usual address; then that is the second line.
+            # Another program may use the default address: that is a second line.
             assert len(rest) == (0 if service.said(f"listening on http://{usual}$") else 1), service.output()
             assert all(usual in line for line in rest), rest
 
 
 def unknown_variables():
-    """A misspelt name is answered with the names there are; everything else works."""
+    """A misspelt variable is named with the known ones; the rest works."""
     with Service("--quiet-traffic", env={"HEAPGAUGE_TOPN": "5"}) as service:
         assert get(service.port(), "/health").body.strip() == "ok"
         one_line(service, "HEAPGAUGE_TOPN", *VARIABLES)
 
 
 def malformed_values():
-    """A value that cannot be read is named with its variable and what is allowed."""
+    """An invalid value is named with its variable and the allowed values."""
     cases = [("HEAPGAUGE", "maybe", "on"), ("HEAPGAUGE_TOP_N", "many", ""), ("HEAPGAUGE_TOP_N", "-1", ""),
              ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
              ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
@@ -71,14 +71,14 @@ def malformed_values():
 
 
 def switched_off():
-    """`HEAPGAUGE=off`: no listener, no line, and the program as ever."""
+    """`HEAPGAUGE=off`: no listener and no line; the program works."""
     with Service("--quiet-traffic", env={"HEAPGAUGE": "off"}) as service:
         assert goes_on(service) == []
         assert service.said("listening on") == []
 
 
 def too_little_overhead():
-    """Where heapgauge may hold next to nothing it says so once, counts all bytes, and everything else works."""
+    """A very small memory limit is reported once, all bytes are counted, and the rest works."""
     with Service("--quiet-traffic", env={"HEAPGAUGE_MAX_OVERHEAD": "1MiB"}) as service:
         service.documents()
         dropped = {"reason": "memory"}
@@ -93,7 +93,7 @@ def too_little_overhead():
 
 
 def paths_and_methods():
-    """404, 405 and the headers that keep a browser from guessing."""
+    """404, 405 and the headers that keep a browser from guessing a content type."""
     with Service("--quiet-traffic") as service:
         port = service.port()
         expected = [("GET", "/health", 200), ("GET", "/metrics", 200), ("GET", "/", 307), ("GET", "/metrics/x", 404),
@@ -109,7 +109,7 @@ def paths_and_methods():
 
 
 def foreign_hosts():
-    """A page somewhere else that names this server gets 403: a name that is not ours, an origin that is not ours."""
+    """A page of another site gets 403, by its Host or its Origin."""
     with Service("--quiet-traffic") as service:
         port = service.port()
         for host in ["example.com", f"example.com:{port}", "127.0.0.1.example.com", "localhost.example.com"]:
@@ -124,7 +124,7 @@ def foreign_hosts():
 
 
 def broken_requests():
-    """Bytes that are no HTTP, a request without end and a great many headers end with the connection."""
+    """Bytes that are not HTTP, an endless request and too many headers end the connection."""
     with Service("--quiet-traffic") as service:
         port = service.port()
         broken = [b"\0\1\2\3\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n", b"GET", b"\x16\x03\x01\x02\x00",
@@ -139,7 +139,7 @@ def broken_requests():
                 except OSError:  # the server closed it first
                     first = b""
                 assert b" 200 " not in first, (number, first)
-        # Many that say nothing do not keep one that speaks from its answer.
+        # Many silent connections do not delay the answer of another.
         idle = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(20)]
         assert get(port, "/health").status == 200
         for connection in idle:
@@ -148,7 +148,7 @@ def broken_requests():
 
 
 def flags_that_are_none():
-    """A wrong flag is one line that names it, and 2; help is 0."""
+    """A wrong flag is one line that names it, with exit code 2; help exits with 0."""
     program = EXAMPLES / "leaky_service"
     for flags, word in [(["--nonsense"], "--nonsense"), (["--listen"], "--listen"), (["--listen", "here"], "here"),
                         (["--leak-rate", "much"], "much"), (["--leak-rate=-1"], "-1"), (["--for", "ever"], "ever"),

@@ -1,4 +1,4 @@
-"""What every exposition promises, checked on a running service through a foreign parser."""
+"""Checks the promises of every exposition on a running service, by a foreign parser."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ REASONS = ["stacks", "memory", "threads", "series", "reentrant"]
 
 
 def check(text):
-    """Every promise one exposition can break by itself."""
+    """Checks the promises that concern one exposition."""
     exposition = Exposition(text)
     value = exposition.value
     live = {name: value(name) for name in GAUGES + COUNTERS}
@@ -45,7 +45,7 @@ def check(text):
     for sample in exposition.samples:
         assert "\\" not in "".join(sample.labels.values()), sample
 
-    # Each family once, with its help and its type; the counters are counters.
+    # Each family once, with its help and its type.
     names = [line.split(" ", 3)[2] for line in text.splitlines() if line.startswith("# TYPE ")]
     helped = [line.split(" ", 3)[2] for line in text.splitlines() if line.startswith("# HELP ")]
     assert names == helped and len(names) == len(set(names)), (names, helped)
@@ -81,7 +81,7 @@ def every_exposition_adds_up():
 
 
 def a_sampled_exposition_adds_up_too():
-    """Estimates keep every promise of exact values, and each has its error."""
+    """Estimates keep every promise of exact values, and each has a standard error."""
     with Service("--leak-rate", "2000000", env={"HEAPGAUGE_SAMPLE": "256KiB"}) as service:
         service.named()
         for _ in range(10):
@@ -117,7 +117,7 @@ def one_snapshot_reads_the_same_twice():
 
 
 def a_restart_keeps_the_names():
-    """The same binary started twice gives every site the same value, wherever it was loaded."""
+    """Two processes of a binary, at different addresses, have the same value of every site."""
     seen = []
     for _ in range(2):
         with Service() as service:
@@ -137,7 +137,7 @@ def a_scrape_leaves_no_trace():
         port = service.port()
         service.documents()
 
-        # On a busy machine the first lines get their names a moment later.
+        # On a busy machine the first names come later.
         wait_for("the first site", lambda: "heap_site_live_bytes{" in get(port, "/metrics").body)
 
         def sites():
@@ -146,7 +146,7 @@ def a_scrape_leaves_no_trace():
             totals = [exposition.value(name) for name in ("heap_live_bytes", "heap_allocations_total", "heap_untracked_bytes")]
             return exposition.value("heap_snapshot_timestamp_seconds"), counts, totals
 
-        # A program is idle once it has started: its runtime is up, its watcher has met every site.
+        # The program is idle once its runtime has started and its watcher has seen every site.
         same, course = 0, []
         while same < 10:
             assert len(course) < 90, course[-3:]
@@ -177,8 +177,8 @@ def two_scrapers_see_the_same_baselines():
     with Service("--leak-rate", "400000", env={"HEAPGAUGE_DELTA_WINDOW": "10s"}) as service:
         port = service.port()
         site = service.named()
-        # Until all stacks of the start have their names: one that gets its name between two samples
-        # joins its site then, with what it held at the baseline.
+        # Waits until all stacks of the start have names: a stack that gets its name between two samples
+        # joins its site then, with its bytes at the baseline.
         time.sleep(8)
         samples = {1.1: [], 1.7: []}
         problems = []
@@ -189,7 +189,7 @@ def two_scrapers_see_the_same_baselines():
                 while time.monotonic() < end:
                     samples[pause].append(check(get(port, "/metrics").body))
                     time.sleep(pause)
-            except Exception as problem:  # told by the test's own thread
+            except Exception as problem:  # reported by the thread of the test
                 problems.append(problem)
 
         threads = [threading.Thread(target=scrape, args=(pause,)) for pause in samples]
@@ -223,7 +223,7 @@ def two_scrapers_see_the_same_baselines():
                 assert age >= min(window, uptime - 5), (age, uptime)
         assert shared > 0, "the two scrapers never met the same baseline"
 
-        # And the baseline is what the leak held at that moment: between the samples around it.
+        # The baseline is the size of the leak at that moment: between the samples around it.
         course.sort()
         assert [live for _, live in course] == sorted(live for _, live in course), "the leak never shrinks"
         compared = 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A program with very much debug information, in little memory: its names stay inside heapgauge's limit.
+"""Checks that a program with much debug information and little memory stays inside heapgauge's limit.
 
 Writes, compiles and runs a program of many sites and of a weight of generic code around them; some 60 MB and 1,000
 sites unless told otherwise. The large one, a few minutes:
@@ -69,7 +69,7 @@ fn main() {
 
 
 def source(sites, heavy):
-    """The text, and the line that allocates of each site."""
+    """Returns the source, and the allocating line of each site."""
     text = HEAD
     for site in range(sites):
         text += f"#[inline(never)]\nfn site_{site}() -> Box<[u8]> {{\n"
@@ -86,7 +86,7 @@ def size_of(site):
 
 
 def heapgauge():
-    """The library as a stock release has it."""
+    """Builds the library as a release does."""
     built = subprocess.run(["cargo", "build", "-q", "--release", "--locked", "--all-features", "--lib",
                             "--message-format=json"], cwd=ROOT, capture_output=True, text=True, check=True)
     for message in map(json.loads, built.stdout.splitlines()):
@@ -96,13 +96,13 @@ def heapgauge():
 
 
 def build(sites, heavy):
-    """Compiles the program, and says where it is and which lines its sites are on."""
+    """Compiles the program. Returns its path and the lines of its sites."""
     WORK.mkdir(parents=True, exist_ok=True)
     text, lines = source(sites, heavy)
     (WORK / "large.rs").write_text(text)
     library = heapgauge()
     dependencies = ROOT / "target" / "release" / "deps"
-    # No optimization: quicker to compile, and all the larger.
+    # Without optimization: faster to compile, and larger.
     subprocess.run(["rustc", "--edition", "2024", "-C", "opt-level=0", "-C", "debuginfo=line-tables-only",
                     "-C", "codegen-units=64", "--extern", f"heapgauge={library}", "-L", f"dependency={dependencies}",
                     "large.rs", "-o", "large"], cwd=WORK, check=True)
@@ -110,7 +110,7 @@ def build(sites, heavy):
 
 
 class Outcome:
-    """What the program says with this limit, under this limit of the system."""
+    """Runs the program with this limit of heapgauge's, under this limit of the system."""
 
     def __init__(self, overhead, limit=None):
         def before():
@@ -125,13 +125,13 @@ class Outcome:
         seconds, self.peak, self.dropped, kept = last.removeprefix("# ").split()
         self.seconds, self.peak, self.dropped = float(seconds), int(self.peak), int(self.dropped)
         assert int(kept) == ARGUMENTS.sites
-        # Whatever they are called, no byte is lost.
+        # No byte is lost, with or without names.
         blocks = sum(int(count) for *_, count in self.traces)
         size = sum(int(size) for *_, size, _ in self.traces)
         assert blocks >= ARGUMENTS.sites and size >= sum(map(size_of, range(ARGUMENTS.sites))), (blocks, size)
 
     def by_line(self):
-        """Sites that have their function, file and line and exactly their block."""
+        """Returns the sites that have their function, file, line and exactly their block."""
         expected = {(f"large::site_{site}", "large.rs", str(line), str(size_of(site)), "1")
                     for site, line in enumerate(LINES)}
         return len(expected & {tuple(trace) for trace in self.traces})
@@ -150,20 +150,20 @@ class Outcome:
 
 
 def room_enough():
-    """Without want every site has its line, and nothing is dropped."""
+    """With enough memory every site has its line, and nothing is dropped."""
     outcome = Outcome(1 << 30).show("room enough")
     assert outcome.by_line() == ARGUMENTS.sites and outcome.dropped == 0
 
 
 def in_little_memory():
-    """Names by line inside heapgauge's limit, in a process that may have twice that in all."""
+    """Names have lines inside heapgauge's limit, in a process that may have twice that in all."""
     outcome = Outcome(ARGUMENTS.overhead * MIB, (resource.RLIMIT_DATA, ARGUMENTS.memory * MIB)).show("little memory")
     assert outcome.by_line() == ARGUMENTS.sites
     assert outcome.peak <= ARGUMENTS.overhead * MIB, outcome.peak
 
 
 def too_little_for_lines():
-    """Functions from the table of symbols, and offsets where even that does not fit; nothing ends, all is counted."""
+    """Names are functions of the symbol table, or offsets where that does not fit; the process continues, all is counted."""
     functions = offsets = False
     for tenths in [120, 80, 50, 30, 20, 15, 12, 10, 8]:
         limit = tenths * ARGUMENTS.sites // 1_000 * MIB // 10
@@ -177,7 +177,7 @@ def too_little_for_lines():
 def no_address_space():
     """Where the file cannot be mapped, functions come from its table of symbols, which is read by parts."""
     outcome = Outcome(ARGUMENTS.overhead * MIB, (resource.RLIMIT_AS, ARGUMENTS.memory * MIB)).show("no address space")
-    # A small file can be mapped even so.
+    # A small file can still be mapped.
     assert outcome.by_function() == ARGUMENTS.sites
 
 

@@ -1,4 +1,4 @@
-"""Every outlet, read by the parser of somebody else: all of one snapshot agree, and each example works.
+"""Reads every outlet with a foreign parser: all of one snapshot agree, and each example works.
 
 Texts are read by Prometheus' own Python client, OTLP by the protobufs of OpenTelemetry."""
 
@@ -25,7 +25,7 @@ CODE = {"code_function_name", "code_file_path", "code_line_number"}
 
 
 def marked(example):
-    """The line that leaks in an example."""
+    """Returns the line that leaks in an example."""
     file = source(example)
     lines = (ROOT / file).read_text().splitlines()
     line, = [number for number, text in enumerate(lines, 1) if text.endswith(MARKER)]
@@ -33,13 +33,13 @@ def marked(example):
 
 
 def source(example):
-    """The file of an example; one with dependencies of its own is a package."""
+    """Returns the source of an example; an example with dependencies of its own is a package."""
     package = f"examples/{example}/{example}.rs"
     return package if (ROOT / package).exists() else f"examples/{example}.rs"
 
 
 def samples(families):
-    """(name, labels) → value, and the type of each family."""
+    """Returns (name, labels) → value, and the type of each family."""
     found, types = {}, {}
     for family in families:
         for sample in family.samples:
@@ -55,7 +55,7 @@ def attributes(point):
 
 
 def translated(metric, is_counter):
-    """The name in Prometheus, as
+    """Returns the name in Prometheus, as
     https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/ has it."""
     name = re.sub(r"[^a-zA-Z0-9]+", "_", metric.name)
     unit = UNITS.get(metric.unit, "" if metric.unit in ("", "1") or metric.unit.startswith("{") else metric.unit)
@@ -67,7 +67,7 @@ def translated(metric, is_counter):
 
 
 def otlp(request):
-    """What a Prometheus would store of an OTLP request: (name, labels) → value, and the type of each name."""
+    """Returns the series that Prometheus stores of an OTLP request: (name, labels) → value, and the type of each name."""
     found, types = {}, {}
     for scope in (scope for resource in request.resource_metrics for scope in resource.scope_metrics):
         for metric in scope.metrics:
@@ -88,7 +88,7 @@ def otlp(request):
 
 
 def without_code(found):
-    """Without the attributes that OpenTelemetry adds to what Prometheus has; they say the same."""
+    """Removes the attributes that only OpenTelemetry has; they repeat other labels."""
     plain = {}
     for (name, labels), value in found.items():
         labels = dict(labels)
@@ -132,7 +132,7 @@ def outlets_of_one_snapshot_agree():
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Takes OTLP over HTTP, and keeps what it took."""
+    """Receives OTLP over HTTP, and keeps the requests."""
 
     def __init__(self):
         receiver = self
@@ -159,7 +159,7 @@ class Receiver(http.server.ThreadingHTTPServer):
 
 
 def opentelemetry_sends_the_leak():
-    """The example's OTLP names the planted line, with the attributes, units, kinds and growth it should have."""
+    """The OTLP of the example names the planted line, with its attributes, units, kinds and growth."""
     file, line = marked("opentelemetry")
     with Receiver() as receiver:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.server_port}",
@@ -215,13 +215,13 @@ def opentelemetry_sends_the_leak():
             labels = frozenset({"site": leak["site"], "function": leak["function"]}.items())
             live.append(values["heap_site_live_bytes", labels])
             assert values["heap_site_live_delta_bytes", labels] == live[-1], "it is absent in the baseline"
-    # One that comes within a second of the one before shows the same snapshot.
+    # A request within a second of another shows the same snapshot.
     assert cycles == sorted(cycles) and len(set(cycles)) >= 3, cycles
     assert live == sorted(live) and len(set(live)) >= 3, live
 
 
 def site_of(found, example):
-    """Label `site` of the line that leaks in an example."""
+    """Returns the label `site` of the line that leaks in an example."""
     file, line = marked(example)
     for name, labels in found:
         labels = dict(labels)
@@ -231,13 +231,13 @@ def site_of(found, example):
 
 
 def serving(example):
-    """An example that serves, and the port it serves on."""
+    """Runs an example that serves. Yields it and its port."""
     program = Program([EXAMPLES / example, "127.0.0.1:0"])
     return program, lambda: int(program.wait_line(r"^listening on http://127\.0\.0\.1:(\d+)$")[1][1])
 
 
 def named(read, example):
-    """Waits until a text names the leaking line, and some requests have come by there; what was read then."""
+    """Waits until a text names the leaking line after some requests. Returns the text."""
     def look():
         found = read()
         site = site_of(found[0], example)
@@ -248,11 +248,11 @@ def named(read, example):
 
 
 def check_kept(found, example):
-    """Each request keeps 400 bytes, and one vector holds them all, charged to the same line."""
+    """Each request keeps 400 bytes; their vector is charged to the same line."""
     site = frozenset({("site", site_of(found, example)), ("function", f"{example}::keep")})
     bytes_, blocks = found["heap_site_live_bytes", site], found["heap_site_live_blocks", site]
     kept = int(blocks) - 1
-    # It doubles when it is full, from 4 on; the latest block may not be in it yet.
+    # The vector doubles from 4 on; it may not contain the latest block yet.
     capacities = {max(4, 1 << (held - 1).bit_length()) for held in (kept - 1, kept) if held > 0}
     assert kept > 1 and bytes_ in {400 * kept + 24 * capacity for capacity in capacities}, (bytes_, blocks)
 
@@ -270,7 +270,7 @@ def metrics_facade_joins_its_program():
 
 
 def prometheus_client_joins_its_registry():
-    """OpenMetrics with units and an end, the program's counter in it."""
+    """OpenMetrics has units and an end, and the program's counter."""
     program, port = serving("prometheus_client")
     with program:
         def read():
@@ -307,7 +307,7 @@ def axum_router_is_part_of_its_server():
 
 
 def jemalloc_is_counted_like_any_other():
-    """A thousand strings of 480 bytes, to the byte, with jemalloc inside."""
+    """Around jemalloc, a thousand strings of 480 bytes are exact."""
     done = subprocess.run([EXAMPLES / "jemalloc"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done
     file = source("jemalloc")
@@ -321,7 +321,7 @@ def jemalloc_is_counted_like_any_other():
 
 
 def a_wrong_argument_is_one_line():
-    """Each example says what is wrong and what is allowed, and ends."""
+    """Each example names a wrong argument with the allowed ones, and exits."""
     for example, argument, said in [
         ("opentelemetry", ["--for", "ever"], "--for is a number of seconds"),
         ("metrics_facade", ["nowhere"], "an address is HOST:PORT"),

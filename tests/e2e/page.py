@@ -1,4 +1,4 @@
-"""The page `/debug/heap` in a real Chromium: before a live service, and before answers made up here."""
+"""Drives the page `/debug/heap` in Chromium, with a live service and with made-up answers."""
 
 import contextlib
 import http.server
@@ -25,12 +25,12 @@ INSERT = "leaky_service::Cache::insert"
 
 
 class Browser:
-    """Chromium without a window, and what the tests ask it; it must end with an empty console."""
+    """Runs Chromium without a window; its console must be empty at the end."""
 
     def __init__(self, url, width=1280, height=900, dark=False, quiet=True, before=None):
         options = webdriver.ChromeOptions()
         options.binary_location = "/usr/bin/chromium"
-        # As root there is no sandbox to be had; /dev/shm is small in containers.
+        # Chromium has no sandbox as root; /dev/shm is small in containers.
         for flag in ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run"]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -78,7 +78,7 @@ class Browser:
         return self
 
     def rows(self):
-        """Those that are there, from the top: name, place, exact figures."""
+        """Returns the rows from the top: name, place, exact figures."""
         rows = self.js("""
             return [...document.querySelectorAll('#space .row')].sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map(row =>
                 [row.querySelector('.fn').textContent, row.querySelector('.place').textContent,
@@ -90,7 +90,7 @@ class Browser:
         return number(self.one("#live").get_attribute("title"))
 
     def next_refresh(self):
-        """After the answers that are asked for next."""
+        """Waits for the next answers."""
         before = self.js("return received")
         self.wait("newer data", lambda: self.js("return received > arguments[0] && !busy", before))
 
@@ -113,14 +113,14 @@ def page_of(port):
 
 @contextlib.contextmanager
 def live_service():
-    """`leaky_service` once its leak has a name and more to it than anything that only warms up."""
+    """Runs `leaky_service` until its leak has a name and is larger than all that only warms up."""
     with Service() as service:
         service.named()
         yield service
 
 
 class Canned(http.server.ThreadingHTTPServer):
-    """The page, and answers made up here in the documented form."""
+    """Serves the page, and made-up answers in the documented form."""
 
     def __init__(self, answers):
         self.answers = answers  # path → value, or a function of the query
@@ -170,7 +170,7 @@ class CannedHandler(http.server.BaseHTTPRequestHandler):
 
 
 def canned(sites, naming=None, paths=(), **more):
-    """Answers about these sites: (function, file, line, crate, size, size_diff, count, count_diff)."""
+    """Makes answers about these sites: (function, file, line, crate, size, size_diff, count, count_diff)."""
     now = time.time()
     figures = [dict(zip(["size", "size_diff", "count", "count_diff"], site[4:])) for site in sites]
     total = {name: sum(figure[name] for figure in figures) for name in ["size", "size_diff", "count", "count_diff"]}
@@ -215,7 +215,7 @@ def canned(sites, naming=None, paths=(), **more):
                 {"function": None, "file": "<unknown>", "line": 0, "module": "libx.so", "offset": 4096}]}
             for at in found[:int(query["top"])]]}
 
-    # In text, so that what takes time is the page.
+    # As text, so that the time is the page's.
     listed = json.dumps({**head, "sites": len(sites), "history_at": [now - 20 * ago for ago in range(15, -1, -1)],
                          "rows": rows, "other": none, "total": total}).encode()
     trees = {value: json.dumps(tree({"value": value})).encode() for value in ["bytes", "blocks", "growth"]}
@@ -229,17 +229,17 @@ def many(count):
              (at * 7919) % 100_000 + 1, (at * 104_729) % 2_000 - 1_000, at % 50 + 1, at % 7 - 3) for at in range(count)]
 
 
-# Before a live service --------------------------------------------------------------------------
+# With a live service --------------------------------------------------------------------------
 
 
 def the_leak_is_first_and_opens_its_stacks():
-    """Within seconds: the leaking line is the first row by growth, with its stacks; the root is the total."""
+    """Within seconds the leaking line is the first row by growth, with its stacks; the root is the total."""
     with live_service() as service, Browser(page_of(service.port())) as page:
         page.loaded()
         assert page.one("[aria-sort=descending] button").text.startswith("Change")
         first = page.rows()[0]
         assert (first.name, first.place) == (INSERT, LEAK)
-        # All of it is of one moment: rows, root and total agree to the byte while the heap goes on.
+        # Rows, root and total are of one snapshot and agree to the byte while the heap changes.
         for _ in range(2):
             total = page.total()
             root = page.one(".node")
@@ -289,7 +289,7 @@ def sorting_filtering_and_grouping():
             assert set(orders) == {True, False}, title
             assert len(page.all("[aria-sort=descending], [aria-sort=ascending]")) == 1
 
-        # By change again, most first; the last click left it the other way round.
+        # By change again, largest first; the last click sorted the other way.
         page.js("[...document.querySelectorAll('#head button')].find(one => one.textContent === 'Change').click()")
         sums = set()
         for group, first, place in [("line", INSERT, LEAK), ("function", INSERT, LEAK), ("file", SOURCE, "lines"),
@@ -314,7 +314,7 @@ def sorting_filtering_and_grouping():
 
 
 def comparing_with_a_snapshot():
-    """A snapshot becomes what is compared with; growth since then is what came after."""
+    """A snapshot becomes the baseline; the growth is that since the snapshot."""
     with live_service() as service, Browser(page_of(service.port())) as page:
         page.loaded()
         before = page.rows()[0]
@@ -337,7 +337,7 @@ def comparing_with_a_snapshot():
 
 
 def downloads():
-    """What this build serves can be downloaded, and nothing else has a button."""
+    """The files that this build serves have buttons, and no others."""
     names = {"/debug/heap/snapshot.json": "heap-*.json", "/debug/heap/folded": "heap.folded", "/debug/pprof/heap": "heap.pb.gz"}
     with live_service() as service, tempfile.TemporaryDirectory(prefix="heapgauge-page-") as folder:
         with Browser(page_of(service.port())) as page:
@@ -350,14 +350,14 @@ def downloads():
                 page.one(f"#downloads a[data-path='{path}']").click()
                 file = page.wait(path, lambda: next(pathlib.Path(folder).glob(names[path]), None))
                 assert file.stat().st_size > 100
-        # This library reads its own file back.
+        # The library reads its own file back.
         file = next(pathlib.Path(folder).glob("heap-*.json"))
         compared = subprocess.run([EXAMPLES / "compare", file, "--top", "1"], capture_output=True, text=True, timeout=30)
         assert compared.stdout.startswith(f"{LEAK}: size="), compared
 
 
 def the_policy_is_strict():
-    """One file, small, that may load nothing; its nonce is new each time."""
+    """The page is one small file that may load nothing; its nonce is new each time."""
     with Service("--quiet-traffic") as service:
         answers = [get(service.port(), "/debug/heap") for _ in range(2)]
         for answer in answers:
@@ -373,7 +373,7 @@ def the_policy_is_strict():
 
 
 def the_keyboard_reaches_everything():
-    """Tab and arrows alone, with a focus one can see: controls, rows, stacks, flame graph."""
+    """Tab and arrows reach controls, rows, stacks and flame graph, with a visible focus."""
     with live_service() as service, Browser(page_of(service.port())) as page:
         page.loaded()
         page.js("paused = true; clearTimeout(timer)")
@@ -395,7 +395,7 @@ def the_keyboard_reaches_everything():
                          "Change", "Share", "site", "value", "fold", "find", "node"], stops
         assert unseen == [], unseen
 
-        # Rows: arrows move, Enter opens, Escape closes and comes back.
+        # Rows: arrows move, Enter opens, Escape closes and returns.
         page.js("document.querySelector('#space [tabindex=\"0\"]').focus()")
         page.press(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP)
         names = [row.name for row in page.rows()]
@@ -411,7 +411,7 @@ def the_keyboard_reaches_everything():
         page.wait("closed", lambda: page.js("return !document.getElementById('stacks').open"))
         page.wait("the focus is back", lambda: page.js("return document.activeElement === pool.get(0).button"))
 
-        # The flame graph: down to what holds most, in, and out again.
+        # The flame graph: down to the largest node, into it, and out again.
         page.js("document.querySelector('.node[tabindex=\"0\"]').focus()")
         labels = []
         for _ in range(40):
@@ -432,7 +432,7 @@ def the_keyboard_reaches_everything():
             page.press(Keys.ESCAPE)
         assert not page.one("#reset").is_enabled()
 
-        # Time: arrows walk through the moments.
+        # Time: arrows move through the snapshots.
         plot = page.one("#plot")
         plot.send_keys(Keys.HOME)
         assert plot.get_attribute("aria-valuenow") == "0" and " bytes" in plot.get_attribute("aria-valuetext")
@@ -440,7 +440,7 @@ def the_keyboard_reaches_everything():
         assert plot.get_attribute("aria-valuenow") == "1"
 
 
-# Before made-up answers ---------------------------------------------------------------------------
+# With made-up answers ---------------------------------------------------------------------------
 
 WATCH = """
     window.watched = {first: 0, busy: 0};
@@ -455,9 +455,9 @@ WATCH = """
 
 
 def ten_thousand_sites_stay_smooth():
-    """Usable within a second on two cores; scrolling, typing and grouping take less than a blink."""
+    """The page is usable within a second on two cores; scrolling, typing and grouping stay fast."""
     with Canned(canned(many(10_000))) as server:
-        # The first one starts Chromium's own machinery, too.
+        # The first load also starts parts of Chromium.
         with Browser(server.url, before=WATCH) as page:
             page.loaded()
             times = []
@@ -526,7 +526,7 @@ def names_are_text():
 
 
 def progress_and_trouble_are_visible():
-    """How many stacks have names; how old the data is when nothing answers any more; what is wrong with a build."""
+    """The page shows how many stacks have names, how old the data is without answers, and the problems of a build."""
     answers = canned(many(50), naming={"named": 1_200, "total": 5_000})
     with Canned(answers) as server, Browser(server.url, quiet=False) as page:
         page.loaded()
@@ -552,7 +552,7 @@ def progress_and_trouble_are_visible():
 
 
 def another_process_begins_anew():
-    """Restarted behind the page: its snapshot of the same number is another one, and no line joins the two."""
+    """After a restart of the service, a snapshot of the same number is another one, and no line joins the two."""
     kept = [{"id": 1, "taken_at": time.time() - 30, "size": 5, "count": 1}]
     with Canned(canned(many(50), number=900, snapshots=kept)) as server, Browser(server.url) as page:
         page.loaded()
@@ -566,7 +566,7 @@ def another_process_begins_anew():
 
 
 def what_is_shown_stays_true_when_answers_fail():
-    """Figures are those of the tree there is; the moment of a row may be gone; a choice does not become empty."""
+    """Figures are those of the displayed tree; the snapshot of a row may be gone; a selection does not become empty."""
     answers = canned(many(50))
     with Canned(dict(answers)) as server, Browser(server.url, quiet=False) as page:
         page.loaded()
@@ -621,14 +621,14 @@ CONTRAST = """
 
 
 def estimates_show_their_error():
-    """Of a sampled service: what the JSON says, in sight and to the byte; of exact figures, none."""
+    """A sampled service shows the standard errors of the JSON, to the byte; an exact one shows none."""
     with Service(env={"HEAPGAUGE_SAMPLE": "64KiB"}) as service:
         service.named()
         with Browser(page_of(service.port()), width=390, height=1600) as page:
             page.loaded()
             said = page.js("return document.getElementById('build').textContent")
             assert said.endswith("sampled every 64.0 KiB"), said
-            # Blocks of 1 KiB, four a second: each one in 64 is sampled, and stands for 64.
+            # Blocks of 1 KiB, four a second: one in 64 is sampled, with a weight of 64.
             def given():
                 told = [row for row in page.js("return sites.rows") if row.get("stderr")]
                 return told if told and page.js("return [...pool.values()].some(row => row.size.querySelector('.give'))") else None
@@ -655,7 +655,7 @@ def estimates_show_their_error():
 
 
 def light_dark_wide_and_narrow():
-    """Every text stands out from its ground in both themes, and nothing sticks out at 1280 and at 390 pixels."""
+    """Every text has enough contrast in both themes, and nothing overflows at 1280 and at 390 pixels."""
     pictures = ROOT / "target" / "tests-run"
     pictures.mkdir(parents=True, exist_ok=True)
     sites = many(400) + [("std::io::read", "library/std/src/io/mod.rs", 5, "std", 90_000, -900, 9, -1),

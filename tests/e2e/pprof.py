@@ -1,5 +1,5 @@
-"""Profiles and folded stacks of a running service, read by those they are for: pprof's own messages, `go tool pprof`,
-and the script that draws flame graphs. And that they agree with `/metrics` and `/memory/snapshots`."""
+"""Reads profiles and folded stacks of a running service with pprof's own messages, `go tool pprof` and flamegraph.pl, and
+compares them with `/metrics` and `/memory/snapshots`."""
 
 import gzip
 import importlib.util
@@ -26,7 +26,7 @@ here = pathlib.Path(folder.name)
 
 
 def generated():
-    """The Python that protoc makes of pprof's own description of its format."""
+    """Compiles pprof's own description of its format."""
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO.parent}", f"--python_out={here}", str(PROTO)]
     subprocess.run(protoc, check=True, timeout=60)
     spec = importlib.util.spec_from_file_location("profile_pb2", here / "profile_pb2.py")
@@ -39,7 +39,7 @@ profile_pb2 = generated()
 
 
 class Profile:
-    """One profile, checked for all that the format promises."""
+    """Decodes one profile, and checks the promises of the format."""
 
     def __init__(self, gzipped):
         self.gzipped = gzipped
@@ -69,7 +69,7 @@ class Profile:
         return sum(values[at] for _, values in self.samples)
 
     def stacks(self):
-        """Bytes and blocks that live, by all frames of a stack, most recent first."""
+        """Returns live bytes and blocks by all frames of a stack, most recent first."""
         sums = Counter()
         for locations, (_, _, blocks, size) in self.samples:
             frames = tuple(frame for location in locations for frame in self.lines[location])
@@ -78,7 +78,7 @@ class Profile:
         return sums
 
     def leaves(self, at):
-        """One of the four values by most recent frame."""
+        """Sums one of the four values by most recent frame."""
         sums = Counter()
         for locations, values in self.samples:
             sums[self.lines[locations[0]][0]] += values[at]
@@ -95,7 +95,7 @@ def profile(port, path="/debug/pprof/heap", seconds=60.0):
 
 
 def go_pprof(*arguments):
-    """What `go tool pprof` prints, without a network and without a home."""
+    """Runs `go tool pprof` without network and home. Returns its output."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(here), "PPROF_TMPDIR": str(here), "GOPROXY": "off",
                    "GOTOOLCHAIN": "local", "GOCACHE": str(here / "go"), "GOFLAGS": "-mod=mod"}
     command = [pathlib.Path(sys.executable).parent / "go", "tool", "pprof", *map(str, arguments)]
@@ -111,7 +111,7 @@ def saved(name, data):
 
 
 def first_row(top):
-    """Bytes and function of the first row of `-top -unit=B`."""
+    """Returns bytes and function of the first row of `-top -unit=B`."""
     rows = top.split("cum%\n")[1].splitlines()
     flat, _, _, _, _, function = rows[0].split(maxsplit=5)
     return int(flat.removesuffix("B")), function
@@ -123,7 +123,7 @@ def build_id(path):
 
 
 def all_outlets_show_one_heap():
-    """Profile, folded stacks, snapshot and metrics of a quiet service: the same stacks, sites and totals."""
+    """Profile, folded stacks, snapshot and metrics of an idle service have the same stacks, sites and totals."""
     with Service("--quiet-traffic") as service:
         port = service.port()
         service.documents()
@@ -141,7 +141,7 @@ def all_outlets_show_one_heap():
                        json.loads(get(port, "/memory/snapshots?group_by=traceback&top=10000&format=json").body)]
             time.sleep(1.1)
             metrics, *after = fingerprint(get(port, "/metrics").body)
-            # The service's own watcher wakes every few seconds: all are one heap only where it slept.
+            # The service's watcher wakes every few seconds: all are of one heap only while it sleeps.
             return (metrics, *answers) if before == after else None
 
         metrics, heap, allocs, folded, blocks, snapshot = wait_for("a quiet moment", look, 90)
@@ -218,7 +218,7 @@ def go_tool_pprof_names_the_leak():
         allocated = go_pprof("-top", "-unit=B", "-sample_index=alloc_objects", later)
         assert "Type: alloc_objects" in allocated, allocated
 
-        # What grew in four seconds, by itself.
+        # The growth of four seconds.
         difference = saved("during.pb.gz", during.gzipped)
         top = go_pprof("-top", "-unit=B", difference)
         assert first_row(top) == (during.leaves(3)[frame], LEAK), top
@@ -229,7 +229,7 @@ def go_tool_pprof_names_the_leak():
         assert all(values[0] >= 0 and values[1] >= 0 for _, values in during.samples)
         assert (before.message.duration_nanos, before.shown(), during.shown()) == (0, "inuse_space", "inuse_space")
 
-        # The text holds the same counts, without names a tool would read.
+        # The text has the same counts; tools do not read its names.
         head = re.match(r"heap profile: (\d+): (\d+) \[(\d+): (\d+)\] @ heap/2\n", text.read_text())
         read = go_pprof("-top", "-unit=B", "-symbolize=none", "-sample_index=inuse_space", text)
         assert f" of {head[2]}B total" in read, (head[0], read)
@@ -237,7 +237,7 @@ def go_tool_pprof_names_the_leak():
 
 
 def flame_graphs_are_drawn():
-    """flamegraph.pl draws every line of the folded stacks, and the leak is on the picture."""
+    """flamegraph.pl draws every line of the folded stacks, and the picture shows the leak."""
     with Service("--leak-rate", "400000") as service:
         service.named()
         time.sleep(4)

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a leaking service and names the line; so does the service by itself."""
+"""Finds the line of a leak by queries to Prometheus, and by the sentence that the service prints."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ def prometheus_names_the_leaking_line():
             return len(rows) == 1 and (rows[0][0]["file"], rows[0][0]["line"]) == (SOURCE, str(leak_line())) and rows
 
         time.sleep(max(0.0, 30 - (time.monotonic() - service.started)))
-        # A busy machine may delay a scrape or two; once right, it stays right.
+        # A busy machine may delay a scrape or two.
         labels, delta = wait_for(f"{SOURCE}:{leak_line()} on top: {prometheus.query(TOP)}", top, 30)[0]
         assert labels["function"].endswith("Cache::insert"), labels
         assert labels["crate"] == "leaky_service", labels
@@ -40,7 +40,7 @@ def prometheus_names_the_leaking_line():
 
         (_, up), = prometheus.query('up{job="leaky_service"}')
         assert up == 1
-        # Joins that people write must find exactly one partner for each series.
+        # Joins must find exactly one partner for each series.
         sites = prometheus.query("count by (job, instance) (heap_site_live_bytes)")
         joined = prometheus.query(
             "count by (job, instance) (heap_site_live_bytes * on (job, instance, site) group_left (file, line) heap_site_info)")
@@ -62,14 +62,14 @@ def promtool_finds_nothing():
 
 
 def the_service_says_which_line_leaks():
-    """Within half a minute its own collector prints the sentence with a rate close to what was asked."""
+    """Within half a minute the service prints the sentence, with a rate close to the requested one."""
     rate = 200_000
     with Service("--leak-rate", rate) as service:
         sentence = rf"^leak: {re.escape(SOURCE)}:{leak_line()} Cache::insert \+(\d+\.\d) (KiB|MiB)/min$"
         at, match = service.wait_line(sentence, 40)
         assert at < 30, f"only after {at:.1f} s"
         per_minute = float(match[1]) * {"KiB": 2**10, "MiB": 2**20}[match[2]]
-        # The map around the copies grows in doublings on the same line: that is some kilobytes.
+        # The map of the copies doubles on the same line: some kilobytes.
         assert 0.8 < per_minute / (rate * 60) < 1.3, f"{per_minute / 60:.0f} bytes a second, planted {rate}"
         others = [m.string for _, m in service.said(r"^leak: ") if not re.match(sentence, m.string)]
         assert others == [], others

@@ -1,7 +1,7 @@
-"""Which alert fires from which minute to which: the shipped rules over simulated processes, by promtool.
+"""Checks the minutes at which each shipped alert fires for simulated processes, by promtool.
 
-A process is simulated minute by minute (what its sites hold, when it restarts, what is exported) and written as the
-series heapgauge exports. `promtool test rules` evaluates the rules once a minute, and for each minute of a case the
+A process is simulated minute by minute (live bytes of its sites, restarts, exported sites) and written as the series that
+heapgauge exports. `promtool test rules` evaluates the rules once a minute, and for each minute of a case the
 firing alerts, with all their labels, must be exactly those listed here. Every case runs with the labels cluster,
 namespace and pod, and without. Simulated time: nothing here waits.
 
@@ -30,7 +30,7 @@ NAMES = {
 
 
 class Process:
-    """One scraped process. `sites`: what each holds at a minute, `None` before it exists. `seen`: first scrape."""
+    """Describes one scraped process. `sites`: bytes of each at a minute, `None` before it exists. `seen`: first scrape."""
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
                  tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0, cluster="east",
@@ -39,10 +39,10 @@ class Process:
         self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
         self.unaccounted, self.starts, self.seen, self.tracking = unaccounted, starts, seen, tracking
         self.dropped, self.exported, self.lost = dropped, exported, lost
-        self.error = error  # of a sampled process: the standard error of what a site holds
+        self.error = error  # standard error of a site of a sampled process
 
     def series(self, kubernetes):
-        """Everything the process exports, as series of promtool; with the labels of Kubernetes or without."""
+        """Returns the exported series for promtool, with or without the labels of Kubernetes."""
         target = target_labels(self.target, kubernetes)
 
         def line(name, value, **labels):
@@ -100,7 +100,7 @@ def braces(labels):
 
 
 def leak(per_minute, at=0, begin=20 * MIB):
-    """Holds `begin` and gains bytes every minute from minute `at` on."""
+    """Starts at `begin` bytes, and grows every minute from minute `at` on."""
     return lambda t: begin + int(per_minute * max(0, t - at))
 
 
@@ -109,7 +109,7 @@ def steps(size, every, begin=20 * MIB):
 
 
 def saw(period, height, begin=20 * MIB):
-    """A cache that fills for `period` minutes and is emptied at once."""
+    """Fills a cache for `period` minutes, then empties it."""
     return lambda t: begin + height * (t % period) // period
 
 
@@ -123,14 +123,14 @@ def ramp(until, top, at=0, begin=0):
 
 
 def wobble(value, share, seed=1):
-    """Around `value`, up and down by `share`; the same numbers in every run."""
+    """Varies around `value` by `share`; the same numbers in every run."""
     dice = random.Random(seed)
     factors = [1 + share * (2 * dice.random() - 1) for _ in range(1000)]
     return lambda t: int(value * factors[t])
 
 
 def sampled(interval):
-    """The standard error of what a site holds in small blocks, one of which is sampled every `interval` bytes."""
+    """Returns the standard error of a site of small blocks, one of which is sampled every `interval` bytes."""
     return lambda held: round((held * interval) ** 0.5)
 
 
@@ -145,7 +145,7 @@ FLAT = level(60 * MIB)
 
 
 def one(leak_site, minutes=6 * HOUR, **about):
-    """A process with the site in question and a level one beside it."""
+    """Makes a process with the given site and a constant one."""
     return Process(minutes, {LEAK: leak_site, OTHER: FLAT}, **about)
 
 
@@ -252,13 +252,13 @@ FIRING = ('group by (alertname, cluster, namespace, pod, job, instance, site, fu
 
 
 def labels_of(alert, process, kubernetes):
-    """The labels an alert must have, beside its severity and the reason of a drop."""
+    """Returns the expected labels of an alert, without its severity and the reason of a drop."""
     site = {"site": LEAK, **NAMES[LEAK]} if alert in SITE_ALERTS else {}
     return {**target_labels(process.target, kubernetes), **site}
 
 
 def case(name, processes, fires, kubernetes):
-    """One test of promtool: every series, and what fires at every minute."""
+    """Makes one test of promtool: every series, and the alerts of every minute."""
     def firing(t):
         now = {alert for alert, first, last in fires if first <= t <= last}
         return [{"labels": braces({"alertname": alert, **labels_of(alert, processes[0], kubernetes)}), "value": 1}
@@ -314,7 +314,7 @@ SENTENCES = {
 
 
 def sentence(alert, kubernetes):
-    """One test of promtool: the whole alert, word by word."""
+    """Makes one test of promtool: the whole alert, word by word."""
     name, minute, severity, summary, description = SENTENCES[alert]
     processes, = (processes for other, processes, _ in CASES if other == name)
     labels = {**labels_of(alert, processes[0], kubernetes), "severity": severity}
@@ -333,7 +333,7 @@ def sentence(alert, kubernetes):
 
 
 def promtool(test):
-    """What promtool has to say against one test; nothing when it passes."""
+    """Runs promtool on one test. Returns its complaint, empty if the test passes."""
     with tempfile.TemporaryDirectory(prefix="heapgauge-rules-") as directory:
         path = pathlib.Path(directory, "test.yml")  # JSON is YAML
         path.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))

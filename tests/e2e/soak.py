@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A service under load, with heapgauge and without it, side by side, for a while: latency, and what the tracker holds.
+"""Measures the latency of a service with and without heapgauge under load, and the memory of the tracker.
 
     target/venv/bin/python tests/e2e/soak.py --minutes 15
 
 Both are `leaky_service` without its leak; the second is the same source with the system's allocator and no server. The
-same clients ask both in turn, two scrapers read the first. Outside `tests/run`: it takes as long as it is told to.
+same clients use both in turn, two scrapers read the first. Not a step of `tests/run`, because it takes 15 minutes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ WORDS = "heap stack page frame block line leak map tree word list node edge cach
 
 
 def examples():
-    """The example as a stock release has it, and the libraries it was linked from."""
+    """Builds the example as a release does. Returns it and the libraries it was linked from."""
     built = subprocess.run(["cargo", "build", "-q", "--release", "--locked", "--all-features", "--example", "leaky_service",
                             "--message-format=json"], cwd=ROOT, capture_output=True, text=True, check=True)
     program, libraries = None, {}
@@ -43,7 +43,7 @@ def examples():
 
 
 def without(libraries):
-    """The same program without the tracking allocator."""
+    """Compiles the same program without the tracking allocator."""
     text = (ROOT / SOURCE).read_text()
     plain, times = re.subn(r"static ALLOC: heapgauge::TrackingAllocator = .*;", "static ALLOC: std::alloc::System = "
                            "std::alloc::System;", text)
@@ -60,7 +60,7 @@ def without(libraries):
 
 
 class Side:
-    """One of the two services, and how long it took to answer."""
+    """One of the two services, with the times of its answers."""
 
     def __init__(self, name, process):
         self.name, self.process = name, process
@@ -86,7 +86,7 @@ class Side:
 
 
 def client(sides, end, seed, problems):
-    """Asks both in turn, in an order that changes, at a bounded rate."""
+    """Sends requests to both in turn, in random order, at a bounded rate."""
     chance = random.Random(seed)
     connections = {side: http.client.HTTPConnection("127.0.0.1", side.port, timeout=30) for side in sides}
     try:
@@ -106,7 +106,7 @@ def client(sides, end, seed, problems):
 
 
 def scraper(port, every, end, problems, series):
-    """As Prometheus asks; remembers what the tracker holds."""
+    """Scrapes like Prometheus, and keeps the memory of the tracker."""
     try:
         while time.monotonic() < end:
             metrics = Exposition(get(port, "/metrics").body)
@@ -138,7 +138,7 @@ def main(minutes):
         assert not problems, problems
         overhead = [bytes for _, bytes, _ in series]
         third = max(len(overhead) // 3, 1)
-        # The first third is for what comes once: stacks, names, baselines.
+        # Stacks, names and baselines are new in the first third.
         middle, last = overhead[third:2 * third], overhead[2 * third:]
         for side in sides:
             print(f"{side.name}: {len(side.seconds)} answers, p50 {side.quantile(0.5):.2f} ms, "

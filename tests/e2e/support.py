@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: programs under test, free ports, foreign parsers, a small runner.
+"""Runs programs under test and other people's tools for the end-to-end tests.
 
 Everything listens on loopback, every wait has an end, and every program started here is stopped here.
 """
@@ -28,7 +28,7 @@ MARKER = "// the planted leak"
 
 
 def leak_line():
-    """The line the numbers have to name, read from the source itself."""
+    """Returns the line of the planted leak, from the source."""
     lines = (ROOT / SOURCE).read_text().splitlines()
     found = [number for number, line in enumerate(lines, 1) if line.endswith(MARKER)]
     assert len(found) == 1, f"{SOURCE}: {MARKER!r} ends lines {found}, not exactly one"
@@ -36,14 +36,14 @@ def leak_line():
 
 
 def free_port():
-    """A port nobody listens on now. Another program may take it first: whoever uses it tries again."""
+    """Returns a port that is free now. Another program may take it first, so its user tries again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def wait_for(what, condition, seconds=60.0, pause=0.2):
-    """The first true value of `condition`; an assertion that names `what` when the time is over."""
+    """Waits for a true value of `condition`, and returns it. Fails with `what` when the time is over."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -54,7 +54,7 @@ def wait_for(what, condition, seconds=60.0, pause=0.2):
 
 
 class Program:
-    """A process whose output is read line by line while it runs; stopped when the block ends."""
+    """Runs a process, reads its output line by line, and stops it at the end of the block."""
 
     def __init__(self, command, env=None):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HEAPGAUGE")}
@@ -75,7 +75,7 @@ class Program:
             self.lines.append((time.monotonic() - self.started, name, line.rstrip("\n")))
 
     def said(self, pattern, name=None):
-        """Matches of `pattern` in the lines so far, with the seconds of each."""
+        """Returns the matches of `pattern` in the lines so far, with the seconds of each."""
         found = [(at, re.search(pattern, text)) for at, stream, text in list(self.lines) if name in (None, stream)]
         return [(at, match) for at, match in found if match]
 
@@ -94,7 +94,7 @@ class Program:
         return "\n".join(f"  {at:6.2f} {name}: {text}" for at, name, text in list(self.lines))
 
     def stop(self, how=signal.SIGTERM, seconds=10.0):
-        """Its exit code after the signal; killed, and an assertion, when it does not end in time."""
+        """Sends the signal, and returns the exit code. Kills the process and fails if it does not end in time."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         try:
@@ -119,18 +119,18 @@ class Program:
 
 
 class Service(Program):
-    """`leaky_service`, with heapgauge's server on a free port unless the environment says where."""
+    """Runs `leaky_service`, with heapgauge's server on a free port unless the environment names one."""
 
     def __init__(self, *flags, env=None):
         where = [] if env and "HEAPGAUGE_ADDR" in env else ["--listen", "127.0.0.1:0"]
         super().__init__([EXAMPLES / "leaky_service", *where, *flags], env)
 
     def documents(self):
-        """Port of the service itself."""
+        """Returns the port of the service."""
         return int(self.wait_line(r"^documents are served at http://127\.0\.0\.1:(\d+)/")[1][1])
 
     def port(self):
-        """Port of heapgauge's server."""
+        """Returns the port of heapgauge's server."""
         return int(self.wait_line(r"^listening on http://127\.0\.0\.1:(\d+)$")[1][1])
 
     def metrics(self):
@@ -142,7 +142,7 @@ class Service(Program):
 
 
 class Answer:
-    """Status, headers and text, or bytes, of one HTTP answer."""
+    """Reads status, headers and body of one HTTP answer."""
 
     def __init__(self, response):
         self.status = response.status
@@ -164,7 +164,7 @@ def get(port, path, method="GET", headers=None, body=None, seconds=20.0):
 
 
 class Exposition:
-    """One Prometheus text, read by Prometheus' own Python client."""
+    """Parses one Prometheus text with Prometheus' own Python client."""
 
     def __init__(self, text):
         self.text = text
@@ -177,13 +177,13 @@ class Exposition:
         return found[0]
 
     def by_site(self, name):
-        """Value of each `site`."""
+        """Returns the value of each `site`."""
         found = [(sample.labels["site"], sample.value) for sample in self.samples if sample.name == name]
         assert len(found) == len(dict(found)), f"{name}: a site twice"
         return dict(found)
 
     def info(self):
-        """Labels of each `site`."""
+        """Returns the labels of each `site`."""
         return {s.labels["site"]: s.labels for s in self.samples if s.name == "heap_site_info"}
 
     def site_at(self, file, line):
@@ -192,7 +192,7 @@ class Exposition:
 
 
 def fnv1a(function, file, line):
-    """`site` as published: FNV-1a 64 over function, NUL, file, NUL, line in decimal."""
+    """Returns `site` as documented: FNV-1a 64 over function, NUL, file, NUL, line in decimal."""
     value = 0xCBF29CE484222325
     for byte in f"{function}\0{file}\0{line}".encode():
         value = (value ^ byte) * 0x100000001B3 % 2**64
@@ -200,7 +200,7 @@ def fnv1a(function, file, line):
 
 
 class Prometheus(Program):
-    """Debian's Prometheus on a free loopback port, its data in a directory that goes with it."""
+    """Runs Debian's Prometheus on a free loopback port, with its data in a temporary directory."""
 
     def __init__(self, config):
         self.directory = tempfile.TemporaryDirectory(prefix="heapgauge-prometheus-")
@@ -222,7 +222,7 @@ class Prometheus(Program):
         return self
 
     def query(self, expression):
-        """The vector an instant query answers: a list of (labels, value)."""
+        """Returns the vector of an instant query: a list of (labels, value)."""
         answer = get(self.web, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
         assert answer.status == 200, f"{expression}: {answer.status} {answer.body}"
         return [(row["metric"], float(row["value"][1])) for row in json.loads(answer.body)["data"]["result"]]
@@ -233,7 +233,7 @@ class Prometheus(Program):
 
 
 def main(tests, at_once=True):
-    """Runs the tests, at the same time where they only wait, and ends with `N passed, N failed`.
+    """Runs the tests, at the same time if `at_once`, and ends with `N passed, N failed`.
 
     Words given as arguments choose the tests whose names hold one of them.
     """

@@ -33,7 +33,7 @@ def random_frames(rng, recursive):
 
 
 def random_traces(rng, pool, count):
-    """(domain, size, frames most recent first, total) as tracemalloc stores a block."""
+    """Returns blocks as tracemalloc stores them: (domain, size, frames most recent first, total)."""
     traces = []
     for _ in range(count):
         frames = rng.choice(pool)
@@ -43,7 +43,7 @@ def random_traces(rng, pool, count):
 
 
 def write(path, traces, rng):
-    """One trace of the file may stand for several blocks of one size and traceback, or for one."""
+    """Writes a snapshot file, whose traces are one block or several of the same traceback."""
     file_traces = []
     for domain, size, frames, total in traces:
         same = {"domain": domain, "frames": [{"function": None, "file": f, "line": l} for f, l in frames],

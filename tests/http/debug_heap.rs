@@ -1,4 +1,4 @@
-//! `/debug/heap` over real connections: exact numbers that add up, from a program whose own runtime is blocked.
+//! Tests `/debug/heap` over real connections: its numbers are exact and add up, while the program's own runtime is blocked.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ fn get(addr: SocketAddr, path: &str) -> Value {
     serde_json::from_str(answer.text()).unwrap()
 }
 
-/// Asked after everything has its name.
+/// Returns the summary once everything has its name.
 fn summary(addr: SocketAddr) -> Value {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
@@ -60,7 +60,7 @@ fn array(of: &Value) -> &[Value] {
     of.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The nodes below each, checked: none holds less than those below it, and those below the root hold all of it.
+/// Returns the children of each node. Checks that no node is smaller than its children, and that the root is their sum.
 fn below(tree: &Value) -> Vec<Vec<&Value>> {
     let nodes = array(&tree["nodes"]);
     let mut below = vec![Vec::new(); nodes.len()];
@@ -78,7 +78,7 @@ fn below(tree: &Value) -> Vec<Vec<&Value>> {
     below
 }
 
-/// The width of the line that holds, wherever it is called from.
+/// Returns the width of the line in `hold`, over all its callers.
 fn width(tree: &Value) -> u64 {
     let is_line = |node: &&Value| {
         let frame = &tree["frames"][node["frame"].as_u64().unwrap_or(u64::MAX) as usize];
@@ -90,7 +90,7 @@ fn width(tree: &Value) -> u64 {
 #[test]
 fn the_page_and_all_it_is_made_from() {
     own_process!();
-    // The program's own runtime stands still from here to the end.
+    // The program's own runtime is blocked from here to the end.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let (blocked, is_blocked) = mpsc::channel();
     let releases: Vec<mpsc::Sender<()>> = (0..2)
@@ -113,7 +113,7 @@ fn the_page_and_all_it_is_made_from() {
     let id = posted["id"].as_u64().unwrap();
     held.extend(hold(40, 1_000));
 
-    // The page: one piece, nothing from elsewhere, and a policy that lets nothing else run.
+    // The page: one document, nothing from other servers, and a policy that lets nothing else run.
     let page = ask(addr, "GET", "/debug/heap");
     assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert!(page.text().len() < 200_000, "{}", page.text().len());
@@ -152,11 +152,11 @@ fn the_page_and_all_it_is_made_from() {
     assert!(!array(&summary["history"]).is_empty());
     assert!(array(&summary["paths"]).contains(&json!("/debug/heap")));
 
-    // Without a number the answer is of now, and waits for names.
+    // Without a number the answer is a new one, and waits for names.
     let sites = get(addr, &format!("/debug/heap/sites.json?since={id}&top=10000"));
     assert_eq!(figures(&sites["other"]), [0; 4]);
 
-    // Sites of the same moment: all of it, and the line that holds, exactly.
+    // Sites of the same snapshot: the total, and the line in `hold`, exactly.
     let total = [summary["size"].as_i64().unwrap(), summary["count"].as_i64().unwrap()];
     let path = format!("/debug/heap/sites.json?at={number}&since={id}&top=10000&sort=growth&history=4");
     let sites = get(addr, &path);
@@ -208,7 +208,7 @@ fn the_page_and_all_it_is_made_from() {
     let cut = get(addr, &format!("/debug/heap/stacks.json?at={number}&since={id}&top=1"));
     assert_eq!(sum(array(&cut["rows"]).iter().chain([&cut["other"]])), figures(&cut["total"]));
 
-    // The tree: its root is the total, and the line holds there what it holds elsewhere.
+    // The tree: its root is the total, and the line has the same numbers as elsewhere.
     for (value, expected) in [("bytes", 45_000), ("blocks", 140), ("growth", 40_000)] {
         let tree = get(addr, &format!("/debug/heap/tree.json?value={value}&at={number}&since={id}"));
         assert_eq!(figures(&tree["nodes"][0]), figures(&sites["total"]), "{value}");
@@ -218,7 +218,7 @@ fn the_page_and_all_it_is_made_from() {
     let small = get(addr, &format!("/debug/heap/tree.json?at={number}&nodes=5"));
     assert!((2..=12).contains(&below(&small).len()), "{small}");
 
-    // The file, which this library reads back, and which has everything.
+    // The complete snapshot file, which this library reads back.
     let file = ask(addr, "GET", "/debug/heap/snapshot.json");
     assert_eq!((file.status, file.header("content-type")), (200, Some("application/json")));
     let name = file.header("content-disposition").unwrap();
@@ -240,7 +240,7 @@ fn the_page_and_all_it_is_made_from() {
     }
     assert_eq!(heapgauge::traced_memory().current, before);
 
-    // What is wrong is one line.
+    // A bad parameter is one line.
     for (query, line) in [
         ("tree.json?value=x", "parameter value is x, allowed are bytes, blocks, growth\n"),
         ("sites.json?nodes=5", "parameter nodes is unknown, allowed are top, since, sort, at, history\n"),
@@ -279,7 +279,7 @@ fn the_page_and_all_it_is_made_from() {
     }
     drop(server);
 
-    // Elsewhere than on loopback it is not there, unless somebody says so.
+    // On other addresses than loopback the page is absent, unless exposed.
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let addr = ([127, 0, 0, 1], server.local_addr().port()).into();
     for path in ["/debug/heap", "/debug/heap/summary.json", "/debug/heap/snapshot.json"] {
@@ -294,7 +294,7 @@ fn the_page_and_all_it_is_made_from() {
     drop((releases, held));
 }
 
-/// The status alone; nothing of it stays on this side.
+/// Returns the status, and keeps nothing of the answer.
 fn ask_quietly(addr: SocketAddr, path: &str) -> u16 {
     ask(addr, "GET", &format!("/debug/heap/{path}")).status
 }

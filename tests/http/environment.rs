@@ -1,11 +1,11 @@
-//! `serve_from_env`: each case is a process of its own with its own environment.
+//! Tests `serve_from_env`: each case is a process of its own with its own environment.
 
 use std::net::TcpListener;
 use std::process::Command;
 
 use crate::client;
 
-/// The program: serves, tells, ends.
+/// The program under test: serves, prints its state, ends.
 fn main_of_the_child() {
     if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "decides") {
         let (end, error) = match heapgauge::Server::from_env() {
@@ -29,11 +29,11 @@ fn main_of_the_child() {
     if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "drops") {
         return drop(server);
     }
-    // Dropped so soon, it would be a line on stderr.
+    // Dropping the server so soon is a line on stderr.
     std::mem::forget(server);
 }
 
-/// What such a process says on stdout, from `tracing=` on, and on stderr.
+/// Runs such a process. Returns its stdout from `tracing=` on, and its stderr.
 fn run(variables: &[(&str, &str)]) -> (String, String) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -60,7 +60,7 @@ const SERVED: &str = "ip=127.0.0.1\nhealth=true\n";
 
 #[test]
 fn served_where_the_environment_says() {
-    // Each case starts this very test again, to be the program it looks at.
+    // Each case starts this test again as the program under test.
     if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some() {
         return main_of_the_child();
     }
@@ -88,7 +88,7 @@ fn where_it_listens_is_one_line() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
-/// `serve_from_env();` without a name compiled without a word, and nothing was served.
+/// `serve_from_env();` without a name compiles, and drops its server at once.
 #[test]
 fn a_server_that_is_dropped_at_once_is_a_line() {
     let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", "drops")]);

@@ -1,4 +1,5 @@
-//! A child of `fork` has the server's memory but neither its thread nor its sockets: it may drop it, and serve anew.
+//! Tests that a child of `fork`, which has neither the thread nor the sockets of its parent's server, may drop it and serve
+//! again.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,12 +15,12 @@ fn is_served(addr: SocketAddr) -> bool {
         && answer.contains("\nheap_tracking 1\n")
 }
 
-/// The step that failed, 0 for none; 9 when the child did not end by itself.
+/// Returns the failed step of a child, 0 for none; 9 if the child did not end by itself.
 fn in_child(steps: impl FnOnce() -> i32) -> i32 {
     ended(child(steps))
 }
 
-/// Forks.
+/// Forks a child that runs `steps`.
 fn child(steps: impl FnOnce() -> i32) -> libc::pid_t {
     // SAFETY: the child runs Rust code and ends by `_exit`; other threads of this test hold no lock of it.
     let pid = unsafe { libc::fork() };
@@ -35,7 +36,7 @@ fn child(steps: impl FnOnce() -> i32) -> libc::pid_t {
     pid
 }
 
-/// Waits for a child; its failed step, or 9.
+/// Waits for a child. Returns its failed step, or 9.
 fn ended(pid: libc::pid_t) -> i32 {
     let mut status = 0;
     // SAFETY: a child of this process and a place for its status.
@@ -43,13 +44,13 @@ fn ended(pid: libc::pid_t) -> i32 {
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 9 }
 }
 
-/// As a daemon that goes on in the child: what the parent closes is closed, and the child serves at the same address.
+/// A daemon continues in the child: sockets that the parent closes are closed, and the child serves at the same address.
 #[test]
 fn a_child_keeps_no_socket_of_its_parent() {
     own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let address = server.local_addr();
-    // A connection that the server has accepted: it has answered on it.
+    // The server has accepted this connection, because it has answered on it.
     let mut connection = TcpStream::connect(address).unwrap();
     connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     write!(connection, "GET /health HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
@@ -72,7 +73,7 @@ fn a_child_keeps_no_socket_of_its_parent() {
         }
     });
     drop(server);
-    // The end of the answer, and then of the connection, though the child lives.
+    // The answer ends, and then the connection, although the child lives.
     let mut rest = Vec::new();
     let end = connection.read_to_end(&mut rest);
     go.write_all(&[1]).unwrap();
@@ -97,7 +98,7 @@ fn a_forked_child_serves_anew() {
         if heapgauge::serve("127.0.0.1:0").is_ok() {
             return 3;
         }
-        // The parent's: dropping it touches nothing.
+        // Dropping the parent's server changes nothing.
         drop(server.take());
         if heapgauge::serve("127.0.0.1:0").is_ok() {
             return 4;

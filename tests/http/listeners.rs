@@ -1,4 +1,4 @@
-//! Which paths are served on which address: the second listener on loopback, and requests that come through a proxy.
+//! Tests the paths of each address: the second listener on loopback, and requests through a proxy.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -35,7 +35,7 @@ fn beside_another_address_every_path_is_on_loopback() {
     let debug = server.debug_addr().unwrap();
     assert!(debug.ip().is_loopback());
     assert_eq!([status(public, "/metrics"), status(debug, "/metrics")], [200, 200]);
-    // That a request comes from this machine opens nothing on the other address: a mesh delivers from here, too.
+    // Requests from this machine get no more on the other address: those of a service mesh come from here, too.
     for path in ["/debug/heap", "/debug/heap/summary.json", "/memory/snapshots", "/debug/heap/folded"] {
         assert_eq!([status(public, path), status(debug, path)], [404, 200], "{path}");
     }
@@ -65,7 +65,7 @@ fn the_second_listener_refuses_forwarded_requests() {
         }
     }
     assert_eq!(get(debug, "/debug/heap", "X-Request-Id: 7\r\n").status, 200);
-    // What is scraped through a mesh is metrics.
+    // Metrics are scraped through a mesh.
     let public = port(server.local_addr().port());
     assert_eq!(get(public, "/metrics", "X-Forwarded-For: 10.0.0.1\r\n").status, 200);
 }

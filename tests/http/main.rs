@@ -1,4 +1,4 @@
-//! The server and its paths over real connections. A test that counts the whole process has a process of its own.
+//! Tests the server and its paths over real connections. A test that counts the whole process has a process of its own.
 #![cfg(feature = "http")]
 
 #[path = "../support/client.rs"]

@@ -1,11 +1,11 @@
-//! `/memory/snapshots` over real connections: who asks for what gets what he asked for, or one line.
+//! Tests `/memory/snapshots` over real connections: each request gets its comparison, or one line.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client;
 
-/// Status, head and body.
+/// Returns status, head and body.
 fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
     let answer = client::ask(addr, method, path, "");
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{}", answer.head);
@@ -39,7 +39,7 @@ fn hold(blocks: usize, bytes: usize) -> Vec<Vec<u8>> {
 }
 const HOLD_LINE: u32 = line!() - 4;
 
-/// The two lines of the entry for the line that holds.
+/// Returns the two lines of the entry for the line in `hold`.
 fn entry(text: &str) -> Option<(String, String)> {
     let place = format!(
         "  File \"tests/http/memory_snapshots.rs\", line {HOLD_LINE}, in http::memory_snapshots::hold"
@@ -53,7 +53,7 @@ fn figures(text: &str) -> Option<String> {
     entry(text).map(|(figures, _)| figures)
 }
 
-/// Rows and other add up to the total, in each of the four figures.
+/// Checks that rows and other add up to the total, in each of the four figures.
 fn check_sums(document: &serde_json::Value) {
     for figure in ["size", "size_diff", "count", "count_diff"] {
         let rows: i64 =
@@ -72,7 +72,7 @@ fn document(addr: SocketAddr, query: &str) -> serde_json::Value {
 
 const BY_LINE: &str = "/memory/snapshots?group_by=line&top=10000";
 
-/// 6,161 blocks, 616,765 bytes: the figures of the post.
+/// Holds the 6,161 blocks and 616,765 bytes of the original blog post.
 fn hold_what_the_post_held() -> Vec<Vec<u8>> {
     let mut held = hold(6_160, 100);
     held.extend(hold(1, 765));
@@ -117,13 +117,13 @@ fn clients_with_different_pasts_at_the_same_time() {
         client.join().unwrap();
     }
 
-    // Those who keep snapshots at the same time get numbers of their own.
+    // Concurrent clients that keep snapshots get different ids.
     let posting: Vec<_> = (0..8).map(|_| std::thread::spawn(move || post(addr))).collect();
     let mut numbers: Vec<u64> = posting.into_iter().map(|client| client.join().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (two + 1..=two + 8).collect::<Vec<_>>());
 
-    // A hundred requests leave what the line holds as it was.
+    // A hundred requests do not change the numbers of the line.
     for _ in 0..100 {
         get(addr, BY_LINE);
     }
@@ -131,7 +131,7 @@ fn clients_with_different_pasts_at_the_same_time() {
         figures(&get(addr, &format!("{BY_LINE}&since={one}"))).unwrap(),
         "0.00 new KiB, 602.31 total KiB, 0 new blocks, 6161 total blocks"
     );
-    // Freed: the row says so.
+    // After the free, the row shows it.
     drop(held);
     assert_eq!(
         figures(&get(addr, &format!("{BY_LINE}&since={one}"))).unwrap(),
@@ -164,7 +164,7 @@ fn every_grouping_order_and_past_adds_up() {
             }
         }
     }
-    // The place of the two calls tells the tracebacks apart, and nothing else does.
+    // The tracebacks differ only in the place of the two calls.
     let document = document(addr, "since=previous&group_by=traceback&top=1");
     let row = &document["rows"][0];
     assert_eq!(row["name"], format!("tests/http/memory_snapshots.rs:{HOLD_LINE}"));
@@ -185,8 +185,8 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
     let (one, two) = (post(addr), post(addr));
     assert_eq!((one, two), (1, 2));
 
-    // The defaults: text of ten files at most, line 0, and the two lines that complete the sum. That all of it
-    // is text, and `nosniff` with every answer, is checked by those that ask.
+    // The defaults: text of ten files at most, line 0, and the two lines that complete the sum. `get` and `ask`
+    // check the content type and `nosniff`.
     let text = get(addr, "/memory/snapshots");
     let same = get(addr, "/memory/snapshots?top=10&group_by=file&since=first&sort=diff&format=text");
     for text in [&text, &same] {
@@ -234,7 +234,7 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
         let (status, head, body) = ask(addr, "GET", &format!("/memory/snapshots?{query}"));
         assert_eq!((status, body), (400, line), "{query}");
         assert!(head.contains("content-type: text/plain; charset=utf-8\r\n"), "{head}");
-        // Nothing is lost by it: what was kept is kept, and the next answer is as good.
+        // The kept snapshots are still there.
         for (number, place) in [(one, "&group_by=line"), (two, "&group_by=line")] {
             let text = get(addr, &format!("/memory/snapshots?since={number}{place}&top=10000"));
             assert_eq!(
@@ -308,7 +308,7 @@ fn while_tracking_is_off_there_is_nothing_to_compare() {
         let (status, _, body) = ask(addr, method, &format!("/memory/snapshots{query}"));
         assert_eq!((status, &*body), (503, "tracking is off, heapgauge::start turns it on\n"));
     }
-    // What was kept does not compare with what begins anew.
+    // Snapshots from before the restart do not compare with later ones.
     heapgauge::start(32).unwrap();
     let (status, _, body) = ask(addr, "GET", &format!("/memory/snapshots?since={number}"));
     assert_eq!(status, 400);

@@ -1,5 +1,5 @@
-//! `/debug/pprof/heap`, `/debug/pprof/allocs` and `/debug/heap/folded` over real connections: what they answer, what
-//! they refuse, and that nothing of it shows in their own numbers. One test, because the numbers are the process's.
+//! Tests `/debug/pprof/heap`, `/debug/pprof/allocs` and `/debug/heap/folded` over real connections: their answers, their
+//! refusals, and that they do not appear in their own numbers. One test, because the numbers are the process's.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::client;
 use heapgauge::{Profile, ProfileValue};
 
-/// Status, head and body; what the client allocates for it is untracked.
+/// Returns status, head and body; allocations of the client are untracked.
 fn ask(addr: SocketAddr, method: &str, path: &str) -> (u16, String, Vec<u8>) {
     let _paused = heapgauge::pause();
     let answer = client::ask_unchunked(addr, method, path);
@@ -41,7 +41,7 @@ fn hold(blocks: usize, bytes: usize) -> Vec<Vec<u8>> {
 }
 const HOLD_LINE: u32 = line!() - 4;
 
-/// The counts of the line that holds, of every record of the text whose first frame is that line.
+/// Returns the counts of each record of the text whose first frame is the line in `hold`.
 fn held(text: &str) -> Vec<String> {
     let _paused = heapgauge::pause();
     let place = format!("\thttp::profiles::hold\ttests/http/profiles.rs:{HOLD_LINE}");
@@ -64,7 +64,7 @@ fn case_57_profiles_over_http() {
     let kept = hold(3, 1_000);
     drop(hold(2, 500));
 
-    // A file to save, not a page to show.
+    // Browsers save the answer as a file.
     for name in ["heap", "allocs"] {
         for query in ["", "?debug=0"] {
             let (status, head, body) = ask(addr, "GET", &format!("/debug/pprof/{name}{query}"));
@@ -78,7 +78,7 @@ fn case_57_profiles_over_http() {
         }
     }
 
-    // The text, and that all of it is the same snapshot of the same heap: nobody but the test allocates.
+    // The text, and that all answers are of the same heap: only the test allocates.
     let text = get(addr, "/debug/pprof/heap?debug=1");
     assert!(text.starts_with("heap profile: "), "{text}");
     assert_eq!(held(&text), ["3: 3000 [3: 3000]", "0: 0 [2: 1000]"]);
@@ -94,12 +94,12 @@ fn case_57_profiles_over_http() {
     assert_eq!(sum(&bytes), heapgauge::traced_memory().current);
     let line = blocks.lines().find(|line| line.ends_with(";http::profiles::hold 4")).unwrap(); // the list, too
     assert!(line.contains(";http::profiles::case_57_profiles_over_http;"), "{line}");
-    // From the library it is the same. Everything in it was taken above, none of it since.
+    // The library gives the same. It took the profile above.
     let library = profile.to_folded(ProfileValue::LiveBytes);
     assert_eq!(library, bytes);
     drop((text, bytes, blocks, profile, library));
 
-    // Other programs may have the processors for seconds; whoever the server itself lets wait, it lets wait every time.
+    // Other programs may have the processors for seconds. A server that lets others wait does so every time.
     assert!((0..3).any(|_| a_profile_over_seconds_leaves_the_server_to_others(addr)));
 
     for (query, line) in [
@@ -131,7 +131,7 @@ fn case_57_profiles_over_http() {
     }
     drop((server, kept));
 
-    // Elsewhere than on loopback they are not there, unless somebody says so.
+    // On other addresses than loopback they are absent, unless exposed.
     heapgauge::start(32).unwrap();
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let addr = ([127, 0, 0, 1], server.local_addr().port()).into();
@@ -149,7 +149,8 @@ fn case_57_profiles_over_http() {
     }
 }
 
-/// Of five at once four are taken. Whether others are answered meanwhile, each in less than the time that those take.
+/// Requests five profiles at once, of which four are taken. Returns whether other requests were answered in less time than
+/// the profiles take.
 fn a_profile_over_seconds_leaves_the_server_to_others(addr: SocketAddr) -> bool {
     let _paused = heapgauge::pause();
     let asked: Vec<_> = (0..5)

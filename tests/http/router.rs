@@ -1,5 +1,5 @@
-//! `http::router` and `http::debug_router` inside a program's own axum server: what each serves, and that their work is not
-//! done on the program's runtime.
+//! Tests `http::router` and `http::debug_router` inside a program's own axum server: their paths, and that they do not work
+//! on the program's runtime.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
-/// A server of the program's on a current-thread runtime, until it is dropped.
+/// Runs a server of the program's own, until it is dropped.
 struct Program {
     addr: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -28,7 +28,7 @@ struct Program {
 }
 
 impl Program {
-    /// `beside` runs on the same runtime.
+    /// Starts the server. `beside` runs on the same runtime.
     fn serve(runtime: Runtime, app: Router, beside: impl Future<Output = ()> + Send + 'static) -> Program {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let addr = listener.local_addr().unwrap();
@@ -81,10 +81,10 @@ fn the_router_becomes_part_of_another_server() {
     assert_eq!(metrics.header("x-content-type-options"), Some("nosniff"));
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     assert!(metrics.text().contains("\nheap_tracking 1\n"));
-    // Whose names lead there is the program's business.
+    // The program decides which host names are allowed.
     assert_eq!(program.get("/health").text(), "ok\n");
     assert_eq!(program.ask("DELETE", "/metrics").status, 405);
-    // Stacks are not for those who reach the metrics.
+    // The router of metrics serves no stacks.
     for path in ["/memory/snapshots", "/debug/heap", "/debug/heap/snapshot.json", "/debug/pprof/heap"] {
         assert_eq!(program.get(path).status, 404, "{path}");
     }
@@ -102,7 +102,7 @@ fn the_router_becomes_part_of_another_server() {
     assert_eq!(program.get("/inside/metrics").status, 404);
 }
 
-/// What the calling thread has computed so far; time in which others have the processors does not count.
+/// Returns the processor time of the calling thread.
 fn computed() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a place for the answer that this function owns.

@@ -1,4 +1,4 @@
-//! From an allocation to a line of `/metrics`: exact numbers, over a real connection.
+//! Tests that a line of `/metrics` has the exact numbers of its allocations, over a real connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,13 +12,13 @@ fn scrape(addr: SocketAddr) -> String {
     String::from_utf8(answer.body).unwrap()
 }
 
-/// A scrape that begins a snapshot of its own.
+/// Scrapes so late that the server takes a new snapshot.
 fn scrape_anew(addr: SocketAddr) -> String {
     std::thread::sleep(Duration::from_millis(1_010));
     scrape(addr)
 }
 
-/// Series by name with labels.
+/// Returns the series by name with labels.
 fn series(text: &str) -> BTreeMap<&str, f64> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -32,7 +32,7 @@ fn sites_of<'a>(text: &'a str, family: &str) -> BTreeSet<&'a str> {
     text.lines().filter_map(|line| line.strip_prefix(&start)?.get(..16)).collect()
 }
 
-/// The id in the label `site` of the one line of `heap_site_info` with these labels.
+/// Returns the label `site` of the only line of `heap_site_info` with these labels.
 fn site<'a>(text: &'a str, file: &str, line: u32) -> Option<&'a str> {
     let labels = format!(",file=\"{file}\",line=\"{line}\",crate=\"http\"}} 1");
     let mut found = text.lines().filter(|line| line.ends_with(&labels));
@@ -76,7 +76,7 @@ fn check(text: &str) {
     assert!(series.len() <= 240);
 }
 
-/// FNV-1a 64 as the specification has it.
+/// Computes FNV-1a 64 by its specification.
 fn fnv(function: &str, file: &str, line: u32) -> String {
     let hash = format!("{function}\0{file}\0{line}")
         .bytes()
@@ -133,8 +133,8 @@ fn what_a_line_holds_is_what_a_scrape_shows() {
     check(&text);
     assert!(!text.contains(&id), "{text}");
 
-    // An idle program and a hundred scrapes: the sites stay as they were. This thread's own part of a
-    // scrape is paused, as it is in another process in earnest.
+    // A hundred scrapes of an idle program do not change the sites. The client's part of a scrape is paused here; a real
+    // client is another process.
     let paused = heapgauge::pause();
     let values = |text: &str| -> Vec<String> {
         let wanted = ["heap_site_live_b", "heap_live_b", "heap_allocated", "heap_allocations"];
@@ -151,7 +151,7 @@ fn what_a_line_holds_is_what_a_scrape_shows() {
     assert_eq!(values(&scrape_anew(addr)), before);
     drop(paused);
 
-    // Switched off there is no site, and the answer is still an answer.
+    // While tracking is off, the answer has no sites.
     heapgauge::stop();
     let text = scrape_anew(addr);
     check(&text);

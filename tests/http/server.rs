@@ -1,4 +1,4 @@
-//! The server over real connections: what it answers, what it refuses, and that nobody can block it.
+//! Tests the server over real connections: its answers, its refusals, and that no client can block it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use crate::client::{Answer, ask, connect, read_answer, send};
 use crate::process::turn;
 use heapgauge::{Collector, Expose, Server};
 
-/// What an unknown path is answered with.
+/// The paths that the answer to an unknown path lists.
 const PATHS: &str = if cfg!(feature = "pprof") {
     "/metrics, /health, /memory/snapshots, /debug/heap, /debug/heap/summary.json, /debug/heap/sites.json, \
      /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
@@ -20,7 +20,7 @@ const PATHS: &str = if cfg!(feature = "pprof") {
      /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded"
 };
 
-/// A server, and the turn of its test: a process has one server.
+/// A server, with the turn of its test: a process has one server.
 struct Served {
     server: Server,
     _turn: MutexGuard<'static, ()>,
@@ -31,8 +31,8 @@ fn served() -> Served {
     Served { server: heapgauge::serve("127.0.0.1:0").unwrap(), _turn: turn }
 }
 
-/// Never sooner, and one time of three no later. Other programs may have the processors for seconds; what the server
-/// itself lets wait, it lets wait every time.
+/// Checks that no attempt is too early, and one of three not too late. Other programs may have the processors for seconds; a
+/// delay of the server itself occurs every time.
 fn in_time(range: Range<Duration>, attempt: impl Fn() -> Duration) {
     let mut took = Vec::new();
     while took.last().is_none_or(|took| *took >= range.end) {
@@ -57,7 +57,7 @@ fn metrics_and_health() {
     assert!(answer.text().starts_with("# HELP heap_tracking "), "{}", answer.text());
     assert!(answer.text().contains("\nheap_tracking 1\n"));
     assert!(answer.text().ends_with("\"} 1\n"));
-    // A query is for proxies and scrapers; it changes nothing.
+    // Proxies and scrapers may add a query; it changes nothing.
     assert_eq!(get(addr, "/metrics?a=b&%").status, 200);
 
     let health = get(addr, "/health");
@@ -165,7 +165,7 @@ fn a_foreign_host_or_origin_is_refused_on_loopback() {
         assert_eq!((answer.status, answer.text()), (403, line), "{foreign}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
-    // What is refused at the door is refused for unknown paths, too.
+    // A foreign host is rejected for unknown paths, too.
     assert_eq!(send(addr, b"GET /nowhere HTTP/1.1\r\nHost: evil.example\r\n\r\n").status, 403);
     let absolute = send(addr, b"GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(absolute.status, 403);
@@ -188,7 +188,7 @@ fn on_other_addresses_any_name_may_ask() {
         |path: &str| send(addr, format!("GET {path} HTTP/1.1\r\nHost: service.example\r\n\r\n").as_bytes());
     assert_eq!(ask("/metrics").status, 200);
     assert_eq!(ask("/health").status, 200);
-    // What shows more than metrics is not there, unless it was asked for.
+    // Paths that show more than metrics are absent, unless exposed.
     for path in ["/memory/snapshots", "/memory/snapshots?group_by=traceback", "/debug/heap", "/nowhere"] {
         let answer = ask(path);
         assert_eq!(answer.status, 404, "{path}");
@@ -220,7 +220,7 @@ fn malformed_and_oversized_requests_are_answered_and_forgotten() {
         (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n".to_vec(), 400),
     ] {
         let mut stream = connect(addr);
-        // The server may have answered and closed before all of it is sent.
+        // The server may answer and close before all is sent.
         let _ = stream.write_all(&request);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
@@ -236,7 +236,7 @@ fn slow_clients_block_nobody() {
     let served = served();
     let addr = served.server.local_addr();
     in_time(Duration::ZERO..Duration::from_secs(8), || {
-        // Three times as many as there may be connections, each with half a request.
+        // Three times the allowed number of connections, each with half a request.
         let slow: Vec<TcpStream> = (0..192)
             .map(|at| {
                 let mut stream = connect(addr);
@@ -263,7 +263,7 @@ fn a_half_sent_request_is_given_up() {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
         let begun = Instant::now();
         let mut answer = Vec::new();
-        // Closed, with or without a word.
+        // Closed, with or without an answer.
         match stream.read_to_end(&mut answer) {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
@@ -272,8 +272,8 @@ fn a_half_sent_request_is_given_up() {
     });
 }
 
-/// Ten thousand connections, among them those that are cut off, that never read their answer, that send a body without
-/// end, and that ask for what is not there: heapgauge holds no more afterwards than before, and the program goes on.
+/// Opens ten thousand connections: cut off, without reading the answer, with an endless body, for unknown paths. Afterwards
+/// heapgauge uses as much memory as before, and the program continues.
 #[test]
 fn ten_thousand_connections_of_every_kind() {
     const CLIENTS: usize = 4;
@@ -307,9 +307,9 @@ fn ten_thousand_connections_of_every_kind() {
                         // The server may be the first to close.
                         let _ = stream.write_all(request.as_bytes());
                         match number % 10 {
-                            // Gone in the middle of everything.
+                            // Closed in the middle of the request or answer.
                             0..5 => {}
-                            // Half open: nothing more will be sent, and nothing is read.
+                            // Half open: nothing more is sent, and nothing is read.
                             5 => {
                                 let _ = stream.shutdown(Shutdown::Write);
                                 unread.push(stream);
@@ -344,7 +344,7 @@ fn ten_thousand_connections_of_every_kind() {
         assert!(Instant::now() < end, "{grown} bytes more");
         std::thread::sleep(Duration::from_millis(100));
     }
-    // Nothing the server does is the program's.
+    // The server's allocations are not the program's.
     let tracked = heapgauge::traced_memory().current;
     assert!(tracked < 64 << 20, "{tracked}");
 }
@@ -354,13 +354,13 @@ fn one_connection_serves_many_requests() {
     let served = served();
     let addr = served.server.local_addr();
     let mut stream = connect(addr);
-    // In one piece: written in parts, each waits for the acknowledgement of the one before.
+    // In one piece: parts would each wait for the acknowledgement of the one before.
     let request = format!("GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n");
     for _ in 0..10_000 {
         stream.write_all(request.as_bytes()).unwrap();
         assert_eq!(read_answer(&mut stream).text(), "ok\n");
     }
-    // Those who send several at once get several answers.
+    // Several requests at once get several answers.
     stream.write_all(request.repeat(3).as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answers = String::new();
@@ -381,7 +381,7 @@ fn a_second_server_is_refused_until_the_first_is_gone() {
             );
         }
         assert_eq!(get(addr, "/health").status, 200);
-        // A connection is open when it ends.
+        // The server ends with an open connection.
         let mut open = connect(addr);
         write!(open, "GET /health HTTP/1.1\r\nHost: {addr}\r\n\r\n").unwrap();
         assert_eq!(read_answer(&mut open).status, 200);
@@ -389,7 +389,7 @@ fn a_second_server_is_refused_until_the_first_is_gone() {
         drop(first);
         let took = begun.elapsed();
         assert!(TcpStream::connect(addr).is_err());
-        // The very same port, at once and again and again.
+        // The same port is free at once, repeatedly.
         for _ in 0..5 {
             let again = heapgauge::serve(addr).unwrap();
             assert_eq!(again.local_addr(), addr);
@@ -420,7 +420,7 @@ fn what_cannot_be_listened_on_is_one_line() {
         heapgauge::serve(&[][..] as &[SocketAddr]).unwrap_err().to_string(),
         "serve: no address to listen on, allowed is HOST:PORT"
     );
-    // None of these was the end of anything.
+    // None of these errors prevents a later server.
     drop(taken);
     let server = heapgauge::serve(addr).unwrap();
     assert_eq!(get(server.local_addr(), "/health").status, 200);

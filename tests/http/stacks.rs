@@ -1,4 +1,4 @@
-//! A heap of many stacks.
+//! Makes a heap of many stacks.
 
 use std::hint::black_box;
 

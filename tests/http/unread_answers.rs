@@ -1,4 +1,4 @@
-//! Clients that ask for large answers and do not read them: heapgauge's memory has a limit all the same.
+//! Tests that heapgauge's memory stays limited when clients request large answers and do not read them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ const TURNS: u32 = 11;
 const CLIENTS: usize = 30;
 const LARGE: &str = "/memory/snapshots?group_by=traceback&top=10000&format=json";
 
-/// The program: holds blocks of many stacks, and serves until its stdin ends.
+/// The program under test: holds blocks of many stacks, and serves until its stdin ends.
 fn main_of_the_child() {
     let kept = blocks_on_many_stacks(TURNS);
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
@@ -21,7 +21,7 @@ fn main_of_the_child() {
     assert_eq!(kept.len(), 1 << TURNS);
 }
 
-/// Sends a request; nothing of the answer is read.
+/// Sends a request, and reads nothing of the answer.
 fn ask(addr: SocketAddr, path: &str) -> TcpStream {
     let mut stream = client::connect(addr);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -33,7 +33,7 @@ fn read(addr: SocketAddr, path: &str) -> Answer {
     client::ask(addr, "GET", path, "")
 }
 
-/// Bytes, from the system's account of the process.
+/// Returns bytes from `/proc/PID/status`.
 fn status(child: &Child, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
@@ -65,7 +65,7 @@ fn clients_that_do_not_read_do_not_fill_the_memory() {
             break addr.parse().unwrap();
         }
     };
-    // Once read, so that names, and what it takes to make one answer, are part of what there is before.
+    // One answer is read first, so that names and the memory for one answer are in the figures before.
     let whole = read(addr, LARGE);
     assert_eq!(whole.status, 200);
     let whole = whole.head.len() + whole.body.len();
@@ -95,7 +95,7 @@ fn clients_that_do_not_read_do_not_fill_the_memory() {
     assert!(peak - one < limit, "{one} bytes with one answer became {peak}");
     assert!(own_now.saturating_sub(own) < limit, "{own} bytes of heapgauge's own became {own_now}");
     assert!(refused > 0 && !unread.is_empty());
-    // Small answers are given meanwhile, and large ones when the others are gone.
+    // Small answers are served meanwhile, and large ones after the other clients are gone.
     assert_eq!(read(addr, "/debug/heap/summary.json").status, 200);
     drop(unread);
     let again = (0..100).any(|_| {

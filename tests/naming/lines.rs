@@ -1,10 +1,10 @@
-//! Real allocations are named by the program's line, whichever library they pass through.
+//! Tests that allocations are named by the program's line when they go through a library.
 
 use heapgauge::{DomainFilter, GroupBy, Snapshot, traceback_of};
 use std::collections::HashMap;
 use std::hint::black_box;
 
-/// Live bytes and blocks of a line of this file.
+/// Returns live bytes and blocks of a line of this file.
 fn at_line(line: u32) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| row.name() == format!("tests/naming/lines.rs:{line}"));
@@ -148,10 +148,10 @@ fn case_38_no_more_frames_than_the_limit() {
     let lines: Vec<u32> = traceback.frames().iter().map(|frame| frame.line).collect();
     assert_eq!(lines, [site, recursion, recursion, recursion, recursion]);
     assert_eq!(traceback.total_frames(), 6);
-    // Equal stacks are one trace, others traces of their own, though nothing of the difference is shown.
+    // Equal stacks are one trace; different ones stay apart, although the shown frames are equal.
     assert_eq!(traceback, traceback_of(&kept[3]).unwrap());
     assert_eq!(counts(), [3, 1]);
-    // Deeper than what is stored of a stack, depths do not differ any more.
+    // Stacks deeper than the stored part are equal.
     kept.clear();
     for depth in black_box(&[100, 101, 150][..]) {
         kept.push(deep(*depth));
@@ -225,7 +225,7 @@ fn case_42_what_heapgauge_holds_is_not_traced() {
         rows.push(snapshots[0].filter_traces(&[]).statistics(GroupBy::CumulativeLine));
     }
     let last = line!() - 2;
-    // Seen from the program, these would be the lines that allocated: heapgauge's own frames are no sites.
+    // These lines would be the sites, if heapgauge counted its own allocations.
     for line in last - 2..=last {
         assert_eq!(at_line(line), (0, 0));
     }

@@ -1,8 +1,7 @@
-//! Code that `dlopen` brings and `dlclose` takes away → exact counts, and stacks that go through it.
+//! Tests exact counts and complete stacks through code that `dlopen` loads and `dlclose` unloads.
 //!
-//! Two libraries of the same code with frames of different sizes take turns at the same address, so that
-//! whatever is remembered of the one is wrong for the other. The same once more in a process that cannot ask
-//! the loader, as with glibc before 2.35.
+//! Two libraries of the same code with frames of different sizes take turns at the same address, so that a cached rule of
+//! one is wrong for the other. The tests run again in a process that cannot ask the loader, as with glibc before 2.35.
 #![cfg(target_os = "linux")]
 
 use heapgauge::{GroupBy, Snapshot, traceback_of};
@@ -70,7 +69,7 @@ fn library(name: &str, frame: usize) -> PathBuf {
     library_of(SOURCE, name, frame)
 }
 
-/// The same with so many functions more, so that its rules lie farther from its code.
+/// Compiles a library with so many functions more, so that its rules are farther from its code.
 fn library_with(name: &str, frame: usize, functions: usize) -> PathBuf {
     let more: String = (0..functions)
         .map(|number| {
@@ -123,7 +122,7 @@ impl Loaded {
     /// Keeps `count` blocks more, allocated below the library's frames.
     #[inline(never)]
     fn fill(&self, kept: &mut Vec<Block>, count: usize) {
-        // SAFETY: `keep` gets the vector back, which nobody else uses meanwhile.
+        // SAFETY: `keep` gets the vector back, and no other code uses it meanwhile.
         unsafe { (self.enter)(keep, (&raw mut *kept).cast(), count) };
         black_box(());
     }
@@ -227,7 +226,7 @@ fn libraries_that_take_turns_at_one_address() {
     });
 }
 
-/// What was listed of the one is not there any more, or is something else, when the other runs.
+/// The listed module of one library is gone, or is another one, when the other library runs.
 #[test]
 fn libraries_of_other_sizes_take_turns() {
     own_process!();

@@ -1,7 +1,7 @@
-//! What each outlet costs: a table of microseconds and allocations for each series it exports.
+//! Measures the cost of each outlet: a table of microseconds and allocations a series.
 //!
-//! `cargo bench -p outlet-costs`. With `-- --write DIRECTORY` it writes what each outlet makes
-//! of one snapshot instead, for other people's parsers.
+//! `cargo bench -p outlet-costs`. With `-- --write DIRECTORY` it writes the output of each outlet for one snapshot instead,
+//! which `tests/e2e/outlets.py` parses.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -20,7 +20,7 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-/// Counts what the allocator under heapgauge is asked for, heapgauge's own included.
+/// Counts the requests to the allocator under heapgauge, heapgauge's own included.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -58,7 +58,7 @@ macro_rules! sites {
         $(
             #[inline(never)]
             fn $name(bytes: usize) -> Vec<u8> {
-                // Without it the compiler makes one function of those that do the same.
+                // Without it the compiler would merge the functions.
                 std::hint::black_box(stringify!($name));
                 Vec::with_capacity(bytes)
             }
@@ -74,7 +74,7 @@ sites! {
 /// A collection is reused for a second.
 const RENEWED: Duration = Duration::from_millis(1_050);
 
-/// A heap whose reports have the most sites there can be: 25 by bytes, 7 by growth, 8 that were there.
+/// Makes a heap whose reports have the maximum number of sites: 25 by bytes, 7 by growth, 8 of earlier reports.
 fn forty_sites() -> (Collector, Vec<Vec<u8>>) {
     let mut held: Vec<Vec<u8>> = SITES[..25].iter().map(|site| site(100_000)).collect();
     let collector = Collector::new();
@@ -87,7 +87,7 @@ fn forty_sites() -> (Collector, Vec<Vec<u8>>) {
     (collector, held)
 }
 
-/// A line is exported once it has its name.
+/// Waits until every line has its name and is exported.
 fn wait_for_sites(collector: &Collector, sites: usize) {
     let begun = Instant::now();
     while collector.collect().sites.len() < sites {
@@ -96,7 +96,7 @@ fn wait_for_sites(collector: &Collector, sites: usize) {
     }
 }
 
-/// Takes what it is given and keeps nothing.
+/// Discards its input.
 struct Discard;
 
 impl PushMetricExporter for Discard {
@@ -134,7 +134,7 @@ fn openmetrics(registry: &Registry) -> String {
     text
 }
 
-/// Median microseconds and allocations of what `act` does, without the collection: that is reused.
+/// Returns the median microseconds and allocations of `act`, without the collection, which is reused.
 fn cost(collector: &Collector, mut act: impl FnMut()) -> (f64, f64) {
     let mut micros = Vec::new();
     let mut allocations = Vec::new();
@@ -184,7 +184,7 @@ fn table(recorder: &PrometheusHandle) {
     );
 }
 
-/// Everything there is of one snapshot.
+/// Writes the output of every outlet for one snapshot.
 fn write(directory: &Path, recorder: &PrometheusHandle) -> Result<(), Box<dyn std::error::Error>> {
     let (collector, _held) = forty_sites();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

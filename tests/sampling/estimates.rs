@@ -1,4 +1,4 @@
-//! Blocks that are sampled → estimates of what a line holds, right on average and within their errors.
+//! Tests estimates of the size of a line from sampled blocks: right on average and within their errors.
 //!
 //! The samples are the same in every run: each test seeds the choice of its thread.
 
@@ -16,7 +16,7 @@ fn sample(interval: usize, seed: u64) {
     heapgauge::seed_samples(seed);
 }
 
-/// What a line holds by the newest snapshot.
+/// The estimate of a line in a new snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Held {
     bytes: f64,
@@ -34,12 +34,12 @@ fn at_line(line: u32) -> Held {
     })
 }
 
-/// Probability that a block of `size` bytes is sampled.
+/// Returns the probability that a block of `size` bytes is sampled.
 fn probability(size: usize, interval: usize) -> f64 {
     1.0 - (-(size as f64) / interval as f64).exp()
 }
 
-/// Standard error of the number of blocks when `count` of `size` bytes are sampled.
+/// Returns the standard error of the number of blocks when `count` of `size` bytes are sampled.
 fn error_of_blocks(count: usize, size: usize, interval: usize) -> f64 {
     let p = probability(size, interval);
     (count as f64 * (1.0 - p) / p).sqrt()
@@ -52,7 +52,7 @@ fn assert_within(found: f64, truth: f64, error: f64, what: &str) {
 /// Never touched: 32 MiB take no memory.
 type Untouched = Box<[MaybeUninit<u8>]>;
 
-/// One stack for all sizes.
+/// Allocates all sizes on one stack.
 #[inline(never)]
 fn mixed(size: usize) -> Untouched {
     black_box(Box::new_uninit_slice(black_box(size)))
@@ -77,14 +77,14 @@ fn case_48_small_and_large_blocks_of_one_stack() {
     }
     assert_eq!(blocks.iter().filter(|block| block.len() == 16).count(), SMALL);
     let truth = (16 * SMALL + (LARGE << 25)) as f64;
-    // The total is exact, but for what other threads of the test's process hold.
+    // The total is exact, but contains allocations of the harness.
     let total = heapgauge::traced_memory().current - before;
     assert!((total as f64 - truth).abs() < 1e6, "{total} for {truth}");
     let found = at_line(MIXED);
     let error = error_of_blocks(SMALL, 16, INTERVAL);
     assert_within(found.blocks, (SMALL + LARGE) as f64, error, "blocks");
     assert_within(found.bytes, truth, 16.0 * error, "bytes");
-    // The error it tells is the one it has, as far as the number of samples tells it.
+    // The exported error is the actual one, within the precision that the number of samples allows.
     let samples = (16 * SMALL) as f64 / INTERVAL as f64;
     assert_within(found.stderr / (16.0 * error), 1.0, 0.5 / samples.sqrt(), "stderr");
     drop(blocks);
@@ -164,7 +164,7 @@ fn case_51_old_blocks_keep_their_weight_when_the_interval_changes() {
         assert_within(found.blocks, truth, variance.sqrt(), "blocks");
         assert_within(found.bytes, 256.0 * truth, 256.0 * variance.sqrt(), "bytes");
     }
-    // Each weight is taken back as it was given, whatever the interval is now.
+    // Each free subtracts the weight of its block's allocation, independent of the interval now.
     heapgauge::set_sample_interval(1 << 20).unwrap();
     for blocks in kept {
         let before = at_line(CHANGING);
@@ -206,7 +206,7 @@ fn resized(capacity: usize) -> Vec<u8> {
 }
 const RESIZED: u32 = line!() - 3;
 
-/// Chance decides anew when a block is resized, in a paused thread too, where others keep what they have.
+/// A resize decides anew whether the block is sampled, in a paused thread too, where a recorded block keeps its stack.
 #[test]
 fn a_resized_block_is_sampled_by_its_new_size() {
     const INTERVAL: usize = 32 << 10;
@@ -233,12 +233,12 @@ fn a_resized_block_is_sampled_by_its_new_size() {
     assert_eq!(at_line(GROWN), Held::default());
 }
 
-/// Sites that hold some megabytes each and replace them all the time.
+/// Defines sites of some megabytes each, whose blocks are replaced all the time.
 macro_rules! noise {
     ($($name:ident $number:literal)*) => {
         $(#[inline(never)]
         fn $name(size: usize) -> Vec<u8> {
-            // The numbers keep the compiler from making one function of them.
+            // The numbers differ, or the compiler would merge the functions.
             vec![$number; black_box(size)]
         })*
         const NOISE: &[fn(usize) -> Vec<u8>] = &[$($name),*];
@@ -255,7 +255,7 @@ const LEAK: u32 = line!() - 2;
 #[test]
 fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
     const WINDOW: Duration = Duration::from_secs(2);
-    // Often at first, so that every line soon has its name.
+    // A small interval at first, so that every line soon has its name.
     own_process!();
     sample(4 << 10, 77);
     let mut pools: Vec<Vec<Vec<u8>>> = NOISE.iter().map(|_| Vec::new()).collect();
@@ -301,8 +301,8 @@ fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
             leaked.push(leak());
         }
         churn(&mut pools, 100);
-        // A collection is given out again for a second, and the last one is to be of the end: were it later, its
-        // window would be half of a time without a leak.
+        // A collection is reused for a second, and the last one must be of the end of the leak: half the window of a later
+        // one would be without a leak.
         if begun.elapsed() + Duration::from_millis(1_100) < 2 * WINDOW {
             collector.collect();
         }

@@ -1,5 +1,5 @@
-//! Threads that allocate, free, resize and give blocks away, while the interval is changed → totals that are
-//! exact and sites that end at nothing.
+//! Tests that totals stay exact and sites end at zero, while the interval changes and threads allocate, free, resize and
+//! exchange blocks.
 
 use crate::random::Random;
 use heapgauge::{Collector, GroupBy, Snapshot};
@@ -16,7 +16,7 @@ fn make(size: usize) -> Vec<u8> {
     Vec::with_capacity(black_box(size))
 }
 
-/// A block no larger than 16 KiB, and now and then one of up to 1 MiB.
+/// Returns a size of at most 16 KiB, rarely of up to 1 MiB.
 fn size(random: u64) -> usize {
     if random.is_multiple_of(500) {
         1 + (random >> 20) as usize % (1 << 20)
@@ -25,7 +25,7 @@ fn size(random: u64) -> usize {
     }
 }
 
-/// Works until told to end; gives every seventh block to the next thread, which frees it.
+/// Works until `end`; gives every seventh block to the next thread, which frees it.
 fn work(
     seed: u64,
     end: &AtomicBool,
@@ -49,7 +49,7 @@ fn work(
             match random % 11 {
                 0 => block.reserve_exact(size(random >> 3)),
                 1 => *block = Vec::new(),
-                // One that is made while paused would be untracked.
+                // A block made while paused would be untracked.
                 2 if block.capacity() > 0 => {
                     let _paused = heapgauge::pause();
                     block.reserve_exact(size(random >> 5));
@@ -66,7 +66,7 @@ fn work(
     kept
 }
 
-/// Live bytes and blocks by line of this file.
+/// Returns live bytes, blocks and standard error by line of this file.
 fn lines() -> Vec<(String, u64, u64, u64)> {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let ours = rows.into_iter().filter(|row| row.name().starts_with(FILE));
@@ -79,7 +79,7 @@ fn case_51_switching_under_load() {
     heapgauge::set_sample_interval(64 << 10).unwrap();
     heapgauge::seed_samples(51);
     let collector = Collector::new();
-    // Of blocks from before, such as the test harness's own.
+    // Sites of earlier blocks, such as the test harness's own.
     let earlier = lines();
     collector.collect();
     let intervals = [0, 64 << 10, 4 << 10, 512 << 10, 0, 1 << 20, 100, 16 << 10];
@@ -116,7 +116,7 @@ fn case_51_switching_under_load() {
     end.store(true, Ordering::Relaxed);
     let kept: Vec<Vec<Vec<u8>>> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
 
-    // At rest: what is held is what is counted, to the byte.
+    // With all threads ended, the counted bytes are exact.
     heapgauge::set_sample_interval(0).unwrap();
     let held = |kept: &[Vec<Vec<u8>>]| -> u64 {
         let blocks: usize = kept.iter().flatten().map(Vec::capacity).sum();

@@ -1,4 +1,4 @@
-//! Sampled blocks: estimates, and changes of the interval. Each test has a process of its own.
+//! Tests sampling: estimates, and changes of the interval. Each test has a process of its own.
 
 #[macro_use]
 #[path = "../support/process.rs"]

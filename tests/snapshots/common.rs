@@ -1,10 +1,10 @@
-//! Snapshots written by hand, as files in a directory of their own.
+//! Writes snapshots by hand, as files in a temporary directory.
 
 use heapgauge::{GroupBy, Snapshot, Statistic, StatisticDiff};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Removed when dropped.
+/// A temporary directory, removed when dropped.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -52,7 +52,7 @@ pub const S2: &[Block<'static>] = &[
     (4, 400, &["c.rs:578"], 1),
 ];
 
-/// The file's text for these blocks, each a trace of its own.
+/// Writes a snapshot file with one trace a block.
 pub fn json(blocks: &[Block<'_>]) -> serde_json::Value {
     let traces: Vec<serde_json::Value> = blocks
         .iter()
@@ -86,7 +86,7 @@ pub fn load(text: &str) -> Result<Snapshot, heapgauge::Error> {
     Snapshot::load(path)
 }
 
-/// `a.rs:5 5002/2`; a traceback as `[a.rs:5,b.rs:4]`.
+/// Formats rows as `a.rs:5 5002/2`; a traceback as `[a.rs:5,b.rs:4]`.
 pub fn rows(statistics: &[Statistic], group_by: GroupBy) -> Vec<String> {
     statistics
         .iter()
@@ -94,7 +94,7 @@ pub fn rows(statistics: &[Statistic], group_by: GroupBy) -> Vec<String> {
         .collect()
 }
 
-/// `a.rs:5 5002(+5000) 2(+1)`.
+/// Formats rows as `a.rs:5 5002(+5000) 2(+1)`.
 pub fn diff_rows(rows: &[StatisticDiff], group_by: GroupBy) -> Vec<String> {
     rows.iter()
         .map(|row| {

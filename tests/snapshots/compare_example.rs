@@ -1,10 +1,10 @@
-//! `examples/compare` as a user calls it; `tests/e2e/tracemalloc_parity.py` compares its rows with CPython's.
+//! Tests the command line of `examples/compare`; `tests/e2e/tracemalloc_parity.py` compares its rows with CPython's.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-/// Built when it is first needed: `cargo test --test …` alone builds no examples.
+/// Runs the example, and builds it first: `cargo test --test …` builds no examples.
 fn compare(arguments: &[&str]) -> Output {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let example = BUILT.get_or_init(|| {
@@ -14,7 +14,7 @@ fn compare(arguments: &[&str]) -> Output {
             cargo.arg("--release");
         }
         assert!(cargo.status().unwrap().success());
-        // This test lies in target/<profile>/deps.
+        // This test is in target/<profile>/deps.
         let test = std::env::current_exe().unwrap();
         test.parent().unwrap().with_file_name("examples").join("compare")
     });
@@ -93,7 +93,7 @@ fn rows_and_errors() {
             "{problem:?}"
         );
     }
-    // What is not a snapshot is named with the place where that shows.
+    // An invalid file is named with the place of the error.
     let cut = directory.join("cut.json");
     std::fs::write(&cut, &std::fs::read(&old).unwrap()[..100]).unwrap();
     let cut = cut.to_str().unwrap();
@@ -104,7 +104,7 @@ fn rows_and_errors() {
         );
         assert_eq!(problem.lines().count(), 1, "{problem}");
     }
-    // More rows than there are, options behind or before the files, the last of two.
+    // More rows than exist; options before and after the files; the last of two options wins.
     assert_eq!(
         printed(&["--top", "9", "--top=99", &old, "--group-by", "file", "--group-by=line"]).lines().count(),
         2

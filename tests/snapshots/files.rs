@@ -1,4 +1,4 @@
-//! Snapshot files: the form, the way there and back, and every way to be wrong.
+//! Tests snapshot files: their format, saving and loading, and invalid files.
 
 use super::common::{Directory, S1, json, load, snapshot};
 use heapgauge::{GroupBy, Snapshot};
@@ -57,7 +57,7 @@ fn estimates_keep_their_errors_in_a_file() {
     let rows = snapshot.statistics(GroupBy::Line);
     let errors: Vec<_> = rows.iter().map(|row| (row.name().into_owned(), row.size, row.stderr)).collect();
     assert_eq!(errors, [("a.rs:2".to_owned(), 1_048_583, 500), ("b.rs:4".to_owned(), 30, 0)]);
-    // Printed, the error stands behind its figure; exact ones have none.
+    // The printed error follows its figure; exact figures have none.
     let printed: Vec<String> = rows.iter().map(ToString::to_string).collect();
     assert_eq!(printed[0], "a.rs:2: size=1024 KiB ± 500 B, count=10, average=102 KiB");
     assert_eq!(printed[1], "b.rs:4: size=30 B, count=3, average=10 B");
@@ -109,7 +109,7 @@ fn saving_replaces_whole_files_and_leaves_nothing_else() {
     assert_eq!(Snapshot::load(&long).unwrap(), snapshot(S1));
 }
 
-/// In a container every process has the same id, so what one left when it was killed is in the way of the next.
+/// Processes in containers have the same id, so the next process may find the temporary file of a killed one.
 #[test]
 fn what_others_left_behind_is_neither_in_the_way_nor_touched() {
     let directory = Directory::new();
@@ -149,7 +149,7 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// What `save` wrote is read by a shorter way than what others wrote, until there is something wrong with it.
+/// Files that `save` wrote are read by a faster parser than others, unless they are invalid.
 #[test]
 fn a_saved_file_that_was_broken_is_an_error_like_any() {
     let directory = Directory::new();
@@ -262,7 +262,7 @@ fn not_json_or_not_only_json() {
     assert!(error(&deep).starts_with("not a snapshot: invalid type: sequence"));
 }
 
-/// A trace of that many frames, all of which differ.
+/// Makes a trace of that many different frames.
 fn with_frames(count: usize) -> String {
     let frames: Vec<String> =
         (0..count).map(|line| format!(r#"{{"function":null,"file":"a.rs","line":{line}}}"#)).collect();
@@ -291,7 +291,7 @@ fn as_many_frames_as_tracemalloc_stores_and_no_more() {
 #[test]
 fn numbers_that_fit_nowhere_are_named() {
     let with = |name: &str, number: &str| {
-        // As text: what is asked for here is beyond what a JSON library would write.
+        // As text: a JSON library would not write these values.
         let trace = [("domain", "0"), ("size", "1"), ("count", "1"), ("total_frames", "1")];
         let trace =
             trace.map(|(key, value)| format!(r#""{key}":{}"#, if key == name { number } else { value }));
@@ -331,7 +331,7 @@ fn numbers_that_fit_nowhere_are_named() {
     for number in ["NaN", "Infinity", "-Infinity", "1e999"] {
         assert!(error(&with("taken_at", number)).starts_with("not JSON: "), "{number}");
     }
-    // Any moment that can be told is one, and comes back as it was.
+    // Every representable time is valid, and is loaded unchanged.
     for (number, seconds) in [("0", 0), ("-0.0", 0), ("1e10", 10_000_000_000)] {
         assert_eq!(
             load(&with("taken_at", number)).unwrap().taken_at(),
@@ -366,7 +366,7 @@ fn what_is_given_twice_or_not_at_all_is_named() {
         error(&json.to_string())
     };
     for what in ["domain", "size", "count", "total_frames", "frames", "file", "line"] {
-        // Without frames there is none to take anything from.
+        // Without frames there is nothing to remove.
         if what != "frames" {
             assert!(
                 without(what).starts_with(&format!("not a snapshot: missing field `{what}` at ")),
@@ -405,7 +405,7 @@ fn members_nobody_knows_and_equal_traces_are_no_problem() {
     more["traces"][0]["weight"] = 3.into();
     more["traces"][0]["frames"][0]["column"] = serde_json::json!([1, {"file": 3}]);
     assert_eq!(load(&more.to_string()).unwrap(), snapshot(S1));
-    // Three equal traces stay three, and a text may be written in any way JSON knows.
+    // Three equal traces stay three, and strings may have any escapes of JSON.
     assert_eq!(snapshot(S1).traces().len(), 6);
     let escaped = json(S1).to_string().replace("a.rs", "\\u0061.rs").replace("domain", "d\\u006fmain");
     assert_ne!(escaped, json(S1).to_string());
@@ -428,7 +428,7 @@ fn an_error_is_short_whatever_is_in_the_file() {
     assert!(error.contains("Is a directory"), "{error}");
 }
 
-/// A pipe, as of `compare <(zcat old.json.gz)`.
+/// Reads from a pipe, as in `compare <(zcat old.json.gz)`.
 #[cfg(unix)]
 #[test]
 fn what_cannot_tell_its_length_is_read_all_the_same() {
@@ -446,7 +446,7 @@ fn what_cannot_tell_its_length_is_read_all_the_same() {
                 move || Snapshot::load(path)
             }),
         );
-        // Whoever reads may have enough before it is all written.
+        // The reader may stop before all is written.
         let _ = std::fs::write(to, text);
         loaded.join().unwrap()
     };

@@ -1,9 +1,9 @@
-//! Filters on the dataset S1: the acceptance cases C, with what CPython's `tracemalloc` keeps.
+//! Tests filters on the dataset S1 against the results of CPython's `tracemalloc`: the acceptance cases C.
 
 use super::common::{S1, snapshot};
 use heapgauge::{DomainFilter, Filter};
 
-/// The sizes of the blocks that stay, in their order.
+/// Returns the sizes of the remaining blocks, in their order.
 fn kept(filters: &[Filter]) -> Vec<u64> {
     snapshot(S1).filter_traces(filters).traces().iter().map(|trace| trace.size).collect()
 }

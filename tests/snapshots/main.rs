@@ -1,4 +1,4 @@
-//! Snapshots as values and files: the acceptance cases A to C and F that need no allocator.
+//! Tests snapshots as values and files: the acceptance cases A to C and F, without an allocator.
 
 mod common;
 mod compare_example;

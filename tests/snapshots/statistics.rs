@@ -1,5 +1,5 @@
-//! Grouping, order, comparison and formatting: the acceptance cases A, B and 55, with the numbers that CPython's
-//! own `tracemalloc` computed.
+//! Tests grouping, order, comparison and formatting against numbers of CPython's own `tracemalloc`: the acceptance cases A, B
+//! and 55.
 
 use super::common::{Block, Directory, S1, S2, diff_rows, load, rows, snapshot};
 use heapgauge::{GroupBy, Order, Snapshot, Totals, top};

@@ -1,10 +1,10 @@
-//! Random operations on four threads, against a plain map of what is live: equal to the byte whenever it is quiet. The
-//! peak is compared with that of plain sums: off by 64 KiB a thread at most.
+//! Compares random operations on four threads with a map of the live blocks: equal to the byte while no thread works. The
+//! peak differs from that of plain sums by at most 64 KiB a thread.
 //!
 //! In every other round threads take turns, so that the plain sums know each heap there was. In the last four of sixteen
 //! rounds blocks are sampled; then totals and the peak are compared, and no rows.
 //!
-//! `DIFFERENTIAL_OPERATIONS` and `DIFFERENTIAL_SEED` say how many and which. What was run is in `tests/README.md`.
+//! `DIFFERENTIAL_OPERATIONS` is their number and `DIFFERENTIAL_SEED` their seed; `tests/README.md` has results.
 
 use crate::random::Random;
 use crate::{ALLOC, on_path, say, trap};
@@ -22,11 +22,11 @@ use std::time::Instant;
 
 const THREADS: usize = 4;
 
-/// The rounds of sixteen in which blocks are sampled, and how often.
+/// The rounds of sixteen in which blocks are sampled, with their intervals.
 const SAMPLED: std::ops::Range<usize> = 12..16;
 const INTERVALS: [usize; 4] = [4 << 10, 512 << 10, 1 << 30, 100];
 
-/// A site of each kind. The string makes a function unlike all others, or the optimizer folds them into one.
+/// Defines a site of each kind. The string differs in each function, or the optimizer would merge them.
 macro_rules! sites {
     ($($module:ident)*) => {
         mod sites {
@@ -98,7 +98,7 @@ impl RandomLayout for Random {
     }
 }
 
-/// Which function a live block is to be found at; none where it is not traced.
+/// The function that a live block is counted at; `None` if it is not tracked.
 type Place = Option<(usize, &'static str)>;
 
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ struct Held {
 }
 
 impl Held {
-    /// What it counts in the live bytes.
+    /// Returns its size in the live bytes.
     fn traced(self) -> i64 {
         if self.place.is_some() { self.layout.size() as i64 } else { 0 }
     }
@@ -139,7 +139,7 @@ impl Sums {
         }
     }
 
-    /// Runs what changes the live bytes by so many. With turns, no other thread changes them meanwhile.
+    /// Runs an operation that changes the live bytes by so many. With turns, no other thread changes them meanwhile.
     fn around<T>(&self, change: i64, has_turns: bool, act: impl FnOnce() -> T) -> T {
         let _turn = has_turns.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let raise = |sum: &AtomicI64, peak: &AtomicI64| {
@@ -157,7 +157,7 @@ impl Sums {
         done
     }
 
-    /// Compares with what heapgauge says, in a round of a seed. Nothing changes meanwhile.
+    /// Compares with heapgauge's totals, while nothing changes.
     fn compare(&self, what: (usize, usize)) -> u64 {
         let heapgauge::TracedMemory { current, peak } = heapgauge::traced_memory();
         let load = |sum: &AtomicI64| sum.load(Ordering::SeqCst);
@@ -172,14 +172,14 @@ impl Sums {
     }
 }
 
-/// What the peak may be off by: 64 KiB for each thread that allocates, and for the two of the harness.
+/// Allowed error of the peak: 64 KiB for each thread that allocates, and for the two of the harness.
 const UNPUBLISHED: i64 = (THREADS as i64 + 2) * (64 << 10);
 
 /// A thread's share of the model.
 #[derive(Default)]
 struct Model {
     live: HashMap<usize, Held>,
-    /// The same addresses, to choose from.
+    /// The addresses of the live blocks, to choose from.
     order: Vec<usize>,
 }
 
@@ -201,7 +201,7 @@ impl Model {
     }
 }
 
-/// The first and the last bytes of a block say where it was when they were written.
+/// Writes the address of a block into its first and last bytes.
 const ENDS: usize = 24;
 
 fn ends(size: usize) -> impl Iterator<Item = usize> {
@@ -219,7 +219,7 @@ fn fill(block: *mut u8, size: usize) {
     }
 }
 
-/// Whether the bytes up to `size` are as they were filled in when the block of `filled` bytes was at `home`.
+/// Returns whether the bytes up to `size` are those that `fill` wrote into a block of `filled` bytes at `home`.
 fn check(block: *mut u8, home: usize, filled: usize, size: usize) {
     for at in ends(filled).filter(|at| *at < size) {
         // SAFETY: below the block's size.
@@ -228,7 +228,7 @@ fn check(block: *mut u8, home: usize, filled: usize, size: usize) {
     }
 }
 
-/// What a thread does in a round. It takes over the model of an earlier one, and ends.
+/// Runs a thread's part of a round, with the model of an earlier thread.
 fn work(
     mut model: Model,
     mut random: Random,
@@ -247,7 +247,7 @@ fn work(
         }
         let site = random.below(SITES.len());
         let (path, depth) = (random.next() as usize, random.below(8));
-        // As many as there are, up to some hundreds, which come and go.
+        // Up to some hundreds of live blocks.
         match random.below(100) {
             0..44 if model.order.len() < 600 => {
                 let layout = Layout::from_size_align(random.size(), random.align()).unwrap();
@@ -277,7 +277,7 @@ fn work(
                 let (home, before, size) = (block.addr(), held.layout.size(), random.size());
                 let resize = SITES[site].resize;
                 let layout = Layout::from_size_align(size, held.layout.align()).unwrap();
-                // A silenced thread leaves a block where it is.
+                // A paused thread leaves a block at its line.
                 let place = if silence.is_some() { held.place } else { Some((site, "resize")) };
                 let now = Held { layout, place };
                 let block = SUMS.around(now.traced() - held.traced(), has_turns, || {
@@ -304,7 +304,7 @@ fn work(
     model
 }
 
-/// What is live by function, according to the models.
+/// Returns live bytes and blocks by function, according to the models.
 fn expected(models: &[Model]) -> BTreeMap<String, (u64, u64)> {
     let mut expected = BTreeMap::new();
     for held in models.iter().flat_map(|model| model.live.values()) {
@@ -317,7 +317,7 @@ fn expected(models: &[Model]) -> BTreeMap<String, (u64, u64)> {
     expected
 }
 
-/// The same, according to heapgauge, and that its parts add up.
+/// Returns live bytes and blocks by function, according to heapgauge. Checks that its parts add up.
 fn found() -> BTreeMap<String, (u64, u64)> {
     let snapshot = Snapshot::take().unwrap();
     let current = heapgauge::traced_memory().current;
@@ -342,7 +342,7 @@ fn case_40_random_operations_against_a_map() {
             number("DIFFERENTIAL_OPERATIONS", if cfg!(debug_assertions) { 400_000 } else { 2_000_000 });
         let seed = number("DIFFERENTIAL_SEED", 1);
         let rounds = (operations / 100_000).max(SAMPLED.end);
-        // Each `clear` leaves the tables of the ids before it behind, and there are many here.
+        // Each `clear` keeps the tables of earlier ids, and there are many here.
         let collector = Collector::builder().max_overhead(16 << 30).build().unwrap();
         let begun = Instant::now();
         let mut random = Random(seed as u64);
@@ -352,8 +352,8 @@ fn case_40_random_operations_against_a_map() {
             let interval = SAMPLED.contains(&(round % 16)).then(|| INTERVALS[round % 4]);
             heapgauge::set_sample_interval(interval.unwrap_or(0)).unwrap();
             let (posts, boxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel(1_000)).unzip();
-            // Where all threads meet: when all is there that a round needs; when they may begin; when they have ended
-            // their work; and when that has been compared.
+            // All threads meet when the round is prepared, when they may begin, when their work is done, and when it has
+            // been compared.
             let meeting = Arc::new(Barrier::new(THREADS + 1));
             let workers: Vec<_> = models
                 .drain(..)
@@ -379,7 +379,7 @@ fn case_40_random_operations_against_a_map() {
             meeting.wait();
             off = off.max(SUMS.compare((seed, round)));
             meeting.wait();
-            // All ends first: whoever is still at work may post something.
+            // All threads end first: a working one may still post something.
             let join = |worker: JoinHandle<_>| {
                 worker.join().unwrap_or_else(|_| panic!("seed {seed}, round {round}"))
             };
@@ -404,7 +404,7 @@ fn case_40_random_operations_against_a_map() {
                 }
                 _ => continue,
             }
-            // What is live is not traced any more.
+            // Live blocks are not tracked any more.
             models.iter_mut().flat_map(|model| model.live.values_mut()).for_each(|held| held.place = None);
         }
         heapgauge::set_sample_interval(0).unwrap();

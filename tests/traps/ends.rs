@@ -1,4 +1,4 @@
-//! Allocations where others have already packed up: destructors of threads and of the process, panics.
+//! Allocates where a thread or the process ends, and in panics.
 
 use crate::{done, nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
@@ -12,7 +12,7 @@ use std::thread;
 
 type Block = Box<[u64; 10]>;
 
-/// What is kept by code that has nobody to return it to.
+/// Keeps blocks of code that cannot return them.
 static LEFT: Mutex<Vec<Block>> = Mutex::new(Vec::new());
 
 fn leave(block: Block) {
@@ -35,14 +35,14 @@ fn late() -> Block {
 }
 const LATE: &str = "traps::ends::late";
 
-/// Frees a block of the thread's life and leaves one of its end, and lets another local do the same.
+/// A local whose destructor frees a block of the thread's life, keeps a new one, and lets another local do the same.
 struct Parting(RefCell<Vec<Block>>);
 
 impl Drop for Parting {
     fn drop(&mut self) {
         self.0.borrow_mut().clear();
         leave(late());
-        // Made now, if it was not: a destructor registered while destructors run.
+        // This may register a destructor while destructors run.
         let _ = SECOND.try_with(|second| second.0.borrow_mut().push(early()));
     }
 }
@@ -70,7 +70,7 @@ fn thread_local_destructors() {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
         }
         let left = take_left();
-        // Each of the two locals of a thread leaves one; a second one destroyed before the first does not come back.
+        // Each of the two locals of a thread keeps one block; a destroyed local is not made again.
         assert!((THREADS..=THREADS * 2).contains(&left.len()), "{}", left.len());
         let blocks = left.len() as u64;
         assert_eq!(of_function(LATE), (80 * blocks, blocks));
@@ -85,7 +85,7 @@ fn thread_local_destructors() {
 static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 static KEY: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets itself again until the C library gives up.
+/// A key destructor that sets its key again until the C library gives up.
 extern "C" fn again(value: *mut libc::c_void) {
     ROUNDS.fetch_add(1, Ordering::Relaxed);
     leave(late());
@@ -94,8 +94,8 @@ extern "C" fn again(value: *mut libc::c_void) {
     unsafe { libc::pthread_setspecific(KEY.load(Ordering::Relaxed) as libc::pthread_key_t, value) };
 }
 
-/// The tracker parts with a thread in the last of four rounds of destructors. What others allocate after it in that
-/// round has no thread any more: the bytes are booked, the place is not known.
+/// The tracker releases a thread in the last of four rounds of destructors. Later allocations of that round have no thread
+/// state: their bytes are counted, their stacks are not known.
 #[test]
 fn every_round_of_key_destructors() {
     trap("ends::every_round_of_key_destructors", || {
@@ -116,8 +116,8 @@ fn every_round_of_key_destructors() {
         let rounds = ROUNDS.load(Ordering::Relaxed);
         assert_eq!(rounds, THREADS * 4);
         let report = Collector::new().collect();
-        // One kept and one freed at once in each round after the tracker has parted with the thread: the last one, with
-        // a sanitizer the one before it too.
+        // One kept and one freed at once in each round after the tracker has released the thread: the last one, with a
+        // sanitizer the one before it too.
         let lost = THREADS as u64 * if cfg!(heapgauge_sanitized) { 2 } else { 1 };
         assert_eq!(report.dropped.threads, 2 * lost);
         let known = THREADS as u64 * 4 - lost;
@@ -126,21 +126,21 @@ fn every_round_of_key_destructors() {
         assert_eq!(of_function(EARLY), (0, 0));
         drop(take_left());
         assert_eq!((of_function(LATE), of_function("[unrecorded]")), ((0, 0), (0, 0)));
-        // What the threads themselves and the harness hold is all there was before.
+        // The blocks of the threads and the harness existed before.
         let grown = heapgauge::traced_memory().current.saturating_sub(before);
         assert!(grown < 4096, "{grown}");
         say(format_args!("{rounds} rounds of destructors"));
     });
 }
 
-/// The last thing of the process, after `main`.
+/// Runs after `main`, at the exit of the process.
 extern "C" fn at_exit() {
     let outcome = catch_unwind(|| {
         let kept: Vec<Block> = (0..100).map(|_| late()).collect();
         assert_eq!(of_function(LATE), (80 * 100, 100));
         drop(kept);
         assert_eq!(of_function(LATE), (0, 0));
-        // A thread that is made now comes to its end, too.
+        // A thread started now ends, too.
         thread::spawn(|| leave(late())).join().unwrap();
         assert_eq!(of_function(LATE), (80, 1));
         assert_eq!(of_function(EARLY), (80 * 7, 7));
@@ -217,7 +217,7 @@ impl Drop for Unwound {
         self.0 = None;
         leave(late());
         if self.1 > 0 {
-            // A panic within the unwinding of another, that ends here.
+            // A panic inside the unwinding of another, caught here.
             let nested = self.1 - 1;
             let caught = catch_unwind(AssertUnwindSafe(|| unwind(nested)));
             assert!(caught.is_err());

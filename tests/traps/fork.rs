@@ -1,4 +1,4 @@
-//! A process that forks while its threads are in the middle of everything.
+//! Forks while threads allocate, free, exit and take snapshots.
 
 use crate::{nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
@@ -21,8 +21,8 @@ const LEAF_OF_CHILD: &str = "traps::fork::leaf_of_child";
 
 const DEPTH: usize = 14;
 
-/// New stacks on this thread, and on others that take over what the parent's threads left behind. The status says
-/// what went wrong.
+/// Allocates on new stacks on this thread and on others, which adopt states of the parent's threads. Returns the number of the
+/// failed check.
 fn child(round: usize) -> i32 {
     // A child that hangs ends by the signal.
     // SAFETY: no handler is involved.
@@ -65,7 +65,7 @@ fn case_43_children_that_allocate_on_new_stacks() {
                 scope.spawn(move || {
                     let mut path = number << 10;
                     while !over.load(Ordering::Relaxed) {
-                        // Threads that come and go make, leave and take over states.
+                        // Short threads create, release and adopt states.
                         let begin = path;
                         let blocks = thread::spawn(move || {
                             let blocks =

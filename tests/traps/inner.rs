@@ -1,15 +1,14 @@
-//! The allocator inside the tracked one: the system's, but it can be told to refuse, it can do without any lock,
-//! and it ends the process when a block does not come back as it went out.
+//! Provides the inner allocator of the traps: the system's, which can refuse requests or work without a lock, and which ends
+//! the process when a block is freed with another layout or was written past its end.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-/// See the module.
+/// The inner allocator, see the module.
 pub struct Inner;
 
-/// What stands behind every block: what was asked for, so that another layout at the free, and any byte written
-/// behind the block, is noticed.
+/// The words behind every block: its layout, to detect another layout at the free and any byte written behind the block.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seal {
     size: usize,
@@ -21,7 +20,7 @@ thread_local! {
     static REFUSED: [Cell<usize>; 3] = const { [const { Cell::new(0) }; 3] };
 }
 
-/// While it lives, requests of its thread whose size lies within are refused; sizes count the tracker's tag.
+/// Refuses requests of its thread whose size is in a range, until it is dropped; sizes include the tracker's tag.
 pub struct Refuse;
 
 impl Refuse {
@@ -50,14 +49,14 @@ fn is_refused(size: usize) -> bool {
     REFUSED.try_with(check).unwrap_or(false)
 }
 
-/// Where blocks are taken from one after the other and never given back: no lock, no system call, so that it may be
-/// asked in a signal handler. Null before [`no_locks`].
+/// An arena of blocks that are never freed: no lock and no system call, so that signal handlers may use it. Null before
+/// [`no_locks`].
 static ARENA: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 static SERVING: AtomicBool = AtomicBool::new(false);
 static USED: AtomicUsize = AtomicUsize::new(0);
 const ARENA_SIZE: usize = 4 << 30;
 
-/// While it lives, blocks come from the arena.
+/// Takes blocks from the arena, until it is dropped.
 pub struct NoLocks;
 
 impl Drop for NoLocks {
@@ -66,7 +65,7 @@ impl Drop for NoLocks {
     }
 }
 
-/// From now on blocks come from the arena. Once a process.
+/// Takes all blocks from the arena from now on. Once a process.
 pub fn no_locks() -> NoLocks {
     // SAFETY: a fresh mapping.
     let arena = unsafe {
@@ -103,14 +102,14 @@ fn from_arena(arena: *mut u8, layout: Layout) -> *mut u8 {
             return std::ptr::null_mut();
         }
         match USED.compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed) {
-            // The arena begins at a page, so larger alignments than that are not for it.
+            // The arena begins at a page, so it has no larger alignments.
             Ok(_) => return arena.wrapping_add(from),
             Err(now) => used = now,
         }
     }
 }
 
-/// With room for the seal; `None` where that would be too large.
+/// Returns the layout with room for the seal; `None` if that is too large.
 fn sealed(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(layout.size().checked_add(size_of::<Seal>())?, layout.align()).ok()
 }

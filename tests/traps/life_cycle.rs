@@ -1,4 +1,4 @@
-//! Start, stop, clear, reset and pause from several threads while others allocate, free and read.
+//! Starts, stops, clears, resets and pauses from several threads while others allocate, free and read.
 
 use crate::{nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
@@ -15,14 +15,14 @@ fn keep(number: usize) -> Block {
 }
 const KEEP: &str = "traps::life_cycle::keep";
 
-/// One of two hundred stacks.
+/// Allocates on one of two hundred stacks.
 #[inline(never)]
 fn deeper(number: usize, depth: usize) -> Block {
     let block = if depth == 0 { keep(number) } else { deeper(number, depth - 1) };
     black_box(block)
 }
 
-/// More than workers and harness can ever hold at once: a number that has wrapped around is far above.
+/// More than workers and harness can hold at once: a negative number that wrapped around is far above.
 const MOST: u64 = 64 << 20;
 
 #[test]
@@ -68,7 +68,7 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
                     || {
                         static TIMES: AtomicUsize = AtomicUsize::new(0);
                         heapgauge::stop();
-                        // The stacks are deeper than any of these shows.
+                        // The stacks are deeper than each of these limits.
                         heapgauge::start(1 + TIMES.fetch_add(7, Ordering::Relaxed) % 64).unwrap();
                     },
                     3,
@@ -104,7 +104,7 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
             over.store(true, Ordering::Relaxed);
         });
         heapgauge::start(20).unwrap();
-        // Everything the workers made is gone, whatever was cleared in between.
+        // All blocks of the workers are freed, with or without a clear in between.
         assert_eq!(of_function(KEEP), (0, 0));
         let kept: Vec<_> = (0..300).map(|number| deeper(number, number % 200)).collect();
         assert_eq!(of_function(KEEP), (64 * 300, 300));

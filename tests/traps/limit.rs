@@ -1,4 +1,4 @@
-//! The limit of heapgauge's own memory: for everything together, in every mix of threads.
+//! Tests the limit of heapgauge's own memory, for all of its parts together and any number of threads.
 
 use crate::{of_function, on_path, say, trap};
 use heapgauge::{Collector, Report};
@@ -12,11 +12,11 @@ type Block = Box<[u64; 3]>;
 fn leaf(number: usize) -> Block {
     black_box(Box::new([number as u64; 3]))
 }
-/// Of the call that allocates.
+/// The line of the allocating call.
 const LEAF_LINE: u32 = line!() - 3;
 const LEAF: &str = "traps::limit::leaf";
 
-/// What the system says that the process holds of private memory, bytes: heapgauge's own figures are not asked.
+/// Returns the private memory of the process in bytes, from the system: heapgauge's own figures are not used.
 fn private_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
@@ -24,24 +24,24 @@ fn private_bytes() -> u64 {
     kilobytes << 10
 }
 
-/// A report with every name that there is.
+/// Collects until every site has its name.
 fn named(collector: &Collector) -> Arc<Report> {
     loop {
         let report = collector.collect();
         if report.unnamed.pending == 0 {
             return report;
         }
-        // A younger one is given out again.
+        // A younger collection would be reused.
         std::thread::sleep(Duration::from_millis(1_001));
     }
 }
 
-/// With room for whatever names and answers take.
+/// Memory for names and answers.
 fn without_limit() -> Arc<Report> {
     named(&Collector::builder().max_overhead(4 << 30).build().unwrap())
 }
 
-/// Each thread had counters of its own for each stack, and they were not asked whether there was room.
+/// Counters of each thread for each stack were once made without regard for the limit.
 #[test]
 fn many_threads_on_many_stacks() {
     trap("limit::many_threads_on_many_stacks", || {
@@ -51,14 +51,14 @@ fn many_threads_on_many_stacks() {
         const STEP: usize = 16;
         const LIMIT: u64 = 20 << 20;
         let _collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
-        // Short stacks, so that there is room for them all.
+        // Short stacks, so that all fit.
         heapgauge::stop();
         heapgauge::start(1).unwrap();
         let paths = |step: usize| -> Vec<Block> {
             let each = |path| on_path(path, DEPTH, &mut || leaf(path));
             (0..1 << DEPTH).step_by(step).map(each).collect()
         };
-        // All stacks are met once before.
+        // All stacks are recorded once before.
         let mut kept = std::thread::spawn(move || paths(1)).join().unwrap();
         let (before, own_before) = (private_bytes(), heapgauge::tracker_memory());
         let barrier = Arc::new(Barrier::new(THREADS));
@@ -68,7 +68,7 @@ fn many_threads_on_many_stacks() {
                 std::thread::spawn(move || {
                     barrier.wait();
                     let blocks = paths(STEP);
-                    // No state is handed on before every thread has filled its own.
+                    // No thread adopts a state before every thread has filled its own.
                     barrier.wait();
                     blocks
                 })
@@ -79,23 +79,23 @@ fn many_threads_on_many_stacks() {
         }
         let (own, grown) = (heapgauge::tracker_memory(), private_bytes().saturating_sub(before));
         assert!(own <= LIMIT, "{own} bytes of {LIMIT}, {own_before} before");
-        // The program's own: blocks, the lists of them and their copies, and what is touched of the threads' stacks.
+        // Memory of the program: blocks, their lists and copies, and the touched pages of the threads' stacks.
         let blocks = (kept.len() * (64 + 3 * size_of::<Block>()) + THREADS * (256 << 10)) as u64;
         assert!(grown <= LIMIT + blocks, "{grown} bytes more, {blocks} are the program's");
 
-        // Booked at the counters that threads share: exact, and nothing dropped.
+        // Counted by the shared counters: exact, and nothing dropped.
         let (blocks, report) = (kept.len() as u64, without_limit());
         assert_eq!(blocks, (1 << DEPTH) + THREADS as u64 * (1 << DEPTH) / STEP as u64);
         assert_eq!(of_function(LEAF), (24 * blocks, blocks));
         assert_eq!(report.dropped.threads, 0);
-        // Freed on a thread that has no place for them either.
+        // Freed on a thread that has no counters for them either.
         std::thread::spawn(move || drop(kept)).join().unwrap();
         assert_eq!(of_function(LEAF), (0, 0));
         say(format_args!("{THREADS} threads on {} stacks: {} of {} KiB", 1 << DEPTH, own >> 10, LIMIT >> 10));
     });
 }
 
-/// The state of a thread was made whatever the limit.
+/// Thread states were once made without regard for the limit.
 #[test]
 fn more_threads_than_there_is_room_for() {
     trap("limit::more_threads_than_there_is_room_for", || {
@@ -133,15 +133,15 @@ fn more_threads_than_there_is_room_for() {
     });
 }
 
-/// So many calls before the one that allocates that a stack takes all the room it may.
+/// Number of calls that makes a stack as large as allowed.
 #[inline(never)]
 fn below<T>(calls: usize, act: &mut dyn FnMut() -> T) -> T {
     let result = if calls == 0 { act() } else { below(calls - 1, act) };
     black_box(result)
 }
 
-/// The tables of very many deep stacks took all there was before the first name was read: every site went by module and
-/// offset, under another id.
+/// The tables of very many deep stacks once used all memory before the first name was read: every site was named by module
+/// and offset, with another id.
 #[test]
 fn names_have_room_whatever_the_stacks_take() {
     trap("limit::names_have_room_whatever_the_stacks_take", || {
@@ -172,7 +172,7 @@ fn names_have_room_whatever_the_stacks_take() {
     });
 }
 
-/// FNV-1a 64, as 16 hex digits.
+/// Computes FNV-1a 64 as 16 hex digits.
 fn fnv_1a(text: &str) -> String {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

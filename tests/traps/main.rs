@@ -1,7 +1,7 @@
-//! What broke other trackers, one program each → exact counts afterwards, and no crash or hang on the way.
+//! Tests situations that broke other trackers: counts are exact afterwards, and nothing crashes or hangs.
 //!
-//! Every test here starts this very binary again, with its own name as the only test, and runs there: a process,
-//! a global allocator and a tracker of its own for each trap. The table of all of them is `tests/README.md`.
+//! Each test starts this program again, with its own name as the only test, and runs there: each trap has a process, a global
+//! allocator and a tracker of its own. `tests/README.md` has a table of them.
 #![cfg(target_os = "linux")]
 
 #[path = "../support/process.rs"]
@@ -29,16 +29,16 @@ use std::time::Duration;
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<inner::Inner> = heapgauge::TrackingAllocator::new(inner::Inner);
 
-/// A trap is a hang after this; the slowest takes some seconds, in a debug build on a busy machine ten times that.
-/// More where more is asked for than the test does by itself.
+/// Returns the time after which a trap counts as a hang; the slowest takes some seconds, in a debug build on a busy machine
+/// ten times that. Longer when `DIFFERENTIAL_OPERATIONS` asks for more.
 fn patience() -> Duration {
     let asked = std::env::var_os("DIFFERENTIAL_OPERATIONS").is_some();
     Duration::from_secs(if asked { 6 * 60 * 60 } else { 240 })
 }
 
-/// Runs `body` in a process of its own and fails unless that says that it came to its end.
+/// Runs `body` in a process of its own. Fails unless that process prints that it reached its end.
 ///
-/// `name` is the path of the calling test, from which the other process knows which one it is.
+/// `name` is the path of the calling test, which the other process runs.
 #[track_caller]
 fn trap(name: &str, body: impl FnOnce()) {
     if process::is_started_for_one_test() {
@@ -55,20 +55,20 @@ fn trap(name: &str, body: impl FnOnce()) {
 const DONE: &str = "the trap was survived";
 const SAID: &str = "trap:";
 
-/// What the process of a trap says when everything it checks has been checked.
+/// Prints that all checks of a trap are done.
 fn done() {
     println!("{DONE}");
 }
 
-/// A figure for the table in the README.
+/// Prints a figure for the table in `tests/README.md`.
 fn say(figure: std::fmt::Arguments<'_>) {
     println!("{SAID} {figure}");
 }
 
-/// Calls `act` on one of as many stacks as there are paths: each bit says which of two calls to take.
+/// Calls `act` on the stack of a path: each bit selects one of two calls.
 #[inline(never)]
 fn on_path<T>(path: usize, depth: usize, act: &mut dyn FnMut() -> T) -> T {
-    // What stands around the two calls differs, or the optimizer makes one of them.
+    // The code around the two calls differs, or the optimizer would merge them.
     let result = match (depth, path & 1) {
         (0, _) => act(),
         (_, 0) => {
@@ -87,14 +87,14 @@ fn on_path<T>(path: usize, depth: usize, act: &mut dyn FnMut() -> T) -> T {
     black_box(result)
 }
 
-/// Live bytes and blocks of the site in the function of this path.
+/// Returns live bytes and blocks of the site in the function of this path.
 fn of_function(path: &str) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Function);
     let row = rows.iter().find(|row| row.name() == path);
     row.map_or((0, 0), |row| (row.size, row.count))
 }
 
-/// Nothing was dropped, and what the sites hold is what is live in all.
+/// Checks that nothing was dropped, and that live totals are allocations minus frees.
 #[track_caller]
 fn nothing_is_lost() {
     let report = heapgauge::Collector::new().collect();

@@ -1,6 +1,6 @@
-//! Blocks that change their size → a peak that is the larger of the two heaps, never the sum of both blocks.
+//! Tests that the peak of a resize is the larger of the two heaps, never the sum of both blocks.
 //!
-//! Most trackers book the new block before they take the old one off: 64 → 65 MiB then reports a peak of 129 MiB.
+//! Most trackers count the new block before they subtract the old one: 64 → 65 MiB then reports a peak of 129 MiB.
 
 use crate::{ALLOC, say, trap};
 use heapgauge::{TracedMemory, traced_memory};
@@ -11,7 +11,7 @@ use std::hint::black_box;
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// What threads need not have published, with some to spare for those of the harness.
+/// Bytes that threads may not have published, with some for the threads of the harness.
 const SLACK: u64 = 6 * 64 << 10;
 
 /// Blocks before and after: in place or moved, with the tag behind them or in the map.
@@ -80,7 +80,7 @@ fn check(before: u64, what: &dyn std::fmt::Debug) {
     assert!(peak <= highest + SLACK, "{what:?}: peak {peak}, live {before} and then {current}");
 }
 
-/// Resizes a block of each size there and back, as often as small changes need to add up, and looks at the peak.
+/// Resizes a block of each size there and back, until small changes would add up, and checks the peak.
 fn resize_all(plan: &str) -> usize {
     let mut resized = 0;
     for old in [Old::Traced, Old::Zeroed, Old::Untracked, Old::Stale] {

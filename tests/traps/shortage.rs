@@ -1,5 +1,5 @@
-//! No memory for the tracker's own tables: attribution is lost, bytes are not, and it ends when the shortage does.
-//! (No memory for the program's blocks: `sizes::case_37_sizes_up_to_failure`.)
+//! Tests a lack of memory for the tracker's tables: stacks are lost, bytes are not, and the loss ends with the shortage.
+//! (`sizes::case_37_sizes_up_to_failure` tests a lack of memory for the program's blocks.)
 
 use crate::inner::{self, Refuse};
 use crate::{of_function, on_path, say, trap};
@@ -15,13 +15,13 @@ fn leaf(number: usize) -> Block {
 }
 const LEAF: &str = "traps::shortage::leaf";
 
-/// As many stacks as there are paths.
+/// Allocates on the stack of a path.
 fn branch(path: usize) -> Block {
     on_path(path, DEPTH, &mut || leaf(path))
 }
 const DEPTH: usize = 13;
 
-/// The same, of fewer calls: their stacks take less room.
+/// Allocates on a shorter stack of a path: these take less memory.
 #[inline(never)]
 fn short_leaf(number: usize) -> Block {
     black_box(Box::new([number as u64; 3]))
@@ -34,7 +34,7 @@ fn dropped() -> heapgauge::DroppedEvents {
     Collector::new().collect().dropped
 }
 
-/// The map of stacks is the one table that comes through the program's own allocator.
+/// Only the map of stacks is allocated by the program's own allocator.
 #[test]
 fn no_memory_for_the_map_of_stacks() {
     trap("shortage::no_memory_for_the_map_of_stacks", || {
@@ -49,7 +49,7 @@ fn no_memory_for_the_map_of_stacks() {
         assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 * blocks, blocks));
         assert!(known.1 > 100 && lost.1 > 1_000, "{known:?} {lost:?}");
         assert_eq!(dropped().memory, lost.1);
-        // It is over: what was lost stays lost, what comes is known.
+        // After the shortage: lost stacks remain lost, new ones are known.
         kept.extend((0..1 << DEPTH).map(branch));
         assert_eq!(of_function(LEAF).1, known.1 + (1 << DEPTH));
         assert_eq!((of_function(UNRECORDED), dropped().memory), (lost, lost.1));
@@ -59,17 +59,17 @@ fn no_memory_for_the_map_of_stacks() {
     });
 }
 
-/// What the system's allocator still had, as a chain through the first word of each piece.
+/// The remaining memory of the system's allocator, as a list through the first word of each piece.
 struct Exhausted(*mut *mut libc::c_void);
 
 impl Exhausted {
-    /// Nothing more from the system: neither address space nor what its allocator holds in store.
+    /// Takes all memory of the system: its address space and the free lists of its allocator.
     fn now() -> Exhausted {
         let mut chain: *mut *mut libc::c_void = std::ptr::null_mut();
         limit_address_space(1 << 20);
         let mut size = 64 << 20;
         while size >= 16 {
-            // SAFETY: pieces of at least a word, which nobody else has.
+            // SAFETY: pieces of at least a word, which no other code uses.
             unsafe {
                 let piece = libc::malloc(size).cast::<*mut libc::c_void>();
                 if piece.is_null() {
@@ -98,7 +98,7 @@ impl Drop for Exhausted {
     }
 }
 
-/// The soft limit; below what there is it refuses whatever is asked for.
+/// Sets the soft limit; below the present size the system refuses every request.
 fn limit_address_space(bytes: u64) {
     // SAFETY: a limit that is written and read.
     unsafe {
@@ -109,7 +109,7 @@ fn limit_address_space(bytes: u64) {
     }
 }
 
-/// What a thread that came without an allocation does when it is told to.
+/// The work of a thread that has not allocated yet.
 static GO: AtomicU32 = AtomicU32::new(0);
 static MADE: AtomicPtr<[u64; 3]> = AtomicPtr::new(std::ptr::null_mut());
 
@@ -142,7 +142,7 @@ fn give_back(block: *mut u8, size: usize) {
 fn no_memory_for_the_tables() {
     trap("shortage::no_memory_for_the_tables", || {
         let collector = Collector::new();
-        // The program's blocks come from elsewhere, so that they can still be had.
+        // The program's blocks come from the arena, so that they are still available.
         let no_locks = inner::no_locks();
         let mut thread = 0;
         // SAFETY: a function that ends; the thread is joined below.
@@ -156,7 +156,7 @@ fn no_memory_for_the_tables() {
         let untracked = collector.collect().untracked_bytes;
 
         let exhausted = Exhausted::now();
-        // The tracker has some pieces left of what it has had: stacks, until not one more finds room.
+        // The tracker still has free pieces: records stacks until no other one fits.
         let mut short = 0;
         for depth in (2..DEPTH).rev() {
             kept.extend((0..1 << depth).map(|path| on_path(path, depth, &mut || short_leaf(path))));
@@ -167,7 +167,7 @@ fn no_memory_for_the_tables() {
         while MADE.load(Ordering::Acquire).is_null() {
             std::thread::yield_now();
         }
-        // So far up in the address space that the map of large blocks has no part for it, and gets none.
+        // At an address for which the map of large blocks has no part, and gets none.
         let gap = get(1 << 30);
         let (large, small) = (get(5_000), get(500));
         drop((exhausted, no_locks));
@@ -179,7 +179,7 @@ fn no_memory_for_the_tables() {
         assert!(known_short.1 < short - 100, "{known_short:?} of {short}: there is room left");
         assert_eq!(known, (240, 10));
         let blocks = 10 + short + (1 << DEPTH) + 1;
-        // Of the three of `get`, the first may be known; the last is known or booked as lost.
+        // Among the three of `get`, the first may be known; the last is known or counted as lost.
         let of_get = of_function("traps::shortage::get");
         let report = Collector::new().collect();
         let rows = [known, known_short, lost, of_get];
@@ -188,10 +188,10 @@ fn no_memory_for_the_tables() {
         assert_eq!(report.untracked_bytes - untracked, 5_000);
         assert!(lost.1 > 4_000, "{lost:?}");
         assert_eq!(report.dropped.threads, 1);
-        // Without the thread's, and with the large one, which is untracked instead.
+        // Without the blocks of the thread, and with the large one, which is untracked instead.
         assert_eq!(report.dropped.memory, lost.1 - 1 + 1);
 
-        // It is over.
+        // After the shortage.
         GO.store(2, Ordering::Release);
         // SAFETY: made above, joined once.
         assert_eq!(unsafe { libc::pthread_join(thread, std::ptr::null_mut()) }, 0);

@@ -1,5 +1,5 @@
-//! Allocations in signal handlers. That nothing hangs or faults is promised, where the inner allocator may be asked
-//! there; counts are not, but they hold here.
+//! Allocates in signal handlers. It is promised that nothing hangs or faults, if the inner allocator may be used there; exact
+//! counts are not promised, but are exact here.
 
 use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
@@ -21,7 +21,7 @@ fn outside(number: usize) -> Vec<u64> {
 }
 const OUTSIDE: &str = "traps::signals::outside";
 
-/// What the handler keeps: places that are filled and emptied by exchange, so without a lock.
+/// The blocks of the handler: slots that are filled and emptied by exchange, without a lock.
 static PLACES: [AtomicPtr<[u64; 12]>; 64] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 64];
 static HANDLED: AtomicUsize = AtomicUsize::new(0);
 
@@ -39,7 +39,7 @@ extern "C" fn handler(_signal: libc::c_int) {
         exchange(number * 5 + at, Box::into_raw(in_handler()));
     }
     drop(in_handler());
-    // A block that moves, from where the tag is behind it to where it is not.
+    // A block that moves, and whose tag moves from behind it to the map.
     let mut growing = Vec::with_capacity(10);
     growing.extend([7u8; 10]);
     growing.reserve_exact(3_000);
@@ -60,11 +60,11 @@ fn set_handler(handler: extern "C" fn(libc::c_int), signal: libc::c_int, flags: 
     }
 }
 
-/// Signals strike anywhere, in the tracker too. The inner allocator may be asked in a handler, the system's may not.
+/// Signals interrupt any code, the tracker too. The inner allocator may be used in a handler, the system's may not.
 #[test]
 fn a_handler_that_interrupts_anything() {
     trap("signals::a_handler_that_interrupts_anything", || {
-        // The arena does not take blocks back.
+        // The arena does not reuse blocks.
         const MOST: usize = 2_000_000;
         let _no_locks = inner::no_locks();
         on(libc::SIGUSR1, 0);
@@ -109,8 +109,8 @@ fn a_handler_that_interrupts_anything() {
     });
 }
 
-/// What a signal has interrupted is between any two instructions, where unwind rules are not all right: following one
-/// that is not ended a process, found by single steps.
+/// A signal interrupts between any two instructions, where some unwind rules are wrong: following a wrong one ended a
+/// process, found by single steps.
 fn stacks_end_at_the_handler() {
     let snapshot = heapgauge::Snapshot::take().unwrap();
     let functions = |trace: &heapgauge::Trace| -> Vec<String> {
@@ -121,13 +121,13 @@ fn stacks_end_at_the_handler() {
     for stack in stacks {
         let last =
             stack.iter().position(|function| function.ends_with("signals::handler")).expect("the handler");
-        // Behind it, what the C library returns to, which has no name of ours.
+        // Behind it is the return address of the C library, which has no name here.
         assert!(stack[last + 1..].iter().all(|function| !function.contains("signals::")), "{stack:?}");
     }
 }
 
-/// Raised where nothing is under way, so that the counts are exact: the handler runs on a stack of its own, of which
-/// the tracker knows nothing.
+/// The handler runs on a stack of its own, which the tracker does not know. The signal is raised outside of allocations, so
+/// the counts are exact.
 #[test]
 fn a_handler_on_a_stack_of_its_own() {
     trap("signals::a_handler_on_a_stack_of_its_own", || {
@@ -168,7 +168,7 @@ fn in_the_midst(number: u64) -> Block {
 }
 const IN_THE_MIDST: &str = "traps::signals::in_the_midst";
 
-/// A block on one of thousands of stacks, most of them new, and what it holds looked at again.
+/// Allocates a block on one of thousands of stacks, most of them new, and checks its contents.
 extern "C" fn interrupting(_signal: libc::c_int) {
     let number = HANDLED.fetch_add(1, Ordering::Relaxed);
     let path = number.wrapping_mul(2_654_435_761) >> 7;
@@ -178,10 +178,10 @@ extern "C" fn interrupting(_signal: libc::c_int) {
     drop(on_path(!path, 3, &mut || in_the_midst(7)));
 }
 
-/// Whether everything else shall end.
+/// Whether the other threads must end.
 static OVER: AtomicBool = AtomicBool::new(false);
 
-/// Inside the C library's allocator nearly all the time, and blocks that keep what was written.
+/// Calls the C library's allocator nearly all the time, and checks the contents of its blocks.
 fn of_the_c_library() -> usize {
     let mut kept: [(*mut u8, usize); 64] = [(std::ptr::null_mut(), 0); 64];
     let mut operations = 0usize;
@@ -218,14 +218,14 @@ fn of_the_c_library() -> usize {
     operations
 }
 
-/// A thread that allocates nothing in Rust, but where a signal meets it.
+/// Runs a thread that allocates in Rust only inside a signal handler.
 extern "C" fn without_rust(_: *mut libc::c_void) -> *mut libc::c_void {
     // SAFETY: made and freed.
     unsafe { libc::free(libc::malloc(100)) };
     std::ptr::null_mut()
 }
 
-/// Sends the signal to every thread of this process but the calling one, which has it blocked.
+/// Sends the signal to every other thread of this process; the calling one has it blocked.
 fn to_all_others(signal: libc::c_int) {
     // SAFETY: plain queries; a thread that has ended since it was listed is an error that is ignored.
     let (process, own) = unsafe { (libc::getpid(), libc::syscall(libc::SYS_gettid)) };
@@ -238,8 +238,8 @@ fn to_all_others(signal: libc::c_int) {
     }
 }
 
-/// Signals strike inside `malloc`, and as threads begin and end: at what the C library does under its locks. The
-/// inner allocator may be asked in a handler, so the tracked one may be, on stacks it has not met too.
+/// Signals interrupt `malloc` and the start and end of threads, where the C library holds its locks. The inner allocator may
+/// be used in a handler, so the tracked one may be, on new stacks too.
 #[test]
 fn a_handler_that_interrupts_the_c_library() {
     trap("signals::a_handler_that_interrupts_the_c_library", || {

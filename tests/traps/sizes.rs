@@ -1,4 +1,4 @@
-//! Layouts of every kind, straight from the allocator: contents and counts.
+//! Tests contents and counts of blocks of every layout, by direct calls of the allocator.
 
 use crate::inner::Refuse;
 use crate::{ALLOC, nothing_is_lost, of_function, say, trap};
@@ -30,7 +30,7 @@ fn layout(size: usize, align: usize) -> Layout {
     Layout::from_size_align(size, align).unwrap()
 }
 
-/// Contents that belong to this block and no other.
+/// Fills a block with contents that no other block has.
 fn fill(block: *mut u8, from: usize, to: usize) {
     for at in from..to {
         // SAFETY: the callers pass the block's own size.
@@ -38,13 +38,13 @@ fn fill(block: *mut u8, from: usize, to: usize) {
     }
 }
 
-/// Whether the first `size` bytes are what was filled in when the block was at `home`.
+/// Returns whether the first `size` bytes are those that were filled in at `home`.
 fn holds(block: *mut u8, home: usize, size: usize) -> bool {
     // SAFETY: as above.
     (0..size).all(|at| unsafe { block.add(at).read() } == ((home >> 4) + at * 7) as u8)
 }
 
-/// Around each size at which something changes: the tag's place at 1 KiB, pages, the system's own mappings.
+/// Sizes around each border: the tag's place at 1 KiB, pages, the system's own mappings.
 const SIZES: [usize; 22] = [
     0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 1019, 1020, 1021, 1023, 1024, 1025, 4092, 4096, 70_000, 131_072,
     200_001, 3_000_000,
@@ -116,7 +116,7 @@ fn case_10_blocks_of_no_bytes() {
     });
 }
 
-/// From each size to each other, with every sort of alignment: contents stay, the count stays, the bytes are the new.
+/// Resizes from each size to each other, with each alignment: contents and count remain, the bytes are the new ones.
 #[test]
 fn case_37_realloc_in_every_direction() {
     trap("sizes::case_37_realloc_in_every_direction", || {
@@ -152,7 +152,7 @@ fn case_37_realloc_in_every_direction() {
     });
 }
 
-/// What cannot be had is null, and then nothing has happened: not to the counts and not to the old block.
+/// A failed request returns null, and changes neither the counts nor the old block.
 #[test]
 fn case_37_sizes_up_to_failure() {
     trap("sizes::case_37_sizes_up_to_failure", || {
@@ -189,7 +189,7 @@ fn case_37_sizes_up_to_failure() {
                 size *= 2;
             }
             assert!(size >= 1 << 26);
-            // Refused where the system would not refuse.
+            // Refused by the inner allocator, where the system would not refuse.
             let refuse = Refuse::sizes(0, usize::MAX);
             for size in [0, 1, 777, 1 << 10, 1 << 20] {
                 let refused = [get(layout(size, 8)), get_zeroed(layout(size, 8)), resize(block, kept, size)];
@@ -205,7 +205,7 @@ fn case_37_sizes_up_to_failure() {
             );
             ALLOC.dealloc(block, kept);
         }
-        // As a program would: an error, not the end.
+        // The program gets an error, and continues.
         assert!(Vec::<u8>::new().try_reserve(MOST).is_err());
         assert_eq!(of_function(GET), (0, 0));
         nothing_is_lost();

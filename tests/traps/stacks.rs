@@ -1,4 +1,4 @@
-//! Very many stacks, and very deep ones.
+//! Tests very many stacks, and very deep ones.
 
 use crate::{nothing_is_lost, of_function, on_path, say, trap};
 use heapgauge::{Collector, GroupBy, Snapshot};
@@ -21,15 +21,15 @@ fn stacks_of_leaf() -> u64 {
 #[test]
 fn a_hundred_thousand_stacks() {
     trap("stacks::a_hundred_thousand_stacks", || {
-        // A debug build compares each stack it recognises with a walk, so there are fewer.
+        // A debug build compares each known stack with a walk, so there are fewer.
         const DEPTH: usize = if cfg!(debug_assertions) { 14 } else { 17 };
-        // Enough for all of them.
+        // Enough memory for all stacks.
         let collector = Collector::builder().max_overhead(512 << 20).build().unwrap();
         let mut kept: Vec<Block> = Vec::with_capacity(2 << DEPTH);
         for _ in 0..black_box(2) {
             kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
         }
-        // On another thread the ends of the stacks differ, so these are others.
+        // The stacks of another thread have other ends, so these are different.
         let more = std::thread::spawn(|| {
             (0..1000).map(|path| on_path(path, DEPTH, &mut || leaf(path))).collect::<Vec<_>>()
         });
@@ -48,7 +48,7 @@ fn a_hundred_thousand_stacks() {
     });
 }
 
-/// Where the tables may not grow any more, attribution ends and the numbers go on.
+/// When the tables are full, new stacks are not known, and all bytes are still counted.
 #[test]
 fn more_stacks_than_there_may_be() {
     trap("stacks::more_stacks_than_there_may_be", || {
@@ -60,7 +60,7 @@ fn more_stacks_than_there_may_be() {
         kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
         let lost = of_function("[unrecorded]");
         let blocks = 1 << DEPTH;
-        // Those known may go by module and offset: names have to stay inside the limit, too.
+        // Known stacks may be named by module and offset: names are inside the limit, too.
         let known = (24 * blocks - lost.0, blocks - lost.1);
         let all = size_of::<Block>() as u64 * blocks + 24 * blocks;
         let live = heapgauge::traced_memory().current - before;
@@ -79,8 +79,8 @@ fn more_stacks_than_there_may_be() {
     });
 }
 
-/// Each `clear` gives the stacks that are met again new ids, and what the old ones had is not used again: within the
-/// limit even so, at the price of attribution.
+/// Each `clear` gives stacks new ids, and the memory of old ones is not reused: the limit still holds, and later stacks are
+/// not known.
 #[test]
 fn clearing_without_end() {
     trap("stacks::clearing_without_end", || {
@@ -138,7 +138,7 @@ fn ten_thousand_calls_deep() {
         let kept = thread.join().unwrap();
         let blocks = DEPTH as u64 * 2;
         assert_eq!(of_function(AT_DEPTH), (24 * blocks, blocks));
-        // One cause: what lies beyond the limit of a walk makes no new stack.
+        // Frames beyond the limit of a walk do not make a new stack.
         let snapshot = Snapshot::take().unwrap();
         let traces: Vec<_> = snapshot
             .traces()

@@ -1,4 +1,4 @@
-//! Threads that come and go, and blocks that outlive them.
+//! Tests short threads, and blocks that outlive them.
 
 use crate::{nothing_is_lost, of_function, say, trap};
 use std::hint::black_box;
@@ -23,7 +23,7 @@ fn small(body: impl FnOnce() -> Vec<Block> + Send + 'static) -> thread::JoinHand
     thread::Builder::new().stack_size(128 << 10).spawn(body).unwrap()
 }
 
-/// Each lives for some microseconds; many at once, so that states are made, released and adopted all the time.
+/// Threads live for some microseconds, many at once, so that states are made, released and adopted all the time.
 #[test]
 fn case_40_ten_thousand_short_threads() {
     trap("threads::case_40_ten_thousand_short_threads", || {
@@ -55,7 +55,7 @@ fn case_40_ten_thousand_short_threads() {
     });
 }
 
-/// A line of threads: each frees what the one before it has made, which has ended meanwhile or has not.
+/// Threads in a line: each frees the blocks of the thread before it, which may have ended.
 #[test]
 fn case_40_blocks_that_outlive_their_threads() {
     trap("threads::case_40_blocks_that_outlive_their_threads", || {
@@ -89,13 +89,13 @@ fn case_40_blocks_that_outlive_their_threads() {
             }
         }
         let last: Vec<Block> = inbox.iter().collect();
-        // Its sender is gone, so every link has sent all; those that were not joined may not have ended.
+        // The sender is dropped, so every link has sent all; threads that are not joined may still run.
         assert_eq!(of_function(GIVE), (48 * EACH as u64, EACH as u64));
         drop(last);
         assert_eq!(of_function(GIVE), (0, 0));
         let kept: usize = ended.iter().map(Vec::len).sum();
         assert_eq!(kept, LINKS / 2 * 3);
-        // The others drop what they keep when they end.
+        // The others drop their blocks when they end.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while of_function(KEEP) != (48 * kept as u64, kept as u64) {
             assert!(std::time::Instant::now() < end, "{:?}", of_function(KEEP));

@@ -1,4 +1,4 @@
-//! A library with a tracked allocator of its own: `unloaded_library.rs` loads, uses and closes it.
+//! Tracks an allocator of its own in a library, which `unloaded_library.rs` loads, uses and closes.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();

@@ -1,4 +1,4 @@
-//! A program whose allocator does not track: it is told so, and may load a library that tracks its own.
+//! Tests a program without a tracking allocator: it gets a message, and may load a library with an allocator of its own.
 
 #[cfg(feature = "http")]
 #[path = "../support/client.rs"]

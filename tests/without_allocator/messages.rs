@@ -1,4 +1,4 @@
-//! A program that forgot `#[global_allocator]`: it is told so, with the two lines that it lacks.
+//! Tests the message to a program without `#[global_allocator]`: it contains the two missing lines.
 
 use crate::client;
 use std::process::Command;

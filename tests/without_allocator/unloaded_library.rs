@@ -1,5 +1,4 @@
-//! heapgauge inside a library that is closed while threads live that it has seen: they end, and the process forks, after
-//! that.
+//! Tests a library that contains heapgauge and is closed before its threads end and the process forks.
 
 use std::ffi::{CString, c_void};
 use std::path::PathBuf;
@@ -9,19 +8,19 @@ use std::sync::Barrier;
 /// Set in the process that loads the library.
 const LOADS: &str = "UNLOADED_LIBRARY";
 
-/// Built when it is needed: `cargo test --test …` alone builds no examples.
+/// Builds the library: `cargo test --test …` builds no examples.
 fn library() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--locked", "--example", "unloaded_library"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
-    // As this test was built, so that nothing is built twice.
+    // With the features of this test, so that nothing is built twice.
     if cfg!(all(feature = "opentelemetry", feature = "prometheus-client")) {
         cargo.arg("--all-features");
     }
     assert!(cargo.status().unwrap().success());
-    // This test lies in target/<profile>/deps.
+    // This test is in target/<profile>/deps.
     let test = std::env::current_exe().unwrap();
     test.parent().unwrap().with_file_name("examples").join("libunloaded_library.so")
 }
@@ -37,7 +36,7 @@ fn load(library: &CString) -> (*mut c_void, extern "C" fn() -> u64) {
     }
 }
 
-/// Loads, uses and closes the library; then what it has registered is called.
+/// Loads, uses and closes the library. Then its registered functions are called.
 fn use_and_close(library: &CString) {
     let (handle, live_bytes) = load(library);
     assert!(live_bytes() >= 1_000);
@@ -77,7 +76,12 @@ fn a_closed_library_is_not_called_where_it_was() {
         return;
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_closed_library_is_not_called_where_it_was", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "unloaded_library::a_closed_library_is_not_called_where_it_was",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(LOADS, library())
         .output()
         .unwrap();

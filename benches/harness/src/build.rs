@@ -1,12 +1,12 @@
-//! Sides → binaries, by `cargo build`, or the reason why there is none.
+//! Builds the sides with cargo, or reports the reason of a failure.
 //!
 //! Bare allocators and heapgauge's sides are built together; each peer alone, because cargo unites the features
-//! that packages built together ask of a shared dependency. Frame pointers live in a target directory of their
-//! own.
+//! that packages built together ask of a shared dependency. Sides with frame pointers have a target directory of
+//! their own.
 //!
 //! Bare allocators and heapgauge's sides are linked several times, with their functions in random orders, and each
-//! round takes another one. Where the code comes to lie moved a result by up to four percent, by the same chance in
-//! each process (Mytkowicz, Diwan, Hauswirth, Sweeney 2009: Producing Wrong Data Without Doing Anything Obviously
+//! round takes another one. The addresses of the code change a result by up to four percent, in the same way in each process
+//! (Mytkowicz, Diwan, Hauswirth, Sweeney 2009: Producing Wrong Data Without Doing Anything Obviously
 //! Wrong).
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use crate::Results;
 use crate::sides::{Role, Side};
 
-/// The workspace of the benches.
+/// Returns the workspace of the benches.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member lies inside its workspace")
 }
@@ -25,7 +25,7 @@ fn target(frame_pointers: bool) -> PathBuf {
     if frame_pointers { target.join("frame-pointers") } else { target }
 }
 
-/// What a round is to run.
+/// Returns the binary of a round.
 pub fn binary(side: &Side, round: u32) -> PathBuf {
     let linked = in_order(side, round % ORDERS);
     if is_linked_in_orders(side) && linked.exists() { linked } else { stock(side) }
@@ -35,7 +35,7 @@ fn stock(side: &Side) -> PathBuf {
     target(side.frame_pointers).join("release").join(package(side))
 }
 
-/// Random orders of linking.
+/// Number of random link orders.
 const ORDERS: u32 = 9;
 
 fn is_linked_in_orders(side: &Side) -> bool {
@@ -46,7 +46,7 @@ fn in_order(side: &Side, order: u32) -> PathBuf {
     target(side.frame_pointers).join("orders").join(format!("{}-{order}", package(side)))
 }
 
-/// Links all that are in random orders; those of an earlier run are gone, if it can not.
+/// Links sides in random orders. Removes the binaries of an earlier run first.
 fn link_in_orders(sides: &[&'static Side], results: &mut Results) {
     let sides: Vec<_> = sides.iter().filter(|side| is_linked_in_orders(side)).collect();
     eprintln!("        linking {} sides in {ORDERS} orders", sides.len());
@@ -72,7 +72,7 @@ fn package(side: &Side) -> String {
     format!("side-{}", side.name)
 }
 
-/// Builds all of them; failures and notes go into the results.
+/// Builds all sides, and adds failures and notes to the results.
 pub fn all(sides: &[&'static Side], results: &mut Results) {
     link_in_orders(sides, results);
     let (together, alone): (Vec<_>, Vec<_>) =
@@ -109,7 +109,7 @@ fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
     done(&mut cargo)
 }
 
-/// The cargo of a stock build, whatever the shell of the caller says.
+/// Returns the cargo command of a stock build, without flags from the caller's environment.
 fn stock_cargo(command: &str, side: &Side) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
@@ -131,7 +131,7 @@ fn done(cargo: &mut Command) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(reason(&String::from_utf8_lossy(&output.stderr))) }
 }
 
-/// The first error in one line, without where this machine keeps things.
+/// Returns the first error in one line, without paths of this machine.
 fn reason(stderr: &str) -> String {
     let is_error = |line: &&str| line.starts_with("error") || line.contains(": error");
     let mut lines = stderr.lines().map(str::trim).skip_while(|line| !is_error(line));

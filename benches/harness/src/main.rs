@@ -1,10 +1,9 @@
-//! Options → sides built → processes run in turns → the README's tables on standard output.
+//! Builds the sides, runs their processes in turns, and prints the tables of `benches/README.md`.
 //!
 //! The same workload, compiled from the same source, runs under each allocator side as a process of its own.
-//! A side and what it is divided by take turns of some milliseconds, so that a machine that becomes slower and faster
-//! while this runs slows both; which begins is swapped from round to round. What is printed is the median of the
-//! rounds' ratios and, in brackets, their first and third quartile. A side that does not build or run stays in the
-//! tables with the reason.
+//! A side and its base take turns of some milliseconds, so that a machine that becomes slower slows both; their order is
+//! swapped from round to round. The tables have the median of the rounds' ratios and, in brackets, their first and third
+//! quartile. A side that does not build or run stays in the tables with the reason.
 
 #![forbid(unsafe_code)]
 
@@ -29,30 +28,27 @@ use sides::{COLLECTOR, Role, SIDES, Side};
 
 /// Workloads that are timed under each side and divided by the side's base.
 const TIMED: [&str; 8] = ["json-1", "json-2", "html", "script", "deep-5", "deep-25", "deep-60", "branch"];
-/// The one of them that has more threads than one.
+/// The timed workload with more than one thread.
 const MORE_THREADS: &str = "json-2";
-/// `deep` with up to 64 frames recorded: how much one more frame costs. heapgauge only.
+/// `deep` with up to 64 frames recorded: the cost of one more frame. heapgauge only.
 const FRAMES: [&str; 3] = ["frames-5", "frames-25", "frames-45"];
-/// Resident memory of live blocks.
+/// Workloads that measure the resident memory of live blocks.
 const RESIDENT: [&str; 7] = ["rss-0", "rss-64", "rss-256", "rss-1024", "rss-4096", "rss-1", "rss-65536"];
-/// Time of a collection with this many stacks. heapgauge only.
+/// Workloads that measure a collection of so many stacks. heapgauge only.
 const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 
-/// Runs heapgauge and its peers against the bare allocators and prints the README's tables as Markdown.
+/// Runs heapgauge and its peers against the bare allocators and prints the tables of benches/README.md as Markdown.
 ///
 /// Workloads: json-1 and json-2 (parse 100 kB of JSON into values, in one and two threads; nearly nothing but
 /// allocations), html (parse a page), script (a script interpreter), deep-5, deep-25, deep-60 (one Box allocated
 /// and freed under so many frames), branch (recursion that allocates from 20,000 distinct stacks), frames (deep
 /// with 64 frames recorded), rss (resident bytes a live block, by size), tables (bytes a stack, a thread, a
-/// stack in one more thread), collect (milliseconds a collection, and what it costs a thread that allocates).
-/// Those that are timed begin by freeing a block of 32 MiB, after which glibc no longer gives pages back and
-/// fetches them again between two repetitions, which it does on one side and not on another. What chance decides for a
-/// whole process is decided anew for each: the heap that the work finds, and, for heapgauge's sides and the bare
-/// allocators, in which of nine random orders the functions were linked.
+/// stack in one more thread), collect (milliseconds a collection, and the loss of a thread that allocates meanwhile).
+/// benches/README.md explains the method.
 ///
 /// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
-/// with frame pointers, everything else as a stock release build. heapgauge-sampled and jemalloc-prof sample, at
-/// the same interval; all others record every block.
+/// with frame pointers, all others as a stock release build. heapgauge-sampled and jemalloc-prof sample, at the same
+/// interval; all others record every block.
 #[derive(Parser)]
 #[command(version = None)]
 struct Options {
@@ -62,40 +58,40 @@ struct Options {
     /// Rounds of the peers.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     peer_rounds: u32,
-    /// How long one process measures, in milliseconds, after a fifth of it that is not counted.
+    /// Measured time of one process in milliseconds, after a warm-up of a fifth of it.
     #[arg(long, default_value_t = 300)]
     milliseconds: u64,
-    /// A first impression in about three minutes: 3 rounds, 1 of the peers, 150 ms.
+    /// Gives a first impression in about three minutes: 3 rounds, 1 of the peers, 150 ms.
     #[arg(long, conflicts_with_all = ["rounds", "peer_rounds", "milliseconds"])]
     quick: bool,
-    /// Only these sides (comma-separated); what they are divided by comes along.
+    /// Only these sides (comma-separated), with their bases.
     #[arg(long, value_delimiter = ',', value_parser = sides::names())]
     sides: Vec<String>,
     /// Only workloads whose name is or begins with one of these (comma-separated): `json`, `deep-25`, `rss`.
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
-    /// Writes what each process said to this file, a line a process.
+    /// Writes the result of each process to this file, a line a process.
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
 }
 
-/// How long a process may take.
+/// Maximum time of a process.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Everything measured: pairs (side, base) by round where there is a base.
+/// All measurements: pairs (side, base) by round where there is a base.
 #[derive(Default)]
 pub struct Results {
-    /// By side and workload.
+    /// Pairs by side and workload.
     pub pairs: BTreeMap<(&'static str, &'static str), Vec<(Value, Value)>>,
-    /// Of processes that need no base, and of all bases.
+    /// Results of processes that need no base, and of all bases.
     pub alone: BTreeMap<(&'static str, &'static str), Vec<Value>>,
-    /// Why there is no number, by side and workload; the empty workload stands for all of them.
+    /// Reasons of missing numbers, by side and workload; the empty workload means all of them.
     pub failures: BTreeMap<(&'static str, &'static str), String>,
-    /// What is worth knowing about how a side was built.
+    /// Notes on the builds.
     pub notes: BTreeMap<&'static str, String>,
 }
 
-/// One process after another, with progress on standard error.
+/// Runs one process after another, with progress on standard error.
 struct Runner {
     milliseconds: u64,
     raw: Option<std::fs::File>,
@@ -166,7 +162,7 @@ fn main() {
     }
     for workload in RESIDENT.into_iter().filter(|workload| wanted(workload)) {
         for side in chosen.iter().filter(|side| side.role != Role::Collector) {
-            // Blocks of mixed sizes tell what there is to tell about the peers.
+            // For the peers, blocks of mixed sizes are enough.
             if side.role != Role::Peer || workload == "rss-0" {
                 runner.alone(side, workload, if side.role == Role::Peer { 1 } else { options.rounds.min(3) });
             }
@@ -190,7 +186,7 @@ fn main() {
 }
 
 impl Runner {
-    /// The side and its base in turns.
+    /// Runs a side and its base in turns.
     fn compare(&mut self, side: &Side, workload: &'static str, rounds: u32) {
         let Some(base) = side.base.and_then(sides::named) else { return };
         for round in 0..rounds {
@@ -200,7 +196,7 @@ impl Runner {
             if round == 0 {
                 self.progress(side, workload, rounds);
             }
-            // Not in step with who begins.
+            // Independent of the order of the two.
             let bound = (workload != MORE_THREADS).then(|| Bound::to(round / 2)).transpose();
             if let Err(error) = &bound {
                 eprintln!("error: binding it to a processor: {error}");
@@ -257,7 +253,7 @@ impl Runner {
         self.noted(side, workload, outcome)
     }
 
-    /// What a process said; if it failed, or recorded nothing, that is a failure of the side.
+    /// Returns the result of a process. If it failed, or recorded nothing, that is a failure of the side.
     fn noted(&mut self, side: &Side, workload: &'static str, outcome: Outcome) -> Option<Value> {
         let reason = match outcome {
             Ok(said) => {

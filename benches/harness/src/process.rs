@@ -1,5 +1,4 @@
-//! A binary, a workload and a time → the JSON line the process prints, or why there is none; of two that take turns,
-//! both.
+//! Runs one process, or two in turns, and reads the JSON line that each prints.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -10,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// What a process that takes turns says when its turn is over: `turns` of the workloads.
+/// The line that a process prints at the end of its turn, see `turns` of the workloads.
 const OVER: &str = "over";
 
-/// What a process said, or why it did not.
+/// The result of a process, or the reason why there is none.
 pub type Outcome = Result<Value, String>;
 
 /// Runs one process to its end, or ends it after `limit`.
@@ -23,8 +22,7 @@ pub fn run(binary: &Path, workload: &str, milliseconds: u64, limit: Duration) ->
     process.said()
 }
 
-/// Runs two processes to their ends, or ends them after `limit`. Only one of them runs at a time, and each many times,
-/// beginning with the first.
+/// Runs two processes to their ends, or ends them after `limit`. They alternate, beginning with the first.
 pub fn run_in_turns(
     binaries: [&Path; 2],
     workload: &str,
@@ -32,7 +30,7 @@ pub fn run_in_turns(
     limit: Duration,
 ) -> [Outcome; 2] {
     let arguments = [workload, &milliseconds.to_string(), "turns"];
-    // The second is started when the first has had its first turn.
+    // The second starts after the first turn of the first.
     let mut processes: [Option<Result<Process, String>>; 2] = [None, None];
     loop {
         let mut is_over = true;
@@ -54,7 +52,7 @@ pub fn run_in_turns(
     processes.map(|process| process.expect("both have been started").and_then(Process::said))
 }
 
-/// One that was started; ended when this goes.
+/// A started process, killed when dropped.
 struct Process {
     child: Child,
     stdin: ChildStdin,
@@ -62,7 +60,7 @@ struct Process {
     stderr: Option<JoinHandle<String>>,
     end: Instant,
     limit: Duration,
-    /// The line with what it has measured; empty if there is none.
+    /// The line with its result; empty if there is none.
     last: Option<String>,
     has_had_a_turn: bool,
 }
@@ -79,13 +77,13 @@ impl Process {
         let (stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         let mut stderr = child.stderr.take().expect("piped");
         let (send, lines) = channel();
-        // These end with the process.
+        // These threads end with the process.
         spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| send.send(line))
         });
         let stderr = spawn(move || {
             let mut said = vec![];
-            // What could be read of it.
+            // An error leaves the part that was read.
             let _ = stderr.read_to_end(&mut said);
             String::from_utf8_lossy(&said).into_owned()
         });
@@ -94,10 +92,10 @@ impl Process {
         Ok(Process { child, stdin, lines, stderr, end, limit, last: None, has_had_a_turn: false })
     }
 
-    /// Lets it run until its turn is over. True: it needs no more.
+    /// Runs it until its turn is over. Returns whether it was its last.
     fn turn(&mut self) -> Result<bool, String> {
         if self.has_had_a_turn {
-            // One that is no more is found out about below.
+            // An ended process is detected below.
             let _ = self.stdin.write_all(b"\n");
         }
         self.has_had_a_turn = true;
@@ -110,7 +108,7 @@ impl Process {
         }
     }
 
-    /// The next line of its output; `None` at the end.
+    /// Returns the next line of its output; `None` at the end.
     fn line(&mut self) -> Result<Option<String>, String> {
         match self.lines.recv_timeout(self.end.saturating_duration_since(Instant::now())) {
             Ok(line) => Ok(Some(line)),
@@ -127,9 +125,9 @@ impl Process {
         ended.map_or_else(|error| error.to_string(), |status| status.to_string())
     }
 
-    /// What it said in its last turn.
+    /// Returns its result.
     fn said(mut self) -> Outcome {
-        // It has no output any more when it ends.
+        // Its output ends when it ends.
         while self.line()?.is_some() {}
         let status = self.child.wait().map_err(|error| format!("waiting for it: {error}"))?;
         match serde_json::from_str(self.last.as_deref().unwrap_or_default()) {

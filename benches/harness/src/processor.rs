@@ -1,15 +1,15 @@
-//! A number → the one processor on which everything that is started meanwhile runs.
+//! Binds the processes that start meanwhile to one processor.
 //!
-//! Processors of a shared machine are not equally fast: what one of them does for its neighbours, the others do not
-//! have to. Two single threads that are compared run on the same.
+//! Processors of a shared machine are not equally fast, because their neighbours differ. Two single threads that are compared
+//! run on the same one.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The processors that were allowed before; allowed again when this goes.
+/// The processors that were allowed before, and are again when this is dropped.
 pub struct Bound(CpuSet);
 
 impl Bound {
-    /// To one of the allowed processors, another for each number until it starts over.
+    /// Binds to one of the allowed processors, in turn by number.
     pub fn to(number: u32) -> rustix::io::Result<Bound> {
         let before = sched_getaffinity(None)?;
         let allowed: Vec<usize> =
@@ -23,7 +23,7 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        // It was allowed before.
+        // This set was allowed before.
         let _ = sched_setaffinity(None, &self.0);
     }
 }

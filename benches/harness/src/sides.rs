@@ -1,11 +1,11 @@
-//! The sides there are: what each is called, built from, and divided by.
+//! Lists the sides with their names, packages and bases.
 
 use clap::builder::PossibleValuesParser;
 
-/// What a side is to the tables.
+/// The role of a side in the tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// An allocator alone: what others are divided by.
+    /// An allocator alone, the base of other sides.
     Bare,
     Heapgauge,
     /// heapgauge with its read side, for the collections only.
@@ -15,12 +15,12 @@ pub enum Role {
 
 pub struct Side {
     pub name: &'static str,
-    /// The crate that makes the side, as `Cargo.lock` calls it.
+    /// The crate of the side, by its name in `Cargo.lock`.
     pub package: &'static str,
     pub role: Role,
     pub base: Option<&'static str>,
     pub frame_pointers: bool,
-    /// What a reader must know to compare it with the others.
+    /// A remark that a reader needs to compare it with the others.
     pub remark: &'static str,
 }
 
@@ -40,7 +40,7 @@ const fn remarked(side: Side, remark: &'static str) -> Side {
     Side { remark, ..side }
 }
 
-/// In the order of the tables.
+/// All sides in the order of the tables.
 pub const SIDES: [Side; 13] = [
     side("system", "", Role::Bare, None),
     side("heapgauge", "heapgauge", Role::Heapgauge, Some("system")),
@@ -66,7 +66,7 @@ pub const SIDES: [Side; 13] = [
     side("heapgauge-mimalloc", "heapgauge", Role::Heapgauge, Some("mimalloc")),
 ];
 
-/// A build of its own, so that the timed sides stay without the read side's dependencies.
+/// A separate build, so that the timed sides do not contain the dependencies of the read side.
 pub const COLLECTOR: Side = side("heapgauge-collect", "heapgauge", Role::Collector, None);
 
 pub fn named(name: &str) -> Option<&'static Side> {

@@ -1,6 +1,6 @@
-//! Numbers of several rounds → their middle and spread.
+//! Computes quantiles of the results of several rounds.
 
-/// The value at a share of the way through the sorted values, between neighbours in proportion.
+/// Returns a quantile, interpolated between neighbours.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! Results → Markdown, as the README carries it.
+//! Prints the results as the Markdown tables of `benches/README.md`.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::sides::{COLLECTOR, Role, Side};
 use crate::stats::{median, quantile};
 use crate::{COLLECT, RESIDENT};
 
-/// Tables with nothing in them are left out.
+/// Returns all tables that are not empty.
 pub fn all(results: &Results, sides: &[&Side], rounds: u32, peer_rounds: u32, milliseconds: u64) -> String {
     let mut page = Page { text: machine(rounds, peer_rounds, milliseconds), remarks: vec![], results, sides };
     page.slowdown();
@@ -24,13 +24,13 @@ pub fn all(results: &Results, sides: &[&Side], rounds: u32, peer_rounds: u32, mi
 
 struct Page<'a> {
     text: String,
-    /// Reasons, in the order of their first mention.
+    /// Footnotes, in the order of their first mention.
     remarks: Vec<String>,
     results: &'a Results,
     sides: &'a [&'a Side],
 }
 
-/// One line to standard output of a command, or `unknown`.
+/// Returns the first line of a command's output, or `unknown`.
 fn said(command: &str, arguments: &[&str]) -> String {
     let output = Command::new(command).args(arguments).current_dir(crate::build::root()).output();
     let text = output.ok().filter(|output| output.status.success());
@@ -62,7 +62,7 @@ fn machine(rounds: u32, peer_rounds: u32, milliseconds: u64) -> String {
     )
 }
 
-/// The version `Cargo.lock` has for a package.
+/// Returns the version of a package in `Cargo.lock`.
 fn version(package: &str) -> Option<&'static str> {
     const LOCK: &str = include_str!("../../Cargo.lock");
     let after = LOCK.split_once(&format!("name = \"{package}\"\nversion = \""))?.1;
@@ -299,7 +299,7 @@ impl Page<'_> {
         self.text.push_str(&line);
     }
 
-    /// Someone has a number for it.
+    /// Returns whether any side has a number for a workload.
     fn measured(&self, workload: &str) -> bool {
         let pairs = self.results.pairs.keys().any(|(_, of)| *of == workload);
         pairs || self.results.alone.keys().any(|(_, of)| *of == workload)
@@ -334,7 +334,7 @@ impl Page<'_> {
         (!values.is_empty()).then(|| median(&values))
     }
 
-    /// The side with its version, and a mark if something is to be said about its build.
+    /// Returns the side with its version, and a footnote mark for its remarks.
     fn name(&mut self, side: &Side) -> String {
         let version = version(side.package).filter(|_| side.role == Role::Peer || side.role == Role::Bare);
         let mut name = match version {
@@ -349,7 +349,7 @@ impl Page<'_> {
         name
     }
 
-    /// Why there is no number, as a mark.
+    /// Returns the footnote mark of a missing number.
     fn reason(&mut self, side: &Side, workload: &str) -> String {
         let failures = &self.results.failures;
         let all = failures.iter().find(|((name, of), _)| *name == side.name && of.is_empty());
@@ -372,7 +372,7 @@ impl Page<'_> {
     }
 }
 
-/// A middle and its quartiles; three digits are as much as a run can promise.
+/// Formats a median and its quartiles with three digits.
 fn spread(middle: f64, each: &[f64], signed: bool) -> String {
     let digits = match middle.abs() {
         size if size < 10.0 && !signed => 2,

@@ -1,5 +1,4 @@
-//! What reading the counts costs: processor time of a collection, and what a thread that allocates loses
-//! meanwhile.
+//! Measures the processor time of a collection, and the loss of a thread that allocates meanwhile.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -11,13 +10,12 @@ use serde_json::{Value, json};
 use crate::deep::{self, grow};
 use crate::{Collect, Collected};
 
-/// A collector gives its latest collection out again for a second; with several of them, as many collections
-/// follow each other without a pause.
+/// A collector reuses its latest collection for a second; several collectors make as many collections without a pause.
 const COLLECTORS: usize = 8;
-/// Turns of all collectors that count.
+/// Number of measured turns of all collectors.
 const TURNS: usize = 4;
 
-/// `stacks` live stacks, each booked in two threads.
+/// Measures collections of `stacks` live stacks, each with counters of two threads.
 pub fn run(begin: fn() -> Collect, stacks: usize) -> Value {
     let stop = Arc::new(AtomicBool::new(false));
     let operations = Arc::new(AtomicU64::new(0));
@@ -47,7 +45,7 @@ pub fn run(begin: fn() -> Collect, stacks: usize) -> Value {
         wait_ready.recv().expect("the threads live");
     }
 
-    // In a collector's first collections stacks get their names.
+    // The first collections read the names of the stacks.
     let mut collectors: Vec<Collector> =
         (0..COLLECTORS).map(|_| Collector { collect: begin(), number: 0 }).collect();
     let all_named = 2 * stacks as u64;
@@ -109,7 +107,7 @@ fn allocate(operations: &AtomicU64) {
     operations.store(operations.load(Relaxed) + 64, Relaxed);
 }
 
-/// How long it took, and operations of the other thread a second meanwhile.
+/// Returns the time of `work`, and the operations of the other thread a second meanwhile.
 fn rate(operations: &AtomicU64, work: impl FnOnce()) -> (Duration, f64) {
     let (from, begin) = (operations.load(Relaxed), Instant::now());
     work();
@@ -129,7 +127,7 @@ struct Collector {
 }
 
 impl Collector {
-    /// Milliseconds of processor time a new collection took, and the blocks it has a name for.
+    /// Returns the milliseconds of processor time of a new collection, and its named blocks.
     fn once(&mut self) -> (f64, u64) {
         let (milliseconds, Collected { number, named_blocks }) = processor_time(&mut self.collect);
         assert!(number > self.number, "a collection was given out twice");
@@ -138,7 +136,7 @@ impl Collector {
     }
 }
 
-/// Milliseconds of processor time the calling thread needs, so that other processes do not count.
+/// Returns the milliseconds of processor time of the calling thread, which exclude other processes.
 fn processor_time<R>(mut work: impl FnMut() -> R) -> (f64, R) {
     let now = || {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,4 +1,4 @@
-//! Allocations under stacks of a known shape: how much a frame costs, and how much a new stack.
+//! Measures allocations on stacks of a known shape: the cost of a frame, and of a new stack.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::Value;
 use crate::timing::measure;
 use crate::turns::Turns;
 
-/// One `Box` allocated and freed, this often under one descent: the descent itself does not count then.
+/// Number of boxes allocated and freed on one descent, so that the descent itself has no weight.
 const TURNS: u64 = 1_000;
 
 /// Sixty functions, each calling the next: every frame has a return address of its own, as in a real program
-/// (plain recursion would repeat one). Not inlined, and no call is the last thing its function does. The
-/// numbers keep the compiler from making one function of them.
+/// (plain recursion would repeat one). They are not inlined, and no call is in tail position. The
+/// numbers differ, or the compiler would merge them.
 macro_rules! chain {
     ($($name:ident $number:literal $next:ident,)*) => {$(
         #[inline(never)]
@@ -50,7 +50,7 @@ fn leaf() -> u64 {
     sum
 }
 
-/// `frames` functions of ours between the repetition and the allocation. `None`: more than there are.
+/// Allocates below `frames` functions. Returns `None` if there are not so many.
 pub fn deep(frames: u32, time: Duration, turns: &Turns) -> Option<Value> {
     let left = frames.checked_sub(1).filter(|left| *left < 60)?;
     Some(measure(time, turns, || f1(black_box(left))).report(TURNS))
@@ -59,8 +59,8 @@ pub fn deep(frames: u32, time: Duration, turns: &Turns) -> Option<Value> {
 /// Nodes of one repetition of [`branch`]: each has a stack of its own.
 const STACKS: u32 = 20_000;
 
-/// A tree built by a recursion that calls itself at three places, ten deep, cut off at 20,000 nodes, and dropped:
-/// each node is a `Box` made by a stack that makes no other in this repetition.
+/// Builds and drops a tree by a recursion that calls itself at three places, ten deep, up to 20,000 nodes: each node is a `Box`
+/// with a stack that no other node of this repetition has.
 pub fn branch(time: Duration, turns: &Turns) -> Value {
     let mut report = measure(time, turns, || {
         let mut left = STACKS;
@@ -106,7 +106,7 @@ pub fn grow(count: usize, frames: usize, blocks: &mut Blocks) {
     assert_eq!(blocks.len(), full);
 }
 
-/// Eight call sites, so that few frames make many stacks.
+/// Recurses at eight call sites, so that few frames make many stacks.
 #[inline(never)]
 fn fan(depth: usize, full: usize, blocks: &mut Blocks) -> usize {
     if blocks.len() == full {
@@ -126,7 +126,7 @@ fn fan(depth: usize, full: usize, blocks: &mut Blocks) -> usize {
     sum + black_box(fan(depth - 1, full, blocks))
 }
 
-/// Return addresses of the caller's stack, by the C library's own walk.
+/// Counts the return addresses of the caller's stack, by the C library's own walk.
 #[inline(never)]
 pub fn addresses() -> usize {
     let mut room = [std::ptr::null_mut(); 256];

@@ -1,5 +1,5 @@
-//! The worst case a real program can be: parse 100 kB of JSON into values, drop them, repeat. Nearly nothing
-//! but allocations: each key and string is a block, each object and array several.
+//! Parses 100 kB of JSON into values and drops them: the worst case of a real program. Each key and string is a block, each
+//! object and array several.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -54,7 +54,7 @@ fn nodes(value: &Value) -> u64 {
     }
 }
 
-/// About 100 kB: orders of a shop, with short strings, small objects and small arrays.
+/// Generates about 100 kB: orders of a shop, with short strings, small objects and small arrays.
 fn document() -> String {
     let mut numbers = Numbers::new(1);
     let mut text = String::from("[");

@@ -1,10 +1,9 @@
-//! A side and a workload's name → one JSON line with what was measured.
+//! Runs a workload under a side, and prints the measurements as one JSON line.
 //!
-//! Each side's `main` hands over a [`Side`] and nothing else; the code that runs is the same for all. One
-//! process measures one workload. Timed workloads repeat their work until the given time is over, if asked to in turns
-//! with another process, and tell the mean of all repetitions after a first part that is not counted. The checksum of a repetition depends only
-//! on the workload, so that the harness sees whether all sides did the same work, and nothing can be left out
-//! by the optimiser.
+//! Each side's `main` only makes a [`Side`]; the rest of the code is the same for all. One process measures one workload. Timed
+//! workloads repeat their work until the given time is over, on request in turns with another process, and print the mean of all
+//! repetitions after a warm-up. The checksum of a repetition depends only on the workload, so that the harness can check that all
+//! sides did the same work, and the optimiser can leave nothing out.
 
 mod collect;
 mod deep;
@@ -21,11 +20,11 @@ use serde_json::{Value, json};
 
 use turns::Turns;
 
-/// What one side offers beyond being the global allocator.
+/// The functions of one side beyond its global allocator.
 pub struct Side {
-    /// As the harness calls it.
+    /// Its name in the harness.
     pub name: &'static str,
-    /// How many allocations the side has recorded so far, where it can tell: shows that it was on.
+    /// Number of allocations recorded so far, which proves that the side was on. `None` if it cannot count them.
     pub recorded: Option<fn() -> u64>,
     /// Bytes of the side's own tables.
     pub tracker_memory: Option<fn() -> u64>,
@@ -35,25 +34,25 @@ pub struct Side {
     pub collector: Option<fn() -> Collect>,
 }
 
-/// One collector: a call collects, and gives its latest collection out again for a second.
+/// One collector: a call collects, or reuses the latest collection for a second.
 pub type Collect = Box<dyn FnMut() -> Collected>;
 
-/// What one collection says about itself.
+/// The result of one collection.
 pub struct Collected {
-    /// Counts the collections of this collector: a number seen before is the same collection.
+    /// Number of the collection: an equal number is the same collection.
     pub number: u64,
-    /// Live blocks of the sites that are shown.
+    /// Live blocks of the exported sites.
     pub named_blocks: u64,
 }
 
 impl Side {
-    /// A side that can only allocate.
+    /// Makes a side that can only allocate.
     pub const fn new(name: &'static str) -> Side {
         Side { name, recorded: None, tracker_memory: None, whole_stacks: None, collector: None }
     }
 }
 
-/// Runs the workload the command line names: `SIDE WORKLOAD MILLISECONDS [turns]`. Ends the process.
+/// Runs the workload of the command line `SIDE WORKLOAD MILLISECONDS [turns]`. Ends the process.
 pub fn main(side: Side) -> ! {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

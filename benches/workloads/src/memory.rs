@@ -1,4 +1,4 @@
-//! What tracking costs in memory.
+//! Measures the memory of tracking.
 
 use std::alloc::Layout;
 use std::hint::black_box;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::deep::{Blocks, grow};
 use crate::timing::Numbers;
 
-/// Resident bytes of this process.
+/// Returns the resident bytes of this process.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc/self/statm");
     let pages: u64 = statm.split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a number of pages");
@@ -17,14 +17,14 @@ fn resident_bytes() -> u64 {
     pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64
 }
 
-/// Huge pages make resident memory jump by 2 MiB, in different places for different sides.
+/// Disables huge pages, which make resident memory jump by 2 MiB, at different times for different sides.
 fn without_huge_pages() {
     // SAFETY: this option takes plain numbers.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
-/// Resident bytes a live block: `shape` is a size, `1` stands for 4,096 aligned to 4,096 and `0` for sizes 8 to
-/// 128 mixed. Blocks are written in full.
+/// Measures resident bytes a live block: `shape` is a size, `1` means 4,096 aligned to 4,096 and `0` mixed sizes of 8 to 128.
+/// Blocks are written in full.
 pub fn resident(shape: usize) -> Option<Value> {
     without_huge_pages();
     let mut numbers = Numbers::new(3);
@@ -70,8 +70,8 @@ pub fn resident(shape: usize) -> Option<Value> {
     }))
 }
 
-/// What a stack, a thread and a stack in one more thread cost, by the tracker's own account and in resident
-/// bytes (where the threads and blocks themselves count too: compare with the bare side).
+/// Measures the bytes of a stack, a thread and a stack in one more thread, by the tracker's own count and by resident bytes
+/// (which include the threads and blocks themselves: compare with the bare side).
 pub fn tables(tracker_memory: Option<fn() -> u64>) -> Value {
     without_huge_pages();
     const STACKS: usize = 20_000;
@@ -106,7 +106,7 @@ pub fn tables(tracker_memory: Option<fn() -> u64>) -> Value {
     })
 }
 
-/// Threads that did something and now wait, with what they allocated still live.
+/// Threads that wait after their work, with their blocks still live.
 struct Held {
     threads: Vec<std::thread::JoinHandle<()>>,
     go_on: Arc<Barrier>,

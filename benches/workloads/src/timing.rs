@@ -1,7 +1,7 @@
-//! A closure → nanoseconds a call.
+//! Measures the nanoseconds of a call.
 //!
-//! Wall time of the whole run, not the best slice: what a tracker does now and then (growing a table, waiting
-//! for a lock) counts.
+//! The wall time of the whole run counts, not the best part: occasional costs of a tracker (growing a table, waiting for a
+//! lock) are included.
 
 use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 
 use crate::turns::Turns;
 
-/// Mean of the calls made in one measurement.
+/// The calls of one measurement and their time.
 pub struct Measured {
     pub calls: u64,
     pub elapsed: Duration,
-    /// What every call returned.
+    /// The checksum that every call returned.
     pub checksum: u64,
 }
 
-/// Into how many turns the time is divided, unless a call takes longer.
+/// Number of turns of a measurement, fewer if a call takes longer than a turn.
 const TURNS: u32 = 20;
 
 /// Calls `work` for a fifth of `time` without counting, then for `time`, in [turns](Turns) with another process.
@@ -29,7 +29,7 @@ const TURNS: u32 = 20;
 /// If two calls return different checksums: then they did not do the same work.
 pub fn measure(time: Duration, turns: &Turns, mut work: impl FnMut() -> u64) -> Measured {
     keep_the_heap();
-    let _lived_in = lived_in();
+    let _fragments = fragment_the_heap();
     let checksum = work();
     let mut calls_for = |time: Duration| {
         let begin = Instant::now();
@@ -46,7 +46,7 @@ pub fn measure(time: Duration, turns: &Turns, mut work: impl FnMut() -> u64) -> 
     calls_for(time / 5);
     let mut measured = Measured { calls: 0, elapsed: Duration::ZERO, checksum };
     while turns.next(measured.elapsed < time) {
-        // Not counted: the caches hold what the other process left in them.
+        // Not counted: the caches contain the other process's data.
         calls_for(Duration::ZERO);
         let (calls, elapsed) = calls_for(time / TURNS);
         measured.calls += calls;
@@ -55,22 +55,20 @@ pub fn measure(time: Duration, turns: &Turns, mut work: impl FnMut() -> u64) -> 
     measured
 }
 
-/// Makes glibc keep what is freed, as it does in a program that has run for a while.
+/// Makes glibc keep freed memory, as in a program that has run for a while.
 ///
-/// At first it gives the top of its heap back as soon as 128 KiB of it are free, and fetches it again with a
-/// page fault a page: a quarter of the time of the JSON workload. Whether it does depends on where a single
-/// block lies, so one side may pay that and the other not. Once a block that was mapped has been freed, it
-/// keeps twice that size; 32 MiB is the largest it takes notice of.
+/// At first glibc returns the top of its heap as soon as 128 KiB of it are free, and gets it again with a page fault a page: a
+/// quarter of the time of the JSON workload. This depends on the address of a single block, so one side may pay it and the
+/// other not. After the free of a mapped block, glibc keeps twice its size; 32 MiB is the largest size it regards.
 fn keep_the_heap() {
     drop(black_box(Vec::<u8>::with_capacity((32 << 20) - (64 << 10))));
 }
 
-/// A heap that has been lived in: blocks of random sizes with holes between them, others in each process.
+/// Fragments the heap: makes blocks of random sizes with holes between them, different in each process.
 ///
-/// Where the work's own blocks come to lie, relative to each other and to what the caches hold, moves a result by
-/// several percent, either way, by chance, and without this by the same chance in each process of a side. So the
-/// median is one over many heaps.
-fn lived_in() -> Vec<Vec<u8>> {
+/// The addresses of the workload's blocks, relative to each other and to the cache, change a result by several percent. Without
+/// this they would be the same in each process of a side. With it the median is over many heaps.
+fn fragment_the_heap() -> Vec<Vec<u8>> {
     let mut numbers = Numbers::new(RandomState::new().hash_one(0));
     let mut blocks: Vec<Vec<u8>> = (0..400).map(|_| vec![1; 1 + numbers.below(2_000) as usize]).collect();
     blocks.retain(|_| numbers.next() & 1 == 0);
@@ -78,7 +76,7 @@ fn lived_in() -> Vec<Vec<u8>> {
 }
 
 impl Measured {
-    /// As the harness reads it; a call is `operations` operations.
+    /// Returns the JSON for the harness; a call is `operations` operations.
     pub fn report(&self, operations: u64) -> Value {
         let operations = self.calls * operations;
         json!({
@@ -90,7 +88,7 @@ impl Measured {
     }
 }
 
-/// A fixed sequence of numbers (SplitMix64): all sides get the same documents, sizes and orders.
+/// A fixed sequence of numbers (splitmix64), so that all sides get the same documents, sizes and orders.
 pub struct Numbers(u64);
 
 impl Numbers {
@@ -106,7 +104,7 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, and not evenly: good enough for test data.
+    /// Returns a number below `end`, not quite uniform: good enough for test data.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }

@@ -1,22 +1,22 @@
-//! Two processes that measure → one at a time, many times in turn.
+//! Lets two measuring processes alternate.
 //!
-//! A machine that others use too is slower now and faster then, for seconds; what two processes measure one after the
-//! other differs by that. Where they take turns of some milliseconds, it is the same for both.
+//! The speed of a shared machine varies over seconds, so two processes that run one after the other measure different speeds.
+//! Processes that alternate every few milliseconds measure the same.
 //!
-//! A process begins with the turn. It gives it up by the line [`OVER`] on standard output, and has it again with a line
-//! on standard input.
+//! A process starts with the turn. It ends its turn by the line [`OVER`] on standard output, and gets the next by a line on
+//! standard input.
 
 use std::io;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a process says when its turn is over; the harness, which has none of our dependencies, writes it down too.
+/// The line that a process prints at the end of its turn; the harness repeats it, because it does not depend on this crate.
 const OVER: &str = "over";
 
-/// The turns of one process, all of whose measuring threads take them together.
+/// The turns of one process, which all its measuring threads take together.
 pub struct Turns {
     threads: Barrier,
-    /// There is another process.
+    /// Whether there is another process.
     is_taken: bool,
     is_last: AtomicBool,
 }
@@ -26,11 +26,11 @@ impl Turns {
         Turns { threads: Barrier::new(threads), is_taken, is_last: AtomicBool::new(false) }
     }
 
-    /// Gives up the turn and waits for the next one. False: there is none, because a thread needs no more.
+    /// Ends the turn and waits for the next one. Returns false if there is none, because a thread needs no more.
     ///
     /// # Panics
     ///
-    /// If nobody is there to give it back.
+    /// If the harness is gone.
     pub fn next(&self, is_needed: bool) -> bool {
         if !is_needed {
             // Relaxed: the barrier orders it before the load.
@@ -43,7 +43,7 @@ impl Turns {
         if is_leader && self.is_taken {
             println!("{OVER}");
             let read = io::stdin().read_line(&mut String::new());
-            assert!(read.is_ok_and(|bytes| bytes > 0), "nobody gives the turn back");
+            assert!(read.is_ok_and(|bytes| bytes > 0), "the harness is gone");
         }
         self.threads.wait();
         true

@@ -1,4 +1,4 @@
-//! Neither grows nor shrinks.
+//! Keeps its size.
 
 pub struct Cache {
     _entries: Vec<Vec<u8>>,

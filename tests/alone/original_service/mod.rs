@@ -1,4 +1,4 @@
-//! The service the project began with: a first snapshot, work, a last snapshot, and the ten largest differences
+//! Tests the service of the original blog post: a first snapshot, work, a last snapshot, and the ten largest differences
 //! over HTTP. Every line of the answer is known, because nothing else is on the heap.
 
 mod cache;
@@ -11,7 +11,7 @@ use queue::Queue;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// The body of a good answer. What the client needs for it is not the service's, so it is paused.
+/// Returns the body of a successful answer. The client is paused, because its allocations are not the service's.
 fn get(addr: SocketAddr, path: &str) -> String {
     let _paused = heapgauge::pause();
     let mut stream = TcpStream::connect(addr).unwrap();
@@ -24,7 +24,7 @@ fn get(addr: SocketAddr, path: &str) -> String {
     body.to_owned()
 }
 
-/// Room for that many blocks that is not the service's.
+/// Makes an untracked vector with room for that many blocks.
 fn untracked(blocks: usize) -> Vec<Vec<u8>> {
     let _paused = heapgauge::pause();
     Vec::with_capacity(blocks)
@@ -32,7 +32,7 @@ fn untracked(blocks: usize) -> Vec<Vec<u8>> {
 
 pub fn first_snapshot_work_last_snapshot_top_ten() {
     heapgauge::clear_traces();
-    // The figures of the post: 6,161 blocks of 616,765 bytes.
+    // The figures of the blog post: 6,161 blocks of 616,765 bytes.
     let cache = Cache::of(6_160, 100, 765);
     let mut journal = Journal::of(30);
     // The first snapshot.
@@ -59,7 +59,7 @@ pub fn first_snapshot_work_last_snapshot_top_ten() {
         assert_eq!(get(addr, path), expected, "{path}");
     }
 
-    // What the rows leave out stands in *other*; by line the functions are named.
+    // The remaining rows are summed in *other*; by line, rows have functions.
     assert_eq!(
         get(addr, "/memory/snapshots?top=1&group_by=line&sort=size"),
         format!(
@@ -84,7 +84,7 @@ pub fn first_snapshot_work_last_snapshot_top_ten() {
         )
     );
 
-    // Nothing is left of the work: its rows say so.
+    // The work is freed, and its rows show that.
     drop((cache, journal, queue));
     assert_eq!(
         get(addr, "/memory/snapshots?top=10"),

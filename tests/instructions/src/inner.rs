@@ -1,24 +1,24 @@
-//! The allocator inside: nearly nothing, while a path is taken.
+//! Provides an inner allocator that takes nearly no instructions while a path is measured.
 //!
-//! What the C library's `malloc` needs would be most of many counts, and change with its version.
+//! The C library's `malloc` would be most of many counts, and differ by its version.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Gives addresses one after the other and takes none back, between [`begin`] and [`end`]; else the system's.
+/// Returns consecutive addresses and never reuses one, between [`begin`] and [`end`]; the system's allocator otherwise.
 pub struct Inner;
 
-/// Only pages that were touched are memory.
+/// Size of the mapping; only touched pages use memory.
 const ROOM: usize = 256 << 20;
-/// A block grows up to so many bytes, or by half, where it is.
+/// A block grows in place up to so many bytes, or by half.
 const GROWTH: usize = 256;
 
 static IS_USED: AtomicBool = AtomicBool::new(false);
 static FIRST: AtomicUsize = AtomicUsize::new(0);
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// From here on blocks are cut from a mapping. Relaxed throughout: paths with several threads run one after the other.
+/// Takes blocks from a mapping from now on. Relaxed throughout: paths with several threads run one after the other.
 pub fn begin() {
     if FIRST.load(Ordering::Relaxed) == 0 {
         let (access, kind) = (

@@ -1,8 +1,8 @@
-//! One hot path, taken a given number of times, for `tests/instructions.py`.
+//! Runs one hot path a given number of times, for `tests/instructions.py`.
 //!
-//! `instructions` lists the paths, how often each is to be taken, and what of it counts; `instructions PATH COUNT` takes one. Whatever
-//! else a process does, its start, the first events of a path, the blocks that a path needs, is the same for `COUNT` and
-//! for twice that, so the difference of two runs is the path alone.
+//! `instructions` lists the paths, how often each runs, and its counted function; `instructions PATH COUNT` runs one. The start
+//! of the process, the first events of a path and its blocks are the same for `COUNT` and for twice that, so the difference of
+//! two runs is the path alone.
 
 mod inner;
 mod paths;

@@ -1,4 +1,4 @@
-//! The paths.
+//! Lists the hot paths.
 
 use crate::inner;
 use crate::reproducible;
@@ -8,22 +8,22 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, reall
 use std::hint::black_box;
 use std::ptr::null_mut;
 
-/// A path, and how it is taken so many times of at most so many.
+/// A path, with a function that runs it so many times of at most so many.
 pub struct Path {
     pub name: &'static str,
-    /// It is taken as often, and twice as often.
+    /// Number of runs; the second process runs it twice as often.
     pub count: usize,
     /// The only function that is counted, unless it is empty.
     pub within: &'static str,
     pub take: fn(usize, usize),
 }
 
-/// Events before those that count: whatever is made at the first of them is there then.
+/// Number of events before the counted ones, which create the state that later events reuse.
 const WARM: usize = 64;
 const STACKS_IN_TURN: usize = 64;
-/// Frames of ours, where it does not matter how many.
+/// Number of our frames where it does not matter.
 const FRAMES: u32 = 16;
-/// More than any path allocates, so that none of its blocks is sampled.
+/// An interval larger than the bytes of any path, so that none of its blocks is sampled.
 const NEVER: usize = 1 << 30;
 
 const SMALL: Layout = layout(64, 8);
@@ -44,7 +44,7 @@ macro_rules! paths {
     };
 }
 
-// Mostly 4,096 blocks: some of them are told to the peak, in the same share as elsewhere.
+// Mostly 4,096 blocks, so that the usual share of them is published to the peak.
 paths! {
     "allocate 64 bytes, 5 frames" 4096, |n, most| allocate(n, most, 5, SMALL);
     "allocate 64 bytes, 25 frames" 4096, |n, most| allocate(n, most, 25, SMALL);
@@ -86,7 +86,7 @@ paths! {
 
 // ── Blocks ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Blocks of one layout, in memory that is made before the path is taken.
+/// Blocks of one layout, in a list that is allocated before the path runs.
 struct Blocks {
     layout: Layout,
     made: Vec<*mut u8>,
@@ -122,7 +122,7 @@ impl Blocks {
         }
     }
 
-    /// Frees so many; the others are never freed.
+    /// Frees so many of them; the others are never freed.
     #[inline(never)]
     fn free(&self, count: usize) {
         for block in &self.made[..count] {
@@ -150,7 +150,7 @@ fn allocate_zeroed(count: usize, most: usize, layout: Layout) {
     under(FRAMES, 0, &mut || blocks.allocate_zeroed(WARM + count));
 }
 
-/// Sixteen times other stacks: where two of them meet in a cache depends on their addresses, and so on all code before.
+/// Runs with sixteen sets of stacks: collisions in a cache depend on their addresses, and so on all code before.
 fn in_turn(count: usize, most: usize) {
     let mut blocks = Blocks::with_room(16 * 2 * STACKS_IN_TURN + most, SMALL);
     for times in 0..16 {
@@ -196,7 +196,7 @@ fn new_stacks(count: usize, most: usize, frames: u32) {
     }
 }
 
-// ── Ways to be ──────────────────────────────────────────────────────────────────────────────────
+// ── States of tracking ──────────────────────────────────────────────────────────────────────────────────
 
 fn paused(path: impl FnOnce()) {
     let _paused = heapgauge::pause();
@@ -221,10 +221,10 @@ fn in_thread(work: &mut dyn FnMut()) {
     end(begin(&mut { work }));
 }
 
-/// Begins a thread that calls `work`, which is there until its [`end`].
+/// Starts a thread that calls `work` and remains until its [`end`].
 fn begin(work: &mut &mut dyn FnMut()) -> libc::pthread_t {
     extern "C" fn run(work: *mut libc::c_void) -> *mut libc::c_void {
-        // SAFETY: what `begin` has given, and nobody uses it meanwhile.
+        // SAFETY: the pointer that `begin` returned, which no other code uses meanwhile.
         unsafe { (*work.cast::<&mut dyn FnMut()>())() };
         null_mut()
     }
@@ -241,8 +241,7 @@ fn end(thread: libc::pthread_t) {
     assert_eq!(unsafe { libc::pthread_join(thread, null_mut()) }, 0);
 }
 
-/// What of paths with many threads is counted, by its name: how a thread begins and ends in the C library depends on what
-/// others do meanwhile.
+/// The counted function of paths with many threads: the C library's part of a thread's start and end depends on other threads.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn first_event() {
@@ -250,7 +249,7 @@ extern "C" fn first_event() {
     black_box(unsafe { alloc(SMALL) });
 }
 
-/// As many threads in any case, one after the other: each takes over the state of the one before.
+/// Runs threads one after the other: each adopts the state of the one before.
 fn first_of_threads_in_turn(count: usize, most: usize) {
     inner::begin();
     for number in 0..WARM + most {
@@ -262,13 +261,13 @@ fn first_of_threads_in_turn(count: usize, most: usize) {
     }
 }
 
-/// The same of threads that all live until the last one has begun, so that each has to have a state made.
+/// Runs threads that live until the last one has started, so that a state is made for each.
 fn first_of_living_threads(count: usize, most: usize) {
     inner::begin();
     let [told, heard] = pipe();
     let [over, waiting] = pipe();
     let mut threads = Vec::with_capacity(1 + most);
-    // Boxes, because a thread keeps a reference to what it calls.
+    // Boxes, because a thread keeps a reference to its closure.
     for number in 0..1 + most {
         let work: &'static mut dyn FnMut() = Box::leak(Box::new(move || {
             if number < 1 + count {
@@ -286,7 +285,7 @@ fn first_of_living_threads(count: usize, most: usize) {
     threads.into_iter().for_each(end);
 }
 
-/// Where to write, and where it is read.
+/// A file that is written and read.
 fn pipe() -> [libc::c_int; 2] {
     let mut ends = [0; 2];
     // SAFETY: room for two numbers.
@@ -306,7 +305,7 @@ fn listen(read: libc::c_int) {
     assert_eq!(unsafe { libc::read(read, byte.as_mut_ptr().cast(), 1) }, 1);
 }
 
-// ── Looks ───────────────────────────────────────────────────────────────────────────────────────
+// ── Reads ───────────────────────────────────────────────────────────────────────────────────────
 
 const STACKS: usize = 1_000;
 

@@ -1,16 +1,15 @@
-//! The same random numbers and the same time in every run: instead of the C library's, because the linker finds
-//! these first.
+//! Provides the same random numbers and the same time in every run. The linker finds these functions before the C library's.
 //!
 //! Maps of the standard library are ordered by the system's random numbers, and a collection younger than a second is
 //! reused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Nanoseconds since 1970, and since the machine began.
+/// Nanoseconds since 1970, and since the start of the machine.
 static NOW: AtomicU64 = AtomicU64::new(1_800_000_000 * SECOND);
 const SECOND: u64 = 1_000_000_000;
 
-/// Lets time pass: otherwise a microsecond does at each look.
+/// Advances the clock, which otherwise advances a microsecond at each read.
 pub fn sleep(seconds: u64) {
     NOW.fetch_add(seconds * SECOND, Ordering::Relaxed);
 }

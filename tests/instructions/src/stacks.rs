@@ -1,8 +1,8 @@
-//! Stacks of a known depth, as many different ones as wanted.
+//! Calls work on many different stacks of a known depth.
 
 use std::hint::black_box;
 
-/// Work to be done, how many functions are to be called before, and which ones: two bits each.
+/// A function that calls the work below `levels` more calls, which two bits each of `path` select.
 type Level = fn(&mut dyn FnMut(), u32, u64) -> u64;
 
 /// Does the work under `levels` calls of a function by another.
@@ -19,8 +19,8 @@ fn next(work: &mut dyn FnMut(), levels: u32, path: u64) -> u64 {
     black_box(LEVELS)[path as usize % LEVELS.len()](work, left, path >> 2)
 }
 
-/// Four, each with a return address of its own: the numbers keep the compiler from making one function of them, and no
-/// call is the last thing its function does.
+/// Defines four functions with different return addresses. The numbers differ, or the compiler would merge them, and no call
+/// is in tail position.
 static LEVELS: &[Level; 4] = &[first, second, third, fourth];
 
 macro_rules! levels {

@@ -1,4 +1,4 @@
-//! The write side's atomics under loom: every order in which threads may run, and every value a load may then see.
+//! Runs the write side's atomics under loom: every order of the threads, and every value that a load may then see.
 //!
 //! `append_list.rs`, `hint.rs`, `epoch.rs` and the files of `record/count/` are the crate's own. Stand-ins replace
 //! `base::atomics`, whose atomics loom controls here, `record::memory` and `record::tag`. `models` repeats the thread
@@ -9,7 +9,7 @@ mod base;
 mod models;
 mod record;
 
-/// Runs the models whose name holds the argument, without one all.
+/// Runs the models whose names contain the argument, or all.
 fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);

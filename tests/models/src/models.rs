@@ -1,4 +1,4 @@
-//! What must hold in every order.
+//! Checks the invariants that hold in every order.
 
 use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
 use crate::record::append_list::{Linked, List};
@@ -11,7 +11,7 @@ use loom::sync::atomic::AtomicBool;
 use loom::thread;
 use std::sync::Arc;
 
-/// What of a `ThreadState` matters here. All zero bytes are a fresh one.
+/// The modelled part of a `ThreadState`. All zero bytes are a new state.
 #[repr(C, align(128))]
 struct State {
     taken: AtomicU8,
@@ -444,7 +444,7 @@ fn bases() {
 
 // ── Half words that go on ───────────────────────────────────────────────────────────────────────
 
-/// What changes bit 31.
+/// Changes of bit 31.
 const HALF: u64 = 1 << 31;
 
 /// Brings a count from nothing to so many bytes and blocks, below 2^32: the bytes and whatever changes bit 31 by blocks
@@ -475,7 +475,7 @@ const SMALL: Events = [(Allocated, 48), (Freed, 48), (Allocated, 16)];
 const LARGE: Events = [(Allocated, HALF - 1), (Freed, HALF - 1), (Allocated, HALF - 1)];
 const TWICE: Events = [(Allocated, HALF - 1), (Allocated, HALF - 1), (Allocated, 1)];
 
-/// What a count is before these events and after each of its own.
+/// Returns a count before these events and after each of its own.
 fn steps(start: Sum, events: &Events, direction: Direction) -> Vec<Sum> {
     let sizes = events.iter().filter(|event| event.0 == direction).map(|event| event.1);
     let add = |sum: &mut Sum, size| {
@@ -502,14 +502,14 @@ fn look_twice(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
     }
 }
 
-/// What is read when all have gone.
+/// Reads the counts when all threads have ended.
 fn look_at_last(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
     for direction in [Freed, Allocated] {
         assert_eq!(Some(&read(direction)), steps(start, events, direction).last());
     }
 }
 
-/// An owner allocates and frees while somebody reads.
+/// An owner allocates and frees while another thread reads.
 fn goes_on(start: Sum, events: &'static Events) -> String {
     let prepare = move || {
         begin();
@@ -627,7 +627,7 @@ fn unsampled_cleared() {
     assert_eq!(read_epoch().1.live(), 8);
 }
 
-/// What a thread does with its state before and while another changes something, and when it knows that it is changed.
+/// The part of a thread before and during another's change, and after it knows of the change.
 fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after: bool)) {
     let (changing, done) = spawn_telling(change);
     let looking = thread::spawn(move || {
@@ -719,7 +719,7 @@ fn mistakes() -> String {
     "4 noticed".to_owned()
 }
 
-/// What is written down here anew is as it is there: the same atomic operations with the same orderings.
+/// Checks that the repeated code has the same atomic operations with the same orderings as its original.
 fn as_in_the_sources() -> String {
     // Without comments.
     let body = |text: &str, function: &str| -> String {

@@ -1,4 +1,4 @@
-//! A library with a heap of its own, loaded by Python in `tests/variants.py`.
+//! Provides a library with a heap of its own, which `tests/variants.py` loads.
 
 use heapgauge::Collector;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use std::mem::forget;
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// Leaks 100 blocks of 1,000 bytes and prints what is known of them, and of the build, as JSON.
+/// Leaks 100 blocks of 1,000 bytes, and prints their site and the build as JSON.
 #[unsafe(no_mangle)]
 pub extern "C" fn report() {
     for _ in 0..black_box(100) {

@@ -1,7 +1,6 @@
-//! Five leaks → their sites and how they were captured, as JSON, for `tests/variants.py`.
+//! Prints the sites of five leaks, and how they were captured, as JSON, for `tests/variants.py`.
 //!
-//! Every variant is built from these sources as they are. Each leak allocates in one line, so that a
-//! variant with line numbers has as many sites as one that only has functions.
+//! Each leak allocates in one line, so that a variant with line numbers has as many sites as one with functions only.
 
 use heapgauge::{Collector, Frame, GroupBy, Snapshot};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! alloc-track with backtraces: every block.
+//! Runs alloc-track with backtraces: every block.
 
 use std::alloc::System;
 

@@ -1,4 +1,4 @@
-//! dhat as its documentation shows it: every block, ten frames of each stack.
+//! Runs dhat as its documentation shows it: every block, ten frames of each stack.
 
 #[global_allocator]
 static ALLOC: dhat::Alloc = dhat::Alloc;

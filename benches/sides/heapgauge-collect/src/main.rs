@@ -1,5 +1,5 @@
-//! heapgauge with its read side: what a collection costs. A package of its own, so that the timed side stays
-//! without the dependencies of the outlets.
+//! Runs heapgauge with its read side, to measure collections. A package of its own, so that the timed side does not contain the
+//! dependencies of the outlets.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();

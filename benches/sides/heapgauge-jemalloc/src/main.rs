@@ -1,4 +1,4 @@
-//! heapgauge around jemalloc.
+//! Runs heapgauge around jemalloc.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<tikv_jemallocator::Jemalloc> =

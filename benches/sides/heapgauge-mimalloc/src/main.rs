@@ -1,4 +1,4 @@
-//! heapgauge around mimalloc.
+//! Runs heapgauge around mimalloc.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<mimalloc::MiMalloc> =

@@ -1,4 +1,4 @@
-//! heapgauge around the system's allocator: one stack per 512 KiB, exact totals.
+//! Runs heapgauge around the system's allocator: one stack per 512 KiB, exact totals.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system().sample_every(512 << 10);

@@ -1,4 +1,4 @@
-//! heapgauge around the system's allocator: every block, up to 32 frames of each stack.
+//! Runs heapgauge around the system's allocator: every block, up to 32 frames of each stack.
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();

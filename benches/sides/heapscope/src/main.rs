@@ -1,4 +1,4 @@
-//! heapscope as its documentation shows it: every block. Built with frame pointers, else it refuses to start.
+//! Runs heapscope as its documentation shows it: every block. Built with frame pointers, else it refuses to start.
 
 #[global_allocator]
 static ALLOC: heapscope::Alloc = heapscope::Alloc::system();

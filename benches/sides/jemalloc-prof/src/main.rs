@@ -1,5 +1,5 @@
-//! jemalloc's own heap profiler at its usual rate: one stack per 512 KiB (`lg_prof_sample:19`), so no exact
-//! counts. The one sampling side; here because it is what people leave on today.
+//! Runs jemalloc's own heap profiler at its usual rate: one stack per 512 KiB (`lg_prof_sample:19`), so no exact
+//! counts. Here because many services leave it on today.
 
 #[global_allocator]
 static ALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,4 +1,4 @@
-//! jemalloc alone: what `heapgauge-jemalloc` is divided by.
+//! Runs jemalloc alone, the base of `heapgauge-jemalloc`.
 
 #[global_allocator]
 static ALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

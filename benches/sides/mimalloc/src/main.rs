@@ -1,4 +1,4 @@
-//! mimalloc alone: what `heapgauge-mimalloc` is divided by.
+//! Runs mimalloc alone, the base of `heapgauge-mimalloc`.
 
 #[global_allocator]
 static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,4 +1,4 @@
-//! pprof-alloc recording every block (its default is one per 512 KiB). Built with frame pointers: without
+//! Runs pprof-alloc recording every block (its default is one per 512 KiB). Built with frame pointers: without
 //! them all its sites silently become one.
 
 #[global_allocator]

@@ -1,4 +1,4 @@
-//! re_memory recording every block with its stack (its default leaves out blocks below 1 KiB and samples those
+//! Runs re_memory recording every block with its stack (its default leaves out blocks below 1 KiB and samples those
 //! below 1 MiB).
 
 use std::alloc::System;

@@ -1,4 +1,4 @@
-//! The side every other one is divided by: the allocator Rust programs have when they ask for nothing.
+//! Runs the default allocator of Rust programs, the base of most sides.
 
 #[global_allocator]
 static ALLOC: std::alloc::System = std::alloc::System;

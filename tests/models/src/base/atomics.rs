@@ -1,6 +1,6 @@
-//! Atomics as large as the real ones, so that tables keep their layout, and as constant. What loom controls lies beside
-//! them, by address, bound when one is first touched; when a model ends all of it is forgotten, and statics are as they
-//! were.
+//! Replaces atomics with ones of the same size, also constant, so that tables keep their layout. loom's own atomics are stored
+//! beside them by address, and made at the first use; at the end of a model they are dropped, and statics have their initial
+//! values again.
 
 pub(crate) use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -18,15 +18,15 @@ thread_local! {
 #[derive(Default)]
 struct Beside {
     bound: HashMap<usize, &'static Controlled>,
-    /// The same, in the order in which they were touched: a run is to be repeated step by step.
+    /// The bound atomics in the order of their first use, so that a run can be repeated step by step.
     touched: Vec<&'static Controlled>,
-    /// Of zero, made before any thread begins: what a thread makes by itself others could not know of.
+    /// Unused atomics of zero, made before any thread starts: other threads could not use one that a thread makes.
     free: Vec<&'static Controlled>,
     made: Vec<*mut Controlled>,
     threads: bool,
 }
 
-/// Atomics of zero that a model may touch in its threads.
+/// Number of zero atomics that a model may use in its threads.
 const POOL: usize = 160;
 
 /// Runs a model in every order of its threads, with so many switches between them that nothing but the order of the
@@ -63,7 +63,7 @@ pub(crate) fn every_order(
     runs.load(Ordering::Relaxed)
 }
 
-/// Sets the one atomic that holds `from` to `to`: as if somebody had added that much. Before threads begin.
+/// Sets the only atomic that contains `from` to `to`, before threads start.
 pub(crate) fn jump(from: u64, to: u64) {
     let touched = BESIDE.with_borrow(|beside| {
         assert!(!beside.threads, "a jump in a thread");
@@ -74,7 +74,7 @@ pub(crate) fn jump(from: u64, to: u64) {
     one.store(to, Ordering::Release);
 }
 
-/// As that of the crate on x86-64: two loads and stores, between which another thread may come.
+/// Models the crate's function on x86-64: two loads and stores, which another thread may separate.
 macro_rules! add_block_to_own {
     ($struct:ty, $this:expr, $bytes:ident, $blocks:ident, $size:expr) => {{
         let (this, size): (&$struct, usize) = ($this, $size);
@@ -85,7 +85,7 @@ macro_rules! add_block_to_own {
 }
 pub(crate) use add_block_to_own;
 
-/// What loom controls for the atomic at this address, which holds `initial` in memory.
+/// Returns loom's atomic for this address, which contains `initial` in memory.
 fn bind(address: usize, initial: u64) -> &'static Controlled {
     BESIDE.with_borrow_mut(|beside| {
         if let Some(bound) = beside.bound.get(&address) {
@@ -106,7 +106,7 @@ fn bind(address: usize, initial: u64) -> &'static Controlled {
     })
 }
 
-/// What an atomic can hold.
+/// Values of an atomic.
 pub(crate) trait Word: Copy {
     fn to(self) -> u64;
     fn from(word: u64) -> Self;
@@ -141,12 +141,12 @@ impl<T> Word for *mut T {
 
 pub(crate) type AtomicPtr<T> = Atomic<*mut T>;
 
-/// See the module.
+/// An atomic under loom's control, see the module.
 #[derive(Default)]
 #[repr(transparent)]
 pub(crate) struct Atomic<W>(UnsafeCell<W>, PhantomData<W>);
 
-// SAFETY: what stands in memory is never written.
+// SAFETY: the value in memory is never written.
 unsafe impl<W> Sync for Atomic<W> {}
 // SAFETY: as above.
 unsafe impl<W> Send for Atomic<W> {}

@@ -1,5 +1,5 @@
-//! What `counters.rs` wants of the crate's `memory/mod.rs`: zeroes that are never used a second time while a model runs, so
-//! that an address stands for one value. What loom controls lies elsewhere, so nearly all of them stay zeroes.
+//! Replaces the parts of `memory/mod.rs` that `counters.rs` uses: zeroed memory that is not reused while a model runs, so that
+//! an address identifies one value. loom's atomics are stored elsewhere, so nearly all of it remains zero.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
 
 pub(crate) unsafe fn free_array<T>(_pointer: *mut T, _len: usize) {}
 
-/// Room is never short here.
+/// Memory is never short here.
 pub(crate) fn zeroed_array_of_thread<T>(len: usize, _may: fn(usize) -> bool) -> *mut T {
     zeroed_array(len)
 }
@@ -34,7 +34,7 @@ pub(crate) fn always(_bytes: usize) -> bool {
     true
 }
 
-/// Frees everything. Between two runs of a model, when all threads have ended.
+/// Frees everything. Called between two runs of a model, when all threads have ended.
 pub(crate) fn free_all() {
     for (made, layout) in MADE.take() {
         // SAFETY: made above with this layout, and no longer in the list.

@@ -1,4 +1,4 @@
-//! What `sampling.rs` and `epoch.rs` want of the crate's `tag/mod.rs`; the last check holds it to that.
+//! Replaces the parts of `tag/mod.rs` that `sampling.rs` and `epoch.rs` use; the last check compares both.
 
 /// The first id a stack can have.
 pub(crate) const FIRST: u32 = 2;
