@@ -12,7 +12,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
 /// Bytes that threads may not have published, with some for the threads of the harness.
-const SLACK: u64 = 6 * 64 << 10;
+const SLACK: u64 = 6 * (64 << 10);
 
 /// Blocks before and after: in place or moved, with the tag behind them or in the map.
 const SIZES: [(usize, usize); 9] = [
