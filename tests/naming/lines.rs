@@ -250,7 +250,7 @@ fn whole_file_mappings() -> usize {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_cache_of_the_crate_backtrace_stays_the_programs() {
-    let _turn = turn();
+    own_process!();
     let here = the_cache_of_the_crate_backtrace_stays_the_programs as *mut std::ffi::c_void;
     // `backtrace` takes it for a return address, and looks up the one before.
     let here = here.wrapping_byte_add(1);

@@ -272,7 +272,7 @@ fn all_of_it_where_the_loader_cannot_be_asked() {
     assert!(said.contains("2 passed"), "{said}");
 }
 
-/// Names and places of a block's frames.
+/// Returns names and places of a block's frames.
 fn frames(block: &Block) -> Vec<(String, String, u32)> {
     let traceback = traceback_of(block).unwrap();
     let frames = traceback.frames().iter();
@@ -281,6 +281,7 @@ fn frames(block: &Block) -> Vec<(String, String, u32)> {
 
 #[test]
 fn a_library_loaded_after_names_were_read_has_lines() {
+    own_process!();
     let _turn = turn();
     drop(Snapshot::take().unwrap());
     let loaded = Loaded::open(&library("late", 1_000));
@@ -298,6 +299,7 @@ fn a_library_loaded_after_names_were_read_has_lines() {
 /// Lines where the kernel lets the old file be read, which takes a capability, and else an offset.
 #[test]
 fn a_library_whose_file_was_replaced_has_no_names_of_the_new_one() {
+    own_process!();
     let _turn = turn();
     let path = library("replaced", 1_000);
     let loaded = Loaded::open(&path);
