@@ -156,14 +156,14 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         if block.is_null() {
             return block;
         }
-        match event::alloc::pass(size) {
+        match event::alloc::try_fast(size) {
             Some(id) => {
                 // SAFETY: the caller's duty.
                 unsafe { tag::write_behind(block, size, id) };
                 block
             }
             // SAFETY: the caller's duty.
-            None => unsafe { event::alloc::allocation(block, size, &self.config, entrance) },
+            None => unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) },
         }
     }
 
@@ -178,7 +178,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
             return block;
         }
         // SAFETY: the caller's duty.
-        unsafe { event::alloc::allocation(block, size, &self.config, entrance) }
+        unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) }
     }
 
     // ── What is not usual, as `GlobalAlloc` has it ──────────────────────────────────────────────
@@ -217,14 +217,14 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
             return moved;
         }
         // SAFETY: the block now has the new inner layout.
-        unsafe { event::realloc::reallocation(moved, old, layout.size(), new_size, &self.config) }
+        unsafe { event::realloc::record_realloc(moved, old, layout.size(), new_size, &self.config) }
     }
 
     #[inline(never)]
     unsafe fn dealloc_any(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as in `realloc_any`.
         let id = unsafe { tag::read(block, layout.size()) };
-        event::free::free(id, layout.size());
+        event::free::record_free(id, layout.size());
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
@@ -232,7 +232,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// Of a block with the tag behind it.
     #[inline(never)]
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
-        if is_seldom(!event::free::free_usual(id, layout.size())) {
+        if is_seldom(!event::free::try_fast_free(id, layout.size())) {
             // SAFETY: the caller's duties.
             return unsafe { self.dealloc_any(block, layout) };
         }
@@ -317,14 +317,14 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
             // Nothing has changed: block, tag and books are as they were.
             return moved;
         }
-        match event::realloc::pass_resized(old, size, new_size) {
+        match event::realloc::try_fast_realloc(old, size, new_size) {
             Some(id) => {
                 // SAFETY: the block now has the new inner layout, a usual one.
                 unsafe { tag::write_behind(moved, new_size, id) };
                 moved
             }
             // SAFETY: as above.
-            None => unsafe { event::realloc::reallocation(moved, old, size, new_size, &self.config) },
+            None => unsafe { event::realloc::record_realloc(moved, old, size, new_size, &self.config) },
         }
     }
 }

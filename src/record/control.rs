@@ -354,8 +354,8 @@ pub(crate) fn own_frames() -> OwnFrames {
     startup::ensure();
     let (stacks, asking) = own_frames::sample();
     let functions = [
-        event::alloc::allocation as *const () as usize,
-        event::realloc::reallocation as *const () as usize,
+        event::alloc::record_alloc as *const () as usize,
+        event::realloc::record_realloc as *const () as usize,
         event::capture::stack_of_caller as *const () as usize,
     ];
     OwnFrames { functions, stacks, asking }

@@ -1,6 +1,6 @@
 //! An allocation → counters.
 
-use super::{free, live_bytes, sums};
+use super::{free, live_bytes, sampled_amounts};
 use crate::base::hint::is_seldom;
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::Plan;
@@ -18,12 +18,12 @@ use crate::record::unwind::{self, Entrance, Registers};
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
-pub(crate) fn pass(size: usize) -> Option<u32> {
+pub(crate) fn try_fast(size: usize) -> Option<u32> {
     debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
     thread::front().unsampled.passes(size)
 }
 
-/// Books a block of the calling code that does not [`pass`], tags it and returns it.
+/// Books a block of the calling code that does not [`try_fast`], tags it and returns it.
 ///
 /// What is all in the usual way goes straight through, and nothing is changed before that is certain.
 ///
@@ -31,10 +31,15 @@ pub(crate) fn pass(size: usize) -> Option<u32> {
 ///
 /// * `block` is what the inner allocator has made for this size, and not yet the program's.
 #[inline(never)]
-pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+pub(crate) unsafe fn record_alloc(
+    block: *mut u8,
+    size: usize,
+    config: &Config,
+    entrance: Entrance,
+) -> *mut u8 {
     if epoch::plan().leaves_to_chance(size) {
         // SAFETY: the caller's duty.
-        return unsafe { allocation_by_chance(block, size, config, entrance) };
+        return unsafe { record_alloc_sampled(block, size, config, entrance) };
     }
     let registers = Registers::here();
     if let Some(state) = thread::tuned_to(epoch::generation())
@@ -47,32 +52,33 @@ pub(crate) unsafe fn allocation(block: *mut u8, size: usize, config: &Config, en
         // An id below the base was met before a `clear`, or is none.
         if id >= epoch::base() && state.counters.add(id, Direction::Allocated, size) {
             state.small_change(size as i64);
-            debug_assert!(is_right(id, tools, registers, entrance), "a guess differs from the walk");
+            debug_assert!(walk_agrees(id, tools, registers, entrance), "a guess differs from the walk");
             drop(busy);
             // SAFETY: the caller's duty.
-            return unsafe { keep(block, size, id) };
+            return unsafe { write_tag(block, size, id) };
         }
         drop(busy);
     }
-    let id = allocation_slow(&registers, size, config, Some(entrance), resized_bytes(entrance));
+    let id = record_alloc_slow(&registers, size, config, Some(entrance), take_resizing(entrance));
     // SAFETY: the caller's duty.
-    unsafe { keep(block, size, id) }
+    unsafe { write_tag(block, size, id) }
 }
 
 /// The same of one that chance decides about.
 ///
 /// # Safety
 ///
-/// * As for [`allocation`].
+/// * As for [`record_alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
     // Large blocks and those of unusual alignment have not been asked yet.
     let passed = thread::front().unsampled.passes(size);
-    let id = passed
-        .unwrap_or_else(|| allocation_slow(&Registers::here(), size, config, None, resized_bytes(entrance)));
+    let id = passed.unwrap_or_else(|| {
+        record_alloc_slow(&Registers::here(), size, config, None, take_resizing(entrance))
+    });
     // SAFETY: the caller's duty.
-    unsafe { keep(block, size, id) }
+    unsafe { write_tag(block, size, id) }
 }
 
 /// Keeps the id of a block that has been booked, and returns the block.
@@ -81,10 +87,10 @@ unsafe fn allocation_by_chance(block: *mut u8, size: usize, config: &Config, ent
 ///
 /// * As for [`tag::write`].
 #[inline(always)]
-pub(super) unsafe fn keep(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+pub(super) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     if is_seldom(!tag::is_behind(size)) {
         // SAFETY: the caller's duty.
-        return unsafe { keep_any(block, size, id) };
+        return unsafe { write_tag_slow(block, size, id) };
     }
     // SAFETY: the caller's duty; it is of a size that has its tag behind it.
     unsafe { tag::write_behind(block, size, id) };
@@ -97,10 +103,10 @@ pub(super) unsafe fn keep(block: *mut u8, size: usize, id: u32) -> *mut u8 {
 ///
 /// * As for [`tag::write`].
 #[inline(never)]
-unsafe fn keep_any(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     // SAFETY: the caller's duty.
     if !unsafe { tag::write(block, size, id) } {
-        misplaced(id, size);
+        tag_lost(id, size);
     }
     block
 }
@@ -108,7 +114,7 @@ unsafe fn keep_any(block: *mut u8, size: usize, id: u32) -> *mut u8 {
 /// Books an allocation, whatever is not as usual, and returns what its tag is to hold: an id, with [`SAMPLED`] where
 /// the block was sampled. The peak is told of the size less `resized`, the bytes of the block that it was before.
 #[inline(never)]
-pub(super) fn allocation_slow(
+pub(super) fn record_alloc_slow(
     registers: &Registers,
     size: usize,
     config: &Config,
@@ -118,18 +124,18 @@ pub(super) fn allocation_slow(
     epoch::configure(config);
     let Some(state) = thread::current_or_make() else {
         dropped::count(Reason::Threads);
-        return unrecorded_shared(size, resized);
+        return record_unattributed_shared(size, resized);
     };
     if state.quiet() != 0 || !epoch::is_on() {
         own_frames::note(state, registers);
-        return quiet_slow(state, size, resized);
+        return record_suspended(state, size, resized);
     }
-    record(state, registers, size, resized, entrance)
+    refresh_and_record(state, registers, size, resized, entrance)
 }
 
 /// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak is told of one change.
 #[inline(never)]
-fn resized_bytes(entrance: Entrance) -> i64 {
+fn take_resizing(entrance: Entrance) -> i64 {
     match (entrance, thread::unsilenced()) {
         (Entrance::Reallocate, Some(state)) => state.unpublished.set_resizing(0),
         _ => 0,
@@ -138,7 +144,7 @@ fn resized_bytes(entrance: Entrance) -> i64 {
 
 /// The same in a thread that is not busy, whether silenced or not.
 #[inline(never)]
-pub(super) fn record(
+pub(super) fn refresh_and_record(
     state: &'static ThreadState,
     registers: &Registers,
     size: usize,
@@ -153,16 +159,16 @@ pub(super) fn record(
     let (base, plan) = (epoch::base(), epoch::plan());
     if base == u32::MAX {
         // Just now.
-        return allocate(state, UNTRACKED, size);
+        return count_alloc(state, UNTRACKED, size);
     }
     state.enter_epoch();
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     unwind::refresh(tools);
     let id = if plan.leaves_to_chance(size) {
-        by_chance(state, tools, registers, size, resized, base, plan)
+        record_sampled(state, tools, registers, size, resized, base, plan)
     } else {
-        whatever_chance_says(state, tools, registers, size, resized, base, entrance)
+        record_exact(state, tools, registers, size, resized, base, entrance)
     };
     state.divide_steps();
     state.tune(generation);
@@ -171,7 +177,7 @@ pub(super) fn record(
 }
 
 /// Books a block that chance decides about.
-fn by_chance(
+fn record_sampled(
     state: &'static ThreadState,
     tools: &mut Tools,
     registers: &Registers,
@@ -187,7 +193,7 @@ fn by_chance(
         // Frees of such blocks by other threads must find a place.
         if !SHARED.make(id) {
             dropped::count(Reason::Memory);
-            let id = unrecorded(Some(state), size);
+            let id = record_unattributed(Some(state), size);
             state.change(live_bytes(id, size) - resized);
             return id;
         }
@@ -196,7 +202,7 @@ fn by_chance(
     }
     let id = if state.sampler.decide(plan, size, left) {
         let stack = unwind::walk(tools, *registers, None);
-        let id = sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size);
+        let id = count_sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size);
         state.change(live_bytes(id, size) - resized);
         id
     } else {
@@ -212,7 +218,7 @@ fn by_chance(
 }
 
 /// Books a block that is recorded.
-fn whatever_chance_says(
+fn record_exact(
     state: &'static ThreadState,
     tools: &mut Tools,
     registers: &Registers,
@@ -224,19 +230,19 @@ fn whatever_chance_says(
     let known = entrance.map_or(0, |entrance| unwind::recognise_slow(tools, *registers, entrance));
     let id = if known >= base {
         debug_assert!(
-            entrance.is_some_and(|entrance| is_right(known, tools, *registers, entrance)),
+            entrance.is_some_and(|entrance| walk_agrees(known, tools, *registers, entrance)),
             "a guess differs from the walk"
         );
-        allocate(state, known, size)
+        count_alloc(state, known, size)
     } else {
-        walk_slow(state, tools, *registers, size, entrance)
+        walk_and_count(state, tools, *registers, size, entrance)
     };
     state.change(live_bytes(id, size) - resized);
     id
 }
 
 /// Books a sampled block of the stack in the buffer.
-fn sampled(
+fn count_sampled(
     state: &'static ThreadState,
     tools: &mut Tools,
     stack: Fingerprint,
@@ -247,18 +253,18 @@ fn sampled(
     let known = (known >= epoch::base()).then_some(known);
     match known.or_else(|| intern_slow(state, tools, stack, interval)) {
         Some(id) => {
-            for (id, amount) in sums(id, size, interval) {
+            for (id, amount) in sampled_amounts(id, size, interval) {
                 SHARED.add(id, Direction::Allocated, amount);
             }
             id | SAMPLED
         }
-        None => unrecorded(Some(state), size),
+        None => record_unattributed(Some(state), size),
     }
 }
 
 /// The stack lies otherwise than it did before, or is new.
 #[inline(never)]
-fn walk_slow(
+fn walk_and_count(
     state: &'static ThreadState,
     tools: &mut Tools,
     registers: Registers,
@@ -269,22 +275,22 @@ fn walk_slow(
     match tools.cache.get(stack.check) {
         // An id below the base was met before a `clear`, or is none.
         id if id >= epoch::base() => {
-            debug_assert!(is_same(id, tools), "two stacks with one fingerprint");
-            allocate(state, id, size)
+            debug_assert!(is_stack_of_id(id, tools), "two stacks with one fingerprint");
+            count_alloc(state, id, size)
         }
-        _ => miss_slow(state, tools, stack, size),
+        _ => intern_and_count(state, tools, stack, size),
     }
 }
 
 /// Whether a walk finds the stack of this id too. For debug builds.
-fn is_right(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
+fn walk_agrees(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
     unwind::walk(tools, registers, Some(entrance));
-    is_same(id, tools)
+    is_stack_of_id(id, tools)
 }
 
 /// Whether the id is the one of the stack in the buffer. One of the two may be longer where another thread has just
 /// changed how many addresses are stored.
-fn is_same(id: u32, tools: &Tools) -> bool {
+fn is_stack_of_id(id: u32, tools: &Tools) -> bool {
     let header = &tools.buffer.header;
     let found = &tools.buffer.addresses[..header.len as usize];
     table::recorded(id).is_none_or(|recorded| {
@@ -297,32 +303,32 @@ fn is_same(id: u32, tools: &Tools) -> bool {
 /// An allocation while off, silenced, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
-fn quiet_slow(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
+fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
     let quiet = state.quiet();
     if quiet & INTERNING != 0 {
         epoch::publish(epoch::base(), -resized);
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
-        return allocate_shared(OVERHEAD, size);
+        return count_alloc_shared(OVERHEAD, size);
     }
     if quiet & BUSY != 0 {
         dropped::count(Reason::Reentrant);
-        return unrecorded_shared(size, resized);
+        return record_unattributed_shared(size, resized);
     }
     let _busy = state.enter(BUSY);
     if resized != 0 {
         state.change(-resized);
     }
-    allocate(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
+    count_alloc(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
 }
 
 /// A stack that this thread's cache does not hold.
 #[cold]
 #[inline(never)]
-fn miss_slow(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+fn intern_and_count(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
     match intern_slow(state, tools, stack, 0) {
-        Some(id) => allocate(state, id, size),
-        None => unrecorded(Some(state), size),
+        Some(id) => count_alloc(state, id, size),
+        None => record_unattributed(Some(state), size),
     }
 }
 
@@ -355,27 +361,27 @@ pub(super) fn intern_slow(
 
 /// Books at `[unrecorded]`, or as untracked while off. The caller tells the peak.
 #[cold]
-fn unrecorded(state: Option<&'static ThreadState>, size: usize) -> u32 {
+fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = epoch::base();
     if base == u32::MAX {
-        return allocate_shared(UNTRACKED, size);
+        return count_alloc_shared(UNTRACKED, size);
     }
     // Frees of it must find a place too.
     if !SHARED.make(base) {
-        return allocate_shared(UNTRACKED, size);
+        return count_alloc_shared(UNTRACKED, size);
     }
     match state {
-        Some(state) => allocate(state, base, size),
-        None => allocate_shared(base, size),
+        Some(state) => count_alloc(state, base, size),
+        None => count_alloc_shared(base, size),
     }
 }
 
 /// The same in the counters that threads share. The peak is told of the size less the bytes of a block that is being
 /// resized.
 #[cold]
-pub(super) fn unrecorded_shared(size: usize, resized: i64) -> u32 {
+pub(super) fn record_unattributed_shared(size: usize, resized: i64) -> u32 {
     let base = epoch::base();
-    let id = unrecorded(None, size);
+    let id = record_unattributed(None, size);
     // Its free is told to the peak too.
     epoch::publish(base, live_bytes(id, size) - resized);
     id
@@ -383,33 +389,33 @@ pub(super) fn unrecorded_shared(size: usize, resized: i64) -> u32 {
 
 /// Books an allocation under a given id, in the counters of the thread.
 #[inline]
-pub(super) fn allocate(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+pub(super) fn count_alloc(state: &'static ThreadState, id: u32, size: usize) -> u32 {
     if size as u64 <= MOST && state.counters.add(id, Direction::Allocated, size) {
         return id;
     }
-    allocate_slow(state, id, size)
+    count_alloc_slow(state, id, size)
 }
 
 /// The same where the counters of the thread have no place for it yet, or never.
 #[cold]
 #[inline(never)]
-fn allocate_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
-    if state.counters.add_slow(id, Direction::Allocated, size) { id } else { allocate_shared(id, size) }
+fn count_alloc_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    if state.counters.add_slow(id, Direction::Allocated, size) { id } else { count_alloc_shared(id, size) }
 }
 
 /// Books an allocation under a given id, in the counters that threads share.
-pub(super) fn allocate_shared(id: u32, size: usize) -> u32 {
+pub(super) fn count_alloc_shared(id: u32, size: usize) -> u32 {
     // Every id that is given out has a place there. 0 has a static one, so this ends.
-    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { allocate_shared(UNTRACKED, size) }
+    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { count_alloc_shared(UNTRACKED, size) }
 }
 
 /// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
 #[cold]
-fn misplaced(id: u32, size: usize) {
-    free::free(id, size);
+fn tag_lost(id: u32, size: usize) {
+    free::record_free(id, size);
     // Where its stack was lost already, it has been counted.
     if id != epoch::base() {
         dropped::count(Reason::Memory);
     }
-    allocate_shared(UNTRACKED, size);
+    count_alloc_shared(UNTRACKED, size);
 }

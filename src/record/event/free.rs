@@ -1,6 +1,6 @@
 //! A free → counters.
 
-use super::{change_slow, interval_of, sums, traced_bytes, unsampled};
+use super::{change_live_bytes, interval_of, sampled_amounts, traced_bytes, unsampled};
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
@@ -9,10 +9,10 @@ use crate::record::thread::{self, BUSY, SHARED};
 
 /// Books the free of a block with this in its tag.
 #[inline(never)]
-pub(crate) fn free(id: u32, size: usize) {
+pub(crate) fn record_free(id: u32, size: usize) {
     match unsampled(id) {
         Some(unsampled) if unsampled.free(size) => publish(),
-        None if !free_usual(id, size) => free_quiet(id, size),
+        None if !try_fast_free(id, size) => record_free_other(id, size),
         _ => {}
     }
 }
@@ -21,7 +21,7 @@ pub(crate) fn free(id: u32, size: usize) {
 ///
 /// Part of the program's own code, and calls nothing.
 #[inline(always)]
-pub(crate) fn free_usual(id: u32, size: usize) -> bool {
+pub(crate) fn try_fast_free(id: u32, size: usize) -> bool {
     // What is at or above the base is traced.
     if id >= epoch::base()
         && let Some(state) = thread::idle()
@@ -38,7 +38,7 @@ pub(crate) fn free_usual(id: u32, size: usize) -> bool {
 
 /// The free of a block that is not traced, or not any more; or one that is not as usual.
 #[inline(never)]
-fn free_quiet(id: u32, size: usize) {
+fn record_free_other(id: u32, size: usize) {
     if id < FIRST {
         if let Some(state) = thread::idle()
             && size as u64 <= MOST
@@ -52,7 +52,7 @@ fn free_quiet(id: u32, size: usize) {
         // From before a `clear`, or while off: nothing is known of it any more.
         return;
     }
-    free_slow(id, size);
+    record_free_slow(id, size);
 }
 
 /// Tells the peak what is not known to it.
@@ -68,16 +68,16 @@ pub(crate) fn publish() {
 
 #[cold]
 #[inline(never)]
-fn free_slow(id: u32, size: usize) {
-    change_slow(-traced_bytes(id, size));
-    free_published(id, size);
+fn record_free_slow(id: u32, size: usize) {
+    change_live_bytes(-traced_bytes(id, size));
+    count_free(id, size);
 }
 
 /// Books the free of a block that the peak has been told of.
 #[inline(never)]
-pub(super) fn free_published(id: u32, size: usize) {
+pub(super) fn count_free(id: u32, size: usize) {
     if id & SAMPLED != 0 {
-        return free_sampled(id & !SAMPLED, size);
+        return count_free_sampled(id & !SAMPLED, size);
     }
     if let Some(unsampled) = unsampled(id) {
         unsampled.free_known(size);
@@ -106,9 +106,9 @@ pub(super) fn free_published(id: u32, size: usize) {
 
 /// Takes back what a sampled block of this id was booked as.
 #[cold]
-fn free_sampled(id: u32, size: usize) {
+fn count_free_sampled(id: u32, size: usize) {
     if let Some(interval) = interval_of(id) {
-        for (id, amount) in sums(id, size, interval) {
+        for (id, amount) in sampled_amounts(id, size, interval) {
             SHARED.add(id, Direction::Freed, amount);
         }
     }

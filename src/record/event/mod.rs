@@ -1,12 +1,47 @@
-//! An allocation or a free → counters: the decision whether, where and under which id.
+//! An event of the inner allocator → counters: whether, in which counters and under which id it is counted.
 //!
-//! Runs inside the allocator, on any thread at any time. The common case, a thread with a state, on,
-//! not silenced, and a stack met before, touches nothing that is shared.
+//! Runs inside the allocator, on any thread at any time. In the common case (a thread with a state, tracking on, not
+//! suspended, a stack seen before) it touches nothing that threads share.
 //!
-//! Where blocks are sampled, most are not: they are booked, as they are, at one id for all of them. A
-//! block that is sampled is booked as it is too, at the first id of its stack, so that the totals are
-//! exact; and by what it weighs at the three ids after it: bytes, blocks, variance. That is rare, so it
-//! is booked in the counters that threads share, whose words are wide enough.
+//! ```text
+//! allocation: state of the thread      size        stack          → function                     id in the tag     counter
+//! budget left                          below 1 KiB –              try_fast                       unsampled id      thread's Unsampled
+//! budget left                          sampled     –              record_alloc_sampled           unsampled id      thread's Unsampled
+//! up to date                           exact       known layout   record_alloc                   stack id          thread's Table
+//! any other that records               any         –              record_alloc_slow → refresh_and_record, then:
+//!                                      exact       known layout   record_exact → count_alloc     stack id          thread's Table
+//!                                      exact       in the cache   walk_and_count → count_alloc   stack id          thread's Table
+//!                                      exact       new            intern_and_count → intern_slow stack id          thread's Table
+//!                                      sampled     not sampled    record_sampled                 unsampled id      thread's Unsampled
+//!                                      sampled     sampled        record_sampled → count_sampled id | SAMPLED      SHARED, sampled_amounts
+//!                                      any         no room for it record_unattributed            [unrecorded]      thread's Table
+//! paused, or tracking off              any         –              record_suspended               UNTRACKED         thread's Table
+//! in heapgauge's own code              any         –              record_suspended               OVERHEAD          thread's Table
+//! in the map of stacks                 any         –              record_suspended               OVERHEAD          SHARED
+//! busy (a signal handler)              any         –              record_unattributed_shared     [unrecorded]      SHARED
+//! no state (begins, ends, no memory)   any         –              record_unattributed_shared     [unrecorded]      SHARED
+//!
+//! A count without a place in the thread's Table: count_alloc → count_alloc_slow → count_alloc_shared (SHARED).
+//! The tag: write_tag, write_tag_slow; without memory for it, tag_lost counts the block as UNTRACKED instead.
+//!
+//! free: state of the thread            tag                        → function                     counter
+//! any                                  thread's unsampled id      record_free, publish when due  thread's Unsampled
+//! idle, change fits below the limit    stack id, this epoch       try_fast_free                  thread's Table
+//! idle                                 UNTRACKED, OVERHEAD        record_free_other              thread's Table
+//! any                                  stale                      record_free_other              none
+//! any                                  id | SAMPLED               count_free → count_free_sampled SHARED, sampled_amounts
+//! any other                            any other                  record_free_slow → count_free  thread's Table, else SHARED
+//!
+//! resize: state of the thread          old → new                  → function                     counters
+//! budget left                          unsampled → unsampled      try_fast_realloc               thread's Unsampled, both
+//! records                              any                        record_realloc → take_resizing, record_alloc; then record_free or count_free
+//! paused, or in heapgauge's own code   any                        record_realloc_slow → resize_suspended: same id, or as sampled anew
+//! busy or no state                     any                        record_realloc_slow → record_alloc_slow, count_free
+//! ```
+//!
+//! Where blocks are sampled, most are not: they are counted at one id for all of them. A sampled block is counted twice: at
+//! its size at the first id of its stack, so that totals are exact, and by its weight at the three ids after that: bytes,
+//! blocks, variance. That is rare, so it goes to the counters that threads share, whose words are wide enough.
 
 pub(crate) mod alloc;
 pub(crate) mod capture;
@@ -34,7 +69,7 @@ pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
 }
 
 /// The ids of a sampled block of this size, each with what is booked there.
-fn sums(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
+fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
     let Weight { bytes, blocks, variance } = sampling::weight(size as u64, interval);
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }
@@ -63,7 +98,7 @@ fn live_bytes(id: u32, size: usize) -> i64 {
 
 /// Books a change of live bytes for the peak. The thread's state is made if it has none because it has only freed so
 /// far; one that is busy is left alone.
-fn change_slow(change: i64) {
+fn change_live_bytes(change: i64) {
     if change == 0 {
         return;
     }

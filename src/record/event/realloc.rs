@@ -1,9 +1,10 @@
 //! A block that changes its size → counters.
 
 use super::alloc::{
-    allocate, allocate_shared, allocation, allocation_slow, keep, pass, record, unrecorded_shared,
+    count_alloc, count_alloc_shared, record_alloc, record_alloc_slow, record_unattributed_shared,
+    refresh_and_record, try_fast, write_tag,
 };
-use super::free::{free, free_published};
+use super::free::{count_free, record_free};
 use super::{traced_bytes, unsampled};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
@@ -12,23 +13,23 @@ use crate::record::thread::{self, BUSY, OWN, ThreadState};
 use crate::record::unwind::{Entrance, Registers};
 
 /// Books a block that changes its size if it was not sampled and is not now either, and returns what its tag is to
-/// hold. Both sizes are as for [`pass`].
+/// hold. Both sizes are as for [`try_fast`].
 #[inline(always)]
-pub(crate) fn pass_resized(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
-    // Where the peak has to be told, the free behind `reallocation` does it.
+pub(crate) fn try_fast_realloc(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
+    // Where the peak has to be told, the free behind `record_realloc` does it.
     let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_news())?;
-    let id = pass(new_size)?;
+    let id = try_fast(new_size)?;
     unsampled.free(old_size);
     Some(id)
 }
 
-/// Books a block that changes its size and does not [pass](pass_resized), tags it and returns it. Chance decides anew.
+/// Books a block that changes its size and does not [take the fast path](try_fast_realloc), tags it and returns it. Chance decides anew.
 ///
 /// # Safety
 ///
 /// * `block` has its new size, and not yet its tag.
 #[inline(never)]
-pub(crate) unsafe fn reallocation(
+pub(crate) unsafe fn record_realloc(
     block: *mut u8,
     old: u32,
     old_size: usize,
@@ -37,7 +38,7 @@ pub(crate) unsafe fn reallocation(
 ) -> *mut u8 {
     let Some(state) = thread::unsilenced() else {
         // SAFETY: the caller's duty.
-        return unsafe { reallocation_slow(block, old, old_size, new_size, config) };
+        return unsafe { record_realloc_slow(block, old, old_size, new_size, config) };
     };
     if old_size <= LARGEST_APART {
         // SAFETY: the caller's duty.
@@ -48,12 +49,12 @@ pub(crate) unsafe fn reallocation(
     let resized = traced_bytes(old, old_size);
     let interrupted = state.unpublished.set_resizing(resized);
     // SAFETY: the caller's duty.
-    let block = unsafe { allocation(block, new_size, config, Entrance::Reallocate) };
+    let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
     if state.unpublished.set_resizing(interrupted) == resized {
         // The fast path: it changes the live bytes only as far as nothing has to be published.
-        free(old, old_size);
+        record_free(old, old_size);
     } else {
-        free_published(old, old_size);
+        count_free(old, old_size);
     }
     block
 }
@@ -66,10 +67,10 @@ const LARGEST_APART: usize = 16 << 10;
 ///
 /// # Safety
 ///
-/// * As for [`reallocation`].
+/// * As for [`record_realloc`].
 #[cold]
 #[inline(never)]
-unsafe fn reallocation_slow(
+unsafe fn record_realloc_slow(
     block: *mut u8,
     old: u32,
     old_size: usize,
@@ -81,13 +82,13 @@ unsafe fn reallocation_slow(
         if let Some(state) = thread::current() {
             own_frames::note(state, &Registers::here());
         }
-        resized_slow(old, old_size, new_size)
+        resize_suspended(old, old_size, new_size)
     } else {
-        allocation_slow(&Registers::here(), new_size, config, None, traced_bytes(old, old_size))
+        record_alloc_slow(&Registers::here(), new_size, config, None, traced_bytes(old, old_size))
     };
-    free_published(old, old_size);
+    count_free(old, old_size);
     // SAFETY: the caller's duty.
-    unsafe { keep(block, new_size, id) }
+    unsafe { write_tag(block, new_size, id) }
 }
 
 /// In a silenced thread a block keeps the id it has, but for one that chance has decided about: a block
@@ -95,29 +96,32 @@ unsafe fn reallocation_slow(
 /// little as a large one. Chance decides anew, and the stack is the present one.
 ///
 /// The block's old size is still booked; the peak is told of both.
-pub(super) fn resized_slow(tag: u32, old_size: usize, new_size: usize) -> u32 {
+pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u32 {
     let base = epoch::base();
     let is_stale = tag & !SAMPLED < base;
-    let by_chance = if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
+    let record_sampled =
+        if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
     let resized = traced_bytes(tag, old_size);
     match thread::idle() {
-        Some(state) if by_chance => record(state, &Registers::here(), new_size, resized, None),
+        Some(state) if record_sampled => {
+            refresh_and_record(state, &Registers::here(), new_size, resized, None)
+        }
         Some(state) => {
             let _busy = state.enter(BUSY);
             if !is_stale {
                 state.change(new_size as i64 - resized);
             }
-            allocate(state, tag, new_size)
+            count_alloc(state, tag, new_size)
         }
-        None if by_chance => unrecorded_shared(new_size, resized),
+        None if record_sampled => record_unattributed_shared(new_size, resized),
         None => {
             if !is_stale {
                 epoch::publish(base, new_size as i64 - resized);
             }
-            allocate_shared(tag, new_size)
+            count_alloc_shared(tag, new_size)
         }
     }
 }

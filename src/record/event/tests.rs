@@ -1,8 +1,8 @@
 //! Events of a thread in each of its states, and the peak that they publish.
 
-use super::alloc::{allocation, pass, unrecorded_shared};
-use super::free::free;
-use super::realloc::{pass_resized, reallocation, resized_slow};
+use super::alloc::{record_alloc, record_unattributed_shared, try_fast};
+use super::free::record_free;
+use super::realloc::{record_realloc, resize_suspended, try_fast_realloc};
 use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
 use crate::record::tag::{self, SMALL, UNTRACKED};
 use crate::record::thread::{self, PAUSED, Silence};
@@ -30,7 +30,7 @@ fn peak() -> u64 {
 fn a_tag_of_ones_is_nobodys() {
     let _one = started();
     let freed = std::thread::spawn(|| {
-        free(u32::MAX, 16);
+        record_free(u32::MAX, 16);
         (thread::current().is_none(), thread::front().unsampled.read_freed())
     });
     assert_eq!(freed.join().unwrap(), (true, (0, 0)));
@@ -42,9 +42,9 @@ fn allocated(size: usize) -> u32 {
     let mut block = [0u8; SMALL + 4];
     // SAFETY: room for the block and its tag.
     unsafe {
-        let block = match pass(size) {
+        let block = match try_fast(size) {
             Some(id) => return id,
-            None => allocation(block.as_mut_ptr(), size, &CONFIG, Entrance::Allocate),
+            None => record_alloc(block.as_mut_ptr(), size, &CONFIG, Entrance::Allocate),
         };
         tag::read(block, size)
     }
@@ -56,7 +56,7 @@ fn nothing_passes_that_is_out_of_the_usual() {
     let unsampled = || thread::current().unwrap().front.unsampled.id() as u32;
     epoch::set_sample_interval(1 << 30);
     allocated(16);
-    assert_eq!((pass(16), pass(16)), (Some(unsampled()), Some(unsampled())));
+    assert_eq!((try_fast(16), try_fast(16)), (Some(unsampled()), Some(unsampled())));
     // Each of these is seen by the very next block; and the one after it passes again, or does not.
     let changes: [(fn(), bool); 5] = [
         (epoch::clear, true),
@@ -67,19 +67,19 @@ fn nothing_passes_that_is_out_of_the_usual() {
     ];
     for (number, (change, passes)) in changes.into_iter().enumerate() {
         change();
-        assert_eq!(pass(16), None, "{number}");
+        assert_eq!(try_fast(16), None, "{number}");
         allocated(16);
-        assert_eq!(pass(16).is_some(), passes, "{number}");
+        assert_eq!(try_fast(16).is_some(), passes, "{number}");
     }
     epoch::start();
     epoch::set_sample_interval(1 << 30);
     let silence = Silence::new(PAUSED);
-    assert_eq!((allocated(16), pass(16)), (UNTRACKED, None));
+    assert_eq!((allocated(16), try_fast(16)), (UNTRACKED, None));
     drop(silence);
     // Where a stretch would be opened anew: a block that chance has decided about changes its size.
     let id = allocated(16);
     let silence = Silence::new(PAUSED);
-    assert_eq!((resized_slow(id, 16, 32), pass(16)), (id, None));
+    assert_eq!((resize_suspended(id, 16, 32), try_fast(16)), (id, None));
     drop(silence);
     epoch::set_sample_interval(0);
     epoch::stop();
@@ -92,11 +92,11 @@ fn a_forked_child_takes_back_every_stretch() {
     let _one = started();
     epoch::set_sample_interval(1 << 30);
     allocated(16);
-    assert!(pass(16).is_some());
+    assert!(try_fast(16).is_some());
     // SAFETY: the child makes no call that takes a lock or allocates.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let passes = pass(16).is_some();
+        let passes = try_fast(16).is_some();
         // SAFETY: as above.
         unsafe { libc::_exit(i32::from(passes)) };
     }
@@ -104,7 +104,7 @@ fn a_forked_child_takes_back_every_stretch() {
     // SAFETY: a place to write to.
     assert_eq!((child > 0, unsafe { libc::waitpid(child, &raw mut status, 0) }), (true, child));
     assert_eq!(status, 0, "a block passed");
-    assert!(pass(16).is_some());
+    assert!(try_fast(16).is_some());
     epoch::set_sample_interval(0);
     epoch::stop();
 }
@@ -116,10 +116,10 @@ fn the_peak_is_told_of_blocks_that_shrink() {
     let tags: Vec<u32> = (0..200).map(|_| allocated(1_000)).collect();
     let mut block = [0u8; SMALL + 4];
     let told = tags.into_iter().filter(|&id| {
-        let is_due = pass_resized(id, 1_000, 1).is_none();
+        let is_due = try_fast_realloc(id, 1_000, 1).is_none();
         if is_due {
             // SAFETY: room for a block of one byte and its tag.
-            unsafe { reallocation(block.as_mut_ptr(), id, 1_000, 1, &CONFIG) };
+            unsafe { record_realloc(block.as_mut_ptr(), id, 1_000, 1, &CONFIG) };
         }
         is_due
     });
@@ -133,9 +133,9 @@ fn the_peak_is_told_of_blocks_that_shrink() {
 fn the_peak_is_told_of_what_is_lost() {
     let _one = started();
     epoch::clear();
-    let id = unrecorded_shared(1 << 20, 0);
+    let id = record_unattributed_shared(1 << 20, 0);
     assert!(peak() >= 1 << 20);
-    free(id, 1 << 20);
+    record_free(id, 1 << 20);
     epoch::stop();
 }
 
@@ -145,18 +145,48 @@ fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
     let mut block = vec![0u8; 1 << 20];
     // SAFETY: a block of this size that nobody else tags.
     let id = unsafe {
-        tag::read(allocation(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
+        tag::read(record_alloc(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
     };
     assert!(peak() >= 1 << 20);
     epoch::clear();
     let silence = Silence::new(PAUSED);
     for _ in 0..10 {
         // SAFETY: as above.
-        let now = unsafe { reallocation(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };
+        let now = unsafe { record_realloc(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };
         // SAFETY: as above.
         assert_eq!(unsafe { tag::read(now, block.len()) }, id);
     }
     drop(silence);
     assert_eq!(peak(), 0);
     epoch::stop();
+}
+
+/// A function of an event that the decision table leaves out, or a name in it that no function has any more.
+#[test]
+fn the_decision_table_names_each_function() {
+    let table: String = include_str!("mod.rs").lines().take_while(|line| line.starts_with("//!")).collect();
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let in_table: Vec<&str> = table.split(|c| !is_name(c)).collect();
+    // For debug builds.
+    let checks = ["walk_agrees", "is_stack_of_id"];
+    for source in [include_str!("alloc.rs"), include_str!("free.rs"), include_str!("realloc.rs")] {
+        for (at, _) in source.match_indices("fn ").filter(|(at, _)| !source[..*at].ends_with('_')) {
+            let name = source[at + 3..].split(|c| !is_name(c)).next().unwrap();
+            let is_function = source[at + 3 + name.len()..].starts_with('(');
+            assert!(
+                !is_function || checks.contains(&name) || in_table.contains(&name),
+                "{name} is not in the table"
+            );
+        }
+    }
+    let sources = [
+        include_str!("mod.rs"),
+        include_str!("alloc.rs"),
+        include_str!("free.rs"),
+        include_str!("realloc.rs"),
+    ];
+    for name in in_table.into_iter().filter(|name| name.starts_with("record_") || name.starts_with("count_"))
+    {
+        assert!(sources.iter().any(|source| source.contains(&format!("fn {name}("))), "no function {name}");
+    }
 }

@@ -7,7 +7,7 @@
 //! * What is compared is the sum over the words *and* over the layout: over the places, and over the frame
 //!   pointers that places were computed from, relative to the stack pointer. What it is equal to was computed
 //!   of a stack that was walked with this very layout.
-//! * The place of the first return address follows from where we are, always in `event::alloc::allocation`: what other walks
+//! * The place of the first return address follows from where we are, always in `event::alloc::record_alloc`: what other walks
 //!   find is not learnt. If the word there is the one of that stack, then the place of the second follows
 //!   from the same rule as then, and so on: a place depends only on the addresses before it and on those
 //!   frame pointers. So equal sums mean that walking would find the same, by induction; only equal *words*
