@@ -1,14 +1,13 @@
-//! What is known of a program but not to its compiler.
+//! Branch-likelihood hints.
 
-/// Has the compiler put what follows where it is true out of the way: a jump there and back again would cost the
-/// common case more than what is done.
+/// Moves the code that follows a true condition out of the way of the common case.
 #[inline(always)]
-pub(crate) fn is_seldom(condition: bool) -> bool {
+pub(crate) fn unlikely(condition: bool) -> bool {
     #[cold]
     #[inline(always)]
-    fn seldom() {}
+    fn cold() {}
     if condition {
-        seldom();
+        cold();
     }
     condition
 }

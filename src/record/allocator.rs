@@ -4,7 +4,7 @@
 //! block's tag. Nothing here or below panics, blocks on anything the program can hold, or allocates
 //! through itself when a stack was met before.
 
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use crate::record::count::sampling::MAX_INTERVAL;
 use crate::record::epoch::{Config, DEFAULT_FRAMES, MAX_FRAMES};
 use crate::record::event;
@@ -232,7 +232,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// Of a block with the tag behind it.
     #[inline(never)]
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
-        if is_seldom(!event::free::try_fast_free(id, layout.size())) {
+        if unlikely(!event::free::try_fast_free(id, layout.size())) {
             // SAFETY: the caller's duties.
             return unsafe { self.dealloc_any(block, layout) };
         }

@@ -18,7 +18,7 @@
 //! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
 
 use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use crate::record::append_list::{Linked, List};
 use crate::record::count::sampling::STEP;
 use std::cell::Cell;
@@ -119,7 +119,7 @@ impl Unsampled {
         let id = self.id();
         // Relaxed: whoever recalls it sees to what follows from that.
         let left = self.stop.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
-        if is_seldom(size as i64 > left) {
+        if unlikely(size as i64 > left) {
             return None;
         }
         self.add_allocated(size);

@@ -1,7 +1,7 @@
 //! An allocation → counters.
 
 use super::{free, live_bytes, sampled_amounts};
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::Plan;
 use crate::record::dropped::{self, Reason};
@@ -88,7 +88,7 @@ unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, ent
 /// * As for [`tag::write`].
 #[inline(always)]
 pub(super) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 {
-    if is_seldom(!tag::is_behind(size)) {
+    if unlikely(!tag::is_behind(size)) {
         // SAFETY: the caller's duty.
         return unsafe { write_tag_slow(block, size, id) };
     }

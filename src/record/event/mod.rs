@@ -50,7 +50,7 @@ pub(crate) mod realloc;
 #[cfg(test)]
 mod tests;
 
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use crate::record::count::sampling::{self, Weight};
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch;
@@ -83,7 +83,7 @@ fn interval_of(id: u32) -> Option<u32> {
 /// The bytes that a block with this in its tag has in the live bytes of the present epoch.
 #[inline(always)]
 fn traced_bytes(tag: u32, size: usize) -> i64 {
-    let is_traced = if is_seldom(tag & SAMPLED != 0) {
+    let is_traced = if unlikely(tag & SAMPLED != 0) {
         interval_of(tag & !SAMPLED).is_some()
     } else {
         tag >= epoch::base() && tag < epoch::end_id()

@@ -1,6 +1,6 @@
 //! Depth on the stack, and a telling word → the layouts that stacks had there, in the thread that walked them.
 
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use crate::record::memory;
 use crate::record::stack_id::frame_layout::Layout;
 
@@ -169,7 +169,7 @@ impl Layouts {
     pub(crate) fn likely(&mut self, key: Key) -> Option<&mut Layout> {
         let [first, second] = self.places(key);
         // Most are in the first: a table is at most half full.
-        let place = if is_seldom(self.key(first) != key.0) { second } else { first };
+        let place = if unlikely(self.key(first) != key.0) { second } else { first };
         self.layout(place, key)
     }
 

@@ -9,7 +9,7 @@
 
 pub(crate) mod large;
 
-use crate::base::hint::is_seldom;
+use crate::base::hint::unlikely;
 use std::alloc::Layout;
 use std::hint::assert_unchecked;
 
@@ -35,7 +35,7 @@ pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout.size()) {
         return Some(layout);
     }
-    if large::AVAILABLE && !is_seldom(layout.align() > LARGE_ALIGN) {
+    if large::AVAILABLE && !unlikely(layout.align() > LARGE_ALIGN) {
         // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to this one overflow nothing.
         return Some(unsafe { Layout::from_size_align_unchecked(layout.size() + TAG_BYTES, layout.align()) });
     }
@@ -94,7 +94,7 @@ pub(crate) unsafe fn read(block: *const u8, size: usize) -> u32 {
 /// The rule both sides follow.
 #[inline(always)]
 fn is_in_map(size: usize) -> bool {
-    large::AVAILABLE && is_seldom(size >= large::GRANULE)
+    large::AVAILABLE && unlikely(size >= large::GRANULE)
 }
 
 // ── The usual block ─────────────────────────────────────────────────────────────────────────────
@@ -105,8 +105,8 @@ fn is_in_map(size: usize) -> bool {
 pub(crate) fn is_usual(size: usize, align: usize) -> bool {
     // One comparison for a size that is neither too small nor too large; the few below SMALL that it leaves out have
     // nothing to gain.
-    let is_usual = !is_seldom(size.wrapping_sub(align) >= SMALL - LARGEST_USUAL_ALIGN)
-        && !is_seldom(align > LARGEST_USUAL_ALIGN);
+    let is_usual = !unlikely(size.wrapping_sub(align) >= SMALL - LARGEST_USUAL_ALIGN)
+        && !unlikely(align > LARGEST_USUAL_ALIGN);
     if is_usual {
         // What the inner allocator then need not ask.
         // SAFETY: as said.
