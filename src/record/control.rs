@@ -133,7 +133,7 @@ pub fn traceback_limit() -> usize {
 /// assert_eq!(heapgauge::sample_interval(), 0);
 /// ```
 pub fn sample_interval() -> usize {
-    epoch::plan().interval() as usize
+    epoch::sampling().interval() as usize
 }
 
 /// Records, from now on, the stack of one allocation every `bytes` bytes on average; of every allocation

@@ -4,7 +4,7 @@
 //! Any thread may call anything here, inside or outside the allocator; nothing blocks.
 
 use crate::base::atomics::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use crate::record::count::sampling::Plan;
+use crate::record::count::sampling::SamplingConfig;
 use crate::record::count::unsampled;
 use crate::record::peak::{self, Peak};
 use crate::record::tag;
@@ -21,17 +21,17 @@ struct Hot {
     base: AtomicU32,
     limit: AtomicU32,
     rules_epoch: AtomicU32,
-    /// [`Plan::word`].
-    plan: AtomicU64,
-    /// Changes after base, plan or rules epoch.
+    /// [`SamplingConfig::word`].
+    sampling: AtomicU64,
+    /// Changes after base, sampling or rules epoch.
     generation: AtomicU32,
 }
 
 static HOT: Hot = Hot {
     base: AtomicU32::new(OFF),
-    limit: AtomicU32::new(32 + BEYOND),
+    limit: AtomicU32::new(32 + EXTRA_ADDRESSES),
     rules_epoch: AtomicU32::new(0),
-    plan: AtomicU64::new(Plan::EXACT.word()),
+    sampling: AtomicU64::new(SamplingConfig::EXACT.word()),
     generation: AtomicU32::new(GENERATION),
 };
 
@@ -49,9 +49,9 @@ pub(crate) const MAX_FRAMES: u32 = 64;
 /// Addresses stored beyond the configured frames, to get through the frames of the allocator, of
 /// the standard library and of looked-through crates before the site: a debug build puts about
 /// twenty of them under a growing `Vec` inside a map.
-const BEYOND: u32 = 32;
+const EXTRA_ADDRESSES: u32 = 32;
 /// The most addresses a stack can have.
-pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + BEYOND) as usize;
+pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + EXTRA_ADDRESSES) as usize;
 
 /// The id from which on ids are valid, [`u32::MAX`] while tracking is off. It is itself the id of
 /// the stack `[unrecorded]` of the present epoch.
@@ -71,22 +71,22 @@ pub(crate) fn unsampled_id(base: u32) -> u32 {
 
 /// Which blocks are sampled.
 #[inline(always)]
-pub(crate) fn plan() -> Plan {
+pub(crate) fn sampling() -> SamplingConfig {
     // Relaxed: an event near a change may be decided either way; what it weighs is in its tag's stack.
-    Plan::from_word(HOT.plan.load(Ordering::Relaxed))
+    SamplingConfig::from_word(HOT.sampling.load(Ordering::Relaxed))
 }
 
 /// Generations are odd multiples of this.
 pub(crate) const GENERATION: u32 = 16;
 
-/// Changes whenever what a thread remembers of base, plan and unwind rules is out of date; never 0.
+/// Changes whenever what a thread remembers of base, sampling and unwind rules is out of date; never 0.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
     // Relaxed: as for the base. What follows is read again by `generation_slow`.
     HOT.generation.load(Ordering::Relaxed)
 }
 
-/// The same, for those who look at base, plan and rules epoch next.
+/// The same, for those who look at base, sampling and rules epoch next.
 pub(crate) fn generation_slow() -> u32 {
     // Acquire: pairs with the Release of `next_generation`.
     HOT.generation.load(Ordering::Acquire)
@@ -97,7 +97,7 @@ fn next_generation() {
     HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
 }
 
-/// After base or plan have changed.
+/// After base or sampling have changed.
 fn next_generation_and_recall() {
     next_generation();
     unsampled::recall_all();
@@ -105,8 +105,8 @@ fn next_generation_and_recall() {
 
 /// Sets the average bytes between samples from now on; 0: every block is recorded.
 pub(crate) fn set_sample_interval(interval: u32) {
-    let plan = Plan::new(interval, EXACT_FROM.load(Ordering::Relaxed));
-    HOT.plan.store(plan.word(), Ordering::Relaxed);
+    let sampling = SamplingConfig::new(interval, EXACT_FROM.load(Ordering::Relaxed));
+    HOT.sampling.store(sampling.word(), Ordering::Relaxed);
     next_generation_and_recall();
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn configure(config: &Config) -> bool {
 pub(crate) fn set_frames(frames: u32) {
     let frames = frames.clamp(1, MAX_FRAMES);
     FRAMES.store(frames, Ordering::Relaxed);
-    if HOT.limit.swap(frames + BEYOND, Ordering::Relaxed) != frames + BEYOND {
+    if HOT.limit.swap(frames + EXTRA_ADDRESSES, Ordering::Relaxed) != frames + EXTRA_ADDRESSES {
         // Threads remember how far they walked.
         bump_rules_epoch();
     }

@@ -135,7 +135,7 @@ pub(crate) fn take() -> RawSnapshot {
         dropped: dropped(),
         truncated_stacks: dropped::truncated(),
         fallback_walks: dropped::fallbacks(),
-        sample_interval_bytes: epoch::plan().interval().into(),
+        sample_interval_bytes: epoch::sampling().interval().into(),
         capture: unwind::walker(),
     }
 }

@@ -45,7 +45,7 @@ fn prepare_slow() {
     unwind::prepare();
     let _own = Silence::new(thread::OWN);
     // Of the system's random numbers, as every map of the standard library takes them.
-    sampling::scatter(RandomState::new().hash_one(0));
+    sampling::reseed(RandomState::new().hash_one(0));
     table::prepare();
     at_fork();
     pin();

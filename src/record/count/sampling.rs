@@ -1,7 +1,7 @@
 //! How often a block is sampled, and what one that was sampled stands for.
 //!
 //! Sample points lie on the bytes that a thread allocates as a Poisson process does: the gaps between
-//! them are exponential, [`Plan::interval`] bytes on average. A block is sampled when at least one point
+//! them are exponential, [`SamplingConfig::interval`] bytes on average. A block is sampled when at least one point
 //! lies in it, so one of `s` bytes with probability `p = 1 - exp(-s / interval)`, whatever came before.
 //! It then counts as `1 / p` blocks and `s / p` bytes. Summed over the blocks that are live, each sum is
 //! right on average (Horvitz and Thompson 1952), and `s² (1 - p) / p²`, summed over the sampled ones,
@@ -23,30 +23,30 @@ pub(crate) const MAX_INTERVAL: usize = 1 << 30;
 
 /// Which blocks are sampled, and how often. One word, so that nobody sees half of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Plan(u64);
+pub(crate) struct SamplingConfig(u64);
 
-impl Plan {
+impl SamplingConfig {
     /// Every block is recorded.
-    pub(crate) const EXACT: Plan = Plan(0);
+    pub(crate) const EXACT: SamplingConfig = SamplingConfig(0);
 
     /// A sample every `interval` bytes on average, and blocks of `exact_from` bytes or more recorded
     /// without exception; where that is 0, from the interval on. With 0 and 1 bytes between samples
     /// every block is one.
-    pub(crate) const fn new(interval: u32, exact_from: u32) -> Plan {
+    pub(crate) const fn new(interval: u32, exact_from: u32) -> SamplingConfig {
         if interval <= 1 {
-            return Plan::EXACT;
+            return SamplingConfig::EXACT;
         }
         let exact_from = if exact_from == 0 { interval } else { exact_from };
-        Plan((interval as u64) << 32 | (exact_from - 1) as u64)
+        SamplingConfig((interval as u64) << 32 | (exact_from - 1) as u64)
     }
 
-    /// As stored, see [`Plan::from_word`].
+    /// As stored, see [`SamplingConfig::from_word`].
     pub(crate) const fn word(self) -> u64 {
         self.0
     }
 
-    pub(crate) const fn from_word(word: u64) -> Plan {
-        Plan(word)
+    pub(crate) const fn from_word(word: u64) -> SamplingConfig {
+        SamplingConfig(word)
     }
 
     /// Average bytes between samples; 0 where every block is recorded.
@@ -57,12 +57,12 @@ impl Plan {
     /// Whether chance decides about a block of this size: one of at least a byte, and below the threshold.
     /// One comparison, always false in exact mode. The sizes it is true for are below 2^30.
     #[inline(always)]
-    pub(crate) fn leaves_to_chance(self, size: usize) -> bool {
-        (size as u64).wrapping_sub(1) < u64::from(self.largest())
+    pub(crate) fn is_sampled_size(self, size: usize) -> bool {
+        (size as u64).wrapping_sub(1) < u64::from(self.largest_sampled())
     }
 
     /// Of the sizes that are left to chance; 0 in exact mode.
-    fn largest(self) -> u32 {
+    fn largest_sampled(self) -> u32 {
         self.0 as u32
     }
 }
@@ -119,16 +119,16 @@ fn round(sum: u64, bits: u32) -> u64 {
 /// Where one thread stands between two sample points. All zero bytes are a fresh one.
 pub(crate) struct Sampler {
     /// Bytes to the next sample point, from the end of the stretch that was handed out last.
-    beyond: Cell<i64>,
+    bytes_until_sample: Cell<i64>,
     /// What the gap was drawn for.
-    plan: Cell<Plan>,
+    config: Cell<SamplingConfig>,
     /// State of the generator, 0 before it is seeded.
     random: Cell<u64>,
 }
 
 /// So many bytes that pass, or are freed, are not known to the peak. Less than 64 KiB: the rest is for the blocks that are
 /// recorded meanwhile.
-pub(crate) const STEP: u32 = 56 << 10;
+pub(crate) const PEAK_STEP: u32 = 56 << 10;
 
 impl Sampler {
     /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left.
@@ -136,38 +136,38 @@ impl Sampler {
     /// Then the next gap begins behind the block, and it is drawn before anything else can go wrong: were
     /// a sample that cannot be taken kept for the next block, that block would stand for too much.
     #[cold]
-    pub(crate) fn decide(&self, plan: Plan, size: usize, left: i64) -> bool {
-        let left = if self.plan.replace(plan) == plan {
-            self.beyond.get() + left
+    pub(crate) fn decide(&self, config: SamplingConfig, size: usize, left: i64) -> bool {
+        let left = if self.config.replace(config) == config {
+            self.bytes_until_sample.get() + left
         } else {
             // A gap has no memory, so one drawn for another interval may be dropped anywhere.
-            self.draw(plan)
+            self.draw(config)
         };
         let left = left - size as i64;
-        self.beyond.set(if left < 0 { self.draw(plan) } else { left });
+        self.bytes_until_sample.set(if left < 0 { self.draw(config) } else { left });
         left < 0
     }
 
     /// Hands out the next stretch of the gap: blocks below [`SMALL`] bytes pass, with nobody to ask, as long as they
     /// fit in what is left of so many bytes.
     pub(crate) fn stretch(&self) -> u32 {
-        let beyond = self.beyond.get();
+        let until_sample = self.bytes_until_sample.get();
         // Where some of those are recorded without exception, they must not fit.
-        let most = match self.plan.get().largest() {
+        let most = match self.config.get().largest_sampled() {
             largest if (largest as usize) < SMALL - 1 => largest,
-            _ => STEP,
+            _ => PEAK_STEP,
         };
-        let stretch = beyond.min(i64::from(most));
-        self.beyond.set(beyond - stretch);
+        let stretch = until_sample.min(i64::from(most));
+        self.bytes_until_sample.set(until_sample - stretch);
         stretch as u32
     }
 
     /// Draws a gap: the whole bytes of an exponential one, so that it is less than `s` with
     /// probability `1 - exp(-s / interval)` exactly.
-    fn draw(&self, plan: Plan) -> i64 {
+    fn draw(&self, config: SamplingConfig) -> i64 {
         // From 2^-53 to 1.
         let uniform = ((self.next() >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64);
-        (-uniform.ln() * f64::from(plan.interval())) as i64
+        (-uniform.ln() * f64::from(config.interval())) as i64
     }
 
     fn next(&self) -> u64 {
@@ -185,7 +185,7 @@ impl Sampler {
     pub(crate) fn seed(&self, seed: u64) {
         self.random.set(mix(seed) | 1);
         // Another one than any that samples, so the next decision draws a gap.
-        self.plan.set(Plan::EXACT);
+        self.config.set(SamplingConfig::EXACT);
     }
 }
 
@@ -193,7 +193,7 @@ static SEED: AtomicU64 = AtomicU64::new(0x6865_6170_6761_7567);
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Where the threads' generators begin from now on, so that no two processes sample alike.
-pub(crate) fn scatter(seed: u64) {
+pub(crate) fn reseed(seed: u64) {
     SEED.store(seed, Ordering::Relaxed);
 }
 
@@ -212,20 +212,24 @@ mod tests {
     const KIB_512: u32 = 512 << 10;
 
     fn sampler(seed: u64) -> Sampler {
-        let sampler = Sampler { beyond: Cell::new(0), plan: Cell::new(Plan::EXACT), random: Cell::new(0) };
+        let sampler = Sampler {
+            bytes_until_sample: Cell::new(0),
+            config: Cell::new(SamplingConfig::EXACT),
+            random: Cell::new(0),
+        };
         sampler.seed(seed);
         sampler
     }
 
     /// Sampled blocks among `count` of that size.
-    fn sampled(sampler: &Sampler, plan: Plan, size: usize, count: u64) -> u64 {
+    fn sampled(sampler: &Sampler, config: SamplingConfig, size: usize, count: u64) -> u64 {
         let mut left = 0;
         let mut is_sampled = || {
             if (size as i64) <= left {
                 left -= size as i64;
                 return false;
             }
-            let is_sampled = sampler.decide(plan, size, left);
+            let is_sampled = sampler.decide(config, size, left);
             left = sampler.stretch().into();
             is_sampled
         };
@@ -249,8 +253,8 @@ mod tests {
         assert_eq!(scaled(1, 524_288, KIB_512), (1, 829_411));
         assert_eq!(scaled(0, 0, KIB_512), (0, 0));
         for interval in [0, 1] {
-            assert_eq!(Plan::new(interval, 0), Plan::EXACT);
-            assert!((0..5_000).all(|size| !Plan::new(interval, 0).leaves_to_chance(size)));
+            assert_eq!(SamplingConfig::new(interval, 0), SamplingConfig::EXACT);
+            assert!((0..5_000).all(|size| !SamplingConfig::new(interval, 0).is_sampled_size(size)));
         }
     }
 
@@ -258,19 +262,19 @@ mod tests {
     #[test]
     fn a_stretch_is_shorter_than_what_is_always_recorded() {
         for (exact_from, most) in [(2, 1), (100, 99), (SMALL as u32 - 1, SMALL as u32 - 2)] {
-            let (sampler, plan) = (sampler(7), Plan::new(KIB_512, exact_from));
+            let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, exact_from));
             for _ in 0..10_000 {
-                sampler.decide(plan, 1, 0);
+                sampler.decide(config, 1, 0);
                 assert!(sampler.stretch() <= most, "{exact_from}");
             }
         }
         // Where small blocks are all left to chance, it is as long as it can be.
-        let (sampler, plan) = (sampler(7), Plan::new(KIB_512, SMALL as u32));
+        let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, SMALL as u32));
         let longest = (0..100).map(|_| {
-            sampler.decide(plan, 1, 0);
+            sampler.decide(config, 1, 0);
             sampler.stretch()
         });
-        assert_eq!(longest.max(), Some(STEP));
+        assert_eq!(longest.max(), Some(PEAK_STEP));
     }
 
     #[test]
@@ -286,11 +290,11 @@ mod tests {
     /// 32 MiB. Its estimator before 5.3, which weights the sums, fails what ours passes.
     #[test]
     fn case_48_weights_of_blocks_and_not_of_sums() {
-        let plan = Plan::new(KIB_512, u32::MAX);
+        let config = SamplingConfig::new(KIB_512, u32::MAX);
         let sampler = sampler(48);
         let (mut bytes, mut blocks, mut sampled_bytes, mut sampled_blocks) = (0, 0, 0u64, 0u64);
         for (size, count) in [(16, 32u64 << 20), (32 << 20, 16)] {
-            let hits = sampled(&sampler, plan, size, count);
+            let hits = sampled(&sampler, config, size, count);
             let one = weight(size as u64, KIB_512);
             bytes += (hits * one.bytes) >> BYTES_FRACTION;
             blocks += (hits * one.blocks) >> FRACTION;
@@ -315,11 +319,11 @@ mod tests {
     #[test]
     fn case_49_no_step_at_the_interval() {
         const INTERVAL: usize = 1 << 12;
-        let plan = Plan::new(INTERVAL as u32, 0);
+        let config = SamplingConfig::new(INTERVAL as u32, 0);
         let count = 40_000u64;
         for size in [INTERVAL - 1, INTERVAL, INTERVAL + 1] {
-            let (bytes, variance) = if plan.leaves_to_chance(size) {
-                let hits = sampled(&sampler(49), plan, size, count);
+            let (bytes, variance) = if config.is_sampled_size(size) {
+                let hits = sampled(&sampler(49), config, size, count);
                 let one = weight(size as u64, INTERVAL as u32);
                 ((hits * one.bytes) >> BYTES_FRACTION, square_bytes(hits * one.variance, INTERVAL as u32))
             } else {
@@ -335,9 +339,9 @@ mod tests {
     #[test]
     fn case_49_nor_where_larger_blocks_are_sampled_too() {
         const INTERVAL: u32 = 1 << 12;
-        let plan = Plan::new(INTERVAL, 1 << 20);
+        let config = SamplingConfig::new(INTERVAL, 1 << 20);
         for size in [4_095, 4_096, 4_097, 20_000] {
-            let hits = sampled(&sampler(1), plan, size, 40_000) as f64;
+            let hits = sampled(&sampler(1), config, size, 40_000) as f64;
             let one = weight(size as u64, INTERVAL);
             let bytes = hits * one.bytes as f64 / 256.0;
             let error = bytes - 40_000.0 * size as f64;
@@ -348,29 +352,29 @@ mod tests {
 
     #[test]
     fn case_52_gaps_are_drawn_anew_and_nothing_is_too_small() {
-        let plan = Plan::new(1_000, 0);
+        let config = SamplingConfig::new(1_000, 0);
         let sampler = sampler(52);
         // A sample point that could not be used, as in a reentrant allocation, is gone: the blocks after
         // it are sampled as often as any.
         let (mut after, rounds) = (0, 20_000);
         for _ in 0..rounds {
-            while !sampler.decide(plan, 10, 0) {}
-            after += u32::from(sampler.decide(plan, 100, 0));
+            while !sampler.decide(config, 10, 0) {}
+            after += u32::from(sampler.decide(config, 100, 0));
         }
         let p = 1.0 - (-0.1f64).exp();
         let error = f64::from(after) - f64::from(rounds) * p;
         assert!(error.abs() <= 3.0 * (f64::from(rounds) * p * (1.0 - p)).sqrt(), "{error}");
         // Nor is one byte; no byte has none that could be hit, so such a block is recorded like a large one.
-        let smallest = sampled(&sampler, plan, 1, 1_000_000) as f64;
+        let smallest = sampled(&sampler, config, 1, 1_000_000) as f64;
         assert!((smallest - 999.5).abs() <= 3.0 * 999.5f64.sqrt(), "{smallest}");
-        assert!(!plan.leaves_to_chance(0) && plan.leaves_to_chance(1));
-        assert!(plan.leaves_to_chance(999) && !plan.leaves_to_chance(1_000));
+        assert!(!config.is_sampled_size(0) && config.is_sampled_size(1));
+        assert!(config.is_sampled_size(999) && !config.is_sampled_size(1_000));
     }
 
     #[test]
     fn a_changed_plan_drops_the_gap() {
         let sampler = sampler(7);
-        let (rare, often) = (Plan::new(1 << 30, 0), Plan::new(64, 0));
+        let (rare, often) = (SamplingConfig::new(1 << 30, 0), SamplingConfig::new(64, 0));
         assert_eq!(sampled(&sampler, rare, 8, 1_000), 0);
         let hits = sampled(&sampler, often, 8, 100_000) as f64;
         let p = 1.0 - (-0.125f64).exp();

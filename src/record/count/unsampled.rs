@@ -1,26 +1,26 @@
 //! Blocks of one thread that were not sampled → exact counts of them, at two instructions each way.
 //!
 //! A thread writes its own, inside the allocator; anybody may read. Most of its blocks pass with nobody to ask: as
-//! long as they fit in a stretch of bytes that was handed out, which is at most [`STEP`] long.
+//! long as they fit in a stretch of bytes that was handed out, which is at most [`PEAK_STEP`] long.
 //!
 //! A block is added by one instruction for its bytes and one for itself, so a signal handler that allocates comes
 //! before or behind each, never between its load and its store, and a thread need not say that it is busy. Whether the
 //! next stop is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
 //!
-//! That something is out of the usual (tracking is off, the thread is silenced, an epoch or a plan is over) costs a
+//! That something is out of the usual (tracking is off, the thread is silenced, an epoch or a sampling is over) costs a
 //! block that passes nothing: whoever changes it takes back what was handed out, from all threads.
 //!
 //! ```text
-//! open ◀── open ── closed ◀── close ── recalled          its thread closes, reads base and plan, opens
-//!   └─────────────────┴─────── recall ────▲              anybody, after base or plan have changed
+//! open ◀── open ── closed ◀── close ── recalled          its thread closes, reads base and sampling, opens
+//!   └─────────────────┴─────── recall ────▲              anybody, after base or sampling have changed
 //! ```
 //!
-//! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and plan cannot be opened.
+//! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and sampling cannot be opened.
 
 use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
 use crate::base::hint::unlikely;
 use crate::record::append_list::{Linked, List};
-use crate::record::count::sampling::STEP;
+use crate::record::count::sampling::PEAK_STEP;
 use std::cell::Cell;
 use std::ptr::null_mut;
 
@@ -103,7 +103,7 @@ impl Unsampled {
             // ended the old epoch.
             count.store(0, Ordering::Release);
         }
-        self.news_at.store(STEP.into(), Ordering::Relaxed);
+        self.news_at.store(PEAK_STEP.into(), Ordering::Relaxed);
         self.known.set(0);
         self.id.store(id.into(), Ordering::Release);
     }
@@ -179,7 +179,7 @@ impl Unsampled {
 
     // ── The stretch ─────────────────────────────────────────────────────────────────────────────
 
-    /// Lets nothing pass any more, before base and plan are read. Its thread's own.
+    /// Lets nothing pass any more, before base and sampling are read. Its thread's own.
     pub(crate) fn close(&self) {
         // Acquire: pairs with the Release of `recall`; what was changed before is seen from here on.
         self.stop.swap(CLOSED, Ordering::Acquire);
@@ -194,7 +194,7 @@ impl Unsampled {
         self.opened.get().wrapping_sub(self.allocated()) as i64
     }
 
-    /// Lets this many bytes pass, [`STEP`] at most, before somebody has to look; none while it is recalled and not
+    /// Lets this many bytes pass, [`PEAK_STEP`] at most, before somebody has to look; none while it is recalled and not
     /// [closed](Unsampled::close). Its thread's own.
     pub(crate) fn open(&self, stretch: u32) {
         let stop = self.allocated().wrapping_add(stretch.into());
@@ -234,7 +234,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
     ALL.iter()
 }
 
-/// Recalls those of all threads, after base or plan have changed: when this returns, each reads them before its next
+/// Recalls those of all threads, after base or sampling have changed: when this returns, each reads them before its next
 /// block passes, and finds what they are now.
 pub(crate) fn recall_all() {
     ALL.iter_after().for_each(Unsampled::recall);
@@ -256,23 +256,23 @@ mod tests {
     fn counts_are_sums() {
         let unsampled = unsampled();
         let (mut allocated, mut freed, mut told) = (0u64, 0u64, 0i64);
-        unsampled.open(STEP);
+        unsampled.open(PEAK_STEP);
         for round in 0..20_000u64 {
             let size = 1 + (round * 7_919) % ((1 << 30) - 1);
             if unsampled.passes(size as usize).is_none() {
                 unsampled.allocate(size as usize);
-                unsampled.open(STEP);
+                unsampled.open(PEAK_STEP);
             }
             allocated += size;
             assert_eq!(unsampled.read_allocated(), (allocated, round + 1));
             if unsampled.free(size as usize) {
-                told += unsampled.news(STEP);
+                told += unsampled.news(PEAK_STEP);
             }
             freed += size;
             assert_eq!(unsampled.read_freed(), (freed, round + 1));
         }
         assert!(allocated > 1 << 40);
-        assert_eq!(told + unsampled.news(STEP), 0);
+        assert_eq!(told + unsampled.news(PEAK_STEP), 0);
     }
 
     #[test]
@@ -311,11 +311,11 @@ mod tests {
     fn the_peak_is_told_every_step() {
         let unsampled = unsampled();
         unsampled.allocate(200_000);
-        assert_eq!((unsampled.news(STEP), unsampled.news(STEP)), (200_000, 0));
+        assert_eq!((unsampled.news(PEAK_STEP), unsampled.news(PEAK_STEP)), (200_000, 0));
         let told: Vec<u32> = (0..200)
             .filter(|_| {
                 unsampled.free(1_000) && {
-                    unsampled.news(STEP);
+                    unsampled.news(PEAK_STEP);
                     true
                 }
             })

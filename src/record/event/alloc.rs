@@ -3,7 +3,7 @@
 use super::{free, live_bytes, sampled_amounts};
 use crate::base::hint::unlikely;
 use crate::record::count::counters::{Direction, MOST};
-use crate::record::count::sampling::Plan;
+use crate::record::count::sampling::SamplingConfig;
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
@@ -37,7 +37,7 @@ pub(crate) unsafe fn record_alloc(
     config: &Config,
     entrance: Entrance,
 ) -> *mut u8 {
-    if epoch::plan().leaves_to_chance(size) {
+    if epoch::sampling().is_sampled_size(size) {
         // SAFETY: the caller's duty.
         return unsafe { record_alloc_sampled(block, size, config, entrance) };
     }
@@ -156,7 +156,7 @@ pub(super) fn refresh_and_record(
     // the generation for the tools, and for what is not sampled by the recall.
     let generation = epoch::generation_slow();
     state.front.unsampled.close();
-    let (base, plan) = (epoch::base(), epoch::plan());
+    let (base, sampling) = (epoch::base(), epoch::sampling());
     if base == u32::MAX {
         // Just now.
         return count_alloc(state, UNTRACKED, size);
@@ -165,8 +165,8 @@ pub(super) fn refresh_and_record(
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     unwind::refresh(tools);
-    let id = if plan.leaves_to_chance(size) {
-        record_sampled(state, tools, registers, size, resized, base, plan)
+    let id = if sampling.is_sampled_size(size) {
+        record_sampled(state, tools, registers, size, resized, base, sampling)
     } else {
         record_exact(state, tools, registers, size, resized, base, entrance)
     };
@@ -184,7 +184,7 @@ fn record_sampled(
     size: usize,
     resized: i64,
     base: u32,
-    plan: Plan,
+    sampling: SamplingConfig,
 ) -> u32 {
     let unsampled = &state.front.unsampled;
     let left = unsampled.left();
@@ -200,9 +200,10 @@ fn record_sampled(
         state.unpublished.set_known(0);
         unsampled.begin(id);
     }
-    let id = if state.sampler.decide(plan, size, left) {
+    let id = if state.sampler.decide(sampling, size, left) {
         let stack = unwind::walk(tools, *registers, None);
-        let id = count_sampled(state, tools, stack.sampled_every(plan.interval()), plan.interval(), size);
+        let id =
+            count_sampled(state, tools, stack.sampled_every(sampling.interval()), sampling.interval(), size);
         state.change(live_bytes(id, size) - resized);
         id
     } else {

@@ -5,7 +5,7 @@ use crate::base::atomics::{
 };
 use crate::record::append_list::Linked;
 use crate::record::count::counters::{Owned, Table};
-use crate::record::count::sampling::{Plan, STEP, Sampler};
+use crate::record::count::sampling::{PEAK_STEP, Sampler, SamplingConfig};
 use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
@@ -223,19 +223,19 @@ impl ThreadState {
     }
 
     /// How many bytes stay unpublished at most, either way: of blocks that are recorded, and of blocks that were not
-    /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present plan.
+    /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present sampling.
     fn steps(&self) -> (i64, u32) {
-        let rest = epoch::PUBLISH_BYTES - i64::from(STEP);
-        if epoch::plan() != Plan::EXACT {
-            (rest, STEP)
+        let rest = epoch::PUBLISH_BYTES - i64::from(PEAK_STEP);
+        if epoch::sampling() != SamplingConfig::EXACT {
+            (rest, PEAK_STEP)
         } else if self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
-            (STEP.into(), rest as u32)
+            (PEAK_STEP.into(), rest as u32)
         } else {
             (epoch::PUBLISH_BYTES, rest as u32)
         }
     }
 
-    /// Divides the bytes that may stay unpublished anew, after plan or epoch have changed. The thread's own, while it is
+    /// Divides the bytes that may stay unpublished anew, after sampling or epoch have changed. The thread's own, while it is
     /// busy.
     pub(crate) fn divide_steps(&self) {
         let (limit, _) = self.steps();
