@@ -41,7 +41,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
     if !epoch::is_on() {
         epoch::set_frames(frames);
         epoch::start();
-        thread::recall_unpublished();
+        thread::revoke_unpublished();
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 /// ```
 pub fn stop() {
     epoch::stop();
-    thread::recall_unpublished();
+    thread::revoke_unpublished();
 }
 
 /// Whether allocations are being recorded.
@@ -176,7 +176,7 @@ pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
         // Whoever comes next asks.
-        state.front.unsampled.recall();
+        state.front.unsampled.revoke();
     }
 }
 
@@ -249,7 +249,7 @@ pub fn reset_peak() {
 /// ```
 pub fn clear_traces() {
     epoch::clear();
-    thread::recall_unpublished();
+    thread::revoke_unpublished();
 }
 
 /// Bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.

@@ -100,7 +100,7 @@ fn next_generation() {
 /// After base or sampling have changed.
 fn next_generation_and_recall() {
     next_generation();
-    unsampled::recall_all();
+    unsampled::revoke_all();
 }
 
 /// Sets the average bytes between samples from now on; 0: every block is recorded.

@@ -118,7 +118,7 @@ unsafe extern "C" fn in_child() {
     fork::forget_other_threads();
     thread::forget_other_threads();
     // A thread may have been about to, which is not in this process.
-    unsampled::recall_all();
+    unsampled::revoke_all();
     fork::open();
 }
 

@@ -150,16 +150,16 @@ impl Sampler {
 
     /// Hands out the next stretch of the gap: blocks below [`SMALL`] bytes pass, with nobody to ask, as long as they
     /// fit in what is left of so many bytes.
-    pub(crate) fn stretch(&self) -> u32 {
+    pub(crate) fn next_budget(&self) -> u32 {
         let until_sample = self.bytes_until_sample.get();
         // Where some of those are recorded without exception, they must not fit.
         let most = match self.config.get().largest_sampled() {
             largest if (largest as usize) < SMALL - 1 => largest,
             _ => PEAK_STEP,
         };
-        let stretch = until_sample.min(i64::from(most));
-        self.bytes_until_sample.set(until_sample - stretch);
-        stretch as u32
+        let budget = until_sample.min(i64::from(most));
+        self.bytes_until_sample.set(until_sample - budget);
+        budget as u32
     }
 
     /// Draws a gap: the whole bytes of an exponential one, so that it is less than `s` with
@@ -230,7 +230,7 @@ mod tests {
                 return false;
             }
             let is_sampled = sampler.decide(config, size, left);
-            left = sampler.stretch().into();
+            left = sampler.next_budget().into();
             is_sampled
         };
         (0..count).filter(|_| is_sampled()).count() as u64
@@ -265,14 +265,14 @@ mod tests {
             let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, exact_from));
             for _ in 0..10_000 {
                 sampler.decide(config, 1, 0);
-                assert!(sampler.stretch() <= most, "{exact_from}");
+                assert!(sampler.next_budget() <= most, "{exact_from}");
             }
         }
         // Where small blocks are all left to chance, it is as long as it can be.
         let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, SMALL as u32));
         let longest = (0..100).map(|_| {
             sampler.decide(config, 1, 0);
-            sampler.stretch()
+            sampler.next_budget()
         });
         assert_eq!(longest.max(), Some(PEAK_STEP));
     }

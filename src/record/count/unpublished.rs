@@ -13,21 +13,21 @@ use crate::record::count::unsampled::Unsampled;
 pub(crate) struct Unpublished {
     /// Bytes allocated less bytes freed, plus `limit`: one comparison tells whether a change leaves the range.
     net: AtomicI64,
-    /// Twice the limit while `net` may change without a look at the epoch; else [`RECALLED`] or [`CLOSED`].
+    /// Twice the limit while `net` may change without a look at the epoch; else [`REVOKED`] or [`SEALED`].
     range: AtomicU64,
     limit: AtomicI64,
     /// The base of the epoch that `net` counts in.
     base: AtomicU32,
     /// Bytes of the block that is being resized, until they are taken off.
     resizing: AtomicI64,
-    /// Live bytes among the blocks that were not sampled that have been published: see [`Unsampled::news`].
-    known: AtomicI64,
+    /// Live bytes among the blocks that were not sampled that have been published: see [`Unsampled::take_unpublished`].
+    published: AtomicI64,
 }
 
-/// No change fits before [`Unpublished::close`] and [`Unpublished::open`].
-const RECALLED: u64 = 0;
+/// No change fits before [`Unpublished::seal`] and [`Unpublished::grant`].
+const REVOKED: u64 = 0;
 /// Its thread looks at the epoch. No change fits, as `net` is at least 1 in an open range of any use.
-const CLOSED: u64 = 1;
+const SEALED: u64 = 1;
 
 // Relaxed throughout but for the recall: sums that order nothing else.
 impl Unpublished {
@@ -55,17 +55,17 @@ impl Unpublished {
     // ── The epoch ───────────────────────────────────────────────────────────────────────────────
 
     /// Has the owner look at the epoch before its next change fits. Any thread, after the base has changed.
-    pub(crate) fn recall(&self) {
-        // Release: pairs with the Acquire of `close`, which then sees the base that was changed before.
-        self.range.swap(RECALLED, Ordering::Release);
+    pub(crate) fn revoke(&self) {
+        // Release: pairs with the Acquire of `seal`, which then sees the base that was changed before.
+        self.range.swap(REVOKED, Ordering::Release);
     }
 
     /// Closes a range that was recalled, before the base is read; false where it was not.
-    pub(crate) fn close(&self) -> bool {
-        let is_recalled = self.range.load(Ordering::Relaxed) == RECALLED;
+    pub(crate) fn seal(&self) -> bool {
+        let is_recalled = self.range.load(Ordering::Relaxed) == REVOKED;
         if is_recalled {
-            // Acquire: pairs with the Release of `recall`.
-            self.range.swap(CLOSED, Ordering::Acquire);
+            // Acquire: pairs with the Release of `revoke`.
+            self.range.swap(SEALED, Ordering::Acquire);
         }
         is_recalled
     }
@@ -78,10 +78,10 @@ impl Unpublished {
         }
     }
 
-    /// Opens the range again, unless it was recalled since [`Unpublished::close`].
-    pub(crate) fn open(&self) {
+    /// Opens the range again, unless it was recalled since [`Unpublished::seal`].
+    pub(crate) fn grant(&self) {
         let range = self.limit.load(Ordering::Relaxed) as u64 * 2;
-        let _ = self.range.compare_exchange(CLOSED, range, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.range.compare_exchange(SEALED, range, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The base of the epoch that the net bytes are of.
@@ -100,7 +100,7 @@ impl Unpublished {
         self.net.store(limit, Ordering::Relaxed);
         // Not where it was recalled.
         let (before, range) = (before as u64 * 2, limit as u64 * 2);
-        if before != RECALLED {
+        if before != REVOKED {
             let _ = self.range.compare_exchange(before, range, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -119,8 +119,8 @@ impl Unpublished {
     // ── Blocks that were not sampled ────────────────────────────────────────────────────────────
 
     /// Notes how many live bytes of them have been published.
-    pub(crate) fn set_known(&self, bytes: i64) {
-        self.known.store(bytes, Ordering::Relaxed);
+    pub(crate) fn set_published(&self, bytes: i64) {
+        self.published.store(bytes, Ordering::Relaxed);
     }
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
@@ -140,6 +140,6 @@ impl Unpublished {
         // Allocated before freed: a block that comes and goes meanwhile makes the sum too small, and no peak of it.
         let (allocated, _) = unsampled.read_allocated();
         let (freed, _) = unsampled.read_freed();
-        (allocated.wrapping_sub(freed) as i64).wrapping_sub(self.known.load(Ordering::Relaxed))
+        (allocated.wrapping_sub(freed) as i64).wrapping_sub(self.published.load(Ordering::Relaxed))
     }
 }

@@ -15,7 +15,7 @@
 //!   └─────────────────┴─────── recall ────▲              anybody, after base or sampling have changed
 //! ```
 //!
-//! All of it is one word, [`Unsampled::stop`]: what is recalled while its thread reads base and sampling cannot be opened.
+//! All of it is one word, [`Unsampled::budget_end`]: what is recalled while its thread reads base and sampling cannot be opened.
 
 use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
 use crate::base::hint::unlikely;
@@ -31,17 +31,17 @@ pub(crate) struct Unsampled {
     allocated_blocks: AtomicU64,
     freed_bytes: AtomicU64,
     freed_blocks: AtomicU64,
-    /// Blocks pass while `allocated_bytes` does not go beyond it; or [`CLOSED`], or [`RECALLED`].
-    stop: AtomicI64,
+    /// Blocks pass while `allocated_bytes` does not go beyond it; or [`SEALED`], or [`REVOKED`].
+    budget_end: AtomicI64,
     /// The peak is told when `freed_bytes` reaches it.
-    news_at: AtomicU64,
+    publish_at: AtomicU64,
     /// The id in the tags of these blocks; [`NO_ID`] before there is one. With what is above it in a cache line that a
     /// block which passes looks at.
     id: AtomicU64,
     /// Bytes allocated less bytes freed that the peak knows of.
-    known: Cell<i64>,
-    /// What `stop` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
-    opened: Cell<u64>,
+    published: Cell<i64>,
+    /// What `budget_end` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
+    granted_end: Cell<u64>,
     next: AtomicPtr<Unsampled>,
 }
 
@@ -49,10 +49,10 @@ const _: () = assert!(std::mem::offset_of!(Unsampled, id) < 64);
 
 /// In no tag, not even in one that the program has written over: a tag has 32 bits.
 const NO_ID: u64 = 1 << 32;
-/// Below any number of bytes: nothing passes before [`Unsampled::open`].
-const CLOSED: i64 = -1;
-/// Nothing passes before [`Unsampled::close`] and then [`Unsampled::open`].
-const RECALLED: i64 = -2;
+/// Below any number of bytes: nothing passes before [`Unsampled::grant`].
+const SEALED: i64 = -1;
+/// Nothing passes before [`Unsampled::seal`] and then [`Unsampled::grant`].
+const REVOKED: i64 = -2;
 
 /// Those of all threads, living and ended.
 static ALL: List<Unsampled> = List::new();
@@ -71,18 +71,18 @@ impl Unsampled {
             allocated_blocks: AtomicU64::new(0),
             freed_bytes: AtomicU64::new(0),
             freed_blocks: AtomicU64::new(0),
-            stop: AtomicI64::new(RECALLED),
-            news_at: AtomicU64::new(u64::MAX),
+            budget_end: AtomicI64::new(REVOKED),
+            publish_at: AtomicU64::new(u64::MAX),
             id: AtomicU64::new(NO_ID),
-            known: Cell::new(0),
-            opened: Cell::new(0),
+            published: Cell::new(0),
+            granted_end: Cell::new(0),
             next: AtomicPtr::new(null_mut()),
         }
     }
 
     /// Makes what is all zero bytes one of nobody, and puts it into the list.
     pub(crate) fn enlist(&'static self) {
-        self.recall();
+        self.revoke();
         // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
         self.id.store(NO_ID, Ordering::Release);
         ALL.push(self);
@@ -103,8 +103,8 @@ impl Unsampled {
             // ended the old epoch.
             count.store(0, Ordering::Release);
         }
-        self.news_at.store(PEAK_STEP.into(), Ordering::Relaxed);
-        self.known.set(0);
+        self.publish_at.store(PEAK_STEP.into(), Ordering::Relaxed);
+        self.published.set(0);
         self.id.store(id.into(), Ordering::Release);
     }
 
@@ -113,12 +113,12 @@ impl Unsampled {
     /// Books a block if it fits in what is left of the stretch, and returns what its tag is to hold. The size
     /// is below 2^30.
     #[inline(always)]
-    pub(crate) fn passes(&self, size: usize) -> Option<u32> {
+    pub(crate) fn try_spend(&self, size: usize) -> Option<u32> {
         // Before the block is booked: should a signal handler begin a new epoch in between, and allocate in it, this
         // block is booked there and its free is not. What handlers do in the middle of an event is not promised.
         let id = self.id();
         // Relaxed: whoever recalls it sees to what follows from that.
-        let left = self.stop.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
+        let left = self.budget_end.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
         if unlikely(size as i64 > left) {
             return None;
         }
@@ -139,37 +139,37 @@ impl Unsampled {
         add_block_to_own!(Unsampled, self, allocated_bytes, allocated_blocks, size);
     }
 
-    /// Books the free of a block of this id. True: the peak has to be told, see [`Unsampled::news`].
+    /// Books the free of a block of this id. True: the peak has to be told, see [`Unsampled::take_unpublished`].
     #[inline(always)]
     pub(crate) fn free(&self, size: usize) -> bool {
         // Releases: pair with the Acquires of `read_freed`, see `counters`.
         add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
-        self.has_news()
+        self.has_unpublished()
     }
 
     /// Whether the peak has to be told.
     #[inline(always)]
-    pub(crate) fn has_news(&self) -> bool {
-        self.freed_bytes.load(Ordering::Relaxed) >= self.news_at.load(Ordering::Relaxed)
+    pub(crate) fn has_unpublished(&self) -> bool {
+        self.freed_bytes.load(Ordering::Relaxed) >= self.publish_at.load(Ordering::Relaxed)
     }
 
     /// Books the free of a block of this id whose bytes the peak has been told of.
-    pub(crate) fn free_known(&self, size: usize) {
+    pub(crate) fn free_published(&self, size: usize) {
         add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
-        self.known.set(self.known.get().wrapping_sub(size as i64));
+        self.published.set(self.published.get().wrapping_sub(size as i64));
     }
 
     /// Change of the live bytes since this was asked last; the next is due when `step` bytes have been freed.
-    pub(crate) fn news(&self, step: u32) -> i64 {
+    pub(crate) fn take_unpublished(&self, step: u32) -> i64 {
         let freed = self.freed_bytes.load(Ordering::Relaxed);
-        self.news_at.store(freed.wrapping_add(step.into()), Ordering::Relaxed);
+        self.publish_at.store(freed.wrapping_add(step.into()), Ordering::Relaxed);
         let live = self.allocated().wrapping_sub(freed) as i64;
-        live.wrapping_sub(self.known.replace(live))
+        live.wrapping_sub(self.published.replace(live))
     }
 
     /// Live bytes that the peak knows of.
-    pub(crate) fn known(&self) -> i64 {
-        self.known.get()
+    pub(crate) fn published(&self) -> i64 {
+        self.published.get()
     }
 
     #[inline(always)]
@@ -180,9 +180,9 @@ impl Unsampled {
     // ── The stretch ─────────────────────────────────────────────────────────────────────────────
 
     /// Lets nothing pass any more, before base and sampling are read. Its thread's own.
-    pub(crate) fn close(&self) {
-        // Acquire: pairs with the Release of `recall`; what was changed before is seen from here on.
-        self.stop.swap(CLOSED, Ordering::Acquire);
+    pub(crate) fn seal(&self) {
+        // Acquire: pairs with the Release of `revoke`; what was changed before is seen from here on.
+        self.budget_end.swap(SEALED, Ordering::Acquire);
     }
 
     /// What is left of the stretch that was handed out last, bytes; below 0 where a signal handler has taken more. Its
@@ -190,25 +190,25 @@ impl Unsampled {
     ///
     /// Also when it was recalled: by then a block may have found that it does not fit, and it would be for nothing
     /// that chance has met that one.
-    pub(crate) fn left(&self) -> i64 {
-        self.opened.get().wrapping_sub(self.allocated()) as i64
+    pub(crate) fn remaining(&self) -> i64 {
+        self.granted_end.get().wrapping_sub(self.allocated()) as i64
     }
 
     /// Lets this many bytes pass, [`PEAK_STEP`] at most, before somebody has to look; none while it is recalled and not
-    /// [closed](Unsampled::close). Its thread's own.
-    pub(crate) fn open(&self, stretch: u32) {
-        let stop = self.allocated().wrapping_add(stretch.into());
-        self.opened.set(stop);
-        // Relaxed: only its thread relies on it. As it is one word, `recall` comes before this, which then fails, or
+    /// [closed](Unsampled::seal). Its thread's own.
+    pub(crate) fn grant(&self, budget: u32) {
+        let end = self.allocated().wrapping_add(budget.into());
+        self.granted_end.set(end);
+        // Relaxed: only its thread relies on it. As it is one word, `revoke` comes before this, which then fails, or
         // behind it.
-        let _ = self.stop.compare_exchange(CLOSED, stop as i64, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.budget_end.compare_exchange(SEALED, end as i64, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Lets nothing pass any more, in no thread's way.
-    pub(crate) fn recall(&self) {
-        // Release: pairs with the Acquire of `close`. A swap, because a store would end what an earlier one has
-        // released: of two that recall, `close` would see what the later one has changed alone.
-        self.stop.swap(RECALLED, Ordering::Release);
+    pub(crate) fn revoke(&self) {
+        // Release: pairs with the Acquire of `seal`. A swap, because a store would end what an earlier one has
+        // released: of two that recall, `seal` would see what the later one has changed alone.
+        self.budget_end.swap(REVOKED, Ordering::Release);
     }
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
@@ -236,8 +236,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
 
 /// Recalls those of all threads, after base or sampling have changed: when this returns, each reads them before its next
 /// block passes, and finds what they are now.
-pub(crate) fn recall_all() {
-    ALL.iter_after().for_each(Unsampled::recall);
+pub(crate) fn revoke_all() {
+    ALL.iter_after().for_each(Unsampled::revoke);
 }
 
 #[cfg(test)]
@@ -246,7 +246,7 @@ mod tests {
 
     fn unsampled() -> Unsampled {
         let unsampled = Unsampled::of_nobody();
-        unsampled.close();
+        unsampled.seal();
         unsampled.begin(77);
         unsampled
     }
@@ -256,66 +256,72 @@ mod tests {
     fn counts_are_sums() {
         let unsampled = unsampled();
         let (mut allocated, mut freed, mut told) = (0u64, 0u64, 0i64);
-        unsampled.open(PEAK_STEP);
+        unsampled.grant(PEAK_STEP);
         for round in 0..20_000u64 {
             let size = 1 + (round * 7_919) % ((1 << 30) - 1);
-            if unsampled.passes(size as usize).is_none() {
+            if unsampled.try_spend(size as usize).is_none() {
                 unsampled.allocate(size as usize);
-                unsampled.open(PEAK_STEP);
+                unsampled.grant(PEAK_STEP);
             }
             allocated += size;
             assert_eq!(unsampled.read_allocated(), (allocated, round + 1));
             if unsampled.free(size as usize) {
-                told += unsampled.news(PEAK_STEP);
+                told += unsampled.take_unpublished(PEAK_STEP);
             }
             freed += size;
             assert_eq!(unsampled.read_freed(), (freed, round + 1));
         }
         assert!(allocated > 1 << 40);
-        assert_eq!(told + unsampled.news(PEAK_STEP), 0);
+        assert_eq!(told + unsampled.take_unpublished(PEAK_STEP), 0);
     }
 
     #[test]
     fn a_stretch_is_used_up_to_the_byte() {
         let unsampled = unsampled();
-        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 0));
-        unsampled.open(100);
-        assert_eq!((unsampled.passes(60), unsampled.left()), (Some(77), 40));
-        assert_eq!((unsampled.passes(41), unsampled.left()), (None, 40));
-        assert_eq!((unsampled.passes(40), unsampled.left()), (Some(77), 0));
+        assert_eq!((unsampled.try_spend(1), unsampled.remaining()), (None, 0));
+        unsampled.grant(100);
+        assert_eq!((unsampled.try_spend(60), unsampled.remaining()), (Some(77), 40));
+        assert_eq!((unsampled.try_spend(41), unsampled.remaining()), (None, 40));
+        assert_eq!((unsampled.try_spend(40), unsampled.remaining()), (Some(77), 0));
         // A signal handler's.
         unsampled.allocate(5);
-        assert_eq!((unsampled.left(), unsampled.passes(1), unsampled.passes(1 << 29)), (-5, None, None));
+        assert_eq!(
+            (unsampled.remaining(), unsampled.try_spend(1), unsampled.try_spend(1 << 29)),
+            (-5, None, None)
+        );
         assert_eq!(unsampled.read_allocated(), (105, 3));
     }
 
     #[test]
     fn what_was_recalled_is_closed_before_it_opens() {
         let unsampled = unsampled();
-        unsampled.open(100);
-        unsampled.recall();
-        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 100));
-        unsampled.open(90);
-        assert_eq!((unsampled.passes(1), unsampled.left()), (None, 90));
-        unsampled.close();
-        unsampled.open(100);
-        assert_eq!(unsampled.passes(1), Some(77));
+        unsampled.grant(100);
+        unsampled.revoke();
+        assert_eq!((unsampled.try_spend(1), unsampled.remaining()), (None, 100));
+        unsampled.grant(90);
+        assert_eq!((unsampled.try_spend(1), unsampled.remaining()), (None, 90));
+        unsampled.seal();
+        unsampled.grant(100);
+        assert_eq!(unsampled.try_spend(1), Some(77));
         // In between.
-        unsampled.close();
-        unsampled.recall();
-        unsampled.open(100);
-        assert_eq!(unsampled.passes(1), None);
+        unsampled.seal();
+        unsampled.revoke();
+        unsampled.grant(100);
+        assert_eq!(unsampled.try_spend(1), None);
     }
 
     #[test]
     fn the_peak_is_told_every_step() {
         let unsampled = unsampled();
         unsampled.allocate(200_000);
-        assert_eq!((unsampled.news(PEAK_STEP), unsampled.news(PEAK_STEP)), (200_000, 0));
+        assert_eq!(
+            (unsampled.take_unpublished(PEAK_STEP), unsampled.take_unpublished(PEAK_STEP)),
+            (200_000, 0)
+        );
         let told: Vec<u32> = (0..200)
             .filter(|_| {
                 unsampled.free(1_000) && {
-                    unsampled.news(PEAK_STEP);
+                    unsampled.take_unpublished(PEAK_STEP);
                     true
                 }
             })

@@ -20,7 +20,7 @@ use crate::record::unwind::{self, Entrance, Registers};
 #[inline(always)]
 pub(crate) fn try_fast(size: usize) -> Option<u32> {
     debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
-    thread::front().unsampled.passes(size)
+    thread::front().unsampled.try_spend(size)
 }
 
 /// Books a block of the calling code that does not [`try_fast`], tags it and returns it.
@@ -73,7 +73,7 @@ pub(crate) unsafe fn record_alloc(
 #[inline(never)]
 unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
     // Large blocks and those of unusual alignment have not been asked yet.
-    let passed = thread::front().unsampled.passes(size);
+    let passed = thread::front().unsampled.try_spend(size);
     let id = passed.unwrap_or_else(|| {
         record_alloc_slow(&Registers::here(), size, config, None, take_resizing(entrance))
     });
@@ -155,7 +155,7 @@ pub(super) fn refresh_and_record(
     // What is read from here on belongs to this generation or a later one, and what changes later is noticed next time: by
     // the generation for the tools, and for what is not sampled by the recall.
     let generation = epoch::generation_slow();
-    state.front.unsampled.close();
+    state.front.unsampled.seal();
     let (base, sampling) = (epoch::base(), epoch::sampling());
     if base == u32::MAX {
         // Just now.
@@ -187,7 +187,7 @@ fn record_sampled(
     sampling: SamplingConfig,
 ) -> u32 {
     let unsampled = &state.front.unsampled;
-    let left = unsampled.left();
+    let left = unsampled.remaining();
     if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
         let id = epoch::unsampled_id(base);
         // Frees of such blocks by other threads must find a place.
@@ -197,7 +197,7 @@ fn record_sampled(
             state.change(live_bytes(id, size) - resized);
             return id;
         }
-        state.unpublished.set_known(0);
+        state.unpublished.set_published(0);
         unsampled.begin(id);
     }
     let id = if state.sampler.decide(sampling, size, left) {
@@ -213,7 +213,7 @@ fn record_sampled(
         id
     };
     // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
-    unsampled.open(if state.quiet() == BUSY { state.sampler.stretch() } else { 0 });
+    unsampled.grant(if state.quiet() == BUSY { state.sampler.next_budget() } else { 0 });
     state.publish();
     id
 }

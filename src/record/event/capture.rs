@@ -17,6 +17,6 @@ pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let stack = unwind::walk(tools, Registers::here(), None);
     let _interning = state.enter(INTERNING);
     // What the map of stacks allocates is no block of the program.
-    state.front.unsampled.recall();
+    state.front.unsampled.revoke();
     table::recorded(table::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }

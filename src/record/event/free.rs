@@ -80,9 +80,9 @@ pub(super) fn count_free(id: u32, size: usize) {
         return count_free_sampled(id & !SAMPLED, size);
     }
     if let Some(unsampled) = unsampled(id) {
-        unsampled.free_known(size);
+        unsampled.free_published(size);
         if let Some(state) = thread::current() {
-            state.unpublished.set_known(unsampled.known());
+            state.unpublished.set_published(unsampled.published());
         }
         return;
     }

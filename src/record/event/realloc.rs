@@ -17,7 +17,7 @@ use crate::record::unwind::{Entrance, Registers};
 #[inline(always)]
 pub(crate) fn try_fast_realloc(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
     // Where the peak has to be told, the free behind `record_realloc` does it.
-    let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_news())?;
+    let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_unpublished())?;
     let id = try_fast(new_size)?;
     unsampled.free(old_size);
     Some(id)

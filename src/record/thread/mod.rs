@@ -20,7 +20,7 @@ mod state;
 
 pub(crate) use guard::Silence;
 pub(crate) use registry::{
-    SHARED, all, current, current_or_make, forget_other_threads, front, idle, prepare, recall_unpublished,
+    SHARED, all, current, current_or_make, forget_other_threads, front, idle, prepare, revoke_unpublished,
     tuned_to, unpublished_bytes, unsilenced,
 };
 pub(crate) use state::{BUSY, INTERNING, OWN, PAUSED, StackBuffer, StackHeader, ThreadState, Tools};

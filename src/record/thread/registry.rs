@@ -151,8 +151,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
 }
 
 /// Has every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
-pub(crate) fn recall_unpublished() {
-    ALL.iter_after().for_each(|state| state.unpublished.recall());
+pub(crate) fn revoke_unpublished() {
+    ALL.iter_after().for_each(|state| state.unpublished.revoke());
 }
 
 /// Live bytes of the epoch of this base that threads have not published.

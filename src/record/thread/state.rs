@@ -200,12 +200,12 @@ impl ThreadState {
     /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
     #[cold]
     pub(crate) fn publish(&self) {
-        let news = self.front.unsampled.news(self.steps().1);
+        let unpublished = self.front.unsampled.take_unpublished(self.steps().1);
         // After a `clear` its blocks are of no more concern.
         let is_present = self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
-        self.unpublished.set_known(self.front.unsampled.known());
+        self.unpublished.set_published(self.front.unsampled.published());
         self.enter_epoch();
-        self.publish_slow(if is_present { news } else { 0 });
+        self.publish_slow(if is_present { unpublished } else { 0 });
     }
 
     /// Publishes the net bytes together with a change.
@@ -215,10 +215,10 @@ impl ThreadState {
 
     /// Drops net bytes of an epoch that is over. The thread's own, while it is busy.
     pub(crate) fn enter_epoch(&self) {
-        let is_recalled = self.unpublished.close();
+        let is_recalled = self.unpublished.seal();
         self.unpublished.enter_epoch(epoch::base());
         if is_recalled {
-            self.unpublished.open();
+            self.unpublished.grant();
         }
     }
 
@@ -250,7 +250,7 @@ impl ThreadState {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
         self.front.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
-        self.front.unsampled.recall();
+        self.front.unsampled.revoke();
     }
 
     /// Takes one level of silence away.
