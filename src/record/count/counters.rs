@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Table ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
-//!           └─ Owned:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
-//!           │            └─ upper: where a half of such a word goes on, made when first needed
+//!           └─ OwnerCounters:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
+//!           │            └─ high: where a half of such a word goes on, made when first needed
 //!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks)        (32 bytes an id)
 //! ```
 //!
@@ -15,10 +15,10 @@
 //!
 //! # Half words that go on
 //!
-//! A half holds the lower 32 bits of its count, and the word of the same place in `upper` how often
+//! A half holds the low 32 bits of its count, and the word of the same place in `high` how often
 //! bit 31 of it has changed: the count's bits from 31 on. So bit 31 is held twice. The owner stores
-//! the lower word first; a reader who sees the two disagree has caught it in between, and knows that
-//! the upper one is behind by one. What is added at once stays below 2^31 (a larger block is booked
+//! the low word first; a reader who sees the two disagree has caught it in between, and knows that
+//! the high one is behind by one. What is added at once stays below 2^31 (a larger block is booked
 //! at the shared counters), so it is never behind by more.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
@@ -59,14 +59,14 @@ type Words = [AtomicU64; 2 * CHUNK];
 /// Counts that one thread writes.
 // A pair of cache lines belongs to one thread, see `memory`.
 #[repr(C, align(128))]
-pub(crate) struct Owned {
-    lower: Words,
-    upper: AtomicPtr<Words>,
+pub(crate) struct OwnerCounters {
+    low: Words,
+    high: AtomicPtr<Words>,
 }
 
-const _: () = assert!(size_of::<Owned>() == 16 * CHUNK + 128);
+const _: () = assert!(size_of::<OwnerCounters>() == 16 * CHUNK + 128);
 
-/// One block, in a word of an [`Owned`] chunk.
+/// One block, in a word of an [`OwnerCounters`] chunk.
 const BLOCK: u64 = 1 << 32;
 /// Bit 31 of both halves.
 const TOPS: u64 = 1 << 63 | 1 << 31;
@@ -78,19 +78,19 @@ fn word(place: usize, direction: Direction) -> usize {
     place % CHUNK * 2 + direction as usize
 }
 
-impl Owned {
+impl OwnerCounters {
     /// Adds a block of at most [`MOST`] bytes, if neither half has to go on.
     #[inline(always)]
     fn add(&self, place: usize, direction: Direction, bytes: u64) -> bool {
         debug_assert!(bytes <= MOST);
-        let lower = &self.lower[word(place, direction)];
-        let before = lower.load(Ordering::Relaxed);
+        let low = &self.low[word(place, direction)];
+        let before = low.load(Ordering::Relaxed);
         let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
         let fits = (before ^ after) & TOPS == 0;
         if fits {
             // Release: pairs with the Acquire of `read`. For what was freed, see the module; for what
-            // was allocated, that a reader who sees this sees every change of `upper` before it.
-            lower.store(after, Ordering::Release);
+            // was allocated, that a reader who sees this sees every change of `high` before it.
+            low.store(after, Ordering::Release);
         }
         fits
     }
@@ -98,35 +98,35 @@ impl Owned {
     /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
     #[cold]
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
-        let Some(upper) = publish(&self.upper, 1, Some(memory::thread_may_grow)) else { return false };
-        let (word, lower) = (word(place, direction), &self.lower[word(place, direction)]);
+        let Some(high) = publish(&self.high, 1, Some(memory::thread_may_grow)) else { return false };
+        let (word, low) = (word(place, direction), &self.low[word(place, direction)]);
         // SAFETY: `publish` gives zeroed words that are never freed.
-        let upper = unsafe { &(*upper)[word] };
-        let before = lower.load(Ordering::Relaxed);
+        let high = unsafe { &(*high)[word] };
+        let before = low.load(Ordering::Relaxed);
         let after = join((before as u32).wrapping_add(bytes as u32), ((before >> 32) as u32).wrapping_add(1));
         let changed = (before ^ after) & TOPS;
-        lower.store(after, Ordering::Release);
-        // Release: pairs with the Acquire of `read`, which finds the lower word at least as new.
-        upper.store(upper.load(Ordering::Relaxed).wrapping_add(changed >> 31), Ordering::Release);
+        low.store(after, Ordering::Release);
+        // Release: pairs with the Acquire of `read`, which finds the low word at least as new.
+        high.store(high.load(Ordering::Relaxed).wrapping_add(changed >> 31), Ordering::Release);
         true
     }
 
-    fn upper(&self, word: usize) -> u64 {
+    fn high(&self, word: usize) -> u64 {
         // Acquire: pairs with the Release of `publish`; the zeroes are visible.
         // SAFETY: null, or published and never freed.
-        let upper = unsafe { self.upper.load(Ordering::Acquire).as_ref() };
+        let high = unsafe { self.high.load(Ordering::Acquire).as_ref() };
         // Acquire: pairs with the Release of `add_slow`.
-        upper.map_or(0, |upper| upper[word].load(Ordering::Acquire))
+        high.map_or(0, |high| high[word].load(Ordering::Acquire))
     }
 
     /// Completes what a thread has left half done. While nobody writes.
-    fn settle(&self) {
+    fn complete_carry(&self) {
         // SAFETY: null, or published and never freed.
-        let Some(upper) = (unsafe { self.upper.load(Ordering::Acquire).as_ref() }) else { return };
-        for (lower, upper) in self.lower.iter().zip(upper) {
-            let held = upper.load(Ordering::Relaxed);
-            let behind = (lower.load(Ordering::Relaxed) & TOPS) >> 31 ^ (held & (BLOCK | 1));
-            upper.store(held.wrapping_add(behind), Ordering::Relaxed);
+        let Some(high) = (unsafe { self.high.load(Ordering::Acquire).as_ref() }) else { return };
+        for (low, high) in self.low.iter().zip(high) {
+            let held = high.load(Ordering::Relaxed);
+            let behind = (low.load(Ordering::Relaxed) & TOPS) >> 31 ^ (held & (BLOCK | 1));
+            high.store(held.wrapping_add(behind), Ordering::Relaxed);
         }
     }
 }
@@ -136,26 +136,23 @@ fn join(bytes: u32, blocks: u32) -> u64 {
 }
 
 /// A count from its two halves, see the module.
-fn whole(lower: u32, upper: u32) -> u64 {
-    let behind = (lower >> 31) ^ (upper & 1);
-    u64::from(upper.wrapping_add(behind)) << 31 | u64::from(lower & MOST as u32)
+fn whole(low: u32, high: u32) -> u64 {
+    let behind = (low >> 31) ^ (high & 1);
+    u64::from(high.wrapping_add(behind)) << 31 | u64::from(low & MOST as u32)
 }
 
-impl Chunk for Owned {
+impl Chunk for OwnerCounters {
     fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
         let word = word(place, direction);
         loop {
-            // At most one change behind the lower word.
-            let before = self.upper(word);
+            // At most one change behind the low word.
+            let before = self.high(word);
             // Acquire: pairs with the Release of whoever adds.
-            let lower = self.lower[word].load(Ordering::Acquire);
-            // Equal: no lower word from after the next change of the upper one was seen. Else 2^31 bytes or
+            let low = self.low[word].load(Ordering::Acquire);
+            // Equal: no low word from after the next change of the high one was seen. Else 2^31 bytes or
             // blocks were booked meanwhile.
-            if self.upper(word) == before {
-                return (
-                    whole(lower as u32, before as u32),
-                    whole((lower >> 32) as u32, (before >> 32) as u32),
-                );
+            if self.high(word) == before {
+                return (whole(low as u32, before as u32), whole((low >> 32) as u32, (before >> 32) as u32));
             }
         }
     }
@@ -178,7 +175,7 @@ pub(crate) struct Shared([Slot; CHUNK]);
 impl Shared {
     fn add(&self, place: usize, direction: Direction, bytes: u64) {
         let [in_bytes, in_blocks] = &self.0[place % CHUNK].counts[direction as usize];
-        // Release: as in `Owned::add`.
+        // Release: as in `OwnerCounters::add`.
         in_bytes.fetch_add(bytes, Ordering::Release);
         in_blocks.fetch_add(1, Ordering::Release);
     }
@@ -256,7 +253,7 @@ fn number(id: u32) -> usize {
     (id >> CHUNK_BITS) as usize
 }
 
-impl Table<Owned> {
+impl Table<OwnerCounters> {
     /// Books a block of this id and at most [`MOST`] bytes, in the common case that there is a place for it;
     /// else false.
     #[inline(always)]
@@ -279,8 +276,8 @@ impl Table<Owned> {
     }
 
     /// Completes what a thread that is no more has left half done, for the ids below `end`.
-    pub(crate) fn settle(&self, end: u32) {
-        (0..=number(end)).filter_map(|number| self.chunk(number)).for_each(Owned::settle);
+    pub(crate) fn complete_carry(&self, end: u32) {
+        (0..=number(end)).filter_map(|number| self.chunk(number)).for_each(OwnerCounters::complete_carry);
     }
 }
 
@@ -360,7 +357,7 @@ mod tests {
         assert!(place(number(u32::MAX)).0 < SEGMENTS);
     }
 
-    impl Table<Owned> {
+    impl Table<OwnerCounters> {
         fn book(&self, id: u32, direction: Direction, bytes: usize) -> bool {
             bytes as u64 <= MOST && self.add(id, direction, bytes) || self.add_slow(id, direction, bytes)
         }
@@ -372,7 +369,7 @@ mod tests {
 
     #[test]
     fn ids_count_separately() {
-        let (owned, shared) = (Table::<Owned>::new(), Table::<Shared>::with_first_ids());
+        let (owned, shared) = (Table::<OwnerCounters>::new(), Table::<Shared>::with_first_ids());
         assert!(!owned.add(5, Allocated, 1) && shared.add(5, Allocated, 0) && !shared.add(64, Freed, 1));
         let ids = [0, 1, 63, 64, 12_287, 12_288, 1 << 20];
         for id in ids {
@@ -387,14 +384,14 @@ mod tests {
             assert_eq!(read(&shared, id, Freed), (u64::from(id), 1));
         }
         assert_eq!(read(&owned, 2, Allocated), (0, 0));
-        assert!(owned.chunk(0).unwrap().upper.load(Ordering::Relaxed).is_null(), "no half is full");
+        assert!(owned.chunk(0).unwrap().high.load(Ordering::Relaxed).is_null(), "no half is full");
         assert_eq!(read(&shared, 5, Allocated), (0, 1));
     }
 
     /// Its naive twin: two plain 64-bit sums.
     #[test]
-    fn a_half_goes_on_where_it_ends() {
-        let table = Table::<Owned>::new();
+    fn a_half_carries_where_it_ends() {
+        let table = Table::<OwnerCounters>::new();
         let (mut bytes, mut state) = (0, 1_u64);
         for blocks in 1..=200_000_u64 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -410,15 +407,15 @@ mod tests {
     }
 
     #[test]
-    fn blocks_go_on_too() {
-        let table = Table::<Owned>::new();
+    fn blocks_carry_too() {
+        let table = Table::<OwnerCounters>::new();
         let chunk = table.chunk_or_make(0, None).unwrap();
         for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
             // As if that many had been booked.
-            chunk.lower[word(3, Allocated)].store(start << 32 | 5, Ordering::Relaxed);
-            let upper = publish(&chunk.upper, 1, None).unwrap();
+            chunk.low[word(3, Allocated)].store(start << 32 | 5, Ordering::Relaxed);
+            let high = publish(&chunk.high, 1, None).unwrap();
             // SAFETY: just published.
-            unsafe { &(*upper)[word(3, Allocated)] }.store((start >> 31) << 32, Ordering::Relaxed);
+            unsafe { &(*high)[word(3, Allocated)] }.store((start >> 31) << 32, Ordering::Relaxed);
             for more in 1..4 {
                 assert!(table.book(3, Allocated, 2));
                 assert_eq!(read(&table, 3, Allocated), (5 + 2 * more, start + more));
@@ -428,24 +425,24 @@ mod tests {
 
     #[test]
     fn what_was_left_half_done_is_completed() {
-        let table = Table::<Owned>::new();
+        let table = Table::<OwnerCounters>::new();
         for expected in 1..=4 {
             assert!(table.book(9, Allocated, 1 << 30) && table.book(9, Allocated, 1 << 30));
             assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
             // As if the thread had gone between its two stores.
             let chunk = table.chunk(0).unwrap();
             // SAFETY: made by the first crossing, above.
-            let upper = unsafe { &(*chunk.upper.load(Ordering::Relaxed))[word(9, Allocated)] };
-            upper.store(expected - 1, Ordering::Relaxed);
+            let high = unsafe { &(*chunk.high.load(Ordering::Relaxed))[word(9, Allocated)] };
+            high.store(expected - 1, Ordering::Relaxed);
             assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
-            table.settle(9);
-            assert_eq!(upper.load(Ordering::Relaxed), expected);
+            table.complete_carry(9);
+            assert_eq!(high.load(Ordering::Relaxed), expected);
         }
     }
 
     #[test]
     fn a_reader_never_sees_a_count_fall_or_jump() {
-        let (table, done) = (Table::<Owned>::new(), AtomicBool::new(false));
+        let (table, done) = (Table::<OwnerCounters>::new(), AtomicBool::new(false));
         let steps = 3_000_000;
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -4,7 +4,7 @@ use crate::base::atomics::{
     AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
 };
 use crate::record::append_list::Linked;
-use crate::record::count::counters::{Owned, Table};
+use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::count::sampling::{PEAK_STEP, Sampler, SamplingConfig};
 use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
@@ -89,7 +89,7 @@ pub(crate) struct ThreadState {
     /// Times the key destructor has re-armed itself.
     pub(super) farewells: Cell<u32>,
     pub sampler: Sampler,
-    pub counters: Table<Owned>,
+    pub counters: Table<OwnerCounters>,
     tools: UnsafeCell<Tools>,
     next: AtomicPtr<ThreadState>,
 }
@@ -268,7 +268,7 @@ impl ThreadState {
         if self.quiet() & BUSY == 0 {
             return;
         }
-        self.counters.settle(epoch::end_id());
+        self.counters.complete_carry(epoch::end_id());
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
