@@ -54,7 +54,7 @@ use crate::base::hint::unlikely;
 use crate::record::count::sampling::{self, Weight};
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch;
-use crate::record::stack_id::table::{self, SUMS};
+use crate::record::stack_id::table::{self, IDS_PER_SAMPLED_STACK};
 use crate::record::tag::{SAMPLED, UNTRACKED};
 use crate::record::thread::{self, BUSY};
 
@@ -69,7 +69,7 @@ pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
 }
 
 /// The ids of a sampled block of this size, each with what is booked there.
-fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); SUMS as usize] {
+fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); IDS_PER_SAMPLED_STACK as usize] {
     let Weight { bytes, blocks, variance } = sampling::weight(size as u64, interval);
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }

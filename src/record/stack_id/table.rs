@@ -120,7 +120,7 @@ pub(crate) fn prepare() {
 /// The id of the stack in the buffer, whose `hash` and `interval` are set here.
 ///
 /// A stack whose blocks are sampled is another one for each interval, so that an id leads to the
-/// weight of its blocks. It has [`SUMS`] ids: see there.
+/// weight of its blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
 ///
 /// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
 /// the map, under which nothing else is locked; whoever holds it is in here, so it is free soon.
@@ -237,12 +237,12 @@ fn indices(id: u32) -> (usize, usize, usize) {
 /// Ids of a stack whose blocks are sampled, one after the other in one chunk of counters. Under the first
 /// their blocks are booked as they are, under the others what they weigh; always in the counters that
 /// threads share: see `book`.
-pub(crate) const SUMS: u32 = 4;
-const _: () = assert!(CHUNK.is_multiple_of(SUMS as usize));
+pub(crate) const IDS_PER_SAMPLED_STACK: u32 = 4;
+const _: () = assert!(CHUNK.is_multiple_of(IDS_PER_SAMPLED_STACK as usize));
 
 /// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
 fn publish(stack: Key) -> Result<u32, Reason> {
-    let ids = if stack.header().interval == 0 { 1 } else { SUMS };
+    let ids = if stack.header().interval == 0 { 1 } else { IDS_PER_SAMPLED_STACK };
     // An id that is taken is gone, so where memory has run out none is taken: this is where the next
     // ones lead, unless another thread takes them first.
     place(epoch::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
@@ -255,7 +255,7 @@ fn publish(stack: Key) -> Result<u32, Reason> {
 /// Where an id leads to its stack, and everything else that a block with it or one of the ids behind it needs; made
 /// if need be.
 fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
-    // A place for a whole chunk, so for those behind it too: see `SUMS`.
+    // A place for a whole chunk, so for those behind it too: see `IDS_PER_SAMPLED_STACK`.
     SHARED.make(id).then_some(())?;
     let (root, branch, leaf) = indices(id);
     Some(&child(&child(&ROOT[root])?[branch])?[leaf])
