@@ -124,7 +124,7 @@ impl Profile {
     ///
     /// If tracking is off.
     pub fn take() -> Result<Profile, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         let profile = Profile::unnamed()?;
         symbols::global().resolve(&mut profile.without_names().into_iter().rev(), Duration::MAX);
         Ok(profile)
@@ -150,7 +150,7 @@ impl Profile {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn since(&self, earlier: &Profile) -> Profile {
-        let _own = control::own();
+        let _own = control::internal();
         let same_epoch = self.epoch == earlier.epoch;
         let mut then = earlier.stacks.iter().filter(|_| same_epoch).peekable();
         let mut stacks = Vec::new();
@@ -180,7 +180,7 @@ impl Profile {
 
     /// Takes one now and names nothing.
     pub(crate) fn unnamed() -> Result<Profile, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         Profile::of(raw_snapshot::take())
     }
 

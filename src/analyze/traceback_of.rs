@@ -30,7 +30,7 @@ use std::time::Duration;
 /// assert_eq!(traceback_of(&String::new()), None);
 /// ```
 pub fn traceback_of<T: Traced + ?Sized>(value: &T) -> Option<Traceback> {
-    let _own = control::own();
+    let _own = control::internal();
     let stack = global_allocator::stack_of(value)?;
     let symbols = symbols::global();
     symbols.resolve(&mut std::iter::once(stack.addresses), Duration::MAX);

@@ -9,7 +9,7 @@ use crate::record::event;
 use crate::record::own_frames;
 use crate::record::raw_snapshot;
 use crate::record::startup;
-use crate::record::thread::{self, Silence};
+use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
 
 /// Starts tracking, with tracebacks of `frames` frames. Does nothing when it is on already.
@@ -57,7 +57,7 @@ pub(crate) fn off_reason() -> &'static str {
 
 /// Whether a `TrackingAllocator` was ever asked for a block. Asks the global allocator for one first.
 pub(crate) fn has_allocator() -> bool {
-    let _own = own();
+    let _internal = internal();
     drop(std::hint::black_box(Box::new(std::hint::black_box(0u64))));
     epoch::is_configured()
 }
@@ -176,7 +176,7 @@ pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
         // Whoever comes next asks.
-        state.front.unsampled.revoke();
+        state.hot.unsampled.revoke();
     }
 }
 
@@ -262,7 +262,7 @@ pub fn clear_traces() {
 /// assert!(heapgauge::tracker_memory() > 0);
 /// ```
 pub fn tracker_memory() -> u64 {
-    let _own = own();
+    let _internal = internal();
     raw_snapshot::overhead_bytes()
 }
 
@@ -275,7 +275,7 @@ pub(crate) fn own_bytes() -> u64 {
 /// While it lives, what the calling thread allocates is untracked. See [`pause`].
 #[must_use = "tracking goes on as soon as the guard is dropped"]
 pub struct PauseGuard {
-    _silence: Silence,
+    _suspension: Suspension,
 }
 
 impl std::fmt::Debug for PauseGuard {
@@ -302,17 +302,17 @@ impl std::fmt::Debug for PauseGuard {
 /// # drop(untracked);
 /// ```
 pub fn pause() -> PauseGuard {
-    PauseGuard { _silence: Silence::new(thread::PAUSED) }
+    PauseGuard { _suspension: Suspension::new(thread::PAUSED) }
 }
 
 /// While it lives, what the calling thread allocates is heapgauge's own.
-pub(crate) struct OwnGuard {
-    _silence: Silence,
+pub(crate) struct InternalGuard {
+    _suspension: Suspension,
 }
 
 /// Books what the calling thread allocates as overhead until the guard is dropped. Guards nest.
-pub(crate) fn own() -> OwnGuard {
-    OwnGuard { _silence: Silence::new(thread::OWN) }
+pub(crate) fn internal() -> InternalGuard {
+    InternalGuard { _suspension: Suspension::new(thread::INTERNAL) }
 }
 
 /// Books what the calling thread allocates as overhead, until it ends, and lets the system call it `heapgauge`.
@@ -320,8 +320,8 @@ pub(crate) fn own() -> OwnGuard {
 /// A name given to `std` would be copied on the new thread before this can be called there: a block of the
 /// program's, as far as anybody can tell.
 #[cfg(feature = "prometheus")]
-pub(crate) fn own_for_life() {
-    std::mem::forget(own());
+pub(crate) fn internal_for_life() {
+    std::mem::forget(internal());
     #[cfg(target_os = "linux")]
     // SAFETY: a text of less than 16 bytes that ends with a zero, and a thread that lives.
     unsafe {

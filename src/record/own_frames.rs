@@ -5,7 +5,7 @@
 //! the ways a program does, as heapgauge's own, and the walk of each is kept up to the function that asked.
 
 use crate::base::atomics::{AtomicUsize, Ordering};
-use crate::record::thread::{self, BUSY, OWN, Silence, ThreadState};
+use crate::record::thread::{self, BUSY, INTERNAL, Suspension, ThreadState};
 use crate::record::unwind::{self, Registers};
 use std::alloc::Layout;
 use std::collections::{HashMap, VecDeque};
@@ -34,7 +34,7 @@ pub(crate) fn note(state: &'static ThreadState, registers: &Registers) {
 #[inline(never)]
 fn note_slow(state: &'static ThreadState, registers: &Registers) {
     let len = LEN.load(Ordering::Relaxed);
-    if state.quiet() & (BUSY | OWN) != OWN || len + DEPTH >= FOUND.len() {
+    if state.flags() & (BUSY | INTERNAL) != INTERNAL || len + DEPTH >= FOUND.len() {
         return;
     }
     let _busy = state.enter(BUSY);
@@ -51,7 +51,7 @@ fn note_slow(state: &'static ThreadState, registers: &Registers) {
 /// Stacks of allocations, most recent address first, each with the addresses inside [`allocate`] and above it; and where
 /// `allocate` begins. One thread at a time.
 pub(crate) fn sample() -> (Vec<Vec<usize>>, usize) {
-    let _own = Silence::new(OWN);
+    let _internal = Suspension::new(INTERNAL);
     let Some(state) = thread::current_or_make() else { return (Vec::new(), 0) };
     LEN.store(0, Ordering::Relaxed);
     SAMPLING.store(std::ptr::from_ref(state).addr(), Ordering::Relaxed);

@@ -14,7 +14,7 @@ use crate::record::stack_id::table::Recorded;
 use crate::record::startup;
 use crate::record::tag::large;
 use crate::record::tag::{self, OVERHEAD, UNTRACKED};
-use crate::record::thread::{self, Silence};
+use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
 use std::time::{Instant, SystemTime};
 
@@ -118,7 +118,7 @@ pub(crate) struct RawSnapshot {
 /// a block that is allocated and freed by other threads meanwhile may show.
 pub(crate) fn take() -> RawSnapshot {
     startup::ensure();
-    let _own = Silence::new(thread::OWN);
+    let _internal = Suspension::new(thread::INTERNAL);
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
     let (epoch, stacks, totals) = read_epoch();
     RawSnapshot {
@@ -152,7 +152,7 @@ pub(crate) fn dropped() -> Dropped {
 
 /// Live bytes of all stacks.
 pub(crate) fn live_bytes() -> u64 {
-    let _own = Silence::new(thread::OWN);
+    let _internal = Suspension::new(thread::INTERNAL);
     read_epoch().2.live_bytes()
 }
 

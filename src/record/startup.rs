@@ -8,7 +8,7 @@ use crate::record::count::sampling;
 use crate::record::count::unsampled;
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
 use crate::record::stack_id::table;
-use crate::record::thread::{self, Silence};
+use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -43,7 +43,7 @@ fn prepare_slow() {
     let _ = BEGAN.set(SystemTime::now());
     thread::prepare();
     unwind::prepare();
-    let _own = Silence::new(thread::OWN);
+    let _internal = Suspension::new(thread::INTERNAL);
     // Of the system's random numbers, as every map of the standard library takes them.
     sampling::reseed(RandomState::new().hash_one(0));
     table::prepare();

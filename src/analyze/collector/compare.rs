@@ -84,7 +84,7 @@ impl Collector {
     /// Names some of the stacks that hold memory now or did then. True: all have names, or no more can
     /// be had.
     pub(crate) fn name_all_slice(&self, since: Since) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = self.lock();
         let raw = state.take();
         let then = state.then(since, raw.taken);
@@ -95,13 +95,13 @@ impl Collector {
 
     /// The heap of now beside that of then.
     pub(crate) fn compare(&self, since: Since) -> Result<Compared, Nothing> {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().compare(since)
     }
 
     /// Takes a snapshot and keeps it for [`Since::Number`].
     pub(crate) fn post(&self) -> Result<Posted, Nothing> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
         let totals = raw.totals;

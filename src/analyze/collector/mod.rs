@@ -180,7 +180,7 @@ impl Collector {
     /// New stacks are named first, those with most live bytes before the others, for at most a
     /// second; what has no name yet counts in [`Report::other`], and [`Report::unnamed`] says how much that is.
     pub fn collect(&self) -> Arc<Report> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = self.lock();
         loop {
             if let Some(report) = state.advance() {
@@ -193,7 +193,7 @@ impl Collector {
     /// they hold even when they are no longer chosen.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn collect_following(&self, sites: usize) -> Arc<Report> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = self.lock();
         if state.followed.raise(sites) {
             // What was collected before does not know them.
@@ -210,28 +210,28 @@ impl Collector {
     /// `None` means call again.
     #[cfg(any(feature = "http", test))]
     pub(crate) fn collect_slice(&self) -> Option<Arc<Report>> {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().advance()
     }
 
     /// Keeps a baseline if one is due. Returns when to come back.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn tick(&self) -> Duration {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().tick()
     }
 
     /// Names some of the stacks the last collection had to leave unnamed. False: none are left.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn name_slice(&self) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().name_slice()
     }
 
     /// Names some of these stacks, the last first, and takes those away. False: no more can be named.
     #[cfg(feature = "http")]
     pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = self.lock();
         let slice = state.slice;
         state.name(unnamed, slice)
@@ -247,7 +247,7 @@ impl Collector {
     }
 
     fn with_world(options: Options, world: Box<dyn World>) -> Collector {
-        let _own = control::own();
+        let _own = control::internal();
         let mut state = State::new(options, world);
         // The first baseline is the beginning, not the first time somebody asks.
         state.tick();
@@ -386,7 +386,7 @@ impl CollectorBuilder {
     }
 
     fn build_unchecked(self) -> Collector {
-        let _own = control::own();
+        let _own = control::internal();
         budget::set(self.options.max_overhead);
         if let Some(crates) = &self.look_through {
             symbols::global().set_look_through(crates);

@@ -106,7 +106,7 @@ pub(crate) struct Stacks {
 impl Collector {
     /// Totals of a moment that is at most a second old.
     pub(crate) fn overview(&self) -> Overview {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().overview()
     }
 
@@ -118,13 +118,13 @@ impl Collector {
         top: usize,
         points: usize,
     ) -> Result<Sites, Nothing> {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().sites(asked, order, top, points)
     }
 
     /// Begins to read stacks; nothing is read yet.
     pub(crate) fn stacks(&self, asked: Asked) -> Result<Stacks, Nothing> {
-        let _own = control::own();
+        let _own = control::internal();
         let (moment, old, _) = self.lock().asked(asked)?;
         let total = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old)).into();
         Ok(Stacks { times: times(&moment, &old), held: Vec::new(), total, moment, old, next: 0 })
@@ -138,7 +138,7 @@ impl Collector {
         whole: bool,
         is_wanted: impl Fn(Option<&Site>) -> bool,
     ) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         self.lock().stacks_slice(stacks, whole, is_wanted)
     }
 }

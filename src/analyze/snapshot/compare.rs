@@ -23,7 +23,7 @@ use crate::record::control;
 /// # Ok::<(), heapgauge::Error>(())
 /// ```
 pub fn top(mut rows: Vec<StatisticDiff>, n: usize) -> Top {
-    let _own = control::own();
+    let _own = control::internal();
     let total = Totals::of(&rows);
     let rest = rows.split_off(n.min(rows.len()));
     Top { rows, other: Totals::of(&rest), total }
@@ -46,7 +46,7 @@ impl Snapshot {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn statistics(&self, group_by: GroupBy) -> Vec<Statistic> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut rows: Vec<Statistic> = groups(self, group_by)
             .into_iter()
             .map(|(key, group)| Statistic {
@@ -79,7 +79,7 @@ impl Snapshot {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn compare_to(&self, old: &Snapshot, group_by: GroupBy) -> Vec<StatisticDiff> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut before = groups(old, group_by);
         let mut rows: Vec<StatisticDiff> = Vec::new();
         for (key, group) in groups(self, group_by) {

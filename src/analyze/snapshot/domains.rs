@@ -84,7 +84,7 @@ pub fn untrack(domain: u32, address: usize) {
 
 /// What is tracked now, by domain and stack, in a fixed order.
 pub(crate) fn stacks() -> Vec<DomainStack> {
-    let _own = control::own();
+    let _own = control::internal();
     let mut sums: HashMap<(u32, usize, usize), DomainStack> = HashMap::new();
     let mut add = |table: &Table| {
         for (&(domain, _), block) in &table.blocks {
@@ -105,7 +105,7 @@ pub(crate) fn stacks() -> Vec<DomainStack> {
 
 fn with_table<T>(use_it: impl FnOnce(&mut Table) -> T) -> T {
     static TABLE: ForkMutex<Option<Table>> = ForkMutex::new(None);
-    let _own = control::own();
+    let _own = control::internal();
     let mut table = TABLE.lock();
     let table = table.get_or_insert_default();
     let epoch = control::epoch_base();

@@ -88,7 +88,7 @@ impl Snapshot {
     ///
     /// If tracking is off, or no [`TrackingAllocator`](crate::TrackingAllocator) is in use.
     pub fn take() -> Result<Snapshot, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         let raw = raw_snapshot::take();
         if !raw.tracking {
             return Err(Error::tracking_off(format_args!("Snapshot::take: {}", control::off_reason())));
@@ -215,7 +215,7 @@ impl Snapshot {
 
     /// The same snapshot with only those traces that `keep` says.
     pub(crate) fn filtered(&self, keep: impl Fn(&Trace) -> bool) -> Snapshot {
-        let _own = control::own();
+        let _own = control::internal();
         Snapshot {
             traces: self.traces.iter().filter(|trace| keep(trace)).cloned().collect(),
             build_id: self.build_id.clone(),
@@ -246,7 +246,7 @@ impl Snapshot {
     ///
     /// If the file cannot be written, or would be longer than the 1 GiB that [`Snapshot::load`] reads.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        let _own = control::own();
+        let _own = control::internal();
         let path = path.as_ref();
         json::write(self, path)
             .map_err(|error| Error::with_source(format_args!("save snapshot to {}", path.display()), error))
@@ -270,7 +270,7 @@ impl Snapshot {
     /// If the file cannot be read, is longer than 1 GiB, is not JSON of this form or of another version, ends
     /// too early, or holds a traceback without frames or with more than 65,535.
     pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         let path = path.as_ref();
         json::read(path)
             .map_err(|error| Error::with_source(format_args!("load snapshot from {}", path.display()), error))

@@ -221,7 +221,7 @@ pub(crate) struct Symbols {
 pub(crate) fn global() -> &'static Symbols {
     static GLOBAL: OnceLock<Symbols> = OnceLock::new();
     fork::get_or_make(&GLOBAL, || {
-        let _own = control::own();
+        let _own = control::internal();
         Symbols::new()
     })
 }
@@ -242,7 +242,7 @@ impl Symbols {
 
     /// The site of a stack, or `None` while it has no final name.
     pub(crate) fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut names = self.names();
         let key = addresses.as_ptr() as usize;
         if let Some(site) = names.stacks.get(&(key, addresses.len())) {
@@ -313,7 +313,7 @@ impl Symbols {
         limit: usize,
         truncated: bool,
     ) -> Option<Traceback> {
-        let _own = control::own();
+        let _own = control::internal();
         let names = self.names();
         let frames = self.frames(&names, addresses)?;
         let frames = &frames[names.site_position(&frames)..];
@@ -328,7 +328,7 @@ impl Symbols {
     /// name goes by module and offset, so that every stack can be shown.
     #[cfg(any(feature = "pprof", feature = "http"))]
     pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
-        let _own = control::own();
+        let _own = control::internal();
         let names = self.names();
         let (mut frames, mut places) = (Vec::new(), Vec::new());
         let mut each = |at: usize, frame: Arc<Frame>, origin: Origin| {
@@ -359,7 +359,7 @@ impl Symbols {
         stacks: &mut dyn Iterator<Item = &'static [usize]>,
         budget: Duration,
     ) -> Progress {
-        let _own = control::own();
+        let _own = control::internal();
         self.follow_modules();
         self.look_again_for_lost();
         let mut wanted = FIRST_WINDOW;
@@ -425,7 +425,7 @@ impl Symbols {
 
     /// Replaces the list of crates a site is looked for behind. Sites already told may change.
     pub(crate) fn set_look_through(&self, crates: &[String]) {
-        let _own = control::own();
+        let _own = control::internal();
         let mut names = self.names();
         names.look_through = crates.iter().map(|krate| krate.replace('-', "_")).collect();
         names.stacks.clear();
@@ -436,7 +436,7 @@ impl Symbols {
     pub(crate) fn lines_cost(&self) -> u64 {
         static COST: OnceLock<u64> = OnceLock::new();
         *COST.get_or_init(|| {
-            let _own = control::own();
+            let _own = control::internal();
             main_module(&elf::modules()).and_then(Image::open).map_or(0, |image| image.lines_cost())
         })
     }
@@ -454,7 +454,7 @@ impl Symbols {
         self.full.store(false, Ordering::Relaxed);
         if bytes > before && self.over_limit() > 0 {
             // What went by offset may have a name now.
-            let _own = control::own();
+            let _own = control::internal();
             self.names().forget();
         }
     }
@@ -463,7 +463,7 @@ impl Symbols {
     /// its headers.
     pub(crate) fn quality(&self) -> &'static str {
         fork::get_or_make::<&'static str>(&self.quality, || {
-            let _own = control::own();
+            let _own = control::internal();
             let modules = elf::modules();
             let Some(image) = main_module(&modules).and_then(Image::open) else {
                 return if modules.is_empty() { "lines" } else { "none" };
@@ -564,7 +564,7 @@ fn fits_never(cost: u64, limit: u64) -> bool {
 /// All code of this process that lies in files, that of the module with this code first. Reads the head of each file.
 #[cfg(feature = "pprof")]
 pub(crate) fn mappings() -> Vec<Mapping> {
-    let _own = control::own();
+    let _own = control::internal();
     let mut modules = elf::modules();
     modules.retain(|module| !module.code.is_empty());
     // The order of the rest is that of their addresses.
@@ -592,7 +592,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Of the module that holds this code, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
-    let _own = control::own();
+    let _own = control::internal();
     fork::get_or_make(&ID, || Some(hex(&elf::build_id(main_module(&elf::modules())?)?))).clone()
 }
 

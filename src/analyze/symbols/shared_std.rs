@@ -17,7 +17,7 @@ const PARTIAL: &str = "partial";
 /// How stacks are captured: as the walker says, or [`PARTIAL`]. The first call looks, and says it on stderr.
 pub(crate) fn capture(walker: &'static str) -> &'static str {
     static SHARED: OnceLock<bool> = OnceLock::new();
-    let _own = control::own();
+    let _own = control::internal();
     let is_shared = *fork::get_or_make(&SHARED, || {
         let is_shared = is_shared();
         if is_shared {

@@ -45,7 +45,7 @@ impl Profile {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn to_folded(&self, value: ProfileValue) -> String {
-        let _own = control::own();
+        let _own = control::internal();
         let mut folder = Folder::new(value);
         while folder.fold_piece(self) {}
         let mut lines = folder.finish();
@@ -74,7 +74,7 @@ impl Folder {
 
     /// Adds some stacks of one profile. False: there are no more.
     pub(crate) fn fold_piece(&mut self, profile: &Profile) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         let symbols = symbols::global();
         self.fold(profile, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
     }
@@ -98,7 +98,7 @@ impl Folder {
     }
 
     pub(crate) fn finish(self) -> Lines {
-        let _own = control::own();
+        let _own = control::internal();
         let mut names: Vec<(u32, Arc<str>)> = self.names.into_iter().map(|(name, at)| (at, name)).collect();
         names.sort_unstable_by_key(|&(at, _)| at);
         let mut lines: Vec<(Box<[u32]>, i64)> = self.sums.into_iter().filter(|(_, sum)| *sum > 0).collect();
@@ -118,7 +118,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// Returns some whole lines; `None` at the end.
     pub(crate) fn next_piece(&mut self) -> Option<String> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut out = String::new();
         while out.len() < PIECE {
             let Some((line, value)) = self.lines.next() else { break };

@@ -66,7 +66,7 @@ impl Metrics {
     /// outlet.collect(); // does nothing before a recorder is installed
     /// ```
     pub fn new(collector: &Collector) -> Metrics {
-        let _own = control::own();
+        let _own = control::internal();
         Metrics { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
     }
 
@@ -101,7 +101,7 @@ impl Metrics {
     /// assert!(recorder.handle().render().contains("# HELP heap_tracking "));
     /// ```
     pub fn describe(&self) {
-        let _own = control::own();
+        let _own = control::internal();
         for family in families::ALL {
             let unit = match family.unit {
                 Unit::Bytes => Some(metrics::Unit::Bytes),
@@ -126,7 +126,7 @@ impl Metrics {
     /// again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop): a counter here cannot
     /// fall. Allocations meanwhile, the recorder's too, are heapgauge's own.
     pub fn collect(&self) {
-        let _own = control::own();
+        let _own = control::internal();
         let mut has_errors = self.turn.lock();
         let report = self.collector.collect_following(self.max_sites).sticky();
         *has_errors |= report.is_estimated();
@@ -165,7 +165,7 @@ impl Metrics {
     ///
     /// An interval out of its range, or a thread that cannot be started.
     pub fn report_every(&self, interval: Duration) -> Result<Reporter, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         if !(SHORTEST..=LONGEST).contains(&interval) {
             return Err(Error::new(format_args!(
                 "reporter: interval {interval:?} is out of range, allowed are 1s to 24h"
@@ -181,7 +181,7 @@ impl Metrics {
     }
 
     fn run(&self, interval: Duration, stopped: &Receiver<()>) {
-        control::own_for_life();
+        control::internal_for_life();
         // A fault of ours, or of the recorder, costs this turn only.
         let turn = |act: &dyn Fn() -> Duration| catch_unwind(AssertUnwindSafe(act)).unwrap_or(interval);
         let waits = |rest: Duration| stopped.recv_timeout(rest) == Err(RecvTimeoutError::Timeout);
@@ -228,7 +228,7 @@ impl fmt::Debug for Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         let Some((pid, stop, thread)) = self.running.take() else { return };
-        let _own = control::own();
+        let _own = control::internal();
         if pid != mutex::process() {
             // Neither end of these is in this process: joining would wait for ever.
             std::mem::forget((stop, thread));

@@ -51,7 +51,7 @@ pub struct OpenTelemetry {
 impl OpenTelemetry {
     /// Makes an outlet of this collector's reports.
     pub fn new(collector: &Collector) -> OpenTelemetry {
-        let _own = control::own();
+        let _own = control::internal();
         OpenTelemetry { collector: collector.clone() }
     }
 
@@ -64,7 +64,7 @@ impl OpenTelemetry {
     /// heapgauge::emit::OpenTelemetry::new(&heapgauge::Collector::new()).register(&meter);
     /// ```
     pub fn register(&self, meter: &Meter) {
-        let _own = control::own();
+        let _own = control::internal();
         let source = Arc::new(Source { collector: self.collector.clone(), turns: ForkMutex::default() });
         for (number, family) in families::ALL.iter().enumerate() {
             let source = source.clone();
@@ -131,7 +131,7 @@ const MAX_TURNS: usize = 16;
 impl Source {
     /// Hands the series of a family to `observe`. A panic would end the SDK's collections for good.
     fn observe(&self, family: usize, observe: &mut dyn FnMut(Value, &[KeyValue])) {
-        let _own = control::own();
+        let _own = control::internal();
         let _ = catch_unwind(AssertUnwindSafe(|| {
             for (attributes, value) in self.take(family) {
                 observe(value, &attributes);

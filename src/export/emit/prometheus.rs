@@ -37,7 +37,7 @@ impl Report {
     /// assert_eq!(text, report.to_prometheus());
     /// ```
     pub fn to_prometheus(&self) -> String {
-        let _own = control::own();
+        let _own = control::internal();
         render(self)
     }
 }
@@ -116,7 +116,7 @@ pub struct Prometheus {
 impl Prometheus {
     /// Makes an outlet of this collector's reports.
     pub fn new(collector: &Collector) -> Prometheus {
-        let _own = control::own();
+        let _own = control::internal();
         Prometheus { collector: collector.clone(), global_labels: Vec::new() }
     }
 
@@ -135,7 +135,7 @@ impl Prometheus {
     /// # drop(outlet);
     /// ```
     pub fn with_global_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Prometheus {
-        let _own = control::own();
+        let _own = control::internal();
         self.global_labels.push((key.into(), value.into()));
         self
     }
@@ -154,7 +154,7 @@ impl Prometheus {
     /// ```
     pub fn render(&self, handle: &PrometheusHandle) -> String {
         let theirs = handle.render();
-        let _own = control::own();
+        let _own = control::internal();
         let mut text = exposition_text::without_ours(&theirs);
         text.push_str(&render_with_labels(&self.collector.collect(), &self.global_labels));
         text
@@ -172,7 +172,7 @@ pub(crate) struct Cached {
 impl Cached {
     /// Returns `report` as text. All reports handed in come from one collector.
     pub(crate) fn text(&self, report: &Report) -> Arc<str> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut latest = self.latest.lock();
         match &*latest {
             Some((number, text)) if *number == report.number => text.clone(),

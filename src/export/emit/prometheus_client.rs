@@ -59,14 +59,14 @@ impl PrometheusClient {
     /// Registry::with_prefix("shop").register_collector(Box::new(outlet)); // shop_heap_live_bytes and so on
     /// ```
     pub fn new(collector: &Collector) -> PrometheusClient {
-        let _own = control::own();
+        let _own = control::internal();
         PrometheusClient { collector: collector.clone() }
     }
 }
 
 impl Registered for PrometheusClient {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let _own = control::own();
+        let _own = control::internal();
         // An error would take the program's own metrics with it, so a fault of ours leaves only ours out.
         let families = catch_unwind(AssertUnwindSafe(|| by_family(&self.collector.collect())));
         families.unwrap_or_default().iter().try_for_each(|(family, series)| add(&mut encoder, family, series))

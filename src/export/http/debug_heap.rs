@@ -48,7 +48,7 @@ pub(super) fn routes() -> Router<Arc<Outlet>> {
 }
 
 fn page() -> Response {
-    let _own = control::own();
+    let _own = control::internal();
     // Secret keys from the operating system: their hash of no input cannot be guessed.
     let random = || RandomState::new().build_hasher().finish();
     let nonce = format!("{:016x}{:016x}", random(), random());
@@ -117,7 +117,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         Err(failed) => return *failed,
     }
     let made = catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         let snapshot = match Snapshot::take() {
             Ok(snapshot) => snapshot,
             Err(off) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
@@ -135,7 +135,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 /// moment asks again soon, and is answered at once.
 async fn asked(collector: &Collector, uri: &Uri, keys: &[&str]) -> Result<HeapQuery, Refusal> {
     let parsed = catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         HeapQuery::parse(uri.query().unwrap_or(""), keys)
     })?;
     let query = parsed.map_err(|line| Box::new(refuse(StatusCode::BAD_REQUEST, format_args!("{line}"))))?;
@@ -163,7 +163,7 @@ async fn read(
 /// Answers with the JSON, or with the reason why there is none.
 fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
     let made = catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         match make() {
             Ok(text) => with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),
             Err(refusal) => *refusal,
@@ -205,7 +205,7 @@ impl hyper::body::Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
-        let _own = control::own();
+        let _own = control::internal();
         Poll::Ready(self.0.next().map(|piece| Ok(hyper::body::Frame::data(piece.into()))))
     }
 }

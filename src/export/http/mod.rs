@@ -134,7 +134,7 @@ const PATHS: &[&str] = &[
 /// # drop(app);
 /// ```
 pub fn router(collector: &Collector) -> Router {
-    let _own = control::own();
+    let _own = control::internal();
     let metrics = metrics_routes().route_layer(middleware::from_fn(on_worker_thread));
     finish(metrics.merge(health_route()), &outlet(collector)).layer(middleware::map_response(nosniff))
 }
@@ -158,7 +158,7 @@ pub fn router(collector: &Collector) -> Router {
 /// # drop((public, private));
 /// ```
 pub fn debug_router(collector: &Collector) -> Router {
-    let _own = control::own();
+    let _own = control::internal();
     let debug = debug_routes().route_layer(middleware::from_fn(on_worker_thread));
     finish(debug, &outlet(collector)).layer(middleware::map_response(nosniff))
 }
@@ -243,7 +243,7 @@ async fn metrics(State(outlet): State<Arc<Outlet>>) -> Response {
         }
     };
     catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         answer(StatusCode::OK, prometheus::CONTENT_TYPE, outlet.metrics.text(&report).to_string())
     })
     .unwrap_or_else(|failed| *failed)

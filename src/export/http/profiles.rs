@@ -179,7 +179,7 @@ async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refu
 /// Calls a function with its allocations booked as heapgauge's own.
 fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         make()
     })
 }

@@ -48,7 +48,7 @@ impl Default for Shares {
 /// Middleware: sends a large answer in pieces, with a share that lasts as long as the answer.
 pub(super) async fn bounded(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    let _own = control::own();
+    let _own = control::internal();
     let size = response.body().size_hint().exact().unwrap_or(UNKNOWN);
     if size <= SMALL {
         return response;
@@ -87,7 +87,7 @@ impl hyper::body::Body for Pieces {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let _own = control::own();
+        let _own = control::internal();
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {

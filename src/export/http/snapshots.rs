@@ -28,7 +28,7 @@ pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Resp
         return *failed;
     }
     let made = catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         show(&outlet.collector, &query)
     });
     made.unwrap_or_else(|failed| *failed)
@@ -61,7 +61,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
 /// Answers `POST /memory/snapshots`: keeps a snapshot of now.
 pub(super) async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     let made = catch_panic(|| {
-        let _own = control::own();
+        let _own = control::internal();
         if let Err(line) = query::no_params(uri.query().unwrap_or("")) {
             return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
         }

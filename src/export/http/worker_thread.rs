@@ -36,7 +36,7 @@ static JOBS: ForkMutex<Option<(u32, Jobs)>> = ForkMutex::new(None);
 /// Middleware: runs the rest of the request on heapgauge's thread. A client that goes away ends the work.
 pub(super) async fn on_worker_thread(request: Request, next: Next) -> Response {
     let submitted = {
-        let _own = control::own();
+        let _own = control::internal();
         let (answer, answered) = oneshot::channel();
         submit(Box::pin(work(next.run(request), answer))).map(|()| answered)
     };
@@ -73,7 +73,7 @@ fn start() -> io::Result<Jobs> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
     std::thread::Builder::new().spawn(move || {
-        control::own_for_life();
+        control::internal_for_life();
         runtime.block_on(async move {
             let mut running = JoinSet::new();
             loop {
@@ -142,7 +142,7 @@ impl hyper::body::Body for Received {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let _own = control::own();
+        let _own = control::internal();
         Poll::Ready(match ready!(self.pieces.poll_recv(context)) {
             Some(Piece::Data(data)) => Some(Ok(Frame::data(data))),
             Some(Piece::End) => {

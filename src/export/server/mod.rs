@@ -111,7 +111,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// ```
 #[must_use = "the server stops when this is dropped: `let _server = heapgauge::serve_from_env();` at the top of `main` keeps it"]
 pub fn serve_from_env() -> Option<Server> {
-    let _own = control::own();
+    let _own = control::internal();
     catch_unwind(|| {
         Server::from_env().unwrap_or_else(|error| {
             say(&error);
@@ -287,7 +287,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let Some(Running { process, stop, thread }) = self.running.take() else { return };
-        let _own = control::own();
+        let _own = control::internal();
         if process != mutex::process() {
             // Neither end of these is in this process: joining would wait for ever.
             std::mem::forget((stop, thread));
@@ -398,7 +398,7 @@ impl ServerBuilder {
     ///
     /// As [`serve`].
     pub fn serve(self, addr: impl ToSocketAddrs) -> Result<Server, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         // Names are looked up before anything is locked: it may take a while.
         let addrs: Vec<SocketAddr> = addr
             .to_socket_addrs()
@@ -467,7 +467,7 @@ fn run(
     stopped: oneshot::Receiver<()>,
     ready: mpsc::Sender<std::io::Result<()>>,
 ) {
-    control::own_for_life();
+    control::internal_for_life();
     sockets::serve_on_this_thread();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -65,7 +65,7 @@ impl Linked for Unsampled {
 
 impl Unsampled {
     /// Nothing passes, and no block is of its id.
-    pub(crate) const fn of_nobody() -> Unsampled {
+    pub(crate) const fn placeholder() -> Unsampled {
         Unsampled {
             allocated_bytes: AtomicU64::new(0),
             allocated_blocks: AtomicU64::new(0),
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     fn unsampled() -> Unsampled {
-        let unsampled = Unsampled::of_nobody();
+        let unsampled = Unsampled::placeholder();
         unsampled.seal();
         unsampled.begin(77);
         unsampled

@@ -10,7 +10,7 @@ use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
 use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
-use crate::record::thread::{self, BUSY, INTERNING, OWN, SHARED, ThreadState, Tools};
+use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
 use crate::record::unwind::{self, Entrance, Registers};
 
 /// Books a block of the calling code if it is one of the many that are not sampled, and returns what its tag is to
@@ -20,7 +20,7 @@ use crate::record::unwind::{self, Entrance, Registers};
 #[inline(always)]
 pub(crate) fn try_fast(size: usize) -> Option<u32> {
     debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
-    thread::front().unsampled.try_spend(size)
+    thread::hot_state().unsampled.try_spend(size)
 }
 
 /// Books a block of the calling code that does not [`try_fast`], tags it and returns it.
@@ -42,7 +42,7 @@ pub(crate) unsafe fn record_alloc(
         return unsafe { record_alloc_sampled(block, size, config, entrance) };
     }
     let registers = Registers::here();
-    if let Some(state) = thread::tuned_to(epoch::generation())
+    if let Some(state) = thread::at_generation(epoch::generation())
         && state.is_small(size as i64)
     {
         let busy = state.enter_idle();
@@ -73,7 +73,7 @@ pub(crate) unsafe fn record_alloc(
 #[inline(never)]
 unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
     // Large blocks and those of unusual alignment have not been asked yet.
-    let passed = thread::front().unsampled.try_spend(size);
+    let passed = thread::hot_state().unsampled.try_spend(size);
     let id = passed.unwrap_or_else(|| {
         record_alloc_slow(&Registers::here(), size, config, None, take_resizing(entrance))
     });
@@ -126,7 +126,7 @@ pub(super) fn record_alloc_slow(
         dropped::count(Reason::Threads);
         return record_unattributed_shared(size, resized);
     };
-    if state.quiet() != 0 || !epoch::is_on() {
+    if state.flags() != 0 || !epoch::is_on() {
         own_frames::note(state, registers);
         return record_suspended(state, size, resized);
     }
@@ -136,7 +136,7 @@ pub(super) fn record_alloc_slow(
 /// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak is told of one change.
 #[inline(never)]
 fn take_resizing(entrance: Entrance) -> i64 {
-    match (entrance, thread::unsilenced()) {
+    match (entrance, thread::unsuspended()) {
         (Entrance::Reallocate, Some(state)) => state.unpublished.set_resizing(0),
         _ => 0,
     }
@@ -155,7 +155,7 @@ pub(super) fn refresh_and_record(
     // What is read from here on belongs to this generation or a later one, and what changes later is noticed next time: by
     // the generation for the tools, and for what is not sampled by the recall.
     let generation = epoch::generation_slow();
-    state.front.unsampled.seal();
+    state.hot.unsampled.seal();
     let (base, sampling) = (epoch::base(), epoch::sampling());
     if base == u32::MAX {
         // Just now.
@@ -171,7 +171,7 @@ pub(super) fn refresh_and_record(
         record_exact(state, tools, registers, size, resized, base, entrance)
     };
     state.divide_steps();
-    state.tune(generation);
+    state.set_generation(generation);
     drop(busy);
     id
 }
@@ -179,14 +179,14 @@ pub(super) fn refresh_and_record(
 /// Books a block that chance decides about.
 fn record_sampled(
     state: &'static ThreadState,
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     registers: &Registers,
     size: usize,
     resized: i64,
     base: u32,
     sampling: SamplingConfig,
 ) -> u32 {
-    let unsampled = &state.front.unsampled;
+    let unsampled = &state.hot.unsampled;
     let left = unsampled.remaining();
     if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
         let id = epoch::unsampled_id(base);
@@ -213,7 +213,7 @@ fn record_sampled(
         id
     };
     // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
-    unsampled.grant(if state.quiet() == BUSY { state.sampler.next_budget() } else { 0 });
+    unsampled.grant(if state.flags() == BUSY { state.sampler.next_budget() } else { 0 });
     state.publish();
     id
 }
@@ -221,7 +221,7 @@ fn record_sampled(
 /// Books a block that is recorded.
 fn record_exact(
     state: &'static ThreadState,
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     registers: &Registers,
     size: usize,
     resized: i64,
@@ -245,7 +245,7 @@ fn record_exact(
 /// Books a sampled block of the stack in the buffer.
 fn count_sampled(
     state: &'static ThreadState,
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     stack: Fingerprint,
     interval: u32,
     size: usize,
@@ -267,7 +267,7 @@ fn count_sampled(
 #[inline(never)]
 fn walk_and_count(
     state: &'static ThreadState,
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     registers: Registers,
     size: usize,
     entrance: Option<Entrance>,
@@ -284,14 +284,14 @@ fn walk_and_count(
 }
 
 /// Whether a walk finds the stack of this id too. For debug builds.
-fn walk_agrees(id: u32, tools: &mut Tools, registers: Registers, entrance: Entrance) -> bool {
+fn walk_agrees(id: u32, tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
     unwind::walk(tools, registers, Some(entrance));
     is_stack_of_id(id, tools)
 }
 
 /// Whether the id is the one of the stack in the buffer. One of the two may be longer where another thread has just
 /// changed how many addresses are stored.
-fn is_stack_of_id(id: u32, tools: &Tools) -> bool {
+fn is_stack_of_id(id: u32, tools: &OwnerState) -> bool {
     let header = &tools.buffer.header;
     let found = &tools.buffer.addresses[..header.len as usize];
     table::recorded(id).is_none_or(|recorded| {
@@ -305,14 +305,14 @@ fn is_stack_of_id(id: u32, tools: &Tools) -> bool {
 #[cold]
 #[inline(never)]
 fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
-    let quiet = state.quiet();
-    if quiet & INTERNING != 0 {
+    let flags = state.flags();
+    if flags & INTERNING != 0 {
         epoch::publish(epoch::base(), -resized);
         // The map of stacks. A counter of this thread may be in the middle of a change only if a
         // signal handler is what allocates; the shared ones are right either way.
         return count_alloc_shared(OVERHEAD, size);
     }
-    if quiet & BUSY != 0 {
+    if flags & BUSY != 0 {
         dropped::count(Reason::Reentrant);
         return record_unattributed_shared(size, resized);
     }
@@ -320,13 +320,18 @@ fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u
     if resized != 0 {
         state.change(-resized);
     }
-    count_alloc(state, if quiet & OWN != 0 { OVERHEAD } else { UNTRACKED }, size)
+    count_alloc(state, if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }, size)
 }
 
 /// A stack that this thread's cache does not hold.
 #[cold]
 #[inline(never)]
-fn intern_and_count(state: &'static ThreadState, tools: &mut Tools, stack: Fingerprint, size: usize) -> u32 {
+fn intern_and_count(
+    state: &'static ThreadState,
+    tools: &mut OwnerState,
+    stack: Fingerprint,
+    size: usize,
+) -> u32 {
     match intern_slow(state, tools, stack, 0) {
         Some(id) => count_alloc(state, id, size),
         None => record_unattributed(Some(state), size),
@@ -340,7 +345,7 @@ fn intern_and_count(state: &'static ThreadState, tools: &mut Tools, stack: Finge
 #[inline(never)]
 pub(super) fn intern_slow(
     state: &'static ThreadState,
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     stack: Fingerprint,
     interval: u32,
 ) -> Option<u32> {

@@ -8,7 +8,7 @@ use crate::record::unwind::{self, Registers};
 #[inline(never)]
 pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let state = thread::current_or_make()?;
-    if state.quiet() & BUSY != 0 {
+    if state.flags() & BUSY != 0 {
         return None;
     }
     let _busy = state.enter(BUSY);
@@ -17,6 +17,6 @@ pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let stack = unwind::walk(tools, Registers::here(), None);
     let _interning = state.enter(INTERNING);
     // What the map of stacks allocates is no block of the program.
-    state.front.unsampled.revoke();
+    state.hot.unsampled.revoke();
     table::recorded(table::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }

@@ -90,7 +90,7 @@ pub(super) fn count_free(id: u32, size: usize) {
         // Stale; or no id that was ever given out: the program has written past the end of a block.
         return;
     }
-    if let Some(state) = thread::current_or_make().filter(|state| state.quiet() & BUSY == 0) {
+    if let Some(state) = thread::current_or_make().filter(|state| state.flags() & BUSY == 0) {
         let _busy = state.enter(BUSY);
         if size as u64 <= MOST && state.counters.add(id, Direction::Freed, size)
             || state.counters.add_slow(id, Direction::Freed, size)

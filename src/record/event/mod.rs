@@ -64,7 +64,7 @@ use crate::record::thread::{self, BUSY};
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
 pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
-    let unsampled = &thread::front().unsampled;
+    let unsampled = &thread::hot_state().unsampled;
     (unsampled.id() == u64::from(id)).then_some(unsampled)
 }
 
@@ -102,7 +102,7 @@ fn change_live_bytes(change: i64) {
     if change == 0 {
         return;
     }
-    match thread::current_or_make().filter(|state| state.quiet() & BUSY == 0) {
+    match thread::current_or_make().filter(|state| state.flags() & BUSY == 0) {
         Some(state) => {
             let _busy = state.enter(BUSY);
             state.change(change);

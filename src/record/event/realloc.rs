@@ -9,7 +9,7 @@ use super::{traced_bytes, unsampled};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::tag::SAMPLED;
-use crate::record::thread::{self, BUSY, OWN, ThreadState};
+use crate::record::thread::{self, BUSY, INTERNAL, ThreadState};
 use crate::record::unwind::{Entrance, Registers};
 
 /// Books a block that changes its size if it was not sampled and is not now either, and returns what its tag is to
@@ -36,7 +36,7 @@ pub(crate) unsafe fn record_realloc(
     new_size: usize,
     config: &Config,
 ) -> *mut u8 {
-    let Some(state) = thread::unsilenced() else {
+    let Some(state) = thread::unsuspended() else {
         // SAFETY: the caller's duty.
         return unsafe { record_realloc_slow(block, old, old_size, new_size, config) };
     };
@@ -77,8 +77,8 @@ unsafe fn record_realloc_slow(
     new_size: usize,
     config: &Config,
 ) -> *mut u8 {
-    let quiet = thread::current_or_make().map_or(BUSY, ThreadState::quiet);
-    let id = if quiet & (thread::PAUSED | OWN) != 0 {
+    let flags = thread::current_or_make().map_or(BUSY, ThreadState::flags);
+    let id = if flags & (thread::PAUSED | INTERNAL) != 0 {
         if let Some(state) = thread::current() {
             own_frames::note(state, &Registers::here());
         }

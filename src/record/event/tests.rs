@@ -5,7 +5,7 @@ use super::free::record_free;
 use super::realloc::{record_realloc, resize_suspended, try_fast_realloc};
 use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
 use crate::record::tag::{self, SMALL, UNTRACKED};
-use crate::record::thread::{self, PAUSED, Silence};
+use crate::record::thread::{self, PAUSED, Suspension};
 use crate::record::unwind::Entrance;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,7 +31,7 @@ fn a_tag_of_ones_is_nobodys() {
     let _one = started();
     let freed = std::thread::spawn(|| {
         record_free(u32::MAX, 16);
-        (thread::current().is_none(), thread::front().unsampled.read_freed())
+        (thread::current().is_none(), thread::hot_state().unsampled.read_freed())
     });
     assert_eq!(freed.join().unwrap(), (true, (0, 0)));
     epoch::stop();
@@ -53,7 +53,7 @@ fn allocated(size: usize) -> u32 {
 #[test]
 fn nothing_passes_that_is_out_of_the_usual() {
     let _one = started();
-    let unsampled = || thread::current().unwrap().front.unsampled.id() as u32;
+    let unsampled = || thread::current().unwrap().hot.unsampled.id() as u32;
     epoch::set_sample_interval(1 << 30);
     allocated(16);
     assert_eq!((try_fast(16), try_fast(16)), (Some(unsampled()), Some(unsampled())));
@@ -61,7 +61,7 @@ fn nothing_passes_that_is_out_of_the_usual() {
     let changes: [(fn(), bool); 5] = [
         (epoch::clear, true),
         (|| epoch::set_sample_interval(1 << 29), true),
-        (|| drop(Silence::new(PAUSED)), true),
+        (|| drop(Suspension::new(PAUSED)), true),
         (|| epoch::set_sample_interval(0), false),
         (epoch::stop, false),
     ];
@@ -73,12 +73,12 @@ fn nothing_passes_that_is_out_of_the_usual() {
     }
     epoch::start();
     epoch::set_sample_interval(1 << 30);
-    let silence = Silence::new(PAUSED);
+    let silence = Suspension::new(PAUSED);
     assert_eq!((allocated(16), try_fast(16)), (UNTRACKED, None));
     drop(silence);
     // Where a stretch would be opened anew: a block that chance has decided about changes its size.
     let id = allocated(16);
-    let silence = Silence::new(PAUSED);
+    let silence = Suspension::new(PAUSED);
     assert_eq!((resize_suspended(id, 16, 32), try_fast(16)), (id, None));
     drop(silence);
     epoch::set_sample_interval(0);
@@ -149,7 +149,7 @@ fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
     };
     assert!(peak() >= 1 << 20);
     epoch::clear();
-    let silence = Silence::new(PAUSED);
+    let silence = Suspension::new(PAUSED);
     for _ in 0..10 {
         // SAFETY: as above.
         let now = unsafe { record_realloc(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };

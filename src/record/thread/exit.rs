@@ -8,10 +8,10 @@ pub(super) use platform::{at_thread_end, prepare};
 
 /// When a state exists but its thread is in its last key destructor.
 #[cfg_attr(not(unix), allow(dead_code))]
-fn farewell(state: &'static ThreadState) -> bool {
-    let farewells = state.farewells.get() + 1;
-    state.farewells.set(farewells);
-    if farewells < LAST_FAREWELL.load(Ordering::Relaxed) {
+fn exit_round(state: &'static ThreadState) -> bool {
+    let exit_rounds = state.exit_rounds.get() + 1;
+    state.exit_rounds.set(exit_rounds);
+    if exit_rounds < LAST_EXIT_ROUND.load(Ordering::Relaxed) {
         return false;
     }
     let _ = LOCAL.try_with(|local| local.set(&raw const GONE));
@@ -21,7 +21,7 @@ fn farewell(state: &'static ThreadState) -> bool {
 
 /// In which round of key destructors a thread parts with its state: the last but none, so that the
 /// destructors of others, which may allocate, have run before.
-static LAST_FAREWELL: AtomicU32 = AtomicU32::new(4);
+static LAST_EXIT_ROUND: AtomicU32 = AtomicU32::new(4);
 
 #[cfg(unix)]
 mod platform {
@@ -38,7 +38,7 @@ mod platform {
         if let Ok(rounds @ 1..) = u32::try_from(rounds) {
             // ThreadSanitizer parts with the thread in the last round too, and faults in what runs after that.
             let last = if cfg!(heapgauge_sanitized) { (rounds - 1).max(1) } else { rounds };
-            LAST_FAREWELL.store(last, Ordering::Relaxed);
+            LAST_EXIT_ROUND.store(last, Ordering::Relaxed);
         }
     }
 
@@ -78,7 +78,7 @@ mod platform {
     unsafe extern "C" fn at_end(state: *mut libc::c_void) {
         // SAFETY: the value that `at_thread_end` set.
         let state = unsafe { &*state.cast::<ThreadState>() };
-        if !farewell(state) {
+        if !exit_round(state) {
             at_thread_end(state);
         }
     }

@@ -5,7 +5,7 @@ use crate::record::thread::state::ThreadState;
 use std::marker::PhantomData;
 
 /// One level of silence of the calling thread, for as long as it lives.
-pub(crate) struct Silence {
+pub(crate) struct Suspension {
     kind: u8,
     /// The state that counts it: none where the thread had none when it began, though it may have one when it ends.
     state: Option<&'static ThreadState>,
@@ -13,24 +13,24 @@ pub(crate) struct Silence {
     not_send: PhantomData<*const ()>,
 }
 
-impl Silence {
-    /// Of the given kind, [`PAUSED`](super::PAUSED) or [`OWN`](super::OWN).
-    pub(crate) fn new(kind: u8) -> Silence {
+impl Suspension {
+    /// Of the given kind, [`PAUSED`](super::PAUSED) or [`INTERNAL`](super::INTERNAL).
+    pub(crate) fn new(kind: u8) -> Suspension {
         let state = current_or_make();
         if let Some(state) = state {
-            state.silence(kind);
+            state.suspend(kind);
         }
-        Silence { kind, state, not_send: PhantomData }
+        Suspension { kind, state, not_send: PhantomData }
     }
 }
 
-impl Drop for Silence {
+impl Drop for Suspension {
     fn drop(&mut self) {
         // Near its end the thread has given its state away, and the levels with it.
         if let (Some(counted), Some(state)) = (self.state, current())
             && std::ptr::eq(counted, state)
         {
-            state.unsilence(self.kind);
+            state.resume(self.kind);
         }
     }
 }
@@ -39,24 +39,24 @@ impl Drop for Silence {
 mod tests {
     use super::*;
     use crate::record::thread::registry::{GONE, LOCAL, NOT_YET};
-    use crate::record::thread::state::{OWN, PAUSED};
+    use crate::record::thread::state::{INTERNAL, PAUSED};
 
     /// The first was made where its thread could have no state, near its end or without memory: it counts no level.
     #[test]
     fn silences_end_in_any_order() {
         std::thread::spawn(|| {
             LOCAL.set(&raw const GONE);
-            let uncounted = Silence::new(PAUSED);
+            let uncounted = Suspension::new(PAUSED);
             LOCAL.set(&raw const NOT_YET);
-            let counted = Silence::new(PAUSED);
-            let (first, second) = (Silence::new(PAUSED), Silence::new(OWN));
+            let counted = Suspension::new(PAUSED);
+            let (first, second) = (Suspension::new(PAUSED), Suspension::new(INTERNAL));
             drop(uncounted);
             drop(first);
-            assert_eq!(current().unwrap().quiet(), PAUSED | OWN);
+            assert_eq!(current().unwrap().flags(), PAUSED | INTERNAL);
             drop(counted);
-            assert_eq!(current().unwrap().quiet(), OWN);
+            assert_eq!(current().unwrap().flags(), INTERNAL);
             drop(second);
-            assert_eq!(current().unwrap().quiet(), 0);
+            assert_eq!(current().unwrap().flags(), 0);
         })
         .join()
         .unwrap();

@@ -18,9 +18,11 @@ mod registry;
 pub(crate) mod stack_bounds;
 mod state;
 
-pub(crate) use guard::Silence;
+pub(crate) use guard::Suspension;
 pub(crate) use registry::{
-    SHARED, all, current, current_or_make, forget_other_threads, front, idle, prepare, revoke_unpublished,
-    tuned_to, unpublished_bytes, unsilenced,
+    SHARED, all, at_generation, current, current_or_make, forget_other_threads, hot_state, idle, prepare,
+    revoke_unpublished, unpublished_bytes, unsuspended,
 };
-pub(crate) use state::{BUSY, INTERNING, OWN, PAUSED, StackBuffer, StackHeader, ThreadState, Tools};
+pub(crate) use state::{
+    BUSY, INTERNAL, INTERNING, OwnerState, PAUSED, StackBuffer, StackHeader, ThreadState,
+};

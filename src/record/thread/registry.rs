@@ -5,7 +5,7 @@ use crate::record::append_list::List;
 use crate::record::count::counters::{Shared, Table};
 use crate::record::epoch;
 use crate::record::memory;
-use crate::record::thread::state::{BUSY, FLAGS, Front, ThreadState};
+use crate::record::thread::state::{BUSY, FLAGS, HotState, ThreadState};
 use crate::record::thread::{exit, stack_bounds};
 use std::cell::Cell;
 use std::hint::assert_unchecked;
@@ -13,14 +13,14 @@ use std::hint::assert_unchecked;
 thread_local! {
     /// The front of this thread's state, [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
     /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
-    pub(super) static LOCAL: Cell<*const Front> = const { Cell::new(&raw const NOT_YET) };
+    pub(super) static LOCAL: Cell<*const HotState> = const { Cell::new(&raw const NOT_YET) };
 }
 
 /// Of a thread that has no state yet.
-pub(super) static NOT_YET: Front = Front::of_nobody();
+pub(super) static NOT_YET: HotState = HotState::placeholder();
 
 /// Of a thread that has no state and shall not get one now.
-pub(super) static GONE: Front = Front::of_nobody();
+pub(super) static GONE: HotState = HotState::placeholder();
 
 /// Counters for all threads that have no state of their own; written by atomic adds.
 pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
@@ -33,7 +33,7 @@ static RELEASED: AtomicUsize = AtomicUsize::new(0);
 
 /// The front of the calling thread's state, or one of nobody.
 #[inline(always)]
-pub(crate) fn front() -> &'static Front {
+pub(crate) fn hot_state() -> &'static HotState {
     let front = local();
     // SAFETY: a static, or of a state, and states are never freed.
     unsafe {
@@ -44,7 +44,7 @@ pub(crate) fn front() -> &'static Front {
 }
 
 #[inline(always)]
-fn local() -> *const Front {
+fn local() -> *const HotState {
     LOCAL.try_with(Cell::get).unwrap_or(&raw const GONE)
 }
 
@@ -61,30 +61,30 @@ pub(crate) fn current() -> Option<&'static ThreadState> {
 #[inline(always)]
 pub(crate) fn idle() -> Option<&'static ThreadState> {
     let front = local();
-    // SAFETY: as in `front`.
-    let is_busy = unsafe { &*front }.gate.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    // SAFETY: as in `hot_state`.
+    let is_busy = unsafe { &*front }.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
     // SAFETY: nobody is busy, so it is the front of a state, and its first field.
     (!is_busy).then(|| unsafe { &*front.cast::<ThreadState>() })
 }
 
 /// The state of the calling thread, if it has one that is neither busy nor silenced.
 #[inline(always)]
-pub(crate) fn unsilenced() -> Option<&'static ThreadState> {
+pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     let front = local();
-    // SAFETY: as in `front`.
-    let is_quiet = unsafe { &*front }.gate.load(Ordering::Relaxed) & FLAGS != 0;
+    // SAFETY: as in `hot_state`.
+    let is_suspended = unsafe { &*front }.flags.load(Ordering::Relaxed) & FLAGS != 0;
     // SAFETY: as in `idle`.
-    (!is_quiet).then(|| unsafe { &*front.cast::<ThreadState>() })
+    (!is_suspended).then(|| unsafe { &*front.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it has one that [is tuned](Front::is_tuned_to).
+/// The state of the calling thread, if it has one that [is tuned](HotState::is_at_generation).
 #[inline(always)]
-pub(crate) fn tuned_to(generation: u32) -> Option<&'static ThreadState> {
+pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
     let front = local();
-    // SAFETY: as in `front`.
-    let is_tuned = unsafe { &*front }.is_tuned_to(generation);
+    // SAFETY: as in `hot_state`.
+    let is_current = unsafe { &*front }.is_at_generation(generation);
     // SAFETY: what is tuned is the front of a state, and its first field.
-    is_tuned.then(|| unsafe { &*front.cast::<ThreadState>() })
+    is_current.then(|| unsafe { &*front.cast::<ThreadState>() })
 }
 
 /// The state of the calling thread, made if it may have one; `None` near the thread's end.
@@ -123,7 +123,7 @@ fn adopt() -> Option<&'static ThreadState> {
             && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
-    state.begin_anew();
+    state.reset_for_new_thread();
     state.unpublished.set_resizing(0);
     Some(state)
 }
@@ -140,7 +140,7 @@ pub(super) fn make() -> Option<&'static ThreadState> {
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;
     state.taken.store(1, Ordering::Relaxed);
-    state.front.unsampled.enlist();
+    state.hot.unsampled.enlist();
     ALL.push(state);
     Some(state)
 }
@@ -158,7 +158,7 @@ pub(crate) fn revoke_unpublished() {
 /// Live bytes of the epoch of this base that threads have not published.
 pub(crate) fn unpublished_bytes(base: u32) -> i64 {
     let of_one = |state: &ThreadState| {
-        let unsampled = &state.front.unsampled;
+        let unsampled = &state.hot.unsampled;
         let is_present = unsampled.id() == u64::from(epoch::unsampled_id(base));
         let of_unsampled = if is_present { state.unpublished.read_unsampled(unsampled) } else { 0 };
         state.unpublished.read(base).wrapping_add(of_unsampled)
@@ -168,7 +168,7 @@ pub(crate) fn unpublished_bytes(base: u32) -> i64 {
 
 /// Gives the state of an ended thread to the next one.
 pub(super) fn release(state: &ThreadState) {
-    state.leave_gate();
+    state.leave_fork_lock();
     // Release: pairs with the Acquire of `adopt`.
     state.taken.store(0, Ordering::Release);
     RELEASED.fetch_add(1, Ordering::Relaxed);
@@ -179,7 +179,7 @@ pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {
         if !std::ptr::eq(state, own) && state.taken.load(Ordering::Relaxed) != 0 {
-            state.mend();
+            state.repair_after_fork();
             state.unpublished.set_resizing(0);
             release(state);
         }

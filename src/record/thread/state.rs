@@ -35,7 +35,7 @@ pub(crate) struct StackHeader {
 }
 
 /// What the parts of a state that only its thread touches look like.
-pub(crate) struct Tools {
+pub(crate) struct OwnerState {
     pub rules: Rules,
     pub layouts: Layouts,
     pub cache: StackCache,
@@ -47,29 +47,29 @@ pub(crate) struct Tools {
 
 /// What the program's own code looks at, at each event.
 #[repr(C)]
-pub(crate) struct Front {
+pub(crate) struct HotState {
     pub unsampled: Unsampled,
     /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`OWN`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
+    /// [`INTERNAL`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
     /// tells whether the next event that is recorded is an ordinary one. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
-    pub(super) gate: AtomicU32,
+    pub(super) flags: AtomicU32,
 }
 
 // SAFETY: as for `ThreadState`; of those of nobody, nothing is written.
-unsafe impl Sync for Front {}
+unsafe impl Sync for HotState {}
 
-impl Front {
+impl HotState {
     /// One that is busy and never tuned, and that no block belongs to.
-    pub(super) const fn of_nobody() -> Front {
-        Front { unsampled: Unsampled::of_nobody(), gate: AtomicU32::new(BUSY as u32) }
+    pub(super) const fn placeholder() -> HotState {
+        HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
     }
 
     /// Whether nothing is out of the usual, tracking is on, and `tools` are of this generation. Then it is the front of
     /// a state.
     #[inline(always)]
-    pub(crate) fn is_tuned_to(&self, generation: u32) -> bool {
-        self.gate.load(Ordering::Relaxed) == generation
+    pub(crate) fn is_at_generation(&self, generation: u32) -> bool {
+        self.flags.load(Ordering::Relaxed) == generation
     }
 }
 
@@ -77,20 +77,20 @@ impl Front {
 #[repr(C, align(128))]
 pub(crate) struct ThreadState {
     /// The first: `LOCAL` points to it.
-    pub front: Front,
+    pub hot: HotState,
     /// Bytes allocated less bytes freed that have not been published.
     pub unpublished: Unpublished,
     /// 1 while a thread has this state.
     pub(super) taken: AtomicU8,
     paused_depth: Cell<u32>,
-    own_depth: Cell<u32>,
+    internal_depth: Cell<u32>,
     /// How many times the thread is inside the gate that a fork waits at, see `fork`.
     pub inside: AtomicUsize,
     /// Times the key destructor has re-armed itself.
-    pub(super) farewells: Cell<u32>,
+    pub(super) exit_rounds: Cell<u32>,
     pub sampler: Sampler,
     pub counters: Table<OwnerCounters>,
-    tools: UnsafeCell<Tools>,
+    tools: UnsafeCell<OwnerState>,
     next: AtomicPtr<ThreadState>,
 }
 
@@ -104,12 +104,12 @@ pub(crate) const INTERNING: u8 = 2;
 pub(crate) const PAUSED: u8 = 4;
 
 /// heapgauge's read side runs on this thread, see `control::own`.
-pub(crate) const OWN: u8 = 8;
+pub(crate) const INTERNAL: u8 = 8;
 
 /// The bits of a gate that these take.
 pub(super) const FLAGS: u32 = epoch::GENERATION - 1;
 
-// SAFETY: other threads reach `gate`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
+// SAFETY: other threads reach `flags`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
 // and the tools are used by the one thread that has taken the state, and change hands by `taken`
 // (Release in `release`, Acquire in `adopt`).
 unsafe impl Sync for ThreadState {}
@@ -122,23 +122,23 @@ impl Linked for ThreadState {
 
 impl ThreadState {
     #[inline(always)]
-    pub(crate) fn quiet(&self) -> u8 {
-        (self.front.gate.load(Ordering::Relaxed) & FLAGS) as u8
+    pub(crate) fn flags(&self) -> u8 {
+        (self.hot.flags.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
     /// Notes that `tools` are of this generation, in which tracking is on, from the end of [`Busy`] on.
-    pub(crate) fn tune(&self, generation: u32) {
+    pub(crate) fn set_generation(&self, generation: u32) {
         // A signal handler changes flags, and never the generation of a state that is busy.
-        let change = (self.front.gate.load(Ordering::Relaxed) & !FLAGS) ^ generation;
-        change_own_bits!(Front, &self.front, gate, "xor", fetch_xor, change);
+        let change = (self.hot.flags.load(Ordering::Relaxed) & !FLAGS) ^ generation;
+        change_own_bits!(HotState, &self.hot, flags, "xor", fetch_xor, change);
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
     /// and keeps its hands off the caches and counters.
     #[inline(always)]
     pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
-        let set = u32::from(with) & !self.front.gate.load(Ordering::Relaxed);
-        change_own_bits!(Front, &self.front, gate, "or", fetch_or, set);
+        let set = u32::from(with) & !self.hot.flags.load(Ordering::Relaxed);
+        change_own_bits!(HotState, &self.hot, flags, "or", fetch_or, set);
         // Against the same thread's signal handler only the compiler can reorder.
         compiler_fence(Ordering::SeqCst);
         Busy { state: self, set }
@@ -147,7 +147,7 @@ impl ThreadState {
     /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
     #[inline(always)]
     pub(crate) fn enter_idle(&self) -> Idle<'_> {
-        change_own_bits!(Front, &self.front, gate, "or", fetch_or, const BUSY as u32);
+        change_own_bits!(HotState, &self.hot, flags, "or", fetch_or, const BUSY as u32);
         compiler_fence(Ordering::SeqCst);
         Idle(self)
     }
@@ -160,7 +160,7 @@ impl ThreadState {
     /// * It is marked [`BUSY`], so that nothing below or in a signal handler asks again.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the duties make it exclusive")]
-    pub(crate) unsafe fn tools(&self) -> &mut Tools {
+    pub(crate) unsafe fn tools(&self) -> &mut OwnerState {
         // SAFETY: exclusive by the caller's duties.
         unsafe { &mut *self.tools.get() }
     }
@@ -200,10 +200,10 @@ impl ThreadState {
     /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
     #[cold]
     pub(crate) fn publish(&self) {
-        let unpublished = self.front.unsampled.take_unpublished(self.steps().1);
+        let unpublished = self.hot.unsampled.take_unpublished(self.steps().1);
         // After a `clear` its blocks are of no more concern.
-        let is_present = self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
-        self.unpublished.set_published(self.front.unsampled.published());
+        let is_present = self.hot.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
+        self.unpublished.set_published(self.hot.unsampled.published());
         self.enter_epoch();
         self.publish_slow(if is_present { unpublished } else { 0 });
     }
@@ -228,7 +228,7 @@ impl ThreadState {
         let rest = epoch::PUBLISH_BYTES - i64::from(PEAK_STEP);
         if epoch::sampling() != SamplingConfig::EXACT {
             (rest, PEAK_STEP)
-        } else if self.front.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
+        } else if self.hot.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
             (PEAK_STEP.into(), rest as u32)
         } else {
             (epoch::PUBLISH_BYTES, rest as u32)
@@ -245,39 +245,39 @@ impl ThreadState {
         }
     }
 
-    /// Adds one level of silence of this kind ([`PAUSED`] or [`OWN`]).
-    pub(crate) fn silence(&self, kind: u8) {
+    /// Adds one level of silence of this kind ([`PAUSED`] or [`INTERNAL`]).
+    pub(crate) fn suspend(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
-        self.front.gate.fetch_or(u32::from(kind), Ordering::Relaxed);
-        self.front.unsampled.revoke();
+        self.hot.flags.fetch_or(u32::from(kind), Ordering::Relaxed);
+        self.hot.unsampled.revoke();
     }
 
     /// Takes one level of silence away.
-    pub(crate) fn unsilence(&self, kind: u8) {
+    pub(crate) fn resume(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get().saturating_sub(1));
         if depth.get() == 0 {
-            self.front.gate.fetch_and(!u32::from(kind), Ordering::Relaxed);
+            self.hot.flags.fetch_and(!u32::from(kind), Ordering::Relaxed);
         }
     }
 
     /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork no
     /// thread but one goes on.
-    pub(super) fn mend(&self) {
-        if self.quiet() & BUSY == 0 {
+    pub(super) fn repair_after_fork(&self) {
+        if self.flags() & BUSY == 0 {
             return;
         }
         self.counters.complete_carry(epoch::end_id());
         // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
-        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+        self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
     }
 
     /// Lets forks no longer wait for a thread that ends. It may have jumped out of a signal handler that interrupted it
     /// inside.
-    pub(super) fn leave_gate(&self) {
+    pub(super) fn leave_fork_lock(&self) {
         // SeqCst: as in `fork`.
         self.inside.store(0, Ordering::SeqCst);
     }
@@ -286,16 +286,16 @@ impl ThreadState {
     ///
     /// The last thread may have left it busy: it never came back from a signal handler that interrupted an event
     /// (`siglongjmp`, `pthread_exit`), or it does not exist in this process.
-    pub(super) fn begin_anew(&self) {
-        self.mend();
-        self.front.gate.fetch_and(!FLAGS, Ordering::Relaxed);
+    pub(super) fn reset_for_new_thread(&self) {
+        self.repair_after_fork();
+        self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
         self.paused_depth.set(0);
-        self.own_depth.set(0);
-        self.farewells.set(0);
+        self.internal_depth.set(0);
+        self.exit_rounds.set(0);
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
-        if kind == PAUSED { &self.paused_depth } else { &self.own_depth }
+        if kind == PAUSED { &self.paused_depth } else { &self.internal_depth }
     }
 }
 
@@ -310,7 +310,7 @@ impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        change_own_bits!(Front, &self.state.front, gate, "and", fetch_and, !self.set);
+        change_own_bits!(HotState, &self.state.hot, flags, "and", fetch_and, !self.set);
     }
 }
 
@@ -321,7 +321,7 @@ impl Drop for Idle<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
-        change_own_bits!(Front, &self.0.front, gate, "and", fetch_and, const !(BUSY as u32));
+        change_own_bits!(HotState, &self.0.hot, flags, "and", fetch_and, const !(BUSY as u32));
     }
 }
 
@@ -336,19 +336,19 @@ mod tests {
     fn a_silence_begun_while_busy_lasts() {
         let state = make().unwrap();
         let busy = state.enter(BUSY);
-        state.silence(PAUSED);
+        state.suspend(PAUSED);
         drop(busy);
-        assert_eq!(state.quiet(), PAUSED);
+        assert_eq!(state.flags(), PAUSED);
         let generation = epoch::generation();
         let busy = state.enter(BUSY);
         let interning = state.enter(INTERNING | BUSY);
-        state.tune(generation);
+        state.set_generation(generation);
         drop(interning);
-        assert_eq!(state.quiet(), PAUSED | BUSY);
+        assert_eq!(state.flags(), PAUSED | BUSY);
         drop(busy);
-        assert_eq!((state.quiet(), state.front.is_tuned_to(generation)), (PAUSED, false));
-        state.unsilence(PAUSED);
-        assert!(state.front.is_tuned_to(generation));
+        assert_eq!((state.flags(), state.hot.is_at_generation(generation)), (PAUSED, false));
+        state.resume(PAUSED);
+        assert!(state.hot.is_at_generation(generation));
     }
 
     /// Its thread jumped out of a signal handler that had interrupted an event, and ended later.
@@ -360,10 +360,10 @@ mod tests {
         unsafe { state.tools() }.bounds.end = 1;
         std::mem::forget(state.enter(INTERNING | BUSY));
         state.inside.store(1, Ordering::SeqCst);
-        state.leave_gate();
+        state.leave_fork_lock();
         assert_eq!(state.inside.load(Ordering::SeqCst), 0, "a fork would wait for ever");
-        state.begin_anew();
-        assert_eq!(state.quiet(), 0);
+        state.reset_for_new_thread();
+        assert_eq!(state.flags(), 0);
         // SAFETY: as above.
         assert_eq!(unsafe { state.tools() }.bounds.end, 0);
         assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
@@ -377,9 +377,9 @@ mod tests {
             // SAFETY: made above and known to this thread alone; nothing else has the tools.
             unsafe { state.tools() }.bounds.end = 1;
             if busy {
-                state.front.gate.store(BUSY.into(), Ordering::Relaxed);
+                state.hot.flags.store(BUSY.into(), Ordering::Relaxed);
             }
-            state.mend();
+            state.repair_after_fork();
             // SAFETY: as above.
             assert_eq!(unsafe { state.tools() }.bounds.end, usize::from(!busy));
             assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));

@@ -18,7 +18,7 @@ use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::frame_layout::{Layout, Places};
 use crate::record::stack_id::frame_layout_cache::Key;
-use crate::record::thread::Tools;
+use crate::record::thread::OwnerState;
 use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
 use crate::record::unwind::rule_cache::{At, Rule, Rules};
 use gimli::{
@@ -186,7 +186,7 @@ impl Registers {
 
 /// See [`super::refresh`].
 #[inline]
-pub(super) fn refresh(tools: &mut Tools) {
+pub(super) fn refresh(tools: &mut OwnerState) {
     if tools.rules.epoch != epoch::rules_epoch() {
         tools.rules.forget();
         tools.layouts.forget();
@@ -197,7 +197,7 @@ pub(super) fn refresh(tools: &mut Tools) {
 /// What layouts are looked up by, and the bytes between the stack pointer and the stack's end. `None` on a foreign
 /// stack, and where no word tells callers apart.
 #[inline(always)]
-fn key(tools: &Tools, stack_pointer: usize, entrance: Entrance) -> Option<(Key, usize)> {
+fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<(Key, usize)> {
     // More than the stack has, on a foreign one.
     let depth = tools.bounds.end.wrapping_sub(stack_pointer);
     let hint = tools.layouts.hints[entrance as usize].bytes();
@@ -226,7 +226,7 @@ unsafe fn check(layout: &Layout, Registers { sp, fp, .. }: Registers, depth: usi
 
 /// See [`super::recognise`].
 #[inline(always)]
-pub(super) fn recognise(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+pub(super) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
     let Some(layout) = tools.layouts.likely(key) else { return 0 };
     // SAFETY: only finished ones are learnt.
@@ -248,7 +248,7 @@ fn recognise_another(layout: &mut Layout, cache: &StackCache, check: u64) -> u32
 }
 
 /// See [`super::recognise_slow`].
-pub(super) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+pub(super) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
         let layout = tools.layouts.at(number, key)?;
@@ -263,7 +263,7 @@ pub(super) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: 
 /// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`] of an entrance.
 /// `None` when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
-    tools: &mut Tools,
+    tools: &mut OwnerState,
     registers: Registers,
     limit: usize,
     entrance: Option<Entrance>,

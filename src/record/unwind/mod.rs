@@ -19,7 +19,7 @@ use crate::base::atomics::{AtomicU8, Ordering};
 use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
-use crate::record::thread::Tools;
+use crate::record::thread::OwnerState;
 
 /// The addresses of a walk as they are gathered.
 struct Gather<'a> {
@@ -72,19 +72,19 @@ pub(crate) use cfi::Registers;
 
 /// Makes the thread forget what has become wrong since it last walked: see [`epoch::rules_epoch`].
 #[inline]
-pub(crate) fn refresh(tools: &mut Tools) {
+pub(crate) fn refresh(tools: &mut OwnerState) {
     cfi::refresh(tools);
 }
 
 /// The id of the stack, which may be stale, if its frames lie as they lay before; else 0. Nothing is stored in the
 /// buffer. What the thread remembers is up to date: see [`refresh`].
 #[inline(always)]
-pub(crate) fn recognise(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+pub(crate) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     cfi::recognise(tools, registers, entrance)
 }
 
 /// The same, tried in all ways there are.
-pub(crate) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: Entrance) -> u32 {
+pub(crate) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     cfi::recognise_slow(tools, registers, entrance)
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn recognise_slow(tools: &mut Tools, registers: Registers, entrance: 
 /// With an entrance, [`recognise`] learns where they stand. It is only asked from where `registers` are of one place
 /// in the code: what is found first depends on that.
 #[inline(never)]
-pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
+pub(crate) fn walk(tools: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = epoch::address_limit();
     tools.buffer.header.len = 0;
     if WALKER.load(Ordering::Relaxed) == CFI
@@ -107,7 +107,7 @@ pub(crate) fn walk(tools: &mut Tools, registers: Registers, entrance: Option<Ent
 
 #[cold]
 #[inline(never)]
-fn walk_slow(tools: &mut Tools, limit: usize) -> Fingerprint {
+fn walk_slow(tools: &mut OwnerState, limit: usize) -> Fingerprint {
     dropped::count_fallback();
     // What the quick walk found before it met a row it could not follow begins with the address the
     // allocator's entry returns to: there the slow walk's frames begin to be the program's.

@@ -2,7 +2,7 @@
 
 use super::Entrance;
 use crate::record::stack_id::fingerprint::Fingerprint;
-use crate::record::thread::Tools;
+use crate::record::thread::OwnerState;
 
 pub(super) const AVAILABLE: bool = false;
 
@@ -16,19 +16,19 @@ impl Registers {
     }
 }
 
-pub(super) fn refresh(_tools: &mut Tools) {}
+pub(super) fn refresh(_tools: &mut OwnerState) {}
 
 #[inline(always)]
-pub(super) fn recognise(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+pub(super) fn recognise(_tools: &mut OwnerState, _registers: Registers, _entrance: Entrance) -> u32 {
     0
 }
 
-pub(super) fn recognise_slow(_tools: &mut Tools, _registers: Registers, _entrance: Entrance) -> u32 {
+pub(super) fn recognise_slow(_tools: &mut OwnerState, _registers: Registers, _entrance: Entrance) -> u32 {
     0
 }
 
 pub(super) fn walk_and_learn(
-    _tools: &mut Tools,
+    _tools: &mut OwnerState,
     _registers: Registers,
     _limit: usize,
     _entrance: Option<Entrance>,

@@ -15,7 +15,7 @@ pub(super) const LISTED: usize = 1_000;
 /// Renders the text Go writes with `?debug=1`: the stacks that hold most first, each with its frames.
 #[cfg(feature = "http")]
 pub(crate) fn text(profile: &Profile) -> String {
-    let _own = control::own();
+    let _own = control::internal();
     let symbols = symbols::global();
     render(profile, LISTED, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
 }

@@ -52,7 +52,7 @@ impl Profile {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn to_pprof(&self, shown: ProfileValue) -> Vec<u8> {
-        let _own = control::own();
+        let _own = control::internal();
         let mut encoder = Encoder::new(self, shown);
         while encoder.encode_piece(self) {}
         encoder.finish()
@@ -128,7 +128,7 @@ impl Encoder {
 
     /// Encodes some stacks of the profile it was made for. False: there are no more.
     pub(crate) fn encode_piece(&mut self, profile: &Profile) -> bool {
-        let _own = control::own();
+        let _own = control::internal();
         let symbols = symbols::global();
         self.encode(profile, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
     }
@@ -150,7 +150,7 @@ impl Encoder {
 
     /// Returns the gzipped profile.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        let _own = control::own();
+        let _own = control::internal();
         self.name_the_unnamed();
         let mut head = std::mem::take(&mut self.head);
         head.string_table = std::mem::take(&mut self.texts).in_order();
