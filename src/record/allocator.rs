@@ -149,10 +149,10 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// # Safety
     ///
-    /// * `block` is null or was made for `tag::inner_layout_of_usual` of a layout of this size, and is not yet the
+    /// * `block` is null or was made for `tag::inner_layout_of_small` of a layout of this size, and is not yet the
     ///   program's.
     #[inline(always)]
-    unsafe fn book(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+    unsafe fn record(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
         if block.is_null() {
             return block;
         }
@@ -173,7 +173,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     ///
     /// * `block` is null or was made for `tag::inner_layout` of a layout of this size, and is not yet the program's.
     #[inline(always)]
-    unsafe fn book_any(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
+    unsafe fn record_slow(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
         if block.is_null() {
             return block;
         }
@@ -186,25 +186,25 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     // Functions of their own, the last that is called, so that the usual blocks' path has next to nothing to save.
 
     #[inline(never)]
-    unsafe fn alloc_any(&self, layout: Layout) -> *mut u8 {
+    unsafe fn alloc_slow(&self, layout: Layout) -> *mut u8 {
         let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
         // SAFETY: the inner size is not zero: with the tag it is at least 4, without at least 1 KiB.
         let block = unsafe { self.inner.alloc(inner) };
         // SAFETY: just made for this layout.
-        unsafe { self.book_any(block, layout.size(), Entrance::Allocate) }
+        unsafe { self.record_slow(block, layout.size(), Entrance::Allocate) }
     }
 
     #[inline(never)]
-    unsafe fn alloc_zeroed_any(&self, layout: Layout) -> *mut u8 {
+    unsafe fn alloc_zeroed_slow(&self, layout: Layout) -> *mut u8 {
         let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
-        // SAFETY: as in `alloc_any`.
+        // SAFETY: as in `alloc_slow`.
         let block = unsafe { self.inner.alloc_zeroed(inner) };
         // SAFETY: just made for this layout.
-        unsafe { self.book_any(block, layout.size(), Entrance::AllocateZeroed) }
+        unsafe { self.record_slow(block, layout.size(), Entrance::AllocateZeroed) }
     }
 
     #[inline(never)]
-    unsafe fn realloc_any(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+    unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let inner = Layout::from_size_align(new_size, layout.align()).ok().and_then(tag::inner_layout);
         let Some(inner) = inner else { return null_mut() };
         // Before the inner allocator may overwrite it.
@@ -221,8 +221,8 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     }
 
     #[inline(never)]
-    unsafe fn dealloc_any(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as in `realloc_any`.
+    unsafe fn dealloc_slow(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as in `realloc_slow`.
         let id = unsafe { tag::read(block, layout.size()) };
         event::free::record_free(id, layout.size());
         // SAFETY: the same layout it was made with.
@@ -234,7 +234,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
         if unlikely(!event::free::try_fast_free(id, layout.size())) {
             // SAFETY: the caller's duties.
-            return unsafe { self.dealloc_any(block, layout) };
+            return unsafe { self.dealloc_slow(block, layout) };
         }
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
@@ -256,33 +256,33 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
 unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !tag::is_usual(layout.size(), layout.align()) {
+        if !tag::is_small(layout.size(), layout.align()) {
             // SAFETY: the caller's duties.
-            return unsafe { self.alloc_any(layout) };
+            return unsafe { self.alloc_slow(layout) };
         }
         // SAFETY: a usual block; with the tag, the inner size is not zero.
-        let block = unsafe { self.inner.alloc(tag::inner_layout_of_usual(layout)) };
+        let block = unsafe { self.inner.alloc(tag::inner_layout_of_small(layout)) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout.size(), Entrance::Allocate) }
+        unsafe { self.record(block, layout.size(), Entrance::Allocate) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if !tag::is_usual(layout.size(), layout.align()) {
+        if !tag::is_small(layout.size(), layout.align()) {
             // SAFETY: the caller's duties.
-            return unsafe { self.alloc_zeroed_any(layout) };
+            return unsafe { self.alloc_zeroed_slow(layout) };
         }
         // SAFETY: as in `alloc`.
-        let block = unsafe { self.inner.alloc_zeroed(tag::inner_layout_of_usual(layout)) };
+        let block = unsafe { self.inner.alloc_zeroed(tag::inner_layout_of_small(layout)) };
         // SAFETY: just made for this layout.
-        unsafe { self.book(block, layout.size(), Entrance::AllocateZeroed) }
+        unsafe { self.record(block, layout.size(), Entrance::AllocateZeroed) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if !tag::is_behind(layout.size()) {
             // SAFETY: the caller's duties.
-            return unsafe { self.dealloc_any(block, layout) };
+            return unsafe { self.dealloc_slow(block, layout) };
         }
         // SAFETY: the block was made by one of these methods with this layout, so its tag is behind it.
         let id = unsafe { tag::read_behind(block, layout.size()) };
@@ -302,16 +302,16 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
-        if !tag::is_usual(size, align) || !tag::is_usual(new_size, align) {
+        if !tag::is_small(size, align) || !tag::is_small(new_size, align) {
             // SAFETY: the caller's duties.
-            return unsafe { self.realloc_any(block, layout, new_size) };
+            return unsafe { self.realloc_slow(block, layout, new_size) };
         }
         // Before the inner allocator may overwrite it.
         // SAFETY: as in `dealloc`.
         let old = unsafe { tag::read_behind(block, size) };
         // SAFETY: the same layout it was made with; the new inner size is not zero.
         let moved = unsafe {
-            self.inner.realloc(block, tag::inner_layout_of_usual(layout), tag::inner_size_of_usual(new_size))
+            self.inner.realloc(block, tag::inner_layout_of_small(layout), tag::inner_size_of_small(new_size))
         };
         if moved.is_null() {
             // Nothing has changed: block, tag and books are as they were.

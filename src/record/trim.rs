@@ -12,10 +12,10 @@ const LARGEST: usize = 256 << 20;
 
 /// Gives memory back if this process has grown by more than `growth` bytes since it held `before`, and is not
 /// so large that this could be felt.
-pub(crate) fn give_back(before: usize, growth: usize) {
+pub(crate) fn trim_if_grown(before: usize, growth: usize) {
     let now = private_bytes();
     if now > before.saturating_add(growth) && now < LARGEST {
-        trim();
+        malloc_trim();
     }
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn private_bytes() -> usize {
 /// What this process may still have by its own limits, bytes: of address space, and of private memory. It ends
 /// where an allocation fails, so it is better asked before.
 #[cfg(target_os = "linux")]
-pub(crate) fn room() -> [u64; 2] {
+pub(crate) fn memory_headroom() -> [u64; 2] {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: Vec<u64> = pages.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0)).collect();
     // size resident shared text lib data dt
@@ -48,15 +48,15 @@ pub(crate) fn room() -> [u64; 2] {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn room() -> [u64; 2] {
+pub(crate) fn memory_headroom() -> [u64; 2] {
     [u64::MAX; 2]
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn trim() {
+fn malloc_trim() {
     // SAFETY: takes the heap's own locks and touches free memory only; any thread may call it at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
+fn malloc_trim() {}

@@ -976,7 +976,7 @@ impl<'a> Batch<'a> {
             Detail::Functions => image.map_or(0, Image::functions_cost),
             Detail::Offsets => 0,
         };
-        let [address_space, private] = trim::room();
+        let [address_space, private] = trim::memory_headroom();
         let room = own.min(private / 2);
         let maps = image.map_or(0, Image::length);
         while cost(opened.detail) > room && opened.detail != Detail::Offsets
@@ -1068,7 +1068,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.clear_backtrace();
         self.opened.clear();
-        trim::give_back(self.resident, LEFT_OVER);
+        trim::trim_if_grown(self.resident, LEFT_OVER);
         self.symbols.batch_of.store(0, Ordering::Release);
     }
 }

@@ -43,7 +43,7 @@ pub(crate) unsafe fn record_alloc(
     }
     let registers = Registers::here();
     if let Some(state) = thread::at_generation(epoch::generation())
-        && state.is_small(size as i64)
+        && state.fits(size as i64)
     {
         let busy = state.enter_idle();
         // SAFETY: this thread's own state, and it has just been marked.
@@ -51,7 +51,7 @@ pub(crate) unsafe fn record_alloc(
         let id = unwind::recognise(tools, registers, entrance);
         // An id below the base was met before a `clear`, or is none.
         if id >= epoch::base() && state.counters.add(id, Direction::Allocated, size) {
-            state.small_change(size as i64);
+            state.add_change(size as i64);
             debug_assert!(walk_agrees(id, tools, registers, entrance), "a guess differs from the walk");
             drop(busy);
             // SAFETY: the caller's duty.
@@ -209,7 +209,7 @@ fn record_sampled(
     } else {
         let id = unsampled.allocate(size);
         // Published below, together with the block.
-        state.small_change(-resized);
+        state.add_change(-resized);
         id
     };
     // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)

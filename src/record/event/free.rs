@@ -25,11 +25,11 @@ pub(crate) fn try_fast_free(id: u32, size: usize) -> bool {
     // What is at or above the base is traced.
     if id >= epoch::base()
         && let Some(state) = thread::idle()
-        && state.is_small((size as i64).wrapping_neg())
+        && state.fits((size as i64).wrapping_neg())
     {
         let _busy = state.enter_idle();
         if state.counters.add(id, Direction::Freed, size) {
-            state.small_change((size as i64).wrapping_neg());
+            state.add_change((size as i64).wrapping_neg());
             return true;
         }
     }

@@ -99,24 +99,24 @@ fn is_in_map(size: usize) -> bool {
 
 // ── The usual block ─────────────────────────────────────────────────────────────────────────────
 
-/// Whether a block is small and aligned to at most [`LARGEST_USUAL_ALIGN`] and its own size, as nearly all are: what
+/// Whether a block is small and aligned to at most [`LARGEST_SMALL_ALIGN`] and its own size, as nearly all are: what
 /// follows is then the same as above, with less to ask.
 #[inline(always)]
-pub(crate) fn is_usual(size: usize, align: usize) -> bool {
+pub(crate) fn is_small(size: usize, align: usize) -> bool {
     // One comparison for a size that is neither too small nor too large; the few below SMALL that it leaves out have
     // nothing to gain.
-    let is_usual = !unlikely(size.wrapping_sub(align) >= SMALL - LARGEST_USUAL_ALIGN)
-        && !unlikely(align > LARGEST_USUAL_ALIGN);
-    if is_usual {
+    let is_small = !unlikely(size.wrapping_sub(align) >= SMALL - LARGEST_SMALL_ALIGN)
+        && !unlikely(align > LARGEST_SMALL_ALIGN);
+    if is_small {
         // What the inner allocator then need not ask.
         // SAFETY: as said.
-        unsafe { assert_unchecked(size < SMALL && align <= LARGEST_USUAL_ALIGN && align <= size) };
+        unsafe { assert_unchecked(size < SMALL && align <= LARGEST_SMALL_ALIGN && align <= size) };
     }
-    is_usual
+    is_small
 }
 
 /// What every allocator gives, and nearly all blocks ask for.
-const LARGEST_USUAL_ALIGN: usize = 8;
+const LARGEST_SMALL_ALIGN: usize = 8;
 
 /// Whether the id of a block of this size stands behind it, whatever its alignment.
 #[inline(always)]
@@ -128,16 +128,16 @@ pub(crate) fn is_behind(size: usize) -> bool {
 ///
 /// # Safety
 ///
-/// * It is one: see [`is_usual`].
+/// * It is one: see [`is_small`].
 #[inline(always)]
-pub(crate) unsafe fn inner_layout_of_usual(layout: Layout) -> Layout {
+pub(crate) unsafe fn inner_layout_of_small(layout: Layout) -> Layout {
     // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to less than 16 overflow nothing.
-    unsafe { Layout::from_size_align_unchecked(inner_size_of_usual(layout.size()), layout.align()) }
+    unsafe { Layout::from_size_align_unchecked(inner_size_of_small(layout.size()), layout.align()) }
 }
 
 /// The size that the inner allocator is asked for, of a usual block.
 #[inline(always)]
-pub(crate) fn inner_size_of_usual(size: usize) -> usize {
+pub(crate) fn inner_size_of_small(size: usize) -> usize {
     size + TAG_BYTES
 }
 
@@ -177,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn usual_blocks_are_small_and_aligned_to_at_most_8() {
+    fn small_blocks_are_aligned_to_at_most_8() {
         for align in (0..usize::BITS).map(|bit| 1 << bit) {
             for size in (0..2 * SMALL).chain([1 << 31, (1 << 62) + 8, usize::MAX]) {
-                let is_usual = size < SMALL - 8 + align && align < 16 && align <= size;
-                assert_eq!(super::is_usual(size, align), is_usual, "{size} bytes aligned to {align}");
+                let is_small = size < SMALL - 8 + align && align < 16 && align <= size;
+                assert_eq!(super::is_small(size, align), is_small, "{size} bytes aligned to {align}");
             }
         }
-        assert!(super::is_usual(SMALL - 1, 8));
+        assert!(super::is_small(SMALL - 1, 8));
     }
 
     #[test]

@@ -167,20 +167,20 @@ impl ThreadState {
 
     /// Whether a change of live bytes need not be published for the peak; then bytes are few.
     #[inline(always)]
-    pub(crate) fn is_small(&self, bytes: i64) -> bool {
+    pub(crate) fn fits(&self, bytes: i64) -> bool {
         self.unpublished.fits(bytes)
     }
 
-    /// Books a change of live bytes for the peak that is [small](ThreadState::is_small).
+    /// Books a change of live bytes for the peak that is [small](ThreadState::fits).
     #[inline(always)]
-    pub(crate) fn small_change(&self, bytes: i64) {
+    pub(crate) fn add_change(&self, bytes: i64) {
         self.unpublished.add(bytes);
     }
 
     /// Books a change of live bytes for the peak.
     pub(crate) fn change(&self, bytes: i64) {
-        if self.is_small(bytes) {
-            self.small_change(bytes);
+        if self.fits(bytes) {
+            self.add_change(bytes);
         } else {
             self.change_slow(bytes);
         }
@@ -190,8 +190,8 @@ impl ThreadState {
     #[inline(never)]
     fn change_slow(&self, bytes: i64) {
         self.enter_epoch();
-        if self.is_small(bytes) {
-            self.small_change(bytes);
+        if self.fits(bytes) {
+            self.add_change(bytes);
         } else {
             self.publish_slow(bytes);
         }
