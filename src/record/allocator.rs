@@ -41,11 +41,11 @@ use std::ptr::null_mut;
 /// use heapgauge::TrackingAllocator;
 /// use std::alloc::System;
 ///
-/// static ALLOC: TrackingAllocator<System> = TrackingAllocator::new(System).frames(48).paused();
+/// static ALLOC: TrackingAllocator<System> = TrackingAllocator::new(System).frames(48).start_disabled();
 /// # let _ = &ALLOC;
 /// ```
 #[derive(Debug)]
-pub struct TrackingAllocator<A: GlobalAlloc = System> {
+pub struct TrackingAllocator<A = System> {
     inner: A,
     config: Config,
 }
@@ -57,14 +57,30 @@ impl TrackingAllocator<System> {
     }
 }
 
-impl<A: GlobalAlloc> TrackingAllocator<A> {
+impl Default for TrackingAllocator<System> {
+    /// Wraps the system's allocator, as [`system`](TrackingAllocator::system) does in constants.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// let allocator = TrackingAllocator::default();
+    /// assert_eq!(format!("{allocator:?}"), format!("{:?}", TrackingAllocator::system()));
+    /// ```
+    fn default() -> TrackingAllocator<System> {
+        TrackingAllocator::system()
+    }
+}
+
+impl<A> TrackingAllocator<A> {
     /// Around any allocator.
     ///
     /// What it is asked for is 4 bytes longer than what the program asked for, below 1 KiB.
     pub const fn new(inner: A) -> TrackingAllocator<A> {
         let config = Config {
             frames: DEFAULT_FRAMES as u8,
-            paused: false,
+            start_disabled: false,
             sample_every: 0,
             exact_from: 0,
             is_global: false,
@@ -84,9 +100,23 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         self
     }
 
-    /// Off until [`start`](crate::start): blocks allocated before are untracked.
-    pub const fn paused(mut self) -> TrackingAllocator<A> {
-        self.config.paused = true;
+    /// Leaves tracking off until [`start`](crate::start). Blocks allocated before that are untracked.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().start_disabled();
+    ///
+    /// assert!(!heapgauge::is_tracing());
+    /// heapgauge::start(32)?;
+    /// assert!(heapgauge::is_tracing());
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub const fn start_disabled(mut self) -> TrackingAllocator<A> {
+        self.config.start_disabled = true;
         self
     }
 
@@ -144,7 +174,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         self.config.is_global = true;
         self
     }
+}
 
+impl<A: GlobalAlloc> TrackingAllocator<A> {
     /// Books a usual block that the inner allocator has just made, and tags it.
     ///
     /// # Safety

@@ -143,7 +143,8 @@ pub(crate) fn bump_rules_epoch() {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
     pub frames: u8,
-    pub paused: bool,
+    /// Tracking is off until `start`.
+    pub start_disabled: bool,
     /// Average bytes between samples, 0 for none.
     pub sample_every: u32,
     /// Blocks of that size are recorded without exception, 0 for the interval.
@@ -180,7 +181,7 @@ pub(crate) fn configure(config: &Config) -> bool {
         set_frames(config.frames.into());
         EXACT_FROM.store(config.exact_from, Ordering::Relaxed);
         set_sample_interval(config.sample_every);
-        if !config.paused {
+        if !config.start_disabled {
             start();
         }
     }

@@ -9,8 +9,13 @@ use crate::record::thread::{self, PAUSED, Suspension};
 use crate::record::unwind::Entrance;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const CONFIG: Config =
-    Config { frames: DEFAULT_FRAMES as u8, paused: false, sample_every: 0, exact_from: 0, is_global: false };
+const CONFIG: Config = Config {
+    frames: DEFAULT_FRAMES as u8,
+    start_disabled: false,
+    sample_every: 0,
+    exact_from: 0,
+    is_global: false,
+};
 
 /// One after the other: the tests share the tracker.
 fn started() -> MutexGuard<'static, ()> {
