@@ -222,7 +222,7 @@ impl Server {
     ///
     /// As [`serve`]; the message names the variable.
     pub fn from_env() -> Result<Option<Server>, Error> {
-        let _own = control::own();
+        let _own = control::internal();
         let (config, problems) = env::parse(std::env::vars_os());
         problems.iter().for_each(|problem| say(problem));
         start(&config)
