@@ -1,4 +1,4 @@
-//! The one door through which the write side reaches atomics, so that a model checker can stand in.
+//! Atomics of the write side: all of its code imports them from here, so that a model checker can replace them.
 
 pub(crate) use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
@@ -7,7 +7,7 @@ pub(crate) use std::sync::atomic::{
 /// Adds a block to two fields of a struct, bytes and blocks, that only this thread writes, each by one instruction where
 /// there is one; both are Releases.
 ///
-/// A macro, because where a field stands is part of the instruction.
+/// A macro, because the offset of a field is part of the instruction.
 macro_rules! add_block_to_own {
     ($struct:ty, $this:expr, $bytes:ident, $blocks:ident, $size:expr) => {{
         let (this, size): (&$struct, usize) = ($this, $size);
@@ -28,7 +28,7 @@ macro_rules! add_block_to_own {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         {
-            // Release: pairs with the Acquire of whoever reads the word.
+            // Release: pairs with the Acquire of the reader.
             this.$bytes.fetch_add(size as u64, Ordering::Release);
             this.$blocks.fetch_add(1, Ordering::Release);
         }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-/// What went wrong, as one line that names what was attempted, what was wrong and what is allowed.
+/// An error of one line that names what was attempted, what was wrong and what is allowed.
 ///
 /// The line ends with the cause, such as the operating system's, so [`source`](std::error::Error::source) is the cause of that
 /// one: a chain of errors prints each once.

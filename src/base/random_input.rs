@@ -1,4 +1,4 @@
-//! A seed → inputs nobody would write, for the tests of whatever reads something from outside.
+//! Random malformed inputs from a seed, for the tests of code that reads input from outside.
 //!
 //! Tests only. `FUZZ_INPUTS` says how many inputs each of them tries, `FUZZ_SEED` which; what was run is in
 //! `tests/README.md`.
@@ -8,7 +8,7 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Of the seed that is asked for.
+    /// Starts from `FUZZ_SEED`, 1 by default.
     pub(crate) fn new() -> Random {
         Random(number("FUZZ_SEED", 1))
     }
@@ -95,7 +95,7 @@ impl Random {
     }
 }
 
-/// How many inputs a test tries, of which this many are enough each time.
+/// Number of inputs that a test tries: `FUZZ_INPUTS`, or this many.
 pub(crate) fn inputs(lean: u64) -> u64 {
     number("FUZZ_INPUTS", lean)
 }

@@ -1,6 +1,6 @@
-//! The program's allocations → the inner allocator, and a booking for each.
+//! The program's allocations → the inner allocator, and an event for each.
 //!
-//! Each method does three things: asks the inner allocator, books the event, keeps the id in the
+//! Each method does three things: asks the inner allocator, records the event, writes the id to the
 //! block's tag. Nothing here or below panics, blocks on anything the program can hold, or allocates
 //! through itself when a stack was met before.
 
@@ -15,7 +15,7 @@ use std::ptr::null_mut;
 
 /// A global allocator that knows which line of code holds the heap.
 ///
-/// It hands every request to the allocator inside it and books bytes and blocks by call stack. Works
+/// It hands every request to the allocator inside it and counts bytes and blocks by call stack. Works
 /// around any allocator; all instances share one tracker, and the configuration comes from the first
 /// one that allocates.
 ///
@@ -51,7 +51,7 @@ pub struct TrackingAllocator<A = System> {
 }
 
 impl TrackingAllocator<System> {
-    /// Around the system's allocator.
+    /// Wraps the system's allocator.
     pub const fn system() -> TrackingAllocator<System> {
         TrackingAllocator::new(System)
     }
@@ -74,9 +74,9 @@ impl Default for TrackingAllocator<System> {
 }
 
 impl<A> TrackingAllocator<A> {
-    /// Around any allocator.
+    /// Wraps any allocator.
     ///
-    /// What it is asked for is 4 bytes longer than what the program asked for, below 1 KiB.
+    /// Below 1 KiB it is asked for 4 bytes more than the program asked for.
     pub const fn new(inner: A) -> TrackingAllocator<A> {
         let config = Config {
             frames: DEFAULT_FRAMES as u8,
@@ -88,7 +88,7 @@ impl<A> TrackingAllocator<A> {
         TrackingAllocator { inner, config }
     }
 
-    /// How many frames a traceback shows, counted from the site's frame: 1 to 64, 32 by default.
+    /// Sets the number of frames that a traceback shows, counted from the site's frame: 1 to 64, 32 by default.
     /// More cost more: a few nanoseconds a frame and allocation, 8 bytes a frame and distinct stack.
     ///
     /// # Panics
@@ -149,7 +149,7 @@ impl<A> TrackingAllocator<A> {
         self
     }
 
-    /// The size from which on blocks are recorded without exception while others are sampled: up to 1 GiB.
+    /// Sets the size from which on blocks are recorded without exception while others are sampled: up to 1 GiB.
     /// 0, the default, means from the sample interval on.
     ///
     /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
@@ -177,7 +177,7 @@ impl<A> TrackingAllocator<A> {
 }
 
 impl<A: GlobalAlloc> TrackingAllocator<A> {
-    /// Books a usual block that the inner allocator has just made, and tags it.
+    /// Records a small block that the inner allocator has just made, and tags it.
     ///
     /// # Safety
     ///
@@ -199,7 +199,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         }
     }
 
-    /// Books a block that the inner allocator has just made, and tags it.
+    /// Records a block of any size that the inner allocator has just made, and tags it.
     ///
     /// # Safety
     ///
@@ -213,9 +213,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) }
     }
 
-    // ── What is not usual, as `GlobalAlloc` has it ──────────────────────────────────────────────
+    // ── Slow paths of `GlobalAlloc` ─────────────────────────────────────────────────────────────
     //
-    // Functions of their own, the last that is called, so that the usual blocks' path has next to nothing to save.
+    // Functions of their own, the last that is called, so that the path of small blocks has next to nothing to save.
 
     #[inline(never)]
     unsafe fn alloc_slow(&self, layout: Layout) -> *mut u8 {
@@ -245,7 +245,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         // SAFETY: the same layout it was made with; the new inner size is not zero.
         let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
         if moved.is_null() {
-            // Nothing has changed: block, tag and books are as they were.
+            // Nothing has changed: block, tag and counters are as they were.
             return moved;
         }
         // SAFETY: the block now has the new inner layout.
@@ -261,7 +261,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
 
-    /// Of a block with the tag behind it.
+    /// Records the free of a block with the tag behind it that has a stack, and frees it.
     #[inline(never)]
     unsafe fn dealloc_recorded(&self, block: *mut u8, layout: Layout, id: u32) {
         if unlikely(!event::free::try_fast_free(id, layout.size())) {
@@ -272,7 +272,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
 
-    /// The same, of one that is booked.
+    /// Publishes to the peak, and frees a block whose free is recorded.
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_and_publish(&self, block: *mut u8, layout: Layout) {
@@ -292,7 +292,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
             // SAFETY: the caller's duties.
             return unsafe { self.alloc_slow(layout) };
         }
-        // SAFETY: a usual block; with the tag, the inner size is not zero.
+        // SAFETY: a small block; with the tag, the inner size is not zero.
         let block = unsafe { self.inner.alloc(tag::inner_layout_of_small(layout)) };
         // SAFETY: just made for this layout.
         unsafe { self.record(block, layout.size(), Entrance::Allocate) }
@@ -318,7 +318,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         }
         // SAFETY: the block was made by one of these methods with this layout, so its tag is behind it.
         let id = unsafe { tag::read_behind(block, layout.size()) };
-        // The books come before the inner allocator may give the block to somebody else.
+        // The counters come before the inner allocator may give the block to another thread.
         let Some(unsampled) = event::unsampled(id) else {
             // SAFETY: the caller's duties; the tag is behind the block.
             return unsafe { self.dealloc_recorded(block, layout, id) };
@@ -346,12 +346,12 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
             self.inner.realloc(block, tag::inner_layout_of_small(layout), tag::inner_size_of_small(new_size))
         };
         if moved.is_null() {
-            // Nothing has changed: block, tag and books are as they were.
+            // Nothing has changed: block, tag and counters are as they were.
             return moved;
         }
         match event::realloc::try_fast_realloc(old, size, new_size) {
             Some(id) => {
-                // SAFETY: the block now has the new inner layout, a usual one.
+                // SAFETY: the block now has the new inner layout, a small one.
                 unsafe { tag::write_behind(moved, new_size, id) };
                 moved
             }

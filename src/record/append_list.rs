@@ -1,17 +1,17 @@
-//! Things that are there for good → a list of them, which only grows.
+//! Append-only list of `'static` items.
 //!
-//! Anybody may put something in or read at any time; nothing waits.
+//! Any thread may push and iterate at any time; neither waits.
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use std::ptr::null_mut;
 
-/// What can stand in a list, and in one only.
+/// An item with a link: it can be in one list.
 pub(crate) trait Linked: Sized + Sync + 'static {
-    /// Of the list's; null before.
+    /// Links to the item that was pushed before it; null outside of a list.
     fn next(&self) -> &AtomicPtr<Self>;
 }
 
-/// See the module. Its head.
+/// Head of an append-only list: the item that was pushed last.
 pub(crate) struct List<T>(AtomicPtr<T>);
 
 impl<T> List<T> {
@@ -21,7 +21,7 @@ impl<T> List<T> {
 }
 
 impl<T: Linked> List<T> {
-    /// Puts in what is in no list yet.
+    /// Pushes an item that is in no list yet.
     pub(crate) fn push(&self, item: &'static T) {
         let mut head = self.0.load(Ordering::Relaxed);
         loop {
@@ -39,7 +39,7 @@ impl<T: Linked> List<T> {
         }
     }
 
-    /// All there are, the latest first.
+    /// Iterates over all items, the latest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'static T> + use<T> {
         // Acquire: pairs with the Release of `push`.
         let mut next = self.0.load(Ordering::Acquire);
@@ -51,7 +51,7 @@ impl<T: Linked> List<T> {
         })
     }
 
-    /// The same for one who has changed something before: whoever puts in an item that is not found here, sees the
+    /// Iterates over all items after a change of other data: a thread that pushes an item that is not found here sees the
     /// change from then on.
     pub(crate) fn iter_after(&self) -> impl Iterator<Item = &'static T> + use<T> {
         // Changes nothing, but comes before or behind each `push`. Release: pairs with the Acquire of one behind it.

@@ -1,4 +1,4 @@
-//! What a program may ask of the tracker while it runs: start, stop, clear, pause, totals.
+//! Runtime controls: start, stop, clear, pause, totals.
 //!
 //! Any thread may call these at any time; none of them stops another thread.
 
@@ -175,7 +175,7 @@ pub fn set_sample_interval(bytes: usize) -> Result<(), Error> {
 pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
         state.sampler.seed(seed);
-        // Whoever comes next asks.
+        // The next block is decided anew.
         state.hot.unsampled.revoke();
     }
 }
@@ -235,7 +235,7 @@ pub fn reset_peak() {
     raw_snapshot::reset_peak();
 }
 
-/// Forgets all traces and goes on. Blocks that exist are ignored when they are freed.
+/// Forgets all traces and continues to track. Blocks that exist are ignored when they are freed.
 ///
 /// # Examples
 ///
@@ -272,7 +272,7 @@ pub(crate) fn own_bytes() -> u64 {
     raw_snapshot::held_bytes()
 }
 
-/// While it lives, what the calling thread allocates is untracked. See [`pause`].
+/// Guard of [`pause`]: while it lives, blocks that the calling thread allocates are untracked.
 #[must_use = "tracking goes on as soon as the guard is dropped"]
 pub struct PauseGuard {
     _suspension: Suspension,
@@ -286,7 +286,7 @@ impl std::fmt::Debug for PauseGuard {
 
 /// Leaves what the calling thread allocates untracked until the guard is dropped.
 ///
-/// It silences allocations only: a traced block that is freed meanwhile is debited, one that is
+/// It suspends the recording of allocations only: a traced block that is freed meanwhile is debited, one that is
 /// resized keeps its site with the new size. Guards nest. They do not leave their thread.
 ///
 /// # Examples
@@ -305,20 +305,20 @@ pub fn pause() -> PauseGuard {
     PauseGuard { _suspension: Suspension::new(thread::PAUSED) }
 }
 
-/// While it lives, what the calling thread allocates is heapgauge's own.
+/// Guard: while it lives, blocks of the calling thread count as heapgauge's own.
 pub(crate) struct InternalGuard {
     _suspension: Suspension,
 }
 
-/// Books what the calling thread allocates as overhead until the guard is dropped. Guards nest.
+/// Counts what the calling thread allocates as overhead until the guard is dropped. Guards nest.
 pub(crate) fn internal() -> InternalGuard {
     InternalGuard { _suspension: Suspension::new(thread::INTERNAL) }
 }
 
-/// Books what the calling thread allocates as overhead, until it ends, and lets the system call it `heapgauge`.
+/// Counts what the calling thread allocates as overhead until it exits, and names the thread `heapgauge`.
 ///
 /// A name given to `std` would be copied on the new thread before this can be called there: a block of the
-/// program's, as far as anybody can tell.
+/// program's, as far as can be told from outside.
 #[cfg(feature = "prometheus")]
 pub(crate) fn internal_for_life() {
     std::mem::forget(internal());
@@ -340,16 +340,16 @@ pub(crate) fn modules_epoch() -> u64 {
     unwind::modules_epoch()
 }
 
-/// Where functions begin that are heapgauge's own, and stacks of allocations made on purpose, each with the addresses of
+/// Start addresses of heapgauge's own functions, and stacks of allocations made on purpose, each with the addresses of
 /// other functions of heapgauge and of the standard library up to those in `asking`.
 pub(crate) struct OwnFrames {
     pub functions: [usize; 3],
     pub stacks: Vec<Vec<usize>>,
-    /// Where the function begins that asked for the blocks.
+    /// Start address of the function that asked for the blocks.
     pub asking: usize,
 }
 
-/// What tells heapgauge's frames from the program's where there are no symbols. One thread at a time.
+/// Finds the addresses that tell heapgauge's frames from the program's where there are no symbols. One thread at a time.
 pub(crate) fn own_frames() -> OwnFrames {
     startup::ensure();
     let (stacks, asking) = own_frames::sample();

@@ -1,5 +1,4 @@
-//! What all threads share: whether tracking is on, since which id, how deep, and the few totals
-//! that are not kept by thread.
+//! Tracking state that all threads share: the base id of the present epoch, sampling, traceback depth, the peak.
 //!
 //! Any thread may call anything here, inside or outside the allocator; nothing blocks.
 
@@ -58,18 +57,18 @@ pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + EXTRA_ADDRESSES) as usize;
 #[inline(always)]
 pub(crate) fn base() -> u32 {
     // Relaxed: an event near a `clear` may count on either side of it; ids carry no other data (the
-    // stack behind an id is published by the table it stands in).
+    // stack behind an id is published by the table that holds it).
     HOT.base.load(Ordering::Relaxed)
 }
 
-/// Where blocks count that were not sampled, of the epoch of this base.
+/// Id of the blocks that were not sampled, in the epoch of this base.
 #[inline(always)]
 pub(crate) fn unsampled_id(base: u32) -> u32 {
     // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
     base.wrapping_add(1)
 }
 
-/// Which blocks are sampled.
+/// Returns the sampling configuration.
 #[inline(always)]
 pub(crate) fn sampling() -> SamplingConfig {
     // Relaxed: an event near a change may be decided either way; what it weighs is in its tag's stack.
@@ -86,7 +85,7 @@ pub(crate) fn generation() -> u32 {
     HOT.generation.load(Ordering::Relaxed)
 }
 
-/// The same, for those who look at base, sampling and rules epoch next.
+/// Returns the [`generation`], before base, sampling and rules epoch are read.
 pub(crate) fn generation_slow() -> u32 {
     // Acquire: pairs with the Release of `next_generation`.
     HOT.generation.load(Ordering::Acquire)
@@ -97,7 +96,7 @@ fn next_generation() {
     HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
 }
 
-/// After base or sampling have changed.
+/// Begins a generation and revokes all budgets, after base or sampling have changed.
 fn next_generation_and_recall() {
     next_generation();
     unsampled::revoke_all();
@@ -139,7 +138,7 @@ pub(crate) fn bump_rules_epoch() {
     next_generation();
 }
 
-/// What the first instance that allocates decides for all.
+/// Configuration of an instance; the first that allocates decides for all.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Config {
     pub frames: u8,
@@ -200,7 +199,7 @@ pub(crate) fn set_frames(frames: u32) {
 
 /// Starts a new epoch if tracking is off. True if it was.
 pub(crate) fn start() -> bool {
-    // Whatever an instance is configured to no longer matters.
+    // The configuration of an instance no longer matters.
     CONFIGURED.store(1, Ordering::Relaxed);
     move_base(|base| base == OFF)
 }
@@ -213,7 +212,7 @@ pub(crate) fn stop() {
     PEAK.begin(OFF, self::base);
 }
 
-/// Forgets all blocks and goes on, if tracking is on.
+/// Forgets all blocks and begins a new epoch, if tracking is on.
 pub(crate) fn clear() {
     move_base(|base| base != OFF);
 }
@@ -226,7 +225,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
             return false;
         }
         // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
-        // booked there before is stale like anything else.
+        // counted there before is stale like anything else.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if peak::mark(next) == peak::mark(base) {
             // The sums of two epochs in a row have to differ by their marks.

@@ -10,7 +10,7 @@ use crate::base::atomics::{AtomicU64, Ordering};
 #[repr(align(128))]
 struct Sum(AtomicU64);
 
-/// Of a word, the lower ones. The 48 above hold any number of bytes that x86-64 and aarch64 address.
+/// Width of the mark, in the lower bits. The 48 above hold any number of bytes that x86-64 and aarch64 address.
 const MARK_BITS: u32 = u16::BITS;
 
 /// Tells neighbouring epochs apart. Two that are further apart may have the same mark, but would have to come and go

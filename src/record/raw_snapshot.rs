@@ -1,7 +1,7 @@
 //! Counters of all threads → [`RawSnapshot`]: the border between the write side and the read side.
 //!
 //! What crosses is owned or never changes: counts by stack id, and the addresses of a stack, which
-//! stay where they are for the life of the process. Nobody is stopped.
+//! stay where they are for the life of the process. No thread is stopped.
 
 use crate::record::count::counters::{CHUNK, Chunk, Direction};
 use crate::record::count::sampling;
@@ -69,7 +69,7 @@ pub(crate) struct RawStack {
     /// The walk ended at its limit, not at the thread's first frame.
     pub truncated: bool,
     pub counts: Counts,
-    /// Of the live bytes, where they are an estimate: their squared standard error. Else 0.
+    /// Squared standard error of the live bytes where they are an estimate, else 0.
     pub variance: f64,
 }
 
@@ -114,7 +114,7 @@ pub(crate) struct RawSnapshot {
 
 /// Reads the counters of all threads.
 ///
-/// Costs a few nanoseconds for each stack and thread; nobody is stopped. Values are never negative;
+/// Costs a few nanoseconds for each stack and thread; no thread is stopped. Values are never negative;
 /// a block that is allocated and freed by other threads meanwhile may show.
 pub(crate) fn take() -> RawSnapshot {
     startup::ensure();
@@ -176,7 +176,7 @@ pub(crate) fn overhead_bytes() -> u64 {
     held_bytes() + large::resident_bytes()
 }
 
-/// The same without the tag map, which takes a call of the system.
+/// Bytes of heapgauge's own tables without the tag map, which takes a system call.
 pub(crate) fn held_bytes() -> u64 {
     memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
@@ -221,7 +221,7 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
                 Some(recorded) => recorded,
                 None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
                 // Blocks that were not sampled, read already; or what sampled blocks weigh, which is read with
-                // the id they are booked at.
+                // the id they are counted at.
                 None => continue,
             };
             totals += exact;
@@ -236,7 +236,7 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
     (stacks, totals)
 }
 
-/// What the sampled blocks of a stack stand for, from the sums at its ids (see `book`), and the variance
+/// Estimates the counts of a stack from the sums of its sampled blocks (see `event`), and the variance
 /// of their live bytes.
 fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
     let [_, bytes, blocks, variance, ..] = sums else { return Default::default() };
@@ -342,7 +342,7 @@ mod tests {
                     scope.spawn(move || {
                         for round in 0..20_000 {
                             let block = allocate(1 + (round * 7 + number) % 3_000);
-                            // Every second block is freed by whoever comes next.
+                            // Every second block is freed by the thread that comes next.
                             let other = match round % 2 {
                                 0 => Some(block),
                                 _ => between.lock().unwrap().replace(block),

@@ -1,4 +1,4 @@
-//! Before `main`: what may read files, take the loader's lock or allocate in the C library.
+//! Preparations before `main`: all that may read files, take the loader's lock or allocate in the C library.
 //!
 //! One function in `.init_array`; where there is none, the same happens at the first call of the
 //! read side, and until then stacks are walked by the platform's unwinder.
@@ -20,12 +20,12 @@ static DONE: AtomicBool = AtomicBool::new(false);
 /// Set once, before `DONE`.
 static BEGAN: OnceLock<SystemTime> = OnceLock::new();
 
-/// When everything was got ready first; now, where that is still to come.
+/// Returns the time of the first preparation; now, where that is still to come.
 pub(crate) fn began_at() -> SystemTime {
     BEGAN.get().copied().unwrap_or_else(SystemTime::now)
 }
 
-/// Gets everything ready, once.
+/// Prepares everything, once.
 pub(crate) fn ensure() {
     if !DONE.load(Ordering::Acquire) {
         prepare_slow();
@@ -61,7 +61,7 @@ fn at_fork() {
     }
     // Prepare handlers run in the reverse order of registration: this one, registered before `main`, runs after those of
     // the program, which may allocate. It runs before those of an inner allocator, which has been asked for memory by
-    // now: that may hold its locks from there on, and threads inside the gate may need them.
+    // now: that may hold its locks from there on, and threads inside the fork lock may need them.
     // SAFETY: three functions that live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
 }
@@ -126,7 +126,7 @@ unsafe extern "C" fn in_child() {
 #[cfg(all(any(target_os = "linux", target_os = "android", target_os = "freebsd"), not(miri)))]
 #[used]
 #[unsafe(link_section = ".init_array")]
-// SAFETY of the section: the loader calls what stands in it once, with arguments that this ignores.
+// SAFETY of the section: the loader calls each entry once, with arguments that this ignores.
 static BEFORE_MAIN: extern "C" fn() = {
     extern "C" fn before_main() {
         ensure();

@@ -1,5 +1,4 @@
-//! Memory freed in bulk → back to the system, where the C library would keep it and that is quick; and how much
-//! more the system would give.
+//! Returns memory that was freed in bulk to the system, and asks how much more the system would give.
 //!
 //! Part of the border, because it calls into the C library; the read side uses it. glibc keeps what was freed for
 //! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
@@ -10,7 +9,7 @@ use crate::record::tag::large;
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// Gives memory back if this process has grown by more than `growth` bytes since it held `before`, and is not
+/// Returns free memory to the system if this process has grown by more than `growth` bytes since it held `before`, and is not
 /// so large that this could be felt.
 pub(crate) fn trim_if_grown(before: usize, growth: usize) {
     let now = private_bytes();
@@ -28,7 +27,7 @@ pub(crate) fn private_bytes() -> usize {
     resident.saturating_sub(shared) * large::page_bytes()
 }
 
-/// What this process may still have by its own limits, bytes: of address space, and of private memory. It ends
+/// Bytes that the limits of this process still allow: of address space, and of private memory. It ends
 /// where an allocation fails, so it is better asked before.
 #[cfg(target_os = "linux")]
 pub(crate) fn memory_headroom() -> [u64; 2] {

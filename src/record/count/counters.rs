@@ -3,7 +3,7 @@
 //! ```text
 //! Table ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
 //!           └─ OwnerCounters:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
-//!           │            └─ high: where a half of such a word goes on, made when first needed
+//!           │            └─ high: the carries of both halves, made when first needed
 //!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks)        (32 bytes an id)
 //! ```
 //!
@@ -13,13 +13,13 @@
 //! stored with Release after everything that led to it, the allocation among it, and loaded with
 //! Acquire.
 //!
-//! # Half words that go on
+//! # Half words with a carry
 //!
 //! A half holds the low 32 bits of its count, and the word of the same place in `high` how often
 //! bit 31 of it has changed: the count's bits from 31 on. So bit 31 is held twice. The owner stores
 //! the low word first; a reader who sees the two disagree has caught it in between, and knows that
-//! the high one is behind by one. What is added at once stays below 2^31 (a larger block is booked
-//! at the shared counters), so it is never behind by more.
+//! the high one is behind by one. What is added at once stays below 2^31 (a larger block is counted
+//! in the shared counters), so it is never behind by more.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
 use crate::record::memory;
@@ -36,7 +36,7 @@ const FIRST_SEGMENT: usize = 256;
 /// Enough segments for every 32-bit id.
 const SEGMENTS: usize = 19;
 
-/// Which of its counts an event changes.
+/// The side that an event changes: allocated or freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Direction {
     Allocated,
@@ -79,7 +79,7 @@ fn word(place: usize, direction: Direction) -> usize {
 }
 
 impl OwnerCounters {
-    /// Adds a block of at most [`MOST`] bytes, if neither half has to go on.
+    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry.
     #[inline(always)]
     fn add(&self, place: usize, direction: Direction, bytes: u64) -> bool {
         debug_assert!(bytes <= MOST);
@@ -119,7 +119,7 @@ impl OwnerCounters {
         high.map_or(0, |high| high[word].load(Ordering::Acquire))
     }
 
-    /// Completes what a thread has left half done. While nobody writes.
+    /// Completes the carry that a thread has left half done. While no thread writes.
     fn complete_carry(&self) {
         // SAFETY: null, or published and never freed.
         let Some(high) = (unsafe { self.high.load(Ordering::Acquire).as_ref() }) else { return };
@@ -147,7 +147,7 @@ impl Chunk for OwnerCounters {
         loop {
             // At most one change behind the low word.
             let before = self.high(word);
-            // Acquire: pairs with the Release of whoever adds.
+            // Acquire: pairs with the Release of the thread that adds.
             let low = self.low[word].load(Ordering::Acquire);
             // Equal: no low word from after the next change of the high one was seen. Else 2^31 bytes or
             // blocks were booked meanwhile.
@@ -230,7 +230,7 @@ impl<C> Table<C> {
         Some(unsafe { &*segment.add(offset) })
     }
 
-    /// The same, made if need be; `None` when there is no memory for it. In the table of one thread: also where `may` says
+    /// Returns the chunk of these ids, made if need be; `None` when there is no memory for it. In the table of one thread: also where `may` says
     /// that there is no room for so many bytes.
     #[cold]
     #[inline(never)]
@@ -254,20 +254,20 @@ fn number(id: u32) -> usize {
 }
 
 impl Table<OwnerCounters> {
-    /// Books a block of this id and at most [`MOST`] bytes, in the common case that there is a place for it;
+    /// Counts a block of this id and at most [`MOST`] bytes, in the common case that there is a place for it;
     /// else false.
     #[inline(always)]
     pub(crate) fn add(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
     }
 
-    /// Books a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block is
-    /// then to be booked at the counters that threads share.
+    /// Counts a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block is
+    /// then to be counted in the counters that threads share.
     #[cold]
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         let (place, bytes) = (id as usize, bytes as u64);
-        // The ids that every thread books at have their place whatever the limit.
+        // The ids that every thread counts at have their place whatever the limit.
         let may: fn(usize) -> bool = if number(id) == 0 { memory::always } else { memory::thread_may_grow };
         bytes <= MOST
             && self.chunk_or_make(number(id), Some(may)).is_some_and(|chunk| {
@@ -275,7 +275,7 @@ impl Table<OwnerCounters> {
             })
     }
 
-    /// Completes what a thread that is no more has left half done, for the ids below `end`.
+    /// Completes the carries that an exited thread has left half done, for the ids below `end`.
     pub(crate) fn complete_carry(&self, end: u32) {
         (0..=number(end)).filter_map(|number| self.chunk(number)).for_each(OwnerCounters::complete_carry);
     }
@@ -296,7 +296,7 @@ impl Table<Shared> {
         self.chunk(number(id)).is_some() || self.chunk_or_make(number(id), None).is_some()
     }
 
-    /// Books a block of this id; false if no place was made for it.
+    /// Counts a block of this id; false if no place was made for it.
     pub(crate) fn add(&self, id: u32, direction: Direction, bytes: u64) -> bool {
         let chunk = self.chunk(number(id));
         chunk.inspect(|chunk| chunk.add(id as usize, direction, bytes)).is_some()
@@ -330,7 +330,7 @@ fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) 
     match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
         Ok(_) => Some(fresh),
         Err(earlier) => {
-            // SAFETY: made above with this length and seen by nobody; as memory that threads share, since a thread's own
+            // SAFETY: made above with this length and not published; as memory that threads share, since a thread's own
             // has no other thread that could be faster.
             unsafe { memory::free_array(fresh, len) };
             Some(earlier)
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_half_done_is_completed() {
+    fn a_carry_left_half_done_is_completed() {
         let table = Table::<OwnerCounters>::new();
         for expected in 1..=4 {
             assert!(table.book(9, Allocated, 1 << 30) && table.book(9, Allocated, 1 << 30));

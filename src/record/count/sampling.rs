@@ -1,4 +1,4 @@
-//! How often a block is sampled, and what one that was sampled stands for.
+//! Sampling: the gaps between samples, and the weight of a sampled block.
 //!
 //! Sample points lie on the bytes that a thread allocates as a Poisson process does: the gaps between
 //! them are exponential, [`SamplingConfig::interval`] bytes on average. A block is sampled when at least one point
@@ -21,7 +21,7 @@ use std::cell::Cell;
 /// The longest interval, bytes.
 pub(crate) const MAX_INTERVAL: usize = 1 << 30;
 
-/// Which blocks are sampled, and how often. One word, so that nobody sees half of a change.
+/// Selects the blocks that are sampled, and how often. One word, so that no thread sees half of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct SamplingConfig(u64);
 
@@ -40,7 +40,7 @@ impl SamplingConfig {
         SamplingConfig((interval as u64) << 32 | (exact_from - 1) as u64)
     }
 
-    /// As stored, see [`SamplingConfig::from_word`].
+    /// Returns the configuration as one word, see [`SamplingConfig::from_word`].
     pub(crate) const fn word(self) -> u64 {
         self.0
     }
@@ -54,14 +54,14 @@ impl SamplingConfig {
         (self.0 >> 32) as u32
     }
 
-    /// Whether chance decides about a block of this size: one of at least a byte, and below the threshold.
+    /// Whether blocks of this size are sampled: of at least a byte, and below the threshold.
     /// One comparison, always false in exact mode. The sizes it is true for are below 2^30.
     #[inline(always)]
     pub(crate) fn is_sampled_size(self, size: usize) -> bool {
         (size as u64).wrapping_sub(1) < u64::from(self.largest_sampled())
     }
 
-    /// Of the sizes that are left to chance; 0 in exact mode.
+    /// Largest size that is sampled; 0 in exact mode.
     fn largest_sampled(self) -> u32 {
         self.0 as u32
     }
@@ -72,7 +72,7 @@ pub(crate) const BYTES_FRACTION: u32 = 8;
 /// Bits behind the point in [`Weight::blocks`] and [`Weight::variance`]: sums reach 2^48 blocks.
 pub(crate) const FRACTION: u32 = 16;
 
-/// What a sampled block counts as; fixed-point numbers.
+/// Weight of a sampled block, in fixed-point numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Weight {
     /// `s / p`
@@ -116,25 +116,25 @@ fn round(sum: u64, bits: u32) -> u64 {
     (sum >> bits) + (sum >> (bits - 1) & 1)
 }
 
-/// Where one thread stands between two sample points. All zero bytes are a fresh one.
+/// Position of one thread between two sample points. All zero bytes are a fresh one.
 pub(crate) struct Sampler {
-    /// Bytes to the next sample point, from the end of the stretch that was handed out last.
+    /// Bytes to the next sample point, from the end of the budget that was granted last.
     bytes_until_sample: Cell<i64>,
-    /// What the gap was drawn for.
+    /// Configuration that the gap was drawn for.
     config: Cell<SamplingConfig>,
     /// State of the generator, 0 before it is seeded.
     random: Cell<u64>,
 }
 
-/// So many bytes that pass, or are freed, are not known to the peak. Less than 64 KiB: the rest is for the blocks that are
-/// recorded meanwhile.
+/// Bytes of blocks that are not sampled, allocated or freed, between two publications to the peak. Less than 64 KiB: the
+/// rest is for the blocks that are recorded meanwhile.
 pub(crate) const PEAK_STEP: u32 = 56 << 10;
 
 impl Sampler {
-    /// Whether a block is sampled that did not pass in the stretch, of which `left` bytes are left.
+    /// Decides whether a block is sampled that does not fit in the budget, of which `left` bytes remain.
     ///
     /// Then the next gap begins behind the block, and it is drawn before anything else can go wrong: were
-    /// a sample that cannot be taken kept for the next block, that block would stand for too much.
+    /// a sample that cannot be taken kept for the next block, that block would count for too much.
     #[cold]
     pub(crate) fn decide(&self, config: SamplingConfig, size: usize, left: i64) -> bool {
         let left = if self.config.replace(config) == config {
@@ -148,8 +148,8 @@ impl Sampler {
         left < 0
     }
 
-    /// Hands out the next stretch of the gap: blocks below [`SMALL`] bytes pass, with nobody to ask, as long as they
-    /// fit in what is left of so many bytes.
+    /// Takes the next budget off the gap: blocks below [`SMALL`] bytes are not looked at as long as they fit in what remains
+    /// of so many bytes.
     pub(crate) fn next_budget(&self) -> u32 {
         let until_sample = self.bytes_until_sample.get();
         // Where some of those are recorded without exception, they must not fit.
@@ -181,7 +181,7 @@ impl Sampler {
         mix(state)
     }
 
-    /// Begins a sequence that is the same for the same seed.
+    /// Seeds the generator: the same seed gives the same sequence.
     pub(crate) fn seed(&self, seed: u64) {
         self.random.set(mix(seed) | 1);
         // Another one than any that samples, so the next decision draws a gap.
@@ -192,7 +192,7 @@ impl Sampler {
 static SEED: AtomicU64 = AtomicU64::new(0x6865_6170_6761_7567);
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Where the threads' generators begin from now on, so that no two processes sample alike.
+/// Reseeds the generators of threads to come, so that no two processes sample alike.
 pub(crate) fn reseed(seed: u64) {
     SEED.store(seed, Ordering::Relaxed);
 }
@@ -236,7 +236,7 @@ mod tests {
         (0..count).filter(|_| is_sampled()).count() as u64
     }
 
-    /// What `blocks` sampled blocks of `bytes` bytes together count as: blocks and bytes.
+    /// Estimates blocks and bytes from `blocks` sampled blocks of `bytes` bytes together.
     fn scaled(blocks: u64, bytes: u64, interval: u32) -> (u64, u64) {
         if blocks == 0 {
             return (0, 0);
@@ -258,9 +258,9 @@ mod tests {
         }
     }
 
-    /// Small blocks pass by what is left of a stretch alone, so none of the size from which all are recorded may fit.
+    /// Small blocks are only compared with the budget, so none of the size from which all are recorded may fit.
     #[test]
-    fn a_stretch_is_shorter_than_what_is_always_recorded() {
+    fn a_budget_is_smaller_than_a_block_that_is_always_recorded() {
         for (exact_from, most) in [(2, 1), (100, 99), (SMALL as u32 - 1, SMALL as u32 - 2)] {
             let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, exact_from));
             for _ in 0..10_000 {
@@ -268,7 +268,7 @@ mod tests {
                 assert!(sampler.next_budget() <= most, "{exact_from}");
             }
         }
-        // Where small blocks are all left to chance, it is as long as it can be.
+        // Where all small blocks are sampled, it is as large as it can be.
         let (sampler, config) = (sampler(7), SamplingConfig::new(KIB_512, SMALL as u32));
         let longest = (0..100).map(|_| {
             sampler.decide(config, 1, 0);
@@ -335,7 +335,7 @@ mod tests {
         }
     }
 
-    /// With a threshold beyond the interval blocks around it are left to chance, and weighted.
+    /// With a threshold beyond the interval blocks around it are sampled, and weighted.
     #[test]
     fn case_49_nor_where_larger_blocks_are_sampled_too() {
         const INTERVAL: u32 = 1 << 12;
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_plan_drops_the_gap() {
+    fn a_changed_configuration_drops_the_gap() {
         let sampler = sampler(7);
         let (rare, often) = (SamplingConfig::new(1 << 30, 0), SamplingConfig::new(64, 0));
         assert_eq!(sampled(&sampler, rare, 8, 1_000), 0);

@@ -1,15 +1,15 @@
-//! Live bytes of one thread that the peak does not know of yet.
+//! Live bytes of one thread that have not been published to the peak.
 //!
 //! A thread adds each change of its live bytes here and publishes the sum when it has left the range of ±`limit`. Written
-//! by the thread it belongs to, inside the allocator; others read it, and recall the range when an epoch ends.
+//! by the thread it belongs to, inside the allocator; others read it, and revoke the range when an epoch ends.
 //!
-//! A resize is one change, the new size less the old one. Booked one after the other, the two halves would publish a
+//! A resize is one change, the new size less the old one. Added one after the other, the two halves would publish a
 //! heap with both blocks in it, or with neither.
 
 use crate::base::atomics::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::record::count::unsampled::Unsampled;
 
-/// Net bytes of one thread. All zero bytes are an empty one whose range is recalled.
+/// Net bytes of one thread. All zero bytes are an empty one whose range is revoked.
 pub(crate) struct Unpublished {
     /// Bytes allocated less bytes freed, plus `limit`: one comparison tells whether a change leaves the range.
     net: AtomicI64,
@@ -29,7 +29,7 @@ const REVOKED: u64 = 0;
 /// Its thread looks at the epoch. No change fits, as `net` is at least 1 in an open range of any use.
 const SEALED: u64 = 1;
 
-// Relaxed throughout but for the recall: sums that order nothing else.
+// Relaxed throughout but for the revocation: sums that order nothing else.
 impl Unpublished {
     /// Whether a change keeps the net in its range; then its bytes are few.
     #[inline(always)]
@@ -54,13 +54,13 @@ impl Unpublished {
 
     // ── The epoch ───────────────────────────────────────────────────────────────────────────────
 
-    /// Has the owner look at the epoch before its next change fits. Any thread, after the base has changed.
+    /// Revokes the range, so that its owner looks at the epoch before its next change fits. Any thread, after the base has changed.
     pub(crate) fn revoke(&self) {
         // Release: pairs with the Acquire of `seal`, which then sees the base that was changed before.
         self.range.swap(REVOKED, Ordering::Release);
     }
 
-    /// Closes a range that was recalled, before the base is read; false where it was not.
+    /// Seals a range that was revoked, before the base is read; false where it was not.
     pub(crate) fn seal(&self) -> bool {
         let is_recalled = self.range.load(Ordering::Relaxed) == REVOKED;
         if is_recalled {
@@ -78,7 +78,7 @@ impl Unpublished {
         }
     }
 
-    /// Opens the range again, unless it was recalled since [`Unpublished::seal`].
+    /// Grants the range again, unless it was revoked since [`Unpublished::seal`].
     pub(crate) fn grant(&self) {
         let range = self.limit.load(Ordering::Relaxed) as u64 * 2;
         let _ = self.range.compare_exchange(SEALED, range, Ordering::Relaxed, Ordering::Relaxed);
@@ -98,7 +98,7 @@ impl Unpublished {
         let before = self.limit.load(Ordering::Relaxed);
         self.limit.store(limit, Ordering::Relaxed);
         self.net.store(limit, Ordering::Relaxed);
-        // Not where it was recalled.
+        // Not where it was revoked.
         let (before, range) = (before as u64 * 2, limit as u64 * 2);
         if before != REVOKED {
             let _ = self.range.compare_exchange(before, range, Ordering::Relaxed, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Unpublished {
         net.wrapping_sub(self.resizing.load(Ordering::Relaxed))
     }
 
-    /// The same of the blocks that were not sampled.
+    /// Live bytes of the blocks that were not sampled that have not been published.
     pub(crate) fn read_unsampled(&self, unsampled: &Unsampled) -> i64 {
         // Allocated before freed: a block that comes and goes meanwhile makes the sum too small, and no peak of it.
         let (allocated, _) = unsampled.read_allocated();

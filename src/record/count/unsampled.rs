@@ -1,21 +1,21 @@
 //! Blocks of one thread that were not sampled → exact counts of them, at two instructions each way.
 //!
-//! A thread writes its own, inside the allocator; anybody may read. Most of its blocks pass with nobody to ask: as
-//! long as they fit in a stretch of bytes that was handed out, which is at most [`PEAK_STEP`] long.
+//! A thread writes its own, inside the allocator; any thread may read. Most allocations only take bytes of the thread's
+//! budget until the next sample. A budget is at most [`PEAK_STEP`] bytes.
 //!
 //! A block is added by one instruction for its bytes and one for itself, so a signal handler that allocates comes
 //! before or behind each, never between its load and its store, and a thread need not say that it is busy. Whether the
-//! next stop is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
+//! end of the budget is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
 //!
-//! That something is out of the usual (tracking is off, the thread is silenced, an epoch or a sampling is over) costs a
-//! block that passes nothing: whoever changes it takes back what was handed out, from all threads.
+//! A block within the budget does not look at the state of tracking (off, suspended, another epoch or sampling): a change
+//! of that revokes the budgets of all threads.
 //!
 //! ```text
-//! open ◀── open ── closed ◀── close ── recalled          its thread closes, reads base and sampling, opens
-//!   └─────────────────┴─────── recall ────▲              anybody, after base or sampling have changed
+//! granted ◀── grant ── sealed ◀── seal ── revoked        its thread seals, reads base and sampling, grants
+//!    └────────────────────┴────── revoke ────▲           any thread, after base or sampling have changed
 //! ```
 //!
-//! All of it is one word, [`Unsampled::budget_end`]: what is recalled while its thread reads base and sampling cannot be opened.
+//! All of it is one word, [`Unsampled::budget_end`]: a budget that is revoked while its thread reads base and sampling is not granted.
 
 use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
 use crate::base::hint::unlikely;
@@ -24,37 +24,37 @@ use crate::record::count::sampling::PEAK_STEP;
 use std::cell::Cell;
 use std::ptr::null_mut;
 
-/// What was not sampled, of one epoch.
+/// Counts and budget of one thread's blocks that were not sampled, in one epoch.
 #[repr(C)]
 pub(crate) struct Unsampled {
     allocated_bytes: AtomicU64,
     allocated_blocks: AtomicU64,
     freed_bytes: AtomicU64,
     freed_blocks: AtomicU64,
-    /// Blocks pass while `allocated_bytes` does not go beyond it; or [`SEALED`], or [`REVOKED`].
+    /// End of the budget, a value of `allocated_bytes`; or [`SEALED`], or [`REVOKED`].
     budget_end: AtomicI64,
-    /// The peak is told when `freed_bytes` reaches it.
+    /// Publication to the peak is due when `freed_bytes` reaches it.
     publish_at: AtomicU64,
-    /// The id in the tags of these blocks; [`NO_ID`] before there is one. With what is above it in a cache line that a
-    /// block which passes looks at.
+    /// The id in the tags of these blocks; [`NO_ID`] before there is one. In one cache line with the fields above,
+    /// which the fast path reads.
     id: AtomicU64,
-    /// Bytes allocated less bytes freed that the peak knows of.
+    /// Bytes allocated less bytes freed that have been published to the peak.
     published: Cell<i64>,
-    /// What `budget_end` was, or would have been, when it was last opened: nothing is lost of a stretch that is recalled.
+    /// End of the budget that was granted last, revoked or not: nothing of a revoked budget is lost.
     granted_end: Cell<u64>,
     next: AtomicPtr<Unsampled>,
 }
 
 const _: () = assert!(std::mem::offset_of!(Unsampled, id) < 64);
 
-/// In no tag, not even in one that the program has written over: a tag has 32 bits.
+/// An id that is in no tag, not even in one that the program has written over: a tag has 32 bits.
 const NO_ID: u64 = 1 << 32;
-/// Below any number of bytes: nothing passes before [`Unsampled::grant`].
+/// Below any number of bytes: no budget before [`Unsampled::grant`].
 const SEALED: i64 = -1;
-/// Nothing passes before [`Unsampled::seal`] and then [`Unsampled::grant`].
+/// No budget before [`Unsampled::seal`] and then [`Unsampled::grant`].
 const REVOKED: i64 = -2;
 
-/// Those of all threads, living and ended.
+/// Counts of all threads, living and exited.
 static ALL: List<Unsampled> = List::new();
 
 impl Linked for Unsampled {
@@ -64,7 +64,7 @@ impl Linked for Unsampled {
 }
 
 impl Unsampled {
-    /// Nothing passes, and no block is of its id.
+    /// Has no budget and no block.
     pub(crate) const fn placeholder() -> Unsampled {
         Unsampled {
             allocated_bytes: AtomicU64::new(0),
@@ -80,10 +80,10 @@ impl Unsampled {
         }
     }
 
-    /// Makes what is all zero bytes one of nobody, and puts it into the list.
+    /// Turns zero bytes into counts without blocks, and pushes them to the list.
     pub(crate) fn enlist(&'static self) {
         self.revoke();
-        // Release: pairs with the Acquire of `id`; who sees that an epoch is gone sees the base that ended it.
+        // Release: pairs with the Acquire of `id`; a thread that sees that an epoch is gone sees the base that ended it.
         self.id.store(NO_ID, Ordering::Release);
         ALL.push(self);
     }
@@ -95,11 +95,11 @@ impl Unsampled {
         self.id.load(Ordering::Acquire)
     }
 
-    /// Forgets everything and counts blocks of this id from now on. While it is closed.
+    /// Forgets everything and counts blocks of this id from now on. While it is sealed.
     pub(crate) fn begin(&self, id: u32) {
         self.id.store(NO_ID, Ordering::Release);
         for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
-            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; who sees a zero sees the base that
+            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; a thread that sees a zero sees the base that
             // ended the old epoch.
             count.store(0, Ordering::Release);
         }
@@ -110,14 +110,13 @@ impl Unsampled {
 
     // ── Blocks ──────────────────────────────────────────────────────────────────────────────────
 
-    /// Books a block if it fits in what is left of the stretch, and returns what its tag is to hold. The size
-    /// is below 2^30.
+    /// Counts a block if it fits in what remains of the budget, and returns its tag. The size is below 2^30.
     #[inline(always)]
     pub(crate) fn try_spend(&self, size: usize) -> Option<u32> {
-        // Before the block is booked: should a signal handler begin a new epoch in between, and allocate in it, this
-        // block is booked there and its free is not. What handlers do in the middle of an event is not promised.
+        // Before the block is counted: should a signal handler begin a new epoch in between, and allocate in it, this
+        // block is counted there and its free is not. What handlers do in the middle of an event is not promised.
         let id = self.id();
-        // Relaxed: whoever recalls it sees to what follows from that.
+        // Relaxed: a budget that has just been revoked may be spent once more; see `seal` for what is ordered.
         let left = self.budget_end.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
         if unlikely(size as i64 > left) {
             return None;
@@ -126,7 +125,7 @@ impl Unsampled {
         Some(id as u32)
     }
 
-    /// Books a block, and returns what its tag is to hold.
+    /// Counts a block, and returns its tag.
     pub(crate) fn allocate(&self, size: usize) -> u32 {
         let id = self.id();
         self.add_allocated(size);
@@ -139,7 +138,7 @@ impl Unsampled {
         add_block_to_own!(Unsampled, self, allocated_bytes, allocated_blocks, size);
     }
 
-    /// Books the free of a block of this id. True: the peak has to be told, see [`Unsampled::take_unpublished`].
+    /// Counts the free of a block of this id. True: publication is due, see [`Unsampled::take_unpublished`].
     #[inline(always)]
     pub(crate) fn free(&self, size: usize) -> bool {
         // Releases: pair with the Acquires of `read_freed`, see `counters`.
@@ -147,19 +146,19 @@ impl Unsampled {
         self.has_unpublished()
     }
 
-    /// Whether the peak has to be told.
+    /// Whether publication to the peak is due.
     #[inline(always)]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.freed_bytes.load(Ordering::Relaxed) >= self.publish_at.load(Ordering::Relaxed)
     }
 
-    /// Books the free of a block of this id whose bytes the peak has been told of.
+    /// Counts the free of a block of this id whose bytes have been published.
     pub(crate) fn free_published(&self, size: usize) {
         add_block_to_own!(Unsampled, self, freed_bytes, freed_blocks, size);
         self.published.set(self.published.get().wrapping_sub(size as i64));
     }
 
-    /// Change of the live bytes since this was asked last; the next is due when `step` bytes have been freed.
+    /// Takes the change of live bytes since the last publication; the next is due when `step` bytes have been freed.
     pub(crate) fn take_unpublished(&self, step: u32) -> i64 {
         let freed = self.freed_bytes.load(Ordering::Relaxed);
         self.publish_at.store(freed.wrapping_add(step.into()), Ordering::Relaxed);
@@ -167,7 +166,7 @@ impl Unsampled {
         live.wrapping_sub(self.published.replace(live))
     }
 
-    /// Live bytes that the peak knows of.
+    /// Live bytes that have been published to the peak.
     pub(crate) fn published(&self) -> i64 {
         self.published.get()
     }
@@ -177,25 +176,24 @@ impl Unsampled {
         self.allocated_bytes.load(Ordering::Relaxed)
     }
 
-    // ── The stretch ─────────────────────────────────────────────────────────────────────────────
+    // ── The budget ──────────────────────────────────────────────────────────────────────────────
 
-    /// Lets nothing pass any more, before base and sampling are read. Its thread's own.
+    /// Seals the budget before base and sampling are read. Called by its thread.
     pub(crate) fn seal(&self) {
         // Acquire: pairs with the Release of `revoke`; what was changed before is seen from here on.
         self.budget_end.swap(SEALED, Ordering::Acquire);
     }
 
-    /// What is left of the stretch that was handed out last, bytes; below 0 where a signal handler has taken more. Its
-    /// thread's own.
+    /// Returns what remains of the budget that was granted last, in bytes; below 0 where a signal handler has taken more.
+    /// Called by its thread.
     ///
-    /// Also when it was recalled: by then a block may have found that it does not fit, and it would be for nothing
-    /// that chance has met that one.
+    /// Also when it was revoked: by then a block may have found that it does not fit, and its sample would be lost.
     pub(crate) fn remaining(&self) -> i64 {
         self.granted_end.get().wrapping_sub(self.allocated()) as i64
     }
 
-    /// Lets this many bytes pass, [`PEAK_STEP`] at most, before somebody has to look; none while it is recalled and not
-    /// [closed](Unsampled::seal). Its thread's own.
+    /// Grants a budget of this many bytes, [`PEAK_STEP`] at most; none while it is revoked and not
+    /// [sealed](Unsampled::seal). Called by its thread.
     pub(crate) fn grant(&self, budget: u32) {
         let end = self.allocated().wrapping_add(budget.into());
         self.granted_end.set(end);
@@ -204,22 +202,22 @@ impl Unsampled {
         let _ = self.budget_end.compare_exchange(SEALED, end as i64, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Lets nothing pass any more, in no thread's way.
+    /// Revokes the budget. Wait-free for the owner.
     pub(crate) fn revoke(&self) {
         // Release: pairs with the Acquire of `seal`. A swap, because a store would end what an earlier one has
-        // released: of two that recall, `seal` would see what the later one has changed alone.
+        // released: of two that revoke, `seal` would see what the later one has changed alone.
         self.budget_end.swap(REVOKED, Ordering::Release);
     }
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
 
-    /// Bytes and blocks. To be read before [`Unsampled::read_allocated`] of any thread.
+    /// Bytes and blocks freed. To be read before [`Unsampled::read_allocated`] of any thread.
     pub(crate) fn read_freed(&self) -> (u64, u64) {
         // Acquires: pair with the Releases of `free` and `begin`.
         (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
     }
 
-    /// Bytes and blocks.
+    /// Bytes and blocks allocated.
     pub(crate) fn read_allocated(&self) -> (u64, u64) {
         // Acquires: pair with the Releases of `add_allocated` and `begin`.
         (self.allocated_bytes.load(Ordering::Acquire), self.allocated_blocks.load(Ordering::Acquire))
@@ -229,12 +227,12 @@ impl Unsampled {
 // SAFETY: what other threads reach is atomic; the cells are used by the one thread that it belongs to.
 unsafe impl Sync for Unsampled {}
 
-/// Those of all threads, living and ended.
+/// Counts of all threads, living and exited.
 pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
     ALL.iter()
 }
 
-/// Recalls those of all threads, after base or sampling have changed: when this returns, each reads them before its next
+/// Revokes the budgets of all threads, after base or sampling have changed: when this returns, each reads them before its next
 /// block passes, and finds what they are now.
 pub(crate) fn revoke_all() {
     ALL.iter_after().for_each(Unsampled::revoke);
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_is_used_up_to_the_byte() {
+    fn a_budget_is_spent_to_the_byte() {
         let unsampled = unsampled();
         assert_eq!((unsampled.try_spend(1), unsampled.remaining()), (None, 0));
         unsampled.grant(100);
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recalled_is_closed_before_it_opens() {
+    fn a_revoked_budget_is_sealed_before_it_is_granted() {
         let unsampled = unsampled();
         unsampled.grant(100);
         unsampled.revoke();
@@ -311,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peak_is_told_every_step() {
+    fn publication_is_due_every_step() {
         let unsampled = unsampled();
         unsampled.allocate(200_000);
         assert_eq!(

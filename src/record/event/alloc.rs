@@ -1,4 +1,4 @@
-//! An allocation → counters.
+//! Records allocations.
 
 use super::{free, live_bytes, sampled_amounts};
 use crate::base::hint::unlikely;
@@ -13,8 +13,7 @@ use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
 use crate::record::unwind::{self, Entrance, Registers};
 
-/// Books a block of the calling code if it is one of the many that are not sampled, and returns what its tag is to
-/// hold. Of fewer than [`SMALL`] bytes, and at least one.
+/// Counts a small block (1 to [`SMALL`] - 1 bytes) within the thread's budget, and returns the id for its tag.
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
@@ -23,9 +22,9 @@ pub(crate) fn try_fast(size: usize) -> Option<u32> {
     thread::hot_state().unsampled.try_spend(size)
 }
 
-/// Books a block of the calling code that does not [`try_fast`], tags it and returns it.
+/// Records a block that [`try_fast`] has not counted, tags it and returns it.
 ///
-/// What is all in the usual way goes straight through, and nothing is changed before that is certain.
+/// The path of a known stack is straight: nothing is written until every precondition has been checked.
 ///
 /// # Safety
 ///
@@ -64,7 +63,7 @@ pub(crate) unsafe fn record_alloc(
     unsafe { write_tag(block, size, id) }
 }
 
-/// The same of one that chance decides about.
+/// Records a block of a size that is sampled: counts it within the thread's budget, else decides whether to sample it.
 ///
 /// # Safety
 ///
@@ -72,7 +71,7 @@ pub(crate) unsafe fn record_alloc(
 #[cold]
 #[inline(never)]
 unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
-    // Large blocks and those of unusual alignment have not been asked yet.
+    // Large blocks and those of larger alignment have not tried the budget yet.
     let passed = thread::hot_state().unsampled.try_spend(size);
     let id = passed.unwrap_or_else(|| {
         record_alloc_slow(&Registers::here(), size, config, None, take_resizing(entrance))
@@ -81,7 +80,7 @@ unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, ent
     unsafe { write_tag(block, size, id) }
 }
 
-/// Keeps the id of a block that has been booked, and returns the block.
+/// Writes the tag of a block that has been counted, and returns the block.
 ///
 /// # Safety
 ///
@@ -97,7 +96,7 @@ pub(super) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 
     block
 }
 
-/// The same, of a block of any size.
+/// Writes the tag of a block of any size.
 ///
 /// # Safety
 ///
@@ -111,8 +110,8 @@ unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     block
 }
 
-/// Books an allocation, whatever is not as usual, and returns what its tag is to hold: an id, with [`SAMPLED`] where
-/// the block was sampled. The peak is told of the size less `resized`, the bytes of the block that it was before.
+/// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`] where the block was
+/// sampled. The peak gets the size less `resized`, the bytes of the block before a resize.
 #[inline(never)]
 pub(super) fn record_alloc_slow(
     registers: &Registers,
@@ -133,7 +132,7 @@ pub(super) fn record_alloc_slow(
     refresh_and_record(state, registers, size, resized, entrance)
 }
 
-/// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak is told of one change.
+/// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak gets one change.
 #[inline(never)]
 fn take_resizing(entrance: Entrance) -> i64 {
     match (entrance, thread::unsuspended()) {
@@ -142,7 +141,7 @@ fn take_resizing(entrance: Entrance) -> i64 {
     }
 }
 
-/// The same in a thread that is not busy, whether silenced or not.
+/// Brings the thread's caches up to date and records the block. The thread is not busy, but may be suspended.
 #[inline(never)]
 pub(super) fn refresh_and_record(
     state: &'static ThreadState,
@@ -176,7 +175,7 @@ pub(super) fn refresh_and_record(
     id
 }
 
-/// Books a block that chance decides about.
+/// Decides whether a block is sampled, counts it and grants the next budget.
 fn record_sampled(
     state: &'static ThreadState,
     tools: &mut OwnerState,
@@ -212,13 +211,13 @@ fn record_sampled(
         state.add_change(-resized);
         id
     };
-    // Nothing passes in a silenced thread. (One that a signal handler silences behind this is recalled by it.)
+    // A suspended thread has no budget. (A signal handler that suspends it after this revokes the budget.)
     unsampled.grant(if state.flags() == BUSY { state.sampler.next_budget() } else { 0 });
     state.publish();
     id
 }
 
-/// Books a block that is recorded.
+/// Records a block whose stack is always recorded.
 fn record_exact(
     state: &'static ThreadState,
     tools: &mut OwnerState,
@@ -242,7 +241,7 @@ fn record_exact(
     id
 }
 
-/// Books a sampled block of the stack in the buffer.
+/// Counts a sampled block of the stack in the buffer.
 fn count_sampled(
     state: &'static ThreadState,
     tools: &mut OwnerState,
@@ -263,7 +262,7 @@ fn count_sampled(
     }
 }
 
-/// The stack lies otherwise than it did before, or is new.
+/// Walks the stack, whose layout is not known, and counts the block at its id.
 #[inline(never)]
 fn walk_and_count(
     state: &'static ThreadState,
@@ -283,7 +282,7 @@ fn walk_and_count(
     }
 }
 
-/// Whether a walk finds the stack of this id too. For debug builds.
+/// Whether a walk finds the stack of this id too. In debug builds.
 fn walk_agrees(id: u32, tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
     unwind::walk(tools, registers, Some(entrance));
     is_stack_of_id(id, tools)
@@ -301,7 +300,7 @@ fn is_stack_of_id(id: u32, tools: &OwnerState) -> bool {
     })
 }
 
-/// An allocation while off, silenced, or from inside heapgauge's own code.
+/// Records an allocation while tracking is off, in a suspended thread, or from inside heapgauge's own code.
 #[cold]
 #[inline(never)]
 fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
@@ -323,7 +322,7 @@ fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u
     count_alloc(state, if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }, size)
 }
 
-/// A stack that this thread's cache does not hold.
+/// Interns a stack that this thread's cache does not hold, and counts the block at its id.
 #[cold]
 #[inline(never)]
 fn intern_and_count(
@@ -338,9 +337,9 @@ fn intern_and_count(
     }
 }
 
-/// The id of the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all
-/// recorded. `None`, counted, where there is no room for it. What is not sampled is closed: what the map of stacks
-/// allocates is no block of the program.
+/// Interns the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all recorded. `None`,
+/// counted, where there is no room for it. The budget is sealed meanwhile: a block of the map of stacks is not the
+/// program's.
 #[cold]
 #[inline(never)]
 pub(super) fn intern_slow(
@@ -365,7 +364,7 @@ pub(super) fn intern_slow(
     }
 }
 
-/// Books at `[unrecorded]`, or as untracked while off. The caller tells the peak.
+/// Counts a block at `[unrecorded]`, or as untracked while off. The caller changes the peak.
 #[cold]
 fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = epoch::base();
@@ -382,18 +381,18 @@ fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 
     }
 }
 
-/// The same in the counters that threads share. The peak is told of the size less the bytes of a block that is being
-/// resized.
+/// Counts a block at `[unrecorded]` in the counters that threads share, and publishes the size less the bytes of a block
+/// that is being resized.
 #[cold]
 pub(super) fn record_unattributed_shared(size: usize, resized: i64) -> u32 {
     let base = epoch::base();
     let id = record_unattributed(None, size);
-    // Its free is told to the peak too.
+    // Its free changes the peak too.
     epoch::publish(base, live_bytes(id, size) - resized);
     id
 }
 
-/// Books an allocation under a given id, in the counters of the thread.
+/// Counts an allocation at an id, in the counters of the thread.
 #[inline]
 pub(super) fn count_alloc(state: &'static ThreadState, id: u32, size: usize) -> u32 {
     if size as u64 <= MOST && state.counters.add(id, Direction::Allocated, size) {
@@ -402,20 +401,20 @@ pub(super) fn count_alloc(state: &'static ThreadState, id: u32, size: usize) -> 
     count_alloc_slow(state, id, size)
 }
 
-/// The same where the counters of the thread have no place for it yet, or never.
+/// Makes a place in the counters of the thread, and counts an allocation there or in those that threads share.
 #[cold]
 #[inline(never)]
 fn count_alloc_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
     if state.counters.add_slow(id, Direction::Allocated, size) { id } else { count_alloc_shared(id, size) }
 }
 
-/// Books an allocation under a given id, in the counters that threads share.
+/// Counts an allocation at an id, in the counters that threads share.
 pub(super) fn count_alloc_shared(id: u32, size: usize) -> u32 {
     // Every id that is given out has a place there. 0 has a static one, so this ends.
     if SHARED.add(id, Direction::Allocated, size as u64) { id } else { count_alloc_shared(UNTRACKED, size) }
 }
 
-/// A block that was booked under `id` has no place for its tag: it counts as untracked instead.
+/// Counts a block as untracked instead of at `id`, because there is no memory for its tag.
 #[cold]
 fn tag_lost(id: u32, size: usize) {
     free::record_free(id, size);

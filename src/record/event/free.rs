@@ -1,4 +1,4 @@
-//! A free → counters.
+//! Records frees.
 
 use super::{change_live_bytes, interval_of, sampled_amounts, traced_bytes, unsampled};
 use crate::record::count::counters::{Direction, MOST};
@@ -7,7 +7,7 @@ use crate::record::epoch;
 use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, SHARED};
 
-/// Books the free of a block with this in its tag.
+/// Records the free of a block with this tag.
 #[inline(never)]
 pub(crate) fn record_free(id: u32, size: usize) {
     match unsampled(id) {
@@ -17,7 +17,7 @@ pub(crate) fn record_free(id: u32, size: usize) {
     }
 }
 
-/// Books the free of a block of a stack if all is as usual; else false, and nothing is changed.
+/// Counts the free of a block of a stack in an idle thread; else false, and nothing is changed.
 ///
 /// Part of the program's own code, and calls nothing.
 #[inline(always)]
@@ -36,7 +36,7 @@ pub(crate) fn try_fast_free(id: u32, size: usize) -> bool {
     false
 }
 
-/// The free of a block that is not traced, or not any more; or one that is not as usual.
+/// Records the free of a block that is not traced (any more), or that the fast path has not counted.
 #[inline(never)]
 fn record_free_other(id: u32, size: usize) {
     if id < FIRST {
@@ -49,17 +49,17 @@ fn record_free_other(id: u32, size: usize) {
             }
         }
     } else if id < epoch::base() {
-        // From before a `clear`, or while off: nothing is known of it any more.
+        // From before a `clear`, or while off: its epoch is over.
         return;
     }
     record_free_slow(id, size);
 }
 
-/// Tells the peak what is not known to it.
+/// Publishes this thread's unpublished bytes to the peak.
 #[cold]
 #[inline(never)]
 pub(crate) fn publish() {
-    // In a signal handler the next one sees to it.
+    // In a signal handler it is left to the next event.
     if let Some(state) = thread::idle() {
         let _busy = state.enter(BUSY);
         state.publish();
@@ -73,7 +73,7 @@ fn record_free_slow(id: u32, size: usize) {
     count_free(id, size);
 }
 
-/// Books the free of a block that the peak has been told of.
+/// Counts a free whose bytes have been published to the peak.
 #[inline(never)]
 pub(super) fn count_free(id: u32, size: usize) {
     if id & SAMPLED != 0 {
@@ -104,7 +104,7 @@ pub(super) fn count_free(id: u32, size: usize) {
     }
 }
 
-/// Takes back what a sampled block of this id was booked as.
+/// Counts the free of a sampled block of this id, by the amounts it was allocated with.
 #[cold]
 fn count_free_sampled(id: u32, size: usize) {
     if let Some(interval) = interval_of(id) {

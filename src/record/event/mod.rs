@@ -58,8 +58,8 @@ use crate::record::stack_id::table::{self, IDS_PER_SAMPLED_STACK};
 use crate::record::tag::{SAMPLED, UNTRACKED};
 use crate::record::thread::{self, BUSY};
 
-/// The calling thread's count of blocks that were not sampled, if one with this in its tag belongs to it. A free of
-/// it is to be booked there, and [`publish`] to be called where that says so.
+/// Returns the calling thread's counts of blocks that were not sampled, if a block with this tag belongs to them. Its free
+/// is to be counted there, and [`publish`](free::publish) to be called where that says so.
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
@@ -68,19 +68,19 @@ pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
     (unsampled.id() == u64::from(id)).then_some(unsampled)
 }
 
-/// The ids of a sampled block of this size, each with what is booked there.
+/// Returns the ids of a sampled block of this size, each with the amount that is counted there.
 fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); IDS_PER_SAMPLED_STACK as usize] {
     let Weight { bytes, blocks, variance } = sampling::weight(size as u64, interval);
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }
 
-/// How often blocks of this id are sampled. `None` if it is stale, or no id of a sampled block.
+/// Sample interval of blocks of this id. `None` if it is stale, or no id of a sampled block.
 fn interval_of(id: u32) -> Option<u32> {
     let recorded = (id >= epoch::base() && id < epoch::end_id()).then(|| table::recorded(id)).flatten();
     recorded.map(|recorded| recorded.interval).filter(|interval| *interval != 0)
 }
 
-/// The bytes that a block with this in its tag has in the live bytes of the present epoch.
+/// Bytes of a block with this tag in the live bytes of the present epoch.
 #[inline(always)]
 fn traced_bytes(tag: u32, size: usize) -> i64 {
     let is_traced = if unlikely(tag & SAMPLED != 0) {
@@ -91,12 +91,12 @@ fn traced_bytes(tag: u32, size: usize) -> i64 {
     if is_traced { size as i64 } else { 0 }
 }
 
-/// Bytes that a block booked as this counts for the peak: none if there was no place to book it but as untracked.
+/// Bytes that a block counted at this id adds to the peak: none if it had to be counted as untracked.
 fn live_bytes(id: u32, size: usize) -> i64 {
     if id == UNTRACKED { 0 } else { size as i64 }
 }
 
-/// Books a change of live bytes for the peak. The thread's state is made if it has none because it has only freed so
+/// Adds a change of live bytes for the peak. The thread's state is made if it has none because it has only freed so
 /// far; one that is busy is left alone.
 fn change_live_bytes(change: i64) {
     if change == 0 {

@@ -1,4 +1,4 @@
-//! A block that changes its size → counters.
+//! Records resizes.
 
 use super::alloc::{
     count_alloc, count_alloc_shared, record_alloc, record_alloc_slow, record_unattributed_shared,
@@ -12,18 +12,19 @@ use crate::record::tag::SAMPLED;
 use crate::record::thread::{self, BUSY, INTERNAL, ThreadState};
 use crate::record::unwind::{Entrance, Registers};
 
-/// Books a block that changes its size if it was not sampled and is not now either, and returns what its tag is to
-/// hold. Both sizes are as for [`try_fast`].
+/// Records a resize if the block was not sampled and is not now either, and returns the id for its tag. Both sizes are
+/// as for [`try_fast`].
 #[inline(always)]
 pub(crate) fn try_fast_realloc(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
-    // Where the peak has to be told, the free behind `record_realloc` does it.
+    // Where a publication is due, the free in `record_realloc` does it.
     let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_unpublished())?;
     let id = try_fast(new_size)?;
     unsampled.free(old_size);
     Some(id)
 }
 
-/// Books a block that changes its size and does not [take the fast path](try_fast_realloc), tags it and returns it. Chance decides anew.
+/// Records a resize that does not [take the fast path](try_fast_realloc), tags the block and returns it. Whether it is
+/// sampled is decided anew.
 ///
 /// # Safety
 ///
@@ -42,8 +43,8 @@ pub(crate) unsafe fn record_realloc(
     };
     if old_size <= LARGEST_APART {
         // SAFETY: the caller's duty.
-        let block = unsafe { allocation(block, new_size, config, Entrance::Reallocate) };
-        free(old, old_size);
+        let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
+        record_free(old, old_size);
         return block;
     }
     let resized = traced_bytes(old, old_size);
@@ -59,11 +60,11 @@ pub(crate) unsafe fn record_realloc(
     block
 }
 
-/// A resize of a block up to this size is booked as an allocation and then a free. Where the first of the two is published,
-/// the peak counts the old block too, once: less than a thread may leave unpublished, so that the peak stays in its bounds.
+/// Largest block whose resize is recorded as an allocation and then a free. Where the first of the two is published, the
+/// peak counts the old block too, once: less than a thread may leave unpublished, so that the peak stays in its bounds.
 const LARGEST_APART: usize = 16 << 10;
 
-/// The same in a thread that is silenced or busy, or has no state yet.
+/// Records a resize in a thread that is suspended or busy, or has no state yet.
 ///
 /// # Safety
 ///
@@ -91,22 +92,22 @@ unsafe fn record_realloc_slow(
     unsafe { write_tag(block, new_size, id) }
 }
 
-/// In a silenced thread a block keeps the id it has, but for one that chance has decided about: a block
-/// that grew and kept its place would be in the sample as seldom as when it was small, and weigh as
-/// little as a large one. Chance decides anew, and the stack is the present one.
+/// Counts the new size in a suspended thread, at the id that the block has. Not so a block that could have been sampled:
+/// one that grew and kept its id would be in the sample as seldom as when it was small, and weigh as little as a large
+/// one. Whether it is sampled is decided anew, and the stack is the present one.
 ///
-/// The block's old size is still booked; the peak is told of both.
+/// The caller takes the old size off the counters; the peak gets both changes here.
 pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u32 {
     let base = epoch::base();
     let is_stale = tag & !SAMPLED < base;
-    let record_sampled =
+    let is_sampled_anew =
         if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
     let resized = traced_bytes(tag, old_size);
     match thread::idle() {
-        Some(state) if record_sampled => {
+        Some(state) if is_sampled_anew => {
             refresh_and_record(state, &Registers::here(), new_size, resized, None)
         }
         Some(state) => {
@@ -116,7 +117,7 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
             }
             count_alloc(state, tag, new_size)
         }
-        None if record_sampled => record_unattributed_shared(new_size, resized),
+        None if is_sampled_anew => record_unattributed_shared(new_size, resized),
         None => {
             if !is_stale {
                 epoch::publish(base, new_size as i64 - resized);

@@ -17,7 +17,7 @@ const CONFIG: Config = Config {
     is_global: false,
 };
 
-/// One after the other: the tests share the tracker.
+/// Begins an epoch and serialises the tests, which share the tracker.
 fn started() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +32,7 @@ fn peak() -> u64 {
 
 /// A tag that the program has written over may hold anything. Here it is freed by a thread without a state.
 #[test]
-fn a_tag_of_ones_is_nobodys() {
+fn a_tag_of_ones_belongs_to_no_thread() {
     let _one = started();
     let freed = std::thread::spawn(|| {
         record_free(u32::MAX, 16);
@@ -42,7 +42,7 @@ fn a_tag_of_ones_is_nobodys() {
     epoch::stop();
 }
 
-/// Books a small block as the allocator's own methods do: its tag.
+/// Records a small block as the allocator's methods do, and returns its tag.
 fn allocated(size: usize) -> u32 {
     let mut block = [0u8; SMALL + 4];
     // SAFETY: room for the block and its tag.
@@ -56,7 +56,7 @@ fn allocated(size: usize) -> u32 {
 }
 
 #[test]
-fn nothing_passes_that_is_out_of_the_usual() {
+fn every_change_ends_the_fast_path_at_the_next_block() {
     let _one = started();
     let unsampled = || thread::current().unwrap().hot.unsampled.id() as u32;
     epoch::set_sample_interval(1 << 30);
@@ -78,22 +78,22 @@ fn nothing_passes_that_is_out_of_the_usual() {
     }
     epoch::start();
     epoch::set_sample_interval(1 << 30);
-    let silence = Suspension::new(PAUSED);
+    let suspension = Suspension::new(PAUSED);
     assert_eq!((allocated(16), try_fast(16)), (UNTRACKED, None));
-    drop(silence);
-    // Where a stretch would be opened anew: a block that chance has decided about changes its size.
+    drop(suspension);
+    // A budget would be granted anew: a block that could have been sampled changes its size.
     let id = allocated(16);
-    let silence = Suspension::new(PAUSED);
+    let suspension = Suspension::new(PAUSED);
     assert_eq!((resize_suspended(id, 16, 32), try_fast(16)), (id, None));
-    drop(silence);
+    drop(suspension);
     epoch::set_sample_interval(0);
     epoch::stop();
 }
 
-/// Whoever was about to take it back is not in the child.
+/// The thread that was about to revoke it is not in the child.
 #[cfg(all(unix, not(miri)))]
 #[test]
-fn a_forked_child_takes_back_every_stretch() {
+fn a_forked_child_revokes_every_budget() {
     let _one = started();
     epoch::set_sample_interval(1 << 30);
     allocated(16);
@@ -148,20 +148,20 @@ fn the_peak_is_told_of_what_is_lost() {
 fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
     let _one = started();
     let mut block = vec![0u8; 1 << 20];
-    // SAFETY: a block of this size that nobody else tags.
+    // SAFETY: a block of this size that no other code tags.
     let id = unsafe {
         tag::read(record_alloc(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
     };
     assert!(peak() >= 1 << 20);
     epoch::clear();
-    let silence = Suspension::new(PAUSED);
+    let suspension = Suspension::new(PAUSED);
     for _ in 0..10 {
         // SAFETY: as above.
         let now = unsafe { record_realloc(block.as_mut_ptr(), id, block.len(), block.len(), &CONFIG) };
         // SAFETY: as above.
         assert_eq!(unsafe { tag::read(now, block.len()) }, id);
     }
-    drop(silence);
+    drop(suspension);
     assert_eq!(peak(), 0);
     epoch::stop();
 }

@@ -1,4 +1,4 @@
-//! The gate that `fork` closes: while the process is copied no other thread is inside, that is, in the middle of a
+//! The fork lock, which `fork` closes: while the process is copied no other thread is inside, that is, in the middle of a
 //! change of what all threads share. So a child finds the map of stacks and the read side's tables whole.
 //!
 //! Each thread notes in its own state whether it is inside; entering is two atomic operations, on paths that already
@@ -24,11 +24,11 @@ static CLOSED_BY: AtomicUsize = AtomicUsize::new(0);
 static STATELESS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// How many of [`STATELESS`] are this thread's.
+    /// Share of this thread in [`STATELESS`].
     static OF_STATELESS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How many times a thread is inside: kept in its state, or in [`STATELESS`] where it has none.
+/// Count of the times that a thread is inside: kept in its state, or in [`STATELESS`] where it has none.
 #[derive(Clone, Copy)]
 struct Counter(Option<&'static ThreadState>);
 
@@ -111,9 +111,9 @@ impl Drop for Inside {
     }
 }
 
-/// Does something that may take long, during which a fork need not wait.
+/// Leaves the lock for an action that may take long, during which a fork need not wait.
 ///
-/// What the calling thread has locked inside must be such that a panic may begin here: the child goes on with it as it
+/// What the calling thread has locked inside must be such that a panic may begin here: the child takes it over as it
 /// is.
 pub(crate) fn outside<T>(act: impl FnOnce() -> T) -> T {
     struct Back(Counter, usize);
@@ -202,7 +202,7 @@ fn wait(tries: &mut u32) {
 
 /// A number that no other living thread has and that needs no allocation; not 0.
 ///
-/// Near a thread's end its locals may be gone; such threads share a number.
+/// Near a thread's exit its locals may be gone; such threads share a number.
 pub(crate) fn this_thread() -> usize {
     thread_local! {
         static HERE: u8 = const { 0 };

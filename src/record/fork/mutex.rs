@@ -3,7 +3,7 @@
 //!
 //! A forked child has the memory of its parent but only the thread that forked. A mutex of the standard library that
 //! another thread held at that moment stays locked in the child for ever. This one knows in which process and by which
-//! thread it was locked, so the child takes it over, with its value: that changes only inside the [gate](fork), where a fork
+//! thread it was locked, so the child takes it over, with its value: that changes only inside the [fork lock](fork), where a fork
 //! waits, or lies between two changes in [`fork::outside`], where the fork does not.
 //!
 //! For the read side: a waiting thread sleeps up to a millisecond at a time.
@@ -85,7 +85,7 @@ impl<T> ForkMutex<T> {
         }
     }
 
-    /// Locks. Waits for other threads of this process, outside the gate.
+    /// Locks. Waits for other threads of this process, outside the fork lock.
     pub(crate) fn lock(&self) -> ForkGuard<'_, T> {
         let mut tries = 0;
         loop {
@@ -207,7 +207,7 @@ impl<T: Default> PerProcess<T> {
 mod tests {
     use super::*;
 
-    /// As a child sees a lock of its parent's: the process is another, and the thread is missing.
+    /// A child sees a lock of its parent's so: the process is another, and the thread is missing.
     #[test]
     fn a_lock_of_a_missing_thread_is_taken_over_with_its_value() {
         let mutex = ForkMutex::new(vec![1, 2, 3]);

@@ -1,7 +1,7 @@
 //! Sockets of heapgauge's server → closed in a forked child, where its thread does not exist.
 //!
 //! Open, they would keep the address: it would accept connections that no thread answers, and could not be served again.
-//! A socket is opened and noted, or forgotten and closed, inside the gate: a fork never comes between the two, so what a
+//! A socket is opened and noted, or forgotten and closed, inside the fork lock: a fork never comes between the two, so what a
 //! child closes is a socket of the server's.
 
 use crate::record::fork;
@@ -20,7 +20,7 @@ use std::task::Poll;
 #[cfg(unix)]
 const MOST: usize = 256;
 
-/// Descriptors plus one, 0 where there is none. Relaxed: the gate orders them with a fork.
+/// Descriptors plus one, 0 where there is none. Relaxed: the fork lock orders them with a fork.
 #[cfg(unix)]
 static OPEN: [AtomicI32; MOST] = [const { AtomicI32::new(0) }; MOST];
 
@@ -60,7 +60,7 @@ fn note(socket: &impl AsRawFd) -> io::Result<usize> {
     OPEN.iter().position(is_free).ok_or_else(|| io::Error::other("too many sockets"))
 }
 
-/// What has a descriptor, where there are any.
+/// A type with a descriptor, on systems that have them.
 #[cfg(unix)]
 pub(crate) trait Socket: AsRawFd {}
 #[cfg(unix)]
@@ -95,7 +95,7 @@ impl<S: Socket> ClosedInChild<S> {
         ClosedInChild::noted(make()?)
     }
 
-    /// The same where there may be none yet.
+    /// Opens a socket by `make`, which may have none yet.
     pub(crate) fn poll_new(make: impl FnOnce() -> Poll<io::Result<S>>) -> Poll<io::Result<ClosedInChild<S>>> {
         let _inside = fork::enter();
         make().map(|made| ClosedInChild::noted(made?))

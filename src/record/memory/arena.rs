@@ -9,7 +9,7 @@
 //!     └─▶ else the chunk, cut from below ─▶ else another chunk, and the end of this one goes to the lists
 //! ```
 //!
-//! Whoever takes from a list takes the *whole* list and gives back what it does not need. So nobody compares a list's
+//! A thread takes the *whole* list and gives back what it does not need. So no thread compares a list's
 //! head with what it was a moment ago, which could be the same piece with another one behind it (the trouble with
 //! taking only the first). Meanwhile others find that list empty, and cut from the chunk.
 
@@ -27,23 +27,23 @@ pub(super) const MOST_ALIGNED: usize = 4096;
 /// Sizes are multiples of it: what is left of a piece is then nothing, or enough for a [`Free`].
 const UNIT: usize = 16;
 
-/// What a chunk begins with.
+/// Header of a chunk.
 struct Chunk {
     /// Bytes from the chunk's beginning that are cut off already. Relaxed: pieces do not overlap whatever the order,
     /// and what is in them is zero since the chunk was made.
     used: AtomicUsize,
 }
 
-/// What a piece that came back begins with. It belongs to one thread alone, or stands in a list.
+/// Header of a piece that came back. It belongs to one thread alone, or is in a list.
 struct Free {
     next: *mut Free,
-    /// Of the whole piece.
+    /// Bytes of the whole piece.
     size: usize,
 }
 
 const _: () = assert!(size_of::<Free>() == UNIT && size_of::<Chunk>() <= UNIT);
 
-/// Where small tables come from.
+/// The arena of small tables.
 pub(super) static CHUNKS: Chunks = Chunks::new();
 
 /// A chunk and the lists.
@@ -55,7 +55,7 @@ pub(super) struct Chunks {
     lists: [AtomicPtr<Free>; class(CHUNK) + 1],
 }
 
-/// So many pieces of the class that the wanted size lies in are looked at: some are smaller, some not aligned.
+/// Number of pieces that are looked at in the class of the wanted size: some are smaller, some not aligned.
 const LOOKS: usize = 16;
 
 fn units(size: usize) -> usize {
@@ -88,7 +88,7 @@ impl Chunks {
     ///
     /// # Safety
     ///
-    /// * `piece` came from `take` with a layout of this size, and nobody reads it any more.
+    /// * `piece` came from `take` with a layout of this size, and it is not read any more.
     pub(super) unsafe fn give_back(&self, piece: *mut u8, size: usize) {
         // SAFETY: the caller's duties; as many bytes were taken, and every piece is aligned to a unit.
         unsafe { self.push(piece, units(size)) };
@@ -132,17 +132,17 @@ impl Chunks {
             Ok(_) => {
                 // SAFETY: as in `cut_from`.
                 if let Some(Chunk { used }) = unsafe { full.as_ref() } {
-                    // From here on nobody cuts from it. The end is for smaller pieces.
+                    // From here on no thread cuts from it. The end is for smaller pieces.
                     let rest = used.swap(CHUNK, Ordering::Relaxed);
                     if rest < CHUNK {
-                        // SAFETY: nobody has cut it and nobody will; sizes and the chunk are multiples of a unit.
+                        // SAFETY: it is not cut and never will be; sizes and the chunk are multiples of a unit.
                         unsafe { self.push(full.cast::<u8>().wrapping_add(rest), CHUNK - rest) };
                     }
                 }
                 Ok(piece)
             }
             Err(now) => {
-                // SAFETY: made above and seen by nobody.
+                // SAFETY: made above and not published.
                 unsafe { mapping::end(fresh.cast(), CHUNK) };
                 Err(now)
             }
@@ -197,7 +197,7 @@ impl Chunks {
     ///
     /// # Safety
     ///
-    /// * It is nobody's, aligned to a unit, and so many bytes long, a multiple of a unit that is not 0.
+    /// * It belongs to the caller alone, aligned to a unit, and so many bytes long, a multiple of a unit that is not 0.
     unsafe fn push(&self, piece: *mut u8, size: usize) {
         // Of the mapping's provenance, as every piece: a list goes through all of them.
         let piece = piece.cast::<Free>();
@@ -206,8 +206,8 @@ impl Chunks {
         let list = &self.lists[class(size)];
         let mut head = list.load(Ordering::Relaxed);
         loop {
-            // SAFETY: as above; nobody sees it yet. Whatever else the head has been meanwhile, if it is that now, then
-            // this is what stands behind the piece.
+            // SAFETY: as above; no other thread sees it yet. Whatever else the head has been meanwhile, if it is that now, then
+            // this is what follows the piece.
             unsafe { (*piece).next = head };
             // Release: pairs with the Acquire of `take_used`, which then sees what is in it.
             match list.compare_exchange_weak(head, piece, Ordering::Release, Ordering::Relaxed) {
@@ -374,7 +374,7 @@ mod tests {
         assert_ne!(large[4].addr(), first + 4 * size);
     }
 
-    /// Nobody gets what another has, nothing is lost, and all of it is zero: with many threads at once.
+    /// No thread gets a piece of another, nothing is lost, and all of it is zero: with many threads at once.
     #[test]
     fn threads_that_take_and_give_back_at_once() {
         let (threads, rounds) = if cfg!(miri) { (3, 60) } else { (8, 20_000) };
@@ -412,7 +412,7 @@ mod tests {
 
     fn total(mut piece: *mut Free) -> usize {
         let mut sum = 0;
-        // SAFETY: null, or a piece of a list that nobody changes any more.
+        // SAFETY: null, or a piece of a list that no thread changes any more.
         while let Some(Free { next, size }) = unsafe { piece.as_ref() } {
             (piece, sum) = (*next, sum + size);
         }

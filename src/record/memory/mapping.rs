@@ -10,7 +10,7 @@ pub(super) fn make(size: usize) -> *mut u8 {
 
 /// # Safety
 ///
-/// * `pointer` came from `make(size)`, and nobody reads it any more.
+/// * `pointer` came from `make(size)`, and it is not read any more.
 pub(super) unsafe fn end(pointer: *mut u8, size: usize) {
     // SAFETY: the caller's duties. It fails only where a mapping in the middle of others cannot be cut out, and
     // then stays.

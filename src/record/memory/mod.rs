@@ -22,7 +22,7 @@ use std::alloc::{GlobalAlloc, System};
 /// Bytes handed out and not returned. Relaxed: a figure for people, orders nothing.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// Of them, the tables that single threads write: their counters and caches. Relaxed, as above.
+/// Bytes of the tables that single threads write: their counters and caches. Relaxed, as above.
 static OF_THREADS: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes of the map of stacks, which come through the global allocator and not from here. Relaxed, as above.
@@ -98,7 +98,7 @@ pub(crate) unsafe fn free_array_of_thread<T>(pointer: *mut T, len: usize) {
 /// # Safety
 ///
 /// * `pointer` came from `zeroed_array::<T>(len)` with the same `T` and `len`, and was not freed.
-/// * Nobody reads it any more.
+/// * It is not read any more.
 pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
     if let Some(layout) = table_layout::<T>(len) {
         // SAFETY: the caller's duties: made with the same layout.
@@ -111,7 +111,7 @@ pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
 /// # Safety
 ///
 /// * `pointer` came from `zeroed_bytes(layout)`, and was not freed.
-/// * Nobody reads it any more.
+/// * It is not read any more.
 pub(crate) unsafe fn free_bytes(pointer: *mut u8, layout: Layout) {
     // SAFETY: the caller's duties.
     unsafe { end(pointer, layout) };
@@ -136,7 +136,7 @@ unsafe fn make(layout: Layout) -> *mut u8 {
 
 /// # Safety
 ///
-/// * `pointer` came from `make(layout)`, was not freed, and nobody reads it any more.
+/// * `pointer` came from `make(layout)`, was not freed, and it is not read any more.
 #[cfg(target_os = "linux")]
 unsafe fn end(pointer: *mut u8, layout: Layout) {
     if layout.size() >= MAPPED {
@@ -159,7 +159,7 @@ unsafe fn make(layout: Layout) -> *mut u8 {
 
 /// # Safety
 ///
-/// * `pointer` came from `make(layout)`, was not freed, and nobody reads it any more.
+/// * `pointer` came from `make(layout)`, was not freed, and it is not read any more.
 #[cfg(not(target_os = "linux"))]
 unsafe fn end(pointer: *mut u8, layout: Layout) {
     // SAFETY: the caller's duties: same allocator, same layout.
@@ -206,13 +206,13 @@ pub(crate) fn thread_may_grow(bytes: usize) -> bool {
 }
 
 /// Whether there is room for the state of one more thread. A sixteenth beyond the limit of all other tables is for states
-/// alone: where stacks have taken the rest, a new thread still books where it belongs.
+/// alone: where stacks have taken the rest, a new thread still counts where it belongs.
 pub(crate) fn has_room_for_thread(bytes: usize) -> bool {
     let limit = LIMIT.load(Ordering::Relaxed);
     counted() + bytes as u64 <= limit + limit / 16
 }
 
-/// Says that a table is wanted whatever the limit: it is small, and its thread cannot do without.
+/// Allows a table beyond the limit: it is small, and its thread cannot do without.
 pub(crate) fn always(_bytes: usize) -> bool {
     true
 }
@@ -226,7 +226,7 @@ pub(crate) fn set_limit(bytes: u64) {
 mod tests {
     use super::*;
 
-    /// Of two threads, say: what lies next to a table may be another one's.
+    /// A table next to another one may be another thread's.
     #[test]
     fn tables_share_no_pair_of_cache_lines() {
         let mut taken = Vec::new();

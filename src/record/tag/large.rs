@@ -3,9 +3,9 @@
 //! Two live blocks of at least [`GRANULE`] bytes never begin in the same granule, so the granule
 //! number of a block's address names it and no key need be stored, compared or locked: the map is a
 //! two-level array. A leaf is reserved once and its pages appear as they are touched; a page of ids
-//! covers 1 MiB of addresses, so the map costs 0.4 % where large blocks stand side by side.
+//! covers 1 MiB of addresses, so the map costs 0.4 % where large blocks are side by side.
 //!
-//! The entry of a block belongs to whoever owns the block, so Relaxed is enough throughout: handing
+//! The entry of a block belongs to the owner of the block, so Relaxed is enough throughout: handing
 //! a block to another thread, or an address to the next block, synchronises already.
 
 use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
@@ -20,7 +20,7 @@ pub(crate) const AVAILABLE: bool = cfg!(all(target_os = "linux", target_pointer_
 /// 2^20 ids a leaf: 4 MiB reserved for 1 GiB of addresses.
 const LEAF_BITS: u32 = 20;
 const LEAF_LEN: usize = 1 << LEAF_BITS;
-/// What Linux hands out unless a program asks for more by name (x86-64 and aarch64: at most 48).
+/// Width of the addresses that Linux gives unless a program asks for more by name (x86-64 and aarch64: at most 48).
 const ADDRESS_BITS: u32 = 48;
 const ROOT_LEN: usize = if AVAILABLE { 1 << (ADDRESS_BITS - GRANULE_BITS - LEAF_BITS) } else { 1 };
 
@@ -29,7 +29,7 @@ type Leaf = [AtomicU32; LEAF_LEN];
 /// 2 MiB of zero pages, of which a program touches one or two.
 static ROOT: [AtomicPtr<Leaf>; ROOT_LEN] = [const { AtomicPtr::new(std::ptr::null_mut()) }; ROOT_LEN];
 
-/// What a root entry holds once its leaf could not be had. It stays so: a block allocated without a
+/// Marks a root entry whose leaf could not be mapped. It stays so: a block allocated without a
 /// leaf must not find one when it is freed.
 fn no_leaf() -> *mut Leaf {
     std::ptr::without_provenance_mut(1)
@@ -53,7 +53,7 @@ pub(crate) fn set(address: usize, id: u32) -> bool {
     }
 }
 
-/// What [`set`] kept last for this address, 0 if nothing.
+/// Returns the id that [`set`] kept last for this address, 0 if none.
 #[inline(always)]
 pub(crate) fn get(address: usize) -> u32 {
     entry(address).map_or(0, |entry| entry.load(Ordering::Relaxed))
@@ -128,7 +128,7 @@ fn reserve() -> Option<*mut Leaf> {
 
 #[cfg(target_os = "linux")]
 fn unreserve(leaf: *mut Leaf) {
-    // SAFETY: a mapping of `reserve` that lost the race and that nobody has seen.
+    // SAFETY: a mapping of `reserve` that lost the race and that no other thread has seen.
     unsafe { libc::munmap(leaf.cast(), size_of::<Leaf>()) };
 }
 
@@ -140,7 +140,7 @@ fn reserve() -> Option<*mut Leaf> {
 #[cfg(not(target_os = "linux"))]
 fn unreserve(_leaf: *mut Leaf) {}
 
-/// Bytes of the map that stand in memory now. Asks the kernel once for each leaf.
+/// Bytes of the map that are resident now. Asks the kernel once for each leaf.
 pub(crate) fn resident_bytes() -> u64 {
     let mut pages = 0;
     for root in &ROOT {

@@ -1,6 +1,6 @@
 //! A block's stack id ⇄ the few bytes that remember it: behind the block, or in the tag map.
 //!
-//! Small blocks are asked for with [`TAG_BYTES`] more, and the id stands right behind what the
+//! Small blocks are asked for with [`TAG_BYTES`] more, and the id is stored right behind what the
 //! program asked for: one load finds it, no table, no lock. A block of [`large::GRANULE`] bytes or
 //! more keeps its own size and its id goes to the [`tag_map`]: four bytes more would push a power of
 //! two into the next size class (measured around jemalloc: +22 % at 4,096 bytes), and would dirty the
@@ -19,8 +19,8 @@ pub(crate) const UNTRACKED: u32 = 0;
 pub(crate) const OVERHEAD: u32 = 1;
 /// The first id a stack can have. Above it, an id below the tracker's base is stale.
 pub(crate) const FIRST: u32 = 2;
-/// Set in the tag of a sampled block; the rest is its stack id. No id has it, so no counters stand at a
-/// tag that has it, and whoever looks for them finds out there: blocks of the usual kind pay nothing.
+/// Set in the tag of a sampled block; the rest is its stack id. No id has it, so no counters belong to a
+/// tag that has it, and a look for them finds that out: blocks that are not sampled pay nothing.
 pub(crate) const SAMPLED: u32 = 1 << 31;
 
 /// Blocks of fewer bytes have their id behind them.
@@ -29,7 +29,7 @@ const _: () = assert!(SMALL == large::GRANULE);
 
 const TAG_BYTES: usize = size_of::<u32>();
 
-/// What to ask the inner allocator for; `None` where the size would leave what a layout may hold.
+/// Layout to ask the inner allocator for; `None` where the size would leave what a layout may hold.
 #[inline(always)]
 pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout.size()) {
@@ -60,13 +60,13 @@ pub(crate) unsafe fn inner_layout_unchecked(layout: Layout) -> Layout {
     unsafe { Layout::from_size_align_unchecked(layout.size() + TAG_BYTES, layout.align()) }
 }
 
-/// Keeps `id` for the block. False when there was no memory to keep it in: the block then counts as
+/// Stores `id` for the block. False when there was no memory to keep it in: the block then counts as
 /// [`UNTRACKED`], now and when it is freed.
 ///
 /// # Safety
 ///
 /// * `block` is a live block that the inner allocator made for `inner_layout(layout)`.
-/// * Nobody else reads or writes its tag meanwhile.
+/// * No other thread reads or writes its tag meanwhile.
 #[inline(always)]
 pub(crate) unsafe fn write(block: *mut u8, size: usize, id: u32) -> bool {
     if is_in_map(size) {
@@ -97,7 +97,7 @@ fn is_in_map(size: usize) -> bool {
     large::AVAILABLE && unlikely(size >= large::GRANULE)
 }
 
-// ── The usual block ─────────────────────────────────────────────────────────────────────────────
+// ── The small block ─────────────────────────────────────────────────────────────────────────────
 
 /// Whether a block is small and aligned to at most [`LARGEST_SMALL_ALIGN`] and its own size, as nearly all are: what
 /// follows is then the same as above, with less to ask.
@@ -115,16 +115,16 @@ pub(crate) fn is_small(size: usize, align: usize) -> bool {
     is_small
 }
 
-/// What every allocator gives, and nearly all blocks ask for.
+/// Alignment that every allocator gives, and nearly all blocks ask for.
 const LARGEST_SMALL_ALIGN: usize = 8;
 
-/// Whether the id of a block of this size stands behind it, whatever its alignment.
+/// Whether the id of a block of this size is stored behind it, whatever its alignment.
 #[inline(always)]
 pub(crate) fn is_behind(size: usize) -> bool {
     size < SMALL
 }
 
-/// [`inner_layout`] of a usual block.
+/// [`inner_layout`] of a small block.
 ///
 /// # Safety
 ///
@@ -135,7 +135,7 @@ pub(crate) unsafe fn inner_layout_of_small(layout: Layout) -> Layout {
     unsafe { Layout::from_size_align_unchecked(inner_size_of_small(layout.size()), layout.align()) }
 }
 
-/// The size that the inner allocator is asked for, of a usual block.
+/// Size to ask the inner allocator for, for a small block.
 #[inline(always)]
 pub(crate) fn inner_size_of_small(size: usize) -> usize {
     size + TAG_BYTES
@@ -148,7 +148,7 @@ pub(crate) fn inner_size_of_small(size: usize) -> usize {
 /// * As for [`write()`].
 #[inline(always)]
 pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
-    // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and to nobody but us;
+    // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and only this module touches them;
     // the write is unaligned because sizes are arbitrary.
     unsafe { block.add(size).cast::<u32>().write_unaligned(id) }
 }

@@ -6,7 +6,7 @@ use crate::record::thread::state::ThreadState;
 
 pub(super) use platform::{at_thread_end, prepare};
 
-/// When a state exists but its thread is in its last key destructor.
+/// Counts a round of key destructors, and releases the state in the last one. True if it was that.
 #[cfg_attr(not(unix), allow(dead_code))]
 fn exit_round(state: &'static ThreadState) -> bool {
     let exit_rounds = state.exit_rounds.get() + 1;
@@ -19,7 +19,7 @@ fn exit_round(state: &'static ThreadState) -> bool {
     true
 }
 
-/// In which round of key destructors a thread parts with its state: the last but none, so that the
+/// Round of key destructors in which a thread releases its state: the very last one, so that the
 /// destructors of others, which may allocate, have run before.
 static LAST_EXIT_ROUND: AtomicU32 = AtomicU32::new(4);
 
@@ -36,14 +36,14 @@ mod platform {
         // SAFETY: plain queries of constants.
         let rounds = unsafe { libc::sysconf(libc::_SC_THREAD_DESTRUCTOR_ITERATIONS) };
         if let Ok(rounds @ 1..) = u32::try_from(rounds) {
-            // ThreadSanitizer parts with the thread in the last round too, and faults in what runs after that.
+            // ThreadSanitizer releases the thread in the last round too, and faults in what runs after that.
             let last = if cfg!(heapgauge_sanitized) { (rounds - 1).max(1) } else { rounds };
             LAST_EXIT_ROUND.store(last, Ordering::Relaxed);
         }
     }
 
     fn key() -> Option<libc::pthread_key_t> {
-        // Acquire/AcqRel: whoever sees the key may use it.
+        // Acquire/AcqRel: a thread that sees the key may use it.
         let present = KEY.load(Ordering::Acquire);
         if present != 0 {
             return Some((present - 1) as libc::pthread_key_t);
@@ -56,7 +56,7 @@ mod platform {
         match KEY.compare_exchange(0, fresh as usize + 1, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(fresh),
             Err(earlier) => {
-                // SAFETY: made above, used by nobody.
+                // SAFETY: made above and not used.
                 unsafe { libc::pthread_key_delete(fresh) };
                 Some((earlier - 1) as libc::pthread_key_t)
             }

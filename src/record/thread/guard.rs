@@ -4,7 +4,7 @@ use crate::record::thread::registry::{current, current_or_make};
 use crate::record::thread::state::ThreadState;
 use std::marker::PhantomData;
 
-/// One level of silence of the calling thread, for as long as it lives.
+/// Suspends recording in the calling thread by one level, for as long as it lives.
 pub(crate) struct Suspension {
     kind: u8,
     /// The state that counts it: none where the thread had none when it began, though it may have one when it ends.
@@ -14,7 +14,7 @@ pub(crate) struct Suspension {
 }
 
 impl Suspension {
-    /// Of the given kind, [`PAUSED`](super::PAUSED) or [`INTERNAL`](super::INTERNAL).
+    /// Suspends recording for the given reason, [`PAUSED`](super::PAUSED) or [`INTERNAL`](super::INTERNAL).
     pub(crate) fn new(kind: u8) -> Suspension {
         let state = current_or_make();
         if let Some(state) = state {
@@ -43,7 +43,7 @@ mod tests {
 
     /// The first was made where its thread could have no state, near its end or without memory: it counts no level.
     #[test]
-    fn silences_end_in_any_order() {
+    fn suspensions_end_in_any_order() {
         std::thread::spawn(|| {
             LOCAL.set(&raw const GONE);
             let uncounted = Suspension::new(PAUSED);

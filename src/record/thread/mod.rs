@@ -10,7 +10,7 @@
 //!                                  └──────────── released ◀─────────────────┘
 //! ```
 //!
-//! A thread without a state (it is starting, ending, or there was no memory) books at [`SHARED`].
+//! A thread without a state (it is starting, ending, or there was no memory) counts at [`SHARED`].
 
 mod exit;
 mod guard;

@@ -11,15 +11,15 @@ use std::cell::Cell;
 use std::hint::assert_unchecked;
 
 thread_local! {
-    /// The front of this thread's state, [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
+    /// Points to the hot part of this thread's state: [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
     /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
     pub(super) static LOCAL: Cell<*const HotState> = const { Cell::new(&raw const NOT_YET) };
 }
 
-/// Of a thread that has no state yet.
+/// Placeholder of a thread that has no state yet.
 pub(super) static NOT_YET: HotState = HotState::placeholder();
 
-/// Of a thread that has no state and shall not get one now.
+/// Placeholder of a thread that has no state and must not get one now.
 pub(super) static GONE: HotState = HotState::placeholder();
 
 /// Counters for all threads that have no state of their own; written by atomic adds.
@@ -31,15 +31,15 @@ static ALL: List<ThreadState> = List::new();
 /// States that wait to be adopted, so that a new thread need not search in vain. A hint: Relaxed.
 static RELEASED: AtomicUsize = AtomicUsize::new(0);
 
-/// The front of the calling thread's state, or one of nobody.
+/// Returns the hot part of the calling thread's state, or a placeholder.
 #[inline(always)]
 pub(crate) fn hot_state() -> &'static HotState {
-    let front = local();
+    let hot = local();
     // SAFETY: a static, or of a state, and states are never freed.
     unsafe {
         // The compiler forgets it in an `Option` of what comes first there.
-        assert_unchecked(!front.is_null());
-        &*front
+        assert_unchecked(!hot.is_null());
+        &*hot
     }
 }
 
@@ -51,40 +51,40 @@ fn local() -> *const HotState {
 /// The state of the calling thread, if it has one.
 #[inline(always)]
 pub(crate) fn current() -> Option<&'static ThreadState> {
-    let front = local();
-    let has_none = std::ptr::eq(front, &raw const NOT_YET) || std::ptr::eq(front, &raw const GONE);
-    // SAFETY: then it points to a state, whose front is its first field.
-    (!has_none).then(|| unsafe { &*front.cast::<ThreadState>() })
+    let hot = local();
+    let has_none = std::ptr::eq(hot, &raw const NOT_YET) || std::ptr::eq(hot, &raw const GONE);
+    // SAFETY: then it points to a state, whose hot part is its first field.
+    (!has_none).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
 /// The state of the calling thread, if it has one that is not busy.
 #[inline(always)]
 pub(crate) fn idle() -> Option<&'static ThreadState> {
-    let front = local();
+    let hot = local();
     // SAFETY: as in `hot_state`.
-    let is_busy = unsafe { &*front }.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
-    // SAFETY: nobody is busy, so it is the front of a state, and its first field.
-    (!is_busy).then(|| unsafe { &*front.cast::<ThreadState>() })
+    let is_busy = unsafe { &*hot }.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    // SAFETY: placeholders are busy, so it is the hot part of a state, which is its first field.
+    (!is_busy).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it has one that is neither busy nor silenced.
+/// The state of the calling thread, if it has one that is neither busy nor suspended.
 #[inline(always)]
 pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
-    let front = local();
+    let hot = local();
     // SAFETY: as in `hot_state`.
-    let is_suspended = unsafe { &*front }.flags.load(Ordering::Relaxed) & FLAGS != 0;
+    let is_suspended = unsafe { &*hot }.flags.load(Ordering::Relaxed) & FLAGS != 0;
     // SAFETY: as in `idle`.
-    (!is_suspended).then(|| unsafe { &*front.cast::<ThreadState>() })
+    (!is_suspended).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it has one that [is tuned](HotState::is_at_generation).
+/// The state of the calling thread, if it is [at this generation](HotState::is_at_generation).
 #[inline(always)]
 pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
-    let front = local();
+    let hot = local();
     // SAFETY: as in `hot_state`.
-    let is_current = unsafe { &*front }.is_at_generation(generation);
-    // SAFETY: what is tuned is the front of a state, and its first field.
-    is_current.then(|| unsafe { &*front.cast::<ThreadState>() })
+    let is_current = unsafe { &*hot }.is_at_generation(generation);
+    // SAFETY: no placeholder is at a generation, so it is the hot part of a state, which is its first field.
+    is_current.then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
 /// The state of the calling thread, made if it may have one; `None` near the thread's end.
@@ -97,10 +97,10 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     if std::ptr::eq(local(), &raw const GONE) || LOCAL.try_with(|local| local.set(&raw const GONE)).is_err() {
         return None;
     }
-    // From here on an allocation by what is called below finds `GONE`, and is booked at SHARED.
+    // From here on an allocation by what is called below finds `GONE`, and is counted at SHARED.
     let state = adopt().or_else(make);
     if let Some(state) = state {
-        // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps everybody else out.
+        // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps all other code out.
         let tools = unsafe { state.tools() };
         tools.bounds = stack_bounds::of_this_thread();
         tools.layouts.prepare();
@@ -128,7 +128,7 @@ fn adopt() -> Option<&'static ThreadState> {
     Some(state)
 }
 
-/// Bytes that an idle thread takes beside its state: the smallest of its caches.
+/// Bytes of the smallest caches, which an idle thread takes beside its state.
 const IDLE_CACHES: usize = 8 << 10;
 
 pub(super) fn make() -> Option<&'static ThreadState> {
@@ -150,7 +150,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     ALL.iter()
 }
 
-/// Has every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
+/// Makes every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
 pub(crate) fn revoke_unpublished() {
     ALL.iter_after().for_each(|state| state.unpublished.revoke());
 }
@@ -174,7 +174,7 @@ pub(super) fn release(state: &ThreadState) {
     RELEASED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// In a forked child: only the calling thread is left, every other state may be adopted.
+/// Releases all states but the calling thread's, in a forked child, which has no other thread.
 pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {

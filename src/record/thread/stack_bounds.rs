@@ -1,4 +1,4 @@
-//! The calling thread → where its stack lies, without a lock and without memory.
+//! The calling thread → the bounds of its stack, without a lock and without memory.
 //!
 //! `pthread_getattr_np` takes the thread's own lock and allocates, and the standard library calls it as a thread
 //! begins: a signal handler that interrupts that, and is the first in its thread to allocate, would wait for itself. So
@@ -12,7 +12,7 @@
 
 use crate::base::atomics::{AtomicBool, AtomicUsize, Ordering};
 
-/// Where the calling thread's stack lies, as far as is known.
+/// Bounds of the calling thread's stack, as far as is known.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct StackBounds {
     /// Highest address, exclusive; 0 when unknown.
@@ -26,21 +26,21 @@ pub(crate) struct StackBounds {
 impl StackBounds {
     /// Whether a stack pointer is on this stack, as far as is known.
     #[inline(always)]
-    pub(crate) fn hold(&self, stack_pointer: usize) -> bool {
+    pub(crate) fn contains(&self, stack_pointer: usize) -> bool {
         // 0 < distance <= size.
         self.end.wrapping_sub(stack_pointer).wrapping_sub(1) < self.size
     }
 
-    /// Finds out whether it is, for a stack pointer of the calling thread.
-    pub(crate) fn reach(&mut self, stack_pointer: usize) -> bool {
-        self.hold(stack_pointer) || self.reach_slow(stack_pointer, is_readable)
+    /// Extends the bounds to a stack pointer of the calling thread, if that is on this stack.
+    pub(crate) fn extend_to(&mut self, stack_pointer: usize) -> bool {
+        self.contains(stack_pointer) || self.extend_to_slow(stack_pointer, is_readable)
     }
 
     #[cold]
     #[inline(never)]
-    fn reach_slow(&mut self, stack_pointer: usize, is_readable: impl Fn(usize) -> bool) -> bool {
+    fn extend_to_slow(&mut self, stack_pointer: usize, is_readable: impl Fn(usize) -> bool) -> bool {
         let main = main_stack();
-        if main.hold(stack_pointer) {
+        if main.contains(stack_pointer) {
             *self = main;
             return true;
         }
@@ -138,7 +138,7 @@ pub(crate) fn copy(address: usize, to: &mut [u8]) -> bool {
     probe::copy(address, to)
 }
 
-/// Which pages of a foreign stack are there: asked one at a time, as a walk comes to them. Without a kernel to ask,
+/// Readable pages of a foreign stack: asked one at a time, as a walk comes to them. Without a kernel to ask,
 /// all are taken to be.
 pub(crate) struct ForeignPages {
     /// The last one that can be read.
@@ -153,13 +153,13 @@ impl ForeignPages {
 
     /// Whether the word at an aligned address can be read.
     #[inline]
-    pub(crate) fn hold(&mut self, address: usize) -> bool {
+    pub(crate) fn contains(&mut self, address: usize) -> bool {
         let page = address & !(page_size() - 1);
-        page == self.page || self.hold_slow(page)
+        page == self.page || self.contains_slow(page)
     }
 
     #[cold]
-    fn hold_slow(&mut self, page: usize) -> bool {
+    fn contains_slow(&mut self, page: usize) -> bool {
         let holds = !CAN_ASK_KERNEL.load(Ordering::Relaxed) || is_readable(page);
         if holds {
             self.page = page;
@@ -180,7 +180,7 @@ impl ForeignPages {
 )]
 mod probe;
 
-/// As the C library tells it: in the main thread by a file, in the others under a lock of the thread.
+/// Asks the C library for the bounds: in the main thread by a file, in the others under a lock of the thread.
 #[cfg(target_os = "linux")]
 fn as_told() -> StackBounds {
     // SAFETY: plain queries.
@@ -232,7 +232,7 @@ mod tests {
             address != guard
         };
         let mut bounds = begun();
-        let mut reach = |sp| bounds.hold(sp) || bounds.reach_slow(sp, is_readable);
+        let mut reach = |sp| bounds.contains(sp) || bounds.extend_to_slow(sp, is_readable);
         assert!(!reach(END) && !reach(END + 8) && !reach(END + (1 << 30)) && !reach(END - FARTHEST - 8));
         assert!(asked.take().is_empty());
         assert!(reach(END - 8) && reach(END - 0x450));
@@ -299,9 +299,9 @@ mod tests {
             pages.addr()
         };
         let mut foreign = ForeignPages::from(pages + 128);
-        assert!(foreign.hold(pages) && foreign.hold(pages + size - 8));
-        assert!(!foreign.hold(pages + size) && !foreign.hold(pages + 2 * size - 8));
-        assert!(foreign.hold(pages + 2 * size) && foreign.hold(pages));
+        assert!(foreign.contains(pages) && foreign.contains(pages + size - 8));
+        assert!(!foreign.contains(pages + size) && !foreign.contains(pages + 2 * size - 8));
+        assert!(foreign.contains(pages + 2 * size) && foreign.contains(pages));
         // SAFETY: the mapping above.
         unsafe { libc::munmap(std::ptr::without_provenance_mut(pages), 3 * size) };
     }
@@ -311,7 +311,7 @@ mod tests {
     fn down(depth: usize, bounds: &mut StackBounds, told: StackBounds) {
         let room = std::hint::black_box([depth; 100]);
         let here = (&raw const room).addr();
-        assert!(bounds.reach(here) && told.hold(here));
+        assert!(bounds.extend_to(here) && told.contains(here));
         assert!(bounds.end <= told.end && bounds.end - bounds.size >= (told.end - told.size) & !(PAGE - 1));
         if depth > 0 {
             down(depth - 1, bounds, told);
@@ -326,14 +326,15 @@ mod tests {
             let (mut bounds, told) = (of_this_thread(), as_told());
             // As in a handler on a stack of its own that is the first to allocate in its thread.
             let elsewhere = Box::new([0u8; 100]);
-            assert!(!bounds.reach((&raw const *elsewhere).addr()));
+            assert!(!bounds.extend_to((&raw const *elsewhere).addr()));
             down(1_000, &mut bounds, told);
             let size = bounds.size;
             assert!(size > 800_000);
             assert!(
-                !bounds.reach((&raw const *elsewhere).addr()) && !bounds.reach(told.end - told.size - PAGE)
+                !bounds.extend_to((&raw const *elsewhere).addr())
+                    && !bounds.extend_to(told.end - told.size - PAGE)
             );
-            assert!(bounds.reach((&raw const size).addr()));
+            assert!(bounds.extend_to((&raw const size).addr()));
         };
         std::thread::spawn(run).join().unwrap();
     }
@@ -344,7 +345,7 @@ mod tests {
         extern "C" fn run(_: *mut libc::c_void) -> *mut libc::c_void {
             let (mut bounds, told) = (of_this_thread(), as_told());
             down(100, &mut bounds, told);
-            assert!(!bounds.reach(told.end + 16));
+            assert!(!bounds.extend_to(told.end + 16));
             std::ptr::null_mut()
         }
         prepare();

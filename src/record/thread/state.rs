@@ -1,4 +1,4 @@
-//! What heapgauge keeps for one thread, and the marks that say what the thread is doing.
+//! State of one thread, and the flags that say what the thread is doing.
 
 use crate::base::atomics::{
     AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
@@ -15,14 +15,14 @@ use crate::record::thread::stack_bounds::StackBounds;
 use crate::record::unwind::rule_cache::Rules;
 use std::cell::{Cell, UnsafeCell};
 
-/// Return addresses of one walk, laid out as a recorded stack is: see `stacks`.
+/// Return addresses of one walk, laid out as a recorded stack is: see `stack_id::table`.
 #[repr(C)]
 pub(crate) struct StackBuffer {
     pub header: StackHeader,
     pub addresses: [usize; MAX_ADDRESSES],
 }
 
-/// What stands in front of the addresses of a stack.
+/// Header of the addresses of a stack.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct StackHeader {
@@ -34,7 +34,7 @@ pub(crate) struct StackHeader {
     pub truncated: bool,
 }
 
-/// What the parts of a state that only its thread touches look like.
+/// The part of a state that only its thread reads and writes.
 pub(crate) struct OwnerState {
     pub rules: Rules,
     pub layouts: Layouts,
@@ -45,28 +45,27 @@ pub(crate) struct OwnerState {
     pub parser: *mut u8,
 }
 
-/// What the program's own code looks at, at each event.
+/// The part of a state that inlined code reads at each event.
 #[repr(C)]
 pub(crate) struct HotState {
     pub unsampled: Unsampled,
-    /// Why the next event is not recorded in the usual way: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`INTERNAL`]; and, in the bits above those, the tracker's generation that `tools` belong to, so that one comparison
-    /// tells whether the next event that is recorded is an ordinary one. Written by its
+    /// Reasons why the next event cannot take the fast path: [`BUSY`], [`INTERNING`], [`PAUSED`],
+    /// [`INTERNAL`]; and, in the bits above those, the tracker's generation that the owner's caches belong to, so that one comparison
+    /// tells whether the next event can. Written by its
     /// thread only; atomic because a signal handler of that thread reads it.
     pub(super) flags: AtomicU32,
 }
 
-// SAFETY: as for `ThreadState`; of those of nobody, nothing is written.
+// SAFETY: as for `ThreadState`; a placeholder is never written.
 unsafe impl Sync for HotState {}
 
 impl HotState {
-    /// One that is busy and never tuned, and that no block belongs to.
+    /// Stands in for the state of a thread that has none: busy, of no generation, without blocks.
     pub(super) const fn placeholder() -> HotState {
         HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
     }
 
-    /// Whether nothing is out of the usual, tracking is on, and `tools` are of this generation. Then it is the front of
-    /// a state.
+    /// Whether no flag is set, tracking is on, and the owner's caches are of this generation. A placeholder never is.
     #[inline(always)]
     pub(crate) fn is_at_generation(&self, generation: u32) -> bool {
         self.flags.load(Ordering::Relaxed) == generation
@@ -84,7 +83,7 @@ pub(crate) struct ThreadState {
     pub(super) taken: AtomicU8,
     paused_depth: Cell<u32>,
     internal_depth: Cell<u32>,
-    /// How many times the thread is inside the gate that a fork waits at, see `fork`.
+    /// Number of times that the thread is inside the fork lock, see `fork`.
     pub inside: AtomicUsize,
     /// Times the key destructor has re-armed itself.
     pub(super) exit_rounds: Cell<u32>,
@@ -100,13 +99,13 @@ pub(crate) const BUSY: u8 = 1;
 /// Inside the map of stacks: what allocates now is that map.
 pub(crate) const INTERNING: u8 = 2;
 
-/// The program asked for silence, see `control::pause`.
+/// The program has paused this thread, see `control::pause`.
 pub(crate) const PAUSED: u8 = 4;
 
-/// heapgauge's read side runs on this thread, see `control::own`.
+/// heapgauge's read side runs on this thread, see `control::internal`.
 pub(crate) const INTERNAL: u8 = 8;
 
-/// The bits of a gate that these take.
+/// Mask of these flags; the generation is in the bits above.
 pub(super) const FLAGS: u32 = epoch::GENERATION - 1;
 
 // SAFETY: other threads reach `flags`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
@@ -126,7 +125,7 @@ impl ThreadState {
         (self.hot.flags.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
-    /// Notes that `tools` are of this generation, in which tracking is on, from the end of [`Busy`] on.
+    /// Notes that the owner's caches are of this generation, in which tracking is on, from the end of [`Busy`] on.
     pub(crate) fn set_generation(&self, generation: u32) {
         // A signal handler changes flags, and never the generation of a state that is busy.
         let change = (self.hot.flags.load(Ordering::Relaxed) & !FLAGS) ^ generation;
@@ -144,7 +143,7 @@ impl ThreadState {
         Busy { state: self, set }
     }
 
-    /// The same as [`enter`](ThreadState::enter) with [`BUSY`], in a state that is not.
+    /// Marks a state busy that is not, as [`enter`](ThreadState::enter) does with [`BUSY`].
     #[inline(always)]
     pub(crate) fn enter_idle(&self) -> Idle<'_> {
         change_own_bits!(HotState, &self.hot, flags, "or", fetch_or, const BUSY as u32);
@@ -171,13 +170,13 @@ impl ThreadState {
         self.unpublished.fits(bytes)
     }
 
-    /// Books a change of live bytes for the peak that is [small](ThreadState::fits).
+    /// Adds a change of live bytes for the peak that is [small](ThreadState::fits).
     #[inline(always)]
     pub(crate) fn add_change(&self, bytes: i64) {
         self.unpublished.add(bytes);
     }
 
-    /// Books a change of live bytes for the peak.
+    /// Adds a change of live bytes, and publishes where it does not fit.
     pub(crate) fn change(&self, bytes: i64) {
         if self.fits(bytes) {
             self.add_change(bytes);
@@ -222,7 +221,7 @@ impl ThreadState {
         }
     }
 
-    /// How many bytes stay unpublished at most, either way: of blocks that are recorded, and of blocks that were not
+    /// Limits of unpublished bytes, either way: of blocks that are recorded, and of blocks that were not
     /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present sampling.
     fn steps(&self) -> (i64, u32) {
         let rest = epoch::PUBLISH_BYTES - i64::from(PEAK_STEP);
@@ -245,7 +244,7 @@ impl ThreadState {
         }
     }
 
-    /// Adds one level of silence of this kind ([`PAUSED`] or [`INTERNAL`]).
+    /// Suspends recording by one more level of this kind ([`PAUSED`] or [`INTERNAL`]).
     pub(crate) fn suspend(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
@@ -253,7 +252,7 @@ impl ThreadState {
         self.hot.unsampled.revoke();
     }
 
-    /// Takes one level of silence away.
+    /// Takes one level of suspension away.
     pub(crate) fn resume(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get().saturating_sub(1));
@@ -262,14 +261,14 @@ impl ThreadState {
         }
     }
 
-    /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork no
-    /// thread but one goes on.
+    /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork only
+    /// one thread continues.
     pub(super) fn repair_after_fork(&self) {
         if self.flags() & BUSY == 0 {
             return;
         }
         self.counters.complete_carry(epoch::end_id());
-        // SAFETY: nobody uses them but that thread; zero bytes are fresh ones, made ready by whoever adopts them.
+        // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
         // What the tables hold is given up, because it may have been being freed.
         unsafe { self.tools.get().write_bytes(0, 1) };
         self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
@@ -299,10 +298,10 @@ impl ThreadState {
     }
 }
 
-/// Lets go of the mark that [`ThreadState::enter`] set.
+/// Clears the flags that [`ThreadState::enter`] set when it is dropped.
 pub(crate) struct Busy<'a> {
     state: &'a ThreadState,
-    /// What was not set before.
+    /// The flags that were not set before.
     set: u32,
 }
 
@@ -314,7 +313,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Lets go of the mark that [`ThreadState::enter_idle`] set, with nothing to be remembered.
+/// Clears [`BUSY`], set by [`ThreadState::enter_idle`], when it is dropped.
 pub(crate) struct Idle<'a>(&'a ThreadState);
 
 impl Drop for Idle<'_> {
@@ -331,9 +330,9 @@ mod tests {
     use crate::record::count::counters::{Chunk, Direction};
     use crate::record::thread::registry::make;
 
-    /// As a signal handler may begin one, which goes on behind it.
+    /// A signal handler may begin one that outlives it.
     #[test]
-    fn a_silence_begun_while_busy_lasts() {
+    fn a_suspension_begun_while_busy_lasts() {
         let state = make().unwrap();
         let busy = state.enter(BUSY);
         state.suspend(PAUSED);

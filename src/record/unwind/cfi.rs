@@ -270,7 +270,7 @@ pub(super) fn walk_and_learn(
 ) -> Option<Fingerprint> {
     refresh(tools);
     let sp = registers.sp;
-    let is_own_stack = tools.bounds.reach(sp);
+    let is_own_stack = tools.bounds.extend_to(sp);
     let bounds = tools.bounds;
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
@@ -312,7 +312,7 @@ fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
     let mut pages = ForeignPages::from(stack_pointer);
     // SAFETY: the kernel has just said that the page can be read. Where the rules are right it is one of the stack that
     // this thread runs on.
-    move |address| pages.hold(address).then(|| unsafe { word(address) })
+    move |address| pages.contains(address).then(|| unsafe { word(address) })
 }
 
 /// Why a walk ended.

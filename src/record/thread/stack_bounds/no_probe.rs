@@ -1,4 +1,4 @@
-//! Where nobody can be asked so: the C library tells.
+//! Stand-in without a kernel to ask: the C library gives the bounds.
 
 pub(super) fn thread_pointer() -> usize {
     0

@@ -1,6 +1,6 @@
 //! The calling thread and the kernel → where a stack lies and what of it can be read, without the C library.
 
-/// What glibc keeps of a thread is here, at the upper end of its stack: everything that runs on that is below. In
+/// Reads the thread pointer. What glibc keeps of a thread is here, at the upper end of its stack: everything that runs on that is below. In
 /// the main thread it is elsewhere.
 pub(super) fn thread_pointer() -> usize {
     let pointer;
@@ -85,7 +85,7 @@ pub(super) fn copy(address: usize, to: &mut [u8]) -> bool {
 /// Whether the answers are right, of something that can be read and of a page that cannot.
 pub(super) fn works() -> bool {
     let here = 0usize;
-    // SAFETY: a fresh mapping, that nobody else knows of, and its end.
+    // SAFETY: a fresh mapping, that no other code knows of, and its end.
     let guard = unsafe {
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let size = super::page_size();
