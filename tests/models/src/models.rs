@@ -449,7 +449,7 @@ const HALF: u64 = 1 << 31;
 
 /// Brings a count from nothing to so many bytes and blocks, below 2^32: the bytes and whatever changes bit 31 by blocks
 /// of `most` bytes, the other blocks by a jump.
-fn reach((bytes, blocks): Sum, most: u64, book: impl Fn(usize)) {
+fn reach((bytes, blocks): Sum, most: u64, count: impl Fn(usize)) {
     let (mut left, mut booked) = (bytes, 0);
     let jump_from = |booked: u64, to: u64| {
         assert!(booked <= to && (booked ^ to) & HALF == 0);
