@@ -3,8 +3,8 @@
 use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
 use crate::record::append_list::{Linked, List};
 use crate::record::count::counters::Direction::{Allocated, Freed};
-use crate::record::count::counters::{CHUNK, Chunk, Direction, Owned, Shared, Table};
-use crate::record::count::sampling::STEP;
+use crate::record::count::counters::{CHUNK, Chunk, Direction, OwnerCounters, Shared, Table};
+use crate::record::count::sampling::PEAK_STEP;
 use crate::record::count::unsampled::{self, Unsampled};
 use crate::record::{epoch, memory, tag};
 use loom::sync::atomic::AtomicBool;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 struct State {
     taken: AtomicU8,
     unsampled: Unsampled,
-    counters: Table<Owned>,
+    counters: Table<OwnerCounters>,
     next: AtomicPtr<State>,
 }
 
@@ -63,39 +63,39 @@ fn release(state: &State) {
 
 // ── Events ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Books a block in the counters of a state, as `book::allocate` and `book::allocate_slow` do.
-fn book(state: &State, id: u32, direction: Direction, size: usize) {
+/// Books a block in the counters of a state, as `event::allocate` and `event::count_alloc_slow` do.
+fn count(state: &State, id: u32, direction: Direction, size: usize) {
     assert!(state.counters.add(id, direction, size) || state.counters.add_slow(id, direction, size));
 }
 
 /// A block that is not sampled. Only if the state is fresh or its stretch used up does it come to `record`.
-fn allocation(state: &State, size: usize) -> u32 {
-    pass(state, size).unwrap_or_else(|| record(state, size))
+fn record_alloc(state: &State, size: usize) -> u32 {
+    try_fast(state, size).unwrap_or_else(|| refresh_and_record(state, size))
 }
 
-/// As `book::pass`.
-fn pass(state: &State, size: usize) -> Option<u32> {
-    state.unsampled.passes(size)
+/// As `event::pass`.
+fn try_fast(state: &State, size: usize) -> Option<u32> {
+    state.unsampled.try_spend(size)
 }
 
-/// As `book::record`, of the same.
-fn record(state: &State, size: usize) -> u32 {
+/// As `event::record`, of the same.
+fn refresh_and_record(state: &State, size: usize) -> u32 {
     let _generation = epoch::generation_slow();
-    state.unsampled.close();
+    state.unsampled.seal();
     let base = epoch::base();
-    by_chance(state, size, base)
+    record_sampled(state, size, base)
 }
 
-/// As `book::by_chance`, of the same.
-fn by_chance(state: &State, size: usize, base: u32) -> u32 {
+/// As `event::record_sampled`, of the same.
+fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
-    let _left = unsampled.left();
+    let _left = unsampled.remaining();
     if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
         let id = epoch::unsampled_id(base);
         unsampled.begin(id);
     }
     let id = unsampled.allocate(size);
-    unsampled.open(STEP);
+    unsampled.grant(PEAK_STEP);
     state.publish();
     id
 }
@@ -103,39 +103,39 @@ fn by_chance(state: &State, size: usize, base: u32) -> u32 {
 impl State {
     /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
     fn publish(&self) -> i64 {
-        let news = self.unsampled.news(STEP);
+        let unpublished = self.unsampled.take_unpublished(PEAK_STEP);
         let is_present = self.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
-        let _known = self.unsampled.known();
-        if is_present { news } else { 0 }
+        let _published = self.unsampled.published();
+        if is_present { unpublished } else { 0 }
     }
 }
 
-/// As `book::unsampled`.
+/// As `event::unsampled`.
 fn unsampled(state: &State, id: u32) -> Option<&Unsampled> {
     let unsampled = &state.unsampled;
     (unsampled.id() == u64::from(id)).then_some(unsampled)
 }
 
-/// As `book::free`.
-fn free(state: &State, id: u32, size: usize) {
+/// As `event::free`.
+fn record_free(state: &State, id: u32, size: usize) {
     match unsampled(state, id) {
         Some(unsampled) if unsampled.free(size) => _ = state.publish(),
-        None if !free_usual(state, id, size) => free_quiet(state, id, size),
+        None if !try_fast_free(state, id, size) => record_free_other(state, id, size),
         _ => {}
     }
 }
 
-/// As `book::free_usual`.
-fn free_usual(state: &State, id: u32, size: usize) -> bool {
+/// As `event::try_fast_free`.
+fn try_fast_free(state: &State, id: u32, size: usize) -> bool {
     id >= epoch::base() && state.counters.add(id, Freed, size)
 }
 
-/// As `book::free_quiet`, of what is not traced, and `book::free_slow`.
-fn free_quiet(state: &State, id: u32, size: usize) {
+/// As `event::record_free_other`, of what is not traced, and `event::record_free_slow`.
+fn record_free_other(state: &State, id: u32, size: usize) {
     if id >= tag::FIRST && id < epoch::base() {
         return;
     }
-    book(state, id, Freed, size);
+    count(state, id, Freed, size);
 }
 
 // ── Looks ───────────────────────────────────────────────────────────────────────────────────────
@@ -254,7 +254,7 @@ fn begin_with_both() {
 fn begin_with_places() {
     begin_with_both();
     for state in [&FIRST, &SECOND] {
-        book(state, ID + 1, Freed, 0);
+        count(state, ID + 1, Freed, 0);
     }
 }
 
@@ -274,12 +274,12 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
     ("what is published is of the epoch it is added to", || orders(published_while_cleared)),
-    ("bytes go on at 2^31", || goes_on((HALF - 40, 5), &SMALL)),
-    ("bytes go on at 2^32", || goes_on((2 * HALF - 40, 5), &SMALL)),
-    ("blocks go on at 2^31", || goes_on((100, HALF - 1), &SMALL)),
-    ("blocks go on at 2^32", || goes_on((100, 2 * HALF - 1), &SMALL)),
-    ("both go on at each block", || goes_on((HALF - 1, HALF - 1), &LARGE)),
-    ("bytes go on twice before one that fits", || goes_on((HALF - 1, 1), &TWICE)),
+    ("bytes carry at 2^31", || carries((HALF - 40, 5), &SMALL)),
+    ("bytes carry at 2^32", || carries((2 * HALF - 40, 5), &SMALL)),
+    ("blocks carry at 2^31", || carries((100, HALF - 1), &SMALL)),
+    ("blocks carry at 2^32", || carries((100, 2 * HALF - 1), &SMALL)),
+    ("both carry at each block", || carries((HALF - 1, HALF - 1), &LARGE)),
+    ("bytes carry twice before one that fits", || carries((HALF - 1, 1), &TWICE)),
     ("live is never negative while a block changes hands that was not sampled", unsampled_handed_over),
     ("nor while the epoch ends", || orders_from(begin_with_a_block, unsampled_cleared_while_read)),
     ("a clear takes a block whole that was not sampled", || orders_from(begin_closed, unsampled_cleared)),
@@ -302,11 +302,11 @@ fn orders_from(begin: impl Fn() + Send + Sync + 'static, model: impl Fn() + Send
 
 /// The block is allocated by one, and freed by another that makes counters for it, if it has none.
 fn handed_over() {
-    hand_over(|| book(&SECOND, ID, Freed, 48));
+    hand_over(|| count(&SECOND, ID, Freed, 48));
 }
 
 fn handed_to_nobody() {
-    // As `book::free_slow`.
+    // As `event::record_free_slow`.
     hand_over(|| {
         assert!(SHARED.make(ID));
         assert!(SHARED.add(ID, Freed, 48));
@@ -317,7 +317,7 @@ fn handed_to_nobody() {
 const ID: u32 = 5;
 
 fn hand_over(free: fn()) {
-    let give = || book(&FIRST, ID, Allocated, 48);
+    let give = || count(&FIRST, ID, Allocated, 48);
     hand_over_while(give, || (), free, || never_negative(read_chunk(ID)));
     assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
@@ -353,22 +353,22 @@ fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
 /// The thread that allocates and the one that frees are new: their states come into the list while it is read.
 fn threads_begin() {
     let look = || never_negative(read_chunk(ID));
-    hand_over_while(|| book(make(), ID, Allocated, 48), || (), || book(make(), ID, Freed, 48), look);
+    hand_over_while(|| count(make(), ID, Allocated, 48), || (), || count(make(), ID, Freed, 48), look);
     assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
 /// One state, two threads that want it: one gets it, and adds to what the thread before it has left, by load and store.
 fn adopted() {
     let before = thread::spawn(|| {
-        book(&FIRST, ID, Allocated, 10);
-        assert_eq!(allocation(&FIRST, 10), UNSAMPLED);
+        count(&FIRST, ID, Allocated, 10);
+        assert_eq!(record_alloc(&FIRST, 10), UNSAMPLED);
         release(&FIRST);
     });
     let begin = || {
         thread::spawn(|| {
             let state = adopt().unwrap_or_else(make);
-            book(state, ID, Allocated, 1);
-            assert_eq!(allocation(state, 1), UNSAMPLED);
+            count(state, ID, Allocated, 1);
+            assert_eq!(record_alloc(state, 1), UNSAMPLED);
             release(state);
         })
     };
@@ -385,9 +385,9 @@ fn adopted() {
 fn cleared() {
     let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
-        // As `stacks::intern` and `book::allocate`.
+        // As `stacks::intern` and `event::allocate`.
         let id = epoch::next_ids(1).unwrap();
-        book(&FIRST, id, Allocated, 48);
+        count(&FIRST, id, Allocated, 48);
         id
     });
     let reader = thread::spawn(|| {
@@ -401,7 +401,7 @@ fn cleared() {
     let live = || (epoch::base()..epoch::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
     let is_stale = id < epoch::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
-    free(&FIRST, id, 48);
+    record_free(&FIRST, id, 48);
     assert_eq!(live(), 0);
 }
 
@@ -442,7 +442,7 @@ fn bases() {
     assert!(epoch::next_ids(1).unwrap() > epoch::unsampled_id(epoch::base()));
 }
 
-// ── Half words that go on ───────────────────────────────────────────────────────────────────────
+// ── Half words with a carry ───────────────────────────────────────────────────────────────────────
 
 /// Changes of bit 31.
 const HALF: u64 = 1 << 31;
@@ -459,12 +459,12 @@ fn reach((bytes, blocks): Sum, most: u64, count: impl Fn(usize)) {
     };
     while left > 0 {
         let size = left.min(most);
-        book(size as usize);
+        count(size as usize);
         (left, booked) = (left - size, booked + 1);
     }
     if blocks >= HALF {
         jump_from(booked, HALF - 1);
-        book(0);
+        count(0);
         booked = HALF;
     }
     jump_from(booked, blocks);
@@ -510,17 +510,17 @@ fn look_at_last(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
 }
 
 /// An owner allocates and frees while another thread reads.
-fn goes_on(start: Sum, events: &'static Events) -> String {
+fn carries(start: Sum, events: &'static Events) -> String {
     let prepare = move || {
         begin();
         for direction in [Allocated, Freed] {
-            reach(start, HALF - 1, |size| book(&FIRST, ID, direction, size));
+            reach(start, HALF - 1, |size| count(&FIRST, ID, direction, size));
         }
     };
     orders_from(prepare, move || {
         let owner = thread::spawn(move || {
             for (direction, size) in events {
-                book(&FIRST, ID, *direction, *size as usize);
+                count(&FIRST, ID, *direction, *size as usize);
             }
         });
         let chunk = FIRST.counters.chunk(0).unwrap();
@@ -540,10 +540,10 @@ const UNSAMPLED: u32 = tag::FIRST + 1;
 /// By a thread that counts such blocks itself, and by one that does not.
 fn unsampled_handed_over() -> String {
     fn give() {
-        assert_eq!(allocation(&FIRST, 48), UNSAMPLED);
+        assert_eq!(record_alloc(&FIRST, 48), UNSAMPLED);
     }
     fn free_by_second() {
-        free(&SECOND, UNSAMPLED, 48);
+        record_free(&SECOND, UNSAMPLED, 48);
     }
     fn look() {
         never_negative(read_unsampled(UNSAMPLED));
@@ -560,7 +560,7 @@ fn unsampled_handed_over() -> String {
     };
     let first_counts = || {
         begin_with_both();
-        assert_eq!(allocation(&FIRST, 16), UNSAMPLED);
+        assert_eq!(record_alloc(&FIRST, 16), UNSAMPLED);
     };
     format!("{}, {}", orders_from(first_counts, of_its_own), orders_from(begin_with_places, of_none))
 }
@@ -574,22 +574,22 @@ fn unsampled_cleared_while_read() {
 /// In an epoch where a block was allocated and freed.
 fn begin_with_a_block() {
     begin();
-    let id = allocation(&FIRST, 48);
-    free(&FIRST, id, 48);
+    let id = record_alloc(&FIRST, 48);
+    record_free(&FIRST, id, 48);
 }
 
 /// And where the next block has to ask, so that its thread opens a stretch while the others do what they do.
 fn begin_closed() {
     begin_with_a_block();
-    FIRST.unsampled.recall();
+    FIRST.unsampled.revoke();
 }
 
 fn clear_while(read: fn() -> (u32, Counts)) {
     let first = epoch::base();
     let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
-        let id = allocation(&FIRST, 48);
-        free(&FIRST, id, 48);
+        let id = record_alloc(&FIRST, 48);
+        record_free(&FIRST, id, 48);
     });
     let reader = thread::spawn(move || {
         let (base, counts) = read();
@@ -613,17 +613,17 @@ fn clear_while(read: fn() -> (u32, Counts)) {
 fn unsampled_cleared() {
     let clearing = thread::spawn(epoch::clear);
     let booking = thread::spawn(|| {
-        let id = allocation(&FIRST, 48);
-        free(&FIRST, id, 48);
-        allocation(&FIRST, 16)
+        let id = record_alloc(&FIRST, 48);
+        record_free(&FIRST, id, 48);
+        record_alloc(&FIRST, 16)
     });
     clearing.join().unwrap();
     let id = booking.join().unwrap();
     let (base, counts) = read_epoch();
     assert_eq!(counts.live(), if id < base { 0 } else { 16 });
-    free(&FIRST, id, 16);
+    record_free(&FIRST, id, 16);
     assert_eq!(read_epoch().1.live(), 0);
-    assert_eq!(allocation(&FIRST, 8), epoch::unsampled_id(base));
+    assert_eq!(record_alloc(&FIRST, 8), epoch::unsampled_id(base));
     assert_eq!(read_epoch().1.live(), 8);
 }
 
@@ -651,7 +651,7 @@ fn cleared_before_it_began() {
 }
 
 fn allocate_after_clear(state: &State, is_cleared: bool) {
-    let id = allocation(state, 48);
+    let id = record_alloc(state, 48);
     assert!(!is_cleared || id == epoch::unsampled_id(epoch::base()));
 }
 
@@ -663,11 +663,11 @@ fn planned_before() {
         |state, is_planned| {
             // As where every block is recorded.
             if is_planned {
-                assert_eq!(pass(state, 48), None);
-            } else if pass(state, 48).is_none() {
-                state.unsampled.close();
-                if epoch::plan() != crate::record::count::sampling::Plan::EXACT {
-                    by_chance(state, 48, epoch::base());
+                assert_eq!(try_fast(state, 48), None);
+            } else if try_fast(state, 48).is_none() {
+                state.unsampled.seal();
+                if epoch::sampling() != crate::record::count::sampling::SamplingConfig::EXACT {
+                    record_sampled(state, 48, epoch::base());
                 }
             }
         },
@@ -683,14 +683,14 @@ fn mistakes() -> String {
             let allocated = read_chunk(ID).allocated;
             never_negative(Counts { allocated, freed: read_chunk(ID).freed });
         };
-        hand_over_while(|| book(&FIRST, ID, Allocated, 48), || (), || book(&SECOND, ID, Freed, 48), look);
+        hand_over_while(|| count(&FIRST, ID, Allocated, 48), || (), || count(&SECOND, ID, Freed, 48), look);
     };
     let unsampled_allocated_first = || {
         let look = || {
             let allocated = read_unsampled(UNSAMPLED).allocated;
             never_negative(Counts { allocated, freed: read_unsampled(UNSAMPLED).freed });
         };
-        hand_over_while(|| _ = allocation(&FIRST, 48), || (), || free(&SECOND, UNSAMPLED, 48), look);
+        hand_over_while(|| _ = record_alloc(&FIRST, 48), || (), || record_free(&SECOND, UNSAMPLED, 48), look);
     };
     let base_not_looked_at_again = || {
         clear_while(|| {
@@ -699,8 +699,8 @@ fn mistakes() -> String {
         });
     };
     let state_that_two_have = || {
-        let book = || thread::spawn(|| _ = FIRST.unsampled.allocate(1));
-        for thread in [book(), book()] {
+        let count = || thread::spawn(|| _ = FIRST.unsampled.allocate(1));
+        for thread in [count(), count()] {
             thread.join().unwrap();
         }
         assert_eq!(FIRST.unsampled.read_allocated(), (2, 2));
@@ -797,13 +797,13 @@ fn as_in_the_sources() -> String {
         (registry, "make", &["enlist", "ALL"][..]),
         (registry, "all", &["ALL"]),
         (state, "publish", &unsampled),
-        (alloc, "pass", &unsampled),
-        (alloc, "record", &unsampled),
-        (alloc, "by_chance", &unsampled),
+        (alloc, "try_fast", &unsampled),
+        (alloc, "refresh_and_record", &unsampled),
+        (alloc, "record_sampled", &unsampled),
         (event, "unsampled", &unsampled),
-        (event_free, "free", &unsampled),
-        (event_free, "free_usual", &unsampled),
-        (event_free, "free_quiet", &unsampled),
+        (event_free, "record_free", &unsampled),
+        (event_free, "try_fast_free", &unsampled),
+        (event_free, "record_free_other", &unsampled),
         (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
         (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_chunk("]),
         (raw, "read_epoch", &["epoch::base"]),
