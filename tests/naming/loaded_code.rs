@@ -7,6 +7,7 @@
 use heapgauge::{GroupBy, Snapshot, traceback_of};
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::MutexGuard;
@@ -135,6 +136,44 @@ impl Drop for Loaded {
     }
 }
 
+/// The addresses of a loaded library, from the first byte that is mapped of it to the last.
+fn mapped(library: &Path) -> Range<usize> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut whole = usize::MAX..0;
+    for line in maps.lines().filter(|line| line.ends_with(library.to_str().unwrap())) {
+        let (start, rest) = line.split_once('-').unwrap();
+        let (end, _) = rest.split_once(' ').unwrap();
+        whole.start = whole.start.min(usize::from_str_radix(start, 16).unwrap());
+        whole.end = whole.end.max(usize::from_str_radix(end, 16).unwrap());
+    }
+    assert!(!whole.is_empty(), "{library:?} is not in\n{maps}");
+    whole
+}
+
+/// Makes one gap of the address space the highest that a library fits in, for libraries of every size.
+///
+/// The kernel maps a library at the upper end of the highest gap that is large enough. Where a smaller gap is
+/// above, only small libraries are mapped there, and none overlaps a large one.
+fn leave_one_gap() {
+    const GAP: usize = 16 << 20;
+    let reserve = |bytes: usize| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping where the kernel likes, which no code accesses.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        start
+    };
+    let gap = reserve(GAP);
+    // Each gap above is smaller than this one. They are filled from the largest piece to a page, for good.
+    let mut bytes = GAP / 2;
+    while bytes >= 4_096 {
+        while reserve(bytes) > gap {}
+        bytes /= 2;
+    }
+    // SAFETY: the mapping made above, whole.
+    assert_eq!(unsafe { libc::munmap(gap, GAP) }, 0);
+}
+
 extern "C" fn keep(kept: *mut c_void, count: usize) {
     // SAFETY: what `fill` passed.
     let kept = unsafe { &mut *kept.cast::<Vec<Block>>() };
@@ -235,12 +274,15 @@ fn libraries_of_other_sizes_take_turns() {
     within_two_minutes(move || {
         let mut kept = Vec::with_capacity(CYCLES * BLOCKS);
         let mut overlaps = 0;
-        let mut before = 0;
+        let mut before = 0..0;
+        leave_one_gap();
         for number in 0..CYCLES {
-            let loaded = Loaded::open(&libraries[number % 2]);
+            let library = &libraries[number % 2];
+            let loaded = Loaded::open(library);
             loaded.fill(&mut kept, BLOCKS);
-            overlaps += usize::from((loaded.enter as usize).abs_diff(before) < 1 << 20);
-            before = loaded.enter as usize;
+            let addresses = mapped(library);
+            overlaps += usize::from(addresses.start < before.end && before.start < addresses.end);
+            before = addresses;
             if number < 6 {
                 // Lists it.
                 assert_eq!(at_line().1, (BLOCKS * (number + 1)) as u64);
@@ -248,7 +290,7 @@ fn libraries_of_other_sizes_take_turns() {
                 drop(kept.pop());
             }
         }
-        assert!(overlaps > CYCLES / 2, "{overlaps} of {CYCLES} were loaded near the one before");
+        assert!(overlaps > CYCLES / 2, "{overlaps} of {CYCLES} were loaded over the one before");
         let blocks = (CYCLES * BLOCKS) as u64;
         assert_eq!(at_line(), (40 * blocks, blocks));
     });
