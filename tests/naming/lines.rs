@@ -210,6 +210,8 @@ fn case_39_track_replaces_and_untrack_forgets() {
     heapgauge::stop();
     let error = heapgauge::track(GPU, 0x1000, 1).unwrap_err().to_string();
     assert_eq!(error, "track: tracking is off, heapgauge::start turns it on");
+    let error = Snapshot::take().unwrap_err().to_string();
+    assert_eq!(error, "Snapshot::take: tracking is off, heapgauge::start turns it on");
     heapgauge::start(32).unwrap();
 }
 
