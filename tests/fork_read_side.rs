@@ -104,6 +104,11 @@ impl ReadSide {
 
 /// Forks, and returns the status of the child, which ends with what `steps` gives.
 fn in_child(steps: impl FnOnce() -> i32) -> i32 {
+    ended(child(steps))
+}
+
+/// Forks a child that ends with what `steps` gives.
+fn child(steps: impl FnOnce() -> i32) -> libc::pid_t {
     // SAFETY: the child does what this test is about, and ends by `_exit`.
     let process = unsafe { libc::fork() };
     assert!(process >= 0, "fork");
@@ -113,8 +118,13 @@ fn in_child(steps: impl FnOnce() -> i32) -> i32 {
         // SAFETY: ends the child without the parent's exit handlers.
         unsafe { libc::_exit(status) };
     }
+    process
+}
+
+/// Waits for a child, and returns its status.
+fn ended(process: libc::pid_t) -> i32 {
     let mut status = 0;
-    // SAFETY: waits for the child just made.
+    // SAFETY: waits for a child of this process.
     assert_eq!(unsafe { libc::waitpid(process, &raw mut status, 0) }, process);
     if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 100 + libc::WTERMSIG(status) }
 }
@@ -250,5 +260,43 @@ fn a_signal_handler_forks_in_the_middle_of_the_read_side() {
     // An insertion may need no memory.
     assert!(interrupted >= 4, "{interrupted}");
     heapgauge::untrack(DOMAIN, 1);
+    within(0);
+}
+
+/// Set in the process whose first collector is built while it forks.
+const FIRST: &str = "FORK_READ_SIDE_FIRST";
+
+/// The first collector looks at the program's line tables, once a process. A child that was forked meanwhile waited for ever.
+#[test]
+fn a_child_builds_a_collector_while_the_first_is_built() {
+    if std::env::var_os(FIRST).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again
+            .args(["--exact", "a_child_builds_a_collector_while_the_first_is_built", "--nocapture"])
+            .env(FIRST, "1");
+        let output = again.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    within(500);
+    let is_built = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            AT.set(At::Sleep);
+            drop(Collector::new());
+            AT.set(At::Nothing);
+            is_built.store(true, Ordering::Relaxed);
+        });
+        let mut children = Vec::new();
+        while !is_built.load(Ordering::Relaxed) && children.len() < 100 {
+            children.push(child(|| {
+                drop(Collector::new());
+                0
+            }));
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        let children = children.into_iter();
+        assert!(children.map(ended).all(|status| status == 0), "a child hangs, or a panic is in it");
+    });
     within(0);
 }

@@ -435,7 +435,7 @@ impl Symbols {
     /// headers.
     pub(crate) fn lines_cost(&self) -> u64 {
         static COST: OnceLock<u64> = OnceLock::new();
-        *COST.get_or_init(|| {
+        *fork::get_or_make(&COST, || {
             let _own = control::internal();
             main_module(&elf::modules()).and_then(Image::open).map_or(0, |image| image.lines_cost())
         })
