@@ -7,6 +7,9 @@ use heapgauge::{TracedMemory, traced_memory};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::hint::black_box;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -179,5 +182,60 @@ fn resizes_of_threads_without_a_state() {
             }
             assert!(traced_memory().current < MIB as u64, "{plan}: the block was not freed");
         }
+    });
+}
+
+/// Blocks large enough that each is published by itself.
+const PUBLISHED: usize = 4 * MIB;
+
+/// Allocates, resizes and frees until it is told to stop. Between two rounds it lets others look.
+fn churn(stop: &AtomicBool, looks: &AtomicBool, quiet: &Mutex<()>) {
+    while !stop.load(Ordering::Relaxed) {
+        while looks.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        let _round = quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let block = made(Old::Traced, PUBLISHED);
+        let block = resize(resize(block, PUBLISHED, 2 * PUBLISHED), 2 * PUBLISHED, PUBLISHED);
+        free(block, PUBLISHED);
+    }
+}
+
+/// An event that a `clear` interrupts is of one epoch, for the counters and for the peak: else the peak is off by the block
+/// for as long as the next epoch lasts.
+#[test]
+fn a_clear_in_the_middle_of_an_event() {
+    trap("peak::a_clear_in_the_middle_of_an_event", || {
+        let rounds = if cfg!(debug_assertions) { 2_000 } else { 4_000 };
+        for (plan, interval) in PLANS {
+            heapgauge::set_sample_interval(interval).unwrap();
+            let (stop, looks, quiet) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::new(()));
+            let check = |number: usize| {
+                looks.store(true, Ordering::Relaxed);
+                let _quiet = quiet.lock().unwrap_or_else(PoisonError::into_inner);
+                looks.store(false, Ordering::Relaxed);
+                heapgauge::reset_peak();
+                let TracedMemory { current, peak } = traced_memory();
+                assert!(peak <= current + SLACK, "{plan}, {number}: peak {peak}, live {current}");
+                free(made(Old::Traced, 64 * MIB), 64 * MIB);
+                let (expected, peak) = (current + 64 * MIB as u64, traced_memory().peak);
+                assert!(peak.abs_diff(expected) <= SLACK, "{plan}, {number}: peak {peak}, not {expected}");
+            };
+            std::thread::scope(|scope| {
+                let worker = scope.spawn(|| churn(&stop, &looks, &quiet));
+                for number in 0..rounds {
+                    (0..number % 97 * 10).for_each(|at| _ = black_box(at));
+                    heapgauge::clear_traces();
+                    let checked = catch_unwind(AssertUnwindSafe(|| check(number)));
+                    if let Err(failed) = checked {
+                        stop.store(true, Ordering::Relaxed);
+                        resume_unwind(failed);
+                    }
+                }
+                stop.store(true, Ordering::Relaxed);
+                worker.join().unwrap();
+            });
+        }
+        say(format_args!("{rounds} clears"));
     });
 }

@@ -20,6 +20,8 @@ pub(crate) struct Unpublished {
     base: AtomicU32,
     /// Bytes of the block that is being resized, until they are taken off.
     resizing: AtomicI64,
+    /// The base of the epoch in which the bytes of the last resized block were taken off.
+    resized_in: AtomicU32,
     /// Live bytes among the blocks that were not sampled that have been published: see [`Unsampled::take_unpublished`].
     published: AtomicI64,
 }
@@ -114,6 +116,15 @@ impl Unpublished {
         let before = self.resizing.load(Ordering::Relaxed);
         self.resizing.store(bytes, Ordering::Relaxed);
         before
+    }
+
+    /// Notes the base of the epoch in which the bytes of the resized block were taken off; 0: in none so far.
+    pub(crate) fn set_resized_in(&self, base: u32) {
+        self.resized_in.store(base, Ordering::Relaxed);
+    }
+
+    pub(crate) fn resized_in(&self) -> u32 {
+        self.resized_in.load(Ordering::Relaxed)
     }
 
     // ── Blocks that were not sampled ────────────────────────────────────────────────────────────

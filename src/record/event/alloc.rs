@@ -136,7 +136,10 @@ pub(super) fn record_alloc_slow(
 #[inline(never)]
 fn take_resizing(entrance: Entrance) -> i64 {
     match (entrance, thread::unsuspended()) {
-        (Entrance::Reallocate, Some(state)) => state.unpublished.set_resizing(0),
+        (Entrance::Reallocate, Some(state)) => {
+            state.unpublished.set_resized_in(0);
+            state.unpublished.set_resizing(0)
+        }
         _ => 0,
     }
 }
@@ -193,7 +196,7 @@ fn record_sampled(
         if !SHARED.make(id) {
             dropped::count(Reason::Memory);
             let id = record_unattributed(Some(state), size);
-            state.change(live_bytes(id, size) - resized);
+            state.change(id, live_bytes(id, size), resized);
             return id;
         }
         state.unpublished.set_published(0);
@@ -203,12 +206,13 @@ fn record_sampled(
         let stack = unwind::walk(tools, *registers, None);
         let id =
             count_sampled(state, tools, stack.sampled_every(sampling.interval()), sampling.interval(), size);
-        state.change(live_bytes(id, size) - resized);
+        state.change(id & !SAMPLED, live_bytes(id, size), resized);
         id
     } else {
         let id = unsampled.allocate(size);
         // Published below, together with the block.
         state.add_change(-resized);
+        state.unpublished.set_resized_in(state.unpublished.base());
         id
     };
     // A suspended thread has no budget. (A signal handler that suspends it after this revokes the budget.)
@@ -237,7 +241,7 @@ fn record_exact(
     } else {
         walk_and_count(state, tools, *registers, size, entrance)
     };
-    state.change(live_bytes(id, size) - resized);
+    state.change(id, live_bytes(id, size), resized);
     id
 }
 
@@ -317,7 +321,7 @@ fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u
     }
     let _busy = state.enter(BUSY);
     if resized != 0 {
-        state.change(-resized);
+        state.change(UNTRACKED, 0, resized);
     }
     count_alloc(state, if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }, size)
 }

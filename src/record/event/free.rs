@@ -69,7 +69,7 @@ pub(crate) fn publish() {
 #[cold]
 #[inline(never)]
 fn record_free_slow(id: u32, size: usize) {
-    change_live_bytes(-traced_bytes(id, size));
+    change_live_bytes(id, -traced_bytes(id, size));
     count_free(id, size);
 }
 

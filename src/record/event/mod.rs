@@ -96,17 +96,26 @@ fn live_bytes(id: u32, size: usize) -> i64 {
     if id == UNTRACKED { 0 } else { size as i64 }
 }
 
-/// Adds a change of live bytes for the peak. The thread's state is made if it has none because it has only freed so
-/// far; one that is busy is left alone.
-fn change_live_bytes(change: i64) {
+/// Publishes a change of live bytes by a block with this tag, where no thread's state takes it.
+fn publish_shared(tag: u32, change: i64) {
+    let base = epoch::base();
+    // Below the base, the block's epoch ended after its id was looked up.
+    if tag & !SAMPLED >= base {
+        epoch::publish(base, change);
+    }
+}
+
+/// Adds a change of live bytes for the peak, by a block with this tag. The thread's state is made if it has none because
+/// it has only freed so far; one that is busy is left alone.
+fn change_live_bytes(tag: u32, change: i64) {
     if change == 0 {
         return;
     }
     match thread::current_or_make().filter(|state| state.flags() & BUSY == 0) {
         Some(state) => {
             let _busy = state.enter(BUSY);
-            state.change(change);
+            state.change(tag & !SAMPLED, change, 0);
         }
-        None => epoch::publish(epoch::base(), change),
+        None => publish_shared(tag, change),
     }
 }

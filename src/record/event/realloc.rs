@@ -5,7 +5,7 @@ use super::alloc::{
     refresh_and_record, try_fast, write_tag,
 };
 use super::free::{count_free, record_free};
-use super::{traced_bytes, unsampled};
+use super::{publish_shared, traced_bytes, unsampled};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::tag::SAMPLED;
@@ -55,6 +55,7 @@ pub(crate) unsafe fn record_realloc(
         // The fast path: it changes the live bytes only as far as nothing has to be published.
         record_free(old, old_size);
     } else {
+        state.give_back_resized(old & !SAMPLED, resized);
         count_free(old, old_size);
     }
     block
@@ -113,14 +114,14 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
         Some(state) => {
             let _busy = state.enter(BUSY);
             if !is_stale {
-                state.change(new_size as i64 - resized);
+                state.change(tag & !SAMPLED, new_size as i64 - resized, 0);
             }
             count_alloc(state, tag, new_size)
         }
         None if is_sampled_anew => record_unattributed_shared(new_size, resized),
         None => {
             if !is_stale {
-                epoch::publish(base, new_size as i64 - resized);
+                publish_shared(tag, new_size as i64 - resized);
             }
             count_alloc_shared(tag, new_size)
         }

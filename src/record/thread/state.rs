@@ -176,19 +176,42 @@ impl ThreadState {
         self.unpublished.add(bytes);
     }
 
-    /// Adds a change of live bytes, and publishes where it does not fit.
-    pub(crate) fn change(&self, bytes: i64) {
-        if self.fits(bytes) {
-            self.add_change(bytes);
+    /// Adds a change of live bytes, and publishes where it does not fit: `bytes` of a block of this id, without
+    /// [`SAMPLED`](crate::record::tag::SAMPLED), less `resized` bytes of the block that it was before.
+    pub(crate) fn change(&self, id: u32, bytes: i64, resized: i64) {
+        // Where the net is still of an epoch that is over, it is dropped with the bytes added here.
+        if self.fits(bytes.wrapping_sub(resized)) {
+            self.add_change(bytes.wrapping_sub(resized));
         } else {
-            self.change_slow(bytes);
+            self.change_slow(id, bytes, resized);
+        }
+        if resized != 0 {
+            self.unpublished.set_resized_in(self.unpublished.base());
+        }
+    }
+
+    /// Adds the bytes of a resized block again that were taken off in a later epoch than that of the block, whose id this
+    /// is: a `clear` came after they had been looked up.
+    #[cold]
+    pub(crate) fn give_back_resized(&self, id: u32, resized: i64) {
+        let taken_in = self.unpublished.resized_in();
+        if id < taken_in {
+            let _busy = self.enter(BUSY);
+            self.enter_epoch();
+            // Else that epoch is over, too, and its net with it.
+            if self.unpublished.base() == taken_in {
+                self.change(taken_in, resized, 0);
+            }
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn change_slow(&self, bytes: i64) {
+    fn change_slow(&self, id: u32, bytes: i64, resized: i64) {
         self.enter_epoch();
+        // Below the base, the block's epoch ended after its id was looked up: it is not counted any more.
+        let is_present = id >= self.unpublished.base();
+        let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
