@@ -3,7 +3,7 @@
 //! For the read side. A file is mapped while it is read, and its compressed sections are inflated.
 #![forbid(unsafe_code)]
 
-use super::elf::Header;
+use super::elf::{Header, standard};
 use super::section_bytes::{Bytes, SectionBytes};
 use crate::record::file_map::FileMap;
 use addr2line::SplitDwarfLoad;
@@ -30,14 +30,9 @@ impl Sections {
         let elf = ElfFile::<Header>::parse(&*map).ok()?;
         let endian = if elf.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
         let ranges = elf.sections().filter_map(|section| {
-            let name = section.name().ok()?;
-            // GNU's older form of a compressed section.
-            let name = match name.strip_prefix(".zdebug_") {
-                Some(rest) => format!(".debug_{rest}"),
-                None if name.starts_with(".debug_") => name.to_owned(),
-                None => return None,
-            };
-            Some((name, section.compressed_file_range().ok()?))
+            let name = standard(section.name().ok()?).into_owned();
+            let is_debug = name.starts_with(".debug_");
+            is_debug.then(|| Some((name, section.compressed_file_range().ok()?))).flatten()
         });
         let ranges = ranges.collect();
         Some(Sections { file: Rc::new(Bytes::Mapped(map)), ranges, endian })

@@ -122,7 +122,7 @@ impl Functions {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{Header, Image, UnwindTable, build_id};
+pub(super) use linux::{Header, Image, UnwindTable, build_id, standard};
 
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Image;
@@ -200,6 +200,7 @@ mod linux {
     use crate::analyze::symbols::module_file;
     use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
     use object::{Endianness, Object, ObjectSection, ReadCache, elf};
+    use std::borrow::Cow;
     use std::fs::File;
     use std::ops::Range;
     use std::os::unix::fs::FileExt;
@@ -248,8 +249,10 @@ mod linux {
             let cache = ReadCache::new(file.try_clone().ok()?);
             let elf = Elf::parse(&cache).ok()?;
             let section = |name: &str| {
-                let range = elf.section_by_name(name)?.compressed_file_range().ok()?;
-                Some(Section::of(range))
+                let mut sections = elf.sections();
+                let section =
+                    sections.find(|section| section.name().is_ok_and(|own| standard(own) == name))?;
+                Some(Section::of(section.compressed_file_range().ok()?))
             };
             let size = |name: &str| elf.section_by_name(name).map_or(0, |section| section.size());
             Some(Image {
@@ -387,10 +390,10 @@ mod linux {
     /// at, and take some megabytes.
     fn cost(elf: &Elf<'_>) -> u64 {
         let sections = elf.sections().filter_map(|section| {
-            let name = section.name().ok()?;
+            let name = standard(section.name().ok()?);
             let range = section.compressed_file_range().ok()?;
             let size = range.uncompressed_size;
-            let parsed = match name {
+            let parsed = match &*name {
                 ".symtab" => size.saturating_mul(2),
                 ".debug_aranges" => size.saturating_mul(3),
                 ".debug_abbrev" => size.saturating_mul(20),
@@ -405,6 +408,14 @@ mod linux {
         match sections.fold(0, u64::saturating_add) {
             0 => 0,
             cost => cost.saturating_add(FIRST_UNITS),
+        }
+    }
+
+    /// The name of a section as it is where nothing is compressed: GNU's older form says so in the name.
+    pub(in crate::analyze::symbols) fn standard(name: &str) -> Cow<'_, str> {
+        match name.strip_prefix(".zdebug_") {
+            Some(rest) => format!(".debug_{rest}").into(),
+            None => name.into(),
         }
     }
 
