@@ -8,7 +8,7 @@
 //! The entry of a block belongs to the owner of the block, so Relaxed is enough throughout: handing
 //! a block to another thread, or an address to the next block, synchronises already.
 
-use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
+use crate::base::atomics::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// Blocks of at least this size keep their id here.
 pub(crate) const GRANULE: usize = 1 << GRANULE_BITS;
@@ -28,6 +28,11 @@ type Leaf = [AtomicU32; LEAF_LEN];
 
 /// 2 MiB of zero pages, of which a program touches one or two.
 static ROOT: [AtomicPtr<Leaf>; ROOT_LEN] = [const { AtomicPtr::new(std::ptr::null_mut()) }; ROOT_LEN];
+
+/// Marks each group of 64 root entries that has a leaf, so that a reader of all leaves passes over the others.
+/// Relaxed: a leaf that has just been made may be missing from a sum.
+static HAS_LEAVES: [AtomicU64; ROOT_LEN.div_ceil(64 * 64)] =
+    [const { AtomicU64::new(0) }; ROOT_LEN.div_ceil(64 * 64)];
 
 /// Marks a root entry whose leaf could not be mapped. It stays so: a block allocated without a
 /// leaf must not find one when it is freed.
@@ -78,7 +83,8 @@ fn index(address: usize) -> usize {
 #[cold]
 #[inline(never)]
 fn leaf_slow(address: usize) -> Option<&'static Leaf> {
-    let root = ROOT.get(address >> (GRANULE_BITS + LEAF_BITS))?;
+    let number = address >> (GRANULE_BITS + LEAF_BITS);
+    let root = ROOT.get(number)?;
     // Relaxed: only to know that there is nothing to reserve for. A value that is not null stays.
     if root.load(Ordering::Relaxed) == no_leaf() {
         return None;
@@ -88,7 +94,12 @@ fn leaf_slow(address: usize) -> Option<&'static Leaf> {
     // faster. Losing costs an unmap, once.
     let leaf = match root.compare_exchange(std::ptr::null_mut(), fresh, Ordering::Release, Ordering::Acquire)
     {
-        Ok(_) => fresh,
+        Ok(_) => {
+            if let Some(bits) = HAS_LEAVES.get(number / (64 * 64)) {
+                bits.fetch_or(1 << (number / 64 % 64), Ordering::Relaxed);
+            }
+            fresh
+        }
         Err(earlier) => {
             if fresh != no_leaf() {
                 unreserve(fresh);
@@ -143,11 +154,18 @@ fn unreserve(_leaf: *mut Leaf) {}
 /// Bytes of the map that are resident now. Asks the kernel once for each leaf.
 pub(crate) fn resident_bytes() -> u64 {
     let mut pages = 0;
-    for root in &ROOT {
-        // Acquire: pairs with the publication, so that the mapping exists for the call below.
-        let leaf = root.load(Ordering::Acquire);
-        if leaf.addr() > 1 {
-            pages += resident_pages(leaf);
+    for (word, bits) in HAS_LEAVES.iter().enumerate() {
+        let mut bits = bits.load(Ordering::Relaxed);
+        while bits != 0 {
+            let first = (word * 64 + bits.trailing_zeros() as usize) * 64;
+            bits &= bits - 1;
+            for root in ROOT.iter().skip(first).take(64) {
+                // Acquire: pairs with the publication, so that the mapping exists for the call below.
+                let leaf = root.load(Ordering::Acquire);
+                if leaf.addr() > 1 {
+                    pages += resident_pages(leaf);
+                }
+            }
         }
     }
     pages * page_bytes() as u64
@@ -226,6 +244,18 @@ mod tests {
             assert_eq!(get(base + block * GRANULE), block as u32 + 7);
         }
         assert!(resident_bytes() >= 12_000 && resident_bytes() < 1 << 20);
+    }
+
+    #[test]
+    fn leaves_anywhere_in_the_map_are_in_its_bytes() {
+        let leaf = GRANULE * LEAF_LEN;
+        for number in [3, 64 * 64 - 1, 64 * 64, ROOT_LEN / 2 + 63, ROOT_LEN - 1] {
+            let before = resident_bytes();
+            for page in 0..8 {
+                assert!(set(number * leaf + page * (GRANULE << 10), 7));
+            }
+            assert!(resident_bytes() >= before + (8 << 12), "leaf {number}");
+        }
     }
 
     #[test]
