@@ -12,8 +12,8 @@ use std::time::Duration;
 /// Returns where the block of `value` was allocated, or was last resized.
 ///
 /// `None` for capacity 0, for zero-sized types, for blocks that are not traced, and where the program did not declare
-/// its allocator with [`global_allocator!`](crate::global_allocator): only then is it certain that what stands behind
-/// a block is heapgauge's.
+/// its allocator with [`global_allocator!`](crate::global_allocator): only then are the bytes behind a block certain to
+/// be heapgauge's. `None` too in a program that is linked against the shared standard library.
 ///
 /// # Examples
 ///
@@ -31,6 +31,10 @@ use std::time::Duration;
 /// ```
 pub fn traceback_of<T: Traced + ?Sized>(value: &T) -> Option<Traceback> {
     let _own = control::internal();
+    // A vector made inside a shared standard library comes from that library's own allocator, and has no tag behind it.
+    if symbols::is_standard_library_shared() {
+        return None;
+    }
     let stack = global_allocator::stack_of(value)?;
     let symbols = symbols::global();
     symbols.resolve(&mut std::iter::once(stack.addresses), Duration::MAX);

@@ -1,12 +1,13 @@
 //! The overhead limit → what each part of heapgauge may hold of it.
 //!
-//! One for the process: the latest collector's counts. Names have a share that tables cannot take, large enough for
+//! One for the process: the latest explicit limit counts. Names have a share that tables cannot take, large enough for
 //! the line tables of the program where half of the limit is; tables may fill the rest, as far as names and baselines
 //! leave it.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::analyze::collector::DEFAULT_MAX_OVERHEAD;
 use crate::analyze::symbols;
 use crate::record::raw_snapshot;
 
@@ -33,8 +34,17 @@ pub(super) fn of_baselines(limit: u64) -> usize {
     usize::try_from(limit / 16).unwrap_or(usize::MAX)
 }
 
-/// Divides a limit.
-pub(super) fn set(limit: u64) {
+/// Returns the limit of the process, bytes.
+pub(super) fn limit() -> u64 {
+    match LIMIT.load(Ordering::Relaxed) {
+        0 => DEFAULT_MAX_OVERHEAD,
+        limit => limit,
+    }
+}
+
+/// Divides a limit; `None` keeps the present one, so that a second collector never undoes an explicit limit.
+pub(super) fn set(limit: Option<u64>) {
+    let limit = limit.unwrap_or_else(self::limit);
     let names = share_of_names(limit, symbols::global().lines_cost());
     LIMIT.store(limit, Ordering::Relaxed);
     NAMES.store(names, Ordering::Relaxed);

@@ -279,7 +279,8 @@ pub struct CollectorBuilder {
 struct Options {
     top_n: usize,
     delta_window: Duration,
-    max_overhead: u64,
+    /// `None` leaves the limit of the process as it is.
+    max_overhead: Option<u64>,
     #[cfg(any(feature = "http", test))]
     snapshots: usize,
     #[cfg(any(feature = "http", test))]
@@ -292,7 +293,7 @@ impl Default for CollectorBuilder {
             options: Options {
                 top_n: MAX_TOP_N,
                 delta_window: DEFAULT_DELTA_WINDOW,
-                max_overhead: DEFAULT_MAX_OVERHEAD,
+                max_overhead: None,
                 #[cfg(any(feature = "http", test))]
                 snapshots: SNAPSHOTS,
                 #[cfg(any(feature = "http", test))]
@@ -325,12 +326,13 @@ impl CollectorBuilder {
     /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at
     /// `[unrecorded]`, which counts as dropped for want of memory. A quarter to half is for names, which may also use
     /// what tables leave. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
-    /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for the process: the latest collector's counts.
+    /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for
+    /// the process: the latest collector that was given one decides, and a collector without one leaves it as it is.
     ///
     /// At least 1 MiB: [`build`](CollectorBuilder::build) refuses less, because a number such as 12 was meant to be
     /// 12 MiB.
     pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
-        self.options.max_overhead = bytes;
+        self.options.max_overhead = Some(bytes);
         self
     }
 
@@ -376,7 +378,9 @@ impl CollectorBuilder {
                 delta_window.as_secs()
             )));
         }
-        if max_overhead < MIN_MAX_OVERHEAD {
+        if let Some(max_overhead) = max_overhead
+            && max_overhead < MIN_MAX_OVERHEAD
+        {
             return Err(Error::new(format_args!(
                 "collector: max_overhead {max_overhead} is out of range, allowed are {MIN_MAX_OVERHEAD} bytes (1 MiB) \
                  and more"
@@ -478,7 +482,7 @@ struct State {
 
 impl State {
     fn new(options: Options, world: Box<dyn World>) -> State {
-        let kept_bytes = budget::of_baselines(options.max_overhead);
+        let kept_bytes = budget::of_baselines(options.max_overhead.unwrap_or_else(budget::limit));
         State {
             ring: Ring::new(options.delta_window, kept_bytes),
             #[cfg(any(feature = "http", test))]

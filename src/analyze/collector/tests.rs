@@ -69,7 +69,7 @@ impl Fake {
         let options = Options {
             top_n,
             delta_window: Duration::from_secs(window),
-            max_overhead: DEFAULT_MAX_OVERHEAD,
+            max_overhead: Some(DEFAULT_MAX_OVERHEAD),
             snapshots: 3,
             snapshots_for: Duration::from_secs(600),
         };

@@ -55,7 +55,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub(crate) use shared_std::capture;
+pub(crate) use shared_std::{capture, is_shared as is_standard_library_shared};
 pub use source_path::LOOK_THROUGH;
 
 /// What a stack whose addresses were lost is called.

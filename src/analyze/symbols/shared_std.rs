@@ -16,10 +16,16 @@ const PARTIAL: &str = "partial";
 
 /// How stacks are captured: as the walker says, or [`PARTIAL`]. The first call looks, and says it on stderr.
 pub(crate) fn capture(walker: &'static str) -> &'static str {
+    if is_shared() { PARTIAL } else { walker }
+}
+
+/// Returns whether the standard library is a shared one, whose blocks carry no tag. The first call looks, and says it on
+/// stderr.
+pub(crate) fn is_shared() -> bool {
     static SHARED: OnceLock<bool> = OnceLock::new();
     let _own = control::internal();
-    let is_shared = *fork::get_or_make(&SHARED, || {
-        let is_shared = is_shared();
+    *fork::get_or_make(&SHARED, || {
+        let is_shared = look();
         if is_shared {
             let _ = writeln!(
                 std::io::stderr(),
@@ -28,12 +34,11 @@ pub(crate) fn capture(walker: &'static str) -> &'static str {
             );
         }
         is_shared
-    });
-    if is_shared { PARTIAL } else { walker }
+    })
 }
 
 /// Whether a function of the standard library that no other crate has a copy of lies in another module than this code.
-fn is_shared() -> bool {
+fn look() -> bool {
     let modules = elf::modules();
     let standard = elf::module_of(&modules, Backtrace::force_capture as fn() -> Backtrace as usize);
     let own = main_module(&modules);
