@@ -139,15 +139,15 @@ impl Drop for Loaded {
 /// The addresses of a loaded library, from the first byte that is mapped of it to the last.
 fn mapped(library: &Path) -> Range<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let mut whole = usize::MAX..0;
+    let (mut first, mut last) = (usize::MAX, 0);
     for line in maps.lines().filter(|line| line.ends_with(library.to_str().unwrap())) {
         let (start, rest) = line.split_once('-').unwrap();
         let (end, _) = rest.split_once(' ').unwrap();
-        whole.start = whole.start.min(usize::from_str_radix(start, 16).unwrap());
-        whole.end = whole.end.max(usize::from_str_radix(end, 16).unwrap());
+        first = first.min(usize::from_str_radix(start, 16).unwrap());
+        last = last.max(usize::from_str_radix(end, 16).unwrap());
     }
-    assert!(!whole.is_empty(), "{library:?} is not in\n{maps}");
-    whole
+    assert!(first < last, "{library:?} is not in\n{maps}");
+    first..last
 }
 
 /// Makes one gap of the address space the highest that a library fits in, for libraries of every size.
