@@ -145,10 +145,9 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
         .max_overhead(config.max_overhead)
         .build()?;
     let builder = Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
-    let mut server = builder
+    let server = builder
         .serve(config.addr.as_str())
         .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))?;
-    server.quiet = config.quiet;
     if !config.quiet {
         say(&Listening(&server));
     }
@@ -188,8 +187,6 @@ pub struct Server {
     local_addr: SocketAddr,
     debug_addr: Option<SocketAddr>,
     started: std::time::Instant,
-    /// Leaves out the line on stderr about a short life.
-    quiet: bool,
     collector: Collector,
     running: Option<Running>,
 }
@@ -302,7 +299,7 @@ impl Drop for Server {
         // It never panics; if it did, the port is closed all the same.
         let _ = thread.join();
         *LIVE.lock() = None;
-        if lived < SHORT_LIFE && !self.quiet && !std::thread::panicking() {
+        if lived < SHORT_LIFE && !std::thread::panicking() {
             say(&format_args!(
                 "the server at http://{} was stopped after {} ms, because its value was dropped; `let _server = …` \
                  keeps it",
@@ -452,7 +449,7 @@ impl ServerBuilder {
         }
         let started = std::time::Instant::now();
         let running = Some(Running { process, stop, thread });
-        Ok(Server { local_addr, debug_addr, started, quiet: false, collector, running })
+        Ok(Server { local_addr, debug_addr, started, collector, running })
     }
 }
 
