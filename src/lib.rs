@@ -2,7 +2,7 @@
 //! code holds the heap, and which line is growing.
 //!
 //! A global allocator around the one you have counts every live block by the call stack that allocated
-//! it. A collector names the stacks when somebody asks, and says which lines hold most and which have
+//! it. A collector names the stacks on request, and reports the lines that hold most and those that have
 //! grown since a baseline. All of it on an ordinary `cargo build --release`: nothing is sampled unless you
 //! [say so](docs::sampling), and no compiler flag is needed.
 //!
@@ -46,25 +46,26 @@
 //!
 //! # How to read the numbers
 //!
-//! * A *block* is one live allocation; its *bytes* are what the program asked for, not what the
-//!   allocator rounds that up to.
+//! * A *block* is one live allocation; its *bytes* are the size the program asked for, not the
+//!   size the allocator rounds that up to.
 //! * A *site* is a function, a file and a line: the most recent frame that is not part of the standard
 //!   library, the allocator or a known container ([`LOOK_THROUGH`]). So a map that grows is charged to
 //!   your line that inserts.
-//! * A block belongs to the site that allocated it, whoever frees it; one that is resized belongs to the
-//!   site that resized it.
+//! * A block belongs to the site that allocated it, no matter which thread frees it; one that is resized belongs to
+//!   the site that resized it.
 //! * *live* is allocated minus freed. *delta* is live now minus live in the *baseline*, a snapshot that
-//!   the [`Collector`] keeps by its own clock: who scrapes, and how often, changes nothing.
-//! * *other* is what the exported sites leave out, *untracked* what was allocated while tracking was
-//!   paused or off, *overhead* what heapgauge itself holds.
+//!   the [`Collector`] keeps by its own clock: scrapes, however many, change nothing.
+//! * *other* is the remainder beside the exported sites, *untracked* the memory allocated while tracking was
+//!   paused or off, *overhead* the memory of heapgauge itself.
 //! * A child of `fork` goes on by itself, beginning with its parent's counts, and can use everything here, whatever the
 //!   parent's other threads were doing; a server stays with the parent, and its sockets are closed in the child.
 //!
 //! # Profiles
 //!
-//! The server has the heap as a pprof profile at `/debug/pprof/heap`, what was ever allocated at
+//! The server has the heap as a pprof profile at `/debug/pprof/heap`, all allocations so far at
 //! `/debug/pprof/allocs`, and folded stacks for flame graphs at `/debug/heap/folded`. A program without it takes a
-//! `Profile` (feature `pprof` or `http`), which also subtracts: what was allocated, and what stayed, during some work.
+//! `Profile` (feature `pprof` or `http`), which also subtracts: the allocations, and the growth of live
+//! memory, during some work.
 //!
 //! # What it costs
 //!
@@ -80,7 +81,7 @@
 //! # What it cannot see
 //!
 //! Memory that does not come from the global allocator: `mmap`, C libraries, thread stacks ([`track`]
-//! takes what you report yourself). Who keeps a block alive: it names the line that allocated it.
+//! takes the blocks you report yourself). The owner that keeps a block alive: it names the line that allocated it.
 //!
 //! # Coming from `tracemalloc`
 //!

@@ -1,6 +1,6 @@
-//! Stacks and what they hold → a call tree of bounded size, oldest frame first: pure functions on values.
+//! Builds a call tree of bounded size, oldest frame first, from stacks and their totals: pure functions on values.
 //!
-//! For any thread. The tree grows where most is held, so the cost is one pass over the stacks for each of
+//! Any thread may use it. The tree is expanded where most is held, so the cost is one pass over the stacks for each of
 //! their frames that matters: some 20 ms for 10,000 stacks.
 #![forbid(unsafe_code)]
 
@@ -13,15 +13,15 @@ use crate::analyze::frame::{Frame, Traceback};
 use crate::analyze::snapshot::statistic::Totals;
 use crate::base::error::Error;
 
-/// What one stack holds.
+/// Totals of one stack.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
-    /// `None` while it has no names.
+    /// `None` while the stack has no names.
     pub traceback: Option<Traceback>,
     pub totals: Totals,
 }
 
-/// What the width of a node stands for.
+/// Quantity that the width of a node shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     Bytes,
@@ -61,7 +61,7 @@ impl FromStr for Value {
     }
 }
 
-/// What a node stands for.
+/// Kind of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum What {
     /// All stacks.
@@ -71,27 +71,27 @@ pub(crate) enum What {
     Cut,
     /// Stacks without names.
     Unnamed,
-    /// What the node above holds beside its other nodes; there was no room for more.
+    /// Remainder of the node above that found no room among its other nodes.
     Rest,
-    /// Of the root, while blocks are sampled: what no sample stands for.
+    /// Below the root, while blocks are sampled: the part of the total that no sample accounts for.
     Other,
 }
 
-/// All stacks that pass through the same frames.
+/// Node of the call tree: all stacks that pass through the same frames.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     pub what: What,
-    /// Of these stacks together, wherever they end: those of the children, and of what ends here.
+    /// Totals of these stacks together, wherever they end: those of the children, and of the stacks that end here.
     pub totals: Totals,
-    /// What the width stands for; never less than that of the children together.
+    /// Width of the node; never less than that of the children together.
     pub value: u64,
     pub stacks: usize,
-    /// Most first; after them a rest, then *other*.
+    /// Children, largest first; after them a rest, then *other*.
     pub children: Vec<Node>,
 }
 
 impl Node {
-    /// The same root with this total: what its stacks, where they are estimates, leave of it is *other*.
+    /// Sets the total of the root; the part that estimated stacks leave of it becomes *other*.
     pub(crate) fn of_total(mut self, total: Totals, value: Value) -> Node {
         let (other, total) = self.totals.beside(total);
         if other != Totals::default() {
@@ -105,7 +105,7 @@ impl Node {
     }
 }
 
-/// The tree of these stacks, with at most `most` nodes below the root, and a rest below each.
+/// Builds the tree of these stacks, with at most `most` nodes below the root, and a rest below each.
 pub(crate) fn tree(stacks: &[Held], value: Value, most: usize) -> Node {
     let mut builder = Builder { stacks, value, frames: FrameIds::default() };
     let mut made = vec![builder.node(Key::Root, 0, (0..stacks.len() as u32).collect())];
@@ -153,11 +153,11 @@ enum Key {
     Frame(u32),
 }
 
-/// A node while the tree grows.
+/// Node while the tree grows.
 struct Growing {
     key: Key,
     depth: usize,
-    /// Into the stacks; taken away once they are with the children.
+    /// Indices into the stacks; moved to the children once they are assigned.
     members: Vec<u32>,
     totals: Totals,
     value: u64,
@@ -191,8 +191,8 @@ impl Builder<'_> {
         Node { what, totals, value, stacks: members.len(), children: Vec::new() }
     }
 
-    /// The `room` groups that hold most of those whose stacks go on after `depth` steps, and what does
-    /// not fit or holds nothing.
+    /// Returns the `room` groups that hold most of those whose stacks go on after `depth` steps, and the members
+    /// that do not fit or hold nothing.
     fn groups(&mut self, members: &[u32], depth: usize, room: usize) -> (Vec<(Key, Vec<u32>)>, Vec<u32>) {
         let mut groups: Vec<(Key, Vec<u32>)> = Vec::new();
         let mut index: HashMap<Key, usize> = HashMap::new();
@@ -231,7 +231,7 @@ impl Builder<'_> {
     }
 }
 
-/// Where a stack goes from one depth to the next.
+/// Step of a stack from one depth to the next.
 #[derive(Clone, Copy)]
 enum Step<'a> {
     End,
@@ -265,12 +265,12 @@ fn step(traceback: Option<&Traceback>, depth: usize) -> Step<'_> {
     }
 }
 
-/// Numbers for frames: equal frames, equal numbers.
+/// Numbers of frames: equal frames have equal numbers.
 #[derive(Default)]
 struct FrameIds {
     frames: Vec<Arc<Frame>>,
     by_value: HashMap<Arc<Frame>, u32>,
-    /// Nearly every frame is shared by all that show it, so where it lies says which it is.
+    /// Numbers by address of the frame: nearly every frame is shared by all stacks that show it.
     by_place: HashMap<usize, u32>,
 }
 
@@ -302,7 +302,7 @@ impl FrameIds {
     }
 }
 
-/// Adds up those with the same frames; the order is that in which they were met.
+/// Adds up stacks with the same frames, in the order of first occurrence.
 pub(crate) fn merged(stacks: Vec<Held>) -> Vec<Held> {
     let mut frames = FrameIds::default();
     let mut index: HashMap<Vec<Key>, usize> = HashMap::new();

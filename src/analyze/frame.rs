@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// What `file` says where no file is known, and `crate` where no crate is.
+/// Value of `file` where no file is known, and of `crate` where no crate is.
 pub(crate) const UNKNOWN: &str = "<unknown>";
 
 /// One place in the code: function, file and line.
@@ -34,16 +34,16 @@ pub struct Frame {
     /// Relative to the workspace, the registry or git checkout, or beginning with `library/` for the
     /// standard library; `<unknown>` without line tables.
     pub file: Arc<str>,
-    /// 1-based; 0 where it is not known.
+    /// Line, 1-based; 0 where it is not known.
     pub line: u32,
     /// File name of the executable or shared library, given only where `function` is `None`.
     pub module: Option<Arc<str>>,
-    /// Where in `module` it is, as linked: what `addr2line` takes. Given only with `module`.
+    /// Offset in `module`, as linked: the address that `addr2line` takes. Given only with `module`.
     pub offset: Option<u64>,
 }
 
 impl Frame {
-    /// A named frame; see [`Frame::function`] and [`Frame::file`] for the form of the two names.
+    /// Creates a named frame; see [`Frame::function`] and [`Frame::file`] for the form of the two names.
     ///
     /// # Examples
     ///
@@ -55,7 +55,7 @@ impl Frame {
         Frame { function: function.map(Arc::from), file: file.into(), line, module: None, offset: None }
     }
 
-    /// The function, or `module+0xoffset`, or `<unknown>`.
+    /// Returns the function, or `module+0xoffset`, or `<unknown>`.
     ///
     /// # Examples
     ///
@@ -71,7 +71,7 @@ impl Frame {
         }
     }
 
-    /// The crate the function belongs to: the first segment of its path, or what the file name says
+    /// Returns the crate the function belongs to: the first segment of its path, or the crate that the file name gives
     /// (`library/alloc/…`, `serde_json-1.0.1/…`), or `<unknown>`.
     ///
     /// # Examples
@@ -98,7 +98,7 @@ impl Frame {
     }
 }
 
-/// `serde_json-1.0.1` → `serde_json`; `None` when there is no version at the end.
+/// Strips the version of a package: `serde_json-1.0.1` → `serde_json`; `None` when there is no version at the end.
 pub(crate) fn without_version(package: &str) -> Option<&str> {
     let at = package.match_indices('-').map(|(at, _)| at).find(|&at| {
         let version = &package[at + 1..];
@@ -128,7 +128,7 @@ impl PartialOrd for Frame {
     }
 }
 
-/// The frames of an allocation, most recent first, beginning with the frame of its site.
+/// Frames of an allocation, most recent first, beginning with the frame of its site.
 ///
 /// It prints as its most recent frame. Two tracebacks compare from the oldest frame on, as
 /// `tracemalloc` orders them; [`Traceback::total_frames`] takes no part in it.
@@ -150,7 +150,7 @@ pub struct Traceback {
 }
 
 impl Traceback {
-    /// A traceback of these frames, most recent first, of which none were cut.
+    /// Creates a traceback of these frames, most recent first, of which none were cut.
     ///
     /// # Panics
     ///
@@ -174,7 +174,7 @@ impl Traceback {
         Traceback { frames, total_frames }
     }
 
-    /// All frames kept, most recent first; at least one.
+    /// Returns all frames kept, most recent first; at least one.
     ///
     /// # Examples
     ///
@@ -186,7 +186,7 @@ impl Traceback {
         &self.frames
     }
 
-    /// The frames there were: as many as kept, or one more when the limit cut some off.
+    /// Returns the number of frames there were: as many as kept, or one more when the limit cut some off.
     ///
     /// # Examples
     ///
@@ -198,7 +198,7 @@ impl Traceback {
         self.total_frames
     }
 
-    /// The frame of the site.
+    /// Returns the frame of the site.
     ///
     /// # Examples
     ///
@@ -210,7 +210,7 @@ impl Traceback {
         &self.frames[0]
     }
 
-    /// One line a frame, oldest first unless `most_recent_first`.
+    /// Formats one line a frame, oldest first unless `most_recent_first`.
     ///
     /// A positive `limit` keeps that many of the most recent frames, a negative one that many of the
     /// oldest, 0 none.
@@ -286,7 +286,7 @@ impl PartialOrd for Traceback {
     }
 }
 
-/// Bytes as `tracemalloc` prints them: three digits below 100 units, four or five from there on.
+/// Formats bytes as `tracemalloc` prints them: three digits below 100 units, four or five from there on.
 pub(crate) fn format_size(bytes: f64, sign: bool) -> String {
     let mut size = bytes;
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();

@@ -1,8 +1,7 @@
-//! `/proc` and the cgroup tree → what the operating system says about this process: resident bytes,
-//! memory limit.
+//! Reads this process's resident bytes and memory limit from `/proc` and the cgroup tree.
 //!
 //! Read side, any thread. Reads a handful of small files each time (about 0.1 ms, no caching: limits
-//! are changed while programs run); what cannot be read is `None`, never an error.
+//! are changed while programs run); a value that cannot be read is `None`, never an error.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -10,24 +9,24 @@ use std::path::{Path, PathBuf};
 /// A cgroup v1 limit at or above this means "none": the kernel writes `i64::MAX` rounded down to a page.
 const UNLIMITED: u64 = 1 << 62;
 
-/// Bytes of this process that are in memory, its resident set size.
+/// Returns the bytes of this process that are in memory, its resident set size.
 ///
-/// From `statm`, in the kernel's own page counts, so it may be off by some pages per thread.
+/// They come from `statm`, in the kernel's own page counts, so they may be off by some pages per thread.
 pub(crate) fn resident_bytes() -> Option<u64> {
     resident(&std::fs::read_to_string("/proc/self/statm").ok()?, page_bytes()?)
 }
 
-/// The tightest memory limit of the cgroups this process is in, in bytes; `None` when there is none.
+/// Returns the tightest memory limit of the cgroups this process is in, in bytes; `None` when there is none.
 pub(crate) fn memory_limit_bytes() -> Option<u64> {
     memory_limit(&|path| std::fs::read_to_string(path).ok())
 }
 
-/// `statm`: size, resident, shared … in pages.
+/// Parses `statm`: size, resident, shared … in pages.
 fn resident(statm: &str, page_bytes: u64) -> Option<u64> {
     statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(page_bytes)
 }
 
-/// From the auxiliary vector, because `sysconf` would be this module's only unsafe call: pairs of
+/// Reads the page size from the auxiliary vector, because `sysconf` would be this module's only unsafe call: pairs of
 /// words, `AT_PAGESZ` is 6.
 fn page_bytes() -> Option<u64> {
     let words = std::fs::read("/proc/self/auxv").ok()?;
@@ -39,7 +38,7 @@ fn page_bytes() -> Option<u64> {
     })
 }
 
-/// A limit of any ancestor holds for this process too, so every directory up to the mount is asked.
+/// Returns the tightest limit of all directories up to the mount: a limit of any ancestor holds for this process too.
 fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     let cgroup = read(Path::new("/proc/self/cgroup"))?;
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
@@ -75,7 +74,7 @@ fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     tightest
 }
 
-/// Mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind (and,
+/// Returns the mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind (and,
 /// for v1, of the memory controller).
 fn cgroup_mount<'a>(line: &'a str, kind: &str) -> Option<(PathBuf, &'a str)> {
     // 36 35 98:0 /root /mount/point options [optional fields] - type source superoptions

@@ -1,6 +1,6 @@
-//! Raw snapshot → [`Profile`]: what each stack has allocated and freed, still by address; and what two differ in.
+//! Builds a [`Profile`] from a raw snapshot: allocated and freed counts of each stack, by address; and differences.
 //!
-//! For any thread. Taking one copies counters; naming its stacks is what takes time. Nobody is stopped.
+//! Any thread may use it. Taking a profile copies counters and stops no thread; naming its stacks takes the time.
 #![forbid(unsafe_code)]
 
 use crate::analyze::symbols;
@@ -18,7 +18,7 @@ use {
     std::{collections::HashMap, sync::Arc},
 };
 
-/// Which of a stack's four counts is meant. Bytes are requested bytes, blocks are allocations.
+/// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProfileValue {
@@ -33,7 +33,7 @@ pub enum ProfileValue {
 }
 
 impl ProfileValue {
-    /// All four, in the order Go writes them.
+    /// All four counts, in the order Go writes them.
     pub(crate) const ALL: [ProfileValue; 4] = [
         ProfileValue::AllocatedBlocks,
         ProfileValue::AllocatedBytes,
@@ -41,7 +41,7 @@ impl ProfileValue {
         ProfileValue::LiveBytes,
     ];
 
-    /// Signed, because a difference of live values may be below zero.
+    /// Returns the selected count. Signed, because a difference of live values may be below zero.
     pub(crate) fn of(self, counts: &Counts) -> i64 {
         let Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks } = *counts;
         match self {
@@ -53,7 +53,7 @@ impl ProfileValue {
     }
 }
 
-/// What every stack has allocated and still holds: what pprof and flame graphs are drawn from.
+/// Allocated and live counts of every stack, the data behind pprof files and flame graphs.
 ///
 /// It covers the same memory as the `heap_*` metrics, since the program began or since
 /// [`clear_traces`](crate::clear_traces), and never changes. A stack begins with the frame of its site and shows
@@ -88,19 +88,19 @@ impl ProfileValue {
 pub struct Profile {
     taken: Instant,
     epoch: u32,
-    /// Of a difference: when its time begins.
+    /// Time of the profile; of a difference, the time at which it begins.
     pub(crate) taken_at: SystemTime,
-    /// Of a difference: its time.
+    /// Duration of a difference.
     pub(crate) over: Option<Duration>,
     pub(crate) traceback_limit: usize,
     /// Average bytes between samples; 0: every allocation is recorded.
     pub(crate) sample_interval_bytes: u64,
-    /// Ascending by id, none with zeros alone.
+    /// Stacks, ascending by id, none with zeros alone.
     pub(crate) stacks: Vec<RawStack>,
 }
 
 impl Profile {
-    /// Takes one now, with every name final.
+    /// Takes a profile of the program now, with every name final.
     ///
     /// Names all stacks that ever allocated, not only those that hold memory: the first time up to some seconds in
     /// a large program. Later ones with 10,000 stacks take some milliseconds.
@@ -130,10 +130,10 @@ impl Profile {
         Ok(profile)
     }
 
-    /// What was allocated, and how what is live has changed, since `earlier` was taken.
+    /// Returns the allocations, and the change of live memory, since `earlier` was taken.
     ///
     /// Stacks on which nothing happened in between are left out. Where [`clear_traces`](crate::clear_traces) came
-    /// in between, the counts since then are what there is.
+    /// in between, only the counts since then are there.
     ///
     /// # Examples
     ///
@@ -178,7 +178,7 @@ impl Profile {
         }
     }
 
-    /// Takes one now and names nothing.
+    /// Takes a profile now and names nothing.
     pub(crate) fn unnamed() -> Result<Profile, Error> {
         let _own = control::internal();
         Profile::of(raw_snapshot::take())
@@ -199,7 +199,7 @@ impl Profile {
         })
     }
 
-    /// The stacks whose names are not final; those that hold or have allocated most last.
+    /// Returns the stacks whose names are not final; those that hold or have allocated most last.
     pub(crate) fn without_names(&self) -> Vec<&'static [usize]> {
         let symbols = symbols::global();
         let mut stacks: Vec<&RawStack> =
@@ -213,14 +213,14 @@ impl Profile {
         self.stacks.retain(|stack| stack.counts.live_blocks() > 0 || stack.counts.live_bytes() > 0);
     }
 
-    /// Sums over all stacks.
+    /// Returns the sums over all stacks.
     pub(crate) fn totals(&self) -> Counts {
         let mut totals = Counts::default();
         self.stacks.iter().for_each(|stack| totals += stack.counts);
         totals
     }
 
-    /// The stacks by live bytes, then by allocated bytes, most first.
+    /// Returns the stacks by live bytes, then by allocated bytes, most first.
     pub(crate) fn largest_first(&self) -> Vec<&RawStack> {
         let mut stacks: Vec<&RawStack> = self.stacks.iter().collect();
         let live = |stack: &RawStack| ProfileValue::LiveBytes.of(&stack.counts);
@@ -229,7 +229,7 @@ impl Profile {
     }
 }
 
-/// One of these stacks, each with its allocated and its freed bytes and blocks, for the tests of the outlets.
+/// Builds a profile of stacks with their allocated and freed bytes and blocks, for the tests of the outlets.
 #[cfg(test)]
 pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
     let numbered = (2..).zip(stacks);
@@ -249,11 +249,11 @@ pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
     }
 }
 
-/// Calls of a process nobody has, with names nobody writes, and profiles of them, for the encoders' tests.
+/// Random calls of a made-up process, with unlikely names, and profiles of them, for the encoders' tests.
 #[cfg(test)]
 pub(crate) struct Calls {
     stacks: Vec<&'static [usize]>,
-    /// By address; frames inlined there first.
+    /// Frames by address; frames inlined there first.
     frames: HashMap<usize, Vec<Arc<Frame>>>,
 }
 
@@ -287,7 +287,7 @@ impl Calls {
         sample(&stacks[..random.below(9)])
     }
 
-    /// The first call may lack some of what is inlined in it, as where the site lies further out.
+    /// Returns the frames of a stack. The first call may lack some inlined frames, as where the site is further out.
     pub(crate) fn placed(&self, stack: &RawStack) -> Vec<Placed> {
         let skipped = stack.id as usize % 2;
         let calls = stack.addresses.iter().enumerate().flat_map(|(at, address)| {

@@ -1,6 +1,6 @@
-//! A value the program holds → the traceback of its heap block.
+//! Returns the traceback of the heap block behind a value.
 //!
-//! For any thread; costs a look at the block's tag, and naming a stack where it is new.
+//! Any thread may call it. It costs a look at the block's tag, and naming a stack where it is new.
 #![forbid(unsafe_code)]
 
 use crate::analyze::frame::Traceback;

@@ -1,6 +1,6 @@
-//! The one error of the read side: what was attempted on what, in one line.
+//! Error type of the read side: the attempted operation, its object and the cause, in one line.
 //!
-//! The write side has no errors; what it cannot record it counts (see `heap_dropped_events_total`).
+//! The write side has no errors; it counts the events it cannot record (see `heap_dropped_events_total`).
 
 use std::fmt;
 

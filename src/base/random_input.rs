@@ -1,10 +1,10 @@
 //! Random malformed inputs from a seed, for the tests of code that reads input from outside.
 //!
-//! Tests only. `FUZZ_INPUTS` says how many inputs each of them tries, `FUZZ_SEED` which; what was run is in
+//! Tests only. `FUZZ_INPUTS` says how many inputs each of them tries, `FUZZ_SEED` which; the runs made so far are in
 //! `tests/README.md`.
 #![forbid(unsafe_code)]
 
-/// splitmix64, Steele, Lea, Flood 2014.
+/// Pseudo-random number generator: splitmix64, Steele, Lea, Flood 2014.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, 0 where that is 0.
+    /// Returns a number below `end`, 0 where that is 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.next()) * end as u128) >> 64) as usize
     }
@@ -29,7 +29,7 @@ impl Random {
         of[self.below(of.len())]
     }
 
-    /// A number as programs get wrong: near 0, near a power of two, or any.
+    /// Returns a number of the kind programs get wrong: near 0, near a power of two, or any.
     pub(crate) fn edge(&mut self) -> u64 {
         match self.below(4) {
             0 => self.next() % 16,
@@ -67,7 +67,7 @@ impl Random {
         }
     }
 
-    /// A text of these words and of characters that are hard to write.
+    /// Returns a text of these words and of characters that are hard to write.
     pub(crate) fn text(&mut self, words: &[&str]) -> String {
         let mut text = String::new();
         for _ in 0..self.below(12) {
@@ -95,7 +95,7 @@ impl Random {
     }
 }
 
-/// Number of inputs that a test tries: `FUZZ_INPUTS`, or this many.
+/// Returns the number of inputs that a test tries: `FUZZ_INPUTS`, or this many.
 pub(crate) fn inputs(lean: u64) -> u64 {
     number("FUZZ_INPUTS", lean)
 }

@@ -1,6 +1,6 @@
-//! Which outlet to take, what each costs, and the lines that make it work.
+//! Choice of an outlet: the cost of each, and the lines that make it work.
 //!
-//! An outlet shows what a [`Collector`](crate::Collector) collects: names, values and sites are the same in
+//! An outlet shows the reports of a [`Collector`](crate::Collector): names, values and sites are the same in
 //! all of them, and two outlets that ask within a second show the same snapshot.
 //!
 //! | your program has | take | feature | a site that is gone |
@@ -51,8 +51,8 @@
 //! Medians of 200 with 226 series, printed by `cargo bench -p outlet-costs` on an Intel Xeon
 //! (model 207) with two busy cores, rustc 1.95.
 //!
-//! A server of heapgauge's own renders a snapshot once, however many scrape it. What heapgauge allocates in
-//! any of these is its own (`heap_overhead_bytes`) and never in the numbers; what another server, an SDK or
+//! A server of heapgauge's own renders a snapshot once, however many scrape it. Memory that heapgauge allocates in
+//! any of these is its own (`heap_overhead_bytes`) and never in the numbers; memory that another server, an SDK or
 //! a recorder allocates on its own is the program's.
 //!
 //! # A server of its own

@@ -1,4 +1,4 @@
-//! Raw snapshots → live counts by stack id, kept over time: where a baseline comes from.
+//! Keeps live counts by stack id over time, from raw snapshots: the source of baselines.
 //!
 //! Used under the collector's lock. Keeping one costs one pass over the stacks; about six bytes a
 //! stack with live blocks are kept, so 64 snapshots of 10,000 stacks take about 4 MB.
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use crate::record::raw_snapshot::RawSnapshot;
 
-/// The most snapshots kept.
+/// Maximum number of snapshots kept.
 pub(crate) const CAPACITY: usize = 64;
-/// A baseline is never further than this from its due age: the ring moves every `delta_window / 5`.
+/// Number of steps in one `delta_window`: the ring moves at each, so no baseline is further than one from its due age.
 const STEPS: u32 = 5;
-/// The ring's pace while `delta_window` is zero, when no baseline comes from it.
+/// Pace of the ring while `delta_window` is zero, when no baseline comes from it.
 const IDLE_PACE: Duration = Duration::from_secs(60);
 
-/// The live totals of an earlier moment.
+/// Live totals of an earlier moment.
 #[cfg(any(feature = "http", test))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Past {
@@ -34,16 +34,16 @@ pub(crate) struct Kept {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
-    /// Exact, of all blocks.
+    /// Live bytes of all blocks, exact.
     pub live_bytes: u64,
     pub live_blocks: u64,
-    /// Per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
+    /// Counts per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
     /// an estimate; live bytes; live blocks; the standard error of an estimate. Each in LEB128: ids are
     /// dense and most counts are small, so this is a quarter of three plain words.
     packed: Box<[u8]>,
 }
 
-/// What one stack held.
+/// Live counts of one stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeptStack {
     pub id: u32,
@@ -81,7 +81,7 @@ impl Kept {
         }
     }
 
-    /// Ascending by id, stacks without live blocks left out.
+    /// Iterates over the stacks, ascending by id, those without live blocks left out.
     pub(crate) fn stacks(&self) -> impl Iterator<Item = KeptStack> + '_ {
         let mut rest = &self.packed[..];
         let mut id = 0_u32;
@@ -94,7 +94,7 @@ impl Kept {
         })
     }
 
-    /// Bytes of its counts.
+    /// Returns the bytes of its counts.
     pub(crate) fn bytes(&self) -> usize {
         self.packed.len()
     }
@@ -130,11 +130,11 @@ fn unpack(bytes: &mut &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// The snapshots kept for baselines, oldest first, all of one epoch.
+/// Snapshots kept for baselines, oldest first, all of one epoch.
 #[derive(Debug)]
 pub(crate) struct Ring {
     kept: VecDeque<Arc<Kept>>,
-    /// The first of the epoch, which stays when the ring has gone round.
+    /// First snapshot of the epoch, which stays when the ring has gone round.
     first: Option<Arc<Kept>>,
     window: Duration,
     max_bytes: usize,
@@ -145,12 +145,12 @@ impl Ring {
         Ring { kept: VecDeque::new(), first: None, window, max_bytes }
     }
 
-    /// Time between two kept snapshots.
+    /// Returns the time between two kept snapshots.
     pub(crate) fn pace(&self) -> Duration {
         if self.window.is_zero() { IDLE_PACE } else { self.window / STEPS }
     }
 
-    /// How long until the next snapshot should be kept; zero: now.
+    /// Returns the time until the next snapshot should be kept; zero: now.
     pub(crate) fn due_in(&self, now: Instant) -> Duration {
         self.kept.back().map_or(Duration::ZERO, |newest| self.pace().saturating_sub(newest.age(now)))
     }
@@ -163,18 +163,18 @@ impl Ring {
         }
     }
 
-    /// The newest at least `age` old at `now`, or the oldest while all are younger.
+    /// Returns the newest snapshot at least `age` old at `now`, or the oldest while all are younger.
     pub(crate) fn at_least(&self, age: Duration, now: Instant) -> Option<&Arc<Kept>> {
         self.kept.iter().rev().find(|kept| kept.age(now) >= age).or(self.kept.front())
     }
 
-    /// The first of the epoch.
+    /// Returns the first snapshot of the epoch.
     #[cfg(any(feature = "http", test))]
     pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
         self.first.as_ref()
     }
 
-    /// All there are, oldest first; the first of the epoch is one of them.
+    /// Iterates over all snapshots kept, oldest first; the first of the epoch is one of them.
     #[cfg(any(feature = "http", test))]
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
         let front = self.kept.front();
@@ -183,7 +183,7 @@ impl Ring {
         gone.chain(&self.kept)
     }
 
-    /// What deltas at `now` are measured against; `None` before the first snapshot.
+    /// Returns the baseline of deltas at `now`; `None` before the first snapshot.
     pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<Kept>> {
         self.at_least(self.window, now)
     }
@@ -197,7 +197,7 @@ impl Ring {
         self.kept.iter().map(|kept| kept.bytes()).sum()
     }
 
-    /// The oldest is not the baseline, now or before the next push: the second is old enough.
+    /// Returns whether the oldest is not the baseline, now or before the next push: the second is old enough.
     fn has_spare(&self) -> bool {
         match (self.kept.get(1), self.kept.back()) {
             (Some(second), Some(newest)) => second.age(newest.taken) >= self.window,

@@ -1,4 +1,4 @@
-//! The overhead limit → what each part of heapgauge may hold of it.
+//! Divides the overhead limit into the shares of heapgauge's parts.
 //!
 //! One for the process: the latest explicit limit counts. Names have a share that tables cannot take, large enough for
 //! the line tables of the program where half of the limit is; tables may fill the rest, as far as names and baselines
@@ -11,25 +11,25 @@ use crate::analyze::collector::DEFAULT_MAX_OVERHEAD;
 use crate::analyze::symbols;
 use crate::record::raw_snapshot;
 
-/// What the limit is at least. Below this not even the tables of a few threads would fit beside some names.
+/// Lowest limit allowed. Below this not even the tables of a few threads would fit beside some names.
 pub(crate) const MIN_MAX_OVERHEAD: u64 = 1 << 20;
 
 /// Relaxed: both are settings, and late by a collection at most.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 static NAMES: AtomicU64 = AtomicU64::new(0);
 
-/// The share of names: a quarter of the limit, or what the program's line tables take and a sixteenth for the names
-/// found, but no more than half.
+/// Returns the share of names: a quarter of the limit, or the size of the program's line tables and a sixteenth for the
+/// names found, but no more than half.
 fn share_of_names(limit: u64, lines_cost: u64) -> u64 {
     (lines_cost + lines_cost / 4 + limit / 16).clamp(limit / 4, limit / 2)
 }
 
-/// What tables may hold where the read side holds so much: an eighth is for baselines, snapshots and answers.
+/// Returns the budget of tables, given the bytes of the read side: an eighth is for baselines, snapshots and answers.
 fn of_tables(limit: u64, names: u64, read_side: u64) -> u64 {
     (limit - names - limit / 8).min(limit.saturating_sub(read_side.saturating_add(limit / 16)))
 }
 
-/// Bytes that the baselines may hold, and as much again the snapshots kept on request.
+/// Returns the bytes that the baselines may hold; the snapshots kept on request may hold as much again.
 pub(super) fn of_baselines(limit: u64) -> usize {
     usize::try_from(limit / 16).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,7 @@
-//! Kept counts and the heap of now → two [`Snapshot`]s that can be compared.
+//! Builds two [`Snapshot`]s that can be compared, from kept counts and the heap of now.
 //!
-//! Costs a few milliseconds for 10,000 stacks once they are named, which [`Collector::name_all_slice`]
-//! sees to before. Holds the allocator's memory alone: what was given to `track` is in no baseline.
+//! Costs a few milliseconds for 10,000 stacks once they are named, as [`Collector::name_all_slice`] does
+//! before. Holds the allocator's memory alone: blocks given to `track` are in no baseline.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::base::error::Error;
 use crate::record::control;
 use crate::record::raw_snapshot::{RawSnapshot, RawStack};
 
-/// What the heap of now is compared with.
+/// Earlier snapshot that the heap of now is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Since {
     /// The collector's first snapshot.
@@ -26,20 +26,20 @@ pub(crate) enum Since {
     Previous,
     /// The newest baseline at least that old, or the oldest while all are younger.
     Ago(Duration),
-    /// One that was kept on request.
+    /// A snapshot that was kept on request.
     Number(u64),
 }
 
-/// The heap of now, and what it is compared with.
+/// Heap of now, and the snapshot it is compared with.
 #[derive(Debug)]
 pub(crate) struct Compared {
     pub new: Snapshot,
     pub old: Snapshot,
-    /// Exact, of all blocks.
+    /// Totals of all blocks, exact.
     pub total: Totals,
 }
 
-/// A snapshot that is kept.
+/// Snapshot that is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Posted {
     pub number: u64,
@@ -48,14 +48,14 @@ pub(crate) struct Posted {
     pub live_blocks: u64,
 }
 
-/// Why there is nothing to show.
+/// Reason for an answer without contents.
 #[derive(Debug)]
 pub(crate) enum Nothing {
     /// Nothing is recorded.
     TrackingOff(Error),
-    /// No snapshot goes by that number, or no longer.
+    /// No snapshot has that number, or no longer.
     Unknown { number: u64, kept: Vec<u64> },
-    /// No moment goes by that number, or no longer.
+    /// No moment has that number, or no longer.
     Gone { number: u64, kept: Vec<u64> },
 }
 
@@ -93,7 +93,7 @@ impl Collector {
         state.unnamed.is_empty() || !state.name_for(slice) || state.unnamed.is_empty()
     }
 
-    /// The heap of now beside that of then.
+    /// Compares the heap of now with that of then.
     pub(crate) fn compare(&self, since: Since) -> Result<Compared, Nothing> {
         let _own = control::internal();
         self.lock().compare(since)
@@ -132,7 +132,7 @@ impl State {
         }
     }
 
-    /// As [`State::then`], with an error where nothing goes by that number.
+    /// Returns [`State::then`], with an error where no snapshot has that number.
     pub(super) fn kept_then(&mut self, since: Since, now: Instant) -> Result<Option<Arc<Kept>>, Nothing> {
         match (self.then(since, now), since) {
             (None, Since::Number(number)) => {
@@ -167,7 +167,7 @@ impl State {
                 })
             })
             .collect();
-        // Both ascend by id, and what was live then is a stack of the same epoch now.
+        // Both ascend by id, and a stack that was live then is one of the same epoch now.
         let mut at = 0;
         let then = old.stacks().map(|then| {
             while raw.stacks.get(at).is_some_and(|stack| stack.id < then.id) {
@@ -194,7 +194,7 @@ impl State {
     }
 }
 
-/// The tracebacks of a raw snapshot's stacks, each made once.
+/// Tracebacks of a raw snapshot's stacks, each made once.
 struct Tracebacks<'a> {
     state: &'a State,
     raw: &'a RawSnapshot,
@@ -210,7 +210,7 @@ impl Tracebacks<'_> {
     }
 }
 
-/// Of a stack whose name could not be had in time.
+/// Returns the traceback of a stack whose name could not be had in time.
 fn unknown() -> Traceback {
     Traceback::new([Frame::new(None, UNKNOWN, 0)])
 }

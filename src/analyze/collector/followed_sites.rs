@@ -1,5 +1,4 @@
-//! Sites chosen → the same and all that were chosen before, with what they hold now: for outlets that
-//! cannot take a series back.
+//! Keeps every site that was ever chosen, with its live counts of now: for outlets that cannot take a series back.
 //!
 //! Used under the collector's lock; costs a look-up for each site followed.
 #![forbid(unsafe_code)]
@@ -10,11 +9,11 @@ use std::sync::Arc;
 use super::report::{SiteRow, Sum};
 use crate::analyze::symbols::Site;
 
-/// Sites that were chosen once. Off, which it is with a limit of 0, it costs nothing.
+/// Sites that were chosen once. With a limit of 0, which is the default, it is off and costs nothing.
 #[derive(Default)]
 pub(crate) struct Followed {
     limit: usize,
-    /// In the order in which they were chosen first.
+    /// Sites in the order in which they were chosen first.
     sites: Vec<Arc<Site>>,
     ids: HashSet<u64>,
     /// Sites that came when there was no place left.
@@ -30,8 +29,8 @@ impl Followed {
         is_more
     }
 
-    /// Follows the chosen sites as far as there is room, and says what all those followed hold: a chosen one
-    /// what its row says; of the others `sum` knows it, and its standard error, by their id.
+    /// Follows the chosen sites as far as there is room, and returns the rows of all followed sites. A chosen site has
+    /// the figures of its row; for the others `sum` gives the figures, and the standard error, by their id.
     pub(crate) fn rows(&mut self, chosen: &[SiteRow], sum: impl Fn(u64) -> (Sum, u64)) -> Vec<SiteRow> {
         if self.limit == 0 {
             return Vec::new();
@@ -57,7 +56,7 @@ impl Followed {
         self.sites.iter().map(row).collect()
     }
 
-    /// How many sites there was no place for.
+    /// Returns the number of sites that found no place.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.len() as u64
     }

@@ -1,6 +1,6 @@
-//! Snapshots somebody asked to keep → the same by number, as long as they are kept.
+//! Snapshots kept on request, by number.
 //!
-//! Used under the collector's lock; keeping one costs what a [`Kept`] costs.
+//! Used under the collector's lock; keeping one costs as much as a [`Kept`].
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::baselines::Kept;
 
-/// Kept snapshots, oldest first. Too many, too large together or too old: the oldest goes.
+/// Kept snapshots, oldest first. If they are too many, too large together or too old, the oldest is dropped.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     kept: VecDeque<(u64, Arc<Kept>)>,
@@ -24,7 +24,7 @@ impl Shelf {
         Shelf { kept: VecDeque::new(), next: 1, capacity, longest, max_bytes }
     }
 
-    /// Keeps it and says its number, which is never given again.
+    /// Keeps a snapshot and returns its number, which is never given again.
     pub(crate) fn put(&mut self, kept: Arc<Kept>) -> u64 {
         self.forget_old(kept.taken);
         let is_too_much = |others: &VecDeque<(u64, Arc<Kept>)>| {
@@ -46,13 +46,13 @@ impl Shelf {
         self.kept.iter().find(|(kept, _)| *kept == number).map(|(_, kept)| kept.clone())
     }
 
-    /// All there are at `now`, oldest first.
+    /// Iterates over the snapshots kept at `now`, oldest first.
     pub(crate) fn all(&mut self, now: Instant) -> impl Iterator<Item = &(u64, Arc<Kept>)> {
         self.forget_old(now);
         self.kept.iter()
     }
 
-    /// The numbers there are.
+    /// Iterates over the numbers of the snapshots kept.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         self.kept.iter().map(|(number, _)| *number)
     }

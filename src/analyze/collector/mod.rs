@@ -1,8 +1,8 @@
-//! Raw snapshots → [`Report`]: groups counts by site, compares them with a baseline, chooses what is
-//! exported.
+//! Builds a [`Report`] from raw snapshots: groups counts by site, compares them with a baseline, chooses the sites that
+//! are exported.
 //!
-//! Any thread may call it; callers wait for each other, at most about a second. Nobody
-//! who allocates is ever stopped. A collection younger than a second is given out again.
+//! Any thread may call it; callers wait for each other, at most about a second. A thread that
+//! allocates is never stopped. A collection younger than a second is given out again.
 #![forbid(unsafe_code)]
 
 mod baselines;
@@ -49,7 +49,7 @@ use top_sites::{Candidate, Limits, choose};
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use views::{Asked, Overview, SiteTotals, Sites, Stacks, Times};
 
-/// The most sites chosen by live bytes, and the default.
+/// Maximum number of sites chosen by live bytes, and the default.
 pub(crate) const MAX_TOP_N: usize = 25;
 const TOP_DELTA: usize = 7;
 const STICKY: usize = 8;
@@ -57,31 +57,31 @@ const STICKY: usize = 8;
 const STICKY_ESTIMATES: usize = 3;
 const STICKY_FOR: Duration = Duration::from_secs(30 * 60);
 pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
-/// Longer than this a program would have to run before its first full delta.
+/// Longest `delta_window`: with a longer one a program would run too long before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
-/// A collection that was done less long ago than this is reused.
+/// Age up to which a collection is reused.
 const REUSE_FOR: Duration = Duration::from_secs(1);
-/// Snapshots kept on request, and for how long.
+/// Snapshots kept on request, and their age at most.
 #[cfg(any(feature = "http", test))]
 const SNAPSHOTS: usize = 16;
 #[cfg(any(feature = "http", test))]
 const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long one collection may name stacks it has not met, in all; the rest is named later.
+/// Time that one collection may spend naming stacks it has not met; the rest is named later.
 const NAMING_TIME: Duration = Duration::from_secs(1);
-/// A draft begun longer ago than this is thrown away.
+/// Age from which a draft is thrown away.
 const DRAFT_FOR: Duration = Duration::from_secs(5);
-/// How long naming may take in one go, for callers with other things to do in between. Shorter would not
+/// Time that naming may take in one go, for callers with other things to do in between. Shorter would not
 /// be quicker: each go opens the line tables anew, which takes some 50 ms in a large binary.
 const NAMING_SLICE: Duration = Duration::from_millis(100);
-/// Where opening them takes longer than that, a go may take twice as long as opening, up to this.
+/// Longest slice where opening them takes longer than that: a go may take twice as long as opening, up to this.
 const LONGEST_SLICE: Duration = Duration::from_secs(1);
 
-/// What a collection needs from outside, so that tests can bring their own heap and their own clock.
+/// Surroundings of a collection, so that tests can bring their own heap and their own clock.
 pub(crate) trait World: Send {
     fn now(&self) -> Instant;
     fn take(&self) -> RawSnapshot;
-    /// Changes when names given before may be wrong.
+    /// Returns a number that changes when names given before may be wrong.
     fn names_epoch(&self) -> u64;
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
@@ -92,8 +92,8 @@ pub(crate) trait World: Send {
     fn memory_limit_bytes(&self) -> Option<u64>;
 }
 
-/// This process. A fork need not wait for what takes long here: between two calls nothing of a collector is half
-/// changed that a child could not go on with.
+/// The heap and the clock of this process. A fork need not wait for slow operations here: between two calls nothing of
+/// a collector is half changed that a child could not go on with.
 struct ThisProcess;
 
 impl World for ThisProcess {
@@ -139,7 +139,7 @@ impl World for ThisProcess {
 /// [`Server`](crate::Server) runs, otherwise whenever [`collect`](Collector::collect) is called.
 ///
 /// With 10,000 stacks a collection costs a few milliseconds once they are named, plus up to a second
-/// while new ones are. What it allocates is booked as heapgauge's own.
+/// while new ones are. Its own allocations are booked as heapgauge's.
 ///
 /// # Examples
 ///
@@ -155,12 +155,12 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector with the defaults of [`CollectorBuilder`].
+    /// Creates a collector with the defaults of [`CollectorBuilder`].
     pub fn new() -> Collector {
         CollectorBuilder::default().build_unchecked()
     }
 
-    /// A collector with other settings.
+    /// Returns a builder for a collector with other settings.
     ///
     /// # Examples
     ///
@@ -175,10 +175,10 @@ impl Collector {
         CollectorBuilder::default()
     }
 
-    /// The heap now, or as it was up to a second ago when somebody else has just asked.
+    /// Returns the heap now, or as it was up to a second ago when another caller has just asked.
     ///
-    /// New stacks are named first, those with most live bytes before the others, for at most a
-    /// second; what has no name yet counts in [`Report::other`], and [`Report::unnamed`] says how much that is.
+    /// New stacks are named first, those with most live bytes before the others, for at most a second.
+    /// Stacks without a name yet count in [`Report::other`], and [`Report::unnamed`] has their bytes.
     pub fn collect(&self) -> Arc<Report> {
         let _own = control::internal();
         let mut state = self.lock();
@@ -189,14 +189,14 @@ impl Collector {
         }
     }
 
-    /// [`collect`](Collector::collect), with up to `sites` sites followed from now on: the report says what
-    /// they hold even when they are no longer chosen.
+    /// Does the work of [`collect`](Collector::collect), with up to `sites` sites followed from now on: the report has
+    /// their figures even when they are no longer chosen.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn collect_following(&self, sites: usize) -> Arc<Report> {
         let _own = control::internal();
         let mut state = self.lock();
         if state.followed.raise(sites) {
-            // What was collected before does not know them.
+            // The previous report does not have them.
             state.report = None;
         }
         loop {
@@ -206,7 +206,7 @@ impl Collector {
         }
     }
 
-    /// One slice of [`collect`](Collector::collect), for callers that have others to answer in between:
+    /// Does one slice of [`collect`](Collector::collect), for callers that have others to answer in between:
     /// `None` means call again.
     #[cfg(any(feature = "http", test))]
     pub(crate) fn collect_slice(&self) -> Option<Arc<Report>> {
@@ -214,7 +214,7 @@ impl Collector {
         self.lock().advance()
     }
 
-    /// Keeps a baseline if one is due. Returns when to come back.
+    /// Keeps a baseline if one is due. Returns the time until the next call.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn tick(&self) -> Duration {
         let _own = control::internal();
@@ -240,7 +240,7 @@ impl Collector {
     fn lock(&self) -> ForkGuard<'_, State> {
         let mut state = self.state.lock();
         if self.state.take_panicked() {
-            // What was kept may not fit together, so it begins anew.
+            // The kept state may be inconsistent, so it begins anew.
             state.forget();
         }
         state
@@ -305,7 +305,7 @@ impl Default for CollectorBuilder {
 }
 
 impl CollectorBuilder {
-    /// How many sites are chosen by live bytes: 1 to 25, default 25.
+    /// Sets the number of sites that are chosen by live bytes: 1 to 25, default 25.
     ///
     /// On top come up to 7 by growth and up to 8 that were chosen within the last half hour.
     pub fn top_n(mut self, sites: usize) -> CollectorBuilder {
@@ -313,7 +313,7 @@ impl CollectorBuilder {
         self
     }
 
-    /// How far back deltas reach: up to 7 days, default 5 minutes.
+    /// Sets the time that deltas reach back: up to 7 days, default 5 minutes.
     ///
     /// Zero compares with the previous collection. Then two readers see each other's collections.
     pub fn delta_window(mut self, window: Duration) -> CollectorBuilder {
@@ -321,11 +321,11 @@ impl CollectorBuilder {
         self
     }
 
-    /// Bytes heapgauge may hold: default 64 MiB.
+    /// Sets the bytes heapgauge may hold: default 64 MiB.
     ///
     /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at
     /// `[unrecorded]`, which counts as dropped for want of memory. A quarter to half is for names, which may also use
-    /// what tables leave. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
+    /// the rest of the tables. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
     /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for
     /// the process: the latest collector that was given one decides, and a collector without one leaves it as it is.
     ///
@@ -336,8 +336,8 @@ impl CollectorBuilder {
         self
     }
 
-    /// How many snapshots taken by `POST /memory/snapshots` are kept, and for how long: default 16 and
-    /// 24 hours. When there is one too many, the oldest goes; one is always kept.
+    /// Sets the number of snapshots taken by `POST /memory/snapshots` that are kept, and their age at most: default
+    /// 16 and 24 hours. When there is one too many, the oldest goes; one is always kept.
     ///
     /// Each holds counts alone, about six bytes a stack.
     #[cfg(any(feature = "http", test))]
@@ -399,10 +399,10 @@ impl CollectorBuilder {
     }
 }
 
-/// Stack ids of one page of [`Names`].
+/// Number of stack ids in one page of [`Names`].
 const PAGE: usize = 4096;
 
-/// Which site each stack id belongs to. Ids of one epoch are dense, so pages answer without hashing;
+/// Site of each stack id. Ids of one epoch are dense, so pages answer without hashing;
 /// ids far apart leave only the pages between them out.
 #[derive(Default)]
 struct Names {
@@ -435,13 +435,14 @@ impl Names {
     }
 }
 
-/// The most recent calls of a stack: as many as lie between the allocator and the line that wanted the block, about.
+/// Returns the most recent calls of a stack: about as many as lie between the allocator and the line that asked for
+/// the block.
 fn recent(addresses: &'static [usize]) -> &'static [usize] {
     const CALLS: usize = 8;
     &addresses[..addresses.len().min(CALLS)]
 }
 
-/// A snapshot whose stacks are still being named.
+/// Snapshot whose stacks are still being named.
 struct Draft {
     raw: RawSnapshot,
     /// Time spent taking it, so far.
@@ -459,20 +460,20 @@ struct State {
     names: Names,
     /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
     unnamed: Vec<&'static [usize]>,
-    /// How long the next go of naming may take.
+    /// Time that the next go of naming may take.
     slice: Duration,
     ring: Ring,
     #[cfg(any(feature = "http", test))]
     shelf: Shelf,
     #[cfg(any(feature = "http", test))]
     moments: views::Moments,
-    /// The counts of the previous collection, where `delta_window` is zero.
+    /// Counts of the previous collection, where `delta_window` is zero.
     previous: Option<Arc<Kept>>,
-    /// When each site was last chosen by live bytes or delta.
+    /// Time at which each site was last chosen by live bytes or delta.
     tops: HashMap<u64, Instant>,
-    /// Survives that traces are forgotten: series made once are there for ever.
+    /// Sites followed. They survive a clear of the traces: series made once are there for ever.
     followed: Followed,
-    /// The totals last seen, and those last seen of all epochs before.
+    /// Totals last seen, and those last seen of all epochs before.
     seen: Counts,
     forgotten: Counts,
     draft: Option<Draft>,
@@ -509,7 +510,7 @@ impl State {
         }
     }
 
-    /// What was kept belongs to counts that no longer go on.
+    /// Forgets everything kept, which belongs to counts that no longer continue.
     fn forget(&mut self) {
         self.ring.clear();
         #[cfg(any(feature = "http", test))]
@@ -524,7 +525,7 @@ impl State {
         self.report = None;
     }
 
-    /// A raw snapshot, with everything that no longer fits it forgotten and a baseline kept if due.
+    /// Takes a raw snapshot, forgets everything that no longer fits it, and keeps a baseline if due.
     fn take(&mut self) -> RawSnapshot {
         let raw = self.world.take();
         if self.epoch.replace(raw.epoch) != Some(raw.epoch) {
@@ -569,7 +570,7 @@ impl State {
         !self.unnamed.is_empty() && self.name_for(self.slice) && !self.unnamed.is_empty()
     }
 
-    /// False: no more can be named.
+    /// Names stacks for `budget`. False: no more can be named.
     fn name_for(&mut self, budget: Duration) -> bool {
         let mut unnamed = std::mem::take(&mut self.unnamed);
         let more = self.name(&mut unnamed, budget);
@@ -594,7 +595,7 @@ impl State {
         progress.more
     }
 
-    /// The next slice of a collection; `None` while stacks are still being named.
+    /// Does the next slice of a collection; `None` while stacks are still being named.
     fn advance(&mut self) -> Option<Arc<Report>> {
         let now = self.world.now();
         if let Some((done, report)) = &self.report
@@ -602,7 +603,7 @@ impl State {
         {
             return Some(report.clone());
         }
-        // A draft that nobody came back for is not the heap of now.
+        // A draft whose caller did not come back is not the heap of now.
         let fresh = |draft: &Draft| now.saturating_duration_since(draft.begun) < DRAFT_FOR;
         let draft = match self.draft.take().filter(fresh) {
             Some(draft) => draft,
@@ -661,7 +662,7 @@ impl State {
         self.unnamed = others.into_iter().rev().chain(first.into_iter().rev()).collect();
     }
 
-    /// What deltas at `now` are measured against.
+    /// Returns the baseline of deltas at `now`.
     fn baseline(&self, now: Instant) -> Option<Arc<Kept>> {
         self.previous.clone().or_else(|| self.ring.baseline(now).cloned())
     }
@@ -677,8 +678,8 @@ impl State {
         report
     }
 
-    /// The report of a snapshot, with the names there are. `begun`, `spent`: since when it is being made,
-    /// and how long it took before that.
+    /// Builds the report of a snapshot, with the names there are. `begun`, `spent`: the time at which this step began,
+    /// and the time spent before it.
     fn report(&mut self, raw: &RawSnapshot, begun: Instant, spent: Duration, with_sites: bool) -> Report {
         let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
@@ -698,7 +699,7 @@ impl State {
 
         let mut other = all;
         for row in &sites {
-            // Each stack is counted at one site at most, so what is taken away was there; `fit` has seen to it
+            // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it
             // for estimates, but for blocks of no bytes.
             other.live_bytes = other.live_bytes.saturating_sub(row.live_bytes);
             other.live_blocks = other.live_blocks.saturating_sub(row.live_blocks);
@@ -760,7 +761,7 @@ impl State {
         }
     }
 
-    /// Live bytes of stacks that have no final name yet, and of those whose line was lost.
+    /// Returns the live bytes of stacks that have no final name yet, and of those whose line was lost.
     fn unnamed_bytes(&self, stacks: &[RawStack]) -> UnnamedBytes {
         let mut unnamed = UnnamedBytes::default();
         for stack in stacks {
@@ -773,7 +774,7 @@ impl State {
         unnamed
     }
 
-    /// Counts by site, in the order of `names.sites`.
+    /// Sums counts by site, in the order of `names.sites`.
     fn sums(&self, living: impl Iterator<Item = Living>, baseline: Option<&Kept>) -> Vec<Estimate> {
         let mut sums = vec![Estimate::default(); self.names.sites.len()];
         for Living { id, bytes, blocks, variance } in living {
@@ -834,14 +835,14 @@ impl State {
     }
 }
 
-/// What a site holds and held in the baseline.
+/// Live counts of a site, now and in the baseline, with their variances.
 #[derive(Clone, Copy, Default)]
 struct Estimate {
     now: Holding,
     then: Holding,
-    /// Of the bytes it holds now.
+    /// Variance of the bytes it holds now.
     variance: f64,
-    /// Of the bytes it held then.
+    /// Variance of the bytes it held then.
     then_variance: f64,
 }
 
@@ -855,24 +856,24 @@ impl Estimate {
         }
     }
 
-    /// Standard error of the bytes.
+    /// Returns the standard error of the bytes.
     fn stderr(&self) -> u64 {
         self.variance.sqrt().round() as u64
     }
 
-    /// Standard error of what the bytes have changed by, at most: blocks that lived then and now are off alike.
+    /// Returns the standard error of the change of the bytes, at most: blocks that lived then and now are off alike.
     #[cfg(any(test, feature = "http"))]
     fn diff_stderr(&self) -> u64 {
         (self.variance + self.then_variance).sqrt().round() as u64
     }
 }
 
-/// What one stack holds.
+/// Live counts of one stack.
 struct Living {
     id: u32,
     bytes: u64,
     blocks: u64,
-    /// Of the bytes, where they are an estimate; else 0.
+    /// Variance of the bytes, where they are an estimate; else 0.
     variance: f64,
 }
 
@@ -883,7 +884,7 @@ impl From<&RawStack> for Living {
     }
 }
 
-/// Bytes and blocks at one moment, and what of them is estimated.
+/// Bytes and blocks at one moment, and the estimated part of them.
 #[derive(Clone, Copy, Default)]
 struct Holding {
     bytes: u64,
@@ -903,7 +904,7 @@ impl Holding {
     }
 }
 
-/// Everything, exact: live bytes and blocks, and their change since the baseline.
+/// Returns the exact total: live bytes and blocks, and their change since the baseline.
 fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&Kept>) -> Sum {
     let (then_bytes, then_blocks) = baseline.map_or((0, 0), |kept| (kept.live_bytes, kept.live_blocks));
     Sum {
@@ -914,8 +915,8 @@ fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&Kept>) -> Sum 
     }
 }
 
-/// Scales the estimates down where rows would hold more than all there is: the total is known, so what is
-/// above it is error, and rows and *other* have to add up. Now and then alike, so that what is level stays so.
+/// Scales the estimates down where rows would hold more than all there is: the total is known, so the part
+/// above it is error, and rows and *other* have to add up. Now and then alike, so that an unchanged site stays so.
 fn fit(rows: &mut [Estimate], total: Sum) {
     let then = |now: u64, delta: i64| now.wrapping_sub_signed(delta);
     fit_one(rows, |row| &mut row.now, total.live_bytes, total.live_blocks);
@@ -944,12 +945,12 @@ fn fit_one(rows: &mut [Estimate], of: fn(&mut Estimate) -> &mut Holding, bytes: 
     }
 }
 
-/// How much is too much, of how much that is estimated.
+/// Returns the excess of the rows over the total, and the estimated bytes that it can be taken from.
 fn excess(rows: u64, total: u64, estimated: u64) -> (u64, u64) {
     (rows.saturating_sub(total).min(estimated), estimated)
 }
 
-/// What of the excess falls to a row, rounded up.
+/// Returns the part of the excess that a row has to give, rounded up.
 fn share(estimated: u64, (excess, of): (u64, u64)) -> u64 {
     let share = (u128::from(estimated) * u128::from(excess)).div_ceil(u128::from(of.max(1)));
     share as u64
@@ -963,7 +964,7 @@ mod tests;
 ))]
 pub(crate) use tests::Fake;
 
-/// One report with every field in use, for the tests of the outlets.
+/// Builds a report with every field in use, for the tests of the outlets.
 #[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
 pub(crate) fn sample_report() -> Report {
     let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);

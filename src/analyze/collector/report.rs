@@ -1,4 +1,4 @@
-//! The value every outlet reads: one moment of the heap, already grouped, compared and chosen.
+//! Report that every outlet reads: one moment of the heap, already grouped, compared and chosen.
 //!
 //! Plain values, shared between threads; nothing here is computed again or changes later.
 #![forbid(unsafe_code)]
@@ -13,10 +13,10 @@ use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::Site;
 use crate::record::raw_snapshot::Counts;
 
-/// One collection: totals, the chosen sites and what they leave out, all from the same snapshot.
+/// One collection: totals, the chosen sites and the remainder, all from the same snapshot.
 ///
 /// Bytes are requested bytes, blocks are live allocations, deltas are live now minus live in the
-/// baseline. At most 40 sites. A report never changes; how old it is says [`taken_at`](Report::taken_at).
+/// baseline. At most 40 sites. A report never changes; [`taken_at`](Report::taken_at) gives its time.
 ///
 /// # Examples
 ///
@@ -29,15 +29,15 @@ use crate::record::raw_snapshot::Counts;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Counts the collections of one collector from 1; equal numbers are the same snapshot.
+    /// Number of the collection, from 1 for each collector; equal numbers are the same snapshot.
     pub number: u64,
-    /// When the counts were read.
+    /// Time at which the counts were read.
     pub taken_at: SystemTime,
-    /// How long reading and grouping them took, without naming new stacks.
+    /// Time that reading and grouping them took, without naming new stacks.
     pub duration: Duration,
-    /// When heapgauge began in this program image: an `exec` begins anew, a forked child keeps it.
+    /// Time at which heapgauge began in this program image: an `exec` begins anew, a forked child keeps it.
     pub started_at: SystemTime,
-    /// New allocations are recorded; false while stopped, switched off or paused by configuration.
+    /// True while new allocations are recorded; false while stopped, switched off or paused by configuration.
     pub tracking: bool,
 
     /// Bytes of all live blocks.
@@ -57,7 +57,7 @@ pub struct Report {
 
     /// The chosen sites, most live bytes first; empty while tracking is off.
     pub sites: Vec<SiteRow>,
-    /// Everything the chosen sites leave out, stacks without a name yet among it.
+    /// Remainder beside the chosen sites, stacks without a name yet among it.
     pub other: Sum,
     /// Change of all live blocks since the baseline.
     pub delta_bytes: i64,
@@ -65,7 +65,7 @@ pub struct Report {
     pub delta_blocks: i64,
     /// Named sites that have live blocks, chosen or not.
     pub sites_with_blocks: u64,
-    /// The real age of the baseline; zero for the first collection.
+    /// Age of the baseline; zero for the first collection.
     pub delta_window: Duration,
 
     /// Bytes of live blocks that were allocated while tracking was paused or off.
@@ -88,20 +88,20 @@ pub struct Report {
     pub resident_bytes: Option<u64>,
     /// The tightest cgroup memory limit in bytes; `None` when there is none.
     pub memory_limit_bytes: Option<u64>,
-    /// What this binary is and how well it can be named.
+    /// Description of this binary, and how well it can be named.
     pub build: BuildInfo,
 
     /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) followed: Vec<SiteRow>,
-    /// What was allocated and freed before traces were last forgotten, as far as it was seen.
+    /// Counts before traces were last forgotten, as far as they were seen.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) forgotten: Counts,
 }
 
 #[cfg(any(feature = "opentelemetry", feature = "prometheus"))]
 impl Report {
-    /// The same with totals that go on where traces were forgotten, for outlets whose counters must not
+    /// Returns the report with totals that continue where traces were forgotten, for outlets whose counters must not
     /// fall.
     pub(crate) fn going_on(&self) -> Report {
         let mut report = self.clone();
@@ -112,7 +112,7 @@ impl Report {
         report
     }
 
-    /// [`going_on`](Report::going_on) with the followed sites in place of the chosen ones, for outlets
+    /// Returns [`going_on`](Report::going_on) with the followed sites in place of the chosen ones, for outlets
     /// that cannot drop a series either.
     #[cfg(feature = "prometheus")]
     pub(crate) fn sticky(&self) -> Report {
@@ -142,7 +142,7 @@ impl From<Sum> for Totals {
     }
 }
 
-/// One chosen site: a line of code and what it holds.
+/// One chosen site: a line of code and its live counts.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SiteRow {
@@ -176,44 +176,44 @@ impl SiteRow {
         &self.named
     }
 
-    /// FNV-1a 64 over function, file and line: the same in every process of the same binary.
+    /// Returns FNV-1a 64 over function, file and line: the same in every process of the same binary.
     pub fn id(&self) -> u64 {
         self.named.id
     }
 
-    /// The value of the label `site`: [`id`](SiteRow::id) as 16 lower-case hex digits.
+    /// Returns the value of the label `site`: [`id`](SiteRow::id) as 16 lower-case hex digits.
     pub fn site(&self) -> String {
         self.named.label()
     }
 
-    /// The whole demangled path of the function.
+    /// Returns the whole demangled path of the function.
     pub fn function(&self) -> &str {
         &self.named.function
     }
 
-    /// The value of the label `function`: the last 120 characters of the path, without backslashes.
+    /// Returns the value of the label `function`: the last 120 characters of the path, without backslashes.
     pub fn function_label(&self) -> Cow<'_, str> {
         self.named.function_label()
     }
 
-    /// The file, relative to the workspace, registry or library; `<unknown>` without line tables.
+    /// Returns the file, relative to the workspace, registry or library; `<unknown>` without line tables.
     pub fn file(&self) -> &str {
         &self.named.file
     }
 
-    /// The line, 0 when it is not known.
+    /// Returns the line, 0 when it is not known.
     pub fn line(&self) -> u32 {
         self.named.line
     }
 
-    /// The crate the function belongs to.
+    /// Returns the crate the function belongs to.
     pub fn krate(&self) -> &str {
         &self.named.krate
     }
 }
 
 impl Report {
-    /// Whether sites are estimates.
+    /// Returns whether sites are estimates.
     #[cfg_attr(not(feature = "prometheus"), allow(dead_code))]
     pub(crate) fn is_estimated(&self) -> bool {
         self.sample_interval_bytes != 0 || self.sites.iter().any(|site| site.live_stderr_bytes != 0)
@@ -253,19 +253,19 @@ pub struct UnnamedBytes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DroppedEvents {
-    /// The table of stacks was full.
+    /// Events lost because the table of stacks was full.
     pub stacks: u64,
-    /// Memory for the tracker's tables could not be had.
+    /// Events lost because memory for the tracker's tables could not be had.
     pub memory: u64,
-    /// A thread could not be given counters of its own.
+    /// Events lost because a thread could not be given counters of its own.
     pub threads: u64,
     /// Sites left out by an outlet that cannot take more series, each counted once.
     pub series: u64,
-    /// An allocation happened inside the tracker or inside a signal handler.
+    /// Events inside the tracker or inside a signal handler.
     pub reentrant: u64,
 }
 
-/// What this binary is.
+/// Description of this binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildInfo {
@@ -274,9 +274,9 @@ pub struct BuildInfo {
     /// The build id of the module that holds heapgauge, in hex, empty when it has none: of the executable, or of a library
     /// in another program.
     pub build_id: Arc<str>,
-    /// How stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's blocks passes by, because it is
-    /// linked against the shared standard library (`-C prefer-dynamic`).
+    /// Method by which stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's blocks is not
+    /// seen, because it is linked against the shared standard library (`-C prefer-dynamic`).
     pub capture: &'static str,
-    /// What names could be read: `lines`, `functions` or `none`.
+    /// Kind of names that could be read: `lines`, `functions` or `none`.
     pub symbols: &'static str,
 }

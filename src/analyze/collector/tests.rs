@@ -9,7 +9,7 @@ use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-/// What the collector sees; tests change it between collections.
+/// Heap and clock of the collector under test; tests change it between collections.
 pub(crate) struct Heap {
     start: Instant,
     pub(crate) now: Instant,
@@ -23,14 +23,14 @@ pub(crate) struct Heap {
     names_epoch: u64,
     resolved: Vec<usize>,
     pub(crate) taken: u32,
-    /// How far the clock jumps with each look at it.
+    /// Time that the clock advances with each look at it.
     pub(crate) hurries: Duration,
     /// The next snapshot panics.
     pub(crate) fails: bool,
-    /// Average bytes between samples, and what is live in truth; `None`: what the stacks hold.
+    /// Average bytes between samples, and the true live counts; `None`: the sums of the stacks.
     pub(crate) sample_interval: u64,
     totals: Option<Counts>,
-    /// What a `resolve` takes, and the budgets it was given.
+    /// Duration of a `resolve`, and the budgets it was given.
     naming_takes: Duration,
     budgets: Vec<Duration>,
 }
@@ -116,7 +116,7 @@ impl Fake {
         heap.stacks.get_mut(&id).unwrap().variance = stderr * stderr;
     }
 
-    /// What is live in truth.
+    /// Sets the true live counts.
     fn truly_holds(&self, allocated_bytes: u64, allocated_blocks: u64) {
         let counts = Counts { allocated_bytes, allocated_blocks, ..Counts::default() };
         self.heap().totals = Some(counts);
@@ -230,7 +230,7 @@ fn rows(report: &Report) -> Vec<(u32, u64, u64, i64, i64)> {
         .collect()
 }
 
-/// What holds in every report.
+/// Checks the invariants of every report.
 fn check(report: &Report) {
     assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
     assert_eq!(report.live_blocks, report.allocations - report.deallocations);

@@ -1,12 +1,12 @@
-//! All sites → the few that are exported: a pure function on values.
+//! Chooses the few sites that are exported: a pure function on values.
 //!
-//! Linear in the number of sites (selection, not sorting); only what is chosen is sorted.
+//! Linear in the number of sites (selection, not sorting); only the chosen sites are sorted.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-/// What is known of a site when the choice is made.
+/// Figures of a site by which it is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub id: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Candidate {
     pub top_ago: Option<Duration>,
 }
 
-/// How many of each kind are chosen.
+/// Maximum number of sites of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub by_live: usize,
@@ -29,13 +29,13 @@ pub(crate) struct Limits {
 /// One chosen site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    /// Into the candidates.
+    /// Index into the candidates.
     pub index: usize,
-    /// Chosen only because it was at the top a while ago.
+    /// True if the site was chosen only because it was at the top a while ago.
     pub sticky: bool,
 }
 
-/// The top by live bytes, the top by positive delta, and those that were among them most recently;
+/// Chooses the top by live bytes, the top by positive delta, and those that were among them most recently;
 /// most live bytes first. A site without live blocks is never chosen. Ties go to the smaller id, so
 /// that equal numbers give equal choices.
 pub(crate) fn choose(candidates: &[Candidate], limits: Limits) -> Vec<Chosen> {
@@ -71,7 +71,7 @@ pub(crate) fn choose(candidates: &[Candidate], limits: Limits) -> Vec<Chosen> {
     chosen
 }
 
-/// The `count` smallest by `key`, in any order.
+/// Returns the `count` smallest by `key`, in any order.
 fn first<K: Ord>(mut indices: Vec<usize>, count: usize, key: impl Fn(usize) -> K) -> Vec<usize> {
     if count == 0 {
         return Vec::new();

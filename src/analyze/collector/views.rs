@@ -1,8 +1,8 @@
-//! The heap at one moment, and what was kept before → sites, stacks and their history, for people who look.
+//! Sites, stacks and their history at one moment, for the page.
 //!
-//! What a page shows comes in several answers, and has to add up: so a moment keeps its number for a while,
+//! A page is made of several answers, which have to add up. So a moment keeps its number for a while,
 //! and every answer can be of the same one. It holds counts alone, about six bytes a stack. An answer costs
-//! a few milliseconds for 10,000 stacks; names are read in slices, and what has none yet counts in *other*.
+//! a few milliseconds for 10,000 stacks; names are read in slices, and stacks without one yet count in *other*.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
@@ -19,43 +19,43 @@ use crate::analyze::symbols::{Progress, Site};
 use crate::record::control;
 use crate::record::raw_snapshot::RawSnapshot;
 
-/// How many moments are kept, and for how long: two people may look at the same time.
+/// Number of moments kept, and their age at most: two people may look at the same time.
 const MOMENTS: usize = 4;
 const MOMENTS_FOR: Duration = Duration::from_secs(60);
-/// How many stacks are looked at in one go, for callers with other things to do in between: some 30 ms.
+/// Number of stacks read in one go, for callers with other things to do in between: some 30 ms.
 const STACKS_PER_SLICE: usize = 8_192;
 
-/// The heap at one moment.
+/// Heap at one moment.
 #[derive(Debug)]
 pub(super) struct Moment {
-    /// Without sites.
+    /// Report without sites.
     report: Arc<Report>,
     taken: Instant,
     kept: Arc<Kept>,
 }
 
-/// What there is to look at.
+/// Totals, naming progress, history and kept snapshots of one moment.
 #[derive(Debug)]
 pub(crate) struct Overview {
-    /// Its number is that of the moment; without sites.
+    /// Report without sites; its number is that of the moment.
     pub report: Arc<Report>,
-    /// Stacks that hold memory: those that have names, of all.
+    /// Progress of naming: stacks that hold memory and have names, of all that hold memory.
     pub naming: Progress,
-    /// What the collector keeps for its baselines, oldest first.
+    /// Baselines of the collector, oldest first.
     pub history: Vec<Past>,
-    /// Kept on request, with their numbers, oldest first.
+    /// Snapshots kept on request, with their numbers, oldest first.
     pub snapshots: Vec<(u64, Past)>,
 }
 
-/// Which moment, compared with what.
+/// Query: a moment, and the earlier one it is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    /// By its number; `None`: now.
+    /// Number of the moment; `None`: now.
     pub at: Option<u64>,
     pub since: Since,
 }
 
-/// The moments an answer is about.
+/// Moments that an answer is about.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     pub number: u64,
@@ -63,21 +63,21 @@ pub(crate) struct Times {
     pub since: SystemTime,
 }
 
-/// Sites, and what they leave out.
+/// Sites, and their remainder.
 #[derive(Debug)]
 pub(crate) struct Sites {
     pub times: Times,
     pub rows: Vec<SiteTotals>,
-    /// All that have a name and held memory then or now, in `rows` or not.
+    /// Number of sites that have a name and held memory then or now, in `rows` or not.
     pub sites: usize,
-    /// Stacks without names among it.
+    /// Remainder, stacks without names among it.
     pub other: Totals,
     pub total: Totals,
-    /// When each figure of a row's history was taken; the last is the moment.
+    /// Time of each figure of a row's history; the last is the moment.
     pub history_at: Vec<SystemTime>,
 }
 
-/// What one site holds.
+/// Totals and history of one site.
 #[derive(Debug)]
 pub(crate) struct SiteTotals {
     pub site: Arc<Site>,
@@ -85,7 +85,7 @@ pub(crate) struct SiteTotals {
     /// Standard errors of its bytes and of their change; 0 where they are exact.
     pub stderr: u64,
     pub diff_stderr: u64,
-    /// Live bytes, oldest first.
+    /// Live bytes over time, oldest first.
     pub history: Vec<u64>,
 }
 
@@ -93,24 +93,24 @@ pub(crate) struct SiteTotals {
 #[derive(Debug)]
 pub(crate) struct Stacks {
     pub times: Times,
-    /// Those read so far.
+    /// Stacks read so far.
     pub held: Vec<Held>,
-    /// Of everything, exact also where `held` are estimates.
+    /// Totals of all blocks, exact also where `held` are estimates.
     pub total: Totals,
     moment: Arc<Moment>,
     old: Arc<Kept>,
-    /// The first id that has not been looked at.
+    /// First id that has not been looked at.
     next: u32,
 }
 
 impl Collector {
-    /// Totals of a moment that is at most a second old.
+    /// Returns the totals of a moment that is at most a second old.
     pub(crate) fn overview(&self) -> Overview {
         let _own = control::internal();
         self.lock().overview()
     }
 
-    /// The first `top` sites in that order, each with `points` figures of history.
+    /// Returns the first `top` sites in that order, each with `points` figures of history.
     pub(crate) fn sites(
         &self,
         asked: Asked,
@@ -143,16 +143,16 @@ impl Collector {
     }
 }
 
-/// The latest moments, oldest first.
+/// Latest moments, oldest first.
 pub(super) type Moments = VecDeque<Arc<Moment>>;
 
 impl State {
-    /// A moment nobody asks for any more goes.
+    /// Drops moments older than `MOMENTS_FOR`.
     pub(super) fn forget_old_moments(&mut self, now: Instant) {
         self.moments.retain(|moment| now.saturating_duration_since(moment.taken) < MOMENTS_FOR);
     }
 
-    /// The latest moment if it is at most a second old, else that of this snapshot.
+    /// Returns the latest moment if it is at most a second old, else that of this snapshot.
     fn fresh(&mut self, raw: &RawSnapshot, begun: Instant) -> Arc<Moment> {
         self.forget_old_moments(raw.taken);
         let is_fresh = |moment: &&Arc<Moment>| raw.taken.saturating_duration_since(moment.taken) < REUSE_FOR;
@@ -180,7 +180,7 @@ impl State {
         }
     }
 
-    /// One slice of naming what holds memory now or did then, if there is anything to name.
+    /// Does one slice of naming stacks that hold memory now or did then, if there is anything to name.
     fn name_some(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
         self.adopt_names(raw, then);
         if !self.unnamed.is_empty() {
@@ -206,7 +206,7 @@ impl State {
         }
     }
 
-    /// The moment asked for, what it is compared with, and the stacks there are now.
+    /// Returns the moment asked for, the counts it is compared with, and the stacks there are now.
     fn asked(&mut self, asked: Asked) -> Result<(Arc<Moment>, Arc<Kept>, RawSnapshot), Nothing> {
         let begun = self.world.now();
         let raw = self.take();
@@ -274,7 +274,7 @@ impl State {
         let raw = self.take();
         let limit = if whole { usize::MAX } else { raw.traceback_limit };
         let from = stacks.next;
-        // All three ascend by id, and what was live then is a stack of the same epoch now.
+        // All three ascend by id, and a stack that was live then is one of the same epoch now.
         let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
         let (moment, old) = (stacks.moment.clone(), stacks.old.clone());
         let mut new = moment.kept.stacks().skip_while(|stack| stack.id < from).peekable();
@@ -317,7 +317,7 @@ fn times(moment: &Moment, old: &Kept) -> Times {
     Times { number, taken_at, since: old.taken_at }
 }
 
-/// At most `most` of them, the first among them, at even steps.
+/// Returns at most `most` of them, the first among them, at even steps.
 fn spread<T: Copy>(all: Vec<T>, most: usize) -> Vec<T> {
     if all.len() <= most {
         return all;

@@ -1,4 +1,4 @@
-//! Snapshots → rows: statistics of one, differences of two, and the first rows with the sum of the others.
+//! Computes rows from snapshots: statistics of one, differences of two, and the first rows with the sum of the others.
 //!
 //! Pure functions on values, for any thread, with `tracemalloc`'s numbers and order.
 
@@ -61,7 +61,7 @@ impl Snapshot {
         rows
     }
 
-    /// How each group differs from an `old` snapshot: the largest change first, in either direction. Groups that
+    /// Compares each group with an `old` snapshot: the largest change first, in either direction. Groups that
     /// are gone have rows too.
     ///
     /// # Examples
@@ -112,7 +112,7 @@ impl Snapshot {
     }
 }
 
-/// Files may hold any 64-bit number; the difference of two may need a 65th bit.
+/// Returns the difference of two 64-bit numbers. Files may hold any, and the difference may need a 65th bit.
 fn difference(new: u64, old: u64) -> i64 {
     let difference = i128::from(new) - i128::from(old);
     difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64

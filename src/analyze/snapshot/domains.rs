@@ -1,4 +1,4 @@
-//! Memory that does not come from the allocator (`mmap`, a GPU) → traces under a domain of its own.
+//! Traces memory that does not come from the allocator (`mmap`, a GPU), under domains of its own.
 //!
 //! Any thread may call these; they take one lock for a moment and allocate, so not from inside an allocator.
 #![forbid(unsafe_code)]
@@ -17,7 +17,7 @@ struct Block {
     addresses: &'static [usize],
 }
 
-/// What is tracked, by domain and address, since the last `clear`.
+/// Tracked blocks, by domain and address, since the last `clear`.
 #[derive(Debug, Default)]
 struct Table {
     epoch: u32,
@@ -33,7 +33,7 @@ pub(crate) struct DomainStack {
     pub count: u64,
 }
 
-/// Tells heapgauge of `size` bytes at `address` that do not come from the global allocator. They belong to the
+/// Reports `size` bytes at `address` that do not come from the global allocator. They belong to the
 /// caller's stack and show in snapshots under `domain`; `heap_*` metrics count the allocator's domain 0 only.
 ///
 /// An address that is tracked in this domain already is replaced. [`clear_traces`](crate::clear_traces) and
@@ -70,7 +70,7 @@ pub fn track(domain: u32, address: usize, size: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes back what [`track`] told of `address` in this domain. Does nothing where nothing is tracked.
+/// Takes back a report of [`track`] for `address` in this domain. Does nothing if nothing is tracked there.
 ///
 /// # Examples
 ///
@@ -82,7 +82,7 @@ pub fn untrack(domain: u32, address: usize) {
     with_table(|table| table.blocks.remove(&(domain, address)));
 }
 
-/// What is tracked now, by domain and stack, in a fixed order.
+/// Returns the blocks tracked now, by domain and stack, in a fixed order.
 pub(crate) fn stacks() -> Vec<DomainStack> {
     let _own = control::internal();
     let mut sums: HashMap<(u32, usize, usize), DomainStack> = HashMap::new();

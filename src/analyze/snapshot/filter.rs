@@ -1,4 +1,4 @@
-//! Snapshot and conditions → the snapshot of those traces that meet them, as `tracemalloc` filters.
+//! Filters the traces of a snapshot as `tracemalloc` filters.
 //!
 //! Pure functions on values, for any thread; linear in the number of traces.
 #![forbid(unsafe_code)]
@@ -6,7 +6,7 @@
 use crate::analyze::frame::Frame;
 use crate::analyze::snapshot::{Snapshot, Trace};
 
-/// A condition on a trace: by file, line and domain.
+/// Condition on a trace: by file, line and domain.
 ///
 /// A trace is kept if it meets any of the inclusive filters (or there are none) and none of the exclusive ones
 /// excludes it.
@@ -26,7 +26,7 @@ use crate::analyze::snapshot::{Snapshot, Trace};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     inclusive: bool,
-    /// `None`: a filter on the domain alone.
+    /// Pattern of the file; `None`: a filter on the domain alone.
     pattern: Option<Vec<Token>>,
     line: Option<u32>,
     all_frames: bool,
@@ -34,8 +34,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Keeps traces whose most recent frame lies in a file that matches `pattern`: `*` stands for anything (`/`
-    /// too), `?` for one character, `[a-z]` and `[!a-z]` for one of or one but.
+    /// Keeps traces whose most recent frame is in a file that matches `pattern`: `*` matches anything (`/`
+    /// too), `?` one character, `[a-z]` and `[!a-z]` one of or one but.
     ///
     /// # Examples
     ///
@@ -53,7 +53,7 @@ impl Filter {
         }
     }
 
-    /// Drops traces whose most recent frame lies in a file that matches `pattern`; see [`Filter::include`].
+    /// Drops traces whose most recent frame is in a file that matches `pattern`; see [`Filter::include`].
     ///
     /// # Examples
     ///
@@ -65,7 +65,7 @@ impl Filter {
         Filter { inclusive: false, ..Filter::include(pattern) }
     }
 
-    /// Only this line of the file; 0 is where no line is known.
+    /// Restricts the filter to this line of the file; 0 matches frames without a line.
     ///
     /// # Examples
     ///
@@ -78,7 +78,7 @@ impl Filter {
         self
     }
 
-    /// Any frame of a traceback counts, not only the most recent.
+    /// Matches any frame of a traceback, not only the most recent.
     ///
     /// # Examples
     ///
@@ -91,7 +91,7 @@ impl Filter {
         self
     }
 
-    /// Only traces of this domain: an exclusive filter leaves those of others.
+    /// Restricts the filter to traces of this domain: an exclusive filter leaves those of others.
     ///
     /// # Examples
     ///
@@ -104,7 +104,7 @@ impl Filter {
         self
     }
 
-    /// Whether this filter, alone, leaves the trace in.
+    /// Returns whether this filter, alone, leaves the trace in.
     fn keeps(&self, trace: &Trace) -> bool {
         let frames = trace.traceback.frames();
         let considered = if self.all_frames { frames } else { &frames[..1] };
@@ -119,7 +119,7 @@ impl Filter {
     }
 }
 
-/// A condition on a trace's domain alone; becomes a [`Filter`] with `into()`.
+/// Condition on a trace's domain alone; becomes a [`Filter`] with `into()`.
 ///
 /// # Examples
 ///
@@ -174,7 +174,7 @@ impl From<DomainFilter> for Filter {
 }
 
 impl Snapshot {
-    /// A snapshot of those traces that the filters leave; with no filter, a copy.
+    /// Returns a snapshot of those traces that the filters leave; with no filter, a copy.
     ///
     /// # Examples
     ///
@@ -198,7 +198,7 @@ impl Snapshot {
     }
 }
 
-/// One step of a pattern.
+/// Step of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Token {
     /// `*`
@@ -225,7 +225,7 @@ impl Token {
     }
 }
 
-/// The pattern as Python's `fnmatch` understands it.
+/// Parses the pattern as Python's `fnmatch` does.
 fn tokens(pattern: &str) -> Vec<Token> {
     let chars: Vec<char> = pattern.chars().collect();
     let mut tokens = Vec::new();
@@ -242,7 +242,7 @@ fn tokens(pattern: &str) -> Vec<Token> {
                     tokens.push(set(&chars[at..end]));
                     at = end + 1;
                 }
-                // Nothing closes it, so it stands for itself.
+                // Nothing closes it, so it is an ordinary character.
                 None => tokens.push(Token::Char('[')),
             },
             _ => tokens.push(Token::Char(char)),
@@ -251,7 +251,7 @@ fn tokens(pattern: &str) -> Vec<Token> {
     tokens
 }
 
-/// Where the `]` stands; one right after `[` or `[!` belongs to the set.
+/// Returns the position of the `]`; one right after `[` or `[!` belongs to the set.
 fn set_end(chars: &[char], from: usize) -> Option<usize> {
     let mut at = from;
     if chars.get(at) == Some(&'!') {
@@ -285,7 +285,7 @@ fn set(inside: &[char]) -> Token {
     }
 }
 
-/// Linear but for the text after each `*`, which is tried again further on.
+/// Returns whether the text matches. Linear but for the text after each `*`, which is tried again further on.
 fn is_match(pattern: &[Token], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
     let (mut at, mut token) = (0, 0);

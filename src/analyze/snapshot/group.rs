@@ -1,4 +1,4 @@
-//! Traces → groups: the keys by which traces are grouped, and their sums.
+//! Groups traces by key and sums them.
 //!
 //! Pure functions on values, for any thread. Grouping 10,000 tracebacks takes a few milliseconds. Cumulative groups
 //! count a frame that recurs in a traceback once, where `tracemalloc` counts it once for each occurrence.
@@ -13,7 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What the traces of one row have in common.
+/// Key by which the traces of one row are grouped.
 ///
 /// The cumulative ones count a trace for each of its frames, not only for the most recent; a frame that occurs
 /// several times in a traceback counts once.
@@ -54,7 +54,7 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// The same grouping over all frames of a traceback.
+    /// Returns this grouping over all frames of a traceback.
     ///
     /// # Examples
     ///
@@ -67,7 +67,7 @@ impl GroupBy {
     ///
     /// # Errors
     ///
-    /// For [`GroupBy::Traceback`], which is all frames already.
+    /// [`GroupBy::Traceback`] is an error: it is all frames already.
     pub fn cumulative(self) -> Result<GroupBy, Error> {
         match self {
             GroupBy::File | GroupBy::CumulativeFile => Ok(GroupBy::CumulativeFile),
@@ -188,7 +188,7 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
     groups
 }
 
-/// Whether a frame has a name, be it a module and an offset, but no line.
+/// Returns whether a frame has a name, be it a module and an offset, but no line.
 fn is_named_only(frame: &Frame) -> bool {
     *frame.file == *UNKNOWN && frame.line == 0 && (frame.function.is_some() || frame.module.is_some())
 }
@@ -212,7 +212,7 @@ fn add(groups: &mut HashMap<Key, Group>, key: Key, trace: &Trace, frame: &Frame)
     }
 }
 
-/// The one frame that shows what a group has in common, as long as that is one frame.
+/// Returns the one frame that shows the common part of a group, as long as that is one frame.
 fn shown(key: &Key, frame: &Frame) -> Traceback {
     let frame = match key {
         Key::Traceback(traceback) => return traceback.clone(),
@@ -224,7 +224,7 @@ fn shown(key: &Key, frame: &Frame) -> Traceback {
     Traceback::new([frame])
 }
 
-/// Forgets what one more frame of the group does not share: the function of a line, the file of a function.
+/// Forgets the parts that one more frame of the group does not share: the function of a line, the file of a function.
 fn narrow(key: &Key, group: &mut Group, frame: &Frame) {
     let shown = group.traceback.most_recent();
     let narrower = match key {

@@ -1,7 +1,7 @@
-//! Raw snapshot and names → [`Snapshot`]; to a file and back.
+//! Takes a [`Snapshot`] of raw counts and names, and writes it to a file and reads it back.
 //!
-//! For any thread. Taking one copies counters and names every stack to the end: microseconds for each stack met
-//! before, and some milliseconds or more where many are new. Nobody is stopped.
+//! Any thread may use it. Taking a snapshot copies counters and names every stack to the end: microseconds for each
+//! stack named before, and some milliseconds or more where many are new. No thread is stopped.
 #![forbid(unsafe_code)]
 
 pub(crate) mod compare;
@@ -28,7 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trace {
-    /// 0 for the allocator's memory, else what was given to [`track`](crate::track).
+    /// Domain: 0 for the allocator's memory, else the number given to [`track`](crate::track).
     pub domain: u32,
     /// Live bytes, as requested, of all the blocks.
     pub size: u64,
@@ -36,11 +36,11 @@ pub struct Trace {
     pub count: u64,
     /// Standard error of `size` where it is an [estimate](crate::docs::sampling), in bytes; 0 where it is exact.
     pub stderr: u64,
-    /// Where they were allocated.
+    /// Traceback of the allocations.
     pub traceback: Traceback,
 }
 
-/// The live blocks of the program at one moment, by traceback.
+/// Live blocks of the program at one moment, by traceback.
 ///
 /// # Examples
 ///
@@ -67,7 +67,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes one now, with every name final.
+    /// Takes a snapshot now, with every name final.
     ///
     /// The first one in a process reads the debug information of everything that allocated: up to a second in a
     /// large program. Later ones with 10,000 stacks take some 20 ms.
@@ -93,7 +93,7 @@ impl Snapshot {
         if !raw.tracking {
             return Err(Error::tracking_off(format_args!("Snapshot::take: {}", control::off_reason())));
         }
-        // Where figures are not right, it is said.
+        // A process whose figures are not right gets a line on stderr.
         symbols::capture(raw.capture);
         let symbols = symbols::global();
         let mut stacks = raw.stacks;
@@ -122,7 +122,7 @@ impl Snapshot {
         Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
     }
 
-    /// One of traces that were put together elsewhere, of this process.
+    /// Builds a snapshot of traces that were put together elsewhere, of this process.
     pub(crate) fn of(taken_at: SystemTime, traceback_limit: usize, traces: Vec<Trace>) -> Snapshot {
         Snapshot {
             taken_at: taken_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
@@ -133,12 +133,12 @@ impl Snapshot {
         }
     }
 
-    /// The same, with blocks sampled every so many bytes on average.
+    /// Sets the average bytes between samples.
     pub(crate) fn sampled_every(self, sample_interval: u64) -> Snapshot {
         Snapshot { sample_interval, ..self }
     }
 
-    /// Every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
+    /// Returns every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
     /// [sampled](crate::docs::sampling): every one that was met, with estimates.
     ///
     /// # Examples
@@ -154,7 +154,7 @@ impl Snapshot {
         &self.traces
     }
 
-    /// How many frames a traceback shows at most.
+    /// Returns the maximum number of frames that a traceback shows.
     ///
     /// # Examples
     ///
@@ -168,7 +168,7 @@ impl Snapshot {
         self.traceback_limit
     }
 
-    /// Average bytes between sampled allocations when it was taken; 0: every allocation was recorded.
+    /// Returns the average bytes between sampled allocations when it was taken; 0: every allocation was recorded.
     ///
     /// # Examples
     ///
@@ -182,7 +182,7 @@ impl Snapshot {
         self.sample_interval
     }
 
-    /// When it was taken, by the clock of the host that took it.
+    /// Returns the time at which it was taken, by the clock of the host that took it.
     ///
     /// # Examples
     ///
@@ -198,7 +198,7 @@ impl Snapshot {
         UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The linker's id of the executable it was taken from, hex; `None` where there is none.
+    /// Returns the linker's id of the executable it was taken from, hex; `None` where there is none.
     ///
     /// # Examples
     ///
@@ -213,7 +213,7 @@ impl Snapshot {
         self.build_id.as_deref()
     }
 
-    /// The same snapshot with only those traces that `keep` says.
+    /// Returns the snapshot with only those traces that `keep` accepts.
     pub(crate) fn filtered(&self, keep: impl Fn(&Trace) -> bool) -> Snapshot {
         let _own = control::internal();
         Snapshot {
@@ -223,7 +223,7 @@ impl Snapshot {
         }
     }
 
-    /// Writes it to `path` as JSON, whole or not at all: a file that is there is replaced in one step.
+    /// Writes the snapshot to `path` as JSON, whole or not at all: a file that is there is replaced in one step.
     ///
     /// 100,000 tracebacks of twelve frames take a fifth of a second.
     ///
@@ -277,7 +277,7 @@ impl Snapshot {
     }
 }
 
-/// Its names, looked up again if the program loaded a library meanwhile.
+/// Returns the traceback of a stack, with names looked up again if the program loaded a library meanwhile.
 fn named(symbols: &Symbols, addresses: &'static [usize], limit: usize, truncated: bool) -> Traceback {
     for _ in 0..3 {
         if let Some(traceback) = symbols.traceback(addresses, limit, truncated) {

@@ -1,4 +1,4 @@
-//! Rows of a comparison → their order, with the ties of `tracemalloc`.
+//! Orders the rows of a comparison, with the ties of `tracemalloc`.
 
 use crate::analyze::snapshot::statistic::StatisticDiff;
 #[cfg(any(feature = "http", test))]
@@ -6,7 +6,7 @@ use crate::analyze::snapshot::statistic::Totals;
 use crate::base::error::Error;
 use std::str::FromStr;
 
-/// By what rows are ordered, largest first; ties as in `tracemalloc`, down to the group's name.
+/// Figure by which rows are ordered, largest first; ties as in `tracemalloc`, down to the group's name.
 ///
 /// # Examples
 ///
@@ -19,7 +19,7 @@ use std::str::FromStr;
 pub enum Order {
     /// Absolute change of bytes, as `compare_to` returns them.
     Diff,
-    /// Signed change of bytes: what grew comes first and what shrank last.
+    /// Signed change of bytes: the largest growth comes first, the largest decrease last.
     Growth,
     /// Live bytes.
     Size,
@@ -84,7 +84,7 @@ impl Order {
 
 #[cfg(any(feature = "http", test))]
 impl Order {
-    /// What rows with these figures are ordered by.
+    /// Returns the sort key of rows with these figures.
     pub(crate) fn rank(self, totals: &Totals) -> (i128, u64, u64, i64) {
         let Totals { size, size_diff, count, count_diff } = *totals;
         let first = match self {

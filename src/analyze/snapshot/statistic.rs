@@ -5,7 +5,7 @@ use crate::analyze::snapshot::group::Key;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The live blocks of one group.
+/// Live blocks of one group.
 ///
 /// # Examples
 ///
@@ -22,7 +22,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistic {
-    /// Grouped by traceback all frames, else one frame that holds what the group has in common.
+    /// All frames if grouped by traceback, else one frame with the common part of the group.
     pub traceback: Traceback,
     /// Live bytes.
     pub size: u64,
@@ -34,7 +34,7 @@ pub struct Statistic {
 }
 
 impl Statistic {
-    /// What the group is called: `src/cache.rs:42`, a function, or a crate.
+    /// Returns the name of the group: `src/cache.rs:42`, a function, or a crate.
     ///
     /// # Examples
     ///
@@ -61,7 +61,7 @@ impl fmt::Display for Statistic {
     }
 }
 
-/// The live blocks of one group, and how they differ from an earlier snapshot.
+/// Live blocks of one group, and their difference from an earlier snapshot.
 ///
 /// # Examples
 ///
@@ -81,7 +81,7 @@ impl fmt::Display for Statistic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatisticDiff {
-    /// As in [`Statistic::traceback`].
+    /// Traceback as in [`Statistic::traceback`].
     pub traceback: Traceback,
     /// Live bytes in the later snapshot.
     pub size: u64,
@@ -93,14 +93,14 @@ pub struct StatisticDiff {
     pub count_diff: i64,
     /// Standard error of `size` in bytes where it is an [estimate](crate::docs::sampling), 0 where it is exact.
     pub stderr: u64,
-    /// At most how large the standard error of `size_diff` is: blocks that are in both snapshots add nothing
+    /// Upper bound of the standard error of `size_diff`: blocks that are in both snapshots add nothing
     /// to it in truth, and are counted here because they cannot be told from those that are not.
     pub diff_stderr: u64,
     pub(super) key: Key,
 }
 
 impl StatisticDiff {
-    /// As [`Statistic::name`].
+    /// Returns the name of the group, as [`Statistic::name`] does.
     ///
     /// # Examples
     ///
@@ -137,7 +137,7 @@ impl fmt::Display for StatisticDiff {
     }
 }
 
-/// A standard error in bytes, behind what it is the error of; nothing where that is exact.
+/// Prints a standard error in bytes behind its value; nothing where that is exact.
 struct Give(u64);
 
 impl fmt::Display for Give {
@@ -156,7 +156,7 @@ fn write_average(f: &mut fmt::Formatter<'_>, size: u64, count: u64) -> fmt::Resu
     }
 }
 
-/// The four figures of several rows together.
+/// Four figures of several rows together.
 ///
 /// # Examples
 ///
@@ -203,8 +203,8 @@ impl Totals {
         )
     }
 
-    /// What rows that add up to this leave of an exact total, and that total. Where rows are estimates and hold
-    /// more than all there is, nothing is left and the total is theirs.
+    /// Returns the remainder of an exact total beside rows that add up to this, and that total. Where rows are
+    /// estimates and hold more than all there is, nothing is left and the total is theirs.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(crate) fn beside(self, total: Totals) -> (Totals, Totals) {
         let other = Totals {
@@ -226,7 +226,7 @@ impl Totals {
     }
 }
 
-/// The first rows, and what they leave out.
+/// First rows, and the sums of the others.
 ///
 /// # Examples
 ///
@@ -234,16 +234,16 @@ impl Totals {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Top {
-    /// In the order they were given.
+    /// Rows in the order they were given.
     pub rows: Vec<StatisticDiff>,
     /// All rows that are not in `rows`.
     pub other: Totals,
-    /// All rows; what `rows` and `other` add up to.
+    /// Sum of all rows: of `rows` and `other`.
     pub total: Totals,
 }
 
 impl Top {
-    /// The same, where rows are estimates and this is the exact total. What rows leave of it is *other*; where
+    /// Sets the exact total where rows are estimates. The remainder beside the rows is *other*; where
     /// they are estimated to hold more than all there is, *other* is nothing and the total is theirs.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]
     pub(crate) fn of_total(mut self, total: Totals) -> Top {

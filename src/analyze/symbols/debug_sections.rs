@@ -1,6 +1,6 @@
-//! A file → its debug sections, with those of the files that it refers to.
+//! Reads the debug sections of a file, with those of the files that it refers to.
 //!
-//! For the read side. A file is mapped while it is read, and its compressed sections are inflated.
+//! Read side only. A file is mapped while it is read, and its compressed sections are inflated.
 #![forbid(unsafe_code)]
 
 use super::elf::{Header, standard};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// A mapped file, and its debug sections by their names.
+/// Mapped file, and its debug sections by their names.
 struct Sections {
     file: Rc<Bytes>,
     ranges: Vec<(String, CompressedFileRange)>,
@@ -38,7 +38,7 @@ impl Sections {
         Some(Sections { file: Rc::new(Bytes::Mapped(map)), ranges, endian })
     }
 
-    /// Empty where there is no such section; an error where it cannot be read.
+    /// Reads a section. It is empty where there is no such section; an error where it cannot be read.
     fn read(&self, name: Option<&str>) -> gimli::Result<SectionBytes> {
         let Some((_, range)) = self.ranges.iter().find(|(other, _)| name == Some(other)) else {
             return Ok(SectionBytes::empty(self.endian));
@@ -47,7 +47,7 @@ impl Sections {
     }
 }
 
-/// The debug sections of a file. `supplement`: the file that several debug files share, as `dwz` makes it.
+/// Reads the debug sections of a file. `supplement`: the file that several debug files share, as `dwz` makes it.
 pub(super) fn read(path: &Path, supplement: Option<&Path>) -> Option<Dwarf<SectionBytes>> {
     let sections = Sections::open(path)?;
     let mut dwarf = Dwarf::load(|id| sections.read(Some(id.name()))).ok()?;
@@ -59,13 +59,13 @@ pub(super) fn read(path: &Path, supplement: Option<&Path>) -> Option<Dwarf<Secti
     Some(dwarf)
 }
 
-/// The parts of units that `-C split-debuginfo` puts into files of their own.
+/// Parts of units that `-C split-debuginfo` puts into files of their own.
 pub(super) struct SplitUnits {
     package: Option<DwarfPackage<SectionBytes>>,
 }
 
 impl SplitUnits {
-    /// `package`: the `.dwp` file that the parts of all units were packed in.
+    /// Opens `package`: the `.dwp` file that the parts of all units were packed in.
     pub(super) fn open(package: Option<&Path>) -> SplitUnits {
         let package = package.and_then(Sections::open).and_then(|sections| {
             DwarfPackage::load(|id| sections.read(id.dwo_name()), SectionBytes::empty(sections.endian)).ok()
@@ -73,7 +73,7 @@ impl SplitUnits {
         SplitUnits { package }
     }
 
-    /// `None` where the file is not there, or of another build.
+    /// Loads the part of a unit; `None` where the file is not there, or of another build.
     #[expect(clippy::arc_with_non_send_sync, reason = "it is what addr2line takes")]
     pub(super) fn load(&self, unit: &SplitDwarfLoad<SectionBytes>) -> Option<Arc<Dwarf<SectionBytes>>> {
         let packed =

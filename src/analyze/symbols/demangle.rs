@@ -1,6 +1,6 @@
-//! Demangled symbol → the path a person would write: `alloc::vec::Vec<T,A>::push` → `alloc::vec::Vec::push`.
+//! Normalises a demangled symbol to its source path: `alloc::vec::Vec<T,A>::push` → `alloc::vec::Vec::push`.
 //!
-//! Pure functions on text, for the read side; linear in the length of the name.
+//! Pure functions on text, read side only; linear in the length of the name.
 //!
 //! The rules, the same for both manglings:
 //!
@@ -29,7 +29,7 @@ pub(super) const STANDARD: &[&str] = &[
     "__rustc",
 ];
 
-/// A demangled name, or the bare name that line tables alone give (`insert<u8>`), without generic arguments.
+/// Removes the generic arguments of a demangled name, or of the bare name of line tables (`insert<u8>`).
 ///
 /// `home` is the crate the file belongs to, where that is known.
 pub(super) fn normalise(demangled: &str, home: Option<&str>) -> String {
@@ -63,7 +63,7 @@ pub(super) fn normalise(demangled: &str, home: Option<&str>) -> String {
         }
         match rest.strip_prefix("::") {
             Some(after) => rest = after,
-            // What may follow a Rust name is a suffix of the code generator: `.llvm.123`, `.cold`.
+            // A suffix of the code generator may follow a Rust name: `.llvm.123`, `.cold`.
             None => break,
         }
     }
@@ -78,25 +78,25 @@ pub(super) fn normalise(demangled: &str, home: Option<&str>) -> String {
     name.replace('\\', "/")
 }
 
-/// `module` in front of the bare name `name`.
+/// Puts `module` in front of the bare name `name`.
 pub(super) fn within(module: &str, name: &str) -> String {
     if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") }
 }
 
-/// The first segment of a path with more than one, if it can be a crate's name.
+/// Returns the first segment of a path with more than one, if it can be a crate's name.
 pub(super) fn first_segment(path: &str) -> Option<&str> {
     let (first, _) = path.split_once("::")?;
     let plain = !first.is_empty() && first.chars().all(|c| c.is_alphanumeric() || c == '_');
     plain.then_some(first)
 }
 
-/// Whether a symbol's last segment can be the function that the bare name names.
+/// Returns whether a symbol's last segment can be the function of the bare name.
 pub(super) fn same_function(path: &str, bare: &str) -> bool {
     let last = last_segment(path);
     last == bare || (last == "{{closure}}" && bare.starts_with('{'))
 }
 
-/// The path of a closure or the body of an `async fn`, which line tables call `{closure#2}` or `{async_fn#0}`,
+/// Returns the path of a closure or the body of an `async fn`, which line tables call `{closure#2}` or `{async_fn#0}`,
 /// from the generic arguments of the function that calls it: `call_once<(), app::main::{closure_env#2}>` →
 /// `app::main::{closure#2}`.
 pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Option<String> {
@@ -122,7 +122,7 @@ fn last_segment(path: &str) -> &str {
     path.rsplit("::").next().unwrap_or(path)
 }
 
-/// Adds what `prefix::<impl …>` says to the prefix already in `path`.
+/// Adds the path of `prefix::<impl …>` to the prefix already in `path`.
 fn implemented(path: &mut Vec<String>, of: &str, home: Option<&str>) {
     // Legacy mangling writes the impl's own generics nowhere, so `of` begins with the trait or the type.
     match split_at_depth(of, " for ") {
@@ -152,7 +152,7 @@ fn choose(of_type: &str, of_trait: &str, home: Option<&str>) -> String {
     if trait_is_home || trait_is_nearer { trait_path } else { type_path }
 }
 
-/// The path of a type that has one: not `T`, `u8`, `[T]`, `(A, B)`, `fn()`.
+/// Returns the path of a type that has one: not `T`, `u8`, `[T]`, `(A, B)`, `fn()`.
 fn nominal(of: &str) -> Option<String> {
     let mut of = of.trim();
     loop {
@@ -193,7 +193,7 @@ fn primitive(of: &str) -> &str {
     }
 }
 
-/// `<a<b>>::c` → (`a<b>`, `::c`). The `>` of `->` closes nothing.
+/// Splits `<a<b>>::c` into (`a<b>`, `::c`). The `>` of `->` closes nothing.
 fn enclosed(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0usize;
     let mut before = 0u8;
@@ -213,7 +213,7 @@ fn enclosed(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Where the first segment ends: at `::` or `<` outside braces.
+/// Returns the end of the first segment: at `::` or `<` outside braces.
 fn segment_end(text: &str) -> usize {
     let mut depth = 0usize;
     for (at, byte) in text.bytes().enumerate() {
@@ -228,7 +228,7 @@ fn segment_end(text: &str) -> usize {
     text.len()
 }
 
-/// Splits at the first `separator` that stands inside no bracket.
+/// Splits at the first `separator` outside all brackets.
 fn split_at_depth<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     let mut depth = 0usize;
     let mut before = 0u8;

@@ -1,6 +1,6 @@
-//! `.debug_info` → where each Rust compilation unit was compiled, and the root file of its crate.
+//! Reads from `.debug_info` the directory of each Rust compilation unit, and the root file of its crate.
 //!
-//! For the read side. Reads the head of each unit and what its root entry refers to, by parts. All of it is
+//! Read side only. Reads the head of each unit and the data its root entry refers to, by parts. All of it is
 //! foreign: every sum and product is checked, and each step of the walk ends behind the one before.
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A section, in the file or inflated.
+/// Section, in the file or inflated.
 #[derive(Clone, Debug)]
 pub(super) enum Section {
     InFile { offset: u64, size: u64 },
@@ -31,7 +31,7 @@ impl Section {
         }
     }
 
-    /// Bytes that it takes in memory to be read.
+    /// Returns the bytes that it takes in memory to be read.
     fn inflated(&self) -> u64 {
         match self {
             Section::Compressed(range) => range.uncompressed_size,
@@ -41,7 +41,7 @@ impl Section {
 
     fn inflate(&self, file: &File) -> Option<Section> {
         let Section::Compressed(range) = self else { return Some(self.clone()) };
-        // Nothing is reserved for what a file says and does not hold.
+        // Memory is not reserved for a length that a file gives and does not hold.
         range
             .offset
             .checked_add(range.compressed_size)
@@ -60,7 +60,7 @@ impl Section {
     }
 }
 
-/// The compilation units of Rust code.
+/// Compilation units of Rust code.
 #[derive(Default)]
 pub(super) struct Units {
     /// `DW_AT_comp_dir` and `DW_AT_name`, each pair once, sorted.
@@ -69,14 +69,14 @@ pub(super) struct Units {
     pub split: Vec<PathBuf>,
 }
 
-/// What the first entry of a unit says.
+/// Attributes of the first entry of a unit.
 enum Root {
     Unit(String, String),
     /// The directory, and the file with the rest.
     Split(String, String),
 }
 
-/// The sections that the roots of compilation units refer to.
+/// Sections that the roots of compilation units refer to.
 pub(super) struct UnitSections {
     pub file: Rc<File>,
     pub endian: gimli::RunTimeEndian,
@@ -88,8 +88,8 @@ pub(super) struct UnitSections {
 }
 
 impl UnitSections {
-    /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once; none where sections are
-    /// compressed and take more than `room`.
+    /// Returns `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once; none where sections
+    /// are compressed and take more than `room`.
     pub(super) fn units(&self, room: u64) -> Units {
         let Some(sections) = self.inflate(room) else { return Units::default() };
         let Some(info) = &sections.info else { return Units::default() };
@@ -135,7 +135,7 @@ impl UnitSections {
         })
     }
 
-    /// The unit at `at` if it is Rust's, and where the next one begins.
+    /// Reads the unit at `at` if it is Rust's, and returns the start of the next one.
     fn unit(&self, info: &Section, at: u64) -> Option<(u64, Option<Root>)> {
         let head = self.part(info, at, 512)?;
         let mut bytes = gimli::EndianSlice::new(&head, self.endian);
@@ -181,7 +181,7 @@ impl UnitSections {
         let code = bytes.read_uleb128().ok()?;
         let declarations = self.part(self.abbreviations.as_ref()?, abbreviations, 1024)?;
         let mut declarations = gimli::EndianSlice::new(&declarations, self.endian);
-        // The root's declaration comes first, whoever the compiler.
+        // The root's declaration comes first, with every compiler.
         if declarations.read_uleb128().ok()? != code {
             return None;
         }
@@ -261,7 +261,7 @@ impl UnitSections {
         })
     }
 
-    /// A string by its number in this unit's share of `.debug_str_offsets`. The base is an attribute that
+    /// Returns a string by its number in this unit's share of `.debug_str_offsets`. The base is an attribute that
     /// may come later, so only the first share is understood: the one a single unit or fat LTO has.
     fn indexed(&self, index: u64, format: gimli::Format) -> Option<Value> {
         let word = u64::from(format.word_size());
@@ -279,7 +279,7 @@ impl UnitSections {
         Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
     }
 
-    /// Up to `length` bytes of a section, fewer at its end.
+    /// Reads up to `length` bytes of a section, fewer at its end.
     fn part(&self, section: &Section, at: u64, length: u64) -> Option<Vec<u8>> {
         let length = usize::try_from(length.min(section.size().checked_sub(at)?)).ok()?;
         match section {
@@ -320,7 +320,7 @@ pub(super) fn read(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// As `read`, but a file may end earlier.
+/// Reads like `read`, but a file may end earlier.
 pub(super) fn read_some(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; length];
     let mut filled = 0;

@@ -1,7 +1,7 @@
-//! Executable and shared libraries → what names need and `backtrace` does not give: which module an address lies
-//! in, where its crates were compiled, the symbols of whole functions, the build id.
+//! Reads from executables and shared libraries the data for names that `backtrace` does not give: the module of an
+//! address, the directories its crates were compiled in, the symbols of whole functions, the build id.
 //!
-//! For the read side. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
+//! Read side only. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
 //! the section headers, the head of each compilation unit and, while a batch lasts, the symbol table. Whatever
 //! is missing or malformed gives `None` or less, never an error: names are then poorer, not wrong.
 #![forbid(unsafe_code)]
@@ -18,23 +18,23 @@ pub(super) struct Module {
     /// The address that it was loaded at: of the mappings that begin with the file, the last below its code. A program
     /// may have mapped the same file elsewhere too, as the standard library does to print a backtrace.
     pub low: usize,
-    /// Number of the file, which another of the same path has not.
+    /// Inode number of the file; another file at the same path has another.
     pub inode: u64,
     /// Mapped ranges, ascending.
     pub ranges: Vec<(usize, usize)>,
-    /// Those of them that hold code, each with its place in the file.
+    /// Ranges of code, each with its place in the file.
     pub code: Vec<(usize, usize, u64)>,
-    /// The file was deleted or replaced since; another may be at `path` now.
+    /// True if the file was deleted or replaced since; another may be at `path` now.
     pub deleted: bool,
 }
 
-/// Everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
+/// Returns everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
 pub(super) fn modules() -> Vec<Module> {
     std::fs::read_to_string("/proc/self/maps").map(|maps| parse_maps(&maps)).unwrap_or_default()
 }
 
-/// A file is a module for each time its first byte is mapped and code follows: a program may map a library twice, or
-/// as a file to read, as readers of symbols do.
+/// Parses the list of mappings. A file is a module for each time its first byte is mapped and code follows: a program
+/// may map a library twice, or as a file to read, as readers of symbols do.
 fn parse_maps(maps: &str) -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
     let mut has_code = Vec::new();
@@ -83,7 +83,7 @@ fn parse_maps(maps: &str) -> Vec<Module> {
     modules
 }
 
-/// A module of this file at these addresses.
+/// Returns a module of this file at these addresses.
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 pub(super) fn at_path(path: &std::path::Path, addresses: std::ops::Range<usize>) -> Module {
     let name = path.to_string_lossy().into_owned();
@@ -93,25 +93,25 @@ pub(super) fn at_path(path: &std::path::Path, addresses: std::ops::Range<usize>)
     modules.remove(0)
 }
 
-/// The module that holds `address`.
+/// Returns the index of the module that holds `address`.
 pub(super) fn module_of(modules: &[Module], address: usize) -> Option<usize> {
     modules.iter().position(|module| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address)))
 }
 
-/// The symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.
+/// Symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.
 #[derive(Default)]
 pub(super) struct Functions {
-    /// Address as linked, size, where its name begins in the file.
+    /// Address as linked, size, and offset of the name in the file.
     entries: Vec<(u64, u32, u32)>,
     #[cfg(target_os = "linux")]
     names: Option<(std::fs::File, u64)>,
-    /// From the table that the loader uses, which a stripped file keeps.
+    /// True if they are from the table that the loader uses, which a stripped file keeps.
     #[cfg(target_os = "linux")]
     exported_only: bool,
 }
 
 impl Functions {
-    /// Functions have names, not only those that the file exports.
+    /// Returns whether functions have names, not only those that the file exports.
     pub(super) fn are_known(&self) -> bool {
         #[cfg(target_os = "linux")]
         if self.exported_only {
@@ -213,11 +213,11 @@ mod linux {
     pub(in crate::analyze::symbols) type Header = elf::FileHeader32<Endianness>;
     type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a ReadCache<File>>;
 
-    /// The file that holds a module's names: the module's own or its separate debug file.
+    /// File that holds a module's names: the module's own or its separate debug file.
     pub(in crate::analyze::symbols) struct Image {
         file: Rc<File>,
         path: PathBuf,
-        /// The file that it shares names with.
+        /// File that it shares names with.
         supplement: Option<PathBuf>,
         /// The `.dwp` file, which has the name of the executable or of its separate debug file.
         package: Option<PathBuf>,
@@ -279,34 +279,34 @@ mod linux {
             })
         }
 
-        /// Its line tables; `None` where it has none.
+        /// Opens its line tables; `None` where it has none.
         pub(in crate::analyze::symbols) fn lines(&self) -> Option<Lines> {
             self.sections.info.as_ref()?;
             Lines::open(&self.path, self.supplement.as_deref(), self.package.as_deref())
         }
 
-        /// Bytes that opening the line tables takes, before the first address is looked up: an estimate.
+        /// Returns the bytes that opening the line tables takes, before the first address is looked up: an estimate.
         pub(in crate::analyze::symbols) fn lines_cost(&self) -> u64 {
             self.cost
         }
 
-        /// Bytes of address space that it takes to map the file.
+        /// Returns the bytes of address space that it takes to map the file.
         pub(in crate::analyze::symbols) fn length(&self) -> u64 {
             self.length
         }
 
-        /// Bytes that [`functions`](Image::functions) takes, at most.
+        /// Returns the bytes that [`functions`](Image::functions) takes, at most.
         pub(in crate::analyze::symbols) fn functions_cost(&self) -> u64 {
             let symbols = self.symbols / size_of::<<Header as FileHeader>::Sym>() as u64;
             symbols * size_of::<(u64, u32, u32)>() as u64
         }
 
-        /// What to subtract from an address of the running process to get the address as linked.
+        /// Returns the difference between an address of the running process and the address as linked.
         pub(in crate::analyze::symbols) fn bias(&self, module: &Module) -> usize {
             module.low.wrapping_sub(self.linked_low as usize)
         }
 
-        /// `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
+        /// Returns `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
         ///
         /// Reads about a kilobyte a unit: 2,000 units take some milliseconds. Compressed sections are inflated for it
         /// where `room` is enough.
@@ -314,13 +314,13 @@ mod linux {
             self.sections.units(room).found
         }
 
-        /// Functions of the program are in files that are not there: `.dwo` files, or the `.dwp` they were packed in.
+        /// Returns whether functions of the program are in files that are missing: `.dwo` files, or the `.dwp` of them.
         pub(in crate::analyze::symbols) fn lacks_split_units(&self, room: u64) -> bool {
             let split = self.sections.units(room).split;
             !split.is_empty() && self.package.is_none() && split.iter().any(|file| !file.is_file())
         }
 
-        /// The symbols of all functions, from `.symtab`; in a stripped file those that it exports.
+        /// Reads the symbols of all functions, from `.symtab`; in a stripped file those that it exports.
         pub(in crate::analyze::symbols) fn functions(&self) -> Functions {
             self.read_functions().unwrap_or_default()
         }
@@ -383,7 +383,7 @@ mod linux {
         }
     }
 
-    /// See [`Image::lines_cost`]. `addr2line` keeps 32 bytes a symbol, 32 for 16 in `.debug_aranges`, both in
+    /// Estimates [`Image::lines_cost`]. `addr2line` keeps 32 bytes a symbol, 32 for 16 in `.debug_aranges`, both in
     /// vectors that grow; of each unit the abbreviations, some 110 bytes for 10, and the names of its files; and
     /// compressed sections as they were before. An executable of 307 MB took 28 MB, here 31; the C library's debug
     /// file, of compressed sections, 31 MB. The standard library's units are always among the first to be looked
@@ -411,7 +411,7 @@ mod linux {
         }
     }
 
-    /// The name of a section as it is where nothing is compressed: GNU's older form says so in the name.
+    /// Returns the standard name of a section: GNU's older form of compression has a name of its own.
     pub(in crate::analyze::symbols) fn standard(name: &str) -> Cow<'_, str> {
         match name.strip_prefix(".zdebug_") {
             Some(rest) => format!(".debug_{rest}").into(),
@@ -420,7 +420,7 @@ mod linux {
     }
 
     impl Functions {
-        /// The function that holds an address as linked, as the addresses it lies at.
+        /// Returns the function that holds an address as linked, as its range of addresses.
         pub(in crate::analyze::symbols) fn range_at(&self, address: u64) -> Option<Range<u64>> {
             let after = self.entries.partition_point(|&(begin, ..)| begin <= address);
             let &(begin, size, _) = self.entries[..after].last()?;
@@ -428,7 +428,7 @@ mod linux {
             range.contains(&address).then_some(range)
         }
 
-        /// The mangled names of the functions that hold an address as linked; several where the linker folded
+        /// Returns the mangled names of the functions that hold an address as linked; several where the linker folded
         /// equal functions into one.
         pub(in crate::analyze::symbols) fn names_at(&self, address: u64) -> Vec<String> {
             let Some((file, names)) = &self.names else { return Vec::new() };
@@ -448,16 +448,16 @@ mod linux {
         }
     }
 
-    /// The sorted table of functions in a module's `.eh_frame_hdr`, which every module with unwind rules has, and which
-    /// no tool that strips takes away.
+    /// Sorted table of functions in a module's `.eh_frame_hdr`. Every module with unwind rules has it, and no tool that
+    /// strips takes it away.
     pub(in crate::analyze::symbols) struct UnwindTable {
         file: File,
         bias: usize,
-        /// Address as linked from which the table counts, its first pair's place in the file, how many pairs.
+        /// Address as linked from which the table counts, offset of its first pair in the file, number of pairs.
         header: u64,
         pairs: u64,
         count: u64,
-        /// Segments: address as linked, bytes in the file, place in the file.
+        /// Segments: address as linked, bytes in the file, offset in the file.
         segments: Vec<(u64, u64, u64)>,
     }
 
@@ -490,7 +490,7 @@ mod linux {
             address.wrapping_sub(self.bias) as u64
         }
 
-        /// Where the function begins that holds an address of the running process, as linked.
+        /// Returns the start, as linked, of the function that holds an address of the running process.
         pub(in crate::analyze::symbols) fn start(&self, address: usize) -> Option<u64> {
             let address = self.linked(address);
             let from_header =
@@ -521,7 +521,7 @@ mod linux {
         }
     }
 
-    /// `None` also where the file is no longer the one that was loaded.
+    /// Reads the build id; `None` also where the file is no longer the one that was loaded.
     pub(in crate::analyze::symbols) fn build_id(module: &Module) -> Option<Vec<u8>> {
         build_id_in(&module_file::of(module)?)
     }
@@ -541,7 +541,7 @@ mod linux {
             .min()
     }
 
-    /// A separate debug file, by build id, then by debug link. One that was made for another build is none.
+    /// Finds a separate debug file, by build id, then by debug link. One that was made for another build is none.
     fn debug_file(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
         let id = elf.build_id().ok().flatten();
         if let Some(path) = id.and_then(by_build_id) {
@@ -565,7 +565,7 @@ mod linux {
         .find(|path| path.is_file() && *path != module && is_right(path))
     }
 
-    /// Where distributions put separate debug files.
+    /// Directory in which distributions put separate debug files.
     const DEBUG_FILES: &str = "/usr/lib/debug";
 
     fn by_build_id(id: &[u8]) -> Option<PathBuf> {
@@ -575,14 +575,14 @@ mod linux {
         path.is_file().then_some(path)
     }
 
-    /// Of a file: `shop.dwp` for `shop`.
+    /// Returns the path of a file's package: `shop.dwp` for `shop`.
     fn package(path: &Path) -> Option<PathBuf> {
         let mut package = path.as_os_str().to_owned();
         package.push(".dwp");
         Some(PathBuf::from(package)).filter(|package| package.is_file())
     }
 
-    /// The file of names that `dwz` took out of several debug files, by its path and else by its build id.
+    /// Finds the file of names that `dwz` took out of several debug files, by its path and else by its build id.
     fn supplement(elf: &Elf<'_>, debug: &Path) -> Option<PathBuf> {
         let (name, id) = elf.gnu_debugaltlink().ok()??;
         let directory = std::fs::canonicalize(debug).ok()?;

@@ -1,5 +1,5 @@
-//! Address in a module without symbols → where its function begins, from the table of unwind rules that every module
-//! has, stripped or not; and whether the function is heapgauge's own.
+//! Finds the start of the function at an address in a module without symbols, from the table of unwind rules that every
+//! module has, stripped or not; and whether the function is heapgauge's own.
 //!
 //! The file is read by parts: a look-up is a binary search with some 15 reads of 8 bytes.
 #![forbid(unsafe_code)]
@@ -8,10 +8,10 @@ use super::elf::{self, Module};
 use crate::record::control;
 use std::collections::HashSet;
 
-/// The table of one module, and functions of it that are skipped.
+/// Table of one module, and functions of it that are skipped.
 pub(super) struct FunctionStarts {
     table: elf::UnwindTable,
-    /// Where they begin, as linked.
+    /// Starts of those functions, as linked.
     own: HashSet<u64>,
 }
 
@@ -38,17 +38,17 @@ impl FunctionStarts {
         Some(FunctionStarts { table, own })
     }
 
-    /// An address of the running process, as linked: what `addr2line` takes.
+    /// Converts an address of the running process to the address as linked: the one that `addr2line` takes.
     pub(super) fn linked(&self, address: usize) -> u64 {
         self.table.linked(address)
     }
 
-    /// Where the function begins that holds an address of the running process, as linked.
+    /// Returns the start, as linked, of the function that holds an address of the running process.
     pub(super) fn start(&self, address: usize) -> Option<u64> {
         self.table.start(address)
     }
 
-    /// Whether a function is heapgauge's, or one of the standard library's that allocate for others.
+    /// Returns whether a function is heapgauge's, or one of the standard library's that allocate for others.
     pub(super) fn is_own(&self, start: u64) -> bool {
         self.own.contains(&start)
     }

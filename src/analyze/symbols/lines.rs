@@ -1,6 +1,6 @@
-//! An address as linked → the functions there, the most recently inlined first, each with file and line.
+//! Finds the functions at an address as linked, the most recently inlined first, each with file and line.
 //!
-//! For the read side. It is a reader of heapgauge's own: the cache of the crate `backtrace` belongs to the program,
+//! Read side only. It is a reader of heapgauge's own: the cache of the crate `backtrace` belongs to the program,
 //! is shared with it, and can only be emptied whole. Here each module has one that is dropped by itself, and that a
 //! library loaded later has like those before it. Compressed sections are inflated, which
 //! [`Image::lines_cost`](super::elf::Image::lines_cost) counts.
@@ -17,29 +17,31 @@ use std::path::Path;
 /// Rows of a line table that are looked at for a line that the compiler left out.
 const NEIGHBOURS: usize = 64;
 
-/// Bytes on each side of an address that its function is taken to be at where its size is not known.
+/// Bytes on each side of an address that a function of unknown size is assumed to cover.
 const AROUND: u64 = 256;
 
-/// The debug information of one module.
+/// Debug information of one module.
 pub(super) struct Lines {
     context: Context<SectionBytes>,
     split: SplitUnits,
 }
 
-/// A frame, and its function's place in the debug information of its unit.
+/// Frame, and its function's place in the debug information of its unit.
 struct Entry {
     found: Found,
     function: Option<u64>,
 }
 
 impl Lines {
-    /// `supplement`: the file that several debug files share, as `dwz` makes it. `package`: the `.dwp` file.
+    /// Opens a file. `supplement`: the file that several debug files share, as `dwz` makes it. `package`: the `.dwp`
+    /// file.
     pub(super) fn open(path: &Path, supplement: Option<&Path>, package: Option<&Path>) -> Option<Lines> {
         let context = Context::from_dwarf(debug_sections::read(path, supplement)?).ok()?;
         Some(Lines { context, split: SplitUnits::open(package) })
     }
 
-    /// `function`: asked, where a line is missing, at which addresses the function is that the address is in.
+    /// Returns the frames at an address. `function` is called where a line is missing, for the range of the function
+    /// there.
     pub(super) fn frames(
         &self,
         address: u64,
@@ -72,7 +74,7 @@ impl Lines {
         entries
     }
 
-    /// With the parts of units in other files, as far as they are there.
+    /// Returns the frames of an address with the parts of units in other files, as far as they are there.
     fn inlined(&self, address: u64) -> Option<FrameIter<'_, SectionBytes>> {
         let mut frames = self.context.find_frames(address);
         loop {

@@ -1,8 +1,8 @@
-//! Addresses of a stack → frames, the site they belong to, and a traceback.
+//! Turns the addresses of a stack into frames, the site they belong to, and a traceback.
 //!
-//! For the read side: the first look at an address takes microseconds (the very first one in a process tens of
+//! Read side only. The first look at an address takes microseconds (the very first one in a process tens of
 //! milliseconds and, while it lasts, tens of megabytes), every later one a hash lookup. Any thread may ask; one
-//! at a time looks names up, the others go on with what is known. Everything allocated here is booked as
+//! at a time looks names up, the others continue with the names known so far. Everything allocated here is booked as
 //! heapgauge's own.
 //!
 //! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; kept
@@ -11,8 +11,8 @@
 //! systems other than Linux). A share of the limit
 //! is for names alone. A module whose line tables cannot be opened within the whole limit goes by its table of symbols,
 //! and where that does not fit either, by offsets. So does one whose tables do not fit for now, but its lines are then
-//! lost, not final: they are looked for again when there is more room. What may pass the limit, and only while one address is looked up, are
-//! the tables of one compilation unit.
+//! lost, not final: they are looked for again when there is more room. The tables of one compilation unit may pass the
+//! limit, and only while one address is looked up.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -58,57 +58,57 @@ use std::time::{Duration, Instant};
 pub(crate) use shared_std::{capture, is_shared as is_standard_library_shared};
 pub use source_path::LOOK_THROUGH;
 
-/// What a stack whose addresses were lost is called.
+/// Name of a stack whose addresses were lost.
 const UNRECORDED: &str = "[unrecorded]";
 
 /// Longest `function` label, characters.
 const LABEL_CHARS: usize = 120;
 
-/// A batch names this many addresses whatever its time budget, so that every batch gets on.
+/// Least number of addresses that a batch names whatever its time budget, so that every batch gets on.
 const LEAST_PER_BATCH: usize = 16;
 
-/// So many addresses are named in their own order, in which those of one compilation unit stand together: what is
+/// Number of addresses that are named in their own order, which keeps those of one compilation unit together: the data
 /// parsed for the one serves the next, and can then be dropped.
 const WINDOW: usize = 1024;
 
-/// The first so many of a call, twice as many next, up to [`WINDOW`]: on a busy machine the time may be up before the
-/// addresses of a large window are named, and then no stack would be whole.
+/// Size of a call's first window; each next one is twice as large, up to [`WINDOW`]: on a busy machine the time may be
+/// up before the addresses of a large window are named, and then no stack would be whole.
 const FIRST_WINDOW: usize = 64;
 
-/// Lines that were lost for want of memory are not looked for again before.
+/// Time after which lines that were lost for want of memory are looked for again.
 const LOST_FOR: Duration = Duration::from_secs(60);
 
-/// No code lies in the first page.
+/// Lowest address of code: there is none in the first page.
 const LOWEST_CODE: usize = 4096;
 
-/// Opening line tables anew takes some 50 ms, in an executable of 300 MB half a second: it should serve so many
-/// addresses.
+/// Least number of addresses that a parse should serve: opening line tables anew takes some 50 ms, in an executable of
+/// 300 MB half a second.
 const LEAST_PER_PARSE: usize = 16;
 
-/// When it has not, so many times in a row, a module is too large for the overhead limit.
+/// Number of parses in a row that serve fewer, after which a module is too large for the overhead limit.
 const IN_VAIN: usize = 4;
 
-/// Less than this left over from a batch is not worth giving back.
+/// Bytes left over from a batch below which giving them back is not worth it.
 const LEFT_OVER: usize = 8 << 20;
 
-/// `HEAPGAUGE_MAX_OVERHEAD` unless told otherwise.
+/// Default of the overhead limit, without `HEAPGAUGE_MAX_OVERHEAD`.
 const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
 
-/// A (function, file, line) that holds heap, and the number it goes by outside.
+/// A (function, file, line) that holds heap, and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Site {
     /// FNV-1a 64 over `function \0 file \0 line in decimal`.
     pub id: u64,
-    /// Whole; `function_label` is what a label may hold.
+    /// Function, whole; `function_label` cuts it for a label.
     pub function: Arc<str>,
     pub file: Arc<str>,
     pub line: u32,
     pub krate: Arc<str>,
-    /// Its line is not known for want of memory, and neither is perhaps which frame the site is.
+    /// Set if its line is not known for want of memory, and perhaps not even the frame that is the site.
     pub lost: Option<Lost>,
 }
 
-/// For how long lines are lost that no memory was left to read.
+/// Duration of the loss of lines that no memory was left to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lost {
     /// They would not fit if nothing else were there: the name without them is final.
@@ -118,7 +118,7 @@ pub(crate) enum Lost {
 }
 
 impl Site {
-    /// Whether the id would be another one if there had been more memory when it was named.
+    /// Returns whether the id would be the same if there had been more memory when it was named.
     pub(crate) fn is_final(&self) -> bool {
         self.lost != Some(Lost::ForNow)
     }
@@ -138,12 +138,12 @@ impl Site {
         }
     }
 
-    /// 16 hex digits.
+    /// Returns the id as 16 hex digits.
     pub(crate) fn label(&self) -> String {
         format!("{:016x}", self.id)
     }
 
-    /// At most 120 characters, keeping the end. There is no backslash: names are made without.
+    /// Returns at most 120 characters, keeping the end. There is no backslash: names are made without.
     pub(crate) fn function_label(&self) -> Cow<'_, str> {
         match self.function.char_indices().rev().nth(LABEL_CHARS - 1) {
             Some((at, _)) => Cow::Borrowed(&self.function[at..]),
@@ -152,7 +152,7 @@ impl Site {
     }
 }
 
-/// FNV-1a 64 over `function \0 file \0 line in decimal`.
+/// Returns FNV-1a 64 over `function \0 file \0 line in decimal`.
 pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
     let line = line.to_string();
     let bytes = [function.as_bytes(), b"\0", file.as_bytes(), b"\0", line.as_bytes()];
@@ -161,63 +161,63 @@ pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
     })
 }
 
-/// How far a call of [`Symbols::resolve`] came: stacks that have their names, of those given.
+/// Progress of a call of [`Symbols::resolve`]: stacks that have their names, of those given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub named: usize,
     pub total: usize,
-    /// The time was up: another call gets on, even if this one finished no stack.
+    /// True if the time was up: another call gets on, even if this one finished no stack.
     pub more: bool,
 }
 
-/// A frame, and where in its stack it stands.
+/// Frame with its position in its stack.
 #[cfg(any(feature = "pprof", feature = "http"))]
 // Folded stacks read the frame alone.
 #[cfg_attr(not(feature = "pprof"), allow(dead_code))]
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
-    /// Of its address among the stack's.
+    /// Index of its address in the stack.
     pub at: usize,
-    /// Among the frames of that address, the most recently inlined first.
+    /// Index among the frames of that address, the most recently inlined first.
     pub inlined: usize,
     pub frame: Arc<Frame>,
 }
 
-/// A piece of code that is mapped from a file.
+/// Piece of code that is mapped from a file.
 #[cfg(feature = "pprof")]
 #[derive(Clone, Debug)]
 pub(crate) struct Mapping {
     pub start: usize,
-    /// The first address behind it.
+    /// First address behind it.
     pub limit: usize,
-    /// Where `start` lies in the file.
+    /// Offset of `start` in the file.
     pub offset: u64,
     pub path: Arc<str>,
-    /// Hex; empty where the linker wrote none, or the file is no longer there.
+    /// Build id, hex; empty where the linker wrote none, or the file is no longer there.
     pub build_id: Arc<str>,
 }
 
-/// The names of this process's addresses.
+/// Names of this process's addresses.
 ///
 /// A forked child has its parent's names, and every lock here free.
 pub(crate) struct Symbols {
-    /// Held for moments; see [`Symbols::names`].
+    /// Names found; held for moments, see [`Symbols::names`].
     names: ForkMutex<Names>,
-    /// The process in which a thread looks names up, 0 when none does. One at a time, and for a whole batch, during which
+    /// Process in which a thread looks names up, 0 when none does. One at a time, and for a whole batch, during which
     /// it may be forked: a child sees another process here, and begins a batch of its own.
     batch_of: AtomicU32,
     max_overhead: AtomicU64,
-    /// What of it nothing but names may take.
+    /// Part of the limit that only names may use.
     share: AtomicU64,
-    /// Changes when names that were lost for want of memory have been forgotten.
+    /// Number that changes when names that were lost for want of memory have been forgotten.
     lost_epoch: AtomicU64,
-    /// The overhead limit was reached: what has no name yet goes by module and offset.
+    /// True if the overhead limit was reached: addresses without a name yet go by module and offset.
     full: AtomicBool,
     over_limit: AtomicU64,
     quality: OnceLock<&'static str>,
 }
 
-/// The names of this process.
+/// Returns the names of this process.
 pub(crate) fn global() -> &'static Symbols {
     static GLOBAL: OnceLock<Symbols> = OnceLock::new();
     fork::get_or_make(&GLOBAL, || {
@@ -240,7 +240,7 @@ impl Symbols {
         }
     }
 
-    /// The site of a stack, or `None` while it has no final name.
+    /// Returns the site of a stack, or `None` while it has no final name.
     pub(crate) fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         let _own = control::internal();
         let mut names = self.names();
@@ -271,7 +271,7 @@ impl Symbols {
         Some(site)
     }
 
-    /// Whether the site of a stack was chosen among frames that lack their lines for want of memory.
+    /// Returns whether the site of a stack was chosen among frames that lack their lines for want of memory.
     fn lost(&self, names: &Names, addresses: &[usize]) -> Option<Lost> {
         let full = self.full.load(Ordering::Relaxed);
         let lost = |address: &usize| match names.lost.get(address) {
@@ -287,7 +287,7 @@ impl Symbols {
         if certain { None } else { addresses[first..].iter().filter_map(lost).max() }
     }
 
-    /// Changes whenever names given before may be replaced by better ones: there was no memory for their lines.
+    /// Returns a number that changes whenever names given before may get better: there was no memory for their lines.
     pub(crate) fn lost_epoch(&self) -> u64 {
         self.lost_epoch.load(Ordering::Relaxed)
     }
@@ -305,7 +305,7 @@ impl Symbols {
         self.lost_epoch.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// At most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
+    /// Returns at most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
     /// ended before the thread's first frame.
     pub(crate) fn traceback(
         &self,
@@ -324,8 +324,8 @@ impl Symbols {
         Some(Traceback::shared(kept, total))
     }
 
-    /// At most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has no
-    /// name goes by module and offset, so that every stack can be shown.
+    /// Returns at most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has
+    /// no name goes by module and offset, so that every stack can be shown.
     #[cfg(any(feature = "pprof", feature = "http"))]
     pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
         let _own = control::internal();
@@ -346,14 +346,14 @@ impl Symbols {
         kept.map(|((at, inlined), (frame, _))| Placed { at, inlined, frame }).collect()
     }
 
-    /// Every address of the stack has its final name.
+    /// Returns whether every address of the stack has its final name.
     #[cfg(any(feature = "pprof", feature = "http"))]
     pub(crate) fn is_named(&self, addresses: &'static [usize]) -> bool {
         self.full.load(Ordering::Relaxed) || self.names().missing(addresses).is_empty()
     }
 
-    /// Names stacks in the given order until all are or the time is used up; some of it may go by waiting for a
-    /// batch that another thread is at.
+    /// Names stacks in the given order until all are or the time is used up; some of it may be spent waiting for the
+    /// batch of another thread.
     pub(crate) fn resolve(
         &self,
         stacks: &mut dyn Iterator<Item = &'static [usize]>,
@@ -413,17 +413,18 @@ impl Symbols {
         }
     }
 
-    /// Bytes of the names kept, an estimate from capacities; part of `tracker_memory`.
+    /// Returns the bytes of the names kept, an estimate from capacities; part of `tracker_memory`.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.names().bytes() as u64
     }
 
-    /// How often an address had to go by module and offset because the overhead limit was reached. Grows with every `resolve` that meets one.
+    /// Returns the number of times that an address had to go by module and offset because the overhead limit was
+    /// reached. It grows with every `resolve` that meets one.
     pub(crate) fn over_limit(&self) -> u64 {
         self.over_limit.load(Ordering::Relaxed)
     }
 
-    /// Replaces the list of crates a site is looked for behind. Sites already told may change.
+    /// Replaces the list of crates a site is looked for behind. Sites already given out may change.
     pub(crate) fn set_look_through(&self, crates: &[String]) {
         let _own = control::internal();
         let mut names = self.names();
@@ -431,8 +432,8 @@ impl Symbols {
         names.stacks.clear();
     }
 
-    /// Bytes that opening the program's own line tables takes, an estimate. The first call reads the executable's
-    /// headers.
+    /// Returns the bytes that opening the program's own line tables takes, an estimate. The first call reads the
+    /// executable's headers.
     pub(crate) fn lines_cost(&self) -> u64 {
         static COST: OnceLock<u64> = OnceLock::new();
         *fork::get_or_make(&COST, || {
@@ -441,26 +442,26 @@ impl Symbols {
         })
     }
 
-    /// Sets how much heapgauge may hold, and what of it nothing but names may take, before new addresses go by module
-    /// and offset.
+    /// Sets the bytes heapgauge may hold, and the part of them that only names may use, before new addresses go by
+    /// module and offset.
     pub(crate) fn set_budget(&self, bytes: u64, share: u64) {
         self.share.store(share, Ordering::Relaxed);
         self.set_max_overhead(bytes);
     }
 
-    /// Sets how much heapgauge may hold before new addresses go by module and offset.
+    /// Sets the bytes heapgauge may hold before new addresses go by module and offset.
     pub(crate) fn set_max_overhead(&self, bytes: u64) {
         let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
         if bytes > before && self.over_limit() > 0 {
-            // What went by offset may have a name now.
+            // Addresses that went by offset may have a name now.
             let _own = control::internal();
             self.names().forget();
         }
     }
 
-    /// What the module that holds this code gives names from: `lines`, `functions` or `none`. The first call reads
-    /// its headers.
+    /// Returns the kind of names of the module that holds this code: `lines`, `functions` or `none`. The first call
+    /// reads its headers.
     pub(crate) fn quality(&self) -> &'static str {
         fork::get_or_make::<&'static str>(&self.quality, || {
             let _own = control::internal();
@@ -497,7 +498,7 @@ impl Symbols {
         }
     }
 
-    /// All frames of a stack, `None` while one of its addresses has no name.
+    /// Returns all frames of a stack, `None` while one of its addresses has no name.
     fn frames(&self, names: &Names, addresses: &[usize]) -> Option<Vec<(Arc<Frame>, Origin)>> {
         let mut frames = Vec::with_capacity(addresses.len() * 2);
         let mut each = |_: usize, frame: Arc<Frame>, origin: Origin| frames.push((frame, origin));
@@ -505,7 +506,7 @@ impl Symbols {
         Some(frames)
     }
 
-    /// Hands over at least one frame, most recent first, with the place of its address in the stack. `None`: an
+    /// Passes at least one frame to `each`, most recent first, with the index of its address in the stack. `None`: an
     /// address has no name, and `without_names` did not say that it may go by module and offset.
     fn each_frame(
         &self,
@@ -520,7 +521,7 @@ impl Symbols {
         }
         let mut any = false;
         for (at, address) in addresses.iter().enumerate() {
-            // What some walks put behind the thread's first frame.
+            // Some walks put a small number behind the thread's first frame.
             if *address <= LOWEST_CODE {
                 continue;
             }
@@ -548,20 +549,21 @@ impl Symbols {
     }
 }
 
-/// How much names and the making of them may take beside everything else, `tables`: what the limit leaves, and their
-/// share whatever it leaves.
+/// Returns the bytes that names and the making of them may take beside everything else, `tables`: the rest of the
+/// limit, and at least their share.
 fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
     let left = symbols.max_overhead.load(Ordering::Relaxed).saturating_sub(tables);
     left.max(symbols.share.load(Ordering::Relaxed))
 }
 
-/// Whether something of this size would not fit into the limit if hardly anything else were there. Depends on nothing
-/// but the program and its settings.
+/// Returns whether something of this size would not fit into the limit if hardly anything else were there. Depends on
+/// nothing but the program and its settings.
 fn fits_never(cost: u64, limit: u64) -> bool {
     cost > limit / 8 * 7
 }
 
-/// All code of this process that lies in files, that of the module with this code first. Reads the head of each file.
+/// Returns all code of this process that comes from files, that of the module with this code first. Reads the head
+/// of each file.
 #[cfg(feature = "pprof")]
 pub(crate) fn mappings() -> Vec<Mapping> {
     let _own = control::internal();
@@ -589,21 +591,21 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Of the module that holds this code, hex; `None` where the linker wrote none.
+/// Returns the build id of the module that holds this code, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
     static ID: OnceLock<Option<String>> = OnceLock::new();
     let _own = control::internal();
     fork::get_or_make(&ID, || Some(hex(&elf::build_id(main_module(&elf::modules())?)?))).clone()
 }
 
-/// The module that holds this code: the executable, or a library in somebody else's program, or in one that was started
-/// through the loader.
+/// Returns the module that holds this code: the executable, or a library in somebody else's program, or in one that
+/// was started through the loader.
 fn main_module(modules: &[Module]) -> Option<&Module> {
     elf::module_of(modules, elf::modules as fn() -> Vec<Module> as usize).map(|at| &modules[at])
 }
 
-/// The frame of an address without a name. One that is in no file or in the C library is no site; nor is one in a function
-/// of heapgauge's, as far as the table of the module's functions is at hand.
+/// Returns the frame of an address without a name. One that is in no file or in the C library is no site; nor is one
+/// in a function of heapgauge's, as far as the table of the module's functions is at hand.
 fn unnamed(modules: &[Module], starts: Option<&FunctionStarts>, address: usize) -> (Frame, Origin) {
     let unknown = Frame::new(None, UNKNOWN, 0);
     let Some(module) = elf::module_of(modules, address).map(|at| &modules[at]) else {
@@ -615,11 +617,11 @@ fn unnamed(modules: &[Module], starts: Option<&FunctionStarts>, address: usize) 
     (frame, if is_own { Origin::Heapgauge } else { source_path::module_origin(&module.name) })
 }
 
-/// What is kept: every text once, every frame once, and by address the frames that begin there.
+/// Names found: every text once, every frame once, and by address the frames that begin there.
 struct Names {
     /// Crates a site is looked for behind.
     look_through: HashSet<String>,
-    /// Of the modules these names are from.
+    /// Epoch of the modules these names are from.
     epoch: u64,
     texts: HashSet<Arc<str>>,
     text_bytes: usize,
@@ -627,19 +629,19 @@ struct Names {
     frame_index: HashMap<Arc<Frame>, u32>,
     /// Indices into `frames`, most recent first, address by address.
     chains: Vec<u32>,
-    /// Return address → where in `chains`, how many.
+    /// Range in `chains` by return address: its start and length.
     addresses: HashMap<usize, (u32, u32)>,
-    /// Those of them that lack their lines for want of memory.
+    /// Addresses that lack their lines for want of memory.
     lost: HashMap<usize, Lost>,
-    /// When lines were last lost for now, and how much room they would have needed.
+    /// Time at which lines were last lost for now, and the room they would have needed.
     lost_at: Option<Instant>,
     lost_room: u64,
     sites: HashMap<Arc<Frame>, Arc<Site>>,
-    /// By where the interned addresses of a stack lie and how many they are.
+    /// Sites by address and length of a stack's interned addresses.
     stacks: HashMap<(usize, usize), Arc<Site>>,
-    /// By a frame that goes by module and offset, where its function begins.
+    /// Start of the function, by a frame that goes by module and offset.
     starts: HashMap<Frame, u64>,
-    /// Read when the first address has to go by module and offset.
+    /// Modules, read when the first address has to go by module and offset.
     modules: OnceCell<Vec<Module>>,
 }
 
@@ -666,8 +668,8 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Which frame is the site's: the most recent of a program or library that is not looked through; failing
-    /// that of one that is; failing that the most recent of the standard library that says more than that it
+    /// Returns the position of the site's frame: the most recent of a program or library that is not looked through;
+    /// failing that of one that is; failing that the most recent of the standard library that says more than that it
     /// allocates; failing that the most recent after the allocator's; else the most recent of all.
     fn site_position(&self, frames: &[(Arc<Frame>, Origin)]) -> usize {
         // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
@@ -688,7 +690,7 @@ impl Names {
             .map_or(0, |(at, _)| at)
     }
 
-    /// Whether a frame is the site wherever it is met first, whatever comes behind it.
+    /// Returns whether a frame is the site wherever it is met first, whatever comes behind it.
     fn is_first_choice(&self, frame: &Frame, origin: Origin) -> bool {
         origin == Origin::Program && !self.look_through.contains(&*frame.krate().replace('-', "_"))
     }
@@ -703,7 +705,7 @@ impl Names {
         self.lost_room = self.lost_room.min(room);
     }
 
-    /// The frame itself or, without a name, its function: a site is not one call among those of a function.
+    /// Returns the frame itself or, without a name, its function: a site is not one call among those of a function.
     fn function_of(&self, frame: &Arc<Frame>) -> Arc<Frame> {
         match self.starts.get(&**frame) {
             Some(start) => Arc::new(Frame { offset: Some(*start), ..(**frame).clone() }),
@@ -781,37 +783,37 @@ impl Names {
     }
 }
 
-/// One thread looking names up; what it reads for that goes when it ends.
+/// A run of name look-ups in one thread; the files it reads are closed when it ends.
 struct Batch<'a> {
     symbols: &'a Symbols,
     modules: Vec<Module>,
-    /// By module, opened when its first address comes.
+    /// Modules by index, opened when their first address comes.
     opened: HashMap<usize, Opened>,
     named: usize,
-    /// Since the parsed debug information was last dropped.
+    /// Addresses named since the parsed debug information was last dropped.
     named_since: usize,
-    /// The most that one address has added to it, but for those that opened a module.
+    /// Most bytes that one address has added to it, but for those that opened a module.
     largest_step: u64,
-    /// Of the last address.
+    /// Module of the last address.
     last_module: Option<usize>,
-    /// How often in a row it was dropped after fewer than [`LEAST_PER_PARSE`] addresses.
+    /// Number of times in a row that it was dropped after fewer than [`LEAST_PER_PARSE`] addresses.
     in_vain: usize,
-    /// The cache of `backtrace` holds what was asked of it here.
+    /// True if the cache of `backtrace` holds answers to this batch.
     asked_backtrace: bool,
-    /// heapgauge's memory but for the names and what is parsed, when the batch began.
+    /// Bytes of heapgauge's memory but for the names and the parsed data, when the batch began.
     tables: u64,
-    /// What of it `control::own_bytes` does not know.
+    /// Part of `tables` that `control::own_bytes` does not count.
     tag_map: u64,
-    /// The process's memory then.
+    /// Bytes of the process's memory then.
     resident: usize,
 }
 
-/// Under which a module is kept in [`Batch::opened`].
+/// Returns the key of a module in [`Batch::opened`].
 fn key(module: Option<usize>) -> usize {
     module.unwrap_or(usize::MAX)
 }
 
-/// What one module's file says beside its line tables.
+/// Data of one module's file beside its line tables.
 #[derive(Default)]
 struct Opened {
     starts: Option<Option<FunctionStarts>>,
@@ -821,18 +823,18 @@ struct Opened {
     functions: Option<Functions>,
     #[cfg(target_os = "linux")]
     lines: Option<Lines>,
-    /// There are none, or they cannot be read.
+    /// True if there are no line tables, or they cannot be read.
     without_lines: bool,
     places: HashMap<(String, Option<String>), Place>,
-    /// What names are made from is in memory.
+    /// True if the data that names are made from is in memory.
     parsed: bool,
     detail: Detail,
-    /// Why `detail` is less than lines, where it is for want of memory; and the room that lines would need.
+    /// Reason why `detail` is less than lines, where it is for want of memory; and the room that lines would need.
     lost: Option<Lost>,
     lost_room: u64,
 }
 
-/// How much of a module's names the overhead limit has room for.
+/// Detail of a module's names that the overhead limit has room for.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 enum Detail {
     #[default]
@@ -848,7 +850,7 @@ impl Detail {
     }
 }
 
-/// One frame as debug information gives it.
+/// Frame as debug information gives it.
 struct Found {
     name: Option<String>,
     file: Option<String>,
@@ -856,7 +858,7 @@ struct Found {
 }
 
 impl<'a> Batch<'a> {
-    /// `None` if another thread's batch has not ended by then.
+    /// Begins a batch; `None` if another thread's batch has not ended by then.
     fn begin(symbols: &'a Symbols, since: Instant, budget: Duration) -> Option<Batch<'a>> {
         let process = mutex::process();
         loop {
@@ -941,8 +943,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Drops what is parsed. Where that has to be done again and again for a few addresses each, it would go on like
-    /// that: the module is too large.
+    /// Drops the parsed data. If that happens again and again after a few addresses each, the module is too large, and
+    /// gets less detail.
     fn make_room(&mut self, module: Option<usize>) {
         self.in_vain = if self.named_since < LEAST_PER_PARSE { self.in_vain + 1 } else { 0 };
         if self.in_vain >= IN_VAIN {
@@ -958,7 +960,7 @@ impl<'a> Batch<'a> {
         self.drop_parsed();
     }
 
-    /// Finds out how much of the module there is room for, and drops what else is parsed where both do not fit.
+    /// Chooses the detail of a module that there is room for, and drops other parsed data where both do not fit.
     fn open(&mut self, module: Option<usize>) {
         let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
         let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
@@ -1006,12 +1008,12 @@ impl<'a> Batch<'a> {
         self.limit().saturating_sub(self.kept())
     }
 
-    /// What will be held when the batch is over.
+    /// Returns the bytes that will be held when the batch is over.
     fn kept(&self) -> u64 {
         self.tables + self.symbols.memory_bytes()
     }
 
-    /// What is held now.
+    /// Returns the bytes held now.
     fn held(&self) -> u64 {
         (control::own_bytes() + self.tag_map).max(self.kept())
     }
@@ -1049,7 +1051,7 @@ impl<'a> Batch<'a> {
         vec![unnamed(&self.modules, starts, address)]
     }
 
-    /// The table of the module's functions, opened when its first address without a name comes.
+    /// Returns the table of the module's functions, opened when its first address without a name comes.
     fn starts(&mut self, module: Option<usize>) -> Option<&FunctionStarts> {
         let of = &self.modules[module?];
         let opened = self.opened.get_mut(&key(module))?;
@@ -1087,7 +1089,7 @@ fn look_up(address: usize) -> Vec<Found> {
 }
 
 impl Opened {
-    /// `room`: bytes that may be used meanwhile.
+    /// Opens a module's file. `room`: bytes that may be used meanwhile.
     fn of(module: Option<&Module>, room: u64) -> Opened {
         let Some((module, image)) = module.and_then(|module| Some((module, Image::open(module)?))) else {
             return Opened::default();
@@ -1109,7 +1111,7 @@ impl Opened {
         self.parsed = false;
     }
 
-    /// The frames of an address from line tables, else the function from the table of symbols.
+    /// Returns the frames of an address from line tables, else the function from the table of symbols.
     fn look_up(&mut self, address: usize, detail: Detail) -> Vec<Found> {
         let mut found = if detail == Detail::Lines { self.lines_at(address) } else { Vec::new() };
         match found.last_mut() {
@@ -1124,7 +1126,8 @@ impl Opened {
         found
     }
 
-    /// A line of another crate than the function's is that of a function inlined there, which has no name.
+    /// Drops a line that is of another crate than the function: it is that of a function inlined there, which has no
+    /// name.
     fn without_inlined(&mut self, frame: &mut Found) {
         let Some(function) = frame.name.as_deref().and_then(demangle) else { return };
         let function = demangle::normalise(&function, None);
@@ -1156,8 +1159,8 @@ impl Opened {
         Vec::new()
     }
 
-    /// Final names for the frames of one address; the last is the function the address lies in, the others were
-    /// inlined into it.
+    /// Returns the final names of the frames of one address; the last is the function the address is in, the others
+    /// were inlined into it.
     fn name(&mut self, found: &[Found], address: usize) -> Vec<(Frame, Origin)> {
         let outermost = found.last().and_then(|frame| self.compiled(frame.name.as_deref()?, address));
         let near = outermost.as_deref().map(|path| demangle::normalise(path, None));
@@ -1189,7 +1192,7 @@ impl Opened {
         named
     }
 
-    /// What the table of symbols says of an address: the function, without its inlined ones and without lines.
+    /// Returns the function from the table of symbols, without its inlined ones and without lines.
     fn symbol(&mut self, address: usize) -> Option<Found> {
         let bias = self.bias;
         let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
@@ -1201,7 +1204,7 @@ impl Opened {
         Some(self.functions.get_or_insert_with(|| image.functions()))
     }
 
-    /// The demangled symbol of the function that holds the address.
+    /// Returns the demangled symbol of the function that holds the address.
     fn compiled(&mut self, name: &str, address: usize) -> Option<String> {
         if let Some(path) = demangle(name) {
             return Some(path);
@@ -1221,7 +1224,7 @@ impl Opened {
     }
 }
 
-/// `None` for what is no mangled Rust name: a C function, or the bare name that line tables give.
+/// Demangles a Rust name; `None` for any other: a C function, or the bare name that line tables give.
 fn demangle(name: &str) -> Option<String> {
     if !["_ZN", "_R", "ZN", "__ZN", "__R"].iter().any(|prefix| name.starts_with(prefix)) {
         return None;
@@ -1230,7 +1233,7 @@ fn demangle(name: &str) -> Option<String> {
     (path != name).then_some(path)
 }
 
-/// A path for a bare name, from its file or, for a closure, from its caller's generic arguments.
+/// Makes a path of a bare name, from its file or, for a closure, from its caller's generic arguments.
 fn qualify(name: &str, place: Option<&Place>, caller: Option<&str>) -> String {
     let bare = demangle::normalise(name, None);
     let Some(place) = place.filter(|place| place.file.ends_with(".rs")) else { return bare };
@@ -1362,7 +1365,7 @@ mod tests {
         let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
         assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
         assert_eq!(symbols.placed(stack, 2).len(), 2);
-        // Each frame says where it stands: at ascending addresses, and below them inlined in turn.
+        // Each frame has its position: at ascending addresses, and below them inlined in turn.
         for pair in placed.windows(2) {
             let next = (pair[1].at, pair[1].inlined);
             assert!(

@@ -1,4 +1,4 @@
-//! Sections of a file → readers of them, for `gimli`.
+//! Readers of sections of a file, for `gimli`.
 //!
 //! A reader shares its bytes by a count of references: `gimli`'s own readers either borrow, and so cannot be kept beside
 //! the bytes, or need another crate.
@@ -27,11 +27,11 @@ impl Bytes {
     }
 }
 
-/// Reads a part of some bytes.
+/// Reader of a part of some bytes.
 #[derive(Clone, Debug)]
 pub(super) struct SectionBytes {
     bytes: Rc<Bytes>,
-    /// At most `end`, which is at most the number of bytes.
+    /// Position; at most `end`, which is at most the number of bytes.
     at: usize,
     end: usize,
     endian: RunTimeEndian,
@@ -42,7 +42,7 @@ impl SectionBytes {
         SectionBytes { bytes: Rc::new(Bytes::Inflated(Vec::new())), at: 0, end: 0, endian }
     }
 
-    /// A section of a mapped file, inflated where it is compressed. `None` for one that is not in the file, or damaged.
+    /// Reads a section of a mapped file, inflated where it is compressed. `None` if it is not in the file, or damaged.
     pub(super) fn of(
         file: &Rc<Bytes>,
         range: CompressedFileRange,
@@ -161,7 +161,7 @@ impl Reader for SectionBytes {
     }
 }
 
-/// `None` unless exactly `size` bytes come out.
+/// Inflates a section; `None` unless exactly `size` bytes come out.
 pub(super) fn inflate(format: CompressionFormat, stored: &[u8], size: u64) -> Option<Vec<u8>> {
     let size = usize::try_from(size).ok()?;
     // Foreign: it may say any size. Only asked, because zeros that come from the system need not be written.

@@ -1,7 +1,8 @@
-//! A program that is linked against the shared standard library → a line on stderr, and a word in `heap_build_info`.
+//! Detects a program linked against the shared standard library: a line on stderr, and a word in `heap_build_info`.
 //!
-//! `libstd-….so` has a way of its own to the system's allocator. What the standard library allocates passes by heapgauge there, and
-//! some of it is freed through heapgauge, or the reverse. No library can mend that, so it is said.
+//! `libstd-….so` has its own calls of the system's allocator. heapgauge does not see the blocks that the standard
+//! library allocates there, and some of them are freed through heapgauge, or the reverse. No library can mend that, so
+//! it is reported.
 #![forbid(unsafe_code)]
 
 use super::{elf, main_module};
@@ -11,16 +12,16 @@ use std::backtrace::Backtrace;
 use std::io::Write;
 use std::sync::OnceLock;
 
-/// `heap_build_info{capture}` where a part of the program's blocks is not seen.
+/// Value of `heap_build_info{capture}` where a part of the program's blocks is not seen.
 const PARTIAL: &str = "partial";
 
-/// How stacks are captured: as the walker says, or [`PARTIAL`]. The first call looks, and says it on stderr.
+/// Returns the method of capture: the walker's, or [`PARTIAL`]. The first call looks, and reports it on stderr.
 pub(crate) fn capture(walker: &'static str) -> &'static str {
     if is_shared() { PARTIAL } else { walker }
 }
 
-/// Returns whether the standard library is a shared one, whose blocks carry no tag. The first call looks, and says it on
-/// stderr.
+/// Returns whether the standard library is a shared one, whose blocks carry no tag. The first call looks, and reports
+/// it on stderr.
 pub(crate) fn is_shared() -> bool {
     static SHARED: OnceLock<bool> = OnceLock::new();
     let _own = control::internal();
@@ -37,7 +38,7 @@ pub(crate) fn is_shared() -> bool {
     })
 }
 
-/// Whether a function of the standard library that no other crate has a copy of lies in another module than this code.
+/// Returns whether a function of the standard library that is in no other crate lies in another module than this code.
 fn look() -> bool {
     let modules = elf::modules();
     let standard = elf::module_of(&modules, Backtrace::force_capture as fn() -> Backtrace as usize);

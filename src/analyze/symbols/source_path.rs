@@ -1,6 +1,6 @@
-//! Path in the debug information → the path to show, the crate and the module; whose code it is.
+//! Turns a path of the debug information into the path to show, the crate and the module; and finds the owner of code.
 //!
-//! Pure functions on text, for the read side. Nothing here looks at the disk: a container has no sources, and
+//! Pure functions on text, read side only. Nothing here looks at the disk: a container has no sources, and
 //! the same binary must give the same names on every host.
 //!
 //! A path is made relative by the first rule that fits:
@@ -20,11 +20,11 @@
 use super::demangle::{STANDARD, first_segment};
 use crate::analyze::frame::{Frame, without_version};
 
-/// A home that is nobody's below it.
+/// Home of the superuser, without the name of a user below it.
 const SUPERUSER: &str = "/root";
 
-/// Containers and codecs a site is looked for behind: who fills a `HashMap` or parses a document is asked about,
-/// not the line in the library that grew the table. `Collector::builder().look_through(…)` replaces it.
+/// Containers and codecs a site is looked for behind: the interesting line is the one that fills a `HashMap` or parses
+/// a document, not the line in the library that grew the table. `Collector::builder().look_through(…)` replaces it.
 pub const LOOK_THROUGH: &[&str] = &[
     "ahash",
     "arc_swap",
@@ -80,12 +80,12 @@ pub const LOOK_THROUGH: &[&str] = &[
     "zerocopy",
 ];
 
-/// Whose code a frame is.
+/// Owner of a frame's code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
     /// A program's or a library's: a site, unless its crate is looked through.
     Program,
-    /// The standard library, or what runs before `main` and below a thread's first function.
+    /// The standard library, and the code that runs before `main` and below a thread's first function.
     Standard,
     /// The functions the compiler puts between `alloc` and the global allocator.
     AllocatorShim,
@@ -93,33 +93,33 @@ pub(super) enum Origin {
     Heapgauge,
 }
 
-/// Where a path of the debug information belongs.
+/// File, crate and module of a path in the debug information.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// As shown.
+    /// Path to show.
     pub file: String,
     pub standard: bool,
-    /// The crate, as far as the path says.
+    /// Crate, as far as the path gives it.
     pub krate: Option<String>,
     /// Path of the module by the rules of `mod`, beginning with the crate; empty when the crate is not known.
     pub module: String,
 }
 
-/// What the debug information of one module says about where its crates lie.
+/// Directories of a module's crates, from its debug information.
 #[derive(Default, Debug)]
 pub(super) struct Layout {
     /// Directories Rust compilation units were compiled in.
     pub roots: Vec<String>,
     /// Root file of a crate as an absolute path, and the crate's name.
     pub crates: Vec<(String, String)>,
-    /// What lies before `library/std/src/lib.rs` of the crate `std`.
+    /// Directories above `library/std/src/lib.rs` of the crate `std`.
     standard_roots: Vec<String>,
     /// Directories of packages outside the workspace, and the crate's name. Cargo names the root file of a crate of
     /// the workspace relative to the workspace, of any other by its whole path.
     pub outside: Vec<(String, String)>,
 }
 
-/// Packages of the standard library, as their folders in `library/` are called.
+/// Packages of the standard library, by the names of their folders in `library/`.
 const STANDARD_PACKAGES: &[&str] = &[
     "alloc",
     "alloctests",
@@ -153,8 +153,8 @@ const IN_STANDARD: &[&str] = &[
 ];
 
 impl Layout {
-    /// `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's names are
-    /// `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
+    /// Collects the directories from `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's
+    /// names are `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
     pub(super) fn of(units: impl IntoIterator<Item = (String, String)>) -> Layout {
         let mut layout = Layout::default();
         let mut inside = Vec::new();
@@ -190,7 +190,7 @@ impl Layout {
         layout
     }
 
-    /// Line tables cover more than the standard library.
+    /// Returns whether line tables cover more than the standard library.
     pub(super) fn covers_program(&self) -> bool {
         match self.crates.is_empty() {
             true => self.roots.iter().any(|root| !is_compilers_folder(root)),
@@ -198,8 +198,8 @@ impl Layout {
         }
     }
 
-    /// `near` is the crate of the function the frame was compiled into, a last resort where one directory
-    /// holds the roots of several crates.
+    /// Returns the place of a path. `near` is the crate of the function the frame was compiled into, a last resort
+    /// where one directory holds the roots of several crates.
     pub(super) fn place(&self, path: &str, near: Option<&str>) -> Place {
         let path = clean(path);
         let (file, standard) = self.relative(&path);
@@ -213,7 +213,7 @@ impl Layout {
         Place { file: file.to_owned(), standard, krate, module }
     }
 
-    /// With the name of the crate in front, for a package outside the workspace: `src/lib.rs` would be anybody's.
+    /// Puts the name of the crate in front, for a package outside the workspace: `src/lib.rs` alone would be ambiguous.
     fn within_package(&self, path: &str, file: &str) -> Option<String> {
         let root = self.root_of(path).filter(|root| path.len() == root.len() + 1 + file.len())?;
         let mut crates = self.outside.iter().filter(|(directory, _)| directory == root);
@@ -223,8 +223,8 @@ impl Layout {
         Some(format!("{name}/{file}"))
     }
 
-    /// A function of this path that has no line is the standard library's: the program's own copy of that crate
-    /// would have a compilation unit here.
+    /// Returns whether a function of this path that has no line is the standard library's: the program's own copy of
+    /// that crate would have a compilation unit here.
     pub(super) fn is_copy_of_standard(&self, function: &str) -> bool {
         first_segment(function).is_some_and(|krate| {
             IN_STANDARD.contains(&krate) && !self.crates.iter().any(|(_, other)| other == krate)
@@ -263,7 +263,7 @@ impl Layout {
         (path.strip_prefix(SUPERUSER).and_then(|rest| rest.strip_prefix('/')).unwrap_or(path), false)
     }
 
-    /// What to show of a path of the standard library; `None` of any other.
+    /// Returns the part to show of a path of the standard library; `None` for any other path.
     fn standard<'a>(&self, path: &'a str) -> Option<&'a str> {
         if let Some(rest) = path.strip_prefix("/rust/deps/") {
             return Some(rest);
@@ -289,7 +289,7 @@ impl Layout {
         Some(rest)
     }
 
-    /// Whether `library/…` in a folder that nothing is known of is the standard library: it has the form, and no
+    /// Returns whether `library/…` in an unknown folder is the standard library: it has the form, and no
     /// crate of another kind was compiled in that folder. (A program's own `library/core` is beside its `src`.)
     fn is_standard_library(&self, above: &str, rest: &str) -> bool {
         let is_package = |rest: &str| {
@@ -309,7 +309,7 @@ impl Layout {
             && (above.is_empty() || !self.crates.iter().any(|(root, _)| is_programs(root)))
     }
 
-    /// The longest of the directories that holds the file.
+    /// Returns the longest of the directories that holds the file.
     fn root_of(&self, path: &str) -> Option<&str> {
         self.roots
             .iter()
@@ -382,7 +382,7 @@ impl Layout {
     }
 }
 
-/// Whose code a frame is, from its final name and place.
+/// Returns the owner of a frame's code, from its final name and place.
 pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
     let last = function.rsplit("::").next().unwrap_or(function);
     if ["__rust_alloc", "__rust_realloc", "__rust_dealloc", "__rust_alloc_zeroed"].contains(&last)
@@ -410,8 +410,8 @@ pub(super) fn origin(function: &str, place: Option<&Place>) -> Origin {
     }
 }
 
-/// A folder that holds the sources of a release of Rust, by its name: `/rustc/<hash>`, `/usr/src/rustc-1.97.1`,
-/// `rustc-1.97.1-src` of a tarball, `…/lib/rustlib/src/rust` of a sysroot.
+/// Returns whether a folder holds the sources of a release of Rust, by its name: `/rustc/<hash>`,
+/// `/usr/src/rustc-1.97.1`, `rustc-1.97.1-src` of a tarball, `…/lib/rustlib/src/rust` of a sysroot.
 fn is_compilers_folder(folder: &str) -> bool {
     let last = folder.rsplit('/').next().unwrap_or_default();
     let version = last.strip_prefix("rustc-").or_else(|| last.strip_prefix("rust-")).unwrap_or_default();
@@ -422,13 +422,13 @@ fn is_compilers_folder(folder: &str) -> bool {
         || version.starts_with("beta")
 }
 
-/// Whose code a module without names is.
+/// Returns the owner of the code of a module without names.
 pub(super) fn module_origin(name: &str) -> Origin {
     let runtime = ["libc.", "libc-", "ld-", "libpthread", "libm.", "libgcc_s", "libstd-", "libdl", "librt"];
     if runtime.iter().any(|begin| name.starts_with(begin)) { Origin::Standard } else { Origin::Program }
 }
 
-/// A frame of the standard library that says nothing of the reason: its containers and its ways to the allocator.
+/// Returns whether a frame is of the standard library's containers and ways to the allocator, which give no reason.
 /// The frame that called them is `std::thread::…` or `test::…`.
 pub(super) fn only_allocates(frame: &Frame) -> bool {
     let function = frame.function.as_deref().unwrap_or_default();
@@ -440,7 +440,7 @@ pub(super) fn only_allocates(frame: &Frame) -> bool {
             .any(|file| frame.file.starts_with(file))
 }
 
-/// C functions below `main` and below a thread's first function.
+/// Returns whether it is a C function below `main` or below a thread's first function.
 fn is_runtime(function: &str) -> bool {
     matches!(
         function,
@@ -448,7 +448,7 @@ fn is_runtime(function: &str) -> bool {
     ) || function.starts_with("__libc_start_")
 }
 
-/// What follows `marker` and `levels` directories, where the first of them ends in a hash as Cargo's do.
+/// Returns the rest after `marker` and `levels` directories, where the first of them ends in a hash as Cargo's do.
 fn after<'a>(path: &'a str, marker: &str, levels: usize) -> Option<&'a str> {
     let (at, _) = path.rmatch_indices(marker).find(|&(at, _)| {
         let named = path[at + marker.len()..].split('/').next().unwrap_or_default();
@@ -471,7 +471,7 @@ fn standard_crate(file: &str) -> Option<String> {
     Some(without_version(package).unwrap_or(package).replace('-', "_"))
 }
 
-/// Cargo's own naming of targets, for files of crates that left no compilation unit.
+/// Returns the crate by Cargo's own naming of targets, for files of crates that left no compilation unit.
 fn by_convention(file: &str) -> Option<String> {
     let stem = |name: &str| name.strip_suffix(".rs").unwrap_or(name).replace('-', "_");
     let parts: Vec<&str> = file.split('/').collect();
@@ -487,7 +487,7 @@ fn by_convention(file: &str) -> Option<String> {
     }
 }
 
-/// Every file here is a crate of its own, so one crate's root says nothing about its neighbour.
+/// Returns whether every file here is a crate of its own, so that one crate's root says nothing about its neighbour.
 fn is_target_directory(file: &str) -> bool {
     let above = directory(file).unwrap_or_default();
     let last = above.rsplit('/').next().unwrap_or_default();
@@ -506,7 +506,7 @@ fn join(directory: &str, file: &str) -> String {
     format!("{}/{file}", directory.trim_end_matches('/'))
 }
 
-/// Without `.`, `..`, doubled and backward slashes.
+/// Removes `.`, `..`, doubled and backward slashes.
 fn clean(path: &str) -> String {
     let path = path.replace('\\', "/");
     let mut parts: Vec<&str> = Vec::new();

@@ -1,7 +1,7 @@
-//! [`Snapshot`](super::Snapshot) ⇄ its JSON file.
+//! Reads and writes the JSON file of a [`Snapshot`](super::Snapshot).
 //!
-//! For any thread. A file that was written can be read again. A file may come from anywhere: memory stays in proportion
-//! to its length, and an error is one line of bounded length.
+//! Any thread may use it. A file that was written can be read again. A file may come from anywhere: memory stays in
+//! proportion to its length, and an error is one line of bounded length.
 
 mod quick;
 mod read;
@@ -19,7 +19,7 @@ pub(super) use write::write;
 
 use std::io::{self, Read, Write};
 
-/// The one version of the file there is.
+/// Version of the file; there is no other.
 const VERSION: u64 = 1;
 
 /// Longest file that is read or written.
@@ -31,10 +31,10 @@ const IN_ONE_PIECE: u64 = 64 << 20;
 /// Most frames of one traceback, as many as `tracemalloc` ever stores.
 const MAX_FRAMES: usize = 65_535;
 
-/// Most text of frames that is kept to be recognised or repeated: some 40,000 of them.
+/// Most text of frames that is kept for comparison: some 40,000 of them.
 const MOST_TEXT: usize = 4 << 20;
 
-/// Longest description of what is wrong with a file; what is in it may be repeated there.
+/// Longest description of a fault in a file; parts of the file may be repeated there.
 const MAX_PROBLEM: usize = 200;
 
 /// Stream that fails beyond a number of bytes.

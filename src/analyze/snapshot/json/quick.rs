@@ -1,8 +1,8 @@
-//! A file as [`Snapshot::save`] writes it → [`Snapshot`], in a third of the time.
+//! Reads a file in the form [`Snapshot::save`] writes, in a third of the time.
 //!
-//! For any thread. Traces say the same frames over and over: the text of each is read once, and recognised when it
-//! comes again. Of the file, only a window is in memory. All this is a short cut: what is not written like that, or has
-//! anything wrong with it, is nothing here, and left to the reader beside this, which says what is wrong.
+//! Any thread may use it. Traces repeat the same frames: the text of each is parsed once, and looked up when it
+//! comes again. Only a window of the file is in memory. All this is a short cut: a file in another form, or with
+//! a fault, gives `None` here, and is left to the reader beside this, which describes the fault.
 
 use super::read::{Shared, parse};
 use super::{MAX_FRAMES, MOST_TEXT};
@@ -14,30 +14,30 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
-/// How much of a file is in memory: little enough for a processor's own.
+/// Size of the window: small enough for a processor's own cache.
 const WINDOW: usize = 256 << 10;
 
-/// The most, where one trace is longer than that. It may be an array of digits, each eight times as long when read.
+/// Largest window, for a trace longer than that. It may be an array of digits, each eight times as long when read.
 const LARGEST_WINDOW: usize = 4 << 20;
 
-/// The traces begin behind this. No text holds it, whose quotes would have to be escaped.
+/// Text before the traces. No text of the file can hold it, as its quotes would have to be escaped.
 const BEFORE_TRACES: &[u8] = b",\"traces\":[";
 
-/// What else there is to a snapshot is shorter.
+/// Longest text before the traces, as the rest of a snapshot is shorter.
 const LONGEST_HEAD: usize = 4 << 10;
 
-/// What the other reader would make of the file, or nothing.
+/// Returns the snapshot that the other reader would return, or nothing.
 pub(super) fn read(file: impl Read) -> Option<Snapshot> {
     Window { file, bytes: vec![0; WINDOW], begin: 0, end: 0 }.snapshot()
 }
 
-/// A part of a file.
+/// Window of a file.
 struct Window<F> {
     file: F,
     bytes: Vec<u8>,
-    /// What of `bytes` is read from the file and not yet looked at begins here,
+    /// Start of the bytes that are read from the file and not yet looked at,
     begin: usize,
-    /// and ends here.
+    /// and their end.
     end: usize,
 }
 
@@ -46,7 +46,7 @@ impl<F: Read> Window<F> {
         &self.bytes[self.begin..self.end]
     }
 
-    /// Whether there was more of the file; `None` where it cannot be read, or the rest has all the room there may be.
+    /// Reads more of the file; false at its end; `None` where it cannot be read, or the rest fills the largest window.
     fn more(&mut self) -> Option<bool> {
         self.bytes.copy_within(self.begin..self.end, 0);
         (self.begin, self.end) = (0, self.end - self.begin);
@@ -67,7 +67,7 @@ impl<F: Read> Window<F> {
         Some(self.end > before)
     }
 
-    /// The next byte, `Some(None)` at the end of the file.
+    /// Returns the next byte, `Some(None)` at the end of the file.
     fn peek(&mut self) -> Option<Option<u8>> {
         if self.begin == self.end && !self.more()? {
             return Some(None);
@@ -75,7 +75,7 @@ impl<F: Read> Window<F> {
         Some(Some(self.bytes[self.begin]))
     }
 
-    /// Whether that is the next byte; then it is behind us.
+    /// Steps over the next byte if it is this one, and returns whether it was.
     fn skip(&mut self, byte: u8) -> Option<bool> {
         let found = self.peek()? == Some(byte);
         self.begin += usize::from(found);
@@ -135,7 +135,7 @@ impl<F: Read> Window<F> {
     }
 }
 
-/// A trace with its frames as they are written.
+/// Trace with its frames as they are written.
 #[derive(Deserialize)]
 struct TraceText<'a> {
     domain: u32,
@@ -148,7 +148,7 @@ struct TraceText<'a> {
     frames: Vec<&'a RawValue>,
 }
 
-/// The frames of one file, by the text they are written as.
+/// Frames of one file, by the text they are written as.
 #[derive(Default)]
 struct Frames {
     known: HashMap<Box<str>, Arc<Frame>>,

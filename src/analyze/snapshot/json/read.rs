@@ -1,4 +1,4 @@
-//! JSON file of any origin → [`Snapshot`], or one line that says why not.
+//! Reads a [`Snapshot`] from a JSON file of any origin, or returns the reason in one line.
 
 use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION, quick};
 use crate::analyze::frame::{Frame, Traceback};
@@ -23,7 +23,7 @@ pub(in crate::analyze::snapshot) fn read(
         return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
     }
     if length > 0 {
-        // What cannot tell its length cannot be read again, either.
+        // A file without a known length cannot be read again, either.
         if let Some(snapshot) = quick::read(Bounded { inner: &mut file, left: MAX_BYTES }) {
             return Ok(snapshot);
         }
@@ -36,7 +36,7 @@ pub(in crate::analyze::snapshot) fn read(
         file.read_to_end(&mut bytes)?;
         parse(serde_json::Deserializer::from_slice(&bytes))
     } else {
-        // What cannot tell its length, or would take too much of the memory.
+        // A file without a known length, or one that would take too much of the memory.
         parse(serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, file)))
     };
     parsed.map_err(|error| {
@@ -57,7 +57,7 @@ pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
     json.end().map(|()| snapshot)
 }
 
-/// A text of the file may be part of the problem; then the end, which says where, is more use than the middle.
+/// Shortens a problem, which may hold a text of the file: its end, which gives the place, is more use than the middle.
 pub(super) fn short(problem: &str) -> String {
     let length = problem.chars().count();
     if length <= MAX_PROBLEM {
@@ -68,7 +68,7 @@ pub(super) fn short(problem: &str) -> String {
     format!("{begin}…{end}")
 }
 
-/// What is seen of the members of one object, each once.
+/// Stores a member of an object; a second one of that name is an error.
 fn once<T, E: de::Error>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
     match place.replace(value) {
         Some(_) => Err(de::Error::duplicate_field(name)),
@@ -155,7 +155,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
     }
 }
 
-/// The traces, one by one.
+/// Reader of the traces, one by one.
 struct Traces;
 
 impl<'de> DeserializeSeed<'de> for Traces {
@@ -255,7 +255,7 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
     }
 }
 
-/// The frames of one trace, into [`Shared::traceback`].
+/// Reader of the frames of one trace, into [`Shared::traceback`].
 struct Frames<'a> {
     trace: usize,
     shared: &'a mut Shared,
@@ -349,7 +349,7 @@ impl<'de> Visitor<'de> for OneFrame<'_> {
     }
 }
 
-/// A text, kept once however often it occurs.
+/// Reader of a text, kept once however often it occurs.
 struct Text<'a>(&'a mut Shared);
 
 impl<'de> DeserializeSeed<'de> for Text<'_> {
@@ -372,7 +372,7 @@ impl Visitor<'_> for Text<'_> {
     }
 }
 
-/// A text, or null.
+/// Reader of a text, or null.
 struct MaybeText<'a>(&'a mut Shared);
 
 impl<'de> DeserializeSeed<'de> for MaybeText<'_> {
@@ -403,16 +403,16 @@ impl<'de> Visitor<'de> for MaybeText<'_> {
     }
 }
 
-/// What the traces of one file have in common.
+/// Texts and frames that the traces of one file share.
 #[derive(Default)]
 pub(super) struct Shared {
     texts: HashSet<Arc<str>>,
     frames: HashMap<FrameKey, Arc<Frame>>,
-    /// Of the trace that is being read.
+    /// Frames of the trace that is being read.
     traceback: Vec<Arc<Frame>>,
 }
 
-/// A frame by where its texts lie: each text is kept once, so equal texts lie in one place.
+/// Key of a frame: the addresses of its texts. Each text is kept once, so equal texts have one address.
 #[derive(PartialEq, Eq, Hash)]
 struct FrameKey {
     function: Option<usize>,
@@ -423,7 +423,7 @@ struct FrameKey {
 }
 
 impl Shared {
-    /// The frame that was met before if this is the same; its texts are from [`Shared::text`].
+    /// Returns the equal frame that was read before, if there is one; the texts are from [`Shared::text`].
     fn frame(&mut self, frame: Frame) -> Arc<Frame> {
         let place = |text: &Arc<str>| text.as_ptr() as usize;
         let key = FrameKey {
@@ -436,7 +436,7 @@ impl Shared {
         self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
     }
 
-    /// The frame that is written like that.
+    /// Parses the text of a frame.
     pub(super) fn frame_of(&mut self, text: &str) -> Option<Arc<Frame>> {
         OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
     }

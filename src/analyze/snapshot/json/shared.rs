@@ -1,7 +1,7 @@
-//! [`Snapshot`] → the bytes of its file, piece by piece.
+//! Serializes a [`Snapshot`] to the bytes of its file, piece by piece.
 //!
-//! For any thread. In one piece 100,000 tracebacks would take some hundred megabytes, when memory may be
-//! what is short. Tracebacks share frames: the text of each is made once, and copied wherever it comes again.
+//! Any thread may use it. In one piece 100,000 tracebacks would take some hundred megabytes, when memory may be
+//! scarce. Tracebacks share frames: the text of each is made once, and copied wherever it comes again.
 
 use super::MOST_TEXT;
 use super::write::{FileFrame, with_frames};
@@ -15,10 +15,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-/// A piece is at least this long, but for the last.
+/// Length of a piece at least, but for the last.
 const PIECE: usize = 64 << 10;
 
-/// What [`Snapshot::save`] writes.
+/// Returns the bytes that [`Snapshot::save`] writes, in pieces.
 pub(crate) fn pieces(snapshot: impl Borrow<Snapshot>) -> impl Iterator<Item = Vec<u8>> {
     // The traces are the last member, so that everything else is what an empty file has before its end.
     let mut head = serde_json::to_vec(&snapshot.borrow().filtered(|_| false)).unwrap_or_default();
@@ -43,16 +43,16 @@ pub(crate) fn pieces(snapshot: impl Borrow<Snapshot>) -> impl Iterator<Item = Ve
     })
 }
 
-/// The texts of frames, by where the frames lie: as long as the snapshot is there, nothing else lies there.
+/// Texts of frames, by the frame's address, which no other frame has as long as the snapshot exists.
 #[derive(Default)]
 struct Texts {
     known: HashMap<usize, Box<RawValue>>,
-    /// Length of all of them.
+    /// Length of all texts.
     length: usize,
 }
 
 impl Texts {
-    /// The text of a frame, unless it comes but once, or there are too many.
+    /// Returns the text of a frame, unless it comes but once, or there are too many.
     fn of(&mut self, frame: &Arc<Frame>) -> Option<&RawValue> {
         match self.known.entry(Arc::as_ptr(frame) as usize) {
             Entry::Occupied(known) => Some(known.into_mut()),
@@ -66,7 +66,7 @@ impl Texts {
     }
 }
 
-/// Written as if there were no texts.
+/// Value whose frames are written from ready texts; the output is the same as without them.
 struct WithTexts<'a, T: ?Sized> {
     of: &'a T,
     texts: &'a RefCell<Texts>,

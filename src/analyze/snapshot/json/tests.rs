@@ -1,4 +1,4 @@
-//! Files that are written, read back, cut, changed and made up.
+//! Tests of files that are written, read back, cut, changed and made up.
 
 use super::read::{parse, short};
 use super::*;

@@ -1,4 +1,4 @@
-//! [`Snapshot`] → its JSON file, whole or not at all.
+//! Writes the JSON file of a [`Snapshot`], whole or not at all.
 
 use super::shared::pieces;
 use super::{Bounded, MAX_BYTES, VERSION};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Writes it beside `path` and puts it in its place, so that there is always a whole file or none.
+/// Writes a file beside `path` and renames it, so that there is always a whole file or none.
 pub(in crate::analyze::snapshot) fn write(snapshot: &Snapshot, path: &Path) -> io::Result<()> {
     let (beside, file) = beside(path)?;
     let written = write_to(snapshot, file).and_then(|()| std::fs::rename(&beside, path));
@@ -23,8 +23,8 @@ pub(in crate::analyze::snapshot) fn write(snapshot: &Snapshot, path: &Path) -> i
     written
 }
 
-/// A new file in the same directory. Others may have left theirs behind, or be at it: in containers every process
-/// has the same id.
+/// Creates a new file in that directory. Other processes may have left theirs behind, or be writing: in containers
+/// every process has the same id.
 fn beside(path: &Path) -> io::Result<(PathBuf, File)> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     loop {
@@ -65,7 +65,7 @@ impl Serialize for Trace {
     }
 }
 
-/// A trace whose frames are written by `frames`.
+/// Serializes a trace with its frames written by `frames`.
 pub(super) fn with_frames<S: Serializer>(
     trace: &Trace,
     frames: &impl Serialize,
@@ -83,7 +83,7 @@ pub(super) fn with_frames<S: Serializer>(
     members.end()
 }
 
-/// Frames in the words of the file.
+/// Frames in the form of the file.
 pub(crate) struct FileFrames<'a>(pub(crate) &'a [Arc<Frame>]);
 
 impl Serialize for FileFrames<'_> {
