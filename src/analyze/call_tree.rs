@@ -73,7 +73,7 @@ pub(crate) enum What {
     Unnamed,
     /// Remainder of the node above that found no room among its other nodes.
     Rest,
-    /// Below the root, while blocks are sampled: the part of the total that no sample accounts for.
+    /// Part below the root, while blocks are sampled: bytes of the total that no sample accounts for.
     Other,
 }
 
@@ -333,13 +333,13 @@ mod tests {
         Totals { size, size_diff, count, count_diff }
     }
 
-    /// Most recent first; the last letter is the oldest frame.
+    /// Builds a stack from a path, most recent frame first; the last letter is the oldest frame.
     fn held(path: &str, totals: Totals) -> Held {
         let frames = path.chars().map(|name| Frame::new(Some(&name.to_string()), "a.rs", 1));
         Held { traceback: Some(Traceback::new(frames)), totals }
     }
 
-    /// `name value(children)`.
+    /// Prints a node as `name value(children)`.
     fn shown(node: &Node) -> String {
         let name = match &node.what {
             What::Root => "all".into(),
@@ -356,7 +356,7 @@ mod tests {
         }
     }
 
-    /// In each figure the children hold no more than their node, and what they lack ends at the node.
+    /// Checks that in each figure the children hold no more than their node; the remainder ends at the node.
     fn check(node: &Node) {
         let below = node.children.iter().fold(Totals::default(), |sum, child| sum.plus(child.totals));
         assert!(below.size <= node.totals.size && below.count <= node.totals.count, "{}", shown(node));
@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(merged(stacks.to_vec()).len(), 1);
     }
 
-    /// 100,000 stacks without anything in common make a tree that is as small as it was asked to be.
+    /// Builds a tree of 100,000 stacks without common frames, which has no more nodes than asked for.
     #[test]
     fn a_hundred_thousand_stacks_stay_bounded() {
         let stacks: Vec<Held> = (0..100_000_u32)

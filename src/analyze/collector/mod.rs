@@ -108,7 +108,7 @@ impl World for ThisProcess {
         raw
     }
     fn names_epoch(&self) -> u64 {
-        // Asks the loader, whose lock a thread that forks may hold. Either changes what stacks are called.
+        // Asks the loader, whose lock a thread that forks may hold. Either changes the names of stacks.
         fork::outside(control::modules_epoch).wrapping_add(symbols::global().lost_epoch() << 48)
     }
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
@@ -420,7 +420,7 @@ impl Names {
         (slot as usize).checked_sub(1)
     }
 
-    /// Two stacks of one site share its index.
+    /// Stores the site of a stack; two stacks of one site share its index.
     fn insert(&mut self, id: u32, site: Arc<Site>) {
         let id = id as usize;
         if self.pages.len() <= id / PAGE {
@@ -552,7 +552,7 @@ impl State {
         if self.ring.due_in(self.world.now()).is_zero() {
             let raw = self.take();
             if self.draft.is_none() {
-                // Names are read early, while there is room for what that takes: somebody may ask for them only when
+                // Names are read early, while there is memory for that: they may be asked for only when
                 // the memory of the process has become scarce.
                 let baseline = self.baseline(raw.taken);
                 self.adopt_names(&raw, baseline.as_deref());

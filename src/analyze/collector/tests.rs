@@ -16,7 +16,7 @@ pub(crate) struct Heap {
     epoch: u32,
     tracking: bool,
     stacks: BTreeMap<u32, RawStack>,
-    /// By first address; a stack without an entry here has no name yet.
+    /// Sites by first address; a stack without an entry here has no name yet.
     sites: HashMap<usize, Arc<Site>>,
     /// Stacks that get their name in the next `resolve`, whose budget holds one each.
     nameable: HashMap<usize, Arc<Site>>,
@@ -81,7 +81,7 @@ impl Fake {
         heap.now = heap.start + Duration::from_secs(seconds);
     }
 
-    /// Stack `id` belongs to the line `line` and holds that much.
+    /// Gives stack `id` the line `line` and these live counts.
     pub(crate) fn holds(&self, id: u32, line: u32, bytes: u64, blocks: u64) {
         self.holds_unnamed(id, bytes, blocks);
         self.heap().sites.insert(id as usize, site(line));
@@ -109,7 +109,7 @@ impl Fake {
         }
     }
 
-    /// The bytes of a stack are an estimate with this standard error, every 1,000 bytes.
+    /// Makes the bytes of a stack an estimate with this standard error, every 1,000 bytes.
     pub(crate) fn is_sampled(&self, id: u32, stderr: f64) {
         let mut heap = self.heap();
         heap.sample_interval = 1_000;
@@ -221,7 +221,7 @@ impl World for Fake {
     }
 }
 
-/// Line, live bytes, live blocks, delta bytes, delta blocks.
+/// Returns line, live bytes, live blocks, delta bytes, delta blocks.
 fn rows(report: &Report) -> Vec<(u32, u64, u64, i64, i64)> {
     report
         .sites
@@ -542,7 +542,7 @@ fn case_61_a_vanished_site_is_absent_at_once() {
     let report = collector.collect();
     check(&report);
     assert_eq!(rows(&report), [(2, 90, 1, 0, 0)]);
-    // What it lost since the baseline is part of what the rows leave out.
+    // Its loss since the baseline is part of the remainder.
     let left = Sum { live_bytes: 0, live_blocks: 0, delta_bytes: -100, delta_blocks: -1 };
     assert_eq!((report.other, report.sites_with_blocks), (left, 1));
     // It comes back as itself.
@@ -584,7 +584,7 @@ fn a_stack_without_a_name_counts_in_other() {
     check(&report);
     assert_eq!(rows(&report), [(1, 100, 1, 0, 0)]);
     assert_eq!((report.live_bytes, report.other.live_bytes), (5_100, 5_000));
-    // Once it has one, its delta is against what it held before it had one.
+    // Once it has one, its delta is against its live bytes before it had one.
     fake.heap().sites.insert(3, site(7));
     fake.at(20);
     fake.holds_unnamed(3, 5_048, 51);
@@ -682,7 +682,7 @@ fn where_a_go_of_naming_is_slow_to_begin_it_may_take_longer() {
     fake.heap().naming_takes = millis(150);
     assert!(collector.collect_slice().is_none());
     fake.heap().naming_takes = millis(300);
-    // What is left of a second ends what one collection waits for.
+    // One collection waits no longer than the rest of a second.
     assert!(collector.collect_slice().is_none());
     assert!(collector.collect_slice().is_none());
     assert!(collector.collect_slice().is_none());
@@ -843,7 +843,7 @@ fn settings_out_of_range_name_the_range() {
     );
 }
 
-/// By line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
+/// Returns by line: live bytes, their change, live blocks, their change; as `compare_to` orders them.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
     let Compared { new, old, .. } = collector.compare(since).unwrap();
     let rows = new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line);
@@ -923,14 +923,14 @@ fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
     totals
 }
 
-/// Read to the end.
+/// Reads the stacks to the end.
 fn stacks(collector: &Collector, asked: Asked, is_wanted: impl Fn(Option<&Site>) -> bool) -> Stacks {
     let mut stacks = collector.stacks(asked).unwrap();
     while !collector.stacks_slice(&mut stacks, true, &is_wanted) {}
     stacks
 }
 
-/// Line, figures, history.
+/// Returns line, figures, history.
 fn lines(sites: &Sites) -> Vec<(u32, Totals, Vec<u64>)> {
     sites.rows.iter().map(|row| (row.site.line, row.totals, row.history.clone())).collect()
 }
@@ -988,14 +988,14 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
         let of_ten = stacks(&collector, then, |site| site.is_some_and(|site| site.line == 10));
         assert_eq!(of_ten.held.len(), 2);
     }
-    // Cut, what is left out is in other.
+    // With fewer rows, the others are in *other*.
     let one = collector.sites(then, Order::Count, 1, 0).unwrap();
     assert_eq!(lines(&one), [(10, totals(4_500, 3_500, 5, 4), vec![])]);
     assert_eq!((one.sites, one.other), (2, totals(0, -50, 0, -5)));
     // Without its number it is now.
     let sites = collector.sites(now(Since::First), Order::Size, 10, 1).unwrap();
     assert_eq!((sites.total.size, sites.times.number), (9_507, number + 1));
-    // What is asked for within a second is the same moment.
+    // A query within a second gets the same moment.
     assert_eq!(collector.overview().report.number, number + 1);
 }
 
@@ -1140,7 +1140,7 @@ fn a_site_once_followed_is_told_of_for_ever() {
     let followed = |report: &Report| -> Vec<(u32, u64, i64)> {
         report.followed.iter().map(|row| (row.line(), row.live_bytes, row.delta_bytes)).collect()
     };
-    // What was collected a moment ago does not know them, so it is collected anew.
+    // The report of a moment ago does not have them, so it is collected anew.
     let report = collector.collect_following(3);
     assert_eq!((rows(&report).len(), followed(&report)), (2, vec![(4, 400, 0), (3, 300, 0)]));
 
@@ -1191,7 +1191,7 @@ fn totals_go_on_where_they_must() {
         assert_eq!(totals(&report), (7, 0, 1, 7));
         assert_eq!(totals(&report.going_on()), (100 + 7 * round, 60, 1 + round, 7));
     }
-    // Switched off there is nothing, and what was there is not forgotten.
+    // With tracking off there is nothing, and the totals before are not forgotten.
     fake.clear();
     fake.heap().tracking = false;
     fake.at(100);

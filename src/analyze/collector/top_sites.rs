@@ -91,7 +91,7 @@ mod tests {
     const LIMITS: Limits =
         Limits { by_live: 25, by_delta: 7, sticky: 8, sticky_for: Duration::from_secs(1800) };
 
-    /// The rule of the specification written down with nothing but sorting.
+    /// Applies the rule of the specification by sorting alone.
     fn naive(candidates: &[Candidate], limits: Limits) -> Vec<(u64, bool)> {
         let mut living: Vec<Candidate> = candidates.iter().copied().filter(|c| c.live_blocks > 0).collect();
         living.sort_by_key(|c| (Reverse(c.live_bytes), c.id));

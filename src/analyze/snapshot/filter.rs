@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn case_32_globs_as_fnmatch_has_them() {
-        // Each with what CPython 3.11's fnmatch.fnmatchcase says.
+        // Each with the result of CPython 3.11's fnmatch.fnmatchcase.
         let expected = [
             ("a*", "abb", true),
             ("a*c", "abb", false),

@@ -166,7 +166,7 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
         for frame in considered {
             let key = match group_by {
                 GroupBy::File | GroupBy::CumulativeFile => Key::File(frame.file.clone()),
-                // Without line tables functions are what tells frames apart; without symbols, offsets.
+                // Without line tables functions tell frames apart; without symbols, offsets.
                 GroupBy::Line | GroupBy::CumulativeLine if is_named_only(frame) => {
                     Key::Name(frame.name().into())
                 }

@@ -506,7 +506,7 @@ mod linux {
                 if pair(middle)?.0 <= address { first = middle + 1 } else { end = middle }
             }
             let (start, description) = pair(first.checked_sub(1)?)?;
-            // Length, distance to what it shares with others, where the function begins from here, and its length.
+            // Length, distance to the part shared with others, start of the function relative to here, and its length.
             let &(segment, size, place) = self
                 .segments
                 .iter()

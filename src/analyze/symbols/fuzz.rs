@@ -1,4 +1,4 @@
-//! Debug information that no compiler would write → fewer names, and an end.
+//! Tests the readers with debug information that no compiler would write: they give fewer names, and end.
 //!
 //! Seeds are sections of this executable, each cut to its first kilobytes, in a small ELF file of their own.
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const KEPT: usize = 4 << 10;
 const UNIT: usize = 128;
 
-/// A section of a file that is put together here.
+/// Section of a file that is put together here.
 struct Section {
     name: &'static str,
     kind: u32,
@@ -22,7 +22,7 @@ struct Section {
     bytes: Vec<u8>,
 }
 
-/// A 64-bit ELF file of these sections and one segment, which begins at address 0.
+/// Builds a 64-bit ELF file of these sections and one segment, which begins at address 0.
 fn elf(sections: &[Section]) -> Vec<u8> {
     const HEADER: usize = 64;
     const SEGMENT: usize = 56;
@@ -65,7 +65,7 @@ fn elf(sections: &[Section]) -> Vec<u8> {
     bytes
 }
 
-/// The heads of this executable's compilation units with what they refer to, and some of its symbols.
+/// Builds a file of the heads of this executable's compilation units, the data they refer to, and some symbols.
 fn seed() -> Vec<u8> {
     let cache = ReadCache::new(File::open("/proc/self/exe").unwrap());
     let whole = object::read::elf::ElfFile64::<object::Endianness, _>::parse(&cache).unwrap();
@@ -125,7 +125,7 @@ fn seed() -> Vec<u8> {
     ])
 }
 
-/// A file of this test, gone when it is dropped.
+/// File of this test, removed when it is dropped.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -145,7 +145,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Everything that is read of a module: how many units and functions there are.
+/// Reads everything of a module, and returns the numbers of its units and functions.
 fn read(module: &Module) -> (usize, usize) {
     let Some(image) = Image::open(module) else { return (0, 0) };
     let units = image.units(1 << 20);
@@ -191,7 +191,7 @@ fn broken_debug_information_gives_fewer_names_and_an_end() {
         match random.below(3) {
             // Any place, where the rest may move.
             0 => random.mutate(&mut bytes, &words),
-            // In place: a number in a header, or in what a header leads to.
+            // In place: a number in a header, or in the data a header leads to.
             part => {
                 for _ in 0..=random.below(4) {
                     let at = match part {

@@ -8,11 +8,10 @@
 //! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; kept
 //! are only the names found, each text once. It is heapgauge's own: the cache of the crate `backtrace` is the
 //! program's, and is asked, and emptied afterwards, only where the modules of the process cannot be listed (no `/proc`,
-//! systems other than Linux). A share of the limit
-//! is for names alone. A module whose line tables cannot be opened within the whole limit goes by its table of symbols,
-//! and where that does not fit either, by offsets. So does one whose tables do not fit for now, but its lines are then
-//! lost, not final: they are looked for again when there is more room. The tables of one compilation unit may pass the
-//! limit, and only while one address is looked up.
+//! systems other than Linux). A share of the limit is for names alone. A module whose line tables cannot be opened
+//! within the whole limit goes by its table of symbols, and where that does not fit either, by offsets. So does one
+//! whose tables do not fit for now, but its lines are then lost, not final: they are looked for again when there is more
+//! room. The tables of one compilation unit may pass the limit, and only while one address is looked up.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -1434,7 +1433,7 @@ mod tests {
         assert_eq!(&*symbols.site(stacks[39]).unwrap().krate, "heapgauge");
     }
 
-    /// Half of what is needed each time, and far more than the names found.
+    /// Sets a limit of half the bytes needed each time, and far more than the names found.
     #[test]
     fn a_module_too_large_for_lines_goes_by_functions_and_then_by_offsets() {
         let stacks = code(40);

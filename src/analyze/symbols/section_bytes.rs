@@ -148,7 +148,7 @@ impl Reader for SectionBytes {
         Ok(())
     }
 
-    // Numbers of variable length are read by this, and most of what is read are such. The default goes a long way round
+    // Numbers of variable length are read by this, and most values read are such. The default goes a long way round
     // in a build without optimisation.
     fn read_u8(&mut self) -> gimli::Result<u8> {
         match self.bytes.all().get(self.at) {

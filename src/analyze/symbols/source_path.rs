@@ -7,9 +7,9 @@
 //!
 //! 1. the standard library's, under whatever prefix a distribution or a flag gave it (`/rustc/<hash>/`,
 //!    `/usr/src/rustc-1.97.1/`, the sysroot's, a remapped one): `…/library/std/src/…` → `library/std/src/…`; the
-//!    libraries it has inside, in `vendor/` or `deps/` beside it and in `/rust/deps/` → what follows;
-//! 2. `…/registry/src/<index>-<hash>/…` → what follows (`serde_json-1.0.1/src/de.rs`);
-//! 3. `…/git/checkouts/<name>-<hash>/<revision>/…` → what follows;
+//!    libraries it has inside, in `vendor/` or `deps/` beside it and in `/rust/deps/` → the rest;
+//! 2. `…/registry/src/<index>-<hash>/…` → the rest (`serde_json-1.0.1/src/de.rs`);
+//! 3. `…/git/checkouts/<name>-<hash>/<revision>/…` → the rest;
 //! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
 //!    compiles a workspace's members in the workspace root, other packages in their own. `vendor/<package>`
 //!    keeps the package's name, and a package outside the workspace gets its crate's name in front;
@@ -609,7 +609,7 @@ mod tests {
         }
     }
 
-    /// By what it is, not by one spelling: distributions and flags put other folders in front.
+    /// Recognises the library by its form, not by one spelling: distributions and flags put other folders in front.
     #[test]
     fn the_standard_library_is_known_under_any_prefix() {
         let prefixes = [

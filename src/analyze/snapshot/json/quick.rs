@@ -114,7 +114,7 @@ impl<F: Read> Window<F> {
     }
 
     fn trace(&mut self, frames: &mut Frames) -> Option<Trace> {
-        // What was derived reads an array, too.
+        // A derived reader accepts an array, too.
         if self.peek()? != Some(b'{') {
             return None;
         }
@@ -195,7 +195,7 @@ mod tests {
     use crate::base::random_input::{Random, inputs};
     use std::io;
 
-    /// A few bytes at a time.
+    /// Reader that gives a few bytes at a time.
     struct Slow<'a>(&'a [u8], &'a mut Random);
 
     impl Read for Slow<'_> {
@@ -236,7 +236,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first.traceback.frames()[0], &second.traceback.frames()[0]));
     }
 
-    /// Whatever is read like this, is read the same by the other reader; that one alone judges the rest.
+    /// Compares both readers: a file that this one reads gives the same with the other, which alone judges the rest.
     #[test]
     fn a_short_cut_ends_where_the_way_does() {
         let words: [&[u8]; 16] = [

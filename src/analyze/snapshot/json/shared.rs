@@ -20,7 +20,7 @@ const PIECE: usize = 64 << 10;
 
 /// Returns the bytes that [`Snapshot::save`] writes, in pieces.
 pub(crate) fn pieces(snapshot: impl Borrow<Snapshot>) -> impl Iterator<Item = Vec<u8>> {
-    // The traces are the last member, so that everything else is what an empty file has before its end.
+    // The traces are the last member, so that everything else is the same as in an empty file before its end.
     let mut head = serde_json::to_vec(&snapshot.borrow().filtered(|_| false)).unwrap_or_default();
     head.truncate(head.len().saturating_sub("]}".len()));
     let (mut begun, mut next, texts) = (Some(head), 0, RefCell::default());

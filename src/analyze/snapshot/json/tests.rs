@@ -26,8 +26,8 @@ fn a_long_problem_keeps_its_begin_and_its_end() {
     assert!(shown.starts_with("begin ää") && shown.ends_with("ää end"), "{shown}");
 }
 
-/// A file that was cut, changed or put together anew is read as what it says, or is an error; and what was read
-/// is written and read again as the same.
+/// Reads files that were cut, changed or put together anew: each gives its contents or an error; and a snapshot that
+/// was read is written and read again as the same.
 #[test]
 fn any_file_is_a_snapshot_or_an_error() {
     let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes));
