@@ -46,7 +46,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The line for a program that has no allocator of heapgauge's, with the two lines that it lacks.
+/// Message for a program that has no allocator of heapgauge's, with the two lines that it lacks.
 pub(crate) const NO_ALLOCATOR: &str = "heapgauge is not the global allocator of this program, add `#[global_allocator]` \
      and `static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();`";
 
@@ -170,7 +170,7 @@ pub fn set_sample_interval(bytes: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Begins the calling thread's choice of samples anew: for tests that want the same one each time.
+/// Reseeds the calling thread's choice of samples: for tests that want the same one each time.
 #[doc(hidden)]
 pub fn seed_samples(seed: u64) {
     if let Some(state) = thread::current_or_make() {
@@ -180,7 +180,7 @@ pub fn seed_samples(seed: u64) {
     }
 }
 
-/// Goes on as in a C library that cannot be asked for the module of an address (glibc before 2.35), for tests of that.
+/// Simulates a C library that cannot be asked for the module of an address (glibc before 2.35), for tests of that.
 #[doc(hidden)]
 pub fn list_modules() {
     startup::ensure();
@@ -220,7 +220,7 @@ pub fn traced_memory() -> TracedMemory {
     TracedMemory { current, peak: raw_snapshot::peak_bytes(current) }
 }
 
-/// Sets the peak to what is live now.
+/// Sets the peak to the present live bytes.
 ///
 /// # Examples
 ///
@@ -284,7 +284,7 @@ impl std::fmt::Debug for PauseGuard {
     }
 }
 
-/// Leaves what the calling thread allocates untracked until the guard is dropped.
+/// Leaves the calling thread's allocations untracked until the guard is dropped.
 ///
 /// It suspends the recording of allocations only: a traced block that is freed meanwhile is debited, one that is
 /// resized keeps its site with the new size. Guards nest. They do not leave their thread.
@@ -305,17 +305,17 @@ pub fn pause() -> PauseGuard {
     PauseGuard { _suspension: Suspension::new(thread::PAUSED) }
 }
 
-/// Guard: while it lives, blocks of the calling thread count as heapgauge's own.
+/// Guard of [`internal`]: while it lives, blocks of the calling thread count as heapgauge's own.
 pub(crate) struct InternalGuard {
     _suspension: Suspension,
 }
 
-/// Counts what the calling thread allocates as overhead until the guard is dropped. Guards nest.
+/// Counts the calling thread's allocations as overhead until the guard is dropped. Guards nest.
 pub(crate) fn internal() -> InternalGuard {
     InternalGuard { _suspension: Suspension::new(thread::INTERNAL) }
 }
 
-/// Counts what the calling thread allocates as overhead until it exits, and names the thread `heapgauge`.
+/// Counts the calling thread's allocations as overhead until it exits, and names the thread `heapgauge`.
 ///
 /// A name given to `std` would be copied on the new thread before this can be called there: a block of the
 /// program's, as far as can be told from outside.
@@ -334,7 +334,7 @@ pub(crate) fn epoch_base() -> u32 {
     epoch::base()
 }
 
-/// Changes when a module was loaded or unloaded. Takes the loader's lock for a moment.
+/// Returns a number that changes when a module was loaded or unloaded. Takes the loader's lock for a moment.
 pub(crate) fn modules_epoch() -> u64 {
     startup::ensure();
     unwind::modules_epoch()

@@ -8,7 +8,7 @@ use crate::record::count::unsampled;
 use crate::record::peak::{self, Peak};
 use crate::record::tag;
 
-/// No id is at or above it: tracking is off.
+/// Base while tracking is off: no id is at or above it.
 const OFF: u32 = u32::MAX;
 /// Ids of stacks end here. What is left below [`tag::SAMPLED`] is for epochs, two each, which are never
 /// refused.
@@ -38,7 +38,7 @@ static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
 static CONFIGURED: AtomicU8 = AtomicU8::new(0);
 /// 1 once an instance was asked for a block; 2 once one was that is the program's global allocator. Relaxed: it only
-/// grows, and what it says holds from the program's beginning.
+/// grows, and its meaning holds from the program's beginning.
 static ASKED: AtomicU8 = AtomicU8::new(0);
 /// The configured `.exact_from(bytes)`, 0 for the interval.
 static EXACT_FROM: AtomicU32 = AtomicU32::new(0);
@@ -52,8 +52,8 @@ const EXTRA_ADDRESSES: u32 = 32;
 /// The most addresses a stack can have.
 pub(crate) const MAX_ADDRESSES: usize = (MAX_FRAMES + EXTRA_ADDRESSES) as usize;
 
-/// The id from which on ids are valid, [`u32::MAX`] while tracking is off. It is itself the id of
-/// the stack `[unrecorded]` of the present epoch.
+/// Returns the id from which on ids are valid, [`u32::MAX`] while tracking is off. It is itself the id of the stack
+/// `[unrecorded]` of the present epoch.
 #[inline(always)]
 pub(crate) fn base() -> u32 {
     // Relaxed: an event near a `clear` may count on either side of it; ids carry no other data (the
@@ -61,7 +61,7 @@ pub(crate) fn base() -> u32 {
     HOT.base.load(Ordering::Relaxed)
 }
 
-/// Id of the blocks that were not sampled, in the epoch of this base.
+/// Returns the id of the blocks that were not sampled, in the epoch of this base.
 #[inline(always)]
 pub(crate) fn unsampled_id(base: u32) -> u32 {
     // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
@@ -71,14 +71,14 @@ pub(crate) fn unsampled_id(base: u32) -> u32 {
 /// Returns the sampling configuration.
 #[inline(always)]
 pub(crate) fn sampling() -> SamplingConfig {
-    // Relaxed: an event near a change may be decided either way; what it weighs is in its tag's stack.
+    // Relaxed: an event near a change may be decided either way; its weight is in its tag's stack.
     SamplingConfig::from_word(HOT.sampling.load(Ordering::Relaxed))
 }
 
 /// Generations are odd multiples of this.
 pub(crate) const GENERATION: u32 = 16;
 
-/// Changes whenever what a thread remembers of base, sampling and unwind rules is out of date; never 0.
+/// Returns a number that changes whenever a thread's copy of base, sampling and unwind rules is out of date; never 0.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
     // Relaxed: as for the base. What follows is read again by `generation_slow`.
@@ -115,18 +115,18 @@ pub(crate) fn is_on() -> bool {
     base() != OFF
 }
 
-/// Addresses a walk may store.
+/// Returns the number of addresses that a walk may store.
 #[inline(always)]
 pub(crate) fn address_limit() -> usize {
     HOT.limit.load(Ordering::Relaxed) as usize
 }
 
-/// The configured `.frames(n)`.
+/// Returns the configured `.frames(n)`.
 pub(crate) fn frames() -> usize {
     FRAMES.load(Ordering::Relaxed) as usize
 }
 
-/// Changes when unwind rules may have become wrong: a module was unloaded.
+/// Returns a number that changes when unwind rules may have become wrong: a module was unloaded.
 #[inline(always)]
 pub(crate) fn rules_epoch() -> u32 {
     HOT.rules_epoch.load(Ordering::Relaxed)
@@ -157,7 +157,7 @@ pub(crate) fn has_been_asked() -> bool {
     ASKED.load(Ordering::Relaxed) != 0
 }
 
-/// Whether an instance that is the program's global allocator was.
+/// Returns whether an instance that is the program's global allocator was.
 pub(crate) fn is_global_allocator() -> bool {
     ASKED.load(Ordering::Relaxed) == 2
 }
@@ -224,8 +224,8 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         if !when(base) {
             return false;
         }
-        // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
-        // counted there before is stale like anything else.
+        // Every epoch has ids of its own for `[unrecorded]` and for blocks that are not sampled, so that earlier
+        // counts of these are stale like any other.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if peak::mark(next) == peak::mark(base) {
             // The sums of two epochs in a row have to differ by their marks.
@@ -239,20 +239,20 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
     }
 }
 
-/// The first of `count` fresh ids, a multiple of `count`; `None` when they are used up.
+/// Takes `count` fresh ids and returns the first, a multiple of `count`; `None` when they are used up.
 pub(crate) fn next_ids(count: u32) -> Option<u32> {
     let after = |id: u32| (id < LAST_STACK).then(|| id.next_multiple_of(count) + count);
     NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).ok().map(|id| id.next_multiple_of(count))
 }
 
-/// The id after the last one given out.
+/// Returns the id after the last one given out.
 pub(crate) fn end_id() -> u32 {
     NEXT.load(Ordering::Acquire)
 }
 
 // ── Peak ────────────────────────────────────────────────────────────────────────────────────────
 
-/// The most bytes of a thread that the peak does not know of, either way.
+/// Largest number of unpublished bytes of a thread, either way.
 pub(crate) const PUBLISH_BYTES: i64 = 64 << 10;
 
 /// Live bytes as far as threads have published them, and the most of them.

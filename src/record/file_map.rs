@@ -1,7 +1,7 @@
 //! A file's bytes, mapped to be read.
 //!
-//! For the readers of debug information in `analyze/`, which have no `unsafe` of their own. Pages come from the file and
-//! go back to it: however large the file, hardly anything is added to the process's private memory.
+//! Serves the readers of debug information in `analyze/`, which have no `unsafe` of their own. Pages come from the
+//! file and go back to it: however large the file, hardly anything is added to the process's private memory.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -15,7 +15,7 @@ pub(crate) struct FileMap {
 }
 
 impl FileMap {
-    /// `None` where the system refuses, and for an empty file.
+    /// Maps a file. `None` where the system refuses, and for an empty file.
     pub(crate) fn of(file: &File) -> Option<FileMap> {
         let length = usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length > 0)?;
         let (access, kind) = (libc::PROT_READ, libc::MAP_PRIVATE);

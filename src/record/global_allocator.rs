@@ -51,7 +51,7 @@ macro_rules! global_allocator {
     };
 }
 
-/// What is known of the program's global allocator.
+/// Kind of the program's global allocator, as far as it can be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GlobalAllocator {
     /// It is a `TrackingAllocator`, by its declaration.
@@ -62,7 +62,7 @@ pub(crate) enum GlobalAllocator {
     Other,
 }
 
-/// What is known of the program's global allocator. Allocates one small block to find out.
+/// Determines the kind of the program's global allocator. Allocates one small block to find out.
 pub(crate) fn global_allocator() -> GlobalAllocator {
     if !epoch::is_global_allocator() {
         // A block of heapgauge's own never takes the fast path, so it reports its allocator.
@@ -80,7 +80,7 @@ pub(crate) fn global_allocator() -> GlobalAllocator {
 pub trait Traced: sealed::Block {}
 
 mod sealed {
-    /// Where the block is and its size; `None` where there is no block.
+    /// Returns the address of the block and its size; `None` where there is no block.
     pub trait Block {
         fn block(&self) -> Option<(*const u8, usize)>;
     }
@@ -113,8 +113,8 @@ impl Block for String {
     }
 }
 
-/// The recorded stack of the block that `value` owns. `None` if the block is not traced, and where the program has not
-/// declared heapgauge as its global allocator: then nothing behind the block is read.
+/// Returns the recorded stack of the block that `value` owns. `None` if the block is not traced, and where the
+/// program has not declared heapgauge as its global allocator: then nothing behind the block is read.
 pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<RawStack> {
     let (block, size) = value.block()?;
     if global_allocator() != GlobalAllocator::Heapgauge {

@@ -1,5 +1,5 @@
-//! Allocations on purpose → the return addresses between the program and heapgauge: for binaries without symbols, where
-//! nothing else tells heapgauge's functions and the standard library's from the program's.
+//! Allocations on purpose → the return addresses between the program and heapgauge. They serve binaries without
+//! symbols, where nothing else tells heapgauge's functions and the standard library's from the program's.
 //!
 //! The compiler decides which of those functions are there, so they are found by asking: [`sample`] allocates in all
 //! the ways a program does, as heapgauge's own, and the walk of each is kept up to the function that asked.
@@ -11,18 +11,19 @@ use std::alloc::Layout;
 use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 
-/// The state of the thread that samples, as an address; 0: none does. Relaxed, as all here: only that thread reads what it
-/// has written itself, and any other one only compares.
+/// Address of the state of the thread that samples; 0: none does. Relaxed, as all here: only that thread reads its
+/// own writes, and any other one only compares.
 static SAMPLING: AtomicUsize = AtomicUsize::new(0);
 
-/// The first addresses of each stack, and a 0 behind them.
+/// First addresses of each stack, with a 0 behind them.
 static FOUND: [AtomicUsize; 4096] = [const { AtomicUsize::new(0) }; 4096];
 static LEN: AtomicUsize = AtomicUsize::new(0);
 
-/// So many addresses of a stack: in a debug build the standard library has a dozen functions of its own there.
+/// Addresses kept of a stack: in a debug build the standard library has a dozen functions of its own there.
 const DEPTH: usize = 24;
 
-/// Keeps the stack of an allocation in a silenced thread, if it is one of [`sample`]. The thread is not busy.
+/// Keeps the stack of an allocation in a thread marked [`INTERNAL`], if it is one of [`sample`]. The thread is not
+/// busy.
 #[inline]
 pub(crate) fn note(state: &'static ThreadState, registers: &Registers) {
     if SAMPLING.load(Ordering::Relaxed) == std::ptr::from_ref(state).addr() {
@@ -48,8 +49,8 @@ fn note_slow(state: &'static ThreadState, registers: &Registers) {
     LEN.store(len + addresses.len() + 1, Ordering::Relaxed);
 }
 
-/// Stacks of allocations, most recent address first, each with the addresses inside [`allocate`] and above it; and where
-/// `allocate` begins. One thread at a time.
+/// Returns the stacks of allocations, most recent address first, each with the addresses inside [`allocate`] and
+/// above it; and the start address of `allocate`. One thread at a time.
 pub(crate) fn sample() -> (Vec<Vec<usize>>, usize) {
     let _internal = Suspension::new(INTERNAL);
     let Some(state) = thread::current_or_make() else { return (Vec::new(), 0) };
@@ -63,8 +64,8 @@ pub(crate) fn sample() -> (Vec<Vec<usize>>, usize) {
     (stacks.map(<[usize]>::to_vec).collect(), allocate as fn() as usize)
 }
 
-/// In each of the ways that compiled code has: sizes, alignments and entries of the allocator, and the standard
-/// library's functions that are not compiled anew in each crate.
+/// Allocates in each of the ways that compiled code has: sizes, alignments and entries of the allocator, and the
+/// standard library's functions that are not compiled anew in each crate.
 #[inline(never)]
 fn allocate() {
     for (size, align) in [(8, 8), (100, 4), (2000, 8), (300_000, 8), (64, 64), (5000, 4096)] {

@@ -24,7 +24,7 @@ fn join(mark: u16, bytes: i64) -> u64 {
     (bytes as u64) << MARK_BITS | u64::from(mark)
 }
 
-/// The bytes of a word, 0 where they are of another epoch.
+/// Returns the bytes of a word, 0 where they are of another epoch.
 #[inline(always)]
 fn bytes_of(word: u64, mark: u16) -> i64 {
     if word as u16 == mark { word as i64 >> MARK_BITS } else { 0 }
@@ -55,7 +55,7 @@ impl Sum {
         }
     }
 
-    /// The bytes of the epoch that has this base.
+    /// Returns the bytes of the epoch that has this base.
     #[inline(always)]
     fn bytes(&self, base: u32) -> i64 {
         // Acquire: as in `update`.

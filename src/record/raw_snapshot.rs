@@ -1,7 +1,7 @@
 //! Counters of all threads → [`RawSnapshot`]: the border between the write side and the read side.
 //!
-//! What crosses is owned or never changes: counts by stack id, and the addresses of a stack, which
-//! stay where they are for the life of the process. No thread is stopped.
+//! The data that crosses is owned or never changes: counts by stack id, and the addresses of a stack, which stay
+//! where they are for the life of the process. No thread is stopped.
 
 use crate::record::count::counters::{CHUNK, Chunk, Direction};
 use crate::record::count::sampling;
@@ -18,8 +18,8 @@ use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
 use std::time::{Instant, SystemTime};
 
-/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Of a stack
-/// whose blocks are sampled: what they are estimated to be.
+/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Where the blocks of a
+/// stack are sampled, these are estimates.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub allocated_bytes: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Dropped {
     pub reentrant: u64,
 }
 
-/// Everything the write side knows at one moment.
+/// State of the write side at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct RawSnapshot {
     pub taken_at: SystemTime,
@@ -91,7 +91,7 @@ pub(crate) struct RawSnapshot {
     pub tracking: bool,
     /// The configured `.frames(n)`.
     pub traceback_limit: usize,
-    /// Changes with each `clear`, `stop` and `start`: counts of different epochs do not compare.
+    /// Base of the epoch; differs after each `clear`, `stop` and `start`: counts of different epochs do not compare.
     pub epoch: u32,
     /// Ascending by id. The sum of their counts is the total where every block is recorded, and right on
     /// average where they are sampled.
@@ -100,7 +100,7 @@ pub(crate) struct RawSnapshot {
     pub totals: Counts,
     /// Live bytes allocated while paused or off, without heapgauge's own.
     pub untracked_bytes: u64,
-    /// heapgauge's own tables and what its read side holds, bytes.
+    /// Bytes of heapgauge's own tables and of its read side.
     pub overhead_bytes: u64,
     pub peak_bytes: u64,
     pub dropped: Dropped,
@@ -108,7 +108,7 @@ pub(crate) struct RawSnapshot {
     pub fallback_walks: u64,
     /// Average bytes between samples; 0 = exact.
     pub sample_interval_bytes: u64,
-    /// How stacks are walked: `cfi`, `backtrace`.
+    /// Name of the walker in use: `cfi`, `backtrace`.
     pub capture: &'static str,
 }
 
@@ -150,7 +150,7 @@ pub(crate) fn dropped() -> Dropped {
     }
 }
 
-/// Live bytes of all stacks.
+/// Returns the live bytes of all stacks.
 pub(crate) fn live_bytes() -> u64 {
     let _internal = Suspension::new(thread::INTERNAL);
     read_epoch().2.live_bytes()
@@ -171,7 +171,7 @@ fn unpublished_bytes() -> i64 {
     if base == u32::MAX { 0 } else { thread::unpublished_bytes(base) }
 }
 
-/// Bytes of heapgauge's own tables, and of what its read side holds.
+/// Returns the bytes of heapgauge's own tables and of its read side.
 pub(crate) fn overhead_bytes() -> u64 {
     held_bytes() + large::resident_bytes()
 }
@@ -192,14 +192,14 @@ pub(crate) fn set_table_limit(bytes: u64) {
     memory::set_limit(bytes);
 }
 
-/// All stacks of the present epoch and its totals, whole: read again if a `clear` came between.
+/// Reads all stacks of the present epoch and its totals, whole: read again if a `clear` came between.
 fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
     let mut tries = 0;
     loop {
         let base = epoch::base();
         let (stacks, totals) = if base == u32::MAX { Default::default() } else { read_from(base) };
         tries += 1;
-        // Who clears all the time gets the rest of an epoch that has just ended.
+        // A program that clears all the time gets the rest of an epoch that has just ended.
         if epoch::base() == base || tries == 4 {
             return (base, stacks, totals);
         }
@@ -220,8 +220,8 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
             let recorded = match table::recorded(id) {
                 Some(recorded) => recorded,
                 None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
-                // Blocks that were not sampled, read already; or what sampled blocks weigh, which is read with
-                // the id they are counted at.
+                // Blocks that were not sampled, read already; or weights of sampled blocks, which are read with the
+                // id they are counted at.
                 None => continue,
             };
             totals += exact;
@@ -249,12 +249,11 @@ fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
     (counts, sampling::square_bytes(variance.live_bytes(), interval))
 }
 
-/// The counts of 64 neighbouring ids, summed over all threads.
+/// Reads the counts of 64 neighbouring ids, summed over all threads.
 ///
-/// First what was freed, by all threads; then the list of threads and their chunks again, and what
-/// was allocated. A free that was seen was preceded by its allocation, which is therefore seen too:
-/// live is never negative. In between blocks may come and go, which is why this is done chunk by
-/// chunk: over the whole table it would be hundreds.
+/// Reads frees first, of all threads; then the list of threads and their chunks again, and allocations. A free that
+/// was seen was preceded by its allocation, which is therefore seen too: live is never negative. In between blocks
+/// may come and go, which is why this is done chunk by chunk: over the whole table it would be hundreds.
 fn read_chunk(number: usize) -> [Counts; CHUNK] {
     let mut counts = [Counts::default(); CHUNK];
     for direction in [Direction::Freed, Direction::Allocated] {
@@ -275,7 +274,7 @@ fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direct
     }
 }
 
-/// The counts of the blocks that were not sampled, of this id. They are allocated in states alone; a thread
+/// Reads the counts of the blocks of this id, which were not sampled. They are allocated in states alone; a thread
 /// that met none of its own frees them in its counters.
 fn read_unsampled(id: u32) -> Counts {
     let threads = || unsampled::all().filter(|unsampled| unsampled.id() == u64::from(id));
@@ -292,13 +291,13 @@ fn read_unsampled(id: u32) -> Counts {
     counts
 }
 
-/// The counts of one of the ids that no epoch ends.
+/// Reads the counts of one of the ids that no epoch ends.
 fn read_one(id: u32) -> Counts {
     debug_assert!(id < tag::FIRST);
     read_chunk(0)[id as usize]
 }
 
-/// The interned addresses of the calling code's stack, for memory that the program reports itself.
+/// Interns the calling code's stack and returns its addresses, for memory that the program reports itself.
 pub(crate) fn capture() -> &'static [usize] {
     startup::ensure();
     crate::record::event::capture::stack_of_caller().map_or(&[], |recorded| recorded.addresses)

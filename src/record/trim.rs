@@ -18,7 +18,7 @@ pub(crate) fn trim_if_grown(before: usize, growth: usize) {
     }
 }
 
-/// Resident memory that has no file behind it, bytes; 0 where the system does not tell.
+/// Returns the resident memory that has no file behind it, in bytes; 0 where the system does not tell.
 pub(crate) fn private_bytes() -> usize {
     // Pages: size, resident, of that shared with files, ...
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -27,8 +27,8 @@ pub(crate) fn private_bytes() -> usize {
     resident.saturating_sub(shared) * large::page_bytes()
 }
 
-/// Bytes that the limits of this process still allow: of address space, and of private memory. It ends
-/// where an allocation fails, so it is better asked before.
+/// Returns the bytes that the limits of this process still allow: of address space, and of private memory. The
+/// process ends where an allocation fails, so it is better asked before.
 #[cfg(target_os = "linux")]
 pub(crate) fn memory_headroom() -> [u64; 2] {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

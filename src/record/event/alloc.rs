@@ -28,7 +28,7 @@ pub(crate) fn try_fast(size: usize) -> Option<u32> {
 ///
 /// # Safety
 ///
-/// * `block` is what the inner allocator has made for this size, and not yet the program's.
+/// * `block` was made by the inner allocator for this size, and is not yet the program's.
 #[inline(never)]
 pub(crate) unsafe fn record_alloc(
     block: *mut u8,
@@ -154,8 +154,8 @@ pub(super) fn refresh_and_record(
     entrance: Option<Entrance>,
 ) -> u32 {
     let busy = state.enter(BUSY);
-    // What is read from here on belongs to this generation or a later one, and what changes later is noticed next time: by
-    // the generation for the tools, and for what is not sampled by the recall.
+    // Values read from here on belong to this generation or a later one. Later changes are noticed next time: by the
+    // generation for the owner's caches, and by the revoked budget for blocks that are not sampled.
     let generation = epoch::generation_slow();
     state.hot.unsampled.seal();
     let (base, sampling) = (epoch::base(), epoch::sampling());

@@ -1,10 +1,10 @@
-//! The calling code's stack → its record, without an event.
+//! The calling code's stack → its record in the interner, without an event.
 
 use crate::record::stack_id::table;
 use crate::record::thread::{self, BUSY, INTERNING};
 use crate::record::unwind::{self, Registers};
 
-/// The calling code's stack, recorded as an allocation's would be; `None` if it could not be.
+/// Interns the calling code's stack as that of an allocation; `None` if it could not be.
 #[inline(never)]
 pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let state = thread::current_or_make()?;
@@ -16,7 +16,7 @@ pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let tools = unsafe { state.tools() };
     let stack = unwind::walk(tools, Registers::here(), None);
     let _interning = state.enter(INTERNING);
-    // What the map of stacks allocates is no block of the program.
+    // Allocations of the map of stacks are no blocks of the program.
     state.hot.unsampled.revoke();
     table::recorded(table::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
 }

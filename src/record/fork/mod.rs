@@ -113,8 +113,8 @@ impl Drop for Inside {
 
 /// Leaves the lock for an action that may take long, during which a fork need not wait.
 ///
-/// What the calling thread has locked inside must be such that a panic may begin here: the child takes it over as it
-/// is.
+/// Values that the calling thread has locked inside must be consistent, as for a panic here: the child takes them
+/// over as they are.
 pub(crate) fn outside<T>(act: impl FnOnce() -> T) -> T {
     struct Back(Counter, usize);
     impl Drop for Back {

@@ -1,10 +1,10 @@
-//! Fingerprint of a stack → its id, in the thread that has met it before.
+//! Per-thread cache from the fingerprint of a stack to its id.
 //!
-//! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory.
-//! A hit is decided by the fingerprint, not by comparing addresses; debug builds compare those too (see
-//! `book`). It starts small and grows by a quarter when it is three quarters full, so that nearly all stacks
-//! lie in the first of the two buckets where they may: 17 to 21 bytes a stack, a thread that allocates little
-//! costs little, and branching recursion does not fall off a cliff.
+//! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory. The
+//! fingerprint decides a hit, without a comparison of addresses; debug builds compare those too (see
+//! `event::alloc`). The cache starts small and grows by a quarter when it is three quarters full, so that nearly
+//! all stacks are in the first of their two buckets: 17 to 21 bytes a stack, a thread that allocates little costs
+//! little, and branching recursion, which has many stacks, slows down only gradually.
 
 use crate::record::memory;
 use crate::record::stack_id::fingerprint::Fingerprint;
@@ -14,23 +14,23 @@ use std::ptr::NonNull;
 /// Entries in a bucket.
 const WAYS: usize = 5;
 
-/// What a thread remembers of the stacks that share a place.
+/// Stacks that hash to the same bucket, with their ids.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// [`Fingerprint::check`] of each, 0 in an empty entry.
+    /// [`Fingerprint::check`] of each stack; 0 marks an empty entry.
     checks: [u64; WAYS],
-    /// Whether an id is still valid is the caller's to check, against the tracker's base.
+    /// Id of each stack. Callers compare it with `epoch::base`: it may be stale.
     ids: [u32; WAYS],
-    /// The way that the next stack takes when all are taken.
+    /// Next victim: the way that is evicted when all are taken.
     hand: u32,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    /// The id, 0 if there is none. Which way it is depends on data alone: a branch would be predicted wrong
-    /// wherever a program has many stacks.
+    /// Returns the id, 0 on a miss. Selects the way without a branch, which would be mispredicted wherever a program
+    /// has many stacks.
     #[inline(always)]
     fn get(&self, check: u64) -> u32 {
         (0..WAYS).fold(0, |id, way| select_unpredictable(self.checks[way] == check, self.ids[way], id))
@@ -40,27 +40,27 @@ impl Bucket {
         (self.checks[way], self.ids[way]) = (check, id);
     }
 
-    /// The way of this stack, or an empty one.
+    /// Finds the way of this stack, else an empty one.
     fn way(&self, check: u64) -> Option<usize> {
         let is = |check: u64| self.checks.iter().position(|other| *other == check);
         is(check).or_else(|| is(0))
     }
 }
 
-/// Buckets: 1 KiB.
+/// Buckets of the smallest table: 1 KiB.
 const SMALLEST: usize = 16;
-/// 1 MiB: 80,000 stacks.
+/// Buckets of the largest table: 1 MiB, 80,000 stacks.
 const LARGEST: usize = 1 << 14;
 
-/// What a cache points to before it is made: no stack is found there.
+/// Shared empty bucket that a cache points to before it is allocated: it matches no stack.
 static NOWHERE: Bucket = Bucket { checks: [0; WAYS], ids: [0; WAYS], hand: 0 };
 
-/// The cache of one thread. All zero bytes are an empty one, once it is [`StackCache::prepare`]d.
+/// Stack cache of one thread. Zeroed memory is an empty cache after [`StackCache::prepare`].
 pub(crate) struct StackCache {
     buckets: *mut Bucket,
     /// Number of buckets.
     len: usize,
-    /// Entries that are taken.
+    /// Number of occupied entries.
     used: usize,
 }
 
@@ -72,18 +72,18 @@ impl StackCache {
         empty
     }
 
-    /// Makes zero bytes ready for use.
+    /// Points a zeroed cache to the shared empty bucket.
     pub(crate) fn prepare(&mut self) {
         if self.len == 0 {
             self.buckets = (&raw const NOWHERE).cast_mut();
         }
     }
 
-    /// The id of the stack of this [`Fingerprint::check`]; 0, which is no stack's, if it is not remembered.
+    /// Returns the id of the stack with this [`Fingerprint::check`]; on a miss 0, which is no stack's id.
     #[inline(always)]
     pub(crate) fn get(&self, check: u64) -> u32 {
-        // SAFETY: there are `len` buckets, and a place is below it, or one, and the place is 0; zeroed ones are
-        // valid.
+        // SAFETY: there are `len` buckets, and the index is below it; or there is one, and the index is 0. Zeroed
+        // buckets are valid.
         let id = unsafe { &*self.buckets.add(first_place(check, self.len)) }.get(check);
         if id != 0 {
             return id;
@@ -92,7 +92,7 @@ impl StackCache {
         unsafe { &*self.buckets.add(second_place(check, self.len)) }.get(check)
     }
 
-    /// Remembers the stack, in the place of another if need be.
+    /// Stores the id of a stack; evicts another stack if both buckets are full.
     pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
         if self.used * 4 >= self.len * WAYS * 3 && self.len < LARGEST {
             self.grow();
@@ -102,7 +102,7 @@ impl StackCache {
         }
     }
 
-    /// Whether it has taken an empty entry. The table is not empty.
+    /// Stores an id and returns whether it took an empty entry. The table is not empty.
     fn put(&mut self, check: u64, id: u32) -> bool {
         let places = [first_place(check, self.len), second_place(check, self.len)];
         let known = |way: &usize, bucket: &Bucket| bucket.checks[*way] == check;
@@ -152,8 +152,7 @@ impl StackCache {
     }
 }
 
-/// A check is well mixed in its upper bits, where every factor of its sums has worked; so they say in
-/// which of `len` buckets it belongs.
+/// Maps a check to the first of its two buckets, by its upper bits: all factors of the sum contribute to those.
 #[inline(always)]
 fn first_place(check: u64, len: usize) -> usize {
     ((check >> 40) as usize * len) >> 24
@@ -172,7 +171,7 @@ mod tests {
         Fingerprint::of_addresses(n.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(32))
     }
 
-    /// Its naive twin: a map that never forgets. The cache may forget, but never answers otherwise.
+    /// Compares the cache with a map that never evicts: the cache may miss, but never returns another id.
     #[test]
     fn agrees_with_a_map_that_never_forgets() {
         let mut cache = StackCache::new();

@@ -1,17 +1,17 @@
-//! Words of a stack → the 64 bits it is recognised by.
+//! Fingerprint of a stack: 64-bit sum of its words, each times a factor of its position.
 //!
-//! Pure arithmetic; any thread. No word waits for another, as in a chained hash: it is the time from the first
-//! word to the sum that counts where a program does little but allocate.
+//! Pure arithmetic; any thread. Unlike in a chained hash, no word waits for another: where a program does little but
+//! allocate, the latency from the first word to the sum is the cost.
 
-/// Words are taken in groups of this many, the last group filled up: a loop whose end the processor predicts,
-/// most stacks being of one to four groups.
+/// Number of words in a group. The last group is padded: the processor predicts the end of a loop over groups, most
+/// stacks having one to four.
 pub(crate) const GROUP: usize = 8;
 
-/// The most words there can be.
+/// Largest number of words in a sum.
 pub(crate) const MOST: usize = 104;
 
-/// One number of no pattern for each place. Odd, so that a difference in one word always shows; differences in
-/// several cancel with probability 2^-60.
+/// Random factor for each position. Odd, so that a difference in one word always shows; differences in several cancel
+/// with probability 2^-60.
 static FACTORS: [u64; MOST] = factors();
 
 const fn factors() -> [u64; MOST] {
@@ -33,7 +33,7 @@ const fn factors() -> [u64; MOST] {
 const SAMPLED: u64 = 0xd6e8_feb8_6659_fd93;
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Σ word × factor, modulo 2^64. The words are those at `places`, whose number is a multiple of [`GROUP`] and at
+/// Computes Σ word × factor, modulo 2^64, over the words at `places`. Their number is a multiple of [`GROUP`] and at
 /// most [`MOST`].
 #[inline(always)]
 pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
@@ -46,30 +46,30 @@ pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
     sum
 }
 
-/// What a stack is recognised by.
+/// Fingerprint of a stack: shared by all threads (`sum`), and within one thread (`check`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Fingerprint {
-    /// Of the addresses: two stacks share it with probability 2^-60.
+    /// Sum over the addresses: two stacks share it with probability 2^-60.
     pub sum: u64,
-    /// Within a thread: of the addresses and of where they stand on the stack, see `layouts`; of the
-    /// addresses alone where nobody looked. Never 0.
+    /// Sum over the addresses and the frame layout, see `frame_layout`; over the addresses alone where the layout is
+    /// unknown. Compared within one thread. Never 0.
     pub check: u64,
 }
 
 impl Fingerprint {
-    /// Of a stack whose places nobody looked at.
+    /// Makes the fingerprint of a stack whose frame layout is unknown.
     pub(crate) fn of_addresses(sum: u64) -> Fingerprint {
         Fingerprint { sum, check: sum | 1 }
     }
 
-    /// The same stack, as one whose blocks are sampled every `interval` bytes.
+    /// Returns the fingerprint of this stack with blocks sampled every `interval` bytes.
     pub(crate) fn sampled_every(self, interval: u32) -> Fingerprint {
         let term = u64::from(interval).wrapping_mul(SAMPLED);
         // Even, so that a check stays odd.
         Fingerprint { sum: self.sum.wrapping_add(term), check: self.check.wrapping_add(term << 1) }
     }
 
-    /// The hash of the stack, the same in all threads.
+    /// Hashes the sum; the hash is the same in all threads.
     #[inline(always)]
     pub(crate) fn hash(self) -> u64 {
         let product = u128::from(self.sum) * u128::from(MIX);
@@ -99,7 +99,7 @@ mod tests {
         assert!(factors.iter().all(|factor| factor % 2 == 1), "a difference in one word may not show");
     }
 
-    /// What recognition takes apart again: what frame pointers count relative to the stack pointer.
+    /// Checks the linearity by which `Layout::check` makes frame pointers relative to the stack pointer.
     #[test]
     fn sums_are_linear() {
         let words: Vec<usize> = (0..24).map(|i| 0x5555_0000_1234 + i * i * 977).collect();
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(of(&words).wrapping_add(of(&others)), of(&both));
     }
 
-    /// Addresses of calls close to each other, in any two of 24 frames, and frames that change places.
+    /// Tries addresses of neighbouring calls in any two of 24 frames, and frames that change places.
     #[test]
     fn neighbouring_calls_do_not_meet() {
         let base: Vec<usize> = (0..24).map(|frame| 0x5555_5560_0000 + frame * 0x140).collect();

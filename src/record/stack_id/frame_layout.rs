@@ -1,41 +1,42 @@
-//! Where the words of one stack stand → what that stack is recognised by.
+//! Frame layout: offsets of a stack's return addresses and frame pointers, and the check of a stack that has it.
 //!
-//! Walking is a chain: each frame's place follows from the one below it. But at one stack pointer the
-//! frames nearly always lie as they lay before, so the words at the remembered places can be read
-//! all at once, and what they add up to compared. Whether the guess was right is decided there:
+//! A walk is a dependent chain: the offset of each frame follows from the frame below it. But at one stack pointer
+//! the frames nearly always have a layout that was seen before, so the words at the remembered offsets can be read
+//! all at once, and their sum compared. The comparison decides whether the guess was right:
 //!
-//! * What is compared is the sum over the words *and* over the layout: over the places, and over the frame
-//!   pointers that places were computed from, relative to the stack pointer. What it is equal to was computed
-//!   of a stack that was walked with this very layout.
-//! * The place of the first return address follows from where we are, always in `event::alloc::record_alloc`: what other walks
-//!   find is not learnt. If the word there is the one of that stack, then the place of the second follows
-//!   from the same rule as then, and so on: a place depends only on the addresses before it and on those
-//!   frame pointers. So equal sums mean that walking would find the same, by induction; only equal *words*
-//!   could be old words in a dead part of the stack, which is why the layout is compared too.
+//! * The sum covers the words *and* the layout: the offsets, and the frame pointers that offsets were computed from,
+//!   relative to the stack pointer. The check it is compared with was computed for a stack that was walked and had
+//!   this very layout.
+//! * The offset of the first return address follows from the program counter, which is always in
+//!   `event::alloc::record_alloc`: layouts of other walks are not learnt. If the word there equals that of the walked
+//!   stack, then the offset of the second follows from the same rule as then, and so on: an offset depends only on
+//!   the addresses before it and on those frame pointers. So equal sums mean, by induction, that a walk would find
+//!   the same stack. Equal *words* alone could be stale ones in a dead part of the stack, which is why the sum covers
+//!   the layout too.
 //!
-//! One layout serves all stacks that pass the same frames by different calls, so branching recursion
-//! needs few. Debug builds walk as well and compare.
+//! One layout serves all stacks that have the same frames with different calls, so branching recursion needs few.
+//! Debug builds walk as well and compare.
 
 use crate::record::epoch::MAX_ADDRESSES;
 use crate::record::stack_id::fingerprint::{self, GROUP, MOST};
 use std::hint::assert_unchecked;
 
-/// Places of return addresses and frame pointers together.
+/// Largest number of offsets, of return addresses and frame pointers together.
 const PLACES: usize = MOST;
 const _: () = assert!(PLACES > MAX_ADDRESSES && PLACES.is_multiple_of(GROUP));
 
-/// What the frame pointer counts that the walk began with; of no pattern, and odd.
+/// Factor of the frame pointer that the walk began with; random, and odd.
 const FIRST: u32 = 0x6ea2_eb2d;
 
-/// The places of a walk's words as they are gathered, in words from the stack pointer.
+/// Offsets of a walk's words as they are gathered, in words from the stack pointer.
 pub(crate) struct Places {
-    /// Return addresses.
+    /// Number of return addresses.
     len: usize,
-    /// Frame pointers that places depend on, kept from the end of `places` on.
+    /// Number of frame pointers that offsets depend on; stored backwards from the end of `places`.
     frame_pointers: usize,
-    /// A place depends on the frame pointer that the walk began with.
+    /// Set if an offset depends on the frame pointer that the walk began with.
     is_from_first: bool,
-    /// There was one that could not be held.
+    /// Set if an offset did not fit.
     is_cut: bool,
     places: [u16; PLACES],
 }
@@ -45,7 +46,7 @@ impl Places {
         Places { len: 0, frame_pointers: 0, is_from_first: false, is_cut: false, places: [0; PLACES] }
     }
 
-    /// Adds that of a return address.
+    /// Adds the offset of a return address.
     #[inline(always)]
     pub(crate) fn push(&mut self, place: usize) {
         if self.fits(place) {
@@ -54,7 +55,7 @@ impl Places {
         }
     }
 
-    /// Adds that of a frame pointer which the next place depends on.
+    /// Adds the offset of a frame pointer that the next offset depends on.
     #[inline(always)]
     pub(crate) fn push_frame_pointer(&mut self, place: usize) {
         if self.fits(place) {
@@ -70,18 +71,18 @@ impl Places {
         fits
     }
 
-    /// Notes that the next place depends on the frame pointer that the walk began with.
+    /// Records that the next offset depends on the frame pointer that the walk began with.
     #[inline(always)]
     pub(crate) fn depends_on_first(&mut self) {
         self.is_from_first = true;
     }
 
-    /// Those of the return addresses, rising.
+    /// Returns the offsets of the return addresses, ascending.
     pub(crate) fn return_addresses(&self) -> &[u16] {
         &self.places[..self.len]
     }
 
-    /// What they are together. `None` if one could not be held, or there is none.
+    /// Builds the layout. `None` if an offset did not fit, or there is no return address.
     pub(crate) fn finish(mut self) -> Option<Layout> {
         let last = *self.return_addresses().last()?;
         if self.is_cut {
@@ -89,10 +90,10 @@ impl Places {
         }
         let used = self.len + self.frame_pointers;
         let padded = used.next_multiple_of(GROUP);
-        // Behind the return addresses; both may overlap.
+        // Moves the frame pointers behind the return addresses; the two ranges may overlap.
         self.places.copy_within(PLACES - self.frame_pointers.., self.len);
         self.places[used..padded].fill(last);
-        // A position counts what the sum makes of a one there.
+        // The sum over ones at their positions is the sum of their factors.
         let mut is_frame_pointer = [0u8; PLACES];
         is_frame_pointer[self.len..used].fill(1);
         let kinds = usize::from(self.is_from_first) << 16 | self.len << 8 | self.frame_pointers;
@@ -113,24 +114,24 @@ impl Places {
     }
 }
 
-/// Where the words of a stack stand, and which stack of that kind was met last.
+/// Frame layout, with the last stack seen that has it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Layout {
-    /// [`Layout::check`] of the stack that was met last, 0 before there is one; and its id.
+    /// [`Layout::check`] of the last stack, 0 before there is one; and its id.
     check: u64,
     id: u32,
     /// Bytes from the stack pointer to the end of the highest word.
     reach: u32,
-    /// What the words that are frame pointers count, added up.
+    /// Sum of the factors of the words that are frame pointers.
     frame_pointer_factors: u64,
-    /// Of the places, and of how many there are of each kind.
+    /// Sum over the offsets and over the number of each kind.
     sum: u64,
-    /// What the frame pointer counts that the walk began with: 0 if no place depends on it.
+    /// Factor of the frame pointer that the walk began with: 0 if no offset depends on it.
     first_factor: u32,
-    /// Return addresses and frame pointers, rounded up to a whole group; at least one.
+    /// Number of return addresses and frame pointers, rounded up to a whole group; at least one.
     padded: u8,
-    /// It was right since it was learnt, or since somebody asked.
+    /// Set by a hit, cleared by [`Layout::take_used`].
     used: bool,
     places: [u16; PLACES],
 }
@@ -138,7 +139,7 @@ pub(crate) struct Layout {
 const _: () = assert!(size_of::<Layout>() == 248);
 
 impl Layout {
-    /// Holds the place of one that is not there yet.
+    /// Placeholder in an empty entry.
     pub(crate) const EMPTY: Layout = Layout {
         check: 0,
         id: 0,
@@ -151,16 +152,16 @@ impl Layout {
         places: [0; PLACES],
     };
 
-    /// Whether both are the same places.
+    /// Returns whether both have the same offsets.
     pub(crate) fn is_same(&self, other: &Layout) -> bool {
         (self.sum, self.first_factor) == (other.sum, other.first_factor)
     }
 
-    /// The id of the stack that was met last, if it is the one of this [`Layout::check`]; else 0.
+    /// Returns the id of the last stack if this is its [`Layout::check`]; else 0.
     ///
-    /// The processor guesses that it is, and goes on with the id while the sum is still being made: half of
-    /// the time that an allocation takes would else be spent waiting for it. It is right for 94 to 99 in
-    /// a hundred allocations of the programs under `benches/`, but for branching recursion, where it never is.
+    /// The processor predicts that it is, and continues with the id while the sum is still being computed: without
+    /// that, half of an allocation's time would be spent waiting for the sum. The prediction is right for 94 to 99 in
+    /// a hundred allocations of the programs under `benches/`, except in branching recursion, where it never is.
     #[inline(always)]
     pub(crate) fn id_of(&mut self, check: u64) -> u32 {
         if self.check != check {
@@ -170,12 +171,12 @@ impl Layout {
         self.id
     }
 
-    /// Notes which stack was met.
+    /// Sets the last stack.
     pub(crate) fn met(&mut self, check: u64, id: u32) {
         (self.check, self.id, self.used) = (check, id, true);
     }
 
-    /// Whether it was right since somebody asked.
+    /// Returns whether there was a hit since the last call, and clears the mark.
     pub(crate) fn take_used(&mut self) -> bool {
         std::mem::take(&mut self.used)
     }
@@ -186,10 +187,10 @@ impl Layout {
         self.reach as usize
     }
 
-    /// What the stack is recognised by, if it is of this layout; never 0. `word` reads the word at a place; all of
-    /// them are below [`Layout::reach`].
+    /// Computes the check of the stack under this layout; never 0. `word` reads the word at an offset; all offsets
+    /// are below [`Layout::reach`].
     ///
-    /// Frame pointers count relative to the stack pointer, so that it is the same in all threads.
+    /// Frame pointers count relative to the stack pointer, so that the check is the same in all threads.
     ///
     /// # Safety
     ///
@@ -249,7 +250,7 @@ mod tests {
         assert!(many(PLACES, 65_535) && !many(PLACES + 1, 65_535) && !many(PLACES, 65_536));
     }
 
-    /// On a stack that is moved as a whole, frame pointers with it, and on no other.
+    /// Moves a stack as a whole, frame pointers included, which keeps its check; any other change alters it.
     #[test]
     fn a_moved_stack_is_the_same_one() {
         let mut places = Places::new();

@@ -1,99 +1,101 @@
-//! Depth on the stack, and a telling word → the layouts that stacks had there, in the thread that walked them.
+//! Per-thread cache of frame layouts, keyed by stack depth and one return address.
 
 use crate::base::hint::unlikely;
 use crate::record::memory;
 use crate::record::stack_id::frame_layout::Layout;
 
-/// One layout, and what it is looked up by.
+/// One layout with its key.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Entry {
-    /// A [`Key`], 0 where it is empty.
+    /// [`Key`] of the layout; 0 marks an empty entry.
     key: u64,
     layout: Layout,
 }
 
 const _: () = assert!(size_of::<Entry>() == 256);
 
-/// 4 KiB.
+/// Entries of the smallest table: 4 KiB.
 const SMALLEST: usize = 16;
-/// 256 KiB.
+/// Entries of the largest table: 256 KiB.
 const LARGEST: usize = 1024;
-/// After so many layouts in a row that were of no use, a key is left alone for a while.
+/// Layouts evicted in a row without a hit before their keys go into cooldown.
 const PATIENCE: u8 = 12;
 
-/// What has become of what was learnt of the keys that share it.
+/// Hit statistics of the keys that hash to this slot.
 #[derive(Clone, Copy)]
 struct History {
-    /// Layouts replaced in a row by others of the same key without having been of use.
+    /// Misses: layouts evicted in a row by others of the same key without a hit.
     useless: u8,
-    /// Walks to go before something is learnt again.
+    /// Cooldown: walks left before a layout is stored again.
     mute: u8,
 }
 
-/// What layouts are looked up by: a depth and a telling word, the lower half of each. Never 0.
+/// Lookup key of layouts: a depth and a discriminator, the lower half of each. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Key(u64);
 
 impl Key {
-    /// Of a depth, in bytes from the stack's end, and a telling word.
+    /// Makes the key of a depth, in bytes from the stack's end, and a discriminator.
     ///
-    /// From the end, so that what one thread has learnt serves the next one that adopts its state.
+    /// The depth counts from the end, so that layouts learnt by one thread serve the next one that adopts its state.
     #[inline(always)]
     pub(crate) fn new(depth: usize, word: usize) -> Key {
-        // Words of a stack are aligned, so the lowest bit of a depth says nothing.
+        // Words of a stack are aligned, so the lowest bit of a depth carries no information; set, it keeps the key
+        // from 0.
         Key((word as u64) << 32 | u64::from(depth as u32) | 1)
     }
 
-    /// Its low bits say where the key is looked for first.
+    /// Returns the hash that selects the first slot.
     #[inline(always)]
     fn first_place(self) -> usize {
-        // Stack pointers are a multiple of sixteen bytes apart. No more than this: where the layout stands is
-        // what everything else waits for.
+        // Stack pointers are a multiple of sixteen bytes apart. No more mixing than this: every later load waits for
+        // the address of the entry.
         (self.0 as u32 >> 4).wrapping_add((self.0 >> 32) as u32) as usize
     }
 
-    /// The same, for where it is looked for next.
+    /// Returns the hash that selects the second slot.
     #[inline(always)]
     fn second_place(self) -> usize {
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
     }
 }
 
-/// Where the word stands that is part of the key. It only has to be telling, not right.
+/// Offset of the discriminator on the stack. A wrong offset costs hits, never correctness.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Hint {
-    /// In bytes from the stack pointer.
+    /// Bytes from the stack pointer to the discriminator.
     bytes: u32,
-    /// Walks in a row that found it elsewhere.
+    /// Mismatches: walks in a row that found the discriminator at another offset.
     doubts: u32,
-    /// The first return address of all walks so far, if it was the same: then it lies in code of the allocator's own,
-    /// which has been called and not only passed through. 0 before the first walk, 1 once there were two.
+    /// First return address of all walks so far: 0 before the first walk, 1 once two walks differed. As long as all
+    /// agree, it is in the allocator's own code, which was called and not inlined, and does not tell callers apart.
     first: usize,
 }
 
 impl Hint {
-    /// Bytes from the stack pointer to the word.
+    /// Returns the bytes from the stack pointer to the discriminator.
     #[inline(always)]
     pub(crate) fn bytes(self) -> usize {
         self.bytes as usize
     }
 
-    /// Learns from a walk: its first return address, and where the first two stand, in words.
+    /// Updates the offset after a walk, by its first return address and the offsets of its first two, in words.
     pub(crate) fn learn(&mut self, first: usize, places: [u16; 2]) {
         match self.first {
             0 => self.first = first,
             before if before != first && before != 1 => (self.first, self.bytes) = (1, 0),
             _ => {}
         }
-        // The first that tells one caller from another.
+        // The first return address that tells callers apart.
         let place = places[usize::from(self.first != 1)];
         let bytes = u32::from(place) * size_of::<usize>() as u32;
         if self.bytes == bytes {
             self.doubts = 0;
         } else {
             self.doubts += 1;
-            // Some stacks pass other frames on their way into the allocator; follow the many.
+            // Some stacks have other frames on their way into the allocator: only many mismatches in a row move the
+            // offset.
             if self.bytes == 0 || self.doubts > 64 {
                 (self.bytes, self.doubts) = (bytes, 0);
             }
@@ -101,40 +103,40 @@ impl Hint {
     }
 }
 
-/// What a table points to before it is made: no key is found there, and nothing written.
+/// Shared empty entry that a table points to before it is allocated: it matches no key, and is never written.
 static NOWHERE: Entry = Entry { key: 0, layout: Layout::EMPTY };
 
-/// The layouts of one thread. All zero bytes are none, once they are [`Layouts::prepare`]d.
+/// Frame layouts of one thread. Zeroed memory is an empty table after [`Layouts::prepare`].
 pub(crate) struct Layouts {
     entries: *mut Entry,
     /// Number of entries, a power of two, or 0.
     len: usize,
-    /// One less, or 0.
+    /// `len` − 1, or 0 without entries.
     mask: usize,
-    /// Entries that are taken.
+    /// Number of occupied entries.
     used: usize,
-    /// Layouts pushed out since the last growth.
+    /// Layouts evicted by other keys since the last growth.
     pushed_out: usize,
-    /// For each way into the allocator: where a word stands that tells callers apart.
+    /// Offset of the discriminator for each entry point of the allocator.
     pub hints: [Hint; 3],
     histories: [History; 64],
 }
 
 impl Layouts {
-    /// Makes zero bytes ready for use.
+    /// Points a zeroed table to the shared empty entry.
     pub(crate) fn prepare(&mut self) {
         if self.len == 0 {
             self.entries = (&raw const NOWHERE).cast_mut();
         }
     }
 
-    /// The two places of a key, which may be the same.
+    /// Returns the two slots of a key, which may be the same one.
     #[inline(always)]
     fn places(&self, key: Key) -> [usize; 2] {
         [key.first_place() & self.mask, key.second_place() & self.mask]
     }
 
-    /// The entry at a place, which may be the one that all threads share.
+    /// Returns the entry of a slot, which may be the shared empty one.
     #[inline(always)]
     fn pointer(&self, place: usize) -> *mut Entry {
         debug_assert!(place <= self.mask);
@@ -144,8 +146,8 @@ impl Layouts {
 
     #[inline(always)]
     fn key(&self, place: usize) -> u64 {
-        // SAFETY: a valid entry, zeroed or written by `put`. In a table that is this thread's nobody writes meanwhile,
-        // and in the one that all threads share never.
+        // SAFETY: a valid entry, zeroed or written by `put`. Only this thread writes to its own table, and no thread
+        // to the shared entry.
         unsafe { (*self.pointer(place)).key }
     }
 
@@ -157,28 +159,28 @@ impl Layouts {
         unsafe { &mut *self.pointer(place) }
     }
 
-    /// The layout at a place, if it is of this key.
+    /// Borrows the layout of a slot if its key matches.
     #[inline(always)]
     fn layout(&mut self, place: usize, key: Key) -> Option<&mut Layout> {
-        // No key is that of the entry that all threads share, so this is a table of this thread's.
+        // The shared entry matches no key, so a match is in this thread's own table.
         (self.key(place) == key.0).then(|| &mut self.entry(place).layout)
     }
 
-    /// The layout of this key that is found first, if there is one.
+    /// Looks up the first layout of this key: in the first slot, else in the second.
     #[inline(always)]
     pub(crate) fn likely(&mut self, key: Key) -> Option<&mut Layout> {
         let [first, second] = self.places(key);
-        // Most are in the first: a table is at most half full.
+        // Most layouts are in their first slot: a table is at most half full.
         let place = if unlikely(self.key(first) != key.0) { second } else { first };
         self.layout(place, key)
     }
 
-    /// The layout of this key in its first or in its second place.
+    /// Looks up the layout of this key in its first slot (0) or its second (1).
     pub(crate) fn at(&mut self, number: usize, key: Key) -> Option<&mut Layout> {
         self.layout(self.places(key)[number], key)
     }
 
-    /// Learns what a walk has found under a key.
+    /// Stores the layout of a walk under its key, unless the key is in cooldown.
     pub(crate) fn learn(&mut self, key: Key, found: &Layout) {
         let is_full = self.used * 2 >= self.len || self.pushed_out > self.len / 4;
         if self.len == 0 || (is_full && self.len < LARGEST) {
@@ -193,7 +195,7 @@ impl Layouts {
     }
 
     fn history(&mut self, key: Key) -> &mut History {
-        // By bits that say nothing of a place.
+        // By the bits above those that select a slot.
         let number = key.second_place() / LARGEST % self.histories.len();
         &mut self.histories[number]
     }
@@ -203,7 +205,7 @@ impl Layouts {
         let places = self.places(key);
         let is_known = |entry: &Entry| entry.key == key.0 && entry.layout.is_same(found);
         if places.iter().any(|place| is_known(self.entry(*place))) {
-            // The guess was right: it is the stack that was new to the cache.
+            // The layout is cached already: only the stack is new to the stack cache.
             return;
         }
         let place = match self.make_room(places) {
@@ -216,7 +218,7 @@ impl Layouts {
         *self.entry(place) = Entry { key: key.0, layout: *found };
     }
 
-    /// One of the two places, which is empty, perhaps because the layout there has gone to its other place.
+    /// Returns an empty one of the two slots, if need be by moving a layout to its other slot.
     fn make_room(&mut self, places: [usize; 2]) -> Option<usize> {
         if let Some(empty) = places.into_iter().find(|place| self.entry(*place).key == 0) {
             return Some(empty);
@@ -233,14 +235,14 @@ impl Layouts {
         })
     }
 
-    /// The place of the layout that has to go for one of this key.
+    /// Chooses the slot, of the two, whose layout is evicted by one of this key.
     fn push_out(&mut self, places: [usize; 2], key: Key) -> usize {
-        // The first that has not been of use since somebody had to go.
+        // The first layout without a hit since it was last considered for eviction.
         let mut number = self.pushed_out % 2;
         while self.entry(places[number]).layout.take_used() {
             number = 1 - number;
         }
-        // A useless layout of the same key says that this key keeps no layout; one of another key says that the
+        // A layout evicted by the same key shows that layouts of this key do not recur; by another key, that the
         // table is too small.
         let place = places[number];
         let is_same = self.entry(place).key == key.0;
@@ -313,7 +315,7 @@ mod tests {
         places.finish().unwrap()
     }
 
-    /// Last places of the layouts of this key.
+    /// Returns the last offset of each layout of this key.
     fn get(layouts: &mut Layouts, key: Key) -> Vec<usize> {
         let likely = layouts.likely(key).map(|layout| layout.reach());
         let mut at = |number| layouts.at(number, key).map(|layout| layout.reach());

@@ -1,10 +1,10 @@
-//! A stack → its id, once; an id → the stack's addresses.
+//! Interner: a stack → its id, and an id → the stack's addresses.
 //!
-//! The map is asked only when a thread meets a stack that its own cache does not hold. It compares
-//! whole stacks, so an id is exactly one stack. A recorded stack stays where it is for the life of
-//! the process: readers follow ids to addresses without a lock.
+//! A thread asks the map only after a miss in its own cache. The map compares whole stacks, so an id is exactly one
+//! stack. A recorded stack keeps its address for the life of the process: readers follow ids to addresses without a
+//! lock.
 //!
-//! An id below the tracker's base is stale; the stack gets a new one when it is met again.
+//! An id below `epoch::base` is stale; the stack gets a new one when it is seen again.
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::count::counters::CHUNK;
@@ -20,12 +20,12 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// A stack's header with its addresses behind it: in the map for ever, or a walk's buffer while it
-/// is being looked up.
+/// Pointer to a stack's header with the addresses behind it: in the map for ever, or in a walk's buffer during a
+/// lookup.
 #[derive(Clone, Copy)]
 struct Key(NonNull<StackHeader>);
 
-// SAFETY: what a key in the map points to is never written again, and never freed.
+// SAFETY: the stack of a key in the map is never written again, and never freed.
 unsafe impl Send for Key {}
 // SAFETY: as above.
 unsafe impl Sync for Key {}
@@ -37,7 +37,7 @@ impl Key {
     }
 
     fn addresses(&self) -> &[usize] {
-        // SAFETY: `len` addresses stand behind the header: `StackBuffer` and `record` lay them out so.
+        // SAFETY: `len` addresses follow the header: `StackBuffer` and `record` lay them out so.
         unsafe {
             let first = self.0.byte_add(ADDRESSES_AT).cast::<usize>();
             std::slice::from_raw_parts(first.as_ptr(), self.header().len as usize)
@@ -66,7 +66,7 @@ impl Hash for Key {
     }
 }
 
-/// The hash is computed already, well mixed.
+/// Hasher that passes on the stored hash, which is well mixed already.
 #[derive(Default)]
 struct Ready(u64);
 
@@ -84,14 +84,14 @@ impl Hasher for Ready {
 
 type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
 
-/// A fixed number, so that memory does not depend on the machine.
+/// Number of shards. Fixed, so that memory does not depend on the machine.
 const SHARDS: usize = 32;
 
-/// Stacks there is room for from the beginning. Tables that grow among the program's first blocks stay between them, and
-/// an allocator that gives blocks in a row no longer can.
+/// Initial capacity, in stacks. A table that grows while the program allocates its first blocks stays between them,
+/// and the allocator can no longer place those in a row.
 const ROOM: usize = SHARDS * 112;
 
-/// Its memory comes through the global allocator, from a thread marked as interning, and is booked
+/// Map of all stacks. Its memory comes through the global allocator, from a thread marked `INTERNING`, and is counted
 /// as overhead.
 static MAP: OnceLock<Map> = OnceLock::new();
 
@@ -102,8 +102,8 @@ fn map() -> &'static Map {
     })
 }
 
-/// Bytes of a shard with room for so many stacks: a power of two of entries, each with a byte of control, of which one
-/// in eight stays empty.
+/// Computes the bytes of a shard of this capacity: a power of two of entries, each with a byte of control, of which
+/// one in eight stays empty.
 fn shard_bytes(capacity: usize) -> usize {
     if capacity == 0 {
         0
@@ -112,18 +112,18 @@ fn shard_bytes(capacity: usize) -> usize {
     }
 }
 
-/// Makes the map before it is needed.
+/// Creates the map before it is needed.
 pub(crate) fn prepare() {
     map();
 }
 
-/// The id of the stack in the buffer, whose `hash` and `interval` are set here.
+/// Returns the id of the stack in the buffer, whose `hash` and `interval` are set here.
 ///
-/// A stack whose blocks are sampled is another one for each interval, so that an id leads to the
-/// weight of its blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
+/// A stack whose blocks are sampled is a distinct one for each interval, so that an id determines the weight of its
+/// blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
 ///
-/// The calling thread is marked `INTERNING`: what the map allocates is overhead. Takes a lock of
-/// the map, under which nothing else is locked; whoever holds it is in here, so it is free soon.
+/// The calling thread is marked `INTERNING`: allocations of the map are overhead. Takes a lock of the map, under
+/// which nothing else is locked. Only threads in this function hold it, so it is free soon.
 pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
@@ -148,7 +148,7 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
         return Err(Reason::Memory);
     }
     if let Some((key, id)) = known {
-        // It was met before the last `clear`. What the old id had stays: somebody may be booking there.
+        // It was seen before the last `clear`. The counters of the old id stay: another thread may be counting there.
         *id.get_mut() = publish(*key)?;
         return Ok(*id.get());
     }
@@ -175,10 +175,10 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     }
 }
 
-/// What a lock of the map gives as soon as it is free.
+/// Takes a lock of the map by trying until it is free.
 ///
 /// Not by waiting in its queue: a thread that does so for the first time gets memory of the C library, which a signal
-/// handler may not ask, and the queue is one that the program's own locks may stand in.
+/// handler may not ask for, and the program's own locks may use the same queue.
 fn wait_for<T>(try_lock: impl Fn() -> Option<T>) -> T {
     let mut tries = 0u32;
     loop {
@@ -188,21 +188,21 @@ fn wait_for<T>(try_lock: impl Fn() -> Option<T>) -> T {
         match tries {
             0..20 => std::hint::spin_loop(),
             20..40 => std::thread::yield_now(),
-            // Whoever holds it may run only when this thread does not want to, if that has a higher priority.
+            // The holder may run only while this thread sleeps, if this thread has a higher priority.
             _ => std::thread::sleep(WAIT),
         }
         tries = tries.saturating_add(1);
     }
 }
 
-/// A lock of the map is held for microseconds, and for longer only while its shard grows.
+/// Time between two tries: a lock is held for microseconds, and for longer only while its shard grows.
 const WAIT: Duration = Duration::from_micros(100);
 
 fn layout(len: usize) -> Option<Layout> {
     Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
 }
 
-/// Copies a stack to where it stays.
+/// Copies a stack to permanent memory.
 fn record(stack: &Key) -> Option<Key> {
     let len = stack.addresses().len();
     let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
@@ -215,7 +215,7 @@ fn record(stack: &Key) -> Option<Key> {
     Some(Key(copy.cast()))
 }
 
-/// Gives back what [`record`] made and nobody has seen.
+/// Frees a copy of [`record`] that was never published.
 fn unrecord(stack: Key) {
     if let Some(layout) = layout(stack.addresses().len()) {
         // SAFETY: made by `record` with the same layout.
@@ -234,17 +234,16 @@ fn indices(id: u32) -> (usize, usize, usize) {
     (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)
 }
 
-/// Ids of a stack whose blocks are sampled, one after the other in one chunk of counters. Under the first
-/// their blocks are booked as they are, under the others what they weigh; always in the counters that
-/// threads share: see `book`.
+/// Number of ids of a stack whose blocks are sampled: consecutive, in one chunk of counters. The first counts its
+/// blocks at their size, the others count their weight; always in the counters that threads share: see `event`.
 pub(crate) const IDS_PER_SAMPLED_STACK: u32 = 4;
 const _: () = assert!(CHUNK.is_multiple_of(IDS_PER_SAMPLED_STACK as usize));
 
-/// Gives the stack an id that leads to it, and a place where frees of it can always be booked.
+/// Assigns the stack an id that leads to it, and makes counters in which frees of it can always be counted.
 fn publish(stack: Key) -> Result<u32, Reason> {
     let ids = if stack.header().interval == 0 { 1 } else { IDS_PER_SAMPLED_STACK };
-    // An id that is taken is gone, so where memory has run out none is taken: this is where the next
-    // ones lead, unless another thread takes them first.
+    // An id once taken is never returned, so none is taken without memory: this makes the slot of the next ids,
+    // unless another thread takes those first.
     place(epoch::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
     let id = epoch::next_ids(ids).ok_or(Reason::Stacks)?;
     // Release: pairs with the Acquire of `recorded`.
@@ -252,16 +251,16 @@ fn publish(stack: Key) -> Result<u32, Reason> {
     Ok(id)
 }
 
-/// Where an id leads to its stack, and everything else that a block with it or one of the ids behind it needs; made
-/// if need be.
+/// Returns the slot from which an id leads to its stack. Makes it if need be, and the counters that blocks with this
+/// id or one of the ids after it need.
 fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
-    // A place for a whole chunk, so for those behind it too: see `IDS_PER_SAMPLED_STACK`.
+    // Makes the counters of a whole chunk, so those of the ids after it too: see `IDS_PER_SAMPLED_STACK`.
     SHARED.make(id).then_some(())?;
     let (root, branch, leaf) = indices(id);
     Some(&child(&child(&ROOT[root])?[branch])?[leaf])
 }
 
-/// What a pointer leads to, made of zeroes if need be.
+/// Returns the target of a pointer; allocates it, zeroed, if there is none.
 fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
     // Acquire: pairs with the Release below.
     let mut present = pointer.load(Ordering::Acquire);
@@ -273,7 +272,7 @@ fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
         present = match pointer.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
             Ok(_) => fresh,
             Err(earlier) => {
-                // SAFETY: made above and seen by nobody.
+                // SAFETY: made above and never published.
                 unsafe { memory::free_array(fresh, 1) };
                 earlier
             }
@@ -288,13 +287,13 @@ fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
 pub(crate) struct Recorded {
     /// Return addresses, most recent first.
     pub addresses: &'static [usize],
-    /// The walk ended at its limit or at an unknown address.
+    /// Set if the walk ended at its limit or at an unknown address.
     pub truncated: bool,
     /// Average bytes between samples of its blocks; 0: all are recorded.
     pub interval: u32,
 }
 
-/// The stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
+/// Returns the stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
 pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     let (root, branch, leaf) = indices(id);
     // Acquire, each: pairs with the Release of `child` and `publish`.

@@ -2,7 +2,7 @@
 //!
 //! Small blocks are asked for with [`TAG_BYTES`] more, and the id is stored right behind what the
 //! program asked for: one load finds it, no table, no lock. A block of [`large::GRANULE`] bytes or
-//! more keeps its own size and its id goes to the [`tag_map`]: four bytes more would push a power of
+//! more keeps its own size and its id goes to the tag map ([`large`]): four bytes more would push a power of
 //! two into the next size class (measured around jemalloc: +22 % at 4,096 bytes), and would dirty the
 //! last page of a block that the system hands out untouched. Which of the two holds is a function of
 //! the layout alone, and a block is always freed with the layout it was allocated with.
@@ -17,7 +17,7 @@ use std::hint::assert_unchecked;
 pub(crate) const UNTRACKED: u32 = 0;
 /// A block of heapgauge's own.
 pub(crate) const OVERHEAD: u32 = 1;
-/// The first id a stack can have. Above it, an id below the tracker's base is stale.
+/// First id of a stack. Above it, an id below `epoch::base` is stale.
 pub(crate) const FIRST: u32 = 2;
 /// Set in the tag of a sampled block; the rest is its stack id. No id has it, so no counters belong to a
 /// tag that has it, and a look for them finds that out: blocks that are not sampled pay nothing.
@@ -29,7 +29,7 @@ const _: () = assert!(SMALL == large::GRANULE);
 
 const TAG_BYTES: usize = size_of::<u32>();
 
-/// Layout to ask the inner allocator for; `None` where the size would leave what a layout may hold.
+/// Layout to ask the inner allocator for; `None` where the size would exceed the limit of a layout.
 #[inline(always)]
 pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout.size()) {

@@ -1,4 +1,4 @@
-//! Guards that leave what the calling thread allocates out of the traced blocks.
+//! Guards that leave the calling thread's allocations out of the traced blocks.
 
 use crate::record::thread::registry::{current, current_or_make};
 use crate::record::thread::state::ThreadState;

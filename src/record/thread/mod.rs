@@ -1,4 +1,4 @@
-//! The calling thread → its [`ThreadState`]: what it is doing, its stack, its caches, its counters.
+//! The calling thread → its [`ThreadState`]: its flags, its stack, its caches, its counters.
 //!
 //! A state outlives its thread and is adopted whole by a later one, counters and caches included, so
 //! nothing is ever lost or merged when a thread ends. The list of all states only grows; it is as

@@ -186,7 +186,7 @@ pub(crate) fn forget_other_threads() {
     }
 }
 
-/// Prepares what a thread's first allocation needs; called before `main` where that is possible.
+/// Makes the preparations for a thread's first allocation; called before `main` where that is possible.
 pub(crate) fn prepare() {
     stack_bounds::prepare();
     exit::prepare();

@@ -1,4 +1,4 @@
-//! State of one thread, and the flags that say what the thread is doing.
+//! State of one thread, and the flags of its current activity.
 
 use crate::base::atomics::{
     AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
@@ -60,7 +60,7 @@ pub(crate) struct HotState {
 unsafe impl Sync for HotState {}
 
 impl HotState {
-    /// Stands in for the state of a thread that has none: busy, of no generation, without blocks.
+    /// Placeholder for the state of a thread that has none: busy, of no generation, without blocks.
     pub(super) const fn placeholder() -> HotState {
         HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
     }
@@ -96,7 +96,7 @@ pub(crate) struct ThreadState {
 /// Inside heapgauge's own code: whatever allocates now is not the program (but for signal handlers).
 pub(crate) const BUSY: u8 = 1;
 
-/// Inside the map of stacks: what allocates now is that map.
+/// Inside the map of stacks: allocations now are that map's.
 pub(crate) const INTERNING: u8 = 2;
 
 /// The program has paused this thread, see `control::pause`.
@@ -108,8 +108,8 @@ pub(crate) const INTERNAL: u8 = 8;
 /// Mask of these flags; the generation is in the bits above.
 pub(super) const FLAGS: u32 = epoch::GENERATION - 1;
 
-// SAFETY: other threads reach `flags`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the cells
-// and the tools are used by the one thread that has taken the state, and change hands by `taken`
+// SAFETY: other threads reach `flags`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the
+// cells and the owner's part are used by the one thread that has taken the state, and change hands by `taken`
 // (Release in `release`, Acquire in `adopt`).
 unsafe impl Sync for ThreadState {}
 
@@ -378,7 +378,7 @@ mod tests {
     fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
         let state = make().unwrap();
         assert!(state.counters.add_slow(70, Direction::Freed, 5));
-        // SAFETY: made above and known to this thread alone; nothing else has the tools.
+        // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
         unsafe { state.tools() }.bounds.end = 1;
         std::mem::forget(state.enter(INTERNING | BUSY));
         state.inside.store(1, Ordering::SeqCst);
@@ -396,7 +396,7 @@ mod tests {
         for busy in [false, true] {
             let state = make().unwrap();
             assert!(state.counters.add_slow(70, Direction::Freed, 5));
-            // SAFETY: made above and known to this thread alone; nothing else has the tools.
+            // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
             unsafe { state.tools() }.bounds.end = 1;
             if busy {
                 state.hot.flags.store(BUSY.into(), Ordering::Relaxed);

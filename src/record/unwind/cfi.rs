@@ -1,14 +1,14 @@
 //! Registers → return addresses, by the `.eh_frame` unwind rules of the code on the stack.
 //!
-//! Every stock release build has these rules, for panics; frame pointers it has not. A row of them
-//! nearly always says "the frame's base is at the stack or frame pointer plus n, the caller's frame
-//! pointer is at base plus m or unchanged, the return address is right below the base". [`gimli`]
-//! parses such a row once a thread and address; it is kept packed and linked in [`crate::record::unwind::rule_cache`].
+//! Every stock release build has these rules, for panics, but no frame pointers. A row of them nearly always says
+//! "the frame's base is at the stack or frame pointer plus n, the caller's frame pointer is at base plus m or
+//! unchanged, the return address is right below the base". [`gimli`] parses such a row once per thread and address;
+//! it is kept packed and linked in [`crate::record::unwind::rule_cache`].
 //!
-//! What is read lies in the calling thread's own stack, between the stack pointer and the stack's
-//! end, and every step rises. On a foreign stack (a coroutine, a signal stack) the end is unknown:
-//! each step is held below [`FOREIGN_STEP`], and the kernel is asked whether a page is there before it
-//! is read. (Code that switches stacks often has rules that know nothing of it.)
+//! A walk reads only the calling thread's own stack, between the stack pointer and the stack's end, and every step
+//! ascends. On a foreign stack (a coroutine, a signal stack) the end is unknown: each step is limited to
+//! [`FOREIGN_STEP`], and the kernel is asked whether a page is mapped before it is read. (Code that switches stacks
+//! often has rules that do not describe the switch.)
 
 use super::{Entrance, Gather, fallback, modules};
 use crate::base::atomics::{AtomicPtr, Ordering};
@@ -28,7 +28,7 @@ use gimli::{
 
 pub(super) const AVAILABLE: bool = true;
 
-/// The largest frame believed on a stack whose bounds are unknown.
+/// Largest frame accepted on a stack whose bounds are unknown, in bytes.
 const FOREIGN_STEP: usize = 1 << 20;
 
 #[cfg(target_arch = "x86_64")]
@@ -41,25 +41,26 @@ mod arch {
     pub(super) const FRAME_POINTER: Register = X86_64::RBP;
     pub(super) const RETURN_ADDRESS: Register = X86_64::RA;
 
-    /// The call has pushed the return address: it is right below the base.
+    /// Returns the address of the return address, which the call pushed right below the base.
     #[inline(always)]
     pub(super) fn return_address_place(base: usize, _rule: Rule) -> usize {
         base.wrapping_sub(WORD)
     }
 
-    /// Where the caller's frame pointer is, if it was saved.
+    /// Returns the address of the caller's frame pointer, if it was saved.
     #[inline(always)]
     pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
         rule.saved().map(|saved| base.wrapping_add_signed(saved))
     }
 
-    /// As loaded from the stack.
+    /// Returns the word as loaded from the stack.
     #[inline(always)]
     pub(super) fn return_address(word: usize) -> usize {
         word
     }
 
-    /// What a packed rule keeps of where the two are, from the base: the frame pointer's place.
+    /// Encodes the saved registers for a packed rule: the frame pointer's offset from the base. `None` if the return
+    /// address is not right below the base.
     pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
         (return_address == -(WORD as i64)).then_some(frame_pointer)
     }
@@ -70,27 +71,27 @@ mod arch {
     use super::WORD;
     use crate::record::unwind::rule_cache::Rule;
     use gimli::{AArch64, Register, Vendor};
-    /// Without it the parser refuses the rows of functions that sign their return address.
+    /// Vendor of the rules: without it the parser rejects the rows of functions that sign their return address.
     pub(super) const VENDOR: Vendor = Vendor::AArch64;
     pub(super) const STACK_POINTER: Register = AArch64::SP;
     pub(super) const FRAME_POINTER: Register = AArch64::X29;
     pub(super) const RETURN_ADDRESS: Register = AArch64::X30;
 
-    /// The callee has saved the link register, where the rule says.
+    /// Returns the address of the link register, which the callee saved as the rule says.
     #[inline(always)]
     pub(super) fn return_address_place(base: usize, rule: Rule) -> usize {
         base.wrapping_add_signed(rule.saved().unwrap_or(-(WORD as isize)) & !1)
     }
 
-    /// A frame record: the frame pointer right below the link register.
+    /// Returns the address of the caller's frame pointer in a frame record: right below the link register.
     #[inline(always)]
     pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
         let saved = rule.saved()?;
         (saved & 1 != 0).then(|| base.wrapping_add_signed((saved & !1) - WORD as isize))
     }
 
-    /// What a packed rule keeps of where the two are, from the base: the link register's place, and
-    /// in its lowest bit whether the frame pointer stands below it.
+    /// Encodes the saved registers for a packed rule: the link register's offset from the base, with the lowest bit
+    /// set if the frame pointer is right below it. `None` if that is saved elsewhere.
     pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
         match frame_pointer {
             None => Some(Some(return_address)),
@@ -98,7 +99,7 @@ mod arch {
         }
     }
 
-    /// Without the signature that pointer authentication puts into the upper bits.
+    /// Removes the signature that pointer authentication puts into the upper bits.
     #[inline(always)]
     pub(super) fn return_address(word: usize) -> usize {
         word & ((1 << 48) - 1)
@@ -107,14 +108,14 @@ mod arch {
 
 /// Reads the word at this address of a stack.
 ///
-/// It may be one that was never written: padding, or a variable that is dead. In the language such bytes are not
-/// initialised, and an integer has to be. It is harmless here: the address comes from the stack pointer, which an
-/// assembler block has given, and never lies in the frame of the function that reads. So the compiler cannot know which
-/// variable it belongs to and has to load the bytes that are there, and takes any such bytes for defined. A word that was
-/// only a guess is compared and added up; nothing else depends on it.
+/// The word may never have been written: padding, or a dead variable. In the language such bytes are uninitialised,
+/// and an integer must not be. It is harmless here: the address comes from the stack pointer, which an assembler
+/// block has given, and is never in the frame of the function that reads. So the compiler cannot know which variable
+/// it belongs to, has to load the bytes that are there, and takes any such bytes for defined. A word that was only a
+/// guess is compared and added up; nothing else depends on it.
 ///
-/// [`recognise`] reads words that it only guesses to be return addresses. Some lie between variables, where
-/// AddressSanitizer ends the program at every load that it knows of.
+/// [`recognise`] reads words that it only guesses to be return addresses. Some are between variables, where
+/// AddressSanitizer ends the program at every load that it instruments.
 ///
 /// # Safety
 ///
@@ -149,7 +150,7 @@ unsafe fn word(address: usize) -> usize {
     }
 }
 
-/// The registers a walk needs: every packed rule counts from one of the last two.
+/// Registers of a walk: every packed rule counts from one of the last two.
 #[derive(Clone, Copy)]
 pub(crate) struct Registers {
     pc: usize,
@@ -158,7 +159,7 @@ pub(crate) struct Registers {
 }
 
 impl Registers {
-    /// Of the function this is inlined into.
+    /// Reads the registers of the function this is inlined into.
     #[inline(always)]
     pub(crate) fn here() -> Registers {
         let (pc, sp, fp): (usize, usize, usize);
@@ -184,7 +185,7 @@ impl Registers {
     }
 }
 
-/// See [`super::refresh`].
+/// Implements [`super::refresh`].
 #[inline]
 pub(super) fn refresh(tools: &mut OwnerState) {
     if tools.rules.epoch != epoch::rules_epoch() {
@@ -194,11 +195,11 @@ pub(super) fn refresh(tools: &mut OwnerState) {
     }
 }
 
-/// What layouts are looked up by, and the bytes between the stack pointer and the stack's end. `None` on a foreign
-/// stack, and where no word tells callers apart.
+/// Returns the key of the layouts at this stack pointer, and the depth in bytes: from the stack pointer to the
+/// stack's end. `None` on a foreign stack, and where the discriminator would be beyond the end.
 #[inline(always)]
 fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<(Key, usize)> {
-    // More than the stack has, on a foreign one.
+    // On a foreign stack this is more than the stack's size.
     let depth = tools.bounds.end.wrapping_sub(stack_pointer);
     let hint = tools.layouts.hints[entrance as usize].bytes();
     if depth > tools.bounds.size || hint >= depth {
@@ -209,7 +210,7 @@ fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<(
     Some((Key::new(depth, telling), depth))
 }
 
-/// What the stack is recognised by if it is of this layout; 0 where that is for a deeper stack.
+/// Computes the check of the stack under this layout; 0 if the layout needs a deeper stack.
 ///
 /// # Safety
 ///
@@ -224,7 +225,7 @@ unsafe fn check(layout: &Layout, Registers { sp, fp, .. }: Registers, depth: usi
     unsafe { layout.check(sp, fp, |place| word(sp + place * WORD)) }
 }
 
-/// See [`super::recognise`].
+/// Implements [`super::recognise`].
 #[inline(always)]
 pub(super) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
@@ -237,7 +238,7 @@ pub(super) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: 
     }
 }
 
-/// Of a known layout, but not the stack that was met last.
+/// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one.
 #[inline(never)]
 fn recognise_another(layout: &mut Layout, cache: &StackCache, check: u64) -> u32 {
     let id = cache.get(check);
@@ -247,21 +248,21 @@ fn recognise_another(layout: &mut Layout, cache: &StackCache, check: u64) -> u32
     id
 }
 
-/// See [`super::recognise_slow`].
+/// Implements [`super::recognise_slow`].
 pub(super) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
         let layout = tools.layouts.at(number, key)?;
         // SAFETY: as above.
         let check = unsafe { check(layout, registers, depth) };
-        // Not the one that was met last: that may be stale.
+        // From the stack cache, not the layout's last id: that may be stale.
         Some(recognise_another(layout, &tools.cache, check)).filter(|id| *id != 0)
     });
     found.unwrap_or(0)
 }
 
-/// Walks from `registers` on into the buffer of the tools, and learns the layout for [`recognise`] of an entrance.
-/// `None` when a row on the way needs the other unwinder; the addresses before it are in the buffer.
+/// Walks from `registers` on into the thread's buffer, and stores the layout for [`recognise`] of an entrance. `None`
+/// when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
     tools: &mut OwnerState,
     registers: Registers,
@@ -301,13 +302,13 @@ pub(super) fn walk_and_learn(
             tools.layouts.learn(key, &layout);
         }
     }
-    // What `recognise` will find of this stack.
+    // The check that `recognise` will compute for this stack.
     // SAFETY: finished above.
     let check = unsafe { check(&layout, registers, bounds.end - sp) };
     Some(if check == 0 { Fingerprint::of_addresses(sum) } else { Fingerprint { sum, check } })
 }
 
-/// Reads words of the stack that a stack pointer of the calling thread is on, without knowing where that ends.
+/// Returns a reader of the foreign stack at this stack pointer, whose end is unknown.
 fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
     let mut pages = ForeignPages::from(stack_pointer);
     // SAFETY: the kernel has just said that the page can be read. Where the rules are right it is one of the stack that
@@ -315,19 +316,19 @@ fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
     move |address| pages.contains(address).then(|| unsafe { word(address) })
 }
 
-/// Why a walk ended.
+/// Reason for the end of a walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ended {
     /// At the first frame of the thread.
     Whole,
-    /// At the limit, at an unknown address, or where the next frame would not lie above this one.
+    /// At the limit, at an unknown address, or where the next frame would not be above this one.
     Cut,
     /// At a row that a packed rule cannot hold.
     Other,
 }
 
-/// The walk itself: rules from `rules`, else from `rule_of` (given the address and whether it is a
-/// return address); the stack through `read`, which gives `None` where nothing can be read.
+/// Walks the stack. Rules come from `rules`, else from `rule_of` (given the address and whether it is a return
+/// address); words come from `read`, which gives `None` where nothing can be read.
 #[inline(always)]
 fn walk<const FOREIGN: bool>(
     rules: &mut Rules,
@@ -340,7 +341,7 @@ fn walk<const FOREIGN: bool>(
 ) -> Ended {
     let Registers { pc, mut sp, mut fp } = registers;
     let first = sp;
-    // Where the frame pointer in `fp` was saved; `None` while it is the one the walk began with.
+    // Address that `fp` was loaded from; `None` while it is the frame pointer the walk began with.
     let mut fp_place = None;
     let mut at = match rules.start(pc) {
         Some(at) => at,
@@ -360,14 +361,14 @@ fn walk<const FOREIGN: bool>(
         }
         let height = base.wrapping_sub(sp);
         let room = if FOREIGN { FOREIGN_STEP } else { bounds.end.wrapping_sub(sp) };
-        // In one comparison: 0 < height <= room, also where there is no room left. A rule that is no step
-        // has distance 0, so it ends here as well; words are aligned, so a base that is not was computed
-        // from a wrong register, and a height of both is at least a word.
+        // One comparison for 0 < height <= room, also where no room is left. A rule that is no step has distance 0,
+        // so it ends here as well. Words are aligned, so a base that is not was computed from a wrong register, and a
+        // height above 0 is at least a word.
         if height.wrapping_sub(1) >= room || base % WORD != 0 {
             return ended_slow(rule);
         }
         let return_place = arch::return_address_place(base, rule);
-        // On x86-64 this is known, and the compiler drops it.
+        // Never true on x86-64, where the compiler drops it.
         if return_place.wrapping_sub(sp) > height - WORD {
             return Ended::Cut;
         }
@@ -400,17 +401,17 @@ fn walk<const FOREIGN: bool>(
 
 const WORD: usize = size_of::<usize>();
 
-/// An address whose rule is sought.
+/// Address to look a rule up for.
 #[derive(Clone, Copy)]
 enum Sought {
-    /// Where the processor is.
+    /// Program counter.
     Here(usize),
-    /// Where a call returns to; the call itself is before it, perhaps in another row.
+    /// Return address; the call itself is before it, perhaps in another row.
     ReturnAddress(usize),
 }
 
-/// The rule of an address, and whether it may be remembered: in code that may be unloaded, another
-/// function with another frame can stand at the same address by the next walk.
+/// Rule of an address, and whether it may be cached: in code that may be unloaded, another function with another
+/// frame can be at the same address by the next walk.
 struct Found {
     rule: Rule,
     stays: bool,
@@ -420,7 +421,7 @@ struct Found {
 #[inline(never)]
 fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> Found) -> Option<At> {
     if rules.find(None, pc).is_none() {
-        // In this very code, which stays as long as it runs.
+        // The address is in this very code, which stays loaded as long as it runs.
         rules.insert(pc, rule_of(Sought::Here(pc)).rule)?;
     }
     let at = rules.find(None, pc)?;
@@ -458,8 +459,8 @@ fn ended_slow(rule: Rule) -> Ended {
 
 // ── Rules from .eh_frame ────────────────────────────────────────────────────────────────────────
 
-/// Room for the registers and remembered rows that compilers use. More is an error of the parser,
-/// and the row then belongs to the other unwinder.
+/// Storage for the registers and remembered rows that compilers use. More is an error of the parser, and the row is
+/// then left to the other unwinder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Fixed;
 
@@ -470,14 +471,14 @@ impl UnwindContextStorage<usize> for Fixed {
 
 type Context = UnwindContext<usize, Fixed>;
 
-/// The unwind-rule parser with its working memory, which is too large for a small thread's stack.
+/// Unwind-rule parser with its working memory, which is too large for a small thread's stack.
 struct Parser<'a> {
-    /// Of the thread's tools: null until first needed.
+    /// Pointer in the thread's state: null until first needed.
     memory: &'a mut *mut u8,
 }
 
 impl Parser<'_> {
-    /// The rule of an address.
+    /// Looks up the rule of an address.
     #[cold]
     #[inline(never)]
     fn rule(&mut self, sought: Sought) -> Found {
@@ -516,17 +517,17 @@ impl Parser<'_> {
             }
             *self.memory = memory.cast();
         }
-        // SAFETY: not null, so written above, in memory that only this thread's tools refer to.
+        // SAFETY: not null, so written above, in memory that only this thread's state refers to.
         Some(unsafe { &mut *self.memory.cast::<Context>() })
     }
 }
 
-/// A context as it is new, null until prepared. A debug build makes one by way of several copies on
-/// the stack, and a thread's stack may be small: copied from here it takes none.
+/// Fresh context to copy, null until prepared. A debug build makes one by way of several copies on the stack, and a
+/// thread's stack may be small: a copy from here takes none of it.
 static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it.
-/// `section` gives the bytes from an address to the end of the header's segment, none for one that lies elsewhere.
+/// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it. `section` gives
+/// the bytes from an address to the end of the header's segment, none for an address outside of it.
 fn row_rule<'a>(
     context: &mut Context,
     header: usize,
@@ -536,7 +537,7 @@ fn row_rule<'a>(
     let Some((start, place)) = description_place(section(header), header, address) else {
         return Rule::OTHER;
     };
-    // The text's base is what no compiler counts from here.
+    // No compiler counts from the text's base here.
     let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
     let mut frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
     frames.set_vendor(arch::VENDOR);
@@ -549,8 +550,8 @@ fn row_rule<'a>(
         return Rule::UNKNOWN;
     }
     if description.is_signal_trampoline() {
-        // The stack ends at the handler. What it has interrupted may be between any two instructions, where rules are
-        // not all right: compilers move instructions without them, and an unwinder that follows such a rule reads
+        // The stack ends at the handler. The signal may have come between any two instructions, where rules are not
+        // all right: compilers move instructions without them, and an unwinder that follows such a rule reads
         // anywhere.
         return Rule::UNKNOWN;
     }
@@ -560,12 +561,13 @@ fn row_rule<'a>(
     }
 }
 
-/// Where `.eh_frame` begins, and where in it the description of the last function stands that begins at or before
-/// the address. `None` where the header is not in the one form that linkers write.
+/// Finds the start of `.eh_frame`, and in it the description of the last function that begins at or before the
+/// address. `None` where the header is not in the one form that linkers write.
 ///
-/// `gimli`'s own search does sums without a check, which in a debug build would be a panic.
+/// `gimli`'s own search adds without a check for overflow, which in a debug build would be a panic.
 fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usize, usize)> {
-    // Version; addresses from here, a count, and a sorted table of pairs from the header on, of 4 bytes each.
+    // Version and encodings: an address relative to itself, a count, and a sorted table of pairs relative to the
+    // header, of 4 bytes each.
     let (form, rest) = bytes.split_first_chunk::<4>()?;
     if *form != [1, 0x1b, 0x03, 0x3b] {
         return None;
@@ -581,7 +583,7 @@ fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usi
     Some((from(header + form.len(), *start), from(header, [a, b, c, d])))
 }
 
-/// The row in 8 bytes; `None` if it does not fit.
+/// Packs the row in 8 bytes; `None` if it does not fit.
 fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
     let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
     let from_frame_pointer = match register {
@@ -596,7 +598,7 @@ fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
         _ => return None,
     };
     let frame_pointer = match row.register(arch::FRAME_POINTER) {
-        // No word about a register that calls preserve means that it is unchanged.
+        // A register that calls preserve is unchanged if the row does not mention it.
         None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => None,
         Some(RegisterRule::Offset(place)) if is_word(place) => Some(place),
         _ => return None,
@@ -612,7 +614,7 @@ pub(super) fn prepare() {
     if !fresh.is_null() {
         // SAFETY: fresh memory of its size and alignment.
         unsafe { fresh.write(Context::new_in()) };
-        // Release: publishes what was written.
+        // Release: publishes the context; pairs with the Acquire of `Parser::context`.
         FRESH.store(fresh, Ordering::Release);
     }
 }
@@ -626,7 +628,7 @@ pub(super) fn forget_find_object() {
     epoch::bump_rules_epoch();
 }
 
-/// Whether this walker finds the addresses that the platform's unwinder finds, from here.
+/// Returns whether this walker and the platform's unwinder find the same addresses from here.
 #[inline(never)]
 pub(super) fn self_test() -> bool {
     let mut rules = Rules::new();
@@ -634,7 +636,7 @@ pub(super) fn self_test() -> bool {
     let mut addresses = [0; MAX_ADDRESSES];
     let mut gather = Gather::new(&mut addresses, MAX_ADDRESSES);
     let mut parser = Parser { memory: &mut parser_memory };
-    // The bounds of this stack may not be known yet; the rules are what is being tested.
+    // The bounds of this stack may not be known yet; the test is about the rules.
     let registers = Registers::here();
     let read = read_foreign(registers.sp);
     let mut places = Places::new();
@@ -646,7 +648,7 @@ pub(super) fn self_test() -> bool {
     let mut reference_gather = Gather::new(&mut reference, MAX_ADDRESSES);
     fallback::walk(&mut reference_gather, addresses.first().copied());
     let expected = reference_gather.len;
-    // What lies above `main`'s caller may have no rules (`_start` of some C libraries).
+    // Frames above `main`'s caller may have no rules (`_start` of some C libraries).
     let common = found.min(expected);
     rules.free();
     if !parser_memory.is_null() {

@@ -5,8 +5,8 @@
 
 use super::Gather;
 
-/// Gathers the addresses from the frame that returns to `from` on, or all of them. True if there
-/// were more than the limit.
+/// Gathers the addresses from the frame that returns to `from` on, or all of them. Returns true if there were more
+/// than the limit.
 pub(super) fn walk(gather: &mut Gather<'_>, from: Option<usize>) -> bool {
     let mut truncated = false;
     let mut has_room = true;
@@ -20,7 +20,7 @@ pub(super) fn walk(gather: &mut Gather<'_>, from: Option<usize>) -> bool {
         }
         !truncated
     };
-    // SAFETY: the crate's lock guards what it keeps of symbols, and dbghelp on Windows. On Unix a walk uses the
+    // SAFETY: the crate's lock guards its cache of symbols, and dbghelp on Windows. On Unix a walk uses the
     // platform's unwinder alone (`_Unwind_Backtrace`), which any number of threads may call at the same time.
     #[cfg(unix)]
     unsafe {

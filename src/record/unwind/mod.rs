@@ -1,8 +1,9 @@
 //! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
 //!
-//! [`recognise`] where the stack lies as before, else [`walk`]; behind them [`cfi`] where unwind rules can be had
-//! (Linux on x86-64 and aarch64), and [`fallback`] elsewhere and for the rare row that a packed rule cannot hold. Called
-//! inside the allocator: it neither allocates through it, nor locks, nor panics.
+//! [`recognise`] looks the stack up by its frame layout; on a miss, [`walk`] unwinds it. Both use [`cfi`] where
+//! unwind rules are available (Linux on x86-64 and aarch64); [`walk`] uses [`fallback`] elsewhere, and for the rare
+//! row that a packed rule cannot hold. Called inside the allocator: it neither allocates through it, nor locks, nor
+//! panics.
 
 mod fallback;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -21,7 +22,7 @@ use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
 use crate::record::thread::OwnerState;
 
-/// The addresses of a walk as they are gathered.
+/// Return addresses of a walk as they are gathered.
 struct Gather<'a> {
     addresses: &'a mut [usize; MAX_ADDRESSES],
     len: usize,
@@ -33,7 +34,7 @@ impl<'a> Gather<'a> {
         Gather { addresses, len: 0, limit: limit.clamp(1, MAX_ADDRESSES) }
     }
 
-    /// Takes one more address; false when that was the last one there is room for.
+    /// Adds an address; returns false when there is no room for another.
     #[inline(always)]
     fn push(&mut self, address: usize) -> bool {
         if let Some(place) = self.addresses.get_mut(self.len) {
@@ -43,7 +44,7 @@ impl<'a> Gather<'a> {
         self.len < self.limit
     }
 
-    /// See [`fingerprint::sum`].
+    /// Computes the [`fingerprint::sum`] of the addresses, padded with the last one.
     fn sum(&mut self) -> u64 {
         let padded = self.len.next_multiple_of(GROUP).min(MAX_ADDRESSES);
         if self.len > 0 {
@@ -56,11 +57,11 @@ impl<'a> Gather<'a> {
 
 const CFI: u8 = 0;
 const BACKTRACE: u8 = 1;
-/// Which walker is used. The quick one from the moment it has been prepared and has passed its test,
-/// before `main`; what other constructors allocate earlier is walked by the slow one.
+/// Walker in use: [`CFI`] from the moment it is prepared and has passed its self-test, before `main`; what other
+/// constructors allocate earlier is walked by [`BACKTRACE`], the slow one.
 static WALKER: AtomicU8 = AtomicU8::new(BACKTRACE);
 
-/// How the allocator was entered: each has frames of its own below the program's.
+/// Entry point of the allocator: each has frames of its own below the program's.
 #[derive(Clone, Copy)]
 pub(crate) enum Entrance {
     Allocate = 0,
@@ -70,29 +71,29 @@ pub(crate) enum Entrance {
 
 pub(crate) use cfi::Registers;
 
-/// Makes the thread forget what has become wrong since it last walked: see [`epoch::rules_epoch`].
+/// Drops the thread's rules and layouts if they have become outdated since its last walk: see [`epoch::rules_epoch`].
 #[inline]
 pub(crate) fn refresh(tools: &mut OwnerState) {
     cfi::refresh(tools);
 }
 
-/// The id of the stack, which may be stale, if its frames lie as they lay before; else 0. Nothing is stored in the
-/// buffer. What the thread remembers is up to date: see [`refresh`].
+/// Returns the id of the stack, which may be stale, if its frame layout and the stack are cached; else 0. Stores
+/// nothing in the buffer. The thread's caches are up to date: see [`refresh`].
 #[inline(always)]
 pub(crate) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     cfi::recognise(tools, registers, entrance)
 }
 
-/// The same, tried in all ways there are.
+/// Looks the stack up as [`recognise`] does, but under every layout of its key.
 pub(crate) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
     cfi::recognise_slow(tools, registers, entrance)
 }
 
-/// Walks the calling thread's stack from `registers` on into the buffer of its tools. The first
-/// address is the one that the function of the registers returns to.
+/// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one
+/// that the function of the registers returns to.
 ///
-/// With an entrance, [`recognise`] learns where they stand. It is only asked from where `registers` are of one place
-/// in the code: what is found first depends on that.
+/// With an entrance, the frame layout is stored for [`recognise`]. That is called only with `registers` from one
+/// place in the code: the offset of the first return address depends on it.
 #[inline(never)]
 pub(crate) fn walk(tools: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = epoch::address_limit();
@@ -109,8 +110,8 @@ pub(crate) fn walk(tools: &mut OwnerState, registers: Registers, entrance: Optio
 #[inline(never)]
 fn walk_slow(tools: &mut OwnerState, limit: usize) -> Fingerprint {
     dropped::count_fallback();
-    // What the quick walk found before it met a row it could not follow begins with the address the
-    // allocator's entry returns to: there the slow walk's frames begin to be the program's.
+    // If the quick walk ended at a row it could not follow, its first address is the one that the allocator's entry
+    // returns to: from that frame on, the slow walk's frames are the program's.
     let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);
     let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
     let truncated = fallback::walk(&mut gather, from);
@@ -120,13 +121,13 @@ fn walk_slow(tools: &mut OwnerState, limit: usize) -> Fingerprint {
     Fingerprint::of_addresses(sum)
 }
 
-/// How stacks are walked, as `heap_build_info{capture}` says it.
+/// Returns the name of the walker in use, as in `heap_build_info{capture}`.
 pub(crate) fn walker() -> &'static str {
     if WALKER.load(Ordering::Relaxed) == CFI { "cfi" } else { "backtrace" }
 }
 
-/// Gets ready what may read files or allocate in the C library, and compares the two walkers on this
-/// very stack; where they differ the slow one is used, and `heap_build_info` says so.
+/// Makes the preparations that may read files or allocate in the C library, and compares the two walkers on this very
+/// stack; where they differ the slow one is used, and `heap_build_info` says so.
 pub(crate) fn prepare() {
     cfi::prepare();
     if cfi::AVAILABLE && cfi::self_test() {
@@ -140,7 +141,7 @@ pub(crate) fn modules_epoch() -> u64 {
     cfi::modules_epoch()
 }
 
-/// Lists modules as in a C library that cannot be asked for them: for tests.
+/// Simulates a C library without `_dl_find_object`: for tests.
 pub(crate) fn forget_find_object() {
     cfi::forget_find_object();
 }

@@ -1,13 +1,13 @@
-//! Address → the module it lies in and where that module's unwind section is.
+//! Address → the module that contains it, and the address of that module's unwind section.
 //!
-//! `_dl_find_object` (glibc 2.35) answers without a lock and without memory, in the allocator as
-//! anywhere. Elsewhere the modules are listed before `main` and again by the read side when the
-//! loader's counts change; an address of a newer module is unknown until then.
+//! `_dl_find_object` (glibc 2.35) answers without a lock and without memory, in the allocator as anywhere. Without
+//! it, the modules are listed before `main` and again by the read side when the loader's counts change; an address of
+//! a newer module is unknown until then.
 //!
-//! What was loaded before `main` stays. What came later may go at any time, with another module in its
-//! place a moment after, and nothing tells of it that can be asked without a lock. So a listed module of
-//! that kind is compared with what is mapped there, each time: its first page says where its segments and
-//! its unwind section are. A module with code on the calling thread's stack cannot go meanwhile.
+//! Modules loaded before `main` stay. Later ones may be unloaded at any time, with another module at the same address
+//! a moment after, and no query without a lock reports that. So a listed module of that kind is compared with the
+//! mapping there, each time: its first page says where its segments and its unwind section are. A module with code on
+//! the calling thread's stack cannot be unloaded meanwhile.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::record::epoch;
@@ -21,7 +21,7 @@ pub(super) struct Module {
     /// Addresses from `start` up to, not including, `end` belong to it.
     pub start: usize,
     pub end: usize,
-    /// Its `.eh_frame_hdr`.
+    /// Address of its `.eh_frame_hdr`.
     pub unwind_header: usize,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct ConstantSegment {
 }
 
 impl ConstantSegment {
-    /// The bytes from an address to the end of the segment; none where the address lies elsewhere.
+    /// Returns the bytes from an address to the end of the segment; none for an address outside of it.
     ///
     /// # Safety
     ///
@@ -48,7 +48,7 @@ impl ConstantSegment {
 }
 
 impl Module {
-    /// The constant segment that the unwind header lies in, by the headers that the module has in memory: not its
+    /// Finds the constant segment of the unwind header, by the program headers that the module has in memory: not its
     /// variables, which change, nor the holes between segments, where nothing is mapped.
     ///
     /// # Safety
@@ -78,7 +78,7 @@ impl Module {
     }
 }
 
-/// The readable and never written one of these segments that an address lies in, where the file's own header is mapped
+/// Finds the segment that contains an address, if it is readable and never written. The file's own header is mapped
 /// at `start`.
 fn constant_segment(headers: &[libc::Elf64_Phdr], start: usize, address: usize) -> Option<ConstantSegment> {
     let mut segments = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
@@ -105,33 +105,34 @@ struct Found {
 
 type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
 
-/// `_dl_find_object`, 0 where there is none. Relaxed: written before `main`, and a function's
-/// address carries no data.
+/// Address of `_dl_find_object`, 0 where there is none. Relaxed: written before `main`, and a function's address
+/// carries no data.
 static FIND_OBJECT: AtomicUsize = AtomicUsize::new(0);
 
-/// Some modules. Never freed or changed once published.
+/// List of modules. Never freed or changed once published.
 struct List {
     len: usize,
     modules: *mut Module,
 }
 
-/// Those that stay as long as the process: see [`prepare`].
+/// Modules that stay as long as the process: see [`prepare`].
 static LASTING: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
 
-/// All, as they were when last listed; null where there is `_dl_find_object`.
+/// All modules, as last listed; null where there is `_dl_find_object`.
 static LISTED: AtomicPtr<List> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Before `main`: finds out how to ask.
+/// Looks `_dl_find_object` up, and lists the modules that stay. Called before `main`.
 ///
-/// Where this code is in the executable, what is loaded now was loaded with it and stays. In a library that
-/// was loaded later, other libraries may be that go again: only the executable and the library itself are known not to.
+/// If this code is in the executable, every module loaded now was loaded with it and stays. If it is in a library
+/// that was loaded later, other modules may be unloaded again: only the executable and the library itself are known
+/// to stay.
 pub(super) fn prepare() {
     // SAFETY: a NUL-terminated name, the default scope.
     let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
     FIND_OBJECT.store(symbol.addr(), Ordering::Relaxed);
     epoch();
     let here = prepare as fn() as usize;
-    // The loader tells of the executable first.
+    // The loader lists the executable first.
     let in_executable = list(|number, _| number == 0).and_then(|first| find_in(first, here)).is_some();
     let lasting =
         list(|number, module| in_executable || number == 0 || (module.start..module.end).contains(&here));
@@ -141,14 +142,14 @@ pub(super) fn prepare() {
     }
 }
 
-/// Goes on as in a C library without `_dl_find_object`: for tests.
+/// Simulates a C library without `_dl_find_object`: for tests.
 pub(super) fn forget_find_object() {
     FIND_OBJECT.store(0, Ordering::Relaxed);
     SEEN.store(0, Ordering::Relaxed);
     epoch();
 }
 
-/// The module an address lies in.
+/// Finds the module that contains an address.
 pub(super) fn find(address: usize) -> Option<Module> {
     let function = FIND_OBJECT.load(Ordering::Relaxed);
     if function == 0 {
@@ -175,8 +176,8 @@ pub(super) fn find(address: usize) -> Option<Module> {
     })
 }
 
-/// Whether what is known of an address holds for good: not where no module is (one may come), nor in a
-/// module that came after the start (it may go).
+/// Returns whether the rule of an address stays valid: not outside of all modules (one may be loaded there), nor in a
+/// module loaded after the start (it may be unloaded).
 pub(super) fn stays(address: usize) -> bool {
     find_lasting(address).is_some()
 }
@@ -205,14 +206,14 @@ fn find_in(list: &List, address: usize) -> Option<Module> {
         .find(|module| (module.start..module.end).contains(&address))
 }
 
-/// Whether what is mapped at its start now describes this very module, by the headers of an ELF file that lie in its
-/// first page. They are copied by the kernel: there may be nothing.
+/// Returns whether the mapping at its start is still this very module, by the headers of an ELF file in its first
+/// page. The kernel copies them: there may be nothing mapped.
 fn is_still_there(module: Module) -> bool {
     let mut head = [0; 1024];
     stack_bounds::copy(module.start, &mut head) && described(&head, module.start) == Some(module)
 }
 
-/// The module that the beginning of an ELF file describes where it is mapped at `start`.
+/// Reads a module from the beginning of its ELF file, mapped at `start`.
 fn described(head: &[u8], start: usize) -> Option<Module> {
     const HEADER: usize = size_of::<libc::Elf64_Phdr>();
     let bytes = |at: usize| head.get(at..)?.first_chunk::<8>().copied();
@@ -221,7 +222,7 @@ fn described(head: &[u8], start: usize) -> Option<Module> {
     if !head.starts_with(b"\x7fELF\x02") || half(54)? != HEADER {
         return None;
     }
-    // Their place in the file, and how many.
+    // Offset of the program headers in the file, and their number.
     let (first, count) = (word(32)?, half(56)?);
     let header = |number: usize| {
         let at = first.checked_add(number * HEADER)?;
@@ -239,11 +240,11 @@ fn described(head: &[u8], start: usize) -> Option<Module> {
     Some(Module::of(base, (0..count).filter_map(header)))
 }
 
-/// The loader's counts as last seen, combined.
+/// Combined counts of the loader, as last seen.
 static SEEN: AtomicU64 = AtomicU64::new(0);
 static SEEN_UNLOADED: AtomicU64 = AtomicU64::new(0);
 
-/// A number that changes when modules are loaded or unloaded; rules are forgotten after the latter.
+/// Returns a number that changes when modules are loaded or unloaded; after an unload all threads drop their rules.
 pub(super) fn epoch() -> u64 {
     let mut seen = Counts { loaded: 0, unloaded: 0 };
     // SAFETY: the callback fits and its data outlives the call.
@@ -277,13 +278,13 @@ unsafe extern "C" fn read_counts(info: *mut libc::dl_phdr_info, _size: usize, se
     1
 }
 
-/// Lists the modules that are wanted, by their number in the loader's order. What was listed before stays: a walk may be
-/// reading it.
+/// Lists the modules that are wanted, by their number in the loader's order. Earlier lists are not freed: a walk may
+/// be reading one.
 fn list(wanted: impl Fn(usize, &Module) -> bool) -> Option<&'static List> {
     let mut count = 0usize;
     // SAFETY: the callback fits and its data outlives the call.
     unsafe { libc::dl_iterate_phdr(Some(count_one), (&raw mut count).cast()) };
-    // Some to spare, for one that is loaded between the two rounds; what does not fit is left out.
+    // Spare entries, for a module loaded between the two rounds; more than these are left out.
     let capacity = count + 8;
     let (modules, list) = (memory::zeroed_array::<Module>(capacity), memory::zeroed::<List>());
     if modules.is_null() || list.is_null() {
@@ -334,8 +335,8 @@ unsafe extern "C" fn list_one(info: *mut libc::dl_phdr_info, _size: usize, filli
 }
 
 impl Module {
-    /// From the program headers of a file that is loaded with this distance from how it was linked: kind, address as
-    /// linked, bytes in memory.
+    /// Makes a module from the program headers of a file that is loaded at this distance from its linked addresses:
+    /// kind, linked address, bytes in memory.
     fn of(base: usize, headers: impl Iterator<Item = (u32, usize, usize)>) -> Module {
         let mut module = Module { start: usize::MAX, end: 0, unwind_header: 0 };
         for (kind, place, size) in headers {
@@ -375,7 +376,8 @@ mod tests {
         assert!(find(16).is_none() && find_in(listed, 16).is_none() && !stays(16));
     }
 
-    /// Not the variables of a module, which others write, nor the holes between its segments, where nothing is mapped.
+    /// Excludes the variables of a module, which other threads write, and the holes between its segments, where
+    /// nothing is mapped.
     #[test]
     fn constant_bytes_are_of_one_segment_that_is_not_written() {
         static VARIABLE: AtomicUsize = AtomicUsize::new(1);

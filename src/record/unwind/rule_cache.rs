@@ -1,14 +1,14 @@
-//! Return address → unwind rule, in the thread that has met it before, linked in the order of calls.
+//! Per-thread cache from return addresses to unwind rules, linked in the order of calls.
 //!
-//! Each entry remembers the entry of the caller it met last. Walking the same path again compares
-//! that entry's address with the return address just loaded, and the processor, predicting the
-//! comparison, reads the next rule while the return address is still on its way: 1.4 instead of
-//! 3.8 ns a frame. The table belongs to one thread; shared, its links would travel between cores.
+//! Each entry links to the entry of the caller seen last. A walk of the same path compares that entry's address with
+//! the return address just loaded, and the processor, predicting the comparison, reads the next rule while the return
+//! address is still on its way: 1.4 instead of 3.8 ns a frame. The table belongs to one thread; shared, its links
+//! would travel between cores.
 
 use crate::record::memory;
 use std::ptr::NonNull;
 
-/// How to get from a frame to its caller, packed in 8 bytes.
+/// Unwind rule: computes a frame's caller, packed in 8 bytes.
 ///
 /// ```text
 /// bit 0        the frame's base (CFA) counts from the frame pointer, else from the stack pointer
@@ -20,14 +20,15 @@ use std::ptr::NonNull;
 pub(crate) struct Rule(u64);
 
 impl Rule {
-    /// The first frame of its thread.
+    /// Marks the first frame of its thread.
     pub(crate) const END: Rule = Rule(1 << 2);
-    /// A row that the packed form cannot hold: another unwinder has to do the walk.
+    /// Marks a row that the packed form cannot hold: another unwinder has to do the walk.
     pub(crate) const OTHER: Rule = Rule(2 << 2);
-    /// Nothing is known of this address: the walk ends here, cut short.
+    /// Marks an address without a rule: the walk ends here, cut short.
     pub(crate) const UNKNOWN: Rule = Rule(3 << 2);
 
-    /// A step: base = (frame or stack pointer) + `distance`; the frame pointer at base + `saved`.
+    /// Packs a step: base = (frame or stack pointer) + `distance`; the frame pointer at base + `saved`. `None` if it
+    /// does not fit.
     pub(crate) fn step(from_frame_pointer: bool, distance: u64, saved: Option<i64>) -> Option<Rule> {
         let fits = distance > 0
             && distance < 1 << 32
@@ -48,53 +49,54 @@ impl Rule {
         (self.0 >> 8) as u32 as usize
     }
 
-    /// Where the caller's frame pointer is, from the base, if it was saved.
+    /// Returns the offset of the caller's frame pointer from the base, if it was saved; on aarch64 the encoding of
+    /// `cfi`.
     #[inline(always)]
     pub(crate) fn saved(self) -> Option<isize> {
         (self.0 & 2 != 0).then_some((self.0 as i64 >> 40) as isize)
     }
 }
 
-/// The rule of one address.
+/// Rule of one address.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Entry {
-    /// 0 is no address that code can return to, and marks an empty entry.
+    /// Return address; 0, to which no code can return, marks an empty entry.
     pub address: usize,
     pub rule: Rule,
     link: *const Entry,
 }
 
-/// What a link points to before it is made: no address equals its 0.
+/// Target of a link before it is made: no address equals its 0.
 struct Nowhere(Entry);
 // SAFETY: never written; the pointer in it points to itself.
 unsafe impl Sync for Nowhere {}
 static NOWHERE: Nowhere = Nowhere(Entry { address: 0, rule: Rule::UNKNOWN, link: &raw const NOWHERE.0 });
 
-/// 3 KiB.
+/// Entries of the smallest table: 3 KiB.
 const SMALLEST: usize = 128;
-/// 768 KiB: more return addresses than the paths to the allocator have in a large service. A table
-/// that would need more is emptied and fills again.
+/// Entries of the largest table: 768 KiB, more return addresses than the paths to the allocator have in a large
+/// service. A table that would need more is emptied and fills again.
 const LARGEST: usize = 1 << 15;
-/// 24 KiB: with fewer entries a thread would work out most of its rules again and again.
+/// Entries of the smallest useful table: 24 KiB. With fewer a thread would compute most of its rules again and again.
 const NEEDED: usize = 1 << 10;
 
-/// A place in the table of one thread; valid until that table's next [`Rules::insert`],
-/// [`Rules::pass`] or [`Rules::forget`].
+/// Reference to an entry in the table of one thread; valid until that table's next [`Rules::insert`], [`Rules::pass`]
+/// or [`Rules::forget`].
 #[derive(Clone, Copy)]
 pub(crate) struct At(NonNull<Entry>);
 
-/// The rules of one thread. All zero bytes are an empty one.
+/// Rule cache of one thread. Zeroed memory is an empty one.
 pub(crate) struct Rules {
     entries: *mut Entry,
     /// Number of entries, a power of two, or 0.
     len: usize,
     used: usize,
-    /// Where the last walk began; null or as an [`At`].
+    /// Entry that the last walk began at; null, or valid as an [`At`] is.
     start: *const Entry,
-    /// See [`Rules::pass`]; null until first needed. Not in here: places are used beside `&mut self`.
+    /// Entry of [`Rules::pass`]; null until first needed. Allocated apart: entries are used beside `&mut self`.
     passing: *mut Entry,
-    /// The tracker's rules epoch these rules are of.
+    /// Rules epoch of these rules: see `epoch::rules_epoch`.
     pub epoch: u32,
 }
 
@@ -110,14 +112,14 @@ impl Rules {
         }
     }
 
-    /// The rule at a place.
+    /// Returns the rule of an entry.
     #[inline(always)]
     pub(crate) fn rule(&self, at: At) -> Rule {
         // SAFETY: `At` comes from this table, and its documentation bounds its validity.
         unsafe { at.0.as_ref() }.rule
     }
 
-    /// The caller this place met last, if its address is `address`.
+    /// Follows the link of an entry, if it leads to `address`.
     #[inline(always)]
     pub(crate) fn follow(&self, at: At, address: usize) -> Option<At> {
         // SAFETY: as in `rule`.
@@ -129,7 +131,7 @@ impl Rules {
         met.then(|| At(unsafe { NonNull::new_unchecked(link.cast_mut()) }))
     }
 
-    /// The place of the address that walks begin at, if it is still the one of [`Rules::set_start`].
+    /// Returns the entry of [`Rules::set_start`], if its address is `address`.
     #[inline(always)]
     pub(crate) fn start(&self, address: usize) -> Option<At> {
         let start = NonNull::new(self.start.cast_mut())?;
@@ -137,12 +139,12 @@ impl Rules {
         (unsafe { start.as_ref() }.address == address).then_some(At(start))
     }
 
-    /// Makes a place the one that [`Rules::start`] tries.
+    /// Sets the entry that [`Rules::start`] tries.
     pub(crate) fn set_start(&mut self, at: At) {
         self.start = at.0.as_ptr();
     }
 
-    /// Finds an address and makes it the link of the place that it was reached from.
+    /// Looks an address up, and links the entry it was reached from to its entry.
     pub(crate) fn find(&mut self, from: Option<At>, address: usize) -> Option<At> {
         let at = self.lookup(address)?;
         if let Some(mut from) = from {
@@ -173,7 +175,7 @@ impl Rules {
         }
     }
 
-    /// Remembers a rule. Every place got before is invalid afterwards. `None` without memory.
+    /// Inserts a rule. Every [`At`] returned before is invalid afterwards. `None` without memory.
     #[cold]
     pub(crate) fn insert(&mut self, address: usize, rule: Rule) -> Option<At> {
         if address == 0 {
@@ -191,8 +193,8 @@ impl Rules {
         Some(self.put(address, rule))
     }
 
-    /// A place for a rule that must not outlive the walk it is needed in: it is never found again, and
-    /// the next such rule takes it over. `None` without memory.
+    /// Stores a transient rule, which must not outlive the walk it is needed in: it is never found again, and the
+    /// next such rule overwrites it. `None` without memory.
     #[cold]
     pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> Option<At> {
         if self.passing.is_null() {
@@ -232,7 +234,7 @@ impl Rules {
         };
         let entries = memory::zeroed_array_of_thread::<Entry>(len, may);
         if entries.is_null() {
-            // Half full at most, so emptying it gives room, and no room at all gives none.
+            // The table is at most half full, so emptying it makes room; without a table there is none.
             self.forget();
             return (self.len != 0).then_some(());
         }
@@ -264,7 +266,7 @@ impl Rules {
         }
     }
 
-    /// Gives the table's memory back.
+    /// Frees the table's memory.
     pub(crate) fn free(self) {
         if !self.passing.is_null() {
             // SAFETY: made by `pass` as one entry; `self` ends here, and the place with it.

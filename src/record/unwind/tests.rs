@@ -1,9 +1,8 @@
-//! Whatever is on the stack, the quick walk finds what the platform's unwinder finds, and a stack is
-//! recognised only as what it is.
+//! Compares the quick walk, the lookup by layout and the platform's unwinder, on random stacks.
 //!
-//! A property test makes stacks out of random sequences of the kinds of frames that programs have;
-//! at the innermost one it compares the quick walk, the recognition by layout and the platform's
-//! unwinder, address by address. Run in debug and in release builds: the frames differ.
+//! A property test makes stacks out of random sequences of the kinds of frames that programs have; at the innermost
+//! one the addresses of the quick walk have to be those of the platform's unwinder, and a lookup by layout has to
+//! give the id of that very stack. Run in debug and in release builds: the frames differ.
 
 use super::*;
 use crate::base::random_input::Random;
@@ -15,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// Stacks seen by a test, with the id each was given: what the caches are compared with.
+/// Stacks seen by a test, with the id of each: reference for the caches.
 #[derive(Default)]
 struct Model {
     ids: HashMap<Vec<usize>, u32>,
@@ -49,7 +48,7 @@ impl Model {
 
         let fresh = self.ids.len() as u32 + 1;
         let id = *self.ids.entry(found).or_insert(fresh);
-        // The cache may have forgotten what the layout remembers.
+        // The cache may have evicted a stack that its layout still holds.
         for recognised in [recognised, in_any_way].into_iter().filter(|id| *id != 0) {
             assert_eq!(recognised, id, "recognised as another stack");
         }
@@ -108,7 +107,7 @@ impl Drop for Descent<'_> {
     }
 }
 
-/// Goes one frame of the first kind deeper, and checks at the end.
+/// Calls one frame of the first kind deeper, and checks at the end.
 #[inline(never)]
 fn descend(kinds: &[Kind], model: &mut Model) {
     let Some((kind, rest)) = kinds.split_first() else { return model.check() };
@@ -241,7 +240,7 @@ fn sort_with(rest: &[Kind], model: &mut Model) {
         static HERE: Cell<*mut (&'static [Kind], *mut Model)> = const { Cell::new(std::ptr::null_mut()) };
     }
     unsafe extern "C" fn compare(_a: *const libc::c_void, _b: *const libc::c_void) -> libc::c_int {
-        // SAFETY: set below, around the call that leads here, and used by nobody else meanwhile.
+        // SAFETY: set below, around the call that leads here, and used by no other code meanwhile.
         let (rest, model) = unsafe { *HERE.get() };
         // SAFETY: as above.
         descend(rest, unsafe { &mut *model });
@@ -262,7 +261,7 @@ fn sort_with(rest: &[Kind], model: &mut Model) {
     descend(rest, model);
 }
 
-/// One after the other: the tests share the tracker.
+/// Serialises the tests, which share one epoch and its counters.
 fn prepared() -> std::sync::MutexGuard<'static, ()> {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Where unwind rules are not read: everything goes to `fallback`.
+//! Replaces `cfi` on targets without a reader of unwind rules: every walk goes to `fallback`.
 
 use super::Entrance;
 use crate::record::stack_id::fingerprint::Fingerprint;

@@ -1,4 +1,4 @@
-//! The calling thread and the kernel → where a stack lies and what of it can be read, without the C library.
+//! The calling thread and the kernel → the bounds of a stack and its readable pages, without the C library.
 
 /// Reads the thread pointer. What glibc keeps of a thread is here, at the upper end of its stack: everything that runs on that is below. In
 /// the main thread it is elsewhere.

@@ -1,12 +1,12 @@
-//! Unwind sections and stacks that nobody would write → no fault, no read outside, and an end.
+//! Fuzz tests of malformed unwind sections and random stacks: no fault, no read out of bounds, and an end.
 
 use super::*;
 use crate::base::random_input::{Random, inputs};
 use std::cell::Cell;
 
-/// This executable's own unwind sections, as they lie in memory.
+/// Copy of this executable's own unwind sections.
 struct Sections {
-    /// Where they begin.
+    /// Address of their first byte.
     base: usize,
     header: usize,
     bytes: Vec<u8>,
@@ -41,7 +41,7 @@ impl Sections {
         })
     }
 
-    /// Where in `bytes` the description of an address begins.
+    /// Returns the offset in `bytes` of the description of an address.
     fn description(&self, address: usize) -> Option<usize> {
         let (_, place) = description_place(&self.bytes, self.header, address)?;
         place.checked_sub(self.base)
@@ -103,7 +103,7 @@ fn broken_unwind_sections_give_a_rule_or_none() {
     }
 }
 
-/// Not a byte of it is right.
+/// Parses random bytes in place of the sections.
 #[test]
 fn bytes_that_are_no_unwind_sections_give_none() {
     let mut context = Context::new_in();
@@ -124,8 +124,8 @@ fn bytes_that_are_no_unwind_sections_give_none() {
     }
 }
 
-/// Rules and words at random: the walk reads the stack between its pointer and its end, each time above the last
-/// frame, and ends.
+/// Walks random words by random rules: the walk reads the stack between its pointer and its end, each time above the
+/// last frame, and ends.
 #[test]
 fn walks_of_arbitrary_stacks_stay_inside_and_end() {
     let mut random = Random::new();
@@ -153,7 +153,7 @@ fn walks_of_arbitrary_stacks_stay_inside_and_end() {
         let read = |address: usize| {
             assert!(address >= sp && address.is_multiple_of(WORD), "{address:x} of {sp:x}");
             if foreign {
-                // What lies above a foreign stack is unknown; here it is more of the same.
+                // A foreign stack has an unknown end; here it continues with more such words.
                 assert!(address < last.get() + 2 * FOREIGN_STEP);
             } else {
                 assert!(address + WORD <= end, "{address:x} of {sp:x}..{end:x}");
