@@ -61,7 +61,7 @@ impl ProfileValue {
 ///
 /// # Examples
 ///
-/// A profile of what is allocated during some work, for `go tool pprof`:
+/// A profile of the allocations during some work, for `go tool pprof`:
 ///
 /// ```standalone_crate
 /// # #[cfg(feature = "pprof")]

@@ -325,7 +325,7 @@ impl CollectorBuilder {
     ///
     /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at
     /// `[unrecorded]`, which counts as dropped for want of memory. A quarter to half is for names, which may also use
-    /// the rest of the tables. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
+    /// space that tables leave. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
     /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for
     /// the process: the latest collector that was given one decides, and a collector without one leaves it as it is.
     ///

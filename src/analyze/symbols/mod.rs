@@ -10,8 +10,8 @@
 //! program's, and is asked, and emptied afterwards, only where the modules of the process cannot be listed (no `/proc`,
 //! systems other than Linux). A share of the limit is for names alone. A module whose line tables cannot be opened
 //! within the whole limit goes by its table of symbols, and where that does not fit either, by offsets. So does one
-//! whose tables do not fit for now, but its lines are then lost, not final: they are looked for again when there is more
-//! room. The tables of one compilation unit may pass the limit, and only while one address is looked up.
+//! whose tables do not fit for now, but its lines are then lost, not final: they are looked for again when there is
+//! more room. The tables of one compilation unit may pass the limit, and only while one address is looked up.
 //!
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
@@ -782,7 +782,7 @@ impl Names {
     }
 }
 
-/// A run of name look-ups in one thread; the files it reads are closed when it ends.
+/// A run of name look-ups in one thread; the data it reads is dropped when it ends.
 struct Batch<'a> {
     symbols: &'a Symbols,
     modules: Vec<Module>,
