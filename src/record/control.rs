@@ -55,14 +55,15 @@ pub(crate) fn off_reason() -> &'static str {
     if has_allocator() { "tracking is off, heapgauge::start turns it on" } else { NO_ALLOCATOR }
 }
 
-/// Whether a `TrackingAllocator` was ever asked for a block. Asks the global allocator for one first.
+/// Returns whether a `TrackingAllocator` was ever asked for a block. Asks the global allocator for one first.
 pub(crate) fn has_allocator() -> bool {
     let _internal = internal();
     drop(std::hint::black_box(Box::new(std::hint::black_box(0u64))));
     epoch::is_configured()
 }
 
-/// When heapgauge began in this program image: a child of `fork` has its parent's answer, an `exec` begins anew.
+/// Returns the time heapgauge began at in this program image: a child of `fork` has its parent's answer, an `exec`
+/// begins anew.
 pub(crate) fn began_at() -> std::time::SystemTime {
     startup::ensure();
     startup::began_at()
@@ -101,7 +102,7 @@ pub fn stop() {
     thread::revoke_unpublished();
 }
 
-/// Whether allocations are being recorded.
+/// Returns whether allocations are being recorded.
 ///
 /// # Examples
 ///
@@ -114,7 +115,7 @@ pub fn is_tracing() -> bool {
     epoch::is_on()
 }
 
-/// How many frames a traceback shows at most, counted from the site's frame.
+/// Returns the largest number of frames that a traceback shows, counted from the site's frame.
 ///
 /// # Examples
 ///
@@ -125,7 +126,7 @@ pub fn traceback_limit() -> usize {
     epoch::frames()
 }
 
-/// Average bytes between two sampled allocations; 0: the stack of every allocation is recorded.
+/// Returns the average bytes between two sampled allocations; 0: the stack of every allocation is recorded.
 ///
 /// # Examples
 ///
@@ -198,7 +199,7 @@ pub struct TracedMemory {
     pub peak: u64,
 }
 
-/// Live bytes now, and the most there have been.
+/// Returns the live bytes now, and the most there have been.
 ///
 /// Exact where nothing allocates meanwhile. Costs a pass over all counters: with 10,000 stacks and
 /// two threads about 0.2 ms.

@@ -2,7 +2,7 @@
 
 use crate::base::atomics::{AtomicU64, Ordering};
 
-/// Why attribution was lost; the bytes of such an event are booked at `[unrecorded]`.
+/// Reason for lost attribution; the bytes of such an event are booked at `[unrecorded]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Reason {
     /// Stack ids are used up.
@@ -28,7 +28,7 @@ pub(crate) fn count(reason: Reason) {
     DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
 }
 
-/// Events dropped for this reason since the process began.
+/// Returns the number of events dropped for this reason since the process began.
 pub(crate) fn events(reason: Reason) -> u64 {
     DROPPED[reason as usize].load(Ordering::Relaxed)
 }
@@ -38,7 +38,7 @@ pub(crate) fn count_truncated() {
     TRUNCATED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Distinct stacks cut at the address limit.
+/// Returns the number of distinct stacks cut at the address limit.
 pub(crate) fn truncated() -> u64 {
     TRUNCATED.load(Ordering::Relaxed)
 }
@@ -48,7 +48,7 @@ pub(crate) fn count_fallback() {
     FALLBACKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Walks by the slow unwinder.
+/// Returns the number of walks by the slow unwinder.
 pub(crate) fn fallbacks() -> u64 {
     FALLBACKS.load(Ordering::Relaxed)
 }

@@ -109,7 +109,7 @@ pub(crate) fn set_sample_interval(interval: u32) {
     next_generation_and_recall();
 }
 
-/// Whether new allocations are recorded.
+/// Returns whether new allocations are recorded.
 #[inline(always)]
 pub(crate) fn is_on() -> bool {
     base() != OFF
@@ -152,7 +152,7 @@ pub(crate) struct Config {
     pub is_global: bool,
 }
 
-/// Whether an instance was ever asked for a block outside the fast path: the first block of each thread is.
+/// Returns whether an instance was ever asked for a block outside the fast path: the first block of each thread is.
 pub(crate) fn has_been_asked() -> bool {
     ASKED.load(Ordering::Relaxed) != 0
 }
@@ -162,7 +162,7 @@ pub(crate) fn is_global_allocator() -> bool {
     ASKED.load(Ordering::Relaxed) == 2
 }
 
-/// Whether an instance was ever asked for a block, or tracking was started.
+/// Returns whether an instance was ever asked for a block, or tracking was started.
 pub(crate) fn is_configured() -> bool {
     CONFIGURED.load(Ordering::Relaxed) != 0
 }
@@ -224,8 +224,8 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         if !when(base) {
             return false;
         }
-        // Every epoch has ids of its own for `[unrecorded]` and for blocks that are not sampled, so that earlier
-        // counts of these are stale like any other.
+        // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
+        // counted there before is stale like anything else.
         let next = NEXT.fetch_add(2, Ordering::Relaxed);
         if peak::mark(next) == peak::mark(base) {
             // The sums of two epochs in a row have to differ by their marks.
@@ -239,13 +239,13 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
     }
 }
 
-/// Takes `count` fresh ids and returns the first, a multiple of `count`; `None` when they are used up.
+/// The first of `count` fresh ids, a multiple of `count`; `None` when they are used up.
 pub(crate) fn next_ids(count: u32) -> Option<u32> {
     let after = |id: u32| (id < LAST_STACK).then(|| id.next_multiple_of(count) + count);
     NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).ok().map(|id| id.next_multiple_of(count))
 }
 
-/// Returns the id after the last one given out.
+/// The id after the last one given out.
 pub(crate) fn end_id() -> u32 {
     NEXT.load(Ordering::Acquire)
 }

@@ -156,7 +156,7 @@ pub(crate) fn live_bytes() -> u64 {
     read_epoch().2.live_bytes()
 }
 
-/// The peak, where this many bytes are live by the counters.
+/// Returns the peak, where this many bytes are live by the counters.
 pub(crate) fn peak_bytes(live: u64) -> u64 {
     epoch::peak(unpublished_bytes).max(live)
 }

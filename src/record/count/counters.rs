@@ -135,7 +135,7 @@ fn join(bytes: u32, blocks: u32) -> u64 {
     u64::from(blocks) << 32 | u64::from(bytes)
 }
 
-/// A count from its two halves, see the module.
+/// Combines a count from its two halves, see the module.
 fn whole(low: u32, high: u32) -> u64 {
     let behind = (low >> 31) ^ (high & 1);
     u64::from(high.wrapping_add(behind)) << 31 | u64::from(low & MOST as u32)
@@ -205,7 +205,7 @@ impl<C> Table<C> {
         }
     }
 
-    /// The chunk of the ids from `CHUNK * number` on, if one of them was used.
+    /// Returns the chunk of the ids from `CHUNK * number` on, if one of them was used.
     #[inline(always)]
     pub(crate) fn chunk(&self, number: usize) -> Option<&C> {
         // Acquire, here and below: pairs with the Release of `publish`, so that the zeroes are visible.
@@ -217,7 +217,7 @@ impl<C> Table<C> {
         unsafe { chunk.as_ref() }
     }
 
-    /// The pointer to a chunk that is not among the first.
+    /// Returns the pointer to a chunk that is not among the first.
     #[inline(always)]
     fn later(&self, number: usize) -> Option<&AtomicPtr<C>> {
         let (segment, offset) = place(number);
@@ -282,7 +282,7 @@ impl Table<OwnerCounters> {
 }
 
 impl Table<Shared> {
-    /// Empty, but for a place for the ids below [`CHUNK`] that no lack of memory can refuse.
+    /// Makes a table that is empty, but for a place for the ids below [`CHUNK`] that no lack of memory can refuse.
     pub(crate) const fn with_first_ids() -> Table<Shared> {
         static CHUNK_0: Shared =
             Shared([const { Slot { counts: [const { [const { AtomicU64::new(0) }; 2] }; 2] } }; CHUNK]);
@@ -303,7 +303,7 @@ impl Table<Shared> {
     }
 }
 
-/// The segment of a chunk number that is not among the first, and its place therein.
+/// Returns the segment of a chunk number that is not among the first, and its place therein.
 #[inline(always)]
 fn place(number: usize) -> (usize, usize) {
     let shifted = number - FIRST + FIRST_SEGMENT;

@@ -49,19 +49,19 @@ impl SamplingConfig {
         SamplingConfig(word)
     }
 
-    /// Average bytes between samples; 0 where every block is recorded.
+    /// Returns the average bytes between samples; 0 where every block is recorded.
     pub(crate) const fn interval(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    /// Whether blocks of this size are sampled: of at least a byte, and below the threshold.
-    /// One comparison, always false in exact mode. The sizes it is true for are below 2^30.
+    /// Returns whether blocks of this size are sampled: of at least a byte, and below the threshold. One comparison,
+    /// always false in exact mode. The sizes it is true for are below 2^30.
     #[inline(always)]
     pub(crate) fn is_sampled_size(self, size: usize) -> bool {
         (size as u64).wrapping_sub(1) < u64::from(self.largest_sampled())
     }
 
-    /// Largest size that is sampled; 0 in exact mode.
+    /// Returns the largest size that is sampled; 0 in exact mode.
     fn largest_sampled(self) -> u32 {
         self.0 as u32
     }
@@ -83,7 +83,7 @@ pub(crate) struct Weight {
     pub variance: u64,
 }
 
-/// The weight of a block of `size` bytes, at least 1, sampled every `interval` bytes.
+/// Computes the weight of a block of `size` bytes, at least 1, sampled every `interval` bytes.
 pub(crate) fn weight(size: u64, interval: u32) -> Weight {
     let interval = f64::from(interval.max(1));
     let share = size as f64 / interval;
@@ -96,17 +96,17 @@ pub(crate) fn weight(size: u64, interval: u32) -> Weight {
     }
 }
 
-/// Whole bytes of a sum of [`Weight::bytes`].
+/// Returns the whole bytes of a sum of [`Weight::bytes`].
 pub(crate) fn whole_bytes(sum: u64) -> u64 {
     round(sum, BYTES_FRACTION)
 }
 
-/// Whole blocks of a sum of [`Weight::blocks`].
+/// Returns the whole blocks of a sum of [`Weight::blocks`].
 pub(crate) fn whole_blocks(sum: u64) -> u64 {
     round(sum, FRACTION)
 }
 
-/// A sum of [`Weight::variance`] in bytes squared.
+/// Converts a sum of [`Weight::variance`] to bytes squared.
 pub(crate) fn square_bytes(sum: u64, interval: u32) -> f64 {
     let interval = f64::from(interval);
     sum as f64 / f64::from(1u32 << FRACTION) * interval * interval
@@ -221,7 +221,7 @@ mod tests {
         sampler
     }
 
-    /// Sampled blocks among `count` of that size.
+    /// Counts the sampled blocks among `count` of that size.
     fn sampled(sampler: &Sampler, config: SamplingConfig, size: usize, count: u64) -> u64 {
         let mut left = 0;
         let mut is_sampled = || {

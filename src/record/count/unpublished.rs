@@ -33,7 +33,7 @@ const SEALED: u64 = 1;
 
 // Relaxed throughout but for the revocation: sums that order nothing else.
 impl Unpublished {
-    /// Whether a change keeps the net in its range; then its bytes are few.
+    /// Returns whether a change keeps the net in its range; then its bytes are few.
     #[inline(always)]
     pub(crate) fn fits(&self, change: i64) -> bool {
         let net = self.net.load(Ordering::Relaxed).wrapping_add(change);
@@ -86,7 +86,7 @@ impl Unpublished {
         let _ = self.range.compare_exchange(SEALED, range, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The base of the epoch that the net bytes are of.
+    /// Returns the base of the epoch that the net bytes are of.
     pub(crate) fn base(&self) -> u32 {
         self.base.load(Ordering::Relaxed)
     }
@@ -136,8 +136,8 @@ impl Unpublished {
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
 
-    /// Live bytes that were not published in the epoch of this base. A block that is being resized counts at its new
-    /// size, never at both.
+    /// Returns the live bytes that were not published in the epoch of this base. A block that is being resized counts
+    /// at its new size, never at both.
     pub(crate) fn read(&self, base: u32) -> i64 {
         if self.base.load(Ordering::Relaxed) != base {
             return 0;
@@ -146,7 +146,7 @@ impl Unpublished {
         net.wrapping_sub(self.resizing.load(Ordering::Relaxed))
     }
 
-    /// Live bytes of the blocks that were not sampled that have not been published.
+    /// Returns the live bytes of the blocks that were not sampled that have not been published.
     pub(crate) fn read_unsampled(&self, unsampled: &Unsampled) -> i64 {
         // Allocated before freed: a block that comes and goes meanwhile makes the sum too small, and no peak of it.
         let (allocated, _) = unsampled.read_allocated();

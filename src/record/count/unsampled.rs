@@ -88,7 +88,7 @@ impl Unsampled {
         ALL.push(self);
     }
 
-    /// The id in the tags of these blocks, in 64 bits because [`NO_ID`] is none.
+    /// Returns the id in the tags of these blocks, in 64 bits because [`NO_ID`] is none.
     #[inline(always)]
     pub(crate) fn id(&self) -> u64 {
         // Acquire: pairs with the Release of `begin`, whose zeroes a reader has to see.
@@ -146,7 +146,7 @@ impl Unsampled {
         self.has_unpublished()
     }
 
-    /// Whether publication to the peak is due.
+    /// Returns whether publication to the peak is due.
     #[inline(always)]
     pub(crate) fn has_unpublished(&self) -> bool {
         self.freed_bytes.load(Ordering::Relaxed) >= self.publish_at.load(Ordering::Relaxed)
@@ -166,7 +166,7 @@ impl Unsampled {
         live.wrapping_sub(self.published.replace(live))
     }
 
-    /// Live bytes that have been published to the peak.
+    /// Returns the live bytes that have been published to the peak.
     pub(crate) fn published(&self) -> i64 {
         self.published.get()
     }

@@ -286,14 +286,14 @@ fn walk_and_count(
     }
 }
 
-/// Whether a walk finds the stack of this id too. In debug builds.
+/// Returns whether a walk finds the stack of this id too. In debug builds.
 fn walk_agrees(id: u32, tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
     unwind::walk(tools, registers, Some(entrance));
     is_stack_of_id(id, tools)
 }
 
-/// Whether the id is the one of the stack in the buffer. One of the two may be longer where another thread has just
-/// changed how many addresses are stored.
+/// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
+/// has just changed how many addresses are stored.
 fn is_stack_of_id(id: u32, tools: &OwnerState) -> bool {
     let header = &tools.buffer.header;
     let found = &tools.buffer.addresses[..header.len as usize];

@@ -74,7 +74,7 @@ fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); IDS_PER_
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }
 
-/// Sample interval of blocks of this id. `None` if it is stale, or no id of a sampled block.
+/// Returns the sample interval of blocks of this id. `None` if it is stale, or no id of a sampled block.
 fn interval_of(id: u32) -> Option<u32> {
     let recorded = (id >= epoch::base() && id < epoch::end_id()).then(|| table::recorded(id)).flatten();
     recorded.map(|recorded| recorded.interval).filter(|interval| *interval != 0)

@@ -98,7 +98,7 @@ pub(crate) struct Inside {
     not_send: PhantomData<*const ()>,
 }
 
-/// Enters, after waiting for a fork that is under way.
+/// Enters the lock, after waiting for a fork that is under way.
 pub(crate) fn enter() -> Inside {
     let counter = Counter::of_this_thread();
     counter.enter(1);
@@ -132,7 +132,8 @@ pub(crate) fn outside<T>(act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// The value of a cell, made by the first thread that asks. `make` may take long, and be called by several threads.
+/// Returns the value of a cell, made by the first thread that asks. `make` may take long, and be called by several
+/// threads.
 pub(crate) fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
     if let Some(value) = cell.get() {
         return value;
@@ -142,7 +143,7 @@ pub(crate) fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T
     cell.get_or_init(|| value)
 }
 
-/// Whether another thread forks.
+/// Returns whether another thread forks.
 fn is_closed() -> bool {
     let closed_by = CLOSED_BY.load(Ordering::SeqCst);
     closed_by != 0 && closed_by != this_thread()
@@ -200,7 +201,7 @@ fn wait(tries: &mut u32) {
     *tries = tries.saturating_add(1);
 }
 
-/// A number that no other living thread has and that needs no allocation; not 0.
+/// Returns a number that no other living thread has and that needs no allocation; not 0.
 ///
 /// Near a thread's exit its locals may be gone; such threads share a number.
 pub(crate) fn this_thread() -> usize {

@@ -25,7 +25,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(1);
 static SURVIVOR: AtomicUsize = AtomicUsize::new(0);
 static SURVIVES_SINCE: AtomicU32 = AtomicU32::new(0);
 
-/// The number of this process in a line of forks: a child has another one than its parent.
+/// Returns the number of this process in a line of forks: a child has another one than its parent.
 ///
 /// A process id would not do: a child in another PID namespace may have its parent's.
 pub(crate) fn process() -> u32 {
@@ -57,12 +57,12 @@ const FREE: u64 = 0;
 const THREAD_BITS: u32 = 48;
 const THREAD: u64 = (1 << THREAD_BITS) - 1;
 
-/// The calling thread as a holder. Not [`FREE`], because no thread's number is 0.
+/// Returns the calling thread as a holder. Not [`FREE`], because no thread's number is 0.
 fn here() -> u64 {
     u64::from(process()) << THREAD_BITS | fork::this_thread() as u64 & THREAD
 }
 
-/// Whether a holder is no thread of this process.
+/// Returns whether a holder is no thread of this process.
 fn is_gone(holder: u64) -> bool {
     // Modulo 2^16: of 65,536 forks in one line, one may take a missing thread for a living one.
     let age = (process() as u16).wrapping_sub((holder >> THREAD_BITS) as u16);
@@ -85,7 +85,7 @@ impl<T> ForkMutex<T> {
         }
     }
 
-    /// Locks. Waits for other threads of this process, outside the fork lock.
+    /// Takes the lock. Waits for other threads of this process, outside the fork lock.
     pub(crate) fn lock(&self) -> ForkGuard<'_, T> {
         let mut tries = 0;
         loop {
@@ -113,7 +113,7 @@ impl<T> ForkMutex<T> {
         }
     }
 
-    /// Whether a holder has panicked since this was asked last.
+    /// Returns whether a holder has panicked since the last call.
     pub(crate) fn take_panicked(&self) -> bool {
         self.panicked.swap(false, Ordering::Relaxed)
     }

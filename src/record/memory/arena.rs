@@ -74,7 +74,8 @@ impl Chunks {
         }
     }
 
-    /// Zeroed memory, or null. The size is below [`super::MAPPED`] and not 0, the alignment at most [`MOST_ALIGNED`].
+    /// Returns zeroed memory, or null. The size is below [`super::MAPPED`] and not 0, the alignment at most
+    /// [`MOST_ALIGNED`].
     pub(super) fn take(&self, layout: Layout) -> *mut u8 {
         let layout = match Layout::from_size_align(units(layout.size()), layout.align().max(UNIT)) {
             Ok(layout) if layout.size() < super::MAPPED + UNIT && layout.align() <= MOST_ALIGNED => layout,
@@ -151,7 +152,7 @@ impl Chunks {
 
     // ── Lists of what came back ─────────────────────────────────────────────────────────────────
 
-    /// A piece that came back, zeroed again; null where no list has one.
+    /// Returns a piece that came back, zeroed again; null where no list has one.
     fn take_used(&self, layout: Layout) -> *mut u8 {
         // The class that the size lies in has pieces that are too small; from the next one on any size does.
         for list in self.lists.iter().skip(class(layout.size())) {
@@ -218,7 +219,7 @@ impl Chunks {
     }
 }
 
-/// A piece of this chunk; null if there is no chunk or no room in it.
+/// Cuts a piece from this chunk; null if there is no chunk or no room in it.
 fn cut_from(chunk: *mut Chunk, layout: Layout) -> *mut u8 {
     // SAFETY: null, or a chunk that was made ready before it was published and is never unmapped.
     let Some(Chunk { used }) = (unsafe { chunk.as_ref() }) else { return null_mut() };

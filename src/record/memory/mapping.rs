@@ -1,6 +1,6 @@
 //! Anonymous mappings of the system, for large tables and for the chunks of small ones.
 
-/// Zeroed, or null.
+/// Returns zeroed memory, or null.
 pub(super) fn make(size: usize) -> *mut u8 {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: a fresh anonymous mapping; it touches no memory that exists.

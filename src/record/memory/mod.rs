@@ -40,22 +40,22 @@ const DEFAULT_LIMIT: u64 = 40 << 20;
 /// tables meet within one.
 const APART: usize = 128;
 
-/// The layout of `len` values of `T` that share no [`APART`] bytes with anything else.
+/// Returns the layout of `len` values of `T` that share no [`APART`] bytes with anything else.
 fn table_layout<T>(len: usize) -> Option<Layout> {
     Some(Layout::array::<T>(len).ok()?.align_to(APART).ok()?.pad_to_align())
 }
 
-/// Zeroed memory for one `T`, or null. Returned only by [`free_array`].
+/// Returns zeroed memory for one `T`, or null. Freed only by [`free_array`].
 pub(crate) fn zeroed<T>() -> *mut T {
     zeroed_array(1)
 }
 
-/// Zeroed memory for a table of `len` values of `T`, or null.
+/// Returns zeroed memory for a table of `len` values of `T`, or null.
 pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
     table_layout::<T>(len).map_or(std::ptr::null_mut(), zeroed_bytes).cast()
 }
 
-/// Zeroed memory of this layout, or null; a layout of no bytes gets null.
+/// Returns zeroed memory of this layout, or null; a layout of no bytes gets null.
 pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
     if layout.size() == 0 {
         return std::ptr::null_mut();
@@ -68,8 +68,8 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
     pointer
 }
 
-/// Zeroed memory for `len` values of `T` that the calling thread alone writes, or null: without memory, and where
-/// `may` says that there is no room. Returned only by [`free_array_of_thread`].
+/// Returns zeroed memory for `len` values of `T` that the calling thread alone writes, or null: without memory, and
+/// where `may` says that there is no room. Freed only by [`free_array_of_thread`].
 pub(crate) fn zeroed_array_of_thread<T>(len: usize, may: fn(usize) -> bool) -> *mut T {
     let bytes = len.saturating_mul(size_of::<T>());
     if !may(bytes) {
@@ -171,7 +171,7 @@ pub(crate) fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// Everything that counts against the limit.
+/// Returns the bytes that count against the limit.
 fn counted() -> u64 {
     bytes() + OF_MAP.load(Ordering::Relaxed)
 }
@@ -186,27 +186,27 @@ pub(crate) fn map_bytes() -> u64 {
     OF_MAP.load(Ordering::Relaxed)
 }
 
-/// Whether there is room for a new stack.
+/// Returns whether there is room for a new stack.
 pub(crate) fn may_grow() -> bool {
     counted() < LIMIT.load(Ordering::Relaxed)
 }
 
-/// Whether there is room for a table of so many bytes that no thread can do without.
+/// Returns whether there is room for a table of so many bytes that no thread can do without.
 pub(crate) fn has_room(bytes: usize) -> bool {
     counted() + bytes as u64 <= LIMIT.load(Ordering::Relaxed)
 }
 
-/// Whether there is room for so many bytes of a thread's own counters or caches. The thread can do without, more slowly
-/// and as exactly, but a stack that finds no room is lost: so together they leave half of the limit to stacks, and
-/// beyond that take no more than a quarter of it.
+/// Returns whether there is room for so many bytes of a thread's own counters or caches. The thread can do without,
+/// more slowly and as exactly, but a stack that finds no room is lost: so together they leave half of the limit to
+/// stacks, and beyond that take no more than a quarter of it.
 pub(crate) fn thread_may_grow(bytes: usize) -> bool {
     let (bytes, limit) = (bytes as u64, LIMIT.load(Ordering::Relaxed));
     let after = counted() + bytes;
     after <= limit / 2 || after <= limit && OF_THREADS.load(Ordering::Relaxed) + bytes <= limit / 4
 }
 
-/// Whether there is room for the state of one more thread. A sixteenth beyond the limit of all other tables is for states
-/// alone: where stacks have taken the rest, a new thread still counts where it belongs.
+/// Returns whether there is room for the state of one more thread. A sixteenth beyond the limit of all other tables
+/// is for states alone: where stacks have taken the rest, a new thread still counts where it belongs.
 pub(crate) fn has_room_for_thread(bytes: usize) -> bool {
     let limit = LIMIT.load(Ordering::Relaxed);
     counted() + bytes as u64 <= limit + limit / 16

@@ -151,7 +151,7 @@ impl Layouts {
         unsafe { (*self.pointer(place)).key }
     }
 
-    /// In a table that is not empty.
+    /// Borrows the entry of a slot, in a table that is not empty.
     #[inline(always)]
     fn entry(&mut self, place: usize) -> &mut Entry {
         debug_assert!(self.len != 0);
@@ -200,7 +200,7 @@ impl Layouts {
         &mut self.histories[number]
     }
 
-    /// In a table that is not empty.
+    /// Stores a layout that is not cached yet, in a table that is not empty. Evicts one if both slots are taken.
     fn put(&mut self, key: Key, found: &Layout) {
         let places = self.places(key);
         let is_known = |entry: &Entry| entry.key == key.0 && entry.layout.is_same(found);

@@ -213,7 +213,7 @@ mod tests {
         static REFUSED: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Whether the system would give a mapping.
+    /// Returns whether the system would give a mapping.
     pub(super) fn may_map() -> bool {
         ASKED.set(ASKED.get() + 1);
         !REFUSED.get()

@@ -29,7 +29,7 @@ const _: () = assert!(SMALL == large::GRANULE);
 
 const TAG_BYTES: usize = size_of::<u32>();
 
-/// Layout to ask the inner allocator for; `None` where the size would exceed the limit of a layout.
+/// Returns the layout to ask the inner allocator for; `None` where the size would exceed the limit of a layout.
 #[inline(always)]
 pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
     if is_in_map(layout.size()) {
@@ -46,7 +46,7 @@ pub(crate) fn inner_layout(layout: Layout) -> Option<Layout> {
 /// Beyond this alignment sums are checked.
 const LARGE_ALIGN: usize = 1 << 20;
 
-/// The layout that [`inner_layout`] gave when this block was allocated.
+/// Returns the layout that [`inner_layout`] gave when this block was allocated.
 ///
 /// # Safety
 ///
@@ -77,7 +77,7 @@ pub(crate) unsafe fn write(block: *mut u8, size: usize, id: u32) -> bool {
     true
 }
 
-/// The id [`write()`] kept for the block.
+/// Returns the id that [`write()`] kept for the block.
 ///
 /// # Safety
 ///
@@ -91,7 +91,7 @@ pub(crate) unsafe fn read(block: *const u8, size: usize) -> u32 {
     unsafe { read_behind(block, size) }
 }
 
-/// The rule both sides follow.
+/// Returns whether the id of a block of this size is in the tag map: both sides ask here.
 #[inline(always)]
 fn is_in_map(size: usize) -> bool {
     large::AVAILABLE && unlikely(size >= large::GRANULE)
@@ -118,7 +118,7 @@ pub(crate) fn is_small(size: usize, align: usize) -> bool {
 /// Alignment that every allocator gives, and nearly all blocks ask for.
 const LARGEST_SMALL_ALIGN: usize = 8;
 
-/// Whether the id of a block of this size is stored behind it, whatever its alignment.
+/// Returns whether the id of a block of this size is stored behind it, whatever its alignment.
 #[inline(always)]
 pub(crate) fn is_behind(size: usize) -> bool {
     size < SMALL
@@ -135,7 +135,7 @@ pub(crate) unsafe fn inner_layout_of_small(layout: Layout) -> Layout {
     unsafe { Layout::from_size_align_unchecked(inner_size_of_small(layout.size()), layout.align()) }
 }
 
-/// Size to ask the inner allocator for, for a small block.
+/// Returns the size to ask the inner allocator for, for a small block.
 #[inline(always)]
 pub(crate) fn inner_size_of_small(size: usize) -> usize {
     size + TAG_BYTES

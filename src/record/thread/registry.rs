@@ -48,7 +48,7 @@ fn local() -> *const HotState {
     LOCAL.try_with(Cell::get).unwrap_or(&raw const GONE)
 }
 
-/// The state of the calling thread, if it has one.
+/// Returns the state of the calling thread, if it has one.
 #[inline(always)]
 pub(crate) fn current() -> Option<&'static ThreadState> {
     let hot = local();
@@ -57,7 +57,7 @@ pub(crate) fn current() -> Option<&'static ThreadState> {
     (!has_none).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it has one that is not busy.
+/// Returns the state of the calling thread, if it has one that is not busy.
 #[inline(always)]
 pub(crate) fn idle() -> Option<&'static ThreadState> {
     let hot = local();
@@ -67,7 +67,7 @@ pub(crate) fn idle() -> Option<&'static ThreadState> {
     (!is_busy).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it has one that is neither busy nor suspended.
+/// Returns the state of the calling thread, if it has one that is neither busy nor suspended.
 #[inline(always)]
 pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     let hot = local();
@@ -77,7 +77,7 @@ pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     (!is_suspended).then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, if it is [at this generation](HotState::is_at_generation).
+/// Returns the state of the calling thread, if it is [at this generation](HotState::is_at_generation).
 #[inline(always)]
 pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
     let hot = local();
@@ -87,7 +87,7 @@ pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
     is_current.then(|| unsafe { &*hot.cast::<ThreadState>() })
 }
 
-/// The state of the calling thread, made if it may have one; `None` near the thread's end.
+/// Returns the state of the calling thread, made if it may have one; `None` near the thread's end.
 #[cold]
 #[inline(never)]
 pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
@@ -155,7 +155,7 @@ pub(crate) fn revoke_unpublished() {
     ALL.iter_after().for_each(|state| state.unpublished.revoke());
 }
 
-/// Live bytes of the epoch of this base that threads have not published.
+/// Returns the live bytes of the epoch of this base that threads have not published.
 pub(crate) fn unpublished_bytes(base: u32) -> i64 {
     let of_one = |state: &ThreadState| {
         let unsampled = &state.hot.unsampled;

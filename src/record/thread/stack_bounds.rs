@@ -24,7 +24,7 @@ pub(crate) struct StackBounds {
 }
 
 impl StackBounds {
-    /// Whether a stack pointer is on this stack, as far as is known.
+    /// Returns whether a stack pointer is on this stack, as far as is known.
     #[inline(always)]
     pub(crate) fn contains(&self, stack_pointer: usize) -> bool {
         // 0 < distance <= size.
@@ -116,7 +116,7 @@ pub(crate) fn prepare() {
     }
 }
 
-/// The calling thread's, before any of it was looked at. In a thread that has just begun.
+/// Returns the bounds of the calling thread's stack, before any of it was looked at. In a thread that has just begun.
 pub(crate) fn of_this_thread() -> StackBounds {
     if CAN_ASK.load(Ordering::Relaxed) {
         return StackBounds {
@@ -151,7 +151,7 @@ impl ForeignPages {
         ForeignPages { page: stack_pointer & !(page_size() - 1) }
     }
 
-    /// Whether the word at an aligned address can be read.
+    /// Returns whether the word at an aligned address can be read.
     #[inline]
     pub(crate) fn contains(&mut self, address: usize) -> bool {
         let page = address & !(page_size() - 1);

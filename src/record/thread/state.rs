@@ -60,12 +60,13 @@ pub(crate) struct HotState {
 unsafe impl Sync for HotState {}
 
 impl HotState {
-    /// Placeholder for the state of a thread that has none: busy, of no generation, without blocks.
+    /// Makes a placeholder for the state of a thread that has none: busy, of no generation, without blocks.
     pub(super) const fn placeholder() -> HotState {
         HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
     }
 
-    /// Whether no flag is set, tracking is on, and the owner's caches are of this generation. A placeholder never is.
+    /// Returns whether no flag is set, tracking is on, and the owner's caches are of this generation. A placeholder
+    /// never is.
     #[inline(always)]
     pub(crate) fn is_at_generation(&self, generation: u32) -> bool {
         self.flags.load(Ordering::Relaxed) == generation
@@ -151,7 +152,7 @@ impl ThreadState {
         Idle(self)
     }
 
-    /// The parts that only the owner touches.
+    /// Returns the parts that only the owner touches.
     ///
     /// # Safety
     ///
@@ -164,7 +165,7 @@ impl ThreadState {
         unsafe { &mut *self.tools.get() }
     }
 
-    /// Whether a change of live bytes need not be published for the peak; then bytes are few.
+    /// Returns whether a change of live bytes need not be published for the peak; then bytes are few.
     #[inline(always)]
     pub(crate) fn fits(&self, bytes: i64) -> bool {
         self.unpublished.fits(bytes)

@@ -23,7 +23,7 @@ pub(super) fn thread_pointer() -> usize {
     pointer
 }
 
-/// Whether the eight bytes at an address can be read; they are within one page.
+/// Returns whether the eight bytes at an address can be read; they are within one page.
 ///
 /// `rt_sigprocmask` reads the set before it finds that nothing can be done with it so: it fails as it must with
 /// an address that cannot be read, and otherwise with an unknown way to change the mask. It changes nothing.
@@ -82,7 +82,7 @@ pub(super) fn copy(address: usize, to: &mut [u8]) -> bool {
     result == to.len() as isize
 }
 
-/// Whether the answers are right, of something that can be read and of a page that cannot.
+/// Returns whether the probe is right about readable memory and about a page that cannot be read.
 pub(super) fn works() -> bool {
     let here = 0usize;
     // SAFETY: a fresh mapping, that no other code knows of, and its end.
