@@ -51,8 +51,8 @@ impl<T: Linked> List<T> {
         })
     }
 
-    /// Iterates over all items after a change of other data: a thread that pushes an item that is not found here sees the
-    /// change from then on.
+    /// Iterates over all items after a change of other data: a thread that pushes an item that is not found here sees
+    /// the change from then on.
     pub(crate) fn iter_after(&self) -> impl Iterator<Item = &'static T> + use<T> {
         // Changes nothing, but comes before or behind each `push`. Release: pairs with the Acquire of one behind it.
         let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, Some);

@@ -30,8 +30,8 @@ use crate::record::unwind;
 ///
 /// # Errors
 ///
-/// If `frames` is not within 1..=64, or if no [`TrackingAllocator`](crate::TrackingAllocator) is in use; nothing is changed
-/// then.
+/// If `frames` is not within 1..=64, or if no [`TrackingAllocator`](crate::TrackingAllocator) is in use; nothing is
+/// changed then.
 pub fn start(frames: usize) -> Result<(), Error> {
     let frames = checked("start", frames)?;
     startup::ensure();
@@ -350,7 +350,8 @@ pub(crate) struct OwnFrames {
     pub asking: usize,
 }
 
-/// Finds the addresses that tell heapgauge's frames from the program's where there are no symbols. One thread at a time.
+/// Finds the addresses that tell heapgauge's frames from the program's where there are no symbols. One thread at a
+/// time.
 pub(crate) fn own_frames() -> OwnFrames {
     startup::ensure();
     let (stacks, asking) = own_frames::sample();

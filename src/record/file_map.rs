@@ -30,9 +30,9 @@ impl Deref for FileMap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped until `self` is dropped, and this process never writes to them. As with every
-        // reader of debug information that maps files, among them that of the standard library's backtraces, a program
-        // whose executable is written over in place, instead of replaced, is lost.
+        // SAFETY: so many bytes are mapped until `self` is dropped, and this process never writes to them. As with
+        // every reader of debug information that maps files, among them that of the standard library's backtraces, a
+        // program whose executable is written over in place, instead of replaced, is lost.
         unsafe { self.bytes.as_ref() }
     }
 }

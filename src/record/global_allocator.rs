@@ -1,9 +1,9 @@
 //! The program's global allocator → whether it is heapgauge's, and the recorded stack of one of its blocks.
 //!
 //! Any thread may call these at any time. A block's tag is read only where the program declared its allocator with
-//! [`global_allocator!`](crate::global_allocator): then every block of `Box`, `Vec` and `String` has a tag. No probe can
-//! prove that. An allocator of the program's own may send one layout to a `TrackingAllocator` and another to a mapping
-//! that ends with the block, and reading behind that block is a fault by itself.
+//! [`global_allocator!`](crate::global_allocator): then every block of `Box`, `Vec` and `String` has a tag. No probe
+//! can prove that. An allocator of the program's own may send one layout to a `TrackingAllocator` and another to a
+//! mapping that ends with the block, and reading behind that block is a fault by itself.
 
 use crate::record::control;
 use crate::record::epoch;

@@ -1,8 +1,8 @@
 //! A sum of bytes that begins at 0 in each epoch, though any thread may change it while another ends the epoch.
 //!
-//! A change belongs to an epoch, and a `clear` may come between the event and its publication. The sum therefore holds the
-//! mark of its epoch in the same word: a change of an epoch that is over is dropped, and the first change of a new one
-//! begins at 0, whether the thread that clears has come so far or not.
+//! A change belongs to an epoch, and a `clear` may come between the event and its publication. The sum therefore
+//! holds the mark of its epoch in the same word: a change of an epoch that is over is dropped, and the first change
+//! of a new one begins at 0, whether the thread that clears has come so far or not.
 
 use crate::base::atomics::{AtomicU64, Ordering};
 
@@ -99,16 +99,19 @@ impl Peak {
         self.highest.raise(base, present, live).unwrap_or(live)
     }
 
-    /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.
+    /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not
+    /// published.
     ///
-    /// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would keep them.
+    /// Not to the sum over all counters: that holds blocks which came and went while it was read, and a peak would
+    /// keep them.
     pub(crate) fn raise(
         &self,
         base: u32,
         present: impl Fn() -> u32,
         unpublished: impl FnOnce() -> i64,
     ) -> u64 {
-        // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak itself.
+        // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak
+        // itself.
         let published = self.published.bytes(base);
         self.raise_to(base, present, published.wrapping_add(unpublished())).max(0) as u64
     }

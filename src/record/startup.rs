@@ -59,9 +59,9 @@ fn at_fork() {
     if REGISTERED.swap(true, Ordering::Relaxed) {
         return;
     }
-    // Prepare handlers run in the reverse order of registration: this one, registered before `main`, runs after those of
-    // the program, which may allocate. It runs before those of an inner allocator, which has been asked for memory by
-    // now: that may hold its locks from there on, and threads inside the fork lock may need them.
+    // Prepare handlers run in the reverse order of registration: this one, registered before `main`, runs after those
+    // of the program, which may allocate. It runs before those of an inner allocator, which has been asked for memory
+    // by now: that may hold its locks from there on, and threads inside the fork lock may need them.
     // SAFETY: three functions that live as long as the process.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(in_child)) };
 }

@@ -9,8 +9,8 @@ use crate::record::tag::large;
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// Returns free memory to the system if this process has grown by more than `growth` bytes since it held `before`, and is not
-/// so large that this could be felt.
+/// Returns free memory to the system if this process has grown by more than `growth` bytes since it held `before`,
+/// and is not so large that this could be felt.
 pub(crate) fn trim_if_grown(before: usize, growth: usize) {
     let now = private_bytes();
     if now > before.saturating_add(growth) && now < LARGEST {

@@ -230,8 +230,8 @@ impl<C> Table<C> {
         Some(unsafe { &*segment.add(offset) })
     }
 
-    /// Returns the chunk of these ids, made if need be; `None` when there is no memory for it. In the table of one thread: also where `may` says
-    /// that there is no room for so many bytes.
+    /// Returns the chunk of these ids, made if need be; `None` when there is no memory for it. In the table of one
+    /// thread: also where `may` says that there is no room for so many bytes.
     #[cold]
     #[inline(never)]
     fn chunk_or_make(&self, number: usize, may: Option<fn(usize) -> bool>) -> Option<&C> {
@@ -261,8 +261,8 @@ impl Table<OwnerCounters> {
         self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
     }
 
-    /// Counts a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block is
-    /// then to be counted in the counters that threads share.
+    /// Counts a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block
+    /// is then to be counted in the counters that threads share.
     #[cold]
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
@@ -311,8 +311,8 @@ fn place(number: usize) -> (usize, usize) {
     (segment, shifted - (FIRST_SEGMENT << segment))
 }
 
-/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile. With `may`: values of one
-/// thread, where that says that there is room for so many bytes.
+/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile. With `may`: values of
+/// one thread, where that says that there is room for so many bytes.
 fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) -> Option<*mut T> {
     let present = place.load(Ordering::Acquire);
     if !present.is_null() {

@@ -1,4 +1,5 @@
-//! Counters by thread and stack id, live bytes not yet published, the byte budget between samples, and the weight of a sample.
+//! Counters by thread and stack id, live bytes not yet published, the byte budget between samples, and the weight of
+//! a sample.
 
 pub(crate) mod counters;
 pub(crate) mod sampling;

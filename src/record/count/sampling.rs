@@ -126,8 +126,8 @@ pub(crate) struct Sampler {
     random: Cell<u64>,
 }
 
-/// Bytes of blocks that are not sampled, allocated or freed, between two publications to the peak. Less than 64 KiB: the
-/// rest is for the blocks that are recorded meanwhile.
+/// Bytes of blocks that are not sampled, allocated or freed, between two publications to the peak. Less than 64 KiB:
+/// the rest is for the blocks that are recorded meanwhile.
 pub(crate) const PEAK_STEP: u32 = 56 << 10;
 
 impl Sampler {
@@ -148,8 +148,8 @@ impl Sampler {
         left < 0
     }
 
-    /// Takes the next budget off the gap: blocks below [`SMALL`] bytes are not looked at as long as they fit in what remains
-    /// of so many bytes.
+    /// Takes the next budget off the gap: blocks below [`SMALL`] bytes are not looked at as long as they fit in what
+    /// remains of so many bytes.
     pub(crate) fn next_budget(&self) -> u32 {
         let until_sample = self.bytes_until_sample.get();
         // Where some of those are recorded without exception, they must not fit.

@@ -1,7 +1,8 @@
 //! Live bytes of one thread that have not been published to the peak.
 //!
-//! A thread adds each change of its live bytes here and publishes the sum when it has left the range of ±`limit`. Written
-//! by the thread it belongs to, inside the allocator; others read it, and revoke the range when an epoch ends.
+//! A thread adds each change of its live bytes here and publishes the sum when it has left the range of ±`limit`.
+//! Written by the thread it belongs to, inside the allocator; others read it, and revoke the range when an epoch
+//! ends.
 //!
 //! A resize is one change, the new size less the old one. Added one after the other, the two halves would publish a
 //! heap with both blocks in it, or with neither.
@@ -56,7 +57,8 @@ impl Unpublished {
 
     // ── The epoch ───────────────────────────────────────────────────────────────────────────────
 
-    /// Revokes the range, so that its owner looks at the epoch before its next change fits. Any thread, after the base has changed.
+    /// Revokes the range, so that its owner looks at the epoch before its next change fits. Any thread, after the
+    /// base has changed.
     pub(crate) fn revoke(&self) {
         // Release: pairs with the Acquire of `seal`, which then sees the base that was changed before.
         self.range.swap(REVOKED, Ordering::Release);

@@ -5,17 +5,19 @@
 //!
 //! A block is added by one instruction for its bytes and one for itself, so a signal handler that allocates comes
 //! before or behind each, never between its load and its store, and a thread need not say that it is busy. Whether the
-//! end of the budget is reached is a question of level, not of passing a mark: what a handler adds is seen the next time.
+//! end of the budget is reached is a question of level, not of passing a mark: what a handler adds is seen the next
+//! time.
 //!
-//! A block within the budget does not look at the state of tracking (off, suspended, another epoch or sampling): a change
-//! of that revokes the budgets of all threads.
+//! A block within the budget does not look at the state of tracking (off, suspended, another epoch or sampling): a
+//! change of that revokes the budgets of all threads.
 //!
 //! ```text
 //! granted ◀── grant ── sealed ◀── seal ── revoked        its thread seals, reads base and sampling, grants
 //!    └────────────────────┴────── revoke ────▲           any thread, after base or sampling have changed
 //! ```
 //!
-//! All of it is one word, [`Unsampled::budget_end`]: a budget that is revoked while its thread reads base and sampling is not granted.
+//! All of it is one word, [`Unsampled::budget_end`]: a budget that is revoked while its thread reads base and
+//! sampling is not granted.
 
 use crate::base::atomics::{AtomicI64, AtomicPtr, AtomicU64, Ordering, add_block_to_own};
 use crate::base::hint::unlikely;
@@ -83,7 +85,8 @@ impl Unsampled {
     /// Turns zero bytes into counts without blocks, and pushes them to the list.
     pub(crate) fn enlist(&'static self) {
         self.revoke();
-        // Release: pairs with the Acquire of `id`; a thread that sees that an epoch is gone sees the base that ended it.
+        // Release: pairs with the Acquire of `id`; a thread that sees that an epoch is gone sees the base that ended
+        // it.
         self.id.store(NO_ID, Ordering::Release);
         ALL.push(self);
     }
@@ -99,8 +102,8 @@ impl Unsampled {
     pub(crate) fn begin(&self, id: u32) {
         self.id.store(NO_ID, Ordering::Release);
         for count in [&self.allocated_bytes, &self.allocated_blocks, &self.freed_bytes, &self.freed_blocks] {
-            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; a thread that sees a zero sees the base that
-            // ended the old epoch.
+            // Release: pairs with the Acquire of `read_freed` and `read_allocated`; a thread that sees a zero sees
+            // the base that ended the old epoch.
             count.store(0, Ordering::Release);
         }
         self.publish_at.store(PEAK_STEP.into(), Ordering::Relaxed);
@@ -184,8 +187,8 @@ impl Unsampled {
         self.budget_end.swap(SEALED, Ordering::Acquire);
     }
 
-    /// Returns what remains of the budget that was granted last, in bytes; below 0 where a signal handler has taken more.
-    /// Called by its thread.
+    /// Returns what remains of the budget that was granted last, in bytes; below 0 where a signal handler has taken
+    /// more. Called by its thread.
     ///
     /// Also when it was revoked: by then a block may have found that it does not fit, and its sample would be lost.
     pub(crate) fn remaining(&self) -> i64 {
@@ -232,8 +235,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Unsampled> {
     ALL.iter()
 }
 
-/// Revokes the budgets of all threads, after base or sampling have changed: when this returns, each reads them before its next
-/// block passes, and finds what they are now.
+/// Revokes the budgets of all threads, after base or sampling have changed: when this returns, each reads them before
+/// its next block passes, and finds what they are now.
 pub(crate) fn revoke_all() {
     ALL.iter_after().for_each(Unsampled::revoke);
 }

@@ -385,8 +385,8 @@ fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 
     }
 }
 
-/// Counts a block at `[unrecorded]` in the counters that threads share, and publishes the size less the bytes of a block
-/// that is being resized.
+/// Counts a block at `[unrecorded]` in the counters that threads share, and publishes the size less the bytes of a
+/// block that is being resized.
 #[cold]
 pub(super) fn record_unattributed_shared(size: usize, resized: i64) -> u32 {
     let base = epoch::base();

@@ -39,9 +39,10 @@
 //! busy or no state                     any                        record_realloc_slow → record_alloc_slow, count_free
 //! ```
 //!
-//! Where blocks are sampled, most are not: they are counted at one id for all of them. A sampled block is counted twice: at
-//! its size at the first id of its stack, so that totals are exact, and by its weight at the three ids after that: bytes,
-//! blocks, variance. That is rare, so it goes to the counters that threads share, whose words are wide enough.
+//! Where blocks are sampled, most are not: they are counted at one id for all of them. A sampled block is counted
+//! twice: at its size at the first id of its stack, so that totals are exact, and by its weight at the three ids
+//! after that: bytes, blocks, variance. That is rare, so it goes to the counters that threads share, whose words are
+//! wide enough.
 
 pub(crate) mod alloc;
 pub(crate) mod capture;
@@ -58,8 +59,8 @@ use crate::record::stack_id::table::{self, IDS_PER_SAMPLED_STACK};
 use crate::record::tag::{SAMPLED, UNTRACKED};
 use crate::record::thread::{self, BUSY};
 
-/// Returns the calling thread's counts of blocks that were not sampled, if a block with this tag belongs to them. Its free
-/// is to be counted there, and [`publish`](free::publish) to be called where that says so.
+/// Returns the calling thread's counts of blocks that were not sampled, if a block with this tag belongs to them. Its
+/// free is to be counted there, and [`publish`](free::publish) to be called where that says so.
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
@@ -105,8 +106,8 @@ fn publish_shared(tag: u32, change: i64) {
     }
 }
 
-/// Adds a change of live bytes for the peak, by a block with this tag. The thread's state is made if it has none because
-/// it has only freed so far; one that is busy is left alone.
+/// Adds a change of live bytes for the peak, by a block with this tag. The thread's state is made if it has none
+/// because it has only freed so far; one that is busy is left alone.
 fn change_live_bytes(tag: u32, change: i64) {
     if change == 0 {
         return;

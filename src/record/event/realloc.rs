@@ -61,8 +61,9 @@ pub(crate) unsafe fn record_realloc(
     block
 }
 
-/// Largest block whose resize is recorded as an allocation and then a free. Where the first of the two is published, the
-/// peak counts the old block too, once: less than a thread may leave unpublished, so that the peak stays in its bounds.
+/// Largest block whose resize is recorded as an allocation and then a free. Where the first of the two is published,
+/// the peak counts the old block too, once: less than a thread may leave unpublished, so that the peak stays in its
+/// bounds.
 const LARGEST_APART: usize = 16 << 10;
 
 /// Records a resize in a thread that is suspended or busy, or has no state yet.
@@ -93,9 +94,9 @@ unsafe fn record_realloc_slow(
     unsafe { write_tag(block, new_size, id) }
 }
 
-/// Counts the new size in a suspended thread, at the id that the block has. Not so a block that could have been sampled:
-/// one that grew and kept its id would be in the sample as seldom as when it was small, and weigh as little as a large
-/// one. Whether it is sampled is decided anew, and the stack is the present one.
+/// Counts the new size in a suspended thread, at the id that the block has. Not so a block that could have been
+/// sampled: one that grew and kept its id would be in the sample as seldom as when it was small, and weigh as little
+/// as a large one. Whether it is sampled is decided anew, and the stack is the present one.
 ///
 /// The caller takes the old size off the counters; the peak gets both changes here.
 pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u32 {

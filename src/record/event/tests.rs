@@ -17,7 +17,7 @@ const CONFIG: Config = Config {
     is_global: false,
 };
 
-/// Begins an epoch and serialises the tests, which share the tracker.
+/// Begins an epoch and serialises the tests, which share its counters.
 fn started() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);

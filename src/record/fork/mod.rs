@@ -1,5 +1,5 @@
-//! The fork lock, which `fork` closes: while the process is copied no other thread is inside, that is, in the middle of a
-//! change of what all threads share. So a child finds the map of stacks and the read side's tables whole.
+//! The fork lock, which `fork` closes: while the process is copied no other thread is inside, that is, in the middle
+//! of a change of what all threads share. So a child finds the map of stacks and the read side's tables whole.
 //!
 //! Each thread notes in its own state whether it is inside; entering is two atomic operations, on paths that already
 //! take a lock. Threads stay inside for moments: longer work, such as reading debug information, is done [`outside`].

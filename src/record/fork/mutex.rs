@@ -3,8 +3,8 @@
 //!
 //! A forked child has the memory of its parent but only the thread that forked. A mutex of the standard library that
 //! another thread held at that moment stays locked in the child for ever. This one knows in which process and by which
-//! thread it was locked, so the child takes it over, with its value: that changes only inside the [fork lock](fork), where a fork
-//! waits, or lies between two changes in [`fork::outside`], where the fork does not.
+//! thread it was locked, so the child takes it over, with its value: that changes only inside the [fork lock](fork),
+//! where a fork waits, or lies between two changes in [`fork::outside`], where the fork does not.
 //!
 //! Only the read side uses it: a waiting thread sleeps up to a millisecond at a time.
 

@@ -1,8 +1,8 @@
 //! Sockets of heapgauge's server → closed in a forked child, where its thread does not exist.
 //!
-//! Open, they would keep the address: it would accept connections that no thread answers, and could not be served again.
-//! A socket is opened and noted, or forgotten and closed, inside the fork lock: a fork never comes between the two, so what a
-//! child closes is a socket of the server's.
+//! Open, they would keep the address: it would accept connections that no thread answers, and could not be served
+//! again. A socket is opened and noted, or forgotten and closed, inside the fork lock: a fork never comes between the
+//! two, so what a child closes is a socket of the server's.
 
 use crate::record::fork;
 #[cfg(unix)]

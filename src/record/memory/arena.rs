@@ -207,8 +207,8 @@ impl Chunks {
         let list = &self.lists[class(size)];
         let mut head = list.load(Ordering::Relaxed);
         loop {
-            // SAFETY: as above; no other thread sees it yet. Whatever else the head has been meanwhile, if it is that now, then
-            // this is what follows the piece.
+            // SAFETY: as above; no other thread sees it yet. Whatever else the head has been meanwhile, if it is that
+            // now, then this is what follows the piece.
             unsafe { (*piece).next = head };
             // Release: pairs with the Acquire of `take_used`, which then sees what is in it.
             match list.compare_exchange_weak(head, piece, Ordering::Release, Ordering::Relaxed) {

@@ -148,8 +148,8 @@ pub(crate) fn inner_size_of_small(size: usize) -> usize {
 /// * As for [`write()`].
 #[inline(always)]
 pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
-    // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and only this module touches them;
-    // the write is unaligned because sizes are arbitrary.
+    // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and only this module
+    // touches them; the write is unaligned because sizes are arbitrary.
     unsafe { block.add(size).cast::<u32>().write_unaligned(id) }
 }
 

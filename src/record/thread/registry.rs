@@ -11,8 +11,8 @@ use std::cell::Cell;
 use std::hint::assert_unchecked;
 
 thread_local! {
-    /// Points to the hot part of this thread's state: [`NOT_YET`] before its first allocation, [`GONE`] near its end. Constant
-    /// initialisation and no `Drop`: reading it is one instruction and never registers anything.
+    /// Points to the hot part of this thread's state: [`NOT_YET`] before its first allocation, [`GONE`] near its end.
+    /// Constant initialisation and no `Drop`: reading it is one instruction and never registers anything.
     pub(super) static LOCAL: Cell<*const HotState> = const { Cell::new(&raw const NOT_YET) };
 }
 
@@ -150,7 +150,8 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     ALL.iter()
 }
 
-/// Makes every thread look at the epoch before its next change of live bytes stays unpublished, after the base has changed.
+/// Makes every thread look at the epoch before its next change of live bytes stays unpublished, after the base has
+/// changed.
 pub(crate) fn revoke_unpublished() {
     ALL.iter_after().for_each(|state| state.unpublished.revoke());
 }

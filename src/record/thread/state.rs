@@ -50,9 +50,9 @@ pub(crate) struct OwnerState {
 pub(crate) struct HotState {
     pub unsampled: Unsampled,
     /// Reasons why the next event cannot take the fast path: [`BUSY`], [`INTERNING`], [`PAUSED`],
-    /// [`INTERNAL`]; and, in the bits above those, the tracker's generation that the owner's caches belong to, so that one comparison
-    /// tells whether the next event can. Written by its
-    /// thread only; atomic because a signal handler of that thread reads it.
+    /// [`INTERNAL`]; and, in the bits above those, the generation that the owner's caches belong to, so that one
+    /// comparison tells whether the next event can. Written by its thread only; atomic because a signal handler of
+    /// that thread reads it.
     pub(super) flags: AtomicU32,
 }
 
@@ -191,8 +191,8 @@ impl ThreadState {
         }
     }
 
-    /// Adds the bytes of a resized block again that were taken off in a later epoch than that of the block, whose id this
-    /// is: a `clear` came after they had been looked up.
+    /// Adds the bytes of a resized block again that were taken off in a later epoch than that of the block, whose id
+    /// this is: a `clear` came after they had been looked up.
     #[cold]
     pub(crate) fn give_back_resized(&self, id: u32, resized: i64) {
         let taken_in = self.unpublished.resized_in();
@@ -258,8 +258,8 @@ impl ThreadState {
         }
     }
 
-    /// Divides the bytes that may stay unpublished anew, after sampling or epoch have changed. The thread's own, while it is
-    /// busy.
+    /// Divides the bytes that may stay unpublished anew, after sampling or epoch have changed. The thread's own,
+    /// while it is busy.
     pub(crate) fn divide_steps(&self) {
         let (limit, _) = self.steps();
         if self.unpublished.limit() != limit {

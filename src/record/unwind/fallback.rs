@@ -1,7 +1,7 @@
 //! The calling thread's stack → return addresses, by the platform's own unwinder.
 //!
-//! A hundred times slower than `cfi`. On Unix it takes no lock of the `backtrace` crate (a thread that panics may hold it
-//! and allocate). The buffer it fills is the caller's.
+//! A hundred times slower than `cfi`. On Unix it takes no lock of the `backtrace` crate (a thread that panics may
+//! hold it and allocate). The buffer it fills is the caller's.
 
 use super::Gather;
 
