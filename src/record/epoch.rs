@@ -34,7 +34,9 @@ static HOT: Hot = Hot {
     generation: AtomicU32::new(GENERATION),
 };
 
-static NEXT: AtomicU32 = AtomicU32::new(tag::FIRST);
+/// The next id in the low half; in the high half the newest base that a `clear` or `start` has taken. One word, so that the
+/// thread that takes an id knows the epoch that it belongs to.
+static NEXT: AtomicU64 = AtomicU64::new(tag::FIRST as u64);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
 static CONFIGURED: AtomicU8 = AtomicU8::new(0);
 /// 1 once an instance was asked for a block; 2 once one was that is the program's global allocator. Relaxed: it only
@@ -226,12 +228,20 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         }
         // Every epoch has ids of its own for `[unrecorded]` and for what is not sampled, so that what was
         // counted there before is stale like anything else.
-        let next = NEXT.fetch_add(2, Ordering::Relaxed);
-        if peak::mark(next) == peak::mark(base) {
+        let take = |word: u64| {
+            let next = word as u32;
             // The sums of two epochs in a row have to differ by their marks.
+            let newest = if peak::mark(next) == peak::mark(base) { (word >> 32) as u32 } else { next };
+            Some(join_next(next.wrapping_add(2), newest))
+        };
+        let Ok(before) = NEXT.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { continue };
+        let next = before as u32;
+        if peak::mark(next) == peak::mark(base) {
             continue;
         }
-        if HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        let moved = HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Acquire);
+        // A thread that took an id meanwhile may have moved it to the same base, see `next_ids`.
+        if moved.is_ok() || moved == Err(next) {
             next_generation_and_recall();
             PEAK.begin(next, self::base);
             return true;
@@ -239,15 +249,34 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
     }
 }
 
-/// The first of `count` fresh ids, a multiple of `count`; `None` when they are used up.
+/// Packs the word of [`NEXT`].
+fn join_next(next: u32, newest: u32) -> u64 {
+    u64::from(newest) << 32 | u64::from(next)
+}
+
+/// Takes `count` fresh ids and returns the first, a multiple of `count`; `None` when they are used up.
+///
+/// An id taken between the two steps of a `clear` is of the new epoch, while the base is still the old one: its bytes would
+/// be published to a sum that ends. So the base is moved here, too.
 pub(crate) fn next_ids(count: u32) -> Option<u32> {
-    let after = |id: u32| (id < LAST_STACK).then(|| id.next_multiple_of(count) + count);
-    NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after).ok().map(|id| id.next_multiple_of(count))
+    let after = |word: u64| {
+        let id = word as u32;
+        (id < LAST_STACK).then(|| join_next(id.next_multiple_of(count) + count, (word >> 32) as u32))
+    };
+    // Acquire: pairs with the taking of a base in `move_base`.
+    let word = NEXT.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).ok()?;
+    let newest = (word >> 32) as u32;
+    let base = HOT.base.load(Ordering::Acquire);
+    if base < newest {
+        // While tracking is off the base is above all others. Where this fails, it has been moved by another thread.
+        let _ = HOT.base.compare_exchange(base, newest, Ordering::AcqRel, Ordering::Relaxed);
+    }
+    Some((word as u32).next_multiple_of(count))
 }
 
 /// The id after the last one given out.
 pub(crate) fn end_id() -> u32 {
-    NEXT.load(Ordering::Acquire)
+    NEXT.load(Ordering::Acquire) as u32
 }
 
 // ── Peak ────────────────────────────────────────────────────────────────────────────────────────
