@@ -1338,6 +1338,7 @@ mod tests {
             standard("finish_grow", "library/alloc/src/raw_vec/mod.rs"),
             standard("alloc::raw_vec::RawVec::grow_one", UNKNOWN),
             standard("alloc::sync::Arc::new", "library/alloc/src/sync.rs"),
+            standard("hashbrown::raw::alloc::inner::do_alloc", "hashbrown-0.16.1/src/raw/alloc.rs"),
         ];
         let wanted = [
             standard("std::thread::lifecycle::spawn_unchecked", "library/std/src/thread/lifecycle.rs"),

@@ -433,7 +433,7 @@ pub(super) fn module_origin(name: &str) -> Origin {
 pub(super) fn only_allocates(frame: &Frame) -> bool {
     let function = frame.function.as_deref().unwrap_or_default();
     let module = |path: &str| function.strip_prefix(path).is_some_and(|rest| rest.starts_with("::"));
-    ["alloc", "core::alloc", "std::alloc"].into_iter().any(module)
+    ["alloc", "core::alloc", "hashbrown", "std::alloc"].into_iter().any(module)
         || frame.file.starts_with("library/alloc/src/")
         || ["library/core/src/alloc/", "library/std/src/alloc.rs"]
             .iter()
