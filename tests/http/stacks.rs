@@ -10,18 +10,21 @@ pub fn blocks_on_many_stacks(turns: u32) -> Vec<Box<u64>> {
     kept
 }
 
+// The code behind each call differs, so that the compiler makes neither one function nor a jump of them.
+
 #[inline(never)]
 #[allow(clippy::vec_box, reason = "each box is a block of its own")]
 fn left(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
     descend(path, depth, kept);
-    black_box(());
+    black_box(&kept);
 }
 
 #[inline(never)]
 #[allow(clippy::vec_box, reason = "each box is a block of its own")]
 fn right(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
+    black_box(&kept);
     descend(path, depth, kept);
-    black_box(());
+    black_box(&kept);
 }
 
 #[inline(never)]
@@ -32,4 +35,5 @@ fn descend(path: u32, depth: u32, kept: &mut Vec<Box<u64>>) {
         _ if path & 1 == 0 => left(path >> 1, depth - 1, kept),
         _ => right(path >> 1, depth - 1, kept),
     }
+    black_box(&kept);
 }
