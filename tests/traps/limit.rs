@@ -10,7 +10,7 @@ type Block = Box<[u64; 3]>;
 
 #[inline(never)]
 fn leaf(number: usize) -> Block {
-    black_box(Box::new([number as u64; 3]))
+    black_box(Box::new([number as u64 ^ 1; 3]))
 }
 /// The line of the allocating call.
 const LEAF_LINE: u32 = line!() - 3;

@@ -8,7 +8,7 @@ type Block = Box<[u64; 3]>;
 
 #[inline(never)]
 fn leaf(number: usize) -> Block {
-    black_box(Box::new([number as u64; 3]))
+    black_box(Box::new([number as u64 ^ 3; 3]))
 }
 const LEAF: &str = "traps::stacks::leaf";
 
