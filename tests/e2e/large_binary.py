@@ -165,7 +165,7 @@ def in_little_memory():
 def too_little_for_lines():
     """Names are functions of the symbol table, or offsets where that does not fit; the process continues, all is counted."""
     functions = offsets = False
-    for tenths in [120, 80, 50, 30, 20, 15, 12, 10, 8]:
+    for tenths in [120, 80, 50, 30, 20, 15, 12, 10]:
         limit = tenths * ARGUMENTS.sites // 1_000 * MIB // 10
         outcome = Outcome(limit, (resource.RLIMIT_DATA, ARGUMENTS.memory * MIB)).show(f"{limit / MIB:.1f} MiB")
         assert outcome.dropped > 0
