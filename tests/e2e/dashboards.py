@@ -219,7 +219,7 @@ def every_query_is_answered_by_a_real_service():
         for _, block, line in expressions:
             metrics, labels = names_in(block or line)
             assert metrics <= set(known) | set(recorded), sorted(metrics - set(known) - set(recorded))
-            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason"}, labels
+            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason", "state"}, labels
             for inside in re.findall(r"\bon \(([^)]*)\)", block or line):
                 matched = inside.split(", ")
                 assert matched in (["cluster", "namespace", "pod", "job", "instance"],
