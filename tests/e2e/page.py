@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import Select
 
 from support import EXAMPLES, ROOT, SOURCE, Service, get, leak_line, main, wait_for
 
-PAGE = (ROOT / "src" / "http" / "page.html").read_text()
+PAGE = (ROOT / "src" / "export" / "http" / "page.html").read_text()
 LEAK = f"{SOURCE}:{leak_line()}"
 INSERT = "leaky_service::Cache::insert"
 
