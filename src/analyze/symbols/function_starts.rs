@@ -4,20 +4,23 @@
 //! The file is read by parts: a look-up is a binary search with some 15 reads of 8 bytes.
 #![forbid(unsafe_code)]
 
-use super::elf::{self, Module};
+use super::loaded_modules::{self, Module};
+use super::site_rules::{self, CodeOwner};
+use super::unwind_table::UnwindTable;
+use crate::analyze::frame::{Frame, UNKNOWN};
 use crate::record::control;
 use std::collections::HashSet;
 
 /// Table of one module, and functions of it that are skipped.
 pub(super) struct FunctionStarts {
-    table: elf::UnwindTable,
+    table: UnwindTable,
     /// Starts of those functions, as linked.
     own: HashSet<u64>,
 }
 
 impl FunctionStarts {
     pub(super) fn open(module: &Module) -> Option<FunctionStarts> {
-        let table = elf::UnwindTable::open(module)?;
+        let table = UnwindTable::open(module)?;
         let holds = |address: usize| module.ranges.iter().any(|&(low, high)| (low..high).contains(&address));
         let mut own = HashSet::new();
         let own_frames = control::own_frames();
@@ -54,6 +57,23 @@ impl FunctionStarts {
     }
 }
 
+/// Returns the frame of an address without a name. One that is in no file or in the C library is no site; nor is one
+/// in a function of heapgauge's, as far as the table of the module's functions is at hand.
+pub(super) fn unnamed_frame(
+    modules: &[Module],
+    starts: Option<&FunctionStarts>,
+    address: usize,
+) -> (Frame, CodeOwner) {
+    let unknown = Frame::new(None, UNKNOWN, 0);
+    let Some(module) = loaded_modules::index_of(modules, address).map(|at| &modules[at]) else {
+        return (unknown, CodeOwner::Standard);
+    };
+    let offset = starts.map_or((address - module.low) as u64, |starts| starts.linked(address));
+    let frame = Frame { module: Some(module.name.clone()), offset: Some(offset), ..unknown };
+    let is_own = starts.is_some_and(|starts| starts.start(address).is_some_and(|start| starts.is_own(start)));
+    (frame, if is_own { CodeOwner::Heapgauge } else { site_rules::owner_of_module(&module.name) })
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -65,9 +85,9 @@ mod tests {
 
     #[test]
     fn functions_begin_where_their_pointers_say() {
-        let modules = elf::modules();
+        let modules = loaded_modules::list();
         let at = here as fn(usize) -> usize as usize;
-        let module = &modules[elf::module_of(&modules, at).unwrap()];
+        let module = &modules[loaded_modules::index_of(&modules, at).unwrap()];
         let starts = FunctionStarts::open(module).unwrap();
         let start = starts.start(at).unwrap();
         assert_eq!(start, starts.linked(at));

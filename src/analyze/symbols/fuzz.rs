@@ -2,7 +2,8 @@
 //!
 //! Seeds are sections of this executable, each cut to its first kilobytes, in a small ELF file of their own.
 
-use super::elf::{Image, Module, at_path};
+use super::elf::ElfImage;
+use super::loaded_modules::{Module, at_path};
 use crate::base::random_input::{Random, inputs};
 use object::{Object, ObjectSection, ObjectSymbol, ReadCache};
 use std::collections::HashSet;
@@ -72,7 +73,7 @@ fn seed() -> Vec<u8> {
     let section = |name: &str| whole.section_by_name(name).unwrap().data().unwrap();
     let (info, abbreviations, texts) =
         (section(".debug_info"), section(".debug_abbrev"), section(".debug_str"));
-    let known: HashSet<String> = Image::open(&at_path(Path::new("/proc/self/exe"), 0x1000..0x2000))
+    let known: HashSet<String> = ElfImage::open(&at_path(Path::new("/proc/self/exe"), 0x1000..0x2000))
         .unwrap()
         .units(1 << 20)
         .into_iter()
@@ -147,7 +148,7 @@ impl Drop for Temporary {
 
 /// Reads everything of a module, and returns the numbers of its units and functions.
 fn read(module: &Module) -> (usize, usize) {
-    let Some(image) = Image::open(module) else { return (0, 0) };
+    let Some(image) = ElfImage::open(module) else { return (0, 0) };
     let units = image.units(1 << 20);
     let functions = image.functions();
     let known = (0..200u64).filter(|step| !functions.names_at(step * 4096).is_empty()).count();

@@ -3,11 +3,11 @@
 //! Read side only. It is a reader of heapgauge's own: the cache of the crate `backtrace` belongs to the program,
 //! is shared with it, and can only be emptied whole. Here each module has one that is dropped by itself, and that a
 //! library loaded later has like those before it. Compressed sections are inflated, which
-//! [`Image::lines_cost`](super::elf::Image::lines_cost) counts.
+//! [`ElfImage::lines_cost`](super::elf::ElfImage::lines_cost) counts.
 #![forbid(unsafe_code)]
 
-use super::Found;
 use super::debug_sections::{self, SplitUnits};
+use super::module_symbols::Found;
 use super::section_bytes::SectionBytes;
 use addr2line::{Context, FrameIter, LookupContinuation, LookupResult};
 use gimli::ReaderOffset;

@@ -3,7 +3,7 @@
 //! Read side only. A file at the same path that was put there later is never taken for it.
 #![forbid(unsafe_code)]
 
-use super::elf::Module;
+use super::loaded_modules::Module;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@
 //! it is reported.
 #![forbid(unsafe_code)]
 
-use super::{elf, main_module};
+use super::loaded_modules;
 use crate::record::control;
 use crate::record::fork;
 use std::backtrace::Backtrace;
@@ -40,9 +40,9 @@ pub(crate) fn is_shared() -> bool {
 
 /// Returns whether a function of the standard library that is in no other crate lies in another module than this code.
 fn look() -> bool {
-    let modules = elf::modules();
-    let standard = elf::module_of(&modules, Backtrace::force_capture as fn() -> Backtrace as usize);
-    let own = main_module(&modules);
+    let modules = loaded_modules::list();
+    let standard = loaded_modules::index_of(&modules, Backtrace::force_capture as fn() -> Backtrace as usize);
+    let own = loaded_modules::main_module(&modules);
     standard.zip(own).is_some_and(|(standard, own)| modules[standard].low != own.low)
 }
 

@@ -1,0 +1,263 @@
+//! Cache of names: each text once, each frame once, the frames of each address, the site of each stack.
+#![forbid(unsafe_code)]
+
+use super::function_starts::unnamed_frame;
+use super::loaded_modules::{self, Module};
+use super::site::{Lost, Site};
+use super::site_rules::{CodeOwner, SiteRules};
+use crate::analyze::frame::{Frame, UNKNOWN};
+use crate::record::fork;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Lowest address of code: there is none in the first page.
+const LOWEST_CODE: usize = 4096;
+
+/// Name of a stack whose addresses were lost.
+pub(super) const UNRECORDED: &str = "[unrecorded]";
+
+/// NameCache found: every text once, every frame once, and by address the frames that begin there.
+pub(super) struct NameCache {
+    rules: SiteRules,
+    /// Epoch of the modules these names are from.
+    pub(super) epoch: u64,
+    texts: HashSet<Arc<str>>,
+    text_bytes: usize,
+    frames: Vec<(Arc<Frame>, CodeOwner)>,
+    frame_index: HashMap<Arc<Frame>, u32>,
+    /// Indices into `frames`, most recent first, address by address.
+    chains: Vec<u32>,
+    /// Range in `chains` by return address: its start and length.
+    addresses: HashMap<usize, (u32, u32)>,
+    /// Addresses that lack their lines for want of memory.
+    pub(super) lost: HashMap<usize, Lost>,
+    /// Time at which lines were last lost for now, and the room they would have needed.
+    pub(super) lost_at: Option<Instant>,
+    pub(super) lost_room: u64,
+    sites: HashMap<Arc<Frame>, Arc<Site>>,
+    /// Sites by address and length of a stack's interned addresses.
+    stacks: HashMap<(usize, usize), Arc<Site>>,
+    /// Start of the function, by a frame that goes by module and offset.
+    pub(super) starts: HashMap<Frame, u64>,
+    /// Modules, read when the first address has to go by module and offset.
+    modules: OnceCell<Vec<Module>>,
+}
+
+impl Default for NameCache {
+    fn default() -> NameCache {
+        NameCache {
+            rules: SiteRules::default(),
+            epoch: 0,
+            texts: HashSet::default(),
+            text_bytes: 0,
+            frames: Vec::new(),
+            frame_index: HashMap::default(),
+            chains: Vec::new(),
+            addresses: HashMap::default(),
+            lost: HashMap::default(),
+            lost_at: None,
+            lost_room: u64::MAX,
+            sites: HashMap::default(),
+            stacks: HashMap::default(),
+            starts: HashMap::default(),
+            modules: OnceCell::new(),
+        }
+    }
+}
+
+impl NameCache {
+    /// Returns the site of a stack, or `None` while it has no final name. `full`: nothing is kept, and an address without
+    /// a name goes by module and offset.
+    pub(super) fn site(&mut self, addresses: &'static [usize], full: bool) -> Option<Arc<Site>> {
+        let key = (addresses.as_ptr() as usize, addresses.len());
+        if let Some(site) = self.stacks.get(&key) {
+            return Some(site.clone());
+        }
+        let frames = self.frames(addresses, full)?;
+        let (frame, _) = &frames[self.rules.site_position(&frames)];
+        let frame = &self.function_of(frame);
+        if let Some(lost) = self.lost(addresses, full) {
+            let site = Arc::new(Site { lost: Some(lost), ..Site::of(frame) });
+            if !full {
+                self.stacks.insert(key, site.clone());
+            }
+            return Some(site);
+        }
+        if let Some(site) = self.sites.get(frame) {
+            let site = site.clone();
+            self.stacks.insert(key, site.clone());
+            return Some(site);
+        }
+        let site = Arc::new(Site::of(frame));
+        if !full {
+            self.sites.insert(frame.clone(), site.clone());
+            self.stacks.insert(key, site.clone());
+        }
+        Some(site)
+    }
+
+    /// Returns whether the site of a stack was chosen among frames that lack their lines for want of memory.
+    fn lost(&self, addresses: &[usize], full: bool) -> Option<Lost> {
+        let lost = |address: &usize| match self.lost.get(address) {
+            Some(lost) => Some(*lost),
+            None => (full && !self.knows(*address)).then_some(Lost::ForNow),
+        };
+        let first = addresses.iter().position(|address| lost(address).is_some())?;
+        // Where a frame before them is the site whatever they are, nothing is lost.
+        let certain = self.frames(&addresses[..first], full).filter(|_| first > 0).is_some_and(|frames| {
+            let (frame, owner) = &frames[self.rules.site_position(&frames)];
+            self.rules.is_first_choice(frame, *owner)
+        });
+        if certain { None } else { addresses[first..].iter().filter_map(lost).max() }
+    }
+
+    /// Returns all frames of a stack, `None` while one of its addresses has no name. `full`: one without a name goes by
+    /// module and offset.
+    pub(super) fn frames(&self, addresses: &[usize], full: bool) -> Option<Vec<(Arc<Frame>, CodeOwner)>> {
+        let mut frames = Vec::with_capacity(addresses.len() * 2);
+        let mut each = |_: usize, frame: Arc<Frame>, owner: CodeOwner| frames.push((frame, owner));
+        self.each_frame(addresses, full, &mut each)?;
+        Some(frames)
+    }
+
+    /// Passes at least one frame to `each`, most recent first, with the index of its address in the stack. `None`: an
+    /// address has no name, and `without_names` did not say that it may go by module and offset.
+    pub(super) fn each_frame(
+        &self,
+        addresses: &[usize],
+        without_names: bool,
+        each: &mut dyn FnMut(usize, Arc<Frame>, CodeOwner),
+    ) -> Option<()> {
+        if addresses.is_empty() {
+            each(0, Arc::new(Frame::new(Some(UNRECORDED), UNKNOWN, 0)), CodeOwner::Program);
+            return Some(());
+        }
+        let mut any = false;
+        for (at, address) in addresses.iter().enumerate() {
+            // Some walks put a small number behind the thread's first frame.
+            if *address <= LOWEST_CODE {
+                continue;
+            }
+            match self.addresses.get(address) {
+                Some(&(from, count)) => {
+                    for &index in &self.chains[from as usize..][..count as usize] {
+                        let (frame, owner) = &self.frames[index as usize];
+                        each(at, frame.clone(), *owner);
+                        any = true;
+                    }
+                }
+                None if without_names => {
+                    let modules = self.modules.get_or_init(|| fork::outside(loaded_modules::list));
+                    let (frame, owner) = unnamed_frame(modules, None, address - 1);
+                    each(at, Arc::new(frame), owner);
+                    any = true;
+                }
+                None => return None,
+            }
+        }
+        if !any {
+            each(0, Arc::new(Frame::new(None, UNKNOWN, 0)), CodeOwner::Standard);
+        }
+        Some(())
+    }
+
+    pub(super) fn knows(&self, address: usize) -> bool {
+        address <= LOWEST_CODE || self.addresses.contains_key(&address)
+    }
+
+    /// Notes that lines were lost which would have needed so much room.
+    pub(super) fn lose(&mut self, room: u64) {
+        self.lost_at = Some(Instant::now());
+        self.lost_room = self.lost_room.min(room);
+    }
+
+    /// Returns the frame itself or, without a name, its function: a site is not one call among those of a function.
+    fn function_of(&self, frame: &Arc<Frame>) -> Arc<Frame> {
+        match self.starts.get(&**frame) {
+            Some(start) => Arc::new(Frame { offset: Some(*start), ..(**frame).clone() }),
+            None => frame.clone(),
+        }
+    }
+
+    /// Returns the position of the site's frame in a stack.
+    pub(super) fn site_position(&self, frames: &[(Arc<Frame>, CodeOwner)]) -> usize {
+        self.rules.site_position(frames)
+    }
+
+    /// Replaces the rules that sites are chosen by. Sites already given out may change.
+    pub(super) fn set_rules(&mut self, rules: SiteRules) {
+        self.rules = rules;
+        self.stacks.clear();
+    }
+
+    /// Forgets all names.
+    pub(super) fn forget(&mut self) {
+        let rules = std::mem::take(&mut self.rules);
+        let names = NameCache { epoch: self.epoch, rules, ..NameCache::default() };
+        // It may take milliseconds to free them.
+        let forgotten = std::mem::replace(self, names);
+        fork::outside(|| drop(forgotten));
+    }
+
+    pub(super) fn missing(&self, addresses: &[usize]) -> Vec<usize> {
+        addresses.iter().copied().filter(|address| !self.knows(*address)).collect()
+    }
+
+    pub(super) fn insert(&mut self, address: usize, frames: Vec<(Frame, CodeOwner)>) {
+        let from = self.chains.len() as u32;
+        let count = frames.len() as u32;
+        for (frame, owner) in frames {
+            let at = self.frame(frame, owner);
+            self.chains.push(at);
+        }
+        self.addresses.insert(address, (from, count));
+    }
+
+    fn frame(&mut self, frame: Frame, owner: CodeOwner) -> u32 {
+        if let Some(at) = self.frame_index.get(&frame) {
+            return *at;
+        }
+        let frame = Arc::new(Frame {
+            function: frame.function.map(|text| self.text(text)),
+            file: self.text(frame.file),
+            module: frame.module.map(|text| self.text(text)),
+            ..frame
+        });
+        let at = self.frames.len() as u32;
+        self.frames.push((frame.clone(), owner));
+        self.frame_index.insert(frame, at);
+        at
+    }
+
+    fn text(&mut self, text: Arc<str>) -> Arc<str> {
+        if let Some(kept) = self.texts.get(&text) {
+            return kept.clone();
+        }
+        self.text_bytes += text.len();
+        self.texts.insert(text.clone());
+        text
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        // A hash table's bucket is its entry and a byte of control; two counters lie before an Arc's value.
+        const COUNTERS: usize = 16;
+        fn buckets<T>(capacity: usize) -> usize {
+            capacity * 8 / 7 * (size_of::<T>() + 1)
+        }
+        self.text_bytes
+            + self.texts.len() * COUNTERS
+            + buckets::<Arc<str>>(self.texts.capacity())
+            + self.frames.capacity() * size_of::<(Arc<Frame>, CodeOwner)>()
+            + self.frames.len() * (size_of::<Frame>() + COUNTERS)
+            + buckets::<(Arc<Frame>, u32)>(self.frame_index.capacity())
+            + self.chains.capacity() * size_of::<u32>()
+            + buckets::<(usize, (u32, u32))>(self.addresses.capacity())
+            + buckets::<(usize, Lost)>(self.lost.capacity())
+            + buckets::<(Arc<Frame>, Arc<Site>)>(self.sites.capacity())
+            + self.sites.len() * (size_of::<Site>() + COUNTERS)
+            + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
+            + buckets::<(Frame, u64)>(self.starts.capacity())
+    }
+}

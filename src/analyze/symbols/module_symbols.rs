@@ -1,0 +1,217 @@
+//! Names of one module's code, from its line tables and its table of symbols.
+//!
+//! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
+//! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
+//! closure's from the generic arguments of its caller. Functions that were not inlined have their full path from
+//! the symbol table, and `debug = "limited"` gives every path in full.
+#![forbid(unsafe_code)]
+
+use super::demangle;
+use super::elf::{ElfImage, FunctionTable};
+use super::function_starts::FunctionStarts;
+#[cfg(target_os = "linux")]
+use super::lines::Lines;
+use super::loaded_modules::Module;
+use super::site::Lost;
+use super::site_rules::{self, CodeOwner};
+use super::source_path::{DebugRoots, SourcePath};
+use crate::analyze::frame::{Frame, UNKNOWN};
+use std::collections::HashMap;
+
+/// Data of one module's file beside its line tables.
+#[derive(Default)]
+pub(super) struct ModuleSymbols {
+    pub starts: Option<Option<FunctionStarts>>,
+    roots: DebugRoots,
+    bias: usize,
+    pub image: Option<ElfImage>,
+    functions: Option<FunctionTable>,
+    #[cfg(target_os = "linux")]
+    lines: Option<Lines>,
+    /// True if there are no line tables, or they cannot be read.
+    without_lines: bool,
+    paths: HashMap<(String, Option<String>), SourcePath>,
+    /// True if the data that names are made from is in memory.
+    pub parsed: bool,
+    pub detail: NameDetail,
+    /// Reason why `detail` is less than lines, where it is for want of memory; and the room that lines would need.
+    pub lost: Option<Lost>,
+    pub lost_room: u64,
+}
+
+/// NameDetail of a module's names that the overhead limit has room for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) enum NameDetail {
+    #[default]
+    Lines,
+    /// Whole functions, from the table of symbols, which takes less.
+    Functions,
+    Offsets,
+}
+
+impl NameDetail {
+    pub(super) fn less(self) -> NameDetail {
+        if self == NameDetail::Lines { NameDetail::Functions } else { NameDetail::Offsets }
+    }
+}
+
+/// Frame as debug information gives it.
+pub(super) struct Found {
+    pub name: Option<String>,
+    pub file: Option<String>,
+    pub line: u32,
+}
+
+impl ModuleSymbols {
+    /// Opens a module's file. `room`: bytes that may be used meanwhile.
+    pub(super) fn of(module: Option<&Module>, room: u64) -> ModuleSymbols {
+        let Some((module, image)) = module.and_then(|module| Some((module, ElfImage::open(module)?))) else {
+            return ModuleSymbols::default();
+        };
+        ModuleSymbols {
+            roots: DebugRoots::of(image.units(room)),
+            bias: image.bias(module),
+            image: Some(image),
+            ..ModuleSymbols::default()
+        }
+    }
+
+    pub(super) fn drop_parsed(&mut self) {
+        self.functions = None;
+        #[cfg(target_os = "linux")]
+        {
+            self.lines = None;
+        }
+        self.parsed = false;
+    }
+
+    /// Returns the frames of an address from line tables, else the function from the table of symbols.
+    pub(super) fn look_up(&mut self, address: usize, detail: NameDetail) -> Vec<Found> {
+        let mut found = if detail == NameDetail::Lines { self.lines_at(address) } else { Vec::new() };
+        match found.last_mut() {
+            None => found.extend(self.symbol(address)),
+            // Line tables without functions: assembly, or split debug information whose files are not there.
+            Some(outermost) if outermost.name.is_none() => {
+                outermost.name = self.symbol(address).and_then(|symbol| symbol.name);
+                self.without_inlined(outermost);
+            }
+            Some(_) => {}
+        }
+        found
+    }
+
+    /// Drops a line that is of another crate than the function: it is that of a function inlined there, which has no
+    /// name.
+    fn without_inlined(&mut self, frame: &mut Found) {
+        let Some(function) = frame.name.as_deref().and_then(demangle) else { return };
+        let function = demangle::normalise(&function, None);
+        let krate = demangle::first_segment(&function);
+        let home = frame.file.as_deref().and_then(|file| self.source_path(file, krate).krate);
+        if home.as_deref() != krate {
+            (frame.file, frame.line) = (None, 0);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn lines_at(&mut self, address: usize) -> Vec<Found> {
+        let address = address.wrapping_sub(self.bias) as u64;
+        if self.lines.is_none() && !self.without_lines {
+            self.lines = self.image.as_ref().and_then(ElfImage::lines);
+            self.without_lines = self.lines.is_none();
+        }
+        let Some(lines) = &self.lines else { return Vec::new() };
+        let image = self.image.as_ref();
+        let functions = &mut self.functions;
+        let mut function =
+            || image.and_then(|image| functions.get_or_insert_with(|| image.functions()).range_at(address));
+        lines.frames(address, &mut function)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn lines_at(&mut self, _address: usize) -> Vec<Found> {
+        self.without_lines = true;
+        Vec::new()
+    }
+
+    /// Returns the final names of the frames of one address; the last is the function the address is in, the others
+    /// were inlined into it.
+    pub(super) fn name(&mut self, found: &[Found], address: usize) -> Vec<(Frame, CodeOwner)> {
+        let outermost = found.last().and_then(|frame| self.compiled(frame.name.as_deref()?, address));
+        let fallback_crate = outermost.as_deref().map(|path| demangle::normalise(path, None));
+        let fallback_crate = fallback_crate.as_deref().and_then(demangle::first_segment);
+        let mut named = Vec::with_capacity(found.len());
+        for (at, frame) in found.iter().enumerate() {
+            let path = frame.file.as_deref().map(|path| self.source_path(path, fallback_crate));
+            let Some(name) = &frame.name else { continue };
+            let home = path.as_ref().and_then(|path| path.krate.as_deref());
+            let symbol = match &outermost {
+                Some(path) if at + 1 == found.len() => Some(path.clone()),
+                _ => demangle(name),
+            };
+            let function = match symbol {
+                Some(path) => demangle::normalise(&path, home),
+                None => {
+                    let caller = found.get(at + 1).and_then(|caller| caller.name.as_deref());
+                    qualify(name, path.as_ref(), caller)
+                }
+            };
+            let mut owner = site_rules::owner_of(&function, path.as_ref());
+            if owner == CodeOwner::Program && path.is_none() && self.roots.is_copy_of_standard(&function) {
+                owner = CodeOwner::Standard;
+            }
+            let file = path.as_ref().map_or(UNKNOWN, |path| &path.file);
+            let line = if path.is_some() { frame.line } else { 0 };
+            named.push((Frame::new(Some(&function), file, line), owner));
+        }
+        named
+    }
+
+    /// Returns the function from the table of symbols, without its inlined ones and without lines.
+    fn symbol(&mut self, address: usize) -> Option<Found> {
+        let bias = self.bias;
+        let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
+        Some(Found { name: Some(name), file: None, line: 0 })
+    }
+
+    fn functions(&mut self) -> Option<&FunctionTable> {
+        let image = self.image.as_ref()?;
+        Some(self.functions.get_or_insert_with(|| image.functions()))
+    }
+
+    /// Returns the demangled symbol of the function that holds the address.
+    fn compiled(&mut self, name: &str, address: usize) -> Option<String> {
+        if let Some(path) = demangle(name) {
+            return Some(path);
+        }
+        let bare = demangle::normalise(name, None);
+        let bias = self.bias;
+        let symbols = self.functions()?.names_at(address.wrapping_sub(bias) as u64);
+        symbols
+            .iter()
+            .filter_map(|symbol| demangle(symbol))
+            .find(|path| demangle::same_function(&demangle::normalise(path, None), &bare))
+    }
+
+    fn source_path(&mut self, path: &str, fallback_crate: Option<&str>) -> SourcePath {
+        let key = (path.to_owned(), fallback_crate.map(String::from));
+        self.paths.entry(key).or_insert_with(|| self.roots.source_path(path, fallback_crate)).clone()
+    }
+}
+
+/// Demangles a Rust name; `None` for any other: a C function, or the bare name that line tables give.
+fn demangle(name: &str) -> Option<String> {
+    if !["_ZN", "_R", "ZN", "__ZN", "__R"].iter().any(|prefix| name.starts_with(prefix)) {
+        return None;
+    }
+    let path = format!("{:#}", backtrace::SymbolName::new(name.as_bytes()));
+    (path != name).then_some(path)
+}
+
+/// Makes a path of a bare name, from its file or, for a closure, from its caller's generic arguments.
+fn qualify(name: &str, path: Option<&SourcePath>, caller: Option<&str>) -> String {
+    let bare = demangle::normalise(name, None);
+    let Some(path) = path.filter(|path| path.file.ends_with(".rs")) else { return bare };
+    caller
+        .and_then(|caller| demangle::closure_path(&bare, caller, path.krate.as_deref()))
+        .unwrap_or_else(|| demangle::within(&path.module, &bare))
+}

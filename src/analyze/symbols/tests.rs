@@ -1,0 +1,257 @@
+//! Names of real stacks, and of stacks that do not fit into the limits of time and memory.
+#![forbid(unsafe_code)]
+
+use super::cache::UNRECORDED;
+use super::site::site_id;
+use super::*;
+use crate::analyze::frame::UNKNOWN;
+
+fn here() -> &'static [usize] {
+    let mut addresses = Vec::new();
+    backtrace::trace(|frame| {
+        addresses.push(frame.ip() as usize);
+        true
+    });
+    addresses.leak()
+}
+
+/// Stacks of one address each, all different, in the middle of this program's code.
+fn code(count: usize) -> Vec<&'static [usize]> {
+    let begin = Symbols::resolve as *const () as usize;
+    (1..=count).map(|at| &*vec![begin + at].leak()).collect()
+}
+
+#[test]
+fn a_real_stack_is_named() {
+    let symbols = Symbols::new();
+    let (stack, line) = (here(), line!());
+    assert_eq!(symbols.site(stack), None);
+    assert!(symbols.traceback(stack, 64, false).is_none());
+    let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+    assert_eq!(progress, Progress { named: 1, total: 1, more: false });
+
+    let all = symbols.names().frames(stack, false).unwrap();
+    let this = "heapgauge::analyze::symbols::tests::a_real_stack_is_named";
+    let (frame, owner) = all.iter().find(|(frame, _)| frame.function.as_deref() == Some(this)).unwrap();
+    assert_eq!(
+        (&*frame.file, frame.line, *owner),
+        ("src/analyze/symbols/tests.rs", line, CodeOwner::Heapgauge)
+    );
+    for (frame, _) in &all {
+        assert!(!frame.file.starts_with('/'), "{frame}");
+    }
+    let (harness, owner) = all.iter().find(|(frame, _)| frame.name().starts_with("test::")).unwrap();
+    assert_eq!((harness.file.starts_with("library/test/src/"), *owner), (true, CodeOwner::Standard));
+
+    // `backtrace` is a library like any other, and the most recent that is not std or heapgauge.
+    let site = symbols.site(stack).unwrap();
+    assert_eq!(&*site.krate, "backtrace");
+    assert!(site.file.starts_with("backtrace-0.3."), "{}", site.file);
+    let traceback = symbols.traceback(stack, 2, false).unwrap();
+    assert_eq!((traceback.frames().len(), traceback.total_frames()), (2, 3));
+    assert_eq!(traceback.most_recent().name(), &*site.function);
+    let whole = symbols.traceback(stack, usize::MAX, false).unwrap();
+    assert_eq!(whole.total_frames(), whole.frames().len());
+    let truncated = symbols.traceback(stack, usize::MAX, true).unwrap();
+    assert_eq!(truncated.total_frames(), truncated.frames().len() + 1);
+    assert!(symbols.memory_bytes() > 0);
+
+    symbols.set_look_through(&["backtrace".to_owned()]);
+    let again = symbols.site(stack).unwrap();
+    assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
+}
+
+#[test]
+fn a_stack_of_the_standard_library_alone_goes_by_the_frame_that_wanted_the_block() {
+    let standard =
+        |function: &str, file: &str| (Arc::new(Frame::new(Some(function), file, 7)), CodeOwner::Standard);
+    let ways = [
+        standard("alloc::alloc::Global::alloc_impl_runtime", "library/alloc/src/alloc.rs"),
+        standard("core::alloc::Allocator::allocate", "library/core/src/alloc/mod.rs"),
+        standard("std::alloc::Global::alloc", "library/std/src/alloc.rs"),
+        standard("finish_grow", "library/alloc/src/raw_vec/mod.rs"),
+        standard("alloc::raw_vec::RawVec::grow_one", UNKNOWN),
+        standard("alloc::sync::Arc::new", "library/alloc/src/sync.rs"),
+        standard("hashbrown::raw::alloc::inner::do_alloc", "hashbrown-0.16.1/src/raw/alloc.rs"),
+    ];
+    let wanted = [
+        standard("std::thread::lifecycle::spawn_unchecked", "library/std/src/thread/lifecycle.rs"),
+        standard("start_thread", "sysdeps/nptl/pthread_create.c"),
+    ];
+    let rules = SiteRules::default();
+    assert_eq!(rules.site_position(&[&ways[..], &wanted].concat()), ways.len());
+    assert_eq!(rules.site_position(&ways), 0, "nothing else is there");
+}
+
+#[cfg(any(feature = "pprof", feature = "http"))]
+#[test]
+fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
+    let symbols = Symbols::new();
+    let stack = here();
+    // Without names every address is a frame, by module and offset; a name comes with `resolve`.
+    let unnamed = symbols.placed(stack, usize::MAX);
+    assert!(!symbols.is_named(stack) && unnamed.iter().all(|placed| placed.frame.function.is_none()));
+    symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+    assert!(symbols.is_named(stack));
+
+    let traceback = symbols.traceback(stack, usize::MAX, false).unwrap();
+    let placed = symbols.placed(stack, usize::MAX);
+    let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
+    assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
+    assert_eq!(symbols.placed(stack, 2).len(), 2);
+    // Each frame has its position: at ascending addresses, and below them inlined in turn.
+    for pair in placed.windows(2) {
+        let next = (pair[1].at, pair[1].inlined);
+        assert!(
+            next == (pair[0].at, pair[0].inlined + 1) || (next.0 > pair[0].at && next.1 == 0),
+            "{pair:?}"
+        );
+    }
+
+    // The harness and the runtime alone: no frame is a program's, and all are there.
+    let last = &placed[placed.len() - 1];
+    let standard = &stack[last.at..];
+    let all = symbols.placed(standard, usize::MAX);
+    assert_eq!((all[0].at, all[0].inlined), (0, 0));
+    assert_eq!(all[all.len() - 1].frame, last.frame);
+    let lost = symbols.placed(&[], usize::MAX);
+    assert_eq!((lost.len(), &*lost[0].frame.name()), (1, UNRECORDED));
+}
+
+#[cfg(all(feature = "pprof", target_os = "linux", target_env = "gnu"))]
+#[test]
+fn case_58_mappings_hold_the_code_of_every_module() {
+    let mappings = mappings();
+    let here = case_58_mappings_hold_the_code_of_every_module as *const () as usize;
+    let program = &mappings[0];
+    assert!(
+        mappings.iter().any(|mapping| {
+            (mapping.start..mapping.limit).contains(&here) && mapping.path == program.path
+        })
+    );
+    assert_eq!(Some(&*program.build_id), build_id().as_deref());
+    let libc = mappings.iter().find(|mapping| mapping.path.contains("/libc.so")).unwrap();
+    assert!(libc.build_id.len() >= 16 && libc.build_id != program.build_id, "{libc:?}");
+}
+
+#[test]
+fn a_stack_that_was_lost_has_a_name_at_once() {
+    let symbols = Symbols::new();
+    let site = symbols.site(&[]).unwrap();
+    assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
+    assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
+    let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
+    assert_eq!(progress, Progress { named: 1, total: 1, more: false });
+}
+
+#[test]
+fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
+    let symbols = Symbols::new();
+    symbols.set_max_overhead(0);
+    let stacks = code(40);
+    let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+    assert_eq!(progress, Progress { named: stacks.len(), total: stacks.len(), more: false });
+    assert_eq!(symbols.over_limit(), 40);
+
+    let site = symbols.site(stacks[39]).unwrap();
+    assert!(site.function.starts_with("heapgauge-"), "{}", site.function);
+    assert!(site.function.contains("+0x"), "{}", site.function);
+    assert_eq!((&*site.file, site.line, &*site.krate), ("<unknown>", 0, "<unknown>"));
+    let memory = symbols.memory_bytes();
+    let more = code(100).split_off(40);
+    assert_eq!(symbols.resolve(&mut more.iter().copied(), Duration::MAX).named, more.len());
+    assert!(more.iter().all(|stack| symbols.site(stack).is_some()));
+    assert_eq!((symbols.memory_bytes(), symbols.over_limit()), (memory, 100));
+
+    // With more room it is as if nothing had been asked before.
+    symbols.set_max_overhead(DEFAULT_MAX_OVERHEAD);
+    assert_eq!(symbols.site(stacks[39]), None);
+    symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+    assert_eq!(&*symbols.site(stacks[39]).unwrap().krate, "heapgauge");
+}
+
+/// Sets a limit of half the bytes needed each time, and far more than the names found.
+#[test]
+fn a_module_too_large_for_lines_goes_by_functions_and_then_by_offsets() {
+    let stacks = code(40);
+    let cost = {
+        let modules = loaded_modules::list();
+        let image = loaded_modules::main_module(&modules).and_then(ElfImage::open).unwrap();
+        [image.lines_cost(), image.functions_cost()]
+    };
+    assert!(cost[0] > 2 * cost[1] && cost[1] > 1 << 17, "{cost:?}");
+    for (room, name) in [(cost[0] / 2, "heapgauge::analyze::symbols::Symbols::resolve"), (cost[1] / 2, "+0x")]
+    {
+        let symbols = Symbols::new();
+        symbols.set_max_overhead(control::tracker_memory() + room);
+        let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        assert_eq!(progress, Progress { named: 40, total: 40, more: false });
+        assert_eq!(symbols.over_limit(), 40);
+        assert!(!symbols.full.load(Ordering::Relaxed));
+        let site = symbols.site(stacks[0]).unwrap();
+        assert!(site.function.contains(name), "{}", site.function);
+        assert_eq!((&*site.file, site.line), ("<unknown>", 0));
+    }
+}
+
+#[test]
+fn a_batch_stops_when_its_time_is_up_and_the_next_goes_on() {
+    let symbols = Symbols::new();
+    let stacks = code(4 * LEAST_PER_BATCH);
+    for round in 1..=4 {
+        let progress = symbols.resolve(&mut stacks.iter().copied(), Duration::ZERO);
+        let (named, total) = (round * LEAST_PER_BATCH, stacks.len());
+        assert_eq!(progress, Progress { named, total, more: round < 4 });
+    }
+}
+
+#[test]
+fn a_stack_that_needs_several_batches_is_gone_on_with() {
+    let symbols = Symbols::new();
+    let addresses: Vec<usize> = code(3 * LEAST_PER_BATCH).into_iter().flatten().copied().collect();
+    let stack: &'static [usize] = addresses.leak();
+    let resolve = || symbols.resolve(&mut std::iter::once(stack), Duration::ZERO);
+    for _ in 1..3 {
+        assert_eq!(resolve(), Progress { named: 0, total: 1, more: true });
+        assert!(symbols.traceback(stack, 32, false).is_none());
+    }
+    assert_eq!(resolve(), Progress { named: 1, total: 1, more: false });
+    assert!(symbols.traceback(stack, 32, false).is_some());
+}
+
+#[test]
+fn another_threads_batch_is_waited_for_as_long_as_there_is_time() {
+    let symbols = Symbols::new();
+    let stack = here();
+    let resolve = |budget| symbols.resolve(&mut std::iter::once(stack), budget);
+    let other = Batch::begin(&symbols, Instant::now(), Duration::ZERO).unwrap();
+    let begun = Instant::now();
+    let budget = Duration::from_millis(20);
+    assert_eq!(resolve(budget), Progress { named: 0, total: 1, more: true });
+    assert!(begun.elapsed() >= budget);
+    drop(other);
+    assert_eq!(resolve(budget), Progress { named: 1, total: 1, more: false });
+}
+
+#[test]
+fn two_threads_may_name_at_once() {
+    let symbols = Symbols::new();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let stack = here();
+                let progress = symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
+                assert_eq!(progress, Progress { named: 1, total: 1, more: false });
+            });
+        }
+    });
+}
+
+#[test]
+fn the_test_executable_has_lines_and_a_build_id() {
+    assert_eq!(global().quality(), "lines");
+    if let Some(id) = build_id() {
+        assert!(id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    }
+    assert!(std::ptr::eq(global(), global()));
+}
