@@ -122,7 +122,11 @@ fn sources() -> Vec<Source> {
     for path in rust_files(&src) {
         let inside = path.strip_prefix(&src).unwrap().with_extension("");
         let module = inside.to_str().unwrap().trim_end_matches("/mod").to_owned();
-        if module != "lib" && !module.starts_with("docs") && !path.ends_with("tests.rs") {
+        if module != "lib"
+            && !module.starts_with("docs")
+            && !path.ends_with("tests.rs")
+            && !module.contains("/tests")
+        {
             sources.push(Source { text: fs::read_to_string(&path).unwrap(), path, module });
         }
     }

@@ -22,7 +22,7 @@ const IDLE_PACE: Duration = Duration::from_secs(60);
 /// Live totals of an earlier moment.
 #[cfg(any(feature = "http", test))]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Past {
+pub(crate) struct PastTotals {
     pub taken_at: SystemTime,
     pub live_bytes: u64,
     pub live_blocks: u64,
@@ -30,7 +30,7 @@ pub(crate) struct Past {
 
 /// Live counts by stack id at one moment.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct KeptCounts {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
@@ -53,8 +53,8 @@ pub(crate) struct KeptStack {
     pub stderr: u64,
 }
 
-impl Kept {
-    pub(crate) fn new(raw: &RawSnapshot) -> Kept {
+impl KeptCounts {
+    pub(crate) fn new(raw: &RawSnapshot) -> KeptCounts {
         let mut packed = Vec::with_capacity(raw.stacks.len() * 4);
         let mut before = 0;
         for stack in &raw.stacks {
@@ -71,7 +71,7 @@ impl Kept {
             }
             before = stack.id;
         }
-        Kept {
+        KeptCounts {
             taken: raw.taken,
             #[cfg(any(feature = "http", test))]
             taken_at: raw.taken_at,
@@ -100,8 +100,8 @@ impl Kept {
     }
 
     #[cfg(any(feature = "http", test))]
-    pub(crate) fn past(&self) -> Past {
-        Past { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
+    pub(crate) fn past(&self) -> PastTotals {
+        PastTotals { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -132,17 +132,17 @@ fn unpack(bytes: &mut &[u8]) -> Option<u64> {
 
 /// Snapshots kept for baselines, oldest first, all of one epoch.
 #[derive(Debug)]
-pub(crate) struct Ring {
-    kept: VecDeque<Arc<Kept>>,
+pub(crate) struct Baselines {
+    kept: VecDeque<Arc<KeptCounts>>,
     /// First snapshot of the epoch, which stays when the ring has gone round.
-    first: Option<Arc<Kept>>,
+    first: Option<Arc<KeptCounts>>,
     window: Duration,
     max_bytes: usize,
 }
 
-impl Ring {
-    pub(crate) fn new(window: Duration, max_bytes: usize) -> Ring {
-        Ring { kept: VecDeque::new(), first: None, window, max_bytes }
+impl Baselines {
+    pub(crate) fn new(window: Duration, max_bytes: usize) -> Baselines {
+        Baselines { kept: VecDeque::new(), first: None, window, max_bytes }
     }
 
     /// Returns the time between two kept snapshots.
@@ -155,7 +155,7 @@ impl Ring {
         self.kept.back().map_or(Duration::ZERO, |newest| self.pace().saturating_sub(newest.age(now)))
     }
 
-    pub(crate) fn push(&mut self, kept: Arc<Kept>) {
+    pub(crate) fn push(&mut self, kept: Arc<KeptCounts>) {
         self.first.get_or_insert_with(|| kept.clone());
         self.kept.push_back(kept);
         while self.kept.len() > CAPACITY || (self.packed_bytes() > self.max_bytes && self.has_spare()) {
@@ -164,19 +164,19 @@ impl Ring {
     }
 
     /// Returns the newest snapshot at least `age` old at `now`, or the oldest while all are younger.
-    pub(crate) fn at_least(&self, age: Duration, now: Instant) -> Option<&Arc<Kept>> {
+    pub(crate) fn at_least(&self, age: Duration, now: Instant) -> Option<&Arc<KeptCounts>> {
         self.kept.iter().rev().find(|kept| kept.age(now) >= age).or(self.kept.front())
     }
 
     /// Returns the first snapshot of the epoch.
     #[cfg(any(feature = "http", test))]
-    pub(crate) fn first(&self) -> Option<&Arc<Kept>> {
+    pub(crate) fn first(&self) -> Option<&Arc<KeptCounts>> {
         self.first.as_ref()
     }
 
     /// Iterates over all snapshots kept, oldest first; the first of the epoch is one of them.
     #[cfg(any(feature = "http", test))]
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Kept>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<KeptCounts>> {
         let front = self.kept.front();
         let gone =
             self.first.iter().filter(move |first| !front.is_some_and(|front| Arc::ptr_eq(front, first)));
@@ -184,7 +184,7 @@ impl Ring {
     }
 
     /// Returns the baseline of deltas at `now`; `None` before the first snapshot.
-    pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<Kept>> {
+    pub(crate) fn baseline(&self, now: Instant) -> Option<&Arc<KeptCounts>> {
         self.at_least(self.window, now)
     }
 
@@ -259,79 +259,79 @@ mod tests {
             live_blocks,
             stderr: stderr(id),
         });
-        assert_eq!(Kept::new(&raw).stacks().collect::<Vec<_>>(), expected);
-        let kept = Kept::new(&raw);
+        assert_eq!(KeptCounts::new(&raw).stacks().collect::<Vec<_>>(), expected);
+        let kept = KeptCounts::new(&raw);
         assert_eq!((kept.live_bytes, kept.live_blocks), (raw.totals.live_bytes(), raw.totals.live_blocks()));
     }
 
     #[test]
     fn ten_thousand_small_stacks_take_six_bytes_each_at_most() {
         let stacks: Vec<_> = (2..10_002).map(|id| (id, 48 * u64::from(id), u64::from(id))).collect();
-        assert!(Kept::new(&raw(Instant::now(), &stacks)).packed.len() <= 60_000);
+        assert!(KeptCounts::new(&raw(Instant::now(), &stacks)).packed.len() <= 60_000);
     }
 
-    fn ring_of_ages(window: u64, ages: &[u64]) -> (Ring, Instant) {
+    fn baselines_of_ages(window: u64, ages: &[u64]) -> (Baselines, Instant) {
         let start = Instant::now();
         let now = start + Duration::from_secs(100_000);
-        let mut ring = Ring::new(Duration::from_secs(window), usize::MAX);
+        let mut baselines = Baselines::new(Duration::from_secs(window), usize::MAX);
         for &age in ages {
-            ring.push(Arc::new(Kept::new(&raw(now - Duration::from_secs(age), &[]))));
+            baselines.push(Arc::new(KeptCounts::new(&raw(now - Duration::from_secs(age), &[]))));
         }
-        (ring, now)
+        (baselines, now)
     }
 
-    fn baseline_age(ring: &Ring, now: Instant) -> u64 {
-        ring.baseline(now).unwrap().age(now).as_secs()
+    fn baseline_age(baselines: &Baselines, now: Instant) -> u64 {
+        baselines.baseline(now).unwrap().age(now).as_secs()
     }
 
     #[test]
     fn the_baseline_is_the_newest_old_enough_or_the_oldest() {
-        let (ring, now) = ring_of_ages(300, &[]);
-        assert!(ring.baseline(now).is_none());
-        let (ring, now) = ring_of_ages(300, &[10]);
-        assert_eq!(baseline_age(&ring, now), 10);
-        let (ring, now) = ring_of_ages(300, &[299, 200, 100]);
-        assert_eq!(baseline_age(&ring, now), 299);
-        let (ring, now) = ring_of_ages(300, &[420, 360, 300, 240, 180]);
-        assert_eq!(baseline_age(&ring, now), 300);
-        assert_eq!(ring.at_least(Duration::from_secs(301), now).unwrap().age(now).as_secs(), 360);
-        assert_eq!(ring.at_least(Duration::from_secs(9_999), now).unwrap().age(now).as_secs(), 420);
+        let (baselines, now) = baselines_of_ages(300, &[]);
+        assert!(baselines.baseline(now).is_none());
+        let (baselines, now) = baselines_of_ages(300, &[10]);
+        assert_eq!(baseline_age(&baselines, now), 10);
+        let (baselines, now) = baselines_of_ages(300, &[299, 200, 100]);
+        assert_eq!(baseline_age(&baselines, now), 299);
+        let (baselines, now) = baselines_of_ages(300, &[420, 360, 300, 240, 180]);
+        assert_eq!(baseline_age(&baselines, now), 300);
+        assert_eq!(baselines.at_least(Duration::from_secs(301), now).unwrap().age(now).as_secs(), 360);
+        assert_eq!(baselines.at_least(Duration::from_secs(9_999), now).unwrap().age(now).as_secs(), 420);
     }
 
     #[test]
     fn it_holds_64_and_the_first_stays() {
         let ages: Vec<u64> = (0..200).map(|step| (200 - step) * 60).collect();
-        let (ring, now) = ring_of_ages(300, &ages);
-        assert_eq!(ring.kept.len(), CAPACITY);
-        assert_eq!(ring.kept.front().unwrap().age(now).as_secs(), 64 * 60);
-        assert_eq!(ring.first.as_ref().unwrap().age(now).as_secs(), 200 * 60);
-        let minutes: Vec<u64> = ring.all().map(|kept| kept.age(now).as_secs() / 60).collect();
+        let (baselines, now) = baselines_of_ages(300, &ages);
+        assert_eq!(baselines.kept.len(), CAPACITY);
+        assert_eq!(baselines.kept.front().unwrap().age(now).as_secs(), 64 * 60);
+        assert_eq!(baselines.first.as_ref().unwrap().age(now).as_secs(), 200 * 60);
+        let minutes: Vec<u64> = baselines.all().map(|kept| kept.age(now).as_secs() / 60).collect();
         assert_eq!((minutes.len(), &minutes[..3], minutes[64]), (CAPACITY + 1, &[200, 64, 63][..], 1));
-        assert_eq!(baseline_age(&ring, now), 300);
+        assert_eq!(baseline_age(&baselines, now), 300);
     }
 
     #[test]
     fn too_many_bytes_drop_the_oldest_but_never_the_baseline() {
         let start = Instant::now();
-        let mut ring = Ring::new(Duration::from_secs(300), 20);
+        let mut baselines = Baselines::new(Duration::from_secs(300), 20);
         let mut now = start;
         for step in 0..30 {
             now = start + Duration::from_secs(60 * step);
-            ring.push(Arc::new(Kept::new(&raw(now, &[(2, 48, 1), (3, 48, 1)]))));
+            baselines.push(Arc::new(KeptCounts::new(&raw(now, &[(2, 48, 1), (3, 48, 1)]))));
         }
         // Six snapshots of six bytes reach back exactly one window.
-        assert_eq!(ring.kept.len(), 6);
-        assert_eq!(baseline_age(&ring, now), 300);
+        assert_eq!(baselines.kept.len(), 6);
+        assert_eq!(baseline_age(&baselines, now), 300);
     }
 
     #[test]
     fn due_every_fifth_of_the_window() {
-        let (ring, now) = ring_of_ages(300, &[25]);
-        assert_eq!(ring.due_in(now), Duration::from_secs(35));
-        let (ring, now) = ring_of_ages(300, &[61]);
-        assert_eq!(ring.due_in(now), Duration::ZERO);
-        let (ring, now) = ring_of_ages(0, &[25]);
-        assert_eq!(ring.due_in(now), Duration::from_secs(35));
-        assert_eq!(Ring::new(Duration::ZERO, 0).due_in(now), Duration::ZERO);
+        let (baselines, now) = baselines_of_ages(300, &[25]);
+        assert_eq!(baselines.due_in(now), Duration::from_secs(35));
+        let (baselines, now) = baselines_of_ages(300, &[61]);
+        assert_eq!(baselines.due_in(now), Duration::ZERO);
+        let (baselines, now) = baselines_of_ages(0, &[25]);
+        assert_eq!(baselines.due_in(now), Duration::from_secs(35));
+        assert_eq!(Baselines::new(Duration::ZERO, 0).due_in(now), Duration::ZERO);
     }
 }

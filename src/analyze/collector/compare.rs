@@ -8,8 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::baselines::{Kept, KeptStack};
-use super::{Collector, State};
+use super::Collector;
+use super::baselines::{KeptCounts, KeptStack};
+use super::state::State;
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{Snapshot, Trace};
@@ -41,7 +42,7 @@ pub(crate) struct Compared {
 
 /// Snapshot that is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Posted {
+pub(crate) struct SavedSnapshot {
     pub number: u64,
     pub taken_at: SystemTime,
     pub live_bytes: u64,
@@ -50,7 +51,7 @@ pub(crate) struct Posted {
 
 /// Reason for an answer without contents.
 #[derive(Debug)]
-pub(crate) enum Nothing {
+pub(crate) enum CompareError {
     /// Nothing is recorded.
     TrackingOff(Error),
     /// No snapshot has that number, or no longer.
@@ -59,18 +60,18 @@ pub(crate) enum Nothing {
     Gone { number: u64, kept: Vec<u64> },
 }
 
-impl Nothing {
-    pub(super) fn tracking_off() -> Nothing {
-        Nothing::TrackingOff(Error::tracking_off(control::off_reason()))
+impl CompareError {
+    pub(super) fn tracking_off() -> CompareError {
+        CompareError::TrackingOff(Error::tracking_off(control::off_reason()))
     }
 }
 
-impl fmt::Display for Nothing {
+impl fmt::Display for CompareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, number, kept) = match self {
-            Nothing::TrackingOff(error) => return error.fmt(f),
-            Nothing::Unknown { number, kept } => ("snapshot", number, kept),
-            Nothing::Gone { number, kept } => ("moment", number, kept),
+            CompareError::TrackingOff(error) => return error.fmt(f),
+            CompareError::Unknown { number, kept } => ("snapshot", number, kept),
+            CompareError::Gone { number, kept } => ("moment", number, kept),
         };
         if kept.is_empty() {
             return write!(f, "{what} {number} is not kept, and no other");
@@ -94,19 +95,19 @@ impl Collector {
     }
 
     /// Compares the heap of now with that of then.
-    pub(crate) fn compare(&self, since: Since) -> Result<Compared, Nothing> {
+    pub(crate) fn compare(&self, since: Since) -> Result<Compared, CompareError> {
         let _own = control::internal();
         self.lock().compare(since)
     }
 
     /// Takes a snapshot and keeps it for [`Since::Number`].
-    pub(crate) fn post(&self) -> Result<Posted, Nothing> {
+    pub(crate) fn post(&self) -> Result<SavedSnapshot, CompareError> {
         let _own = control::internal();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
         let totals = raw.totals;
-        Ok(Posted {
-            number: state.shelf.put(Arc::new(Kept::new(&raw))),
+        Ok(SavedSnapshot {
+            number: state.kept_snapshots.put(Arc::new(KeptCounts::new(&raw))),
             taken_at: raw.taken_at,
             live_bytes: totals.live_bytes(),
             live_blocks: totals.live_blocks(),
@@ -115,38 +116,42 @@ impl Collector {
 }
 
 impl State {
-    fn take_tracked(&mut self) -> Result<RawSnapshot, Nothing> {
+    fn take_tracked(&mut self) -> Result<RawSnapshot, CompareError> {
         let raw = self.take();
         if raw.tracking {
             return Ok(raw);
         }
-        Err(Nothing::tracking_off())
+        Err(CompareError::tracking_off())
     }
 
-    fn then(&mut self, since: Since, now: Instant) -> Option<Arc<Kept>> {
+    fn then(&mut self, since: Since, now: Instant) -> Option<Arc<KeptCounts>> {
         match since {
-            Since::First => self.ring.first().cloned(),
+            Since::First => self.baselines.first().cloned(),
             Since::Previous => self.baseline(now),
-            Since::Ago(age) => self.ring.at_least(age, now).cloned(),
-            Since::Number(number) => self.shelf.get(number, now),
+            Since::Ago(age) => self.baselines.at_least(age, now).cloned(),
+            Since::Number(number) => self.kept_snapshots.get(number, now),
         }
     }
 
     /// Returns [`State::then`], with an error where no snapshot has that number.
-    pub(super) fn kept_then(&mut self, since: Since, now: Instant) -> Result<Option<Arc<Kept>>, Nothing> {
+    pub(super) fn kept_then(
+        &mut self,
+        since: Since,
+        now: Instant,
+    ) -> Result<Option<Arc<KeptCounts>>, CompareError> {
         match (self.then(since, now), since) {
             (None, Since::Number(number)) => {
-                Err(Nothing::Unknown { number, kept: self.shelf.numbers().collect() })
+                Err(CompareError::Unknown { number, kept: self.kept_snapshots.numbers().collect() })
             }
             (kept, _) => Ok(kept),
         }
     }
 
-    fn compare(&mut self, since: Since) -> Result<Compared, Nothing> {
+    fn compare(&mut self, since: Since) -> Result<Compared, CompareError> {
         let raw = self.take_tracked()?;
         let old = self.kept_then(since, raw.taken)?;
         // Taking one has kept one, so there always is a first; if not, then is now.
-        let old = old.unwrap_or_else(|| Arc::new(Kept::new(&raw)));
+        let old = old.unwrap_or_else(|| Arc::new(KeptCounts::new(&raw)));
         // In a busy program stacks have appeared since all were named.
         self.adopt_names(&raw, Some(&old));
         if !self.unnamed.is_empty() {
@@ -205,7 +210,7 @@ impl Tracebacks<'_> {
     fn of(&mut self, at: usize) -> Traceback {
         let (state, stack): (_, &RawStack) = (self.state, &self.raw.stacks[at]);
         let limit = self.raw.traceback_limit;
-        let make = || state.world.traceback(stack, limit).unwrap_or_else(unknown);
+        let make = || state.source.traceback(stack, limit).unwrap_or_else(unknown);
         self.made[at].get_or_insert_with(make).clone()
     }
 }

@@ -10,8 +10,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::baselines::{Kept, KeptStack};
-use super::{Collector, Living, Nothing, Past, REUSE_FOR, Report, Since, State, total};
+use super::baselines::{KeptCounts, KeptStack};
+use super::estimate::{LiveStack, total};
+use super::state::{REUSE_FOR, State};
+use super::{Collector, CompareError, PastTotals, Report, Since};
 use crate::analyze::call_tree::Held;
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
@@ -20,18 +22,18 @@ use crate::record::control;
 use crate::record::raw_snapshot::RawSnapshot;
 
 /// Number of moments kept, and their age at most: two people may look at the same time.
-const MOMENTS: usize = 4;
-const MOMENTS_FOR: Duration = Duration::from_secs(60);
+const VIEWS: usize = 4;
+const VIEWS_FOR: Duration = Duration::from_secs(60);
 /// Number of stacks read in one go, for callers with other things to do in between: some 30 ms.
 const STACKS_PER_SLICE: usize = 8_192;
 
 /// Heap at one moment.
 #[derive(Debug)]
-pub(super) struct Moment {
+pub(super) struct View {
     /// Report without sites.
     report: Arc<Report>,
     taken: Instant,
-    kept: Arc<Kept>,
+    kept: Arc<KeptCounts>,
 }
 
 /// Totals, naming progress, history and kept snapshots of one moment.
@@ -42,14 +44,14 @@ pub(crate) struct Overview {
     /// Progress of naming: stacks that hold memory and have names, of all that hold memory.
     pub naming: Progress,
     /// Baselines of the collector, oldest first.
-    pub history: Vec<Past>,
+    pub history: Vec<PastTotals>,
     /// Snapshots kept on request, with their numbers, oldest first.
-    pub snapshots: Vec<(u64, Past)>,
+    pub snapshots: Vec<(u64, PastTotals)>,
 }
 
 /// Query: a moment, and the earlier one it is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct ViewQuery {
     /// Number of the moment; `None`: now.
     pub at: Option<u64>,
     pub since: Since,
@@ -97,8 +99,8 @@ pub(crate) struct Stacks {
     pub held: Vec<Held>,
     /// Totals of all blocks, exact also where `held` are estimates.
     pub total: Totals,
-    moment: Arc<Moment>,
-    old: Arc<Kept>,
+    view: Arc<View>,
+    old: Arc<KeptCounts>,
     /// First id that has not been looked at.
     next: u32,
 }
@@ -113,21 +115,21 @@ impl Collector {
     /// Returns the first `top` sites in that order, each with `points` figures of history.
     pub(crate) fn sites(
         &self,
-        asked: Asked,
+        query: ViewQuery,
         order: Order,
         top: usize,
         points: usize,
-    ) -> Result<Sites, Nothing> {
+    ) -> Result<Sites, CompareError> {
         let _own = control::internal();
-        self.lock().sites(asked, order, top, points)
+        self.lock().sites(query, order, top, points)
     }
 
     /// Begins to read stacks; nothing is read yet.
-    pub(crate) fn stacks(&self, asked: Asked) -> Result<Stacks, Nothing> {
+    pub(crate) fn stacks(&self, query: ViewQuery) -> Result<Stacks, CompareError> {
         let _own = control::internal();
-        let (moment, old, _) = self.lock().asked(asked)?;
-        let total = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old)).into();
-        Ok(Stacks { times: times(&moment, &old), held: Vec::new(), total, moment, old, next: 0 })
+        let (view, old, _) = self.lock().resolve_query(query)?;
+        let total = total((view.kept.live_bytes, view.kept.live_blocks), Some(&old)).into();
+        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, next: 0 })
     }
 
     /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
@@ -144,44 +146,44 @@ impl Collector {
 }
 
 /// Latest moments, oldest first.
-pub(super) type Moments = VecDeque<Arc<Moment>>;
+pub(super) type Views = VecDeque<Arc<View>>;
 
 impl State {
-    /// Drops moments older than `MOMENTS_FOR`.
-    pub(super) fn forget_old_moments(&mut self, now: Instant) {
-        self.moments.retain(|moment| now.saturating_duration_since(moment.taken) < MOMENTS_FOR);
+    /// Drops moments older than `VIEWS_FOR`.
+    pub(super) fn forget_old_views(&mut self, now: Instant) {
+        self.views.retain(|view| now.saturating_duration_since(view.taken) < VIEWS_FOR);
     }
 
     /// Returns the latest moment if it is at most a second old, else that of this snapshot.
-    fn fresh(&mut self, raw: &RawSnapshot, begun: Instant) -> Arc<Moment> {
-        self.forget_old_moments(raw.taken);
-        let is_fresh = |moment: &&Arc<Moment>| raw.taken.saturating_duration_since(moment.taken) < REUSE_FOR;
-        if let Some(moment) = self.moments.back().filter(is_fresh) {
-            return moment.clone();
+    fn fresh(&mut self, raw: &RawSnapshot, begun: Instant) -> Arc<View> {
+        self.forget_old_views(raw.taken);
+        let is_fresh = |view: &&Arc<View>| raw.taken.saturating_duration_since(view.taken) < REUSE_FOR;
+        if let Some(view) = self.views.back().filter(is_fresh) {
+            return view.clone();
         }
-        let kept = Arc::new(Kept::new(raw));
+        let kept = Arc::new(KeptCounts::new(raw));
         let report = Arc::new(self.report(raw, begun, Duration::ZERO, false));
-        let moment = Arc::new(Moment { report, taken: raw.taken, kept });
-        self.moments.push_back(moment.clone());
-        if self.moments.len() > MOMENTS {
-            self.moments.pop_front();
+        let view = Arc::new(View { report, taken: raw.taken, kept });
+        self.views.push_back(view.clone());
+        if self.views.len() > VIEWS {
+            self.views.pop_front();
         }
-        moment
+        view
     }
 
-    fn numbered(&mut self, number: u64, now: Instant) -> Result<Arc<Moment>, Nothing> {
-        self.forget_old_moments(now);
-        match self.moments.iter().find(|moment| moment.report.number == number) {
-            Some(moment) => Ok(moment.clone()),
+    fn numbered(&mut self, number: u64, now: Instant) -> Result<Arc<View>, CompareError> {
+        self.forget_old_views(now);
+        match self.views.iter().find(|view| view.report.number == number) {
+            Some(view) => Ok(view.clone()),
             None => {
-                let kept = self.moments.iter().map(|moment| moment.report.number).collect();
-                Err(Nothing::Gone { number, kept })
+                let kept = self.views.iter().map(|view| view.report.number).collect();
+                Err(CompareError::Gone { number, kept })
             }
         }
     }
 
     /// Does one slice of naming stacks that hold memory now or did then, if there is anything to name.
-    fn name_some(&mut self, raw: &RawSnapshot, then: Option<&Kept>) {
+    fn name_some(&mut self, raw: &RawSnapshot, then: Option<&KeptCounts>) {
         self.adopt_names(raw, then);
         if !self.unnamed.is_empty() {
             self.name_for(self.slice);
@@ -190,46 +192,59 @@ impl State {
     }
 
     fn overview(&mut self) -> Overview {
-        let begun = self.world.now();
+        let begun = self.source.now();
         let raw = self.take();
-        let moment = self.fresh(&raw, begun);
+        let view = self.fresh(&raw, begun);
         let baseline = self.baseline(raw.taken);
         self.name_some(&raw, baseline.as_deref());
-        let (total, named) = moment.kept.stacks().fold((0, 0), |(total, named), stack| {
+        let (total, named) = view.kept.stacks().fold((0, 0), |(total, named), stack| {
             (total + 1, named + usize::from(self.names.get(stack.id).is_some()))
         });
         Overview {
-            report: moment.report.clone(),
+            report: view.report.clone(),
             naming: Progress { named, total, more: named < total },
-            history: self.ring.all().map(|kept| kept.past()).collect(),
-            snapshots: self.shelf.all(raw.taken).map(|(number, kept)| (*number, kept.past())).collect(),
+            history: self.baselines.all().map(|kept| kept.past()).collect(),
+            snapshots: self
+                .kept_snapshots
+                .all(raw.taken)
+                .map(|(number, kept)| (*number, kept.past()))
+                .collect(),
         }
     }
 
     /// Returns the moment asked for, the counts it is compared with, and the stacks there are now.
-    fn asked(&mut self, asked: Asked) -> Result<(Arc<Moment>, Arc<Kept>, RawSnapshot), Nothing> {
-        let begun = self.world.now();
+    fn resolve_query(
+        &mut self,
+        query: ViewQuery,
+    ) -> Result<(Arc<View>, Arc<KeptCounts>, RawSnapshot), CompareError> {
+        let begun = self.source.now();
         let raw = self.take();
-        let moment = match asked.at {
+        let view = match query.at {
             Some(number) => self.numbered(number, raw.taken)?,
             None => self.fresh(&raw, begun),
         };
-        if !moment.report.tracking {
-            return Err(Nothing::tracking_off());
+        if !view.report.tracking {
+            return Err(CompareError::tracking_off());
         }
-        let old = self.kept_then(asked.since, moment.taken)?;
+        let old = self.kept_then(query.since, view.taken)?;
         // No baseline yet: then is now.
-        let old = old.unwrap_or_else(|| moment.kept.clone());
+        let old = old.unwrap_or_else(|| view.kept.clone());
         self.name_some(&raw, Some(&old));
-        Ok((moment, old, raw))
+        Ok((view, old, raw))
     }
 
-    fn sites(&mut self, asked: Asked, order: Order, top: usize, points: usize) -> Result<Sites, Nothing> {
-        let (moment, old, _) = self.asked(asked)?;
-        let sums = self.sums(moment.kept.stacks().map(Living::from), Some(&old));
+    fn sites(
+        &mut self,
+        query: ViewQuery,
+        order: Order,
+        top: usize,
+        points: usize,
+    ) -> Result<Sites, CompareError> {
+        let (view, old, _) = self.resolve_query(query)?;
+        let sums = self.sums(view.kept.stacks().map(LiveStack::from), Some(&old));
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
-        let all = total((moment.kept.live_bytes, moment.kept.live_blocks), Some(&old));
+        let all = total((view.kept.live_bytes, view.kept.live_blocks), Some(&old));
         let mut indices: Vec<usize> = (0..sums.len())
             .filter(|&at| sums[at] != Totals::default() && self.names.sites[at].is_final())
             .collect();
@@ -237,8 +252,8 @@ impl State {
         indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), self.names.sites[at].id));
         indices.truncate(top);
 
-        let past: Vec<&Arc<Kept>> = spread(self.ring.all().collect(), points.saturating_sub(1));
-        let past: Vec<&Arc<Kept>> = past.into_iter().chain([&moment.kept]).take(points).collect();
+        let past: Vec<&Arc<KeptCounts>> = spread(self.baselines.all().collect(), points.saturating_sub(1));
+        let past: Vec<&Arc<KeptCounts>> = past.into_iter().chain([&view.kept]).take(points).collect();
         let mut rows: Vec<SiteTotals> = indices
             .iter()
             .map(|&at| SiteTotals {
@@ -261,7 +276,7 @@ impl State {
         let shown = rows.iter().fold(Totals::default(), |sum, row| sum.plus(row.totals));
         let (other, total) = shown.beside(all.into());
         let history_at = past.iter().map(|kept| kept.taken_at).collect();
-        Ok(Sites { times: times(&moment, &old), rows, sites, other, total, history_at })
+        Ok(Sites { times: times(&view, &old), rows, sites, other, total, history_at })
     }
 
     fn stacks_slice(
@@ -276,8 +291,8 @@ impl State {
         let from = stacks.next;
         // All three ascend by id, and a stack that was live then is one of the same epoch now.
         let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
-        let (moment, old) = (stacks.moment.clone(), stacks.old.clone());
-        let mut new = moment.kept.stacks().skip_while(|stack| stack.id < from).peekable();
+        let (view, old) = (stacks.view.clone(), stacks.old.clone());
+        let mut new = view.kept.stacks().skip_while(|stack| stack.id < from).peekable();
         let mut then = old.stacks().skip_while(|stack| stack.id < from).peekable();
         let mut looked_at = 0;
         while let Some(id) = [new.peek(), then.peek()].into_iter().flatten().map(|stack| stack.id).min() {
@@ -297,7 +312,7 @@ impl State {
             }
             while known.next_if(|stack| stack.id < id).is_some() {}
             let stack = known.peek().filter(|stack| stack.id == id);
-            let traceback = stack.and_then(|stack| self.world.traceback(stack, limit));
+            let traceback = stack.and_then(|stack| self.source.traceback(stack, limit));
             let (size_diff, count_diff) = (size as i64 - old_size as i64, count as i64 - old_count as i64);
             stacks.held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
         }
@@ -305,15 +320,15 @@ impl State {
     }
 }
 
-impl From<KeptStack> for Living {
-    fn from(stack: KeptStack) -> Living {
+impl From<KeptStack> for LiveStack {
+    fn from(stack: KeptStack) -> LiveStack {
         let KeptStack { id, live_bytes: bytes, live_blocks: blocks, stderr } = stack;
-        Living { id, bytes, blocks, variance: (stderr as f64).powi(2) }
+        LiveStack { id, bytes, blocks, variance: (stderr as f64).powi(2) }
     }
 }
 
-fn times(moment: &Moment, old: &Kept) -> Times {
-    let Report { number, taken_at, .. } = *moment.report;
+fn times(view: &View, old: &KeptCounts) -> Times {
+    let Report { number, taken_at, .. } = *view.report;
     Times { number, taken_at, since: old.taken_at }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::diff::{Figures, Row};
 use super::unix_seconds;
 use crate::analyze::call_tree::{Held, Node, Value, What};
-use crate::analyze::collector::{Overview, Past, SiteTotals, Sites, Times};
+use crate::analyze::collector::{Overview, PastTotals, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
 
@@ -21,7 +21,7 @@ const VERSION: u32 = 1;
 /// Renders `summary.json`. `paths` are those that this server has.
 pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
     let Overview { report, naming, history, snapshots } = overview;
-    let moment = |id: Option<u64>, past: &Past| Moment {
+    let moment = |id: Option<u64>, past: &PastTotals| Moment {
         id,
         taken_at: unix_seconds(past.taken_at),
         size: past.live_bytes,
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_summary_has_the_words_of_metrics_and_of_snapshots() {
-        let past = Past { taken_at: at(5.0), live_bytes: 10, live_blocks: 2 };
+        let past = PastTotals { taken_at: at(5.0), live_bytes: 10, live_blocks: 2 };
         let overview = Overview {
             report: Arc::new(sample_report()),
             naming: Progress { named: 1_200, total: 5_000, more: true },

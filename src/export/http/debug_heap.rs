@@ -27,7 +27,7 @@ use super::query::SINCE;
 use super::response::{JSON, Refusal, answer, catch_panic, refuse};
 use super::{NAMED_LATE, Outlet, name_all};
 use crate::analyze::call_tree;
-use crate::analyze::collector::{Collector, Nothing, Since, Stacks};
+use crate::analyze::collector::{Collector, CompareError, Since, Stacks};
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{self, Snapshot};
 use crate::export::emit::json;
@@ -172,14 +172,16 @@ fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
     made.unwrap_or_else(|failed| *failed)
 }
 
-fn refusal(nothing: Nothing) -> Refusal {
+fn refusal(error: CompareError) -> Refusal {
     let bad = StatusCode::BAD_REQUEST;
-    Box::new(match nothing {
-        Nothing::TrackingOff(off) => refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
-        unknown @ Nothing::Unknown { .. } => {
+    Box::new(match error {
+        CompareError::TrackingOff(off) => refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
+        unknown @ CompareError::Unknown { .. } => {
             refuse(bad, format_args!("parameter since: {unknown}, allowed are {SINCE}"))
         }
-        gone @ Nothing::Gone { .. } => refuse(bad, format_args!("parameter at: {gone}, allowed is {AT}")),
+        gone @ CompareError::Gone { .. } => {
+            refuse(bad, format_args!("parameter at: {gone}, allowed is {AT}"))
+        }
     })
 }
 

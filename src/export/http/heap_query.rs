@@ -4,7 +4,7 @@
 
 use super::query::{MAX_TOP, SINCE, SORT, each, since};
 use crate::analyze::call_tree::Value;
-use crate::analyze::collector::{Asked, Since};
+use crate::analyze::collector::{Since, ViewQuery};
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::symbols::Site;
 use crate::export::input::number;
@@ -17,7 +17,7 @@ const MAX_NODES: usize = 20_000;
 /// Query of the JSON of `/debug/heap/…`; each path takes some of its parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HeapQuery {
-    pub asked: Asked,
+    pub asked: ViewQuery,
     pub order: Order,
     pub top: usize,
     /// Number of points of a site's history.
@@ -52,7 +52,7 @@ impl HeapQuery {
     /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
-            asked: Asked { at: None, since: Since::Previous },
+            asked: ViewQuery { at: None, since: Since::Previous },
             order: Order::Size,
             top: 100,
             history: 16,

@@ -12,7 +12,7 @@ use axum::response::Response;
 use super::query::{self, Format, Query, SINCE};
 use super::response::{JSON, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, name_all};
-use crate::analyze::collector::{Collector, Compared, Nothing, Posted};
+use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
 use crate::analyze::snapshot::compare as rows;
 use crate::export::emit::diff;
 use crate::record::control;
@@ -38,7 +38,7 @@ pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Resp
 fn show(collector: &Collector, query: &Query) -> Response {
     let Compared { new, old, total } = match collector.compare(query.since) {
         Ok(compared) => compared,
-        Err(Nothing::TrackingOff(off)) => {
+        Err(CompareError::TrackingOff(off)) => {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
         }
         Err(unknown) => {
@@ -66,7 +66,7 @@ pub(super) async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Respons
             return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
         }
         match outlet.collector.post() {
-            Ok(Posted { number, taken_at, live_bytes, live_blocks }) => {
+            Ok(SavedSnapshot { number, taken_at, live_bytes, live_blocks }) => {
                 let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let text = serde_json::json!({
                     "id": number,

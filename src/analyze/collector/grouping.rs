@@ -1,0 +1,186 @@
+//! Groups the counts of a snapshot by site, chooses the sites that are exported and builds the report.
+#![forbid(unsafe_code)]
+
+use super::baselines::KeptCounts;
+use super::estimate::{Estimate, LiveStack, fit, total};
+use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
+use super::state::State;
+use super::top_sites::{Candidate, Limits, choose};
+use crate::analyze::symbols;
+use crate::record::raw_snapshot::{RawSnapshot, RawStack};
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+const TOP_DELTA: usize = 7;
+const STICKY: usize = 8;
+/// An estimated site has one more series, its error: fewer sites keep within 240 series.
+const STICKY_ESTIMATES: usize = 3;
+pub(super) const STICKY_FOR: Duration = Duration::from_secs(30 * 60);
+
+impl State {
+    /// Builds the report of a snapshot, with the names there are. `begun`, `spent`: the time at which this step began,
+    /// and the time spent before it.
+    pub(super) fn report(
+        &mut self,
+        raw: &RawSnapshot,
+        begun: Instant,
+        spent: Duration,
+        with_sites: bool,
+    ) -> Report {
+        let totals = raw.totals;
+        let baseline = self.baseline(raw.taken);
+        self.adopt_names(raw, baseline.as_deref());
+        let sums = self.sums(raw.stacks.iter().map(LiveStack::from), baseline.as_deref());
+        let all = total((totals.live_bytes(), totals.live_blocks()), baseline.as_deref());
+        let (sites, followed) = if with_sites {
+            let sites = self.choose(raw, &sums, all);
+            let followed = self.followed.rows(&sites, |id| {
+                let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));
+                sum.map_or((Sum::default(), 0), |sum| (sum.sum(), sum.stderr()))
+            });
+            (sites, followed)
+        } else {
+            (Vec::new(), Vec::new())
+        };
+
+        let mut other = all;
+        for row in &sites {
+            // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it
+            // for estimates, but for blocks of no bytes.
+            other.live_bytes = other.live_bytes.saturating_sub(row.live_bytes);
+            other.live_blocks = other.live_blocks.saturating_sub(row.live_blocks);
+            other.delta_bytes -= row.delta_bytes;
+            other.delta_blocks -= row.delta_blocks;
+        }
+        let unnamed = self.unnamed_bytes(&raw.stacks);
+        self.number += 1;
+        let (resident_bytes, memory_limit_bytes) =
+            (self.source.resident_bytes(), self.source.memory_limit_bytes());
+        Report {
+            number: self.number,
+            taken_at: raw.taken_at,
+            duration: spent + self.source.now().saturating_duration_since(begun),
+            started_at: self.started_at,
+            tracking: raw.tracking,
+            live_bytes: all.live_bytes,
+            live_blocks: all.live_blocks,
+            peak_bytes: raw.peak_bytes,
+            allocated_bytes: totals.allocated_bytes,
+            allocations: totals.allocated_blocks,
+            deallocated_bytes: totals.freed_bytes,
+            deallocations: totals.freed_blocks,
+            sites,
+            other,
+            delta_bytes: all.delta_bytes,
+            delta_blocks: all.delta_blocks,
+            sites_with_blocks: (self.names.sites.iter().zip(&sums))
+                .filter(|(site, sum)| site.is_final() && sum.now.blocks > 0)
+                .count() as u64,
+            delta_window: baseline
+                .as_deref()
+                .map_or(Duration::ZERO, |kept| raw.taken.saturating_duration_since(kept.taken)),
+            untracked_bytes: raw.untracked_bytes,
+            overhead_bytes: raw.overhead_bytes,
+            unnamed,
+            dropped: DroppedEvents {
+                stacks: raw.dropped.stacks,
+                memory: raw.dropped.memory,
+                threads: raw.dropped.threads,
+                // The collector leaves sites in *other*, which loses nothing; only an outlet that
+                // cannot remove a series has to turn one away.
+                series: self.followed.refused(),
+                reentrant: raw.dropped.reentrant,
+            },
+            truncated_stacks: raw.truncated_stacks,
+            fallback_walks: raw.fallback_walks,
+            sample_interval_bytes: raw.sample_interval_bytes,
+            resident_bytes,
+            memory_limit_bytes,
+            build: BuildInfo {
+                version: env!("CARGO_PKG_VERSION"),
+                build_id: self.build_id.clone(),
+                capture: symbols::capture(raw.capture),
+                symbols: self.source.symbols(),
+            },
+            followed,
+            forgotten: self.forgotten,
+        }
+    }
+
+    /// Returns the live bytes of stacks that have no final name yet, and of those whose line was lost.
+    fn unnamed_bytes(&self, stacks: &[RawStack]) -> UnnamedBytes {
+        let mut unnamed = UnnamedBytes::default();
+        for stack in stacks {
+            match self.names.get(stack.id).map(|index| &self.names.sites[index]) {
+                None => unnamed.pending += stack.counts.live_bytes(),
+                Some(site) if site.lost.is_some() => unnamed.lost += stack.counts.live_bytes(),
+                Some(_) => {}
+            }
+        }
+        unnamed
+    }
+
+    /// Sums counts by site, in the order of `names.sites`.
+    pub(super) fn sums(
+        &self,
+        living: impl Iterator<Item = LiveStack>,
+        baseline: Option<&KeptCounts>,
+    ) -> Vec<Estimate> {
+        let mut sums = vec![Estimate::default(); self.names.sites.len()];
+        for LiveStack { id, bytes, blocks, variance } in living {
+            let Some(index) = self.names.get(id).filter(|_| blocks != 0 || bytes != 0) else {
+                continue;
+            };
+            sums[index].now.add(bytes, blocks, variance != 0.0);
+            sums[index].variance += variance;
+        }
+        for stack in baseline.into_iter().flat_map(KeptCounts::stacks) {
+            if let Some(index) = self.names.get(stack.id) {
+                sums[index].then.add(stack.live_bytes, stack.live_blocks, stack.stderr != 0);
+                sums[index].then_variance += (stack.stderr as f64).powi(2);
+            }
+        }
+        sums
+    }
+
+    fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: Sum) -> Vec<SiteRow> {
+        let now = raw.taken;
+        let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
+        let candidates: Vec<Candidate> = self
+            .names
+            .sites
+            .iter()
+            .zip(sums)
+            .map(|(site, estimate)| {
+                // One that would have another id with more memory is never chosen.
+                let sum = if site.is_final() { estimate.sum() } else { Sum::default() };
+                let Sum { live_bytes, live_blocks, delta_bytes, .. } = sum;
+                Candidate { id: site.id, live_bytes, live_blocks, delta_bytes, top_ago: ago(&site.id) }
+            })
+            .collect();
+        let is_estimated = raw.sample_interval_bytes != 0 || sums.iter().any(|sum| sum.variance > 0.0);
+        let chosen = choose(
+            &candidates,
+            Limits {
+                by_live: self.options.top_n,
+                by_delta: TOP_DELTA,
+                sticky: if is_estimated { STICKY_ESTIMATES } else { STICKY },
+                sticky_for: STICKY_FOR,
+            },
+        );
+        for site in chosen.iter().filter(|chosen| !chosen.sticky) {
+            self.tops.insert(candidates[site.index].id, now);
+        }
+        self.tops.retain(|_, &mut at| now.saturating_duration_since(at) <= STICKY_FOR);
+        let mut rows: Vec<Estimate> = chosen.iter().map(|site| sums[site.index]).collect();
+        fit(&mut rows, total);
+        let mut rows: Vec<SiteRow> = chosen
+            .iter()
+            .zip(rows)
+            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.sum(), sum.stderr()))
+            .collect();
+        // Estimates may have changed places.
+        rows.sort_by_key(|row| (Reverse(row.live_bytes), row.id()));
+        rows
+    }
+}

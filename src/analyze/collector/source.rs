@@ -1,0 +1,68 @@
+//! Heap and clock that a collector reads: those of this process, or a test's own.
+#![forbid(unsafe_code)]
+
+use super::budget;
+#[cfg(any(feature = "http", test))]
+use crate::analyze::frame::Traceback;
+use crate::analyze::process;
+use crate::analyze::symbols::{self, Progress, Site};
+use crate::record::control;
+use crate::record::fork;
+use crate::record::raw_snapshot::{self, RawSnapshot, RawStack};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Surroundings of a collection, so that tests can bring their own heap and their own clock.
+pub(crate) trait HeapSource: Send {
+    fn now(&self) -> Instant;
+    fn take(&self) -> RawSnapshot;
+    /// Returns a number that changes when names given before may be wrong.
+    fn names_epoch(&self) -> u64;
+    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
+    #[cfg(any(feature = "http", test))]
+    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
+    fn symbols(&self) -> &'static str;
+    fn resident_bytes(&self) -> Option<u64>;
+    fn memory_limit_bytes(&self) -> Option<u64>;
+}
+
+/// The heap and the clock of this process. A fork need not wait for slow operations here: between two calls nothing of
+/// a collector is half changed that a child could not go on with.
+pub(super) struct ThisProcess;
+
+impl HeapSource for ThisProcess {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+    fn take(&self) -> RawSnapshot {
+        let mut raw = fork::outside(raw_snapshot::take);
+        // An address that no memory was left to name is attribution lost for want of memory, too.
+        raw.dropped.memory += symbols::global().over_limit();
+        budget::follow(raw.stacks.capacity() * size_of::<RawStack>());
+        raw
+    }
+    fn names_epoch(&self) -> u64 {
+        // Asks the loader, whose lock a thread that forks may hold. Either changes the names of stacks.
+        fork::outside(control::modules_epoch).wrapping_add(symbols::global().lost_epoch() << 48)
+    }
+    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        symbols::global().site(addresses)
+    }
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
+        fork::outside(|| symbols::global().resolve(stacks, budget))
+    }
+    #[cfg(any(feature = "http", test))]
+    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
+        symbols::global().traceback(stack.addresses, limit, stack.truncated)
+    }
+    fn symbols(&self) -> &'static str {
+        fork::outside(|| symbols::global().quality())
+    }
+    fn resident_bytes(&self) -> Option<u64> {
+        fork::outside(process::resident_bytes)
+    }
+    fn memory_limit_bytes(&self) -> Option<u64> {
+        fork::outside(process::memory_limit_bytes)
+    }
+}

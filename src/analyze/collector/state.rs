@@ -1,0 +1,200 @@
+//! State of a collector, and the steps of a collection.
+#![forbid(unsafe_code)]
+
+use super::baselines::{Baselines, KeptCounts};
+use super::budget;
+use super::followed_sites::Followed;
+#[cfg(any(feature = "http", test))]
+use super::kept_snapshots::KeptSnapshots;
+use super::naming::NAMING_SLICE;
+use super::report::Report;
+use super::settings::Options;
+use super::site_index::SiteIndex;
+use super::source::HeapSource;
+#[cfg(any(feature = "http", test))]
+use super::views;
+use crate::analyze::symbols;
+use crate::record::control;
+use crate::record::raw_snapshot::{Counts, RawSnapshot};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Age up to which a collection is reused.
+pub(super) const REUSE_FOR: Duration = Duration::from_secs(1);
+/// Time that one collection may spend naming stacks it has not met; the rest is named later.
+pub(super) const NAMING_TIME: Duration = Duration::from_secs(1);
+/// Age from which a draft is thrown away.
+const PENDING_FOR: Duration = Duration::from_secs(5);
+
+/// Snapshot whose stacks are still being named.
+pub(super) struct PendingCollection {
+    raw: RawSnapshot,
+    /// Time spent taking it, so far.
+    spent: Duration,
+    begun: Instant,
+}
+
+pub(super) struct State {
+    pub(super) source: Box<dyn HeapSource>,
+    pub(super) options: Options,
+    pub(super) started_at: SystemTime,
+    pub(super) build_id: Arc<str>,
+    pub(super) epoch: Option<u32>,
+    pub(super) names_epoch: u64,
+    pub(super) names: SiteIndex,
+    /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
+    pub(super) unnamed: Vec<&'static [usize]>,
+    /// Time that the next go of naming may take.
+    pub(super) slice: Duration,
+    pub(super) baselines: Baselines,
+    #[cfg(any(feature = "http", test))]
+    pub(super) kept_snapshots: KeptSnapshots,
+    #[cfg(any(feature = "http", test))]
+    pub(super) views: views::Views,
+    /// Counts of the previous collection, where `delta_window` is zero.
+    pub(super) previous: Option<Arc<KeptCounts>>,
+    /// Time at which each site was last chosen by live bytes or delta.
+    pub(super) tops: HashMap<u64, Instant>,
+    /// Sites followed. They survive a clear of the traces: series made once are there for ever.
+    pub(super) followed: Followed,
+    /// Totals last seen, and those last seen of all epochs before.
+    pub(super) seen: Counts,
+    pub(super) forgotten: Counts,
+    pub(super) pending: Option<PendingCollection>,
+    pub(super) report: Option<(Instant, Arc<Report>)>,
+    pub(super) number: u64,
+}
+
+impl State {
+    pub(super) fn new(options: Options, source: Box<dyn HeapSource>) -> State {
+        let kept_bytes = budget::of_baselines(options.max_overhead.unwrap_or_else(budget::limit));
+        State {
+            baselines: Baselines::new(options.delta_window, kept_bytes),
+            #[cfg(any(feature = "http", test))]
+            kept_snapshots: KeptSnapshots::new(options.snapshots, options.snapshots_for, kept_bytes),
+            names_epoch: source.names_epoch(),
+            source,
+            options,
+            started_at: control::began_at(),
+            build_id: symbols::build_id().unwrap_or_default().into(),
+            epoch: None,
+            names: SiteIndex::default(),
+            unnamed: Vec::new(),
+            #[cfg(any(feature = "http", test))]
+            views: views::Views::default(),
+            slice: NAMING_SLICE,
+            previous: None,
+            tops: HashMap::new(),
+            followed: Followed::default(),
+            seen: Counts::default(),
+            forgotten: Counts::default(),
+            pending: None,
+            report: None,
+            number: 0,
+        }
+    }
+
+    /// Forgets everything kept, which belongs to counts that no longer continue.
+    pub(super) fn forget(&mut self) {
+        self.baselines.clear();
+        #[cfg(any(feature = "http", test))]
+        self.kept_snapshots.clear();
+        #[cfg(any(feature = "http", test))]
+        self.views.clear();
+        self.names = SiteIndex::default();
+        self.unnamed.clear();
+        self.previous = None;
+        self.tops.clear();
+        self.pending = None;
+        self.report = None;
+    }
+
+    /// Takes a raw snapshot, forgets everything that no longer fits it, and keeps a baseline if due.
+    pub(super) fn take(&mut self) -> RawSnapshot {
+        let raw = self.source.take();
+        if self.epoch.replace(raw.epoch) != Some(raw.epoch) {
+            self.forget();
+            self.forgotten += std::mem::take(&mut self.seen);
+        }
+        self.seen = raw.totals;
+        let names_epoch = self.source.names_epoch();
+        if self.names_epoch != names_epoch {
+            self.names_epoch = names_epoch;
+            self.names = SiteIndex::default();
+        }
+        if !raw.tracking {
+            self.baselines.clear();
+        } else if self.baselines.due_in(raw.taken).is_zero() {
+            self.baselines.push(Arc::new(KeptCounts::new(&raw)));
+        }
+        raw
+    }
+
+    pub(super) fn tick(&mut self) -> Duration {
+        #[cfg(any(feature = "http", test))]
+        self.forget_old_views(self.source.now());
+        if self.baselines.due_in(self.source.now()).is_zero() {
+            let raw = self.take();
+            if self.pending.is_none() {
+                // Names are read early, while there is memory for that: they may be asked for only when
+                // the memory of the process has become scarce.
+                let baseline = self.baseline(raw.taken);
+                self.adopt_names(&raw, baseline.as_deref());
+            }
+        }
+        // While tracking is off nothing is kept, so it is always due; look again after a pace.
+        match self.baselines.due_in(self.source.now()) {
+            Duration::ZERO => self.baselines.pace(),
+            wait => wait,
+        }
+    }
+
+    /// Does the next slice of a collection; `None` while stacks are still being named.
+    pub(super) fn advance(&mut self) -> Option<Arc<Report>> {
+        let now = self.source.now();
+        if let Some((done, report)) = &self.report
+            && now.saturating_duration_since(*done) < REUSE_FOR
+        {
+            return Some(report.clone());
+        }
+        // A draft whose caller did not come back is not the heap of now.
+        let fresh = |pending: &PendingCollection| now.saturating_duration_since(pending.begun) < PENDING_FOR;
+        let pending = match self.pending.take().filter(fresh) {
+            Some(pending) => pending,
+            None => {
+                let raw = self.take();
+                let baseline = self.baseline(raw.taken);
+                self.adopt_names(&raw, baseline.as_deref());
+                // Where reading and grouping took long, on a busy machine, there is as much time for names as ever: else
+                // no collection there would come to them.
+                let begun = self.source.now();
+                PendingCollection { raw, spent: begun.saturating_duration_since(now), begun }
+            }
+        };
+        if !self.unnamed.is_empty() {
+            let left = NAMING_TIME.saturating_sub(self.source.now().saturating_duration_since(pending.begun));
+            if !left.is_zero() && self.name_for(left.min(self.slice)) && !self.unnamed.is_empty() {
+                self.pending = Some(pending);
+                return None;
+            }
+        }
+        Some(self.finish(pending))
+    }
+
+    /// Returns the baseline of deltas at `now`.
+    pub(super) fn baseline(&self, now: Instant) -> Option<Arc<KeptCounts>> {
+        self.previous.clone().or_else(|| self.baselines.baseline(now).cloned())
+    }
+
+    fn finish(&mut self, pending: PendingCollection) -> Arc<Report> {
+        let PendingCollection { raw, spent, .. } = pending;
+        let report = Arc::new(self.report(&raw, self.source.now(), spent, raw.tracking));
+        if self.options.delta_window.is_zero() {
+            self.previous = Some(Arc::new(KeptCounts::new(&raw)));
+        }
+        // From now, not from when it began: on a busy machine a slow one would be repeated at once.
+        self.report = Some((self.source.now(), report.clone()));
+        report
+    }
+}

@@ -1,0 +1,67 @@
+//! Report with every field in use, for the tests of the outlets.
+#![forbid(unsafe_code)]
+
+use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
+use crate::analyze::symbols::Site;
+use crate::record::raw_snapshot::Counts;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Builds a report with every field in use, for the tests of the outlets.
+pub(crate) fn sample_report() -> Report {
+    let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds);
+    Report {
+        number: 1,
+        taken_at: at(1_793_000_300.25),
+        duration: Duration::from_micros(1_500),
+        started_at: at(1_793_000_000.0),
+        tracking: true,
+        live_bytes: 600_000,
+        live_blocks: 12_500,
+        peak_bytes: 700_000,
+        allocated_bytes: 1_000_000,
+        allocations: 20_000,
+        deallocated_bytes: 400_000,
+        deallocations: 7_500,
+        sites: vec![
+            sample_row(42, "app::cache::Cache::insert", 592_560, 12_345, 48, 1),
+            sample_row(7, "app::load\\it", 5_000, 50, -1_000, -10),
+        ],
+        other: Sum { live_bytes: 2_440, live_blocks: 105, delta_bytes: 0, delta_blocks: 0 },
+        delta_bytes: -952,
+        delta_blocks: -9,
+        sites_with_blocks: 17,
+        delta_window: Duration::from_millis(300_500),
+        untracked_bytes: 64,
+        overhead_bytes: 4_096,
+        unnamed: UnnamedBytes { pending: 128, lost: 256 },
+        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5 },
+        truncated_stacks: 6,
+        fallback_walks: 7,
+        sample_interval_bytes: 0,
+        resident_bytes: Some(8_192),
+        memory_limit_bytes: Some(134_217_728),
+        build: BuildInfo { version: "0.1.0", build_id: "ab12".into(), capture: "cfi", symbols: "lines" },
+        followed: Vec::new(),
+        forgotten: Counts::default(),
+    }
+}
+
+pub(crate) fn sample_row(
+    line: u32,
+    function: &str,
+    live_bytes: u64,
+    live_blocks: u64,
+    delta_bytes: i64,
+    delta_blocks: i64,
+) -> SiteRow {
+    let site = Site {
+        id: 0xfeed_0000_0000_0000 + u64::from(line),
+        function: function.into(),
+        file: "src\\app\\cache.rs".into(),
+        line,
+        krate: "app".into(),
+        lost: None,
+    };
+    SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks }, 0)
+}
