@@ -7,8 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::analyze::collector::DEFAULT_MAX_OVERHEAD;
-use crate::analyze::symbols;
+use crate::analyze::symbols::{self, DEFAULT_MAX_OVERHEAD};
 use crate::record::raw_snapshot;
 
 /// Lowest limit allowed. Below this not even the tables of a few threads would fit beside some names.

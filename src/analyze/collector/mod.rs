@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod baselines;
-mod budget;
+pub(crate) mod budget;
 #[cfg(any(feature = "http", test))]
 mod compare;
 mod estimate;
@@ -16,7 +16,7 @@ mod grouping;
 mod kept_snapshots;
 mod naming;
 mod report;
-mod settings;
+pub(crate) mod settings;
 mod site_index;
 mod source;
 mod state;
@@ -26,20 +26,19 @@ mod views;
 
 use std::fmt;
 use std::sync::Arc;
+#[cfg(any(feature = "prometheus", test))]
 use std::time::Duration;
 
 use crate::record::control;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 #[cfg(any(feature = "http", test))]
 pub(crate) use baselines::PastTotals;
-pub(crate) use budget::MIN_MAX_OVERHEAD;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{CompareError, Compared, SavedSnapshot, Since};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
 pub use settings::CollectorBuilder;
 use settings::Options;
-pub(crate) use settings::{DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N};
 use source::HeapSource;
 use state::State;
 #[cfg(any(feature = "http", test))]

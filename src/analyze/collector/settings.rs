@@ -14,7 +14,6 @@ pub(crate) const MAX_TOP_N: usize = 25;
 pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longest `delta_window`: with a longer one a program would run too long before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
 /// Snapshots kept on request, and their age at most.
 #[cfg(any(feature = "http", test))]
 const SNAPSHOTS: usize = 16;

@@ -43,9 +43,7 @@ mod source_path;
 #[cfg_attr(not(target_os = "linux"), path = "no_unwind_table.rs")]
 mod unwind_table;
 
-#[cfg(any(feature = "pprof", feature = "http"))]
-use crate::analyze::frame::Frame;
-use crate::analyze::frame::Traceback;
+use crate::analyze::frame::{Frame, Traceback};
 use crate::record::control;
 use crate::record::fork;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
@@ -81,7 +79,7 @@ const FIRST_WINDOW: usize = 64;
 const LOST_FOR: Duration = Duration::from_secs(60);
 
 /// Default of the overhead limit, without `HEAPGAUGE_MAX_OVERHEAD`.
-const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
+pub(crate) const DEFAULT_MAX_OVERHEAD: u64 = 64 << 20;
 
 /// Progress of a call of [`Symbols::resolve`]: stacks that have their names, of those given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::analyze::collector::{
-    DEFAULT_DELTA_WINDOW, DEFAULT_MAX_OVERHEAD, MAX_DELTA_WINDOW, MAX_TOP_N, MIN_MAX_OVERHEAD,
-};
+use crate::analyze::collector::budget::MIN_MAX_OVERHEAD;
+use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, MAX_DELTA_WINDOW, MAX_TOP_N};
+use crate::analyze::symbols::DEFAULT_MAX_OVERHEAD;
 use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;

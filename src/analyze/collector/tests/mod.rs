@@ -10,7 +10,7 @@ mod views;
 
 use super::*;
 use crate::analyze::frame::Traceback;
-use crate::analyze::symbols::{Progress, Site};
+use crate::analyze::symbols::{DEFAULT_MAX_OVERHEAD, Progress, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
