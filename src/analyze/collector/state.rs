@@ -24,8 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 pub(super) const REUSE_FOR: Duration = Duration::from_secs(1);
 /// Time that one collection may spend naming stacks it has not met; the rest is named later.
 pub(super) const NAMING_TIME: Duration = Duration::from_secs(1);
-/// Age from which a draft is thrown away.
-const PENDING_FOR: Duration = Duration::from_secs(5);
+/// Time without a caller after which a pending collection is thrown away.
+pub(super) const PENDING_FOR: Duration = Duration::from_secs(5);
 
 /// Snapshot whose stacks are still being named.
 pub(super) struct PendingCollection {
@@ -33,6 +33,8 @@ pub(super) struct PendingCollection {
     /// Time spent taking it, so far.
     spent: Duration,
     begun: Instant,
+    /// Time of the last slice of naming; `None` before the first.
+    named_at: Option<Instant>,
 }
 
 pub(super) struct State {
@@ -159,8 +161,10 @@ impl State {
             return Some(report.clone());
         }
         // A draft whose caller did not come back is not the heap of now.
-        let fresh = |pending: &PendingCollection| now.saturating_duration_since(pending.begun) < PENDING_FOR;
-        let pending = match self.pending.take().filter(fresh) {
+        let fresh = |pending: &PendingCollection| {
+            now.saturating_duration_since(pending.named_at.unwrap_or(pending.begun)) < PENDING_FOR
+        };
+        let mut pending = match self.pending.take().filter(fresh) {
             Some(pending) => pending,
             None => {
                 let raw = self.take();
@@ -169,12 +173,16 @@ impl State {
                 // Where reading and grouping took long, on a busy machine, there is as much time for names as ever: else
                 // no collection there would come to them.
                 let begun = self.source.now();
-                PendingCollection { raw, spent: begun.saturating_duration_since(now), begun }
+                let spent = begun.saturating_duration_since(now);
+                PendingCollection { raw, spent, begun, named_at: None }
             }
         };
         if !self.unnamed.is_empty() {
             let left = NAMING_TIME.saturating_sub(self.source.now().saturating_duration_since(pending.begun));
-            if !left.is_zero() && self.name_for(left.min(self.slice)) && !self.unnamed.is_empty() {
+            // However busy the machine is, each collection names something: the stack that holds most.
+            let is_time = pending.named_at.is_none() || !left.is_zero();
+            if is_time && self.name_for(left.min(self.slice)) && !self.unnamed.is_empty() {
+                pending.named_at = Some(self.source.now());
                 self.pending = Some(pending);
                 return None;
             }

@@ -19,7 +19,8 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Least number of addresses that a batch names whatever its time budget, so that every batch gets on.
+/// Least number of addresses that a batch names whatever its time budget. All addresses of its first stack are named as
+/// well, so that every batch gets on, and the stack asked for first has its name first.
 pub(super) const LEAST_PER_BATCH: usize = 16;
 
 /// Least number of addresses that a parse should serve: opening line tables anew takes some 50 ms, in an executable of

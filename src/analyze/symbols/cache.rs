@@ -18,7 +18,7 @@ const LOWEST_CODE: usize = 4096;
 /// Name of a stack whose addresses were lost.
 pub(super) const UNRECORDED: &str = "[unrecorded]";
 
-/// NameCache found: every text once, every frame once, and by address the frames that begin there.
+/// Names found: every text once, every frame once, and by address the frames that begin there.
 pub(super) struct NameCache {
     rules: SiteRules,
     /// Epoch of the modules these names are from.

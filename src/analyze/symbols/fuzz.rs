@@ -15,16 +15,16 @@ const KEPT: usize = 4 << 10;
 const UNIT: usize = 128;
 
 /// Section of a file that is put together here.
-struct Section {
-    name: &'static str,
-    kind: u32,
+pub(super) struct Section {
+    pub name: &'static str,
+    pub kind: u32,
     /// Number of the section with its strings.
-    link: u32,
-    bytes: Vec<u8>,
+    pub link: u32,
+    pub bytes: Vec<u8>,
 }
 
 /// Builds a 64-bit ELF file of these sections and one segment, which begins at address 0.
-fn elf(sections: &[Section]) -> Vec<u8> {
+pub(super) fn elf(sections: &[Section]) -> Vec<u8> {
     const HEADER: usize = 64;
     const SEGMENT: usize = 56;
     let mut names = vec![0];
@@ -127,10 +127,10 @@ fn seed() -> Vec<u8> {
 }
 
 /// File of this test, removed when it is dropped.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub PathBuf);
 
 impl Temporary {
-    fn new(test: &str) -> Temporary {
+    pub(super) fn new(test: &str) -> Temporary {
         Temporary(std::env::temp_dir().join(format!("heapgauge-{}-{test}", std::process::id())))
     }
 

@@ -116,3 +116,96 @@ impl Entry {
         self.found.line == 0 && self.function.is_some()
     }
 }
+
+#[cfg(all(test, target_pointer_width = "64", target_endian = "little"))]
+mod tests {
+    use super::super::fuzz::{Section, Temporary, elf};
+    use super::*;
+    use gimli::constants as dw;
+
+    /// Functions by address, each 256 bytes long, and rows of a line table, in DWARF 4.
+    fn file(functions: &[(&str, u64)], rows: &[(u64, u8)]) -> Vec<u8> {
+        let attribute = |name: gimli::DwAt, form: gimli::DwForm| [name.0 as u8, form.0 as u8];
+        let place =
+            [attribute(dw::DW_AT_low_pc, dw::DW_FORM_addr), attribute(dw::DW_AT_high_pc, dw::DW_FORM_data4)];
+        let name = attribute(dw::DW_AT_name, dw::DW_FORM_string);
+        let lines = attribute(dw::DW_AT_stmt_list, dw::DW_FORM_sec_offset);
+        let mut abbreviations = vec![1, dw::DW_TAG_compile_unit.0 as u8, 1];
+        abbreviations.extend([name, lines, place[0], place[1], [0, 0]].as_flattened());
+        abbreviations.extend([2, dw::DW_TAG_subprogram.0 as u8, 0]);
+        abbreviations.extend([name, place[0], place[1], [0, 0], [0, 0]].as_flattened());
+
+        let mut info = vec![4, 0, 0, 0, 0, 0, 8, 1];
+        info.extend(b"src/a.rs\0\0\0\0\0");
+        info.extend(functions[0].1.to_le_bytes());
+        info.extend((256 * functions.len() as u32).to_le_bytes());
+        for (name, low) in functions {
+            info.push(2);
+            info.extend(name.bytes().chain([0]));
+            info.extend(low.to_le_bytes().iter().chain(&256u32.to_le_bytes()));
+        }
+        info.push(0);
+
+        // Length of an instruction, a statement by default, and the lengths of the standard operations.
+        let mut head = vec![1, 1, 1, 0xfb, 14, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1];
+        // No directory, one file.
+        head.extend(b"\0a.rs\0\0\0\0\0");
+        let mut table = vec![4, 0];
+        table.extend((head.len() as u32).to_le_bytes());
+        table.extend(head);
+        let mut before = 1;
+        for (address, line) in rows {
+            table.extend([0, 9, dw::DW_LNE_set_address.0]);
+            table.extend(address.to_le_bytes());
+            table.push(dw::DW_LNS_advance_line.0);
+            // A signed number of seven bits.
+            table.push(((*line as i8 - before) & 0x7f) as u8);
+            table.push(dw::DW_LNS_copy.0);
+            before = *line as i8;
+        }
+        table.extend([dw::DW_LNS_advance_pc.0, 16, 0, 1, dw::DW_LNE_end_sequence.0]);
+
+        let section = |name, bytes: Vec<u8>, has_length: bool| {
+            let length = (bytes.len() as u32).to_le_bytes();
+            let bytes = if has_length { [&length[..], &bytes].concat() } else { bytes };
+            Section { name, kind: object::elf::SHT_PROGBITS.0, link: 0, bytes }
+        };
+        elf(&[
+            section(".debug_abbrev", abbreviations, false),
+            section(".debug_info", info, true),
+            section(".debug_line", table, true),
+        ])
+    }
+
+    /// The compiler gives line 0 to code of its own making.
+    #[test]
+    fn a_row_of_line_0_has_the_nearest_line_of_its_function() {
+        let functions = [("first", 0x1000), ("second", 0x1100), ("third", 0x1200)];
+        let rows = [
+            (0x1000, 10),
+            (0x1010, 0),
+            (0x1018, 12),
+            (0x1060, 0),
+            (0x10f0, 14),
+            (0x1100, 0),
+            (0x1180, 40),
+            (0x1200, 0),
+        ];
+        let path = Temporary::new("line-0");
+        std::fs::write(&path.0, file(&functions, &rows)).unwrap();
+        let lines = Lines::open(&path.0, None, None).unwrap();
+        let at = |address: u64| {
+            let begin = address & !0xff;
+            let found = lines.frames(address, &mut || Some(begin..begin + 0x100));
+            assert_eq!(found.len(), 1, "{address:#x}");
+            (found[0].name.clone().unwrap(), found[0].line)
+        };
+        let named = |name: &str, line| (name.to_owned(), line);
+        assert_eq!(at(0x1004), named("first", 10));
+        assert_eq!(at(0x1012), named("first", 12), "behind it, and nearer than line 10");
+        assert_eq!(at(0x1062), named("first", 12), "before it");
+        // The nearest row is that of another function.
+        assert_eq!(at(0x1104), named("second", 40));
+        assert_eq!(at(0x1204), named("third", 0), "no row of it has a line");
+    }
+}

@@ -71,8 +71,9 @@ pub use site_rules::LOOK_THROUGH;
 /// parsed for the one serves the next, and can then be dropped.
 const WINDOW: usize = 1024;
 
-/// Size of a call's first window; each next one is twice as large, up to [`WINDOW`]: on a busy machine the time may be
-/// up before the addresses of a large window are named, and then no stack would be whole.
+/// Size of a call's first window after that of its first stack; each next one is twice as large, up to [`WINDOW`]: on a
+/// busy machine the time may be up before the addresses of a large window are named, and then no more stacks would be
+/// whole.
 const FIRST_WINDOW: usize = 64;
 
 /// Time after which lines that were lost for want of memory are looked for again.
@@ -103,11 +104,11 @@ pub(crate) struct Placed {
     pub frame: Arc<Frame>,
 }
 
-/// NameCache of this process's addresses.
+/// Names of this process's addresses.
 ///
 /// A forked child has its parent's names, and every lock here free.
 pub(crate) struct Symbols {
-    /// NameCache found; held for moments, see [`Symbols::names`].
+    /// Names found; held for moments, see [`Symbols::names`].
     names: ForkMutex<NameCache>,
     /// Process in which a thread looks names up, 0 when none does. One at a time, and for a whole batch, during which
     /// it may be forked: a child sees another process here, and begins a batch of its own.
@@ -217,7 +218,7 @@ impl Symbols {
         self.is_full() || self.names().missing(addresses).is_empty()
     }
 
-    /// NameCache stacks in the given order until all are or the time is used up; some of it may be spent waiting for the
+    /// Names stacks in the given order until all are or the time is used up; some of it may be spent waiting for the
     /// batch of another thread.
     pub(crate) fn resolve(
         &self,
@@ -227,7 +228,8 @@ impl Symbols {
         let _own = control::internal();
         self.follow_modules();
         self.look_again_for_lost();
-        let mut wanted = FIRST_WINDOW;
+        // The first window is one stack.
+        let mut wanted = 1;
         let begin = Instant::now();
         let mut progress = Progress::default();
         let mut batch: Option<Batch<'_>> = None;
@@ -243,7 +245,8 @@ impl Symbols {
                     break;
                 }
             }
-            wanted = (2 * wanted).min(WINDOW);
+            let is_first = wanted == 1;
+            wanted = (2 * wanted).clamp(FIRST_WINDOW, WINDOW);
             if window.is_empty() {
                 progress.more = over && progress.named < progress.total;
                 return progress;
@@ -251,6 +254,9 @@ impl Symbols {
             missing.sort_unstable();
             missing.dedup();
             for (at, address) in missing.iter().enumerate() {
+                over |= !is_first
+                    && begin.elapsed() >= budget
+                    && batch.as_ref().is_some_and(|batch| batch.named >= LEAST_PER_BATCH);
                 if self.is_full() {
                     self.over_limit.fetch_add((missing.len() - at) as u64, Ordering::Relaxed);
                     break;
@@ -266,7 +272,6 @@ impl Symbols {
                     break;
                 };
                 batch.name(*address);
-                over = batch.named >= LEAST_PER_BATCH && begin.elapsed() >= budget;
             }
             let names = self.names();
             let is_named = |stack: &&&[usize]| names.missing(stack).is_empty();

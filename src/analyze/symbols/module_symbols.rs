@@ -39,7 +39,7 @@ pub(super) struct ModuleSymbols {
     pub lost_room: u64,
 }
 
-/// NameDetail of a module's names that the overhead limit has room for.
+/// Detail of a module's names that the overhead limit has room for.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) enum NameDetail {
     #[default]

@@ -103,6 +103,26 @@ fn naming_that_takes_too_long_is_continued_between_collections() {
     assert_eq!(collector.collect().sites.len(), 8);
 }
 
+/// On a busy machine the time for names may be up before the first is looked for.
+#[test]
+fn a_collection_names_something_however_slow_the_machine_is() {
+    let fake = Fake::new();
+    for id in 2..6 {
+        fake.holds_unnamed(id, 10 * u64::from(id), 1);
+        fake.heap().nameable.insert(id as usize, site(id));
+    }
+    let collector = fake.collector(25, 300);
+    fake.heap().hurries = 2 * NAMING_TIME;
+    assert_eq!(rows(&collector.collect()), [(5, 50, 1, 0, 0)]);
+    // Nor does one take longer than a look-up that is under way then.
+    fake.heap().hurries = Duration::ZERO;
+    fake.heap().naming_takes = 2 * PENDING_FOR;
+    let resolved = fake.heap().resolved.len();
+    fake.at(1_000);
+    assert_eq!(rows(&collector.collect()).len(), 2);
+    assert_eq!(fake.heap().resolved.len(), resolved + 1);
+}
+
 #[test]
 fn where_a_go_of_naming_is_slow_to_begin_it_may_take_longer() {
     let fake = Fake::new();
