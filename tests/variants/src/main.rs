@@ -8,6 +8,7 @@ use std::alloc::Layout;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::mem::forget;
+use std::time::{Duration, Instant};
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
@@ -84,10 +85,16 @@ fn main() {
         .collect();
     // The sites as an outlet has them.
     let collector = Collector::new();
-    // On a busy machine the time of one collection may be up before all stacks have names.
-    let mut reports = (0..1_000).map(|_| collector.collect());
-    let report = reports.find(|report| report.unnamed.pending == 0);
-    let report = report.unwrap_or_else(|| collector.collect());
+    // On a busy machine the time of one collection may be up before all stacks have names. A collection is given out
+    // again for a second, so a loop without a pause would see it a thousand times.
+    let begun = Instant::now();
+    let report = loop {
+        let report = collector.collect();
+        if report.unnamed.pending == 0 || begun.elapsed() > Duration::from_secs(120) {
+            break report;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
     let sites: Vec<Value> = report
         .sites
         .iter()
