@@ -119,8 +119,8 @@ impl Entry {
 
 #[cfg(all(test, target_pointer_width = "64", target_endian = "little"))]
 mod tests {
-    use super::super::fuzz::{Section, Temporary, elf};
     use super::*;
+    use crate::analyze::symbols::fuzz::{Section, Temporary, elf};
     use gimli::constants as dw;
 
     /// Functions by address, each 256 bytes long, and rows of a line table, in DWARF 4.
