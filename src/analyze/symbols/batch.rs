@@ -171,10 +171,18 @@ impl<'a> Batch<'a> {
         let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
         let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
         let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
-        let opened = self
-            .opened
-            .entry(key(module))
-            .or_insert_with(|| ModuleSymbols::of(module.map(|at| &self.modules[at]), own));
+        if !self.opened.contains_key(&key(module)) {
+            let of = module.map(|at| &self.modules[at]);
+            let image = of.and_then(ElfImage::open);
+            let units_cost = image.as_ref().map_or(0, ElfImage::units_cost);
+            if units_cost > 0 && self.held().saturating_add(units_cost) > limit {
+                self.drop_parsed();
+            }
+            let room = limit.saturating_sub(self.held());
+            let of = module.map(|at| &self.modules[at]);
+            self.opened.insert(key(module), ModuleSymbols::of(of.zip(image), room));
+        }
+        let Some(opened) = self.opened.get_mut(&key(module)) else { return };
         if opened.parsed {
             return;
         }

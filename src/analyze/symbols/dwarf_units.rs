@@ -18,7 +18,7 @@ use std::rc::Rc;
 pub(super) enum Section {
     InFile { offset: u64, size: u64 },
     Compressed(CompressedFileRange),
-    Inflated(Rc<[u8]>),
+    Inflated(Rc<Vec<u8>>),
 }
 
 impl Section {
@@ -31,11 +31,11 @@ impl Section {
         }
     }
 
-    /// Returns the bytes that it takes in memory to be read.
-    fn inflated(&self) -> u64 {
+    /// Returns the bytes that it takes in memory to be read, and those that it takes beside them to get there.
+    fn cost(&self) -> (u64, u64) {
         match self {
-            Section::Compressed(range) => range.uncompressed_size,
-            _ => 0,
+            Section::Compressed(range) => (range.uncompressed_size, range.compressed_size),
+            _ => (0, 0),
         }
     }
 
@@ -48,7 +48,8 @@ impl Section {
             .filter(|end| file.metadata().is_ok_and(|file| *end <= file.len()))?;
         let stored = read(file, range.offset, usize::try_from(range.compressed_size).ok()?)?;
         let bytes = inflate(range.format, &stored, range.uncompressed_size)?;
-        Some(Section::Inflated(bytes.into()))
+        // Not a slice: the bytes would be there twice while they are copied.
+        Some(Section::Inflated(Rc::new(bytes)))
     }
 
     fn size(&self) -> u64 {
@@ -115,14 +116,25 @@ impl UnitSections {
         Units { found, split: split.into_iter().collect() }
     }
 
+    fn all(&self) -> [&Option<Section>; 5] {
+        [&self.info, &self.abbreviations, &self.strings, &self.line_strings, &self.string_offsets]
+    }
+
+    /// Returns the bytes that [`units`](UnitSections::units) takes for compressed sections, at most.
+    pub(super) fn cost(&self) -> u64 {
+        let costs = self.all().into_iter().flatten().map(Section::cost);
+        let (inflated, stored) = costs.fold((0u64, 0), |(inflated, stored), (size, beside)| {
+            (inflated.saturating_add(size), beside.max(stored))
+        });
+        inflated.saturating_add(stored)
+    }
+
     fn inflate(&self, room: u64) -> Option<UnitSections> {
-        let all = [&self.info, &self.abbreviations, &self.strings, &self.line_strings, &self.string_offsets];
-        let sizes = all.into_iter().flatten().map(Section::inflated);
-        if sizes.fold(0, u64::saturating_add) > room {
+        if self.cost() > room {
             return None;
         }
         let [info, abbreviations, strings, line_strings, string_offsets] =
-            all.map(|section| section.as_ref()?.inflate(&self.file));
+            self.all().map(|section| section.as_ref()?.inflate(&self.file));
         let file = Rc::clone(&self.file);
         Some(UnitSections {
             file,

@@ -126,6 +126,11 @@ impl ElfImage {
         self.sections.units(room).found
     }
 
+    /// Returns the bytes that [`units`](ElfImage::units) takes for compressed sections, at most.
+    pub(super) fn units_cost(&self) -> u64 {
+        self.sections.cost()
+    }
+
     /// Returns whether functions of the program are in files that are missing: `.dwo` files, or the `.dwp` of them.
     pub(super) fn lacks_split_units(&self, room: u64) -> bool {
         let split = self.sections.units(room).split;

@@ -63,11 +63,9 @@ pub(super) struct Found {
 }
 
 impl ModuleSymbols {
-    /// Opens a module's file. `room`: bytes that may be used meanwhile.
-    pub(super) fn of(module: Option<&Module>, room: u64) -> ModuleSymbols {
-        let Some((module, image)) = module.and_then(|module| Some((module, ElfImage::open(module)?))) else {
-            return ModuleSymbols::default();
-        };
+    /// Begins with a module and its file, where there is one. `room`: bytes that may be used meanwhile.
+    pub(super) fn of(file: Option<(&Module, ElfImage)>, room: u64) -> ModuleSymbols {
+        let Some((module, image)) = file else { return ModuleSymbols::default() };
         ModuleSymbols {
             roots: DebugRoots::of(image.units(room)),
             bias: image.bias(module),

@@ -18,6 +18,10 @@ impl ElfImage {
         Vec::new()
     }
 
+    pub(super) fn units_cost(&self) -> u64 {
+        0
+    }
+
     pub(super) fn lacks_split_units(&self, _room: u64) -> bool {
         false
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::analyze::collector::state::NAMING_TIME;
+use crate::analyze::collector::state::{NAMING_TIME, PENDING_FOR};
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::symbols::Lost;
 
