@@ -18,6 +18,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "stack_id/fingerprint",
             "append_list",
+            "bounded_wait",
             "file_map",
             "thread/stack_bounds",
             "memory",
@@ -240,6 +241,30 @@ fn analyze_and_export_forbid_unsafe_code() {
         // One exception: its macro writes two words by one instruction each, for code of `record/`.
         assert_eq!(source.module, "base/atomics", "unsafe code outside record/: {}", source.path.display());
     }
+}
+
+/// A forked child waits for ever for what another thread of its parent was in the middle of: a lock, or the first value of a
+/// cell. `record/fork` has a lock and a cell without that.
+#[test]
+fn locks_and_cells_are_those_that_a_forked_child_can_use() {
+    const BLOCKING: &[&str] =
+        &["OnceLock", "LazyLock", "Mutex", "RwLock", "Condvar", "Barrier", "call_once", "lazy_static"];
+    let mut wrong = Vec::new();
+    // That one fills its cell inside the fork lock.
+    for source in sources().iter().filter(|source| source.module != "record/fork") {
+        // Tests of `export/emit/opentelemetry` have a module under a condition of their own.
+        let code = source.code();
+        let code = code.split("#[cfg(all(test").next().unwrap_or_default();
+        for line in code.lines() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            // A cell of one thread, behind a lock or in a local, blocks no one.
+            let is_filled = line.contains(".get_or_init(") && !code.contains("use std::cell::OnceCell;");
+            if words.any(|word| BLOCKING.contains(&word)) || is_filled {
+                wrong.push(format!("{}: {}", source.path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "use record::fork's ForkMutex and Once:\n{}", wrong.join("\n"));
 }
 
 #[test]

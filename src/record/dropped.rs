@@ -11,7 +11,8 @@ pub(crate) enum Reason {
     Memory,
     /// The thread has no state of its own: it is ending, or none could be made.
     Threads,
-    /// The allocation came from inside heapgauge's own hook, as from a signal handler.
+    /// The allocation came from inside heapgauge's own hook, as from a signal handler, or needed a lock that stayed
+    /// locked: see `bounded_wait`.
     Reentrant,
 }
 

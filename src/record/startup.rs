@@ -6,19 +6,18 @@
 use crate::base::atomics::{AtomicBool, Ordering};
 use crate::record::count::sampling;
 use crate::record::count::unsampled;
-use crate::record::fork::{self, mutex, mutex::ForkMutex};
+use crate::record::fork::{self, Once, mutex, mutex::ForkMutex};
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::OnceLock;
 use std::time::SystemTime;
 
 /// Acquire and Release: a thread that sees it set sees what was prepared.
 static DONE: AtomicBool = AtomicBool::new(false);
 
 /// Set once, before `DONE`.
-static BEGAN: OnceLock<SystemTime> = OnceLock::new();
+static BEGAN: Once<SystemTime> = Once::new();
 
 /// Returns the time of the first preparation; now, where that is still to come.
 pub(crate) fn began_at() -> SystemTime {
@@ -40,7 +39,7 @@ fn prepare_slow() {
     if DONE.load(Ordering::Acquire) {
         return;
     }
-    let _ = BEGAN.set(SystemTime::now());
+    BEGAN.get_or_make(SystemTime::now);
     thread::prepare();
     unwind::prepare();
     let _internal = Suspension::new(thread::INTERNAL);

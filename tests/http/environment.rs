@@ -16,9 +16,15 @@ fn main_of_the_child() {
     }
     let server = heapgauge::serve_from_env();
     // At once: an answer takes more than a second on a busy machine.
-    if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "drops") {
+    let how = std::env::var("ENVIRONMENT_TEST_CHILD").unwrap();
+    if how.starts_with("drops") {
         drop(server);
-        return println!("tracing={}\nthe program goes on", heapgauge::is_tracing());
+        let _second = (how == "drops and serves again").then(heapgauge::serve_from_env);
+        println!("tracing={}\nthe program goes on", heapgauge::is_tracing());
+        if how != "drops and ends" {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        return;
     }
     println!("tracing={} frames={}", heapgauge::is_tracing(), heapgauge::traceback_limit());
     match &server {
@@ -31,8 +37,6 @@ fn main_of_the_child() {
         }
     }
     println!("the program goes on");
-    // Dropping the server so soon is a line on stderr.
-    std::mem::forget(server);
 }
 
 /// Runs such a process. Returns its stdout from `tracing=` on, and its stderr.
@@ -93,10 +97,19 @@ fn where_it_listens_is_one_line() {
 /// `serve_from_env();` without a name compiles, and drops its server at once.
 #[test]
 fn a_server_that_is_dropped_at_once_is_a_line() {
-    let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", "drops")]);
+    let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", "drops and goes on")]);
     assert!(stderr.starts_with("heapgauge: the server at http://127.0.0.1:"), "{stderr}");
     assert!(stderr.ends_with(" ms, because its value was dropped; `let _server = …` keeps it\n"), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+/// A program that lives for less than a second was told that it had dropped its server.
+#[test]
+fn a_server_that_ends_with_its_program_or_is_followed_by_another_is_no_line() {
+    for how in ["drops and ends", "drops and serves again"] {
+        let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", how)]);
+        assert_eq!(stderr, "", "{how}");
+    }
 }
 
 #[test]

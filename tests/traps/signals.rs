@@ -307,3 +307,56 @@ fn a_handler_that_interrupts_the_c_library() {
         assert!(grown < 16 << 10, "{grown}");
     });
 }
+
+/// Forks while handlers that have interrupted `malloc` meet new stacks. The C library takes the locks of its `malloc` for a
+/// fork, after heapgauge has closed its own: a handler that waited for the end of the fork kept the fork waiting.
+#[test]
+fn forks_while_handlers_interrupt_the_c_library() {
+    trap("signals::forks_while_handlers_interrupt_the_c_library", || {
+        let _no_locks = inner::no_locks();
+        set_handler(interrupting, libc::SIGUSR1, 0);
+        let c_library: Vec<_> = (0..2).map(|_| std::thread::spawn(of_the_c_library)).collect();
+        let end = Instant::now() + Duration::from_secs(4);
+        let sender = {
+            let threads: Vec<_> = c_library.iter().map(|thread| thread.as_pthread_t()).collect();
+            std::thread::spawn(move || {
+                while Instant::now() < end {
+                    // SAFETY: threads that are not joined before this one.
+                    threads.iter().for_each(|thread| unsafe {
+                        libc::pthread_kill(*thread, libc::SIGUSR1);
+                    });
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+            })
+        };
+        let mut forks = 0;
+        while Instant::now() < end {
+            // SAFETY: the child does nothing.
+            let process = unsafe { libc::fork() };
+            if process == 0 {
+                // SAFETY: ends the child without the parent's exit handlers.
+                unsafe { libc::_exit(0) };
+            }
+            let mut status = 0;
+            // SAFETY: waits for the child just made.
+            assert_eq!(unsafe { libc::waitpid(process, &raw mut status, 0) }, process);
+            assert_eq!(status, 0);
+            forks += 1;
+        }
+        sender.join().unwrap();
+        OVER.store(true, Ordering::Relaxed);
+        let operations: usize = c_library.into_iter().map(|thread| thread.join().unwrap()).sum();
+        // SAFETY: from now on nothing is handled.
+        unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+        let dropped = heapgauge::Collector::new().collect().dropped;
+        let signals = HANDLED.load(Ordering::Relaxed);
+        say(format_args!(
+            "{forks} forks, {signals} signals, {operations} operations, {} lost",
+            dropped.reentrant
+        ));
+        assert!(signals > 500 && forks > 5);
+        (0..PLACES.len()).for_each(|place| exchange(place, std::ptr::null_mut()));
+        assert_eq!((of_function(IN_THE_MIDST), of_function("[unrecorded]")), ((0, 0), (0, 0)));
+        assert_eq!((dropped.stacks, dropped.memory, dropped.threads, dropped.series), (0, 0, 0, 0));
+    });
+}

@@ -261,7 +261,7 @@ pub struct DroppedEvents {
     pub threads: u64,
     /// Sites left out by an outlet that cannot take more series, each counted once.
     pub series: u64,
-    /// Events inside the tracker or inside a signal handler.
+    /// Events inside the tracker, as in a signal handler, and those that met a lock that stayed locked.
     pub reentrant: u64,
 }
 

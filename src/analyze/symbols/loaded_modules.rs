@@ -5,9 +5,9 @@
 
 use super::elf;
 use crate::record::control;
-use crate::record::fork;
+use crate::record::fork::Once;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// One loaded executable or library.
 #[derive(Clone, Debug)]
@@ -143,9 +143,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Returns the build id of the module that holds this code, hex; `None` where the linker wrote none.
 pub(crate) fn build_id() -> Option<String> {
-    static ID: OnceLock<Option<String>> = OnceLock::new();
+    static ID: Once<Option<String>> = Once::new();
     let _own = control::internal();
-    fork::get_or_make(&ID, || Some(hex(&elf::build_id(main_module(&list())?)?))).clone()
+    ID.get_or_make(|| Some(hex(&elf::build_id(main_module(&list())?)?))).clone()
 }
 
 /// Returns the module that holds this code: the executable, or a library in somebody else's program, or in one that

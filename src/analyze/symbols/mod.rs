@@ -45,7 +45,7 @@ mod unwind_table;
 
 use crate::analyze::frame::{Frame, Traceback};
 use crate::record::control;
-use crate::record::fork;
+use crate::record::fork::Once;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 use batch::{Batch, LEAST_PER_BATCH, fits_never, room_for_names};
 use cache::NameCache;
@@ -54,8 +54,8 @@ use elf::ElfImage;
 use site_rules::CodeOwner;
 use site_rules::SiteRules;
 use source_path::DebugRoots;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(crate) use loaded_modules::build_id;
@@ -121,13 +121,13 @@ pub(crate) struct Symbols {
     /// True if the overhead limit was reached: addresses without a name yet go by module and offset.
     full: AtomicBool,
     over_limit: AtomicU64,
-    quality: OnceLock<&'static str>,
+    quality: Once<&'static str>,
 }
 
 /// Returns the names of this process.
 pub(crate) fn global() -> &'static Symbols {
-    static GLOBAL: OnceLock<Symbols> = OnceLock::new();
-    fork::get_or_make(&GLOBAL, || {
+    static GLOBAL: Once<Symbols> = Once::new();
+    GLOBAL.get_or_make(|| {
         let _own = control::internal();
         Symbols::new()
     })
@@ -143,7 +143,7 @@ impl Symbols {
             lost_epoch: AtomicU64::new(0),
             full: AtomicBool::new(false),
             over_limit: AtomicU64::new(0),
-            quality: OnceLock::new(),
+            quality: Once::new(),
         }
     }
 
@@ -304,8 +304,8 @@ impl Symbols {
     /// Returns the bytes that opening the program's own line tables takes, an estimate. The first call reads the
     /// executable's headers.
     pub(crate) fn lines_cost(&self) -> u64 {
-        static COST: OnceLock<u64> = OnceLock::new();
-        *fork::get_or_make(&COST, || {
+        static COST: Once<u64> = Once::new();
+        *COST.get_or_make(|| {
             let _own = control::internal();
             loaded_modules::main_module(&loaded_modules::list())
                 .and_then(ElfImage::open)
@@ -334,7 +334,7 @@ impl Symbols {
     /// Returns the kind of names of the module that holds this code: `lines`, `functions` or `none`. The first call
     /// reads its headers.
     pub(crate) fn quality(&self) -> &'static str {
-        fork::get_or_make::<&'static str>(&self.quality, || {
+        self.quality.get_or_make(|| {
             let _own = control::internal();
             let modules = loaded_modules::list();
             let Some(image) = loaded_modules::main_module(&modules).and_then(ElfImage::open) else {

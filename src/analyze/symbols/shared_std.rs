@@ -7,10 +7,9 @@
 
 use super::loaded_modules;
 use crate::record::control;
-use crate::record::fork;
+use crate::record::fork::Once;
 use std::backtrace::Backtrace;
 use std::io::Write;
-use std::sync::OnceLock;
 
 /// Value of `heap_build_info{capture}` where a part of the program's blocks is not seen.
 const PARTIAL: &str = "partial";
@@ -23,9 +22,9 @@ pub(crate) fn capture(walker: &'static str) -> &'static str {
 /// Returns whether the standard library is a shared one, whose blocks carry no tag. The first call looks, and reports
 /// it on stderr.
 pub(crate) fn is_shared() -> bool {
-    static SHARED: OnceLock<bool> = OnceLock::new();
+    static SHARED: Once<bool> = Once::new();
     let _own = control::internal();
-    *fork::get_or_make(&SHARED, || {
+    *SHARED.get_or_make(|| {
         let is_shared = look();
         if is_shared {
             let _ = writeln!(

@@ -300,14 +300,27 @@ impl Drop for Server {
         let _ = thread.join();
         *LIVE.lock() = None;
         if lived < SHORT_LIFE && !std::thread::panicking() {
+            say_later(self.local_addr, lived);
+        }
+    }
+}
+
+/// Says on stderr that a server was stopped at once, if the program still runs a second later and has started no other
+/// one: a program that ends then has dropped its server on purpose.
+fn say_later(addr: SocketAddr, lived: Duration) {
+    let said = move || {
+        control::internal_for_life();
+        std::thread::sleep(SHORT_LIFE);
+        if LIVE.lock().is_none() {
             say(&format_args!(
-                "the server at http://{} was stopped after {} ms, because its value was dropped; `let _server = …` \
+                "the server at http://{addr} was stopped after {} ms, because its value was dropped; `let _server = …` \
                  keeps it",
-                self.local_addr,
                 lived.as_millis()
             ));
         }
-    }
+    };
+    // Where no thread can be had there are more urgent problems than this one.
+    let _ = std::thread::Builder::new().spawn(said);
 }
 
 /// Settings of a [`Server`].

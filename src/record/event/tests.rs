@@ -3,11 +3,17 @@
 use super::alloc::{record_alloc, record_unattributed_shared, try_fast};
 use super::free::record_free;
 use super::realloc::{record_realloc, resize_suspended, try_fast_realloc};
+use crate::record::bounded_wait::LONGEST;
+use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
+use crate::record::fork;
+use crate::record::stack_id::table;
 use crate::record::tag::{self, SMALL, UNTRACKED};
 use crate::record::thread::{self, PAUSED, Suspension};
 use crate::record::unwind::Entrance;
+use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 const CONFIG: Config = Config {
     frames: DEFAULT_FRAMES as u8,
@@ -194,4 +200,75 @@ fn the_decision_table_names_each_function() {
     {
         assert!(sources.iter().any(|source| source.contains(&format!("fn {name}("))), "no function {name}");
     }
+}
+
+/// Allocates a block on two stacks that are new in this epoch, in a thread of its own, and returns its ids and how long
+/// they took. Ends the test run where the thread does not end.
+fn on_new_stacks() -> ([u32; 2], Duration) {
+    epoch::clear();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let begin = Instant::now();
+        let ids = [(); 2].map(|()| allocated(16));
+        let _ = tell.send((ids, begin.elapsed()));
+    });
+    told.recv_timeout(Duration::from_secs(30)).expect("a new stack waits for a lock without end")
+}
+
+/// A fork waits for a lock of the C library, which a thread holds that meets a new stack in a signal handler: both waited
+/// for ever.
+#[test]
+fn a_new_stack_does_not_wait_for_a_fork_without_end() {
+    let _one = started();
+    let (forks, forking) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let fork = std::thread::spawn(move || {
+        fork::close();
+        forks.send(()).unwrap();
+        let _ = ended.recv();
+        fork::open();
+    });
+    forking.recv().unwrap();
+    let before = dropped::events(Reason::Reentrant);
+    let (ids, time) = on_new_stacks();
+    assert_eq!(ids, [epoch::base(); 2], "[unrecorded]");
+    assert!(dropped::events(Reason::Reentrant) >= before + 2);
+    // The second block of that fork did not wait again.
+    assert!(time < 2 * LONGEST, "{time:?}");
+    drop(end);
+    fork.join().unwrap();
+    assert!(on_new_stacks().0.iter().all(|id| *id > epoch::base()), "after the fork");
+    epoch::stop();
+}
+
+/// A thread that has left the map of stacks by a jump out of a signal handler holds its locks for ever. Here it is one
+/// that waits, inside the fork lock, too.
+#[test]
+fn a_lock_of_the_map_that_stays_locked_loses_stacks_and_stops_neither_events_nor_forks() {
+    let _one = started();
+    let (forks, locked) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        let state = thread::current_or_make().unwrap();
+        let _interning = state.enter(thread::BUSY | thread::INTERNING);
+        table::lock_all_while(|| {
+            forks.send(()).unwrap();
+            let _ = ended.recv();
+        });
+    });
+    locked.recv().unwrap();
+    let before = dropped::events(Reason::Reentrant);
+    assert_eq!(on_new_stacks().0, [epoch::base(); 2], "[unrecorded]");
+    assert!(dropped::events(Reason::Reentrant) >= before + 2);
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        fork::close();
+        fork::open();
+        let _ = tell.send(());
+    });
+    told.recv_timeout(Duration::from_secs(30)).expect("a fork waits for a thread that does not come back");
+    drop(end);
+    holder.join().unwrap();
+    assert!(on_new_stacks().0.iter().all(|id| *id > epoch::base()), "afterwards");
+    epoch::stop();
 }

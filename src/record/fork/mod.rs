@@ -3,19 +3,21 @@
 //!
 //! Each thread notes in its own state whether it is inside; entering is two atomic operations, on paths that already
 //! take a lock. Threads stay inside for moments: longer work, such as reading debug information, is done [`outside`].
-//! Waiting happens only between `pthread_atfork`'s prepare and parent handlers, which neither allocate nor wait for
-//! anything but those inside.
+//! Waiting happens only between `pthread_atfork`'s prepare and parent handlers. Neither allocates, but the C library
+//! takes its own locks in between, which a thread that allocates may hold: so the write side waits for a
+//! [bounded](BoundedWait) time.
 
 pub(crate) mod mutex;
 #[cfg(feature = "http")]
 pub(crate) mod sockets;
 
 use crate::base::atomics::{AtomicUsize, Ordering};
-use crate::record::thread::{self, ThreadState};
+use crate::record::bounded_wait::{self, BoundedWait};
+use crate::record::thread::{self, INTERNING, ThreadState};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The thread that forks, 0 while none does.
 static CLOSED_BY: AtomicUsize = AtomicUsize::new(0);
@@ -59,14 +61,33 @@ impl Counter {
             while is_closed() {
                 wait(&mut tries);
             }
-            // SeqCst here, in `is_closed` and in `close`: of "I am inside" and "it is closed", each side writes one and
-            // then reads the other, and at least one of them must see the other's write.
-            self.add(times);
-            if !is_closed() {
+            if self.attempt(times) {
                 return;
             }
+        }
+    }
+
+    /// As [`enter`](Counter::enter), once, for a bounded time; returns whether it is inside.
+    fn try_enter(self) -> bool {
+        /// A fork that is under way.
+        static FORK: BoundedWait = BoundedWait::new();
+        if self.is_inside() {
+            self.add(1);
+            return true;
+        }
+        FORK.until(|| (!is_closed() && self.attempt(1)).then_some(())).is_some()
+    }
+
+    /// Enters so many times unless a fork has begun.
+    fn attempt(self, times: usize) -> bool {
+        // SeqCst here, in `is_closed` and in `close`: of "I am inside" and "it is closed", each side writes one and
+        // then reads the other, and at least one of them must see the other's write.
+        self.add(times);
+        let is_inside = !is_closed();
+        if !is_inside {
             self.leave(times);
         }
+        is_inside
     }
 
     fn add(self, times: usize) {
@@ -105,6 +126,13 @@ pub(crate) fn enter() -> Inside {
     Inside { counter, not_send: PhantomData }
 }
 
+/// Enters the lock. `None` if a fork is under way and does not end within the [bound](bounded_wait::LONGEST): it may wait
+/// for a lock that the calling thread holds, as where a signal handler has interrupted the C library's `malloc`.
+pub(crate) fn try_enter() -> Option<Inside> {
+    let counter = Counter::of_this_thread();
+    counter.try_enter().then(|| Inside { counter, not_send: PhantomData })
+}
+
 impl Drop for Inside {
     fn drop(&mut self) {
         self.counter.leave(1);
@@ -132,15 +160,32 @@ pub(crate) fn outside<T>(act: impl FnOnce() -> T) -> T {
     act()
 }
 
-/// Returns the value of a cell, made by the first thread that asks. `make` may take long, and be called by several
-/// threads.
-pub(crate) fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
-    if let Some(value) = cell.get() {
-        return value;
+/// A value made by the first thread that asks for it; a forked child can ask, too, whatever its parent's threads were
+/// doing.
+///
+/// Not a bare `OnceLock`, nor `LazyLock`: a thread that is making the value when the process forks is not in the child,
+/// which waits for it for ever.
+pub(crate) struct Once<T>(OnceLock<T>);
+
+impl<T> Once<T> {
+    pub(crate) const fn new() -> Once<T> {
+        Once(OnceLock::new())
     }
-    let value = make();
-    let _inside = enter();
-    cell.get_or_init(|| value)
+
+    /// Returns the value, if there is one.
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.get()
+    }
+
+    /// Returns the value. `make` may take long, and be called by several threads.
+    pub(crate) fn get_or_make(&self, make: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.0.get() {
+            return value;
+        }
+        let value = make();
+        let _inside = enter();
+        self.0.get_or_init(|| value)
+    }
 }
 
 /// Returns whether another thread forks.
@@ -159,16 +204,37 @@ pub(crate) fn close() {
         wait(&mut tries);
     }
     tries = 0;
-    while others_are_inside() {
-        wait(&mut tries);
+    let begin = Instant::now();
+    loop {
+        match others_inside() {
+            Others::None => return,
+            // A thread that still interns has left by a jump out of a signal handler, and does not come back. The child
+            // finds what is in the middle of a change behind a lock of the map of stacks, which stays locked there, too.
+            Others::Interning if begin.elapsed() >= 2 * bounded_wait::LONGEST => return,
+            _ => wait(&mut tries),
+        }
     }
 }
 
-fn others_are_inside() -> bool {
+/// Other threads that are inside.
+enum Others {
+    None,
+    /// All of them are in the map of stacks.
+    Interning,
+    Any,
+}
+
+fn others_inside() -> Others {
     let own = thread::current().map_or(std::ptr::null(), |state| &raw const *state);
+    if STATELESS.load(Ordering::SeqCst) > of_stateless() {
+        return Others::Any;
+    }
     let is_inside =
-        |state: &ThreadState| !std::ptr::eq(state, own) && state.inside.load(Ordering::SeqCst) != 0;
-    thread::all().any(is_inside) || STATELESS.load(Ordering::SeqCst) > of_stateless()
+        |state: &&ThreadState| !std::ptr::eq(*state, own) && state.inside.load(Ordering::SeqCst) != 0;
+    thread::all().filter(is_inside).fold(Others::None, |others, state| match others {
+        Others::None | Others::Interning if state.flags() & INTERNING != 0 => Others::Interning,
+        _ => Others::Any,
+    })
 }
 
 fn of_stateless() -> usize {

@@ -7,6 +7,7 @@
 //! An id below `epoch::base` is stale; the stack gets a new one when it is seen again.
 
 use crate::base::atomics::{AtomicPtr, Ordering};
+use crate::record::bounded_wait::BoundedWait;
 use crate::record::count::counters::CHUNK;
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
@@ -17,8 +18,6 @@ use dashmap::{DashMap, SharedValue};
 use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ptr::{NonNull, null_mut};
-use std::sync::OnceLock;
-use std::time::Duration;
 
 /// Pointer to a stack's header with the addresses behind it: in the map for ever, or in a walk's buffer during a
 /// lookup.
@@ -91,15 +90,35 @@ const SHARDS: usize = 32;
 /// and the allocator can no longer place those in a row.
 const ROOM: usize = SHARDS * 112;
 
-/// Map of all stacks. Its memory comes through the global allocator, from a thread marked `INTERNING`, and is counted
-/// as overhead.
-static MAP: OnceLock<Map> = OnceLock::new();
+/// Map of all stacks, null before [`map`] has made it. Its memory comes through the global allocator, from a thread marked
+/// `INTERNING`, and is counted as overhead.
+static MAP: AtomicPtr<Map> = AtomicPtr::new(null_mut());
 
+/// Waits for the locks of the map, one for each shard.
+static WAITS: [BoundedWait; SHARDS] = [const { BoundedWait::new() }; SHARDS];
+
+/// Returns the map, made by the first thread that asks. Of two that make one, one drops it again; no thread waits.
 fn map() -> &'static Map {
-    MAP.get_or_init(|| {
-        memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
-        Map::with_capacity_and_hasher_and_shard_amount(ROOM, BuildHasherDefault::default(), SHARDS)
-    })
+    // Acquire: pairs with the Release below.
+    let mut present = MAP.load(Ordering::Acquire);
+    if present.is_null() {
+        let hasher = BuildHasherDefault::default();
+        let fresh =
+            Box::into_raw(Box::new(Map::with_capacity_and_hasher_and_shard_amount(ROOM, hasher, SHARDS)));
+        match MAP.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => {
+                memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
+                present = fresh;
+            }
+            Err(earlier) => {
+                // SAFETY: made above and never published.
+                drop(unsafe { Box::from_raw(fresh) });
+                present = earlier;
+            }
+        }
+    }
+    // SAFETY: a map, never freed once published.
+    unsafe { &*present }
 }
 
 /// Computes the bytes of a shard of this capacity: a power of two of entries, each with a byte of control, of which
@@ -123,20 +142,26 @@ pub(crate) fn prepare() {
 /// blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
 ///
 /// The calling thread is marked `INTERNING`: allocations of the map are overhead. Takes a lock of the map, under
-/// which nothing else is locked. Only threads in this function hold it, so it is free soon.
+/// which nothing else is locked. Only threads in this function hold it, so it is free soon; where it is not, and where a
+/// fork does not end, the stack is lost after a [bounded time](BoundedWait).
 pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
     let sought = Key(NonNull::from(&mut *buffer).cast());
-    let _inside = fork::enter();
+    let _inside = fork::try_enter().ok_or(Reason::Reentrant)?;
     let map = map();
     let base = epoch::base();
-    let shard = map.shards().get(map.determine_shard(hash as usize)).ok_or(Reason::Stacks)?;
-    let known = wait_for(|| shard.try_read()).get(hash, |(key, _)| *key == sought).map(|(_, id)| *id.get());
+    let index = map.determine_shard(hash as usize);
+    let (shard, wait) = map.shards().get(index).zip(WAITS.get(index)).ok_or(Reason::Stacks)?;
+    // By trying, not by waiting in the lock's queue: a thread that does so for the first time gets memory of the C
+    // library, which a signal handler may not ask for, and the program's own locks may use the same queue.
+    let shared = wait.until(|| shard.try_read()).ok_or(Reason::Reentrant)?;
+    let known = shared.get(hash, |(key, _)| *key == sought).map(|(_, id)| *id.get());
+    drop(shared);
     if let Some(id) = known.filter(|id| *id >= base) {
         return Ok(id);
     }
-    let mut shard = wait_for(|| shard.try_write());
+    let mut shard = wait.until(|| shard.try_write()).ok_or(Reason::Reentrant)?;
     let known = shard.get_mut(hash, |(key, _)| *key == sought);
     // Another thread may have been faster.
     if let Some((_, id)) = &known
@@ -175,28 +200,13 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     }
 }
 
-/// Takes a lock of the map by trying until it is free.
-///
-/// Not by waiting in its queue: a thread that does so for the first time gets memory of the C library, which a signal
-/// handler may not ask for, and the program's own locks may use the same queue.
-fn wait_for<T>(try_lock: impl Fn() -> Option<T>) -> T {
-    let mut tries = 0u32;
-    loop {
-        if let Some(guard) = try_lock() {
-            return guard;
-        }
-        match tries {
-            0..20 => std::hint::spin_loop(),
-            20..40 => std::thread::yield_now(),
-            // The holder may run only while this thread sleeps, if this thread has a higher priority.
-            _ => std::thread::sleep(WAIT),
-        }
-        tries = tries.saturating_add(1);
-    }
+/// Holds the locks of all shards, inside the fork lock, as a thread does that jumps out of [`intern`].
+#[cfg(test)]
+pub(crate) fn lock_all_while(act: impl FnOnce()) {
+    let _inside = fork::enter();
+    let _shards: Vec<_> = map().shards().iter().map(|shard| shard.write()).collect();
+    act();
 }
-
-/// Time between two tries: a lock is held for microseconds, and for longer only while its shard grows.
-const WAIT: Duration = Duration::from_micros(100);
 
 fn layout(len: usize) -> Option<Layout> {
     Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
