@@ -363,6 +363,8 @@ fn main() {
         // SAFETY: no other thread has been started yet, so none can read the environment meanwhile.
         unsafe { std::env::set_var("HEAPGAUGE_ADDR", listen) };
     }
+    #[cfg(unix)]
+    end_on_signals();
     let server = heapgauge::serve_from_env();
     if let (None, Some(listen), true) = (&server, &options.listen, heapgauge::is_tracing()) {
         // heapgauge has printed the reason.
@@ -405,30 +407,27 @@ async fn run(options: &Options) -> Result<(), Box<dyn std::error::Error>> {
     // The end does not wait for open connections: that of the traffic stays open.
     tokio::select! {
         served = axum::serve(listener, routes) => Ok(served?),
-        () = told_to_stop(options.length) => Ok(()),
+        () = tokio::time::sleep(options.length.unwrap_or(Duration::MAX)) => Ok(()),
     }
 }
 
-/// Returns on ctrl-c, SIGTERM, or after `length`.
-async fn told_to_stop(length: Option<Duration>) {
-    let length = async {
-        match length {
-            Some(length) => tokio::time::sleep(length).await,
-            None => std::future::pending().await,
-        }
+/// Ends the program with 0 on ctrl-c and SIGTERM, also as the first process of a container. Threads inherit the mask, so this
+/// comes before any.
+#[cfg(unix)]
+fn end_on_signals() {
+    // SAFETY: the set is a plain value that is filled in first, and both calls get pointers to locals.
+    let set = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
     };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut terminate) => _ = terminate.recv().await,
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = length => {}
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: as above; it returns when one of the signals is there.
+        unsafe { libc::sigwait(&set, &mut signal) };
+        std::process::exit(0);
+    });
 }

@@ -122,7 +122,7 @@ pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
 pub use analyze::symbols::LOOK_THROUGH;
 pub use analyze::traceback_of::traceback_of;
-#[cfg(feature = "http")]
+#[cfg(feature = "axum")]
 #[doc(no_inline)]
 pub use axum;
 pub use base::error::{Error, ErrorKind};

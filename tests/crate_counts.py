@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-WITHOUT_FEATURES, BY_DEFAULT, ADDED_TO_A_SERVICE = 30, 89, 50
+WITHOUT_FEATURES, BY_DEFAULT, ADDED_TO_A_SERVICE = 30, 85, 50
 SERVICE = """
 [package]
 name = "service"

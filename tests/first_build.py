@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Measures the first command of the README in a fresh copy of the sources: crates and seconds of processor time.
 
-Too many crates fail. Seconds of CPU depend on the machine and on its other work, and the goal is not reached yet: they are
-printed, and fail only above `--cpu SECONDS`.
+More of either than a first try should take fail. Seconds of CPU depend on the machine: `--cpu SECONDS` sets another bound.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATES, CPU_GOAL = 92, 140
+CRATES, CPU = 90, 140
 # These variables would make it another build than a new user's.
 FOREIGN = ("CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTC_WRAPPER")
 
@@ -41,7 +40,7 @@ def cpu_seconds():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpu", type=float, default=float("inf"), metavar="SECONDS", help="fail above so many")
+    parser.add_argument("--cpu", type=float, default=CPU, metavar="SECONDS", help="fail above so many")
     bound = parser.parse_args().cpu
     with tempfile.TemporaryDirectory(prefix="heapgauge-first-build-") as folder:
         folder = pathlib.Path(folder)
@@ -57,7 +56,7 @@ def main():
     messages = map(json.loads, built.stdout.splitlines())
     crates = {message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}
     print(f"cargo build --release --example leaky_service, from nothing: {len(crates)} crates (at most {CRATES}), "
-          f"{seconds:.0f} s of CPU (the goal is {CPU_GOAL})")
+          f"{seconds:.0f} s of CPU (at most {bound:.0f})")
     sys.exit(0 if len(crates) <= CRATES and seconds <= bound else 1)
 
 

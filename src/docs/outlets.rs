@@ -6,7 +6,7 @@
 //! | your program has | take | feature | a site that is gone |
 //! |---|---|---|---|
 //! | nothing yet | [`serve_from_env`], its own server | `http` | is absent |
-//! | an axum server | [`http::router`] and [`http::debug_router`], merged into it | `http` | is absent |
+//! | an axum server | [`http::router`] and [`http::debug_router`], merged into it | `axum` | is absent |
 //! | another server | [`Report::to_prometheus`], served by it | `prometheus` | is absent |
 //! | `metrics` with `metrics-exporter-prometheus`, and serves the text | [`emit::Prometheus`] | `prometheus` | is absent |
 //! | `metrics` with any recorder | [`emit::Metrics`] | `prometheus` | shows what it holds now |
@@ -68,7 +68,7 @@
 //! As in `examples/axum_router.rs`:
 //!
 //! ```
-//! # #[cfg(feature = "http")] {
+//! # #[cfg(feature = "axum")] {
 //! use axum::{Router, routing::get};
 //!
 //! let collector = heapgauge::Collector::new();

@@ -1,9 +1,11 @@
 """Checks the promises of every exposition on a running service, by a foreign parser."""
 
+import gzip
 import json
 import threading
 import time
 
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from support import SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
 
 GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live_blocks heap_peak_bytes
@@ -114,6 +116,55 @@ def one_snapshot_reads_the_same_twice():
                 pairs += 1
             time.sleep(0.3)
         assert pairs >= 10, f"only {pairs} of 40 pairs came from one snapshot"
+
+
+def asked(port, path, **headers):
+    """Returns the content type, whether the answer was compressed, and its text."""
+    answer = get(port, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    encoding = answer.headers["content-encoding"]
+    assert answer.status == 200 and encoding in (None, "gzip"), (path, answer.status, encoding)
+    text = gzip.decompress(answer.bytes) if encoding else answer.bytes
+    assert not encoding or len(answer.bytes) < len(text) / 2, (path, len(answer.bytes), len(text))
+    return answer.headers["content-type"], bool(encoding), text.decode()
+
+
+def each_client_gets_the_format_it_asks_for():
+    """OpenMetrics for those who prefer it, checked by its own parser, gzip for those who ask; the numbers are the same."""
+    prometheus = ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+                  "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2")
+    with Service() as service:
+        port = service.port()
+        service.named()
+        pairs = 0
+        for _ in range(40):
+            plain = asked(port, "/metrics")
+            found = {}
+            for encoding in ("identity", "gzip"):
+                content_type, compressed, text = asked(port, "/metrics", Accept=prometheus, Accept_Encoding=encoding)
+                assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+                assert compressed == (encoding == "gzip")
+                families = list(openmetrics_families(text))
+                for family in families:
+                    unit = next((unit for unit in ("bytes", "seconds") if family.name.endswith("_" + unit)), "")
+                    assert family.unit == unit, (family.name, family.unit)
+                samples = [sample for family in families for sample in family.samples]
+                assert not [sample for sample in samples if sample.name.endswith("_created")]
+                found[encoding] = {(s.name, *sorted(s.labels.items())): s.value for s in samples}
+            assert plain[:2] == ("text/plain; version=0.0.4; charset=utf-8", False), plain[:2]
+            text = {(s.name, *sorted(s.labels.items())): s.value for s in Exposition(plain[2]).samples}
+            # Within a second they are of one snapshot.
+            stamp = ("heap_snapshot_timestamp_seconds",)
+            if len({text[stamp], *(samples[stamp] for samples in found.values())}) == 1:
+                assert found["identity"] == found["gzip"] == text
+                pairs += 1
+            time.sleep(0.3)
+        assert pairs >= 5, f"only {pairs} of 40 rounds came from one snapshot"
+        for path in ("/memory/snapshots?format=json&top=100&group_by=traceback", "/debug/heap/summary.json",
+                     "/debug/heap/sites.json", "/debug/heap/stacks.json", "/debug/heap/tree.json", "/debug/heap/snapshot.json"):
+            for encoding in ("gzip", "identity"):
+                content_type, compressed, text = asked(port, path, Accept_Encoding=encoding)
+                assert (content_type, compressed) == ("application/json", encoding == "gzip"), path
+                json.loads(text)
 
 
 def a_restart_keeps_the_names():
@@ -236,5 +287,6 @@ def two_scrapers_see_the_same_baselines():
         assert compared >= 5, compared
 
 
-main([every_exposition_adds_up, a_sampled_exposition_adds_up_too, one_snapshot_reads_the_same_twice, a_restart_keeps_the_names,
+main([every_exposition_adds_up, a_sampled_exposition_adds_up_too, one_snapshot_reads_the_same_twice,
+      each_client_gets_the_format_it_asks_for, a_restart_keeps_the_names,
       a_scrape_leaves_no_trace, two_scrapers_see_the_same_baselines])

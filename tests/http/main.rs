@@ -13,8 +13,10 @@ mod environment;
 mod fork_server;
 mod listeners;
 mod memory_snapshots;
+mod negotiation;
 #[cfg(feature = "pprof")]
 mod profiles;
+#[cfg(feature = "axum")]
 mod router;
 mod scrape;
 mod server;

@@ -20,6 +20,9 @@ use crate::record::fork::{self, mutex::ForkMutex};
 /// Content type of [`Report::to_prometheus`].
 #[cfg(feature = "http")]
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Content type of [`open_metrics`].
+#[cfg(feature = "http")]
+pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 impl Report {
     /// Renders this report as Prometheus text, for a program that serves it itself; the content type is
@@ -66,6 +69,12 @@ fn render_with_labels(report: &Report, global_labels: &[(String, String)]) -> St
     }
     metrics::with_local_recorder(&recorder, || record(report));
     exposition_text::in_order(&recorder.handle().render())
+}
+
+/// Returns the text of a report in the format OpenMetrics 1.0.
+#[cfg(feature = "http")]
+pub(crate) fn open_metrics(text: &str) -> String {
+    exposition_text::open_metrics(text)
 }
 
 /// Hands every series of `report` to the recorder of the calling thread.

@@ -5,26 +5,23 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::State;
-use axum::http::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+use http_body_util::BodyExt as _;
+use hyper::body::Bytes;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    REFERRER_POLICY,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri};
-use axum::response::Response;
-use axum::routing::get;
+use hyper::{StatusCode, Uri};
 
 use super::heap_query::HeapQuery;
 use super::query::SINCE;
-use super::response::{JSON, Refusal, answer, catch_panic, refuse};
+use super::response::{JSON, Refusal, Response, answer, catch_panic, refuse};
 use super::{NAMED_LATE, Outlet, name_all};
 use crate::analyze::call_tree;
 use crate::analyze::collector::{Collector, CompareError, Since, Stacks};
@@ -37,17 +34,11 @@ use crate::record::control;
 const PAGE: &str = include_str!("page.html");
 const AT: &str = "one of the last four numbers of summary.json, for a minute";
 
-pub(super) fn routes() -> Router<Arc<Outlet>> {
-    Router::new()
-        .route("/debug/heap", get(async || catch_panic(page).unwrap_or_else(|failed| *failed)))
-        .route("/debug/heap/summary.json", get(summary))
-        .route("/debug/heap/sites.json", get(sites))
-        .route("/debug/heap/stacks.json", get(stacks))
-        .route("/debug/heap/tree.json", get(tree))
-        .route("/debug/heap/snapshot.json", get(snapshot))
+pub(super) fn page() -> Response {
+    catch_panic(page_with_nonce).unwrap_or_else(|failed| *failed)
 }
 
-fn page() -> Response {
+fn page_with_nonce() -> Response {
     let _own = control::internal();
     // Secret keys from the operating system: their hash of no input cannot be guessed.
     let random = || RandomState::new().build_hasher().finish();
@@ -60,16 +51,16 @@ fn page() -> Response {
     with(response, CONTENT_SECURITY_POLICY, &policy)
 }
 
-async fn summary(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    match asked(&outlet.collector, &uri, &[]).await {
-        Ok(_) => json(|| Ok(json::summary(&outlet.collector.overview(), super::PATHS))),
+pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
+    match asked(&outlet.collector, uri, &[]).await {
+        Ok(_) => json(|| Ok(json::summary(&outlet.collector.overview(), &super::routes::paths()))),
         Err(refusal) => *refusal,
     }
 }
 
-async fn sites(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
     let keys = ["top", "since", "sort", "at", "history"];
-    match asked(&outlet.collector, &uri, &keys).await {
+    match asked(&outlet.collector, uri, &keys).await {
         Ok(HeapQuery { asked, order, top, history, .. }) => {
             json(|| Ok(json::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
         }
@@ -77,9 +68,9 @@ async fn sites(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     }
 }
 
-async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
     let keys = ["site", "function", "file", "line", "crate", "top", "since", "sort", "at"];
-    let (query, Stacks { times, held, .. }) = match read(&outlet.collector, &uri, &keys, false).await {
+    let (query, Stacks { times, held, .. }) = match read(&outlet.collector, uri, &keys, false).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,
     };
@@ -95,9 +86,9 @@ async fn stacks(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
     })
 }
 
-async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+pub(super) async fn tree(outlet: &Outlet, uri: &Uri) -> Response {
     let keys = ["value", "since", "at", "nodes"];
-    match read(&outlet.collector, &uri, &keys, true).await {
+    match read(&outlet.collector, uri, &keys, true).await {
         Ok((query, Stacks { times, held, total, .. })) => json(|| {
             let root = call_tree::tree(&held, query.value, query.nodes).of_total(total, query.value);
             Ok(json::tree(&times, query.value, &root))
@@ -107,8 +98,8 @@ async fn tree(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
 }
 
 /// Answers with the file that `Snapshot::save` writes.
-async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    if let Err(refusal) = asked(&outlet.collector, &uri, &[]).await {
+pub(super) async fn snapshot(outlet: &Outlet, uri: &Uri) -> Response {
+    if let Err(refusal) = asked(&outlet.collector, uri, &[]).await {
         return *refusal;
     }
     match name_all(&outlet.collector, Since::Previous).await {
@@ -124,7 +115,7 @@ async fn snapshot(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
         };
         let seconds =
             snapshot.taken_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut response = Response::new(Body::new(Pieces(Box::new(snapshot::pieces(snapshot)))));
+        let mut response = Response::new(Pieces(Box::new(snapshot::pieces(snapshot))).boxed_unsync());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap-{seconds}.json\""))
     });
@@ -201,12 +192,12 @@ struct Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>);
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, io::Error>>> {
         let _own = control::internal();
         Poll::Ready(self.0.next().map(|piece| Ok(hyper::body::Frame::data(piece.into()))))
     }

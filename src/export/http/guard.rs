@@ -4,14 +4,12 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_LENGTH, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
-use axum::middleware::Next;
-use axum::response::Response;
+use hyper::header::{CONTENT_LENGTH, HOST, HeaderName, ORIGIN};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode, Uri, Version};
 
-use super::PATHS;
 use super::response::{Refusal, refuse};
+use super::routes::{self, Endpoint, Group};
 use crate::export::input::Quoted;
 
 /// Longest body of a request; no path needs one.
@@ -51,14 +49,25 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    pub(super) fn is_local(self) -> bool {
+    fn is_local(self) -> bool {
         matches!(self, Access::Loopback | Access::Debug)
+    }
+
+    pub(super) fn serves(self, endpoint: Endpoint) -> bool {
+        match endpoint.group() {
+            Group::Metrics => true,
+            Group::Profiles => self != Access::Foreign(Expose::Metrics),
+            Group::Debug => self.is_local() || self == Access::Foreign(Expose::All),
+            Group::Root => self.is_local(),
+        }
     }
 
     /// Lists the paths that are served, for the line about another one.
     pub(super) fn paths(self) -> String {
         match self {
-            Access::Loopback | Access::Debug | Access::Foreign(Expose::All) => PATHS.join(", "),
+            Access::Loopback | Access::Debug | Access::Foreign(Expose::All) => {
+                routes::paths().join(", ")
+            }
             Access::Foreign(Expose::Metrics) => {
                 "/metrics, /health; others on a loopback address or where HEAPGAUGE_EXPOSE says so".into()
             }
@@ -71,36 +80,29 @@ impl Access {
     }
 }
 
-/// Middleware: rejects foreign `Host` and `Origin` headers, forwarded requests and large bodies.
-pub(super) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
-    if access.is_local()
-        && let Err(foreign) = from_here(request.version(), request.uri(), request.headers())
-    {
-        return *foreign;
+/// Rejects foreign `Host` and `Origin` headers, forwarded requests and large bodies.
+pub(super) fn check(access: Access, request: &Parts) -> Result<(), Refusal> {
+    if access.is_local() {
+        from_here(request.version, &request.uri, &request.headers)?;
     }
     if access == Access::Debug
-        && let Some(header) = request.headers().keys().find(|name| is_of_a_proxy(name))
+        && let Some(header) = request.headers.keys().find(|name| is_of_a_proxy(name))
     {
-        return refuse(
+        return Err(Box::new(refuse(
             StatusCode::FORBIDDEN,
             format_args!(
                 "the header {header} is of a forwarded request, allowed are requests from this machine"
             ),
-        );
+        )));
     }
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = request.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES) {
-        return refuse(
+        return Err(Box::new(refuse(
             StatusCode::PAYLOAD_TOO_LARGE,
             format_args!("the body is longer than the {MAX_BODY_BYTES} bytes allowed"),
-        );
+        )));
     }
-    next.run(request).await
-}
-
-pub(super) async fn nosniff(mut response: Response) -> Response {
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    Ok(())
 }
 
 /// Tells whether a header is one that proxies and meshes add to requests that they forward.

@@ -10,20 +10,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::{Body, Bytes};
-use axum::extract::State;
+use http_body_util::BodyExt as _;
+use hyper::body::{Bytes, Frame, SizeHint};
 #[cfg(feature = "pprof")]
-use axum::http::HeaderValue;
-#[cfg(feature = "pprof")]
-use axum::http::header::CONTENT_DISPOSITION;
-use axum::http::{StatusCode, Uri};
-use axum::response::Response;
-use hyper::body::{Frame, SizeHint};
+use hyper::header::{CONTENT_DISPOSITION, HeaderValue};
+use hyper::{StatusCode, Uri};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[cfg(feature = "pprof")]
 use super::query::ProfileQuery;
-use super::response::{Refusal, TEXT, answer, catch_panic, refuse};
+use super::response::{Refusal, Response, TEXT, answer, catch_panic, refuse};
 use super::{NAMING_TIME, Outlet, query};
 use crate::analyze::collector::Collector;
 use crate::analyze::profile::Profile;
@@ -86,17 +82,17 @@ fn busy(line: std::fmt::Arguments<'_>) -> Refusal {
 }
 
 #[cfg(feature = "pprof")]
-pub(super) async fn heap(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    profile(&outlet, &uri, "heap", ProfileValue::LiveBytes).await.unwrap_or_else(|refusal| *refusal)
+pub(super) async fn heap(outlet: &Outlet, uri: &Uri) -> Response {
+    profile(outlet, uri, "heap", ProfileValue::LiveBytes).await.unwrap_or_else(|refusal| *refusal)
 }
 
 #[cfg(feature = "pprof")]
-pub(super) async fn allocs(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    profile(&outlet, &uri, "allocs", ProfileValue::AllocatedBytes).await.unwrap_or_else(|refusal| *refusal)
+pub(super) async fn allocs(outlet: &Outlet, uri: &Uri) -> Response {
+    profile(outlet, uri, "allocs", ProfileValue::AllocatedBytes).await.unwrap_or_else(|refusal| *refusal)
 }
 
-pub(super) async fn folded(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
-    folded_lines(&outlet, &uri).await.unwrap_or_else(|refusal| *refusal)
+pub(super) async fn folded(outlet: &Outlet, uri: &Uri) -> Response {
+    folded_lines(outlet, uri).await.unwrap_or_else(|refusal| *refusal)
 }
 
 #[cfg(feature = "pprof")]
@@ -187,7 +183,7 @@ fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
 fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> Result<Response, Refusal> {
     internal(|| {
         let mut response = answer(StatusCode::OK, content_type, Bytes::new());
-        *response.body_mut() = Body::new(StreamBody { rest, _made: made });
+        *response.body_mut() = StreamBody { rest, _made: made }.boxed_unsync();
         response
     })
 }

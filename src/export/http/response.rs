@@ -2,15 +2,21 @@
 //!
 //! Any thread; a copy of a line at most.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use axum::body::{self, Body};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::Response;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
+
+/// Body of an answer: a text, or pieces that are made as the client reads them.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type Response = hyper::Response<Body>;
 
 /// Answer that rejects a request. Boxed, because it is large and the other case is the common one.
 pub(super) type Refusal = Box<Response>;
@@ -31,15 +37,16 @@ pub(super) fn refuse(status: StatusCode, line: std::fmt::Arguments<'_>) -> Respo
 }
 
 /// Answers with a text of this content type.
-pub(super) fn answer(
-    status: StatusCode,
-    content_type: &'static str,
-    text: impl Into<body::Bytes>,
-) -> Response {
-    let mut response = Response::new(Body::from(text.into()));
+pub(super) fn answer(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(whole(text.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Makes a body of bytes that are all there.
+pub(super) fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 #[cfg(test)]

@@ -6,20 +6,18 @@
 //! that makes answers.
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::http::header::RETRY_AFTER;
-use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
-use hyper::body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Bytes, Frame, SizeHint};
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::response::refuse;
+use super::response::{Body, Response, refuse};
 use crate::record::control;
 use crate::record::fork::mutex::PerProcess;
 
@@ -45,9 +43,8 @@ impl Default for Shares {
     }
 }
 
-/// Middleware: sends a large answer in pieces, with a share that lasts as long as the answer.
-pub(super) async fn bounded(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+/// Sends a large answer in pieces, with a share that lasts as long as the answer.
+pub(super) fn bounded(response: Response) -> Response {
     let _own = control::internal();
     let size = response.body().size_hint().exact().unwrap_or(UNKNOWN);
     if size <= SMALL {
@@ -55,7 +52,7 @@ pub(super) async fn bounded(request: Request, next: Next) -> Response {
     }
     let units = size.min(BUDGET).div_ceil(UNIT) as u32;
     match SHARES.get().0.clone().try_acquire_many_owned(units) {
-        Ok(share) => response.map(|body| Body::new(Pieces { rest: Bytes::new(), body, _share: share })),
+        Ok(share) => response.map(|body| Pieces { rest: Bytes::new(), body, _share: share }.boxed_unsync()),
         Err(_) => {
             drop(response);
             let mut busy = refuse(
@@ -81,12 +78,12 @@ struct Pieces {
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let _own = control::internal();
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {

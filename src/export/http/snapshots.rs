@@ -2,15 +2,12 @@
 //!
 //! Any thread of any tokio runtime. The collector's lock is held for slices of about 0.1 s at most.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::extract::State;
-use axum::http::{StatusCode, Uri};
-use axum::response::Response;
+use hyper::{StatusCode, Uri};
 
 use super::query::{self, Format, Query, SINCE};
-use super::response::{JSON, TEXT, answer, catch_panic, refuse};
+use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
 use crate::analyze::snapshot::compare as rows;
@@ -18,7 +15,7 @@ use crate::export::emit::diff;
 use crate::record::control;
 
 /// Answers `GET /memory/snapshots`: the heap of now beside an earlier one.
-pub(super) async fn compare(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+pub(super) async fn compare(outlet: &Outlet, uri: &Uri) -> Response {
     let query = match catch_panic(|| Query::parse(uri.query().unwrap_or(""))) {
         Ok(Ok(query)) => query,
         Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
@@ -59,7 +56,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
 }
 
 /// Answers `POST /memory/snapshots`: keeps a snapshot of now.
-pub(super) async fn keep(State(outlet): State<Arc<Outlet>>, uri: Uri) -> Response {
+pub(super) fn keep(outlet: &Outlet, uri: &Uri) -> Response {
     let made = catch_panic(|| {
         let _own = control::internal();
         if let Err(line) = query::no_params(uri.query().unwrap_or("")) {

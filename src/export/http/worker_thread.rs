@@ -12,18 +12,15 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::middleware::Next;
-use axum::response::Response;
-use hyper::body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::StatusCode;
+use hyper::body::{Body as _, Bytes, Frame, SizeHint};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::REQUEST_TIME;
-use super::response::refuse;
+use super::response::{Body, Response, refuse};
 use crate::record::control;
 use crate::record::fork::mutex::{self, ForkMutex};
 
@@ -33,12 +30,12 @@ type Jobs = mpsc::UnboundedSender<Job>;
 /// Queue of the thread, and the process it belongs to: a child of `fork` has the queue but not the thread.
 static JOBS: ForkMutex<Option<(u32, Jobs)>> = ForkMutex::new(None);
 
-/// Middleware: runs the rest of the request on heapgauge's thread. A client that goes away ends the work.
-pub(super) async fn on_worker_thread(request: Request, next: Next) -> Response {
+/// Makes an answer on heapgauge's thread. A client that goes away ends the work.
+pub(super) async fn on_worker_thread(make: impl Future<Output = Response> + Send + 'static) -> Response {
     let submitted = {
         let _own = control::internal();
         let (answer, answered) = oneshot::channel();
-        submit(Box::pin(work(next.run(request), answer))).map(|()| answered)
+        submit(Box::pin(work(make, answer))).map(|()| answered)
     };
     match submitted {
         Ok(answered) => answered.await.unwrap_or_else(|_| {
@@ -100,7 +97,7 @@ async fn work(made: impl Future<Output = Response>, mut answer: oneshot::Sender<
     let (parts, body) = response.into_parts();
     let (pieces, received) = mpsc::channel(1);
     let received = Received { pieces: received, size: body.size_hint(), has_ended: false };
-    if answer.send(Response::from_parts(parts, Body::new(received))).is_ok() {
+    if answer.send(Response::from_parts(parts, received.boxed_unsync())).is_ok() {
         // A client that does not read must not hold the answer's memory for ever.
         let _ = timeout(REQUEST_TIME, hand_over(body, pieces)).await;
     }

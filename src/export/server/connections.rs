@@ -3,21 +3,19 @@
 //! All on the server's thread.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
-use tower::ServiceExt as _;
 
-use crate::export::http::REQUEST_TIME;
+use crate::export::http::{App, REQUEST_TIME};
 use crate::record::fork::sockets::ClosedInChild;
 
 /// Longest head of a request, bytes; anything longer is answered 431.
@@ -61,7 +59,7 @@ impl Activity {
 }
 
 /// Accepts connections, at most so many at a time.
-pub(super) async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Router, most: usize) {
+pub(super) async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app: Arc<App>, most: usize) {
     // Oldest first. All tasks share this thread, so nothing changes between two awaits.
     let mut open: VecDeque<Connection> = VecDeque::with_capacity(most);
     loop {
@@ -96,16 +94,16 @@ pub(super) async fn accept(listener: ClosedInChild<tokio::net::TcpListener>, app
 }
 
 /// Serves one connection to its end.
-async fn connection(stream: ClosedInChild<tokio::net::TcpStream>, app: Router, state: Arc<Activity>) {
+async fn connection(stream: ClosedInChild<tokio::net::TcpStream>, app: Arc<App>, state: Arc<Activity>) {
     // Answers are written whole; waiting for more to send would only delay their last packet.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let (app, state) = (app.clone(), state.clone());
         async move {
             state.turn(true);
-            let response = app.oneshot(request.map(Body::new)).await;
+            let response = app.answer(request).await;
             state.turn(false);
-            response
+            Ok::<_, Infallible>(response)
         }
     });
     let http = hyper::server::conn::http1::Builder::new()

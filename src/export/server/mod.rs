@@ -17,7 +17,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::catch_unwind;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
-use crate::export::http::{self, Access, Expose};
+use crate::export::http::{self, Access, App, Expose};
 use crate::record::control;
 use crate::record::fork::sockets::{self, ClosedInChild};
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
@@ -493,8 +493,8 @@ fn run(
             (Err(error), _) | (_, Err(error)) => return drop(ready.send(Err(error))),
         };
         let outlet = http::outlet(&collector);
-        let app = http::app(&outlet, access);
-        let debug_app = http::app(&outlet, Access::Debug);
+        let app = Arc::new(App::new(&outlet, access));
+        let debug_app = Arc::new(App::new(&outlet, Access::Debug));
         let serve_debug = async {
             match debug {
                 Some(listener) => accept(listener, debug_app, MAX_DEBUG_CONNECTIONS).await,
