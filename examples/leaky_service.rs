@@ -236,12 +236,12 @@ fn watch(collector: heapgauge::Collector) {
         let report = collector.collect();
         for site in &report.sites {
             let course =
-                courses.entry(site.id()).or_insert(Course { live: [site.live_bytes; 4], said: None });
+                courses.entry(site.id()).or_insert(Course { live: [site.live.now.bytes; 4], said: None });
             course.live.rotate_left(1);
-            course.live[3] = site.live_bytes;
-            let rate = site.delta_bytes as f64 / report.delta_window.as_secs_f64();
+            course.live[3] = site.live.now.bytes;
+            let rate = site.live.delta_bytes() as f64 / report.delta_window.as_secs_f64();
             let is_news = course.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30));
-            if course.leaks(site.delta_bytes, rate) && is_news {
+            if course.leaks(site.live.delta_bytes(), rate) && is_news {
                 course.said = Some(Instant::now());
                 let (file, line, function) = (site.file(), site.line(), short(site.function()));
                 println!("leak: {file}:{line} {function} {}/min", signed(rate * 60.0));

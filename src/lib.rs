@@ -96,31 +96,24 @@ mod record;
 
 mod analyze;
 
-#[cfg(any(
-    feature = "http",
-    feature = "opentelemetry",
-    feature = "pprof",
-    feature = "prometheus",
-    feature = "prometheus-client"
-))]
 mod export;
 
 pub mod docs;
 
+pub use analyze::collector::budget::set_max_overhead;
 pub use analyze::collector::{
-    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes,
+    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes,
 };
 pub use analyze::frame::{Frame, Traceback};
-#[cfg(any(feature = "http", feature = "pprof"))]
+pub use analyze::live::{Live, LiveChange};
 pub use analyze::profile::{Profile, ProfileValue};
-pub use analyze::snapshot::compare::top;
 pub use analyze::snapshot::domains::{track, untrack};
 pub use analyze::snapshot::filter::{DomainFilter, Filter};
 pub use analyze::snapshot::group::GroupBy;
 pub use analyze::snapshot::order::Order;
 pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
-pub use analyze::symbols::LOOK_THROUGH;
+pub use analyze::symbols::{LOOK_THROUGH, set_look_through};
 pub use analyze::traceback_of::traceback_of;
 #[cfg(feature = "axum")]
 #[doc(no_inline)]

@@ -53,6 +53,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         "analyze",
         &[
             "frame",
+            "live",
             "process",
             "symbols",
             "snapshot/domains",

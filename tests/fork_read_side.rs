@@ -91,7 +91,7 @@ impl ReadSide {
 
     fn use_all(&self, number: usize) {
         for collector in &self.collectors {
-            assert!(collector.collect().live_bytes > 0);
+            assert!(collector.collect().live.now.bytes > 0);
         }
         self.facade.collect();
         heapgauge::track(DOMAIN, number, 1).unwrap();

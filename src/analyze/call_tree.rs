@@ -15,7 +15,7 @@ use crate::base::error::Error;
 
 /// Totals of one stack.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct StackTotals {
     /// `None` while the stack has no names.
     pub traceback: Option<Traceback>,
     pub totals: Totals,
@@ -63,7 +63,7 @@ impl FromStr for Value {
 
 /// Kind of a node.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum What {
+pub(crate) enum NodeKind {
     /// All stacks.
     Root,
     Frame(Arc<Frame>),
@@ -72,7 +72,7 @@ pub(crate) enum What {
     /// Stacks without names.
     Unnamed,
     /// Remainder of the node above that found no room among its other nodes.
-    Rest,
+    Remainder,
     /// Part below the root, while blocks are sampled: bytes of the total that no sample accounts for.
     Other,
 }
@@ -80,7 +80,7 @@ pub(crate) enum What {
 /// Node of the call tree: all stacks that pass through the same frames.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
-    pub what: What,
+    pub kind: NodeKind,
     /// Totals of these stacks together, wherever they end: those of the children, and of the stacks that end here.
     pub totals: Totals,
     /// Width of the node; never less than that of the children together.
@@ -98,15 +98,15 @@ impl Node {
             let width = value.of(&other);
             self.totals = total;
             self.value = self.value.saturating_add(width);
-            let (what, stacks, children) = (What::Other, 0, Vec::new());
-            self.children.push(Node { what, totals: other, value: width, stacks, children });
+            let (kind, stacks, children) = (NodeKind::Other, 0, Vec::new());
+            self.children.push(Node { kind, totals: other, value: width, stacks, children });
         }
         self
     }
 }
 
 /// Builds the tree of these stacks, with at most `most` nodes below the root, and a rest below each.
-pub(crate) fn tree(stacks: &[Held], value: Value, most: usize) -> Node {
+pub(crate) fn tree(stacks: &[StackTotals], value: Value, most: usize) -> Node {
     let mut builder = Builder { stacks, value, frames: FrameIds::default() };
     let mut made = vec![builder.node(Key::Root, 0, (0..stacks.len() as u32).collect())];
     let mut next = BinaryHeap::from([(made[0].value, Reverse(0))]);
@@ -121,7 +121,7 @@ pub(crate) fn tree(stacks: &[Held], value: Value, most: usize) -> Node {
             made.push(node);
             made[at].children.push(child);
         }
-        made[at].rest = (!rest.is_empty()).then(|| builder.leaf(What::Rest, &rest));
+        made[at].rest = (!rest.is_empty()).then(|| builder.leaf(NodeKind::Remainder, &rest));
     }
     // Children come after their parent, so from the end each finds its own finished.
     let mut finished: Vec<Option<Node>> = Vec::new();
@@ -129,7 +129,7 @@ pub(crate) fn tree(stacks: &[Held], value: Value, most: usize) -> Node {
     for (at, node) in made.into_iter().enumerate().rev() {
         let children = node.children.iter().filter_map(|&child| finished[child].take()).chain(node.rest);
         finished[at] = Some(Node {
-            what: builder.frames.what(node.key),
+            kind: builder.frames.kind(node.key),
             totals: node.totals,
             value: node.value,
             stacks: node.stacks,
@@ -137,7 +137,7 @@ pub(crate) fn tree(stacks: &[Held], value: Value, most: usize) -> Node {
         });
     }
     finished.swap_remove(0).unwrap_or(Node {
-        what: What::Root,
+        kind: NodeKind::Root,
         totals: Totals::default(),
         value: 0,
         stacks: 0,
@@ -167,7 +167,7 @@ struct Growing {
 }
 
 struct Builder<'a> {
-    stacks: &'a [Held],
+    stacks: &'a [StackTotals],
     value: Value,
     frames: FrameIds,
 }
@@ -186,9 +186,9 @@ impl Builder<'_> {
         Growing { key, depth, members, totals, value, stacks, children: Vec::new(), rest: None }
     }
 
-    fn leaf(&self, what: What, members: &[u32]) -> Node {
+    fn leaf(&self, kind: NodeKind, members: &[u32]) -> Node {
         let (totals, value) = self.sum(members);
-        Node { what, totals, value, stacks: members.len(), children: Vec::new() }
+        Node { kind, totals, value, stacks: members.len(), children: Vec::new() }
     }
 
     /// Returns the `room` groups that hold most of those whose stacks go on after `depth` steps, and the members
@@ -254,7 +254,7 @@ fn step(traceback: Option<&Traceback>, depth: usize) -> Step<'_> {
     let Some(traceback) = traceback else {
         return if depth == 0 { Step::Unnamed } else { Step::End };
     };
-    let frames = traceback.frames();
+    let frames = traceback.shared_frames();
     let is_cut = traceback.total_frames() > frames.len();
     if is_cut && depth == 0 {
         return Step::Cut;
@@ -292,21 +292,21 @@ impl FrameIds {
         }
     }
 
-    fn what(&self, key: Key) -> What {
+    fn kind(&self, key: Key) -> NodeKind {
         match key {
-            Key::Root => What::Root,
-            Key::Cut => What::Cut,
-            Key::Unnamed => What::Unnamed,
-            Key::Frame(at) => What::Frame(self.frames[at as usize].clone()),
+            Key::Root => NodeKind::Root,
+            Key::Cut => NodeKind::Cut,
+            Key::Unnamed => NodeKind::Unnamed,
+            Key::Frame(at) => NodeKind::Frame(self.frames[at as usize].clone()),
         }
     }
 }
 
 /// Adds up stacks with the same frames, in the order of first occurrence.
-pub(crate) fn merged(stacks: Vec<Held>) -> Vec<Held> {
+pub(crate) fn merge_equal_stacks(stacks: Vec<StackTotals>) -> Vec<StackTotals> {
     let mut frames = FrameIds::default();
     let mut index: HashMap<Vec<Key>, usize> = HashMap::new();
-    let mut merged: Vec<Held> = Vec::new();
+    let mut merged: Vec<StackTotals> = Vec::new();
     for held in stacks {
         let mut path = Vec::new();
         while let step @ (Step::Cut | Step::Unnamed | Step::Frame(_)) =
@@ -334,20 +334,20 @@ mod tests {
     }
 
     /// Builds a stack from a path, most recent frame first; the last letter is the oldest frame.
-    fn held(path: &str, totals: Totals) -> Held {
+    fn held(path: &str, totals: Totals) -> StackTotals {
         let frames = path.chars().map(|name| Frame::new(Some(&name.to_string()), "a.rs", 1));
-        Held { traceback: Some(Traceback::new(frames)), totals }
+        StackTotals { traceback: Some(Traceback::new(frames)), totals }
     }
 
     /// Prints a node as `name value(children)`.
     fn shown(node: &Node) -> String {
-        let name = match &node.what {
-            What::Root => "all".into(),
-            What::Cut => "cut".into(),
-            What::Unnamed => "unnamed".into(),
-            What::Rest => "rest".into(),
-            What::Other => "other".into(),
-            What::Frame(frame) => frame.name().into_owned(),
+        let name = match &node.kind {
+            NodeKind::Root => "all".into(),
+            NodeKind::Cut => "cut".into(),
+            NodeKind::Unnamed => "unnamed".into(),
+            NodeKind::Remainder => "rest".into(),
+            NodeKind::Other => "other".into(),
+            NodeKind::Frame(frame) => frame.name().into_owned(),
         };
         let children: Vec<String> = node.children.iter().map(shown).collect();
         match children.is_empty() {
@@ -365,7 +365,7 @@ mod tests {
         node.children.iter().for_each(check);
     }
 
-    fn some() -> Vec<Held> {
+    fn some() -> Vec<StackTotals> {
         vec![
             held("cba", totals(100, 1, 10, 1)),
             held("dba", totals(50, 2, -5, 0)),
@@ -433,13 +433,18 @@ mod tests {
     #[test]
     fn cut_and_nameless_stacks_are_below_the_root() {
         let frames: Arc<[Arc<Frame>]> = Arc::new([Arc::new(Frame::new(Some("b"), "a.rs", 1))]);
-        let cut = Held { traceback: Some(Traceback::shared(frames, 2)), totals: totals(5, 1, 5, 1) };
-        let nameless = Held { traceback: None, totals: totals(3, 1, 3, 1) };
+        let cut = StackTotals { traceback: Some(Traceback::shared(frames, 2)), totals: totals(5, 1, 5, 1) };
+        let nameless = StackTotals { traceback: None, totals: totals(3, 1, 3, 1) };
         let all = tree(&[cut.clone(), nameless.clone(), held("b", totals(1, 1, 1, 1))], Value::Bytes, 100);
         assert_eq!(shown(&all), "all 9(cut 5(b 5) unnamed 3 b 1)");
         assert_eq!(shown(&tree(&[], Value::Bytes, 100)), "all 0");
-        let merged =
-            merged(vec![cut.clone(), nameless.clone(), cut, held("b", totals(1, 1, 1, 1)), nameless]);
+        let merged = merge_equal_stacks(vec![
+            cut.clone(),
+            nameless.clone(),
+            cut,
+            held("b", totals(1, 1, 1, 1)),
+            nameless,
+        ]);
         let sizes: Vec<u64> = merged.iter().map(|held| held.totals.size).collect();
         assert_eq!(sizes, [10, 6, 1]);
     }
@@ -448,16 +453,16 @@ mod tests {
     fn equal_frames_are_one_wherever_they_lie() {
         let stacks = [held("ba", totals(1, 1, 0, 0)), held("ba", totals(2, 1, 0, 0))];
         assert_eq!(shown(&tree(&stacks, Value::Bytes, 100)), "all 3(a 3(b 3))");
-        assert_eq!(merged(stacks.to_vec()).len(), 1);
+        assert_eq!(merge_equal_stacks(stacks.to_vec()).len(), 1);
     }
 
     /// Builds a tree of 100,000 stacks without common frames, which has no more nodes than asked for.
     #[test]
     fn a_hundred_thousand_stacks_stay_bounded() {
-        let stacks: Vec<Held> = (0..100_000_u32)
+        let stacks: Vec<StackTotals> = (0..100_000_u32)
             .map(|at| {
                 let frames = (0..3).map(|depth| Frame::new(Some("f"), "a.rs", at % 10_u32.pow(5 - depth)));
-                Held { traceback: Some(Traceback::new(frames)), totals: totals(10, 1, 1, 0) }
+                StackTotals { traceback: Some(Traceback::new(frames)), totals: totals(10, 1, 1, 0) }
             })
             .collect();
         let all = tree(&stacks, Value::Bytes, 3_000);

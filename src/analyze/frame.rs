@@ -24,22 +24,15 @@ pub(crate) const UNKNOWN: &str = "<unknown>";
 ///
 /// let frame = Frame::new(Some("my_service::cache::Cache::insert"), "src/cache.rs", 42);
 /// assert_eq!(frame.to_string(), "src/cache.rs:42");
-/// assert_eq!(frame.krate(), "my_service");
+/// assert_eq!(frame.crate_name(), "my_service");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub struct Frame {
-    /// Demangled path without crate hash and without generic arguments; `None` where no symbol is known.
-    pub function: Option<Arc<str>>,
-    /// Relative to the workspace, the registry or git checkout, or beginning with `library/` for the
-    /// standard library; `<unknown>` without line tables.
-    pub file: Arc<str>,
-    /// Line, 1-based; 0 where it is not known.
-    pub line: u32,
-    /// File name of the executable or shared library, given only where `function` is `None`.
-    pub module: Option<Arc<str>>,
-    /// Offset in `module`, as linked: the address that `addr2line` takes. Given only with `module`.
-    pub offset: Option<u64>,
+    pub(crate) function: Option<Arc<str>>,
+    pub(crate) file: Arc<str>,
+    pub(crate) line: u32,
+    pub(crate) module: Option<Arc<str>>,
+    pub(crate) offset: Option<u64>,
 }
 
 impl Frame {
@@ -49,10 +42,68 @@ impl Frame {
     ///
     /// ```
     /// let frame = heapgauge::Frame::new(None, "a.rs", 5);
-    /// assert_eq!((frame.name().as_ref(), frame.line), ("<unknown>", 5));
+    /// assert_eq!((frame.name().as_ref(), frame.line()), ("<unknown>", 5));
     /// ```
     pub fn new(function: Option<&str>, file: &str, line: u32) -> Frame {
         Frame { function: function.map(Arc::from), file: file.into(), line, module: None, offset: None }
+    }
+
+    /// Returns the demangled path of the function without crate hash and without generic arguments; `None` where no
+    /// symbol is known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let frame = heapgauge::Frame::new(Some("app::load"), "a.rs", 5);
+    /// assert_eq!(frame.function(), Some("app::load"));
+    /// ```
+    pub fn function(&self) -> Option<&str> {
+        self.function.as_deref()
+    }
+
+    /// Returns the file, relative to the workspace, the registry or git checkout, or beginning with `library/` for the
+    /// standard library; `<unknown>` without line tables.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(heapgauge::Frame::new(None, "src/cache.rs", 42).file(), "src/cache.rs");
+    /// ```
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Returns the line, 1-based; 0 where it is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(heapgauge::Frame::new(None, "src/cache.rs", 42).line(), 42);
+    /// ```
+    pub fn line(&self) -> u32 {
+        self.line
+    }
+
+    /// Returns the file name of the executable or shared library, given only where the function is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(heapgauge::Frame::new(Some("app::load"), "a.rs", 5).module(), None);
+    /// ```
+    pub fn module(&self) -> Option<&str> {
+        self.module.as_deref()
+    }
+
+    /// Returns the offset in the module, as linked: the address that `addr2line` takes. Given only with the module.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(heapgauge::Frame::new(Some("app::load"), "a.rs", 5).offset(), None);
+    /// ```
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
     }
 
     /// Returns the function, or `module+0xoffset`, or `<unknown>`.
@@ -79,11 +130,11 @@ impl Frame {
     /// ```
     /// use heapgauge::Frame;
     ///
-    /// assert_eq!(Frame::new(Some("alloc::vec::Vec::push"), "library/alloc/src/vec/mod.rs", 1).krate(), "alloc");
-    /// assert_eq!(Frame::new(Some("arena_new"), "tikv-jemalloc-sys-0.7.0/src/arena.c", 1).krate(), "tikv-jemalloc-sys");
-    /// assert_eq!(Frame::new(Some("main"), "<unknown>", 0).krate(), "<unknown>");
+    /// assert_eq!(Frame::new(Some("alloc::vec::Vec::push"), "library/alloc/src/vec/mod.rs", 1).crate_name(), "alloc");
+    /// assert_eq!(Frame::new(Some("arena_new"), "tikv-jemalloc-sys-0.7.0/src/arena.c", 1).crate_name(), "tikv-jemalloc-sys");
+    /// assert_eq!(Frame::new(Some("main"), "<unknown>", 0).crate_name(), "<unknown>");
     /// ```
-    pub fn krate(&self) -> &str {
+    pub fn crate_name(&self) -> &str {
         if let Some((first, _)) = self.function.as_deref().and_then(|function| function.split_once("::"))
             && first.chars().all(|c| c.is_alphanumeric() || c == '_')
         {
@@ -131,7 +182,7 @@ impl PartialOrd for Frame {
 /// Frames of an allocation, most recent first, beginning with the frame of its site.
 ///
 /// It prints as its most recent frame. Two tracebacks compare from the oldest frame on, as
-/// `tracemalloc` orders them; [`Traceback::total_frames`] takes no part in it.
+/// `tracemalloc` orders them; [`Traceback::is_truncated`] takes no part in it.
 ///
 /// # Examples
 ///
@@ -140,7 +191,7 @@ impl PartialOrd for Frame {
 ///
 /// let traceback = Traceback::new([Frame::new(None, "a.rs", 2), Frame::new(None, "b.rs", 4)]);
 /// assert_eq!(traceback.to_string(), "a.rs:2");
-/// assert_eq!(traceback.frames()[1].line, 4);
+/// assert_eq!(traceback.frames().map(|frame| frame.line()).collect::<Vec<_>>(), [2, 4]);
 /// ```
 #[derive(Clone)]
 pub struct Traceback {
@@ -160,7 +211,7 @@ impl Traceback {
     ///
     /// ```
     /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
-    /// assert_eq!(traceback.total_frames(), 1);
+    /// assert!(!traceback.is_truncated());
     /// ```
     pub fn new(frames: impl IntoIterator<Item = Frame>) -> Traceback {
         let frames: Vec<Arc<Frame>> = frames.into_iter().map(Arc::new).collect();
@@ -174,7 +225,7 @@ impl Traceback {
         Traceback { frames, total_frames }
     }
 
-    /// Returns all frames kept, most recent first; at least one.
+    /// Iterates over the frames kept, most recent first; at least one.
     ///
     /// # Examples
     ///
@@ -182,19 +233,29 @@ impl Traceback {
     /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
     /// assert_eq!(traceback.frames().len(), 1);
     /// ```
-    pub fn frames(&self) -> &[Arc<Frame>] {
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = &Frame> + DoubleEndedIterator + Clone {
+        self.frames.iter().map(|frame| &**frame)
+    }
+
+    /// Returns the frames as they are shared between tracebacks.
+    pub(crate) fn shared_frames(&self) -> &[Arc<Frame>] {
         &self.frames
     }
 
-    /// Returns the number of frames there were: as many as kept, or one more when the limit cut some off.
+    /// Returns whether the limit cut older frames off.
     ///
     /// # Examples
     ///
     /// ```
     /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
-    /// assert_eq!(traceback.total_frames(), traceback.frames().len());
+    /// assert!(!traceback.is_truncated());
     /// ```
-    pub fn total_frames(&self) -> usize {
+    pub fn is_truncated(&self) -> bool {
+        self.total_frames > self.frames.len()
+    }
+
+    /// Returns the number of frames as the snapshot file gives it, kept ones and others.
+    pub(crate) fn total_frames(&self) -> usize {
         self.total_frames
     }
 
@@ -204,7 +265,7 @@ impl Traceback {
     ///
     /// ```
     /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
-    /// assert_eq!(traceback.most_recent().line, 2);
+    /// assert_eq!(traceback.most_recent().line(), 2);
     /// ```
     pub fn most_recent(&self) -> &Frame {
         &self.frames[0]
@@ -370,7 +431,7 @@ mod tests {
         let frame =
             Frame { module: Some("my_service".into()), offset: Some(0x1a2b), ..Frame::new(None, UNKNOWN, 0) };
         assert_eq!(frame.name(), "my_service+0x1a2b");
-        assert_eq!(frame.krate(), UNKNOWN);
+        assert_eq!(frame.crate_name(), UNKNOWN);
         assert_eq!(
             Traceback::new([frame]).format(None, true),
             [r#"  File "<unknown>", line 0, in my_service+0x1a2b"#]

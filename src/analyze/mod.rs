@@ -5,8 +5,8 @@
 pub(crate) mod call_tree;
 pub(crate) mod collector;
 pub(crate) mod frame;
+pub(crate) mod live;
 pub(crate) mod process;
-#[cfg(any(feature = "http", feature = "pprof"))]
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 pub(crate) mod profile;

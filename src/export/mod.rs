@@ -1,12 +1,6 @@
 //! Report → bytes or gauges: text formats, recorders and meters, the HTTP paths, and the server.
 #![forbid(unsafe_code)]
 
-#[cfg(any(
-    feature = "opentelemetry",
-    feature = "pprof",
-    feature = "prometheus",
-    feature = "prometheus-client"
-))]
 pub mod emit;
 #[cfg(feature = "http")]
 pub mod http;

@@ -27,7 +27,7 @@ fn at_line(line: u32) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| {
         let frame = row.traceback.most_recent();
-        (&*frame.file, frame.line) == (file!(), line)
+        (frame.file(), frame.line()) == (file!(), line)
     });
     row.map_or((0, 0), |row| (row.size, row.count))
 }
@@ -125,7 +125,7 @@ pub fn case_35_reset_peak_and_clear() {
     assert_eq!(traced_memory(), TracedMemory { current: 0, peak: 0 });
     assert_eq!(live(), (0, 0));
     let report = collector.collect();
-    assert_eq!((report.live_bytes, report.live_blocks, report.peak_bytes), (0, 0, 0));
+    assert_eq!((report.live.now.bytes, report.live.now.blocks, report.peak_bytes), (0, 0, 0));
     assert_eq!((report.allocated_bytes, report.allocations), (0, 0));
     assert_eq!((report.deallocated_bytes, report.deallocations), (0, 0));
     // It goes on: the next block is the only one there is.
@@ -143,10 +143,10 @@ pub fn case_36_stop_start_and_what_is_no_depth() {
     assert_eq!(traced_memory(), TracedMemory { current: 0, peak: 0 });
     let report = Collector::new().collect();
     assert!(!report.tracking && report.sites.is_empty());
-    assert_eq!((report.live_bytes, report.live_blocks, report.peak_bytes), (0, 0, 0));
+    assert_eq!((report.live.now.bytes, report.live.now.blocks, report.peak_bytes), (0, 0, 0));
     assert_eq!((report.allocated_bytes, report.allocations), (0, 0));
     assert_eq!((report.deallocated_bytes, report.deallocations), (0, 0));
-    assert_eq!((report.delta_bytes, report.delta_blocks, report.sites_with_blocks), (0, 0, 0));
+    assert_eq!((report.live.delta_bytes(), report.live.delta_blocks(), report.sites_with_blocks), (0, 0, 0));
     Snapshot::take().unwrap_err();
 
     // -1 as an unsigned number is the largest there is.
@@ -415,11 +415,11 @@ pub fn case_41_whoever_reads_a_snapshot_may_allocate() {
         }
         assert_eq!(snapshot, shown);
         // They are not in the snapshot or in its statistics.
-        let is_here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (file!(), Block::LINE);
+        let is_here = |frame: &heapgauge::Frame| (frame.file(), frame.line()) == (file!(), Block::LINE);
         assert!(!snapshot.traces().iter().any(|trace| is_here(trace.traceback.most_recent())));
         assert!(!snapshot.statistics(GroupBy::Line).iter().any(|row| is_here(row.traceback.most_recent())));
         let site = report.sites.iter().find(|site| (site.file(), site.line()) == (file!(), Block::LINE));
-        assert_eq!(site.map(|site| site.live_blocks), Some(at_report));
+        assert_eq!(site.map(|site| site.live.now.blocks), Some(at_report));
         // The next snapshot has all kept blocks, and none of the freed ones.
         assert_eq!(at_line(Block::LINE), (41 * kept.len() as u64, kept.len() as u64));
         kept.len()
@@ -439,7 +439,7 @@ pub fn case_42_totals_hold_nothing_of_heapgauge() {
     let (snapshot, report) = (Snapshot::take().unwrap(), collector.collect());
     let rows = snapshot.statistics(GroupBy::CumulativeLine);
     let differences = snapshot.compare_to(&snapshot, GroupBy::Traceback);
-    let (copy, top) = (snapshot.filter_traces(&[]), heapgauge::top(differences, 3));
+    let (copy, top) = (snapshot.filter_traces(&[]), heapgauge::Top::of(differences, 3));
     heapgauge::track(42, 0x1000, 4_242).unwrap();
     assert_eq!(traced_memory().current, current);
     assert!(heapgauge::tracker_memory() > overhead);
@@ -497,7 +497,7 @@ pub fn case_44_stop_and_clear_forget() {
     drop((from_before, while_off));
     assert_eq!((live(), at_line(Block::LINE)), ((10, 1), (10, 1)));
     let rows = Snapshot::take().unwrap().compare_to(&snapshot, GroupBy::Line);
-    let row = rows.iter().find(|row| row.traceback.most_recent().line == Block::LINE).unwrap();
+    let row = rows.iter().find(|row| row.traceback.most_recent().line() == Block::LINE).unwrap();
     assert_eq!((row.size_diff, row.count_diff), (10 - at_line_then.0 as i64, 1 - at_line_then.1 as i64));
     drop((rows, snapshot));
     heapgauge::clear_traces();

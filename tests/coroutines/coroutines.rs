@@ -29,7 +29,7 @@ fn at_line(line: u32) -> (u64, u64, String) {
     let Some(row) = rows.iter().find(|row| row.name() == format!("{FILE}:{line}")) else {
         return (0, 0, String::new());
     };
-    let here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (FILE, line);
+    let here = |frame: &heapgauge::Frame| (frame.file(), frame.line()) == (FILE, line);
     let trace = snapshot.traces().iter().find(|trace| here(trace.traceback.most_recent())).unwrap();
     (row.size, row.count, trace.traceback.most_recent().name().into_owned())
 }
@@ -115,14 +115,14 @@ fn deep_on_stacks_that_come_and_go() {
     }
     assert_eq!(at_line(DEEP), (40 * 300, 300, "coroutines::deep".to_owned()));
     let snapshot = Snapshot::take().unwrap();
-    let here = |frame: &heapgauge::Frame| (&*frame.file, frame.line) == (FILE, DEEP);
+    let here = |frame: &heapgauge::Frame| (frame.file(), frame.line()) == (FILE, DEEP);
     let mut depths: Vec<_> = snapshot
         .traces()
         .iter()
         .filter(|trace| here(trace.traceback.most_recent()))
         .map(|trace| {
             let frames = trace.traceback.frames();
-            (frames.iter().filter(|frame| frame.name() == "coroutines::deep").count(), trace.count)
+            (frames.filter(|frame| frame.name() == "coroutines::deep").count(), trace.count)
         })
         .collect();
     depths.sort_unstable();

@@ -27,7 +27,7 @@ fn collect(collector: &Collector, lines: &[u32]) -> Arc<Report> {
 /// Returns live bytes and blocks of a line of this file, with the function's name.
 fn at(report: &Report, line: u32) -> (u64, u64, String) {
     let site = report.sites.iter().find(|site| (site.file(), site.line()) == (FILE, line)).unwrap();
-    (site.live_bytes, site.live_blocks, site.function().to_owned())
+    (site.live.now.bytes, site.live.now.blocks, site.function().to_owned())
 }
 
 fn fill_map(map: &mut HashMap<u64, [u8; 64]>) -> u32 {

@@ -71,16 +71,16 @@ fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
 
     let report = collect(&collector);
     let site = row(&report).unwrap();
-    assert_eq!(site.live_blocks, 12_345);
-    assert_eq!(site.live_bytes, 592_560);
+    assert_eq!(site.live.now.blocks, 12_345);
+    assert_eq!(site.live.now.bytes, 592_560);
     // It was not there when the collector began, so all of it is growth.
-    assert_eq!((site.delta_blocks, site.delta_bytes), (12_345, 592_560));
+    assert_eq!((site.live.delta_blocks(), site.live.delta_bytes()), (12_345, 592_560));
     assert_eq!(site.function(), "counts::exact_numbers::keep");
-    assert_eq!(site.krate(), "counts");
-    assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
-    assert_eq!(report.live_blocks, report.allocations - report.deallocations);
-    let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
-    assert_eq!(report.live_bytes, shown + report.other.live_bytes);
+    assert_eq!(site.crate_name(), "counts");
+    assert_eq!(report.live.now.bytes, report.allocated_bytes - report.deallocated_bytes);
+    assert_eq!(report.live.now.blocks, report.allocations - report.deallocations);
+    let shown: u64 = report.sites.iter().map(|site| site.live.now.bytes).sum();
+    assert_eq!(report.live.now.bytes, shown + report.other.now.bytes);
     assert_eq!(report.untracked_bytes, 0);
 
     // The allocator is an ordinary static here, so `traceback_of` does not look for tags.
@@ -91,6 +91,6 @@ fn twelve_thousand_boxes_are_twelve_thousand_boxes() {
     thread::spawn(move || drop(kept)).join().unwrap();
     let report = collect(&collector);
     let site = row(&report).unwrap();
-    assert_eq!((site.live_blocks, site.live_bytes), (1, 48));
+    assert_eq!((site.live.now.blocks, site.live.now.bytes), (1, 48));
     drop(last);
 }

@@ -32,7 +32,7 @@ impl PushMetricExporter for LiveBlocks {
         let mut latest = self.0.lock().unwrap();
         latest.clear();
         for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
-            if let ("heap.site.live_blocks", AggregatedMetrics::I64(MetricData::Sum(sum))) =
+            if let ("heap.site.live.now.blocks", AggregatedMetrics::I64(MetricData::Sum(sum))) =
                 (metric.name(), metric.data())
             {
                 for point in sum.data_points() {
@@ -149,7 +149,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
     let totals = || {
         std::thread::sleep(Duration::from_millis(1_010));
         let report = outlets.collector.collect();
-        (report.allocations, report.deallocations, report.live_bytes, report.untracked_bytes)
+        (report.allocations, report.deallocations, report.live.now.bytes, report.untracked_bytes)
     };
     totals();
     let before = totals();
@@ -171,7 +171,7 @@ fn fresh_outlets_forget_the_sticky_one_stays_true_and_none_shows_itself() {
         .traces()
         .iter()
         .filter(|trace| {
-            trace.traceback.frames().iter().any(|frame| {
+            trace.traceback.frames().any(|frame| {
                 let name = frame.name();
                 let renders_theirs = name == "heapgauge::export::emit::prometheus::Prometheus::render";
                 name.starts_with("heapgauge::") && !renders_theirs

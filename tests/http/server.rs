@@ -434,6 +434,6 @@ fn the_server_shows_the_collector_it_was_given() {
     let answer = get(server.local_addr(), "/metrics");
     let text = answer.text();
     let report = server.collector().collect();
-    assert!(text.contains(&format!("\nheap_live_bytes {}\n", report.live_bytes)), "{text}");
+    assert!(text.contains(&format!("\nheap_live_bytes {}\n", report.live.now.bytes)), "{text}");
     assert_eq!(text, report.to_prometheus());
 }

@@ -237,7 +237,7 @@ fn libraries_that_take_turns_at_one_address() {
             if number < 6 {
                 // The stack goes on behind the library's two frames: through it, not into the void.
                 let traceback = traceback_of(&kept[blocks - 1]).unwrap();
-                let names: Vec<_> = traceback.frames().iter().map(|frame| frame.name()).collect();
+                let names: Vec<_> = traceback.frames().map(|frame| frame.name()).collect();
                 assert_eq!(names[0], "naming::loaded_code::keep", "{names:#?}");
                 if is_listing() && names.len() < 4 {
                     // It was not listed yet.
@@ -317,8 +317,8 @@ fn all_of_it_where_the_loader_cannot_be_asked() {
 /// Returns names and places of a block's frames.
 fn frames(block: &Block) -> Vec<(String, String, u32)> {
     let traceback = traceback_of(block).unwrap();
-    let frames = traceback.frames().iter();
-    frames.map(|frame| (frame.name().into_owned(), frame.file.to_string(), frame.line)).collect()
+    let frames = traceback.frames();
+    frames.map(|frame| (frame.name().into_owned(), frame.file().to_owned(), frame.line())).collect()
 }
 
 #[test]

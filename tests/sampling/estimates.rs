@@ -309,10 +309,10 @@ fn a_leak_of_50_mib_is_the_top_grower_within_two_windows() {
         thread::sleep(Duration::from_millis(10));
     }
     let report = collector.collect();
-    let top = report.sites.iter().max_by_key(|site| site.delta_bytes).unwrap();
+    let top = report.sites.iter().max_by_key(|site| site.live.delta_bytes()).unwrap();
     assert_eq!((top.file(), top.line()), (FILE, LEAK), "{:#?}", report.sites);
-    assert!(top.delta_bytes as u64 > 3 * top.live_stderr_bytes, "{top:#?}");
-    let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
-    assert!(shown <= report.live_bytes && shown + report.other.live_bytes == report.live_bytes);
+    assert!(top.live.delta_bytes() as u64 > 3 * top.live_stderr_bytes, "{top:#?}");
+    let shown: u64 = report.sites.iter().map(|site| site.live.now.bytes).sum();
+    assert!(shown <= report.live.now.bytes && shown + report.other.now.bytes == report.live.now.bytes);
     assert_eq!(report.sample_interval_bytes, 512 << 10);
 }

@@ -108,10 +108,10 @@ fn case_51_switching_under_load() {
             );
         }
         let report = collector.collect();
-        let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
-        assert_eq!(shown + report.other.live_bytes, report.live_bytes);
-        let deltas: i64 = report.sites.iter().map(|site| site.delta_bytes).sum();
-        assert_eq!(deltas + report.other.delta_bytes, report.delta_bytes);
+        let shown: u64 = report.sites.iter().map(|site| site.live.now.bytes).sum();
+        assert_eq!(shown + report.other.now.bytes, report.live.now.bytes);
+        let deltas: i64 = report.sites.iter().map(|site| site.live.delta_bytes()).sum();
+        assert_eq!(deltas + report.other.delta_bytes(), report.live.delta_bytes());
     }
     end.store(true, Ordering::Relaxed);
     let kept: Vec<Vec<Vec<u8>>> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();

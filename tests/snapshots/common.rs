@@ -107,7 +107,7 @@ pub fn diff_rows(rows: &[StatisticDiff], group_by: GroupBy) -> Vec<String> {
 fn key(traceback: &heapgauge::Traceback, name: &str, group_by: GroupBy) -> String {
     match group_by {
         GroupBy::Traceback => {
-            let frames: Vec<String> = traceback.frames().iter().map(ToString::to_string).collect();
+            let frames: Vec<String> = traceback.frames().map(ToString::to_string).collect();
             format!("[{}]", frames.join(","))
         }
         GroupBy::File | GroupBy::CumulativeFile => name.strip_suffix(":0").unwrap().to_owned(),

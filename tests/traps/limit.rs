@@ -38,7 +38,8 @@ fn named(collector: &Collector) -> Arc<Report> {
 
 /// Memory for names and answers.
 fn without_limit() -> Arc<Report> {
-    named(&Collector::builder().max_overhead(4 << 30).build().unwrap())
+    heapgauge::set_max_overhead(4 << 30).unwrap();
+    named(&Collector::new())
 }
 
 /// Counters of each thread for each stack were once made without regard for the limit.
@@ -50,7 +51,8 @@ fn many_threads_on_many_stacks() {
         // Counters come for many stacks at once, so that it does not take every stack to have them all.
         const STEP: usize = 16;
         const LIMIT: u64 = 20 << 20;
-        let _collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        heapgauge::set_max_overhead(LIMIT).unwrap();
+        let _collector = heapgauge::Collector::new();
         // Short stacks, so that all fit.
         heapgauge::stop();
         heapgauge::start(1).unwrap();
@@ -101,7 +103,8 @@ fn more_threads_than_there_is_room_for() {
     trap("limit::more_threads_than_there_is_room_for", || {
         const THREADS: usize = 150;
         const LIMIT: u64 = 1 << 20;
-        let _collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        heapgauge::set_max_overhead(LIMIT).unwrap();
+        let _collector = heapgauge::Collector::new();
         let before = heapgauge::traced_memory().current;
         let barrier = Arc::new(Barrier::new(THREADS + 1));
         let threads: Vec<_> = (0..THREADS)
@@ -161,7 +164,7 @@ fn names_have_room_whatever_the_stacks_take() {
         });
         assert!(is_full, "there is room for more stacks");
         let report = named(&collector);
-        assert_eq!((report.unnamed.lost, report.build.symbols), (0, "lines"));
+        assert_eq!((report.unnamed.lost, report.build.symbols()), (0, "lines"));
         let row = report.sites.iter().find(|row| row.function() == LEAF).expect("the leaf among the sites");
         assert_eq!((row.file(), row.line()), ("tests/traps/limit.rs", LEAF_LINE));
         // The id that it has in every process.

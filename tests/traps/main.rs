@@ -99,6 +99,6 @@ fn of_function(path: &str) -> (u64, u64) {
 fn nothing_is_lost() {
     let report = heapgauge::Collector::new().collect();
     assert_eq!(report.dropped, heapgauge::DroppedEvents::default());
-    assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
-    assert_eq!(report.live_blocks, report.allocations - report.deallocations);
+    assert_eq!(report.live.now.bytes, report.allocated_bytes - report.deallocated_bytes);
+    assert_eq!(report.live.now.blocks, report.allocations - report.deallocations);
 }

@@ -114,7 +114,7 @@ fn a_handler_that_interrupts_anything() {
 fn stacks_end_at_the_handler() {
     let snapshot = heapgauge::Snapshot::take().unwrap();
     let functions = |trace: &heapgauge::Trace| -> Vec<String> {
-        trace.traceback.frames().iter().map(|frame| frame.name().into_owned()).collect()
+        trace.traceback.frames().map(|frame| frame.name().into_owned()).collect()
     };
     let stacks: Vec<_> = snapshot.traces().iter().map(functions).filter(|all| all[0] == IN_HANDLER).collect();
     assert!(!stacks.is_empty());

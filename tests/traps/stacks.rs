@@ -24,7 +24,8 @@ fn a_hundred_thousand_stacks() {
         // A debug build compares each known stack with a walk, so there are fewer.
         const DEPTH: usize = if cfg!(debug_assertions) { 14 } else { 17 };
         // Enough memory for all stacks.
-        let collector = Collector::builder().max_overhead(512 << 20).build().unwrap();
+        heapgauge::set_max_overhead(512 << 20).unwrap();
+        let collector = Collector::new();
         let mut kept: Vec<Block> = Vec::with_capacity(2 << DEPTH);
         for _ in 0..black_box(2) {
             kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
@@ -54,7 +55,8 @@ fn more_stacks_than_there_may_be() {
     trap("stacks::more_stacks_than_there_may_be", || {
         const DEPTH: usize = 15;
         const LIMIT: u64 = 8 << 20;
-        let collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        heapgauge::set_max_overhead(LIMIT).unwrap();
+        let collector = Collector::new();
         let before = heapgauge::traced_memory().current;
         let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
         kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
@@ -86,7 +88,8 @@ fn clearing_without_end() {
     trap("stacks::clearing_without_end", || {
         const DEPTH: usize = 10;
         const LIMIT: u64 = 6 << 20;
-        let collector = Collector::builder().max_overhead(LIMIT).build().unwrap();
+        heapgauge::set_max_overhead(LIMIT).unwrap();
+        let collector = Collector::new();
         let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
         let mut last_known = 0;
         for round in 1..=100 {

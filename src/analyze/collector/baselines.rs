@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
+use crate::analyze::live::Live;
 use crate::record::raw_snapshot::RawSnapshot;
 
 /// Maximum number of snapshots kept.
@@ -24,8 +25,7 @@ const IDLE_PACE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct PastTotals {
     pub taken_at: SystemTime,
-    pub live_bytes: u64,
-    pub live_blocks: u64,
+    pub live: Live,
 }
 
 /// Live counts by stack id at one moment.
@@ -34,9 +34,8 @@ pub(crate) struct KeptCounts {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]
     pub taken_at: SystemTime,
-    /// Live bytes of all blocks, exact.
-    pub live_bytes: u64,
-    pub live_blocks: u64,
+    /// Live counts of all blocks, exact.
+    pub live: Live,
     /// Counts per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
     /// an estimate; live bytes; live blocks; the standard error of an estimate. Each in LEB128: ids are
     /// dense and most counts are small, so this is a quarter of three plain words.
@@ -47,8 +46,7 @@ pub(crate) struct KeptCounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeptStack {
     pub id: u32,
-    pub live_bytes: u64,
-    pub live_blocks: u64,
+    pub live: Live,
     /// Standard error of the bytes, 0 where they are exact.
     pub stderr: u64,
 }
@@ -58,14 +56,14 @@ impl KeptCounts {
         let mut packed = Vec::with_capacity(raw.stacks.len() * 4);
         let mut before = 0;
         for stack in &raw.stacks {
-            let (bytes, blocks) = (stack.counts.live_bytes(), stack.counts.live_blocks());
-            if blocks == 0 && bytes == 0 {
+            let live = Live::from(stack.counts);
+            if live.is_nothing() {
                 continue;
             }
             let stderr = stack.variance.sqrt().round() as u64;
             pack(&mut packed, u64::from(stack.id - before) << 1 | u64::from(stderr != 0));
-            pack(&mut packed, bytes);
-            pack(&mut packed, blocks);
+            pack(&mut packed, live.bytes);
+            pack(&mut packed, live.blocks);
             if stderr != 0 {
                 pack(&mut packed, stderr);
             }
@@ -75,8 +73,7 @@ impl KeptCounts {
             taken: raw.taken,
             #[cfg(any(feature = "http", test))]
             taken_at: raw.taken_at,
-            live_bytes: raw.totals.live_bytes(),
-            live_blocks: raw.totals.live_blocks(),
+            live: raw.totals.into(),
             packed: packed.into(),
         }
     }
@@ -87,10 +84,10 @@ impl KeptCounts {
         let mut id = 0_u32;
         std::iter::from_fn(move || {
             let step = unpack(&mut rest)?;
-            let (live_bytes, live_blocks) = (unpack(&mut rest)?, unpack(&mut rest)?);
+            let live = Live { bytes: unpack(&mut rest)?, blocks: unpack(&mut rest)? };
             let stderr = if step & 1 == 0 { 0 } else { unpack(&mut rest)? };
             id = id.wrapping_add((step >> 1) as u32);
-            Some(KeptStack { id, live_bytes, live_blocks, stderr })
+            Some(KeptStack { id, live, stderr })
         })
     }
 
@@ -101,7 +98,7 @@ impl KeptCounts {
 
     #[cfg(any(feature = "http", test))]
     pub(crate) fn past(&self) -> PastTotals {
-        PastTotals { taken_at: self.taken_at, live_bytes: self.live_bytes, live_blocks: self.live_blocks }
+        PastTotals { taken_at: self.taken_at, live: self.live }
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -253,15 +250,14 @@ mod tests {
         let mut raw = raw(Instant::now(), &with_a_dead_one);
         raw.stacks[2].variance = 300.0 * 300.0;
         let stderr = |id| if id == 4 { 300 } else { 0 };
-        let expected = stacks.map(|(id, live_bytes, live_blocks)| KeptStack {
+        let expected = stacks.map(|(id, bytes, blocks)| KeptStack {
             id,
-            live_bytes,
-            live_blocks,
+            live: Live { bytes, blocks },
             stderr: stderr(id),
         });
         assert_eq!(KeptCounts::new(&raw).stacks().collect::<Vec<_>>(), expected);
         let kept = KeptCounts::new(&raw);
-        assert_eq!((kept.live_bytes, kept.live_blocks), (raw.totals.live_bytes(), raw.totals.live_blocks()));
+        assert_eq!(kept.live, raw.totals.into());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Divides the overhead limit into the shares of heapgauge's parts.
 //!
-//! One for the process: the latest explicit limit counts. Names have a share that tables cannot take, large enough for
+//! One for the process: the latest limit counts. Names have a share that tables cannot take, large enough for
 //! the line tables of the program where half of the limit is; tables may fill the rest, as far as names and baselines
 //! leave it.
 #![forbid(unsafe_code)]
@@ -8,6 +8,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::analyze::symbols::{self, DEFAULT_MAX_OVERHEAD};
+use crate::base::error::Error;
+use crate::record::control;
 use crate::record::raw_snapshot;
 
 /// Lowest limit allowed. Below this not even the tables of a few threads would fit beside some names.
@@ -41,9 +43,43 @@ pub(super) fn limit() -> u64 {
     }
 }
 
-/// Divides a limit; `None` keeps the present one, so that a second collector never undoes an explicit limit.
-pub(super) fn set(limit: Option<u64>) {
-    let limit = limit.unwrap_or_else(self::limit);
+/// Sets the bytes heapgauge may hold: default 64 MiB, at least 1 MiB. The limit is one for the process.
+///
+/// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at `[unrecorded]`,
+/// which counts as dropped for want of memory. A quarter to half is for names, which may also use space that tables leave.
+/// A site whose line finds no room is not exported: it counts in [`Report::other`](crate::Report::other) and in
+/// [`UnnamedBytes::lost`](crate::UnnamedBytes::lost), and is looked for again when there is more room.
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::set_max_overhead(32 << 20)?;
+/// assert!(heapgauge::set_max_overhead(32).is_err()); // meant to be 32 MiB
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If the limit is below 1 MiB; the message names the range.
+pub fn set_max_overhead(bytes: u64) -> Result<(), Error> {
+    if bytes < MIN_MAX_OVERHEAD {
+        return Err(Error::new(format_args!(
+            "set_max_overhead: {bytes} is out of range, allowed are {MIN_MAX_OVERHEAD} bytes (1 MiB) and more"
+        )));
+    }
+    let _own = control::internal();
+    divide(bytes);
+    Ok(())
+}
+
+/// Divides the default limit where none was set yet.
+pub(super) fn divide_default() {
+    if LIMIT.load(Ordering::Relaxed) == 0 {
+        divide(DEFAULT_MAX_OVERHEAD);
+    }
+}
+
+fn divide(limit: u64) {
     let names = share_of_names(limit, symbols::global().lines_cost());
     LIMIT.store(limit, Ordering::Relaxed);
     NAMES.store(names, Ordering::Relaxed);

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Collector;
 use super::baselines::{KeptCounts, KeptStack};
+use super::estimate::total;
 use super::state::State;
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::live::Live;
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::base::error::Error;
@@ -45,8 +47,7 @@ pub(crate) struct Compared {
 pub(crate) struct SavedSnapshot {
     pub number: u64,
     pub taken_at: SystemTime,
-    pub live_bytes: u64,
-    pub live_blocks: u64,
+    pub live: Live,
 }
 
 /// Reason for an answer without contents.
@@ -105,12 +106,10 @@ impl Collector {
         let _own = control::internal();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
-        let totals = raw.totals;
         Ok(SavedSnapshot {
             number: state.kept_snapshots.put(Arc::new(KeptCounts::new(&raw))),
             taken_at: raw.taken_at,
-            live_bytes: totals.live_bytes(),
-            live_blocks: totals.live_blocks(),
+            live: raw.totals.into(),
         })
     }
 }
@@ -180,21 +179,15 @@ impl State {
             }
             let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
             let traceback = if is_here { tracebacks.of(at) } else { unknown() };
-            let KeptStack { live_bytes: size, live_blocks: count, stderr, .. } = then;
+            let KeptStack { live: Live { bytes: size, blocks: count }, stderr, .. } = then;
             Trace { size, count, stderr, domain: 0, traceback }
         });
         let limit = raw.traceback_limit;
         let then = Snapshot::of(old.taken_at, limit, then.collect());
-        let (live_bytes, live_blocks) = (raw.totals.live_bytes(), raw.totals.live_blocks());
         Ok(Compared {
             new: Snapshot::of(raw.taken_at, limit, new).sampled_every(raw.sample_interval_bytes),
             old: then,
-            total: Totals {
-                size: live_bytes,
-                size_diff: live_bytes as i64 - old.live_bytes as i64,
-                count: live_blocks,
-                count_diff: live_blocks as i64 - old.live_blocks as i64,
-            },
+            total: total(raw.totals.into(), Some(&old)).into(),
         })
     }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::baselines::KeptCounts;
-use super::report::Sum;
+use crate::analyze::live::{Live, LiveChange};
 use crate::record::raw_snapshot::RawStack;
 
 /// Live counts of a site, now and in the baseline, with their variances.
@@ -17,13 +17,8 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
-    pub(super) fn sum(&self) -> Sum {
-        Sum {
-            live_bytes: self.now.bytes,
-            live_blocks: self.now.blocks,
-            delta_bytes: self.now.bytes as i64 - self.then.bytes as i64,
-            delta_blocks: self.now.blocks as i64 - self.then.blocks as i64,
-        }
+    pub(super) fn change(&self) -> LiveChange {
+        LiveChange { now: self.now.all, since: self.then.all }
     }
 
     /// Returns the standard error of the bytes.
@@ -41,8 +36,7 @@ impl Estimate {
 /// Live counts of one stack.
 pub(super) struct LiveStack {
     pub id: u32,
-    pub bytes: u64,
-    pub blocks: u64,
+    pub live: Live,
     /// Variance of the bytes, where they are an estimate; else 0.
     pub variance: f64,
 }
@@ -50,68 +44,50 @@ pub(super) struct LiveStack {
 impl From<&RawStack> for LiveStack {
     fn from(stack: &RawStack) -> LiveStack {
         let &RawStack { id, counts, variance, .. } = stack;
-        LiveStack { id, bytes: counts.live_bytes(), blocks: counts.live_blocks(), variance }
+        LiveStack { id, live: counts.into(), variance }
     }
 }
 
-/// Bytes and blocks at one moment, and the estimated part of them.
+/// Live counts at one moment, and the estimated part of them.
 #[derive(Clone, Copy, Default)]
 pub(super) struct LiveTotals {
-    pub bytes: u64,
-    pub blocks: u64,
-    pub sampled_bytes: u64,
-    pub sampled_blocks: u64,
+    pub all: Live,
+    pub sampled: Live,
 }
 
 impl LiveTotals {
-    pub(super) fn add(&mut self, bytes: u64, blocks: u64, is_sampled: bool) {
-        self.bytes += bytes;
-        self.blocks += blocks;
+    pub(super) fn add(&mut self, live: Live, is_sampled: bool) {
+        self.all += live;
         if is_sampled {
-            self.sampled_bytes += bytes;
-            self.sampled_blocks += blocks;
+            self.sampled += live;
         }
     }
 }
 
-/// Returns the exact total: live bytes and blocks, and their change since the baseline.
-pub(super) fn total((live_bytes, live_blocks): (u64, u64), baseline: Option<&KeptCounts>) -> Sum {
-    let (then_bytes, then_blocks) = baseline.map_or((0, 0), |kept| (kept.live_bytes, kept.live_blocks));
-    Sum {
-        live_bytes,
-        live_blocks,
-        delta_bytes: live_bytes as i64 - then_bytes as i64,
-        delta_blocks: live_blocks as i64 - then_blocks as i64,
-    }
+/// Returns the exact total now and in the baseline.
+pub(super) fn total(now: Live, baseline: Option<&KeptCounts>) -> LiveChange {
+    LiveChange { now, since: baseline.map_or_else(Live::default, |kept| kept.live) }
 }
 
 /// Scales the estimates down where rows would hold more than all there is: the total is known, so the part
 /// above it is error, and rows and *other* have to add up. Now and then alike, so that an unchanged site stays so.
-pub(super) fn fit(rows: &mut [Estimate], total: Sum) {
-    let then = |now: u64, delta: i64| now.wrapping_sub_signed(delta);
-    fit_one(rows, |row| &mut row.now, total.live_bytes, total.live_blocks);
-    fit_one(
-        rows,
-        |row| &mut row.then,
-        then(total.live_bytes, total.delta_bytes),
-        then(total.live_blocks, total.delta_blocks),
-    );
+pub(super) fn fit(rows: &mut [Estimate], total: LiveChange) {
+    fit_one(rows, |row| &mut row.now, total.now);
+    fit_one(rows, |row| &mut row.then, total.since);
 }
 
-fn fit_one(rows: &mut [Estimate], of: fn(&mut Estimate) -> &mut LiveTotals, bytes: u64, blocks: u64) {
-    let mut all = LiveTotals::default();
+fn fit_one(rows: &mut [Estimate], of: fn(&mut Estimate) -> &mut LiveTotals, total: Live) {
+    let mut sum = LiveTotals::default();
     for row in &mut *rows {
-        let LiveTotals { bytes, blocks, sampled_bytes, sampled_blocks } = *of(row);
-        all.bytes += bytes;
-        all.blocks += blocks;
-        all.sampled_bytes += sampled_bytes;
-        all.sampled_blocks += sampled_blocks;
+        let LiveTotals { all, sampled } = *of(row);
+        sum.all += all;
+        sum.sampled += sampled;
     }
-    let (bytes, blocks) =
-        (excess(all.bytes, bytes, all.sampled_bytes), excess(all.blocks, blocks, all.sampled_blocks));
+    let bytes = excess(sum.all.bytes, total.bytes, sum.sampled.bytes);
+    let blocks = excess(sum.all.blocks, total.blocks, sum.sampled.blocks);
     for row in rows.iter_mut().map(of) {
-        row.bytes -= share(row.sampled_bytes, bytes);
-        row.blocks -= share(row.sampled_blocks, blocks);
+        row.all.bytes -= share(row.sampled.bytes, bytes);
+        row.all.blocks -= share(row.sampled.blocks, blocks);
     }
 }
 

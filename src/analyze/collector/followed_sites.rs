@@ -6,7 +6,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::report::{SiteRow, Sum};
+use super::report::SiteRow;
+use crate::analyze::live::LiveChange;
 use crate::analyze::symbols::Site;
 
 /// Sites that were chosen once. With a limit of 0, which is the default, it is off and costs nothing.
@@ -31,7 +32,11 @@ impl Followed {
 
     /// Follows the chosen sites as far as there is room, and returns the rows of all followed sites. A chosen site has
     /// the figures of its row; for the others `sum` gives the figures, and the standard error, by their id.
-    pub(crate) fn rows(&mut self, chosen: &[SiteRow], sum: impl Fn(u64) -> (Sum, u64)) -> Vec<SiteRow> {
+    pub(crate) fn rows(
+        &mut self,
+        chosen: &[SiteRow],
+        sum: impl Fn(u64) -> (LiveChange, u64),
+    ) -> Vec<SiteRow> {
         if self.limit == 0 {
             return Vec::new();
         }

@@ -3,11 +3,12 @@
 
 use super::baselines::KeptCounts;
 use super::estimate::{Estimate, LiveStack, fit, total};
-use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
+use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
+use crate::analyze::live::LiveChange;
 use crate::analyze::symbols;
-use crate::record::raw_snapshot::{RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{Dropped, RawSnapshot, RawStack};
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
@@ -31,27 +32,12 @@ impl State {
         let baseline = self.baseline(raw.taken);
         self.adopt_names(raw, baseline.as_deref());
         let sums = self.sums(raw.stacks.iter().map(LiveStack::from), baseline.as_deref());
-        let all = total((totals.live_bytes(), totals.live_blocks()), baseline.as_deref());
-        let (sites, followed) = if with_sites {
-            let sites = self.choose(raw, &sums, all);
-            let followed = self.followed.rows(&sites, |id| {
-                let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));
-                sum.map_or((Sum::default(), 0), |sum| (sum.sum(), sum.stderr()))
-            });
-            (sites, followed)
-        } else {
-            (Vec::new(), Vec::new())
-        };
-
-        let mut other = all;
-        for row in &sites {
-            // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it
-            // for estimates, but for blocks of no bytes.
-            other.live_bytes = other.live_bytes.saturating_sub(row.live_bytes);
-            other.live_blocks = other.live_blocks.saturating_sub(row.live_blocks);
-            other.delta_bytes -= row.delta_bytes;
-            other.delta_blocks -= row.delta_blocks;
-        }
+        let all = total(totals.into(), baseline.as_deref());
+        let (sites, followed) =
+            if with_sites { self.rows(raw, &sums, all) } else { (Vec::new(), Vec::new()) };
+        // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it for
+        // estimates, but for blocks of no bytes.
+        let other = sites.iter().fold(all, |other, row| other.minus(row.live));
         let unnamed = self.unnamed_bytes(&raw.stacks);
         self.number += 1;
         let (resident_bytes, memory_limit_bytes) =
@@ -62,8 +48,7 @@ impl State {
             duration: spent + self.source.now().saturating_duration_since(begun),
             started_at: self.started_at,
             tracking: raw.tracking,
-            live_bytes: all.live_bytes,
-            live_blocks: all.live_blocks,
+            live: all,
             peak_bytes: raw.peak_bytes,
             allocated_bytes: totals.allocated_bytes,
             allocations: totals.allocated_blocks,
@@ -71,10 +56,8 @@ impl State {
             deallocations: totals.freed_blocks,
             sites,
             other,
-            delta_bytes: all.delta_bytes,
-            delta_blocks: all.delta_blocks,
             sites_with_blocks: (self.names.sites.iter().zip(&sums))
-                .filter(|(site, sum)| site.is_final() && sum.now.blocks > 0)
+                .filter(|(site, sum)| site.is_final() && sum.now.all.blocks > 0)
                 .count() as u64,
             delta_window: baseline
                 .as_deref()
@@ -82,28 +65,46 @@ impl State {
             untracked_bytes: raw.untracked_bytes,
             overhead_bytes: raw.overhead_bytes,
             unnamed,
-            dropped: DroppedEvents {
-                stacks: raw.dropped.stacks,
-                memory: raw.dropped.memory,
-                threads: raw.dropped.threads,
-                // The collector leaves sites in *other*, which loses nothing; only an outlet that
-                // cannot remove a series has to turn one away.
-                series: self.followed.refused(),
-                reentrant: raw.dropped.reentrant,
-            },
+            dropped: self.dropped(raw.dropped),
             truncated_stacks: raw.truncated_stacks,
             fallback_walks: raw.fallback_walks,
             sample_interval_bytes: raw.sample_interval_bytes,
             resident_bytes,
             memory_limit_bytes,
-            build: BuildInfo {
-                version: env!("CARGO_PKG_VERSION"),
-                build_id: self.build_id.clone(),
-                capture: symbols::capture(raw.capture),
-                symbols: self.source.symbols(),
-            },
+            build: self.build_info(raw.capture),
             followed,
             forgotten: self.forgotten,
+        }
+    }
+
+    /// Returns the rows of the chosen sites, and those of all followed sites.
+    fn rows(
+        &mut self,
+        raw: &RawSnapshot,
+        sums: &[Estimate],
+        all: LiveChange,
+    ) -> (Vec<SiteRow>, Vec<SiteRow>) {
+        let sites = self.choose(raw, sums, all);
+        let followed = self.followed.rows(&sites, |id| {
+            let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));
+            sum.map_or((LiveChange::default(), 0), |sum| (sum.change(), sum.stderr()))
+        });
+        (sites, followed)
+    }
+
+    fn dropped(&self, dropped: Dropped) -> DroppedEvents {
+        let Dropped { stacks, memory, threads, reentrant } = dropped;
+        // The collector leaves sites in *other*, which loses nothing; only an outlet that cannot remove a series has to
+        // turn one away.
+        DroppedEvents { stacks, memory, threads, series: self.followed.refused(), reentrant }
+    }
+
+    fn build_info(&self, walker: &'static str) -> BuildInfo {
+        BuildInfo {
+            version: env!("CARGO_PKG_VERSION"),
+            build_id: self.build_id.clone(),
+            capture: symbols::capture(walker),
+            symbols: self.source.symbols(),
         }
     }
 
@@ -127,23 +128,21 @@ impl State {
         baseline: Option<&KeptCounts>,
     ) -> Vec<Estimate> {
         let mut sums = vec![Estimate::default(); self.names.sites.len()];
-        for LiveStack { id, bytes, blocks, variance } in living {
-            let Some(index) = self.names.get(id).filter(|_| blocks != 0 || bytes != 0) else {
-                continue;
-            };
-            sums[index].now.add(bytes, blocks, variance != 0.0);
+        for LiveStack { id, live, variance } in living {
+            let Some(index) = self.names.get(id).filter(|_| !live.is_nothing()) else { continue };
+            sums[index].now.add(live, variance != 0.0);
             sums[index].variance += variance;
         }
         for stack in baseline.into_iter().flat_map(KeptCounts::stacks) {
             if let Some(index) = self.names.get(stack.id) {
-                sums[index].then.add(stack.live_bytes, stack.live_blocks, stack.stderr != 0);
+                sums[index].then.add(stack.live, stack.stderr != 0);
                 sums[index].then_variance += (stack.stderr as f64).powi(2);
             }
         }
         sums
     }
 
-    fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: Sum) -> Vec<SiteRow> {
+    fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: LiveChange) -> Vec<SiteRow> {
         let now = raw.taken;
         let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
         let candidates: Vec<Candidate> = self
@@ -153,9 +152,9 @@ impl State {
             .zip(sums)
             .map(|(site, estimate)| {
                 // One that would have another id with more memory is never chosen.
-                let sum = if site.is_final() { estimate.sum() } else { Sum::default() };
-                let Sum { live_bytes, live_blocks, delta_bytes, .. } = sum;
-                Candidate { id: site.id, live_bytes, live_blocks, delta_bytes, top_ago: ago(&site.id) }
+                let live = if site.is_final() { estimate.change() } else { LiveChange::default() };
+                let (delta_bytes, top_ago) = (live.delta_bytes(), ago(&site.id));
+                Candidate { id: site.id, live: live.now, delta_bytes, top_ago }
             })
             .collect();
         let is_estimated = raw.sample_interval_bytes != 0 || sums.iter().any(|sum| sum.variance > 0.0);
@@ -177,10 +176,10 @@ impl State {
         let mut rows: Vec<SiteRow> = chosen
             .iter()
             .zip(rows)
-            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.sum(), sum.stderr()))
+            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.change(), sum.stderr()))
             .collect();
         // Estimates may have changed places.
-        rows.sort_by_key(|row| (Reverse(row.live_bytes), row.id()));
+        rows.sort_by_key(|row| (Reverse(row.live.now.bytes), row.id()));
         rows
     }
 }

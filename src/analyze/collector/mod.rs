@@ -36,7 +36,7 @@ pub(crate) use baselines::PastTotals;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{CompareError, Compared, SavedSnapshot, Since};
-pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
+pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 pub use settings::CollectorBuilder;
 use settings::Options;
 use source::HeapSource;

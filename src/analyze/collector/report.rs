@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::analyze::live::LiveChange;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::Site;
@@ -22,9 +23,9 @@ use crate::record::raw_snapshot::Counts;
 ///
 /// ```
 /// let report = heapgauge::Collector::new().collect();
-/// let shown: u64 = report.sites.iter().map(|site| site.live_bytes).sum();
-/// assert_eq!(report.live_bytes, shown + report.other.live_bytes);
-/// assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
+/// let shown: u64 = report.sites.iter().map(|site| site.live.now.bytes).sum();
+/// assert_eq!(report.live.now.bytes, shown + report.other.now.bytes);
+/// assert_eq!(report.live.now.bytes, report.allocated_bytes - report.deallocated_bytes);
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -40,10 +41,8 @@ pub struct Report {
     /// True while new allocations are recorded; false while stopped, switched off or paused by configuration.
     pub tracking: bool,
 
-    /// Bytes of all live blocks.
-    pub live_bytes: u64,
-    /// All live blocks.
-    pub live_blocks: u64,
+    /// All live blocks, now and in the baseline.
+    pub live: LiveChange,
     /// The highest number of live bytes seen, within 64 KiB a thread.
     pub peak_bytes: u64,
     /// Bytes ever allocated.
@@ -58,11 +57,7 @@ pub struct Report {
     /// The chosen sites, most live bytes first; empty while tracking is off.
     pub sites: Vec<SiteRow>,
     /// Remainder beside the chosen sites, stacks without a name yet among it.
-    pub other: Sum,
-    /// Change of all live blocks since the baseline.
-    pub delta_bytes: i64,
-    /// Change of the number of all live blocks since the baseline.
-    pub delta_blocks: i64,
+    pub other: LiveChange,
     /// Named sites that have live blocks, chosen or not.
     pub sites_with_blocks: u64,
     /// Age of the baseline; zero for the first collection.
@@ -120,25 +115,15 @@ impl Report {
     }
 }
 
-/// Live counts and their change since the baseline.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Sum {
-    /// Bytes of live blocks.
-    pub live_bytes: u64,
-    /// Live blocks.
-    pub live_blocks: u64,
-    /// Live bytes now minus live bytes in the baseline.
-    pub delta_bytes: i64,
-    /// Live blocks now minus live blocks in the baseline.
-    pub delta_blocks: i64,
-}
-
 #[cfg(any(feature = "http", test))]
-impl From<Sum> for Totals {
-    fn from(sum: Sum) -> Totals {
-        let Sum { live_bytes, live_blocks, delta_bytes, delta_blocks } = sum;
-        Totals { size: live_bytes, size_diff: delta_bytes, count: live_blocks, count_diff: delta_blocks }
+impl From<LiveChange> for Totals {
+    fn from(live: LiveChange) -> Totals {
+        Totals {
+            size: live.now.bytes,
+            size_diff: live.delta_bytes(),
+            count: live.now.blocks,
+            count_diff: live.delta_blocks(),
+        }
     }
 }
 
@@ -147,29 +132,16 @@ impl From<Sum> for Totals {
 #[non_exhaustive]
 pub struct SiteRow {
     named: Arc<Site>,
-    /// Bytes of the live blocks allocated there.
-    pub live_bytes: u64,
-    /// Live blocks allocated there.
-    pub live_blocks: u64,
-    /// Live bytes now minus live bytes in the baseline.
-    pub delta_bytes: i64,
-    /// Live blocks now minus live blocks in the baseline.
-    pub delta_blocks: i64,
-    /// Standard error of `live_bytes` in bytes where they are an [estimate](crate::docs::sampling), 0 where they are
+    /// Live blocks allocated there, now and in the baseline.
+    pub live: LiveChange,
+    /// Standard error of the live bytes where they are an [estimate](crate::docs::sampling), 0 where they are
     /// exact.
     pub live_stderr_bytes: u64,
 }
 
 impl SiteRow {
-    pub(crate) fn new(named: Arc<Site>, sum: Sum, live_stderr_bytes: u64) -> SiteRow {
-        SiteRow {
-            named,
-            live_stderr_bytes,
-            live_bytes: sum.live_bytes,
-            live_blocks: sum.live_blocks,
-            delta_bytes: sum.delta_bytes,
-            delta_blocks: sum.delta_blocks,
-        }
+    pub(crate) fn new(named: Arc<Site>, live: LiveChange, live_stderr_bytes: u64) -> SiteRow {
+        SiteRow { named, live, live_stderr_bytes }
     }
 
     pub(crate) fn named(&self) -> &Arc<Site> {
@@ -207,7 +179,7 @@ impl SiteRow {
     }
 
     /// Returns the crate the function belongs to.
-    pub fn krate(&self) -> &str {
+    pub fn crate_name(&self) -> &str {
         &self.named.krate
     }
 }
@@ -227,10 +199,7 @@ impl fmt::Debug for SiteRow {
             .field("function", &self.function())
             .field("file", &self.file())
             .field("line", &self.line())
-            .field("live_bytes", &self.live_bytes)
-            .field("live_blocks", &self.live_blocks)
-            .field("delta_bytes", &self.delta_bytes)
-            .field("delta_blocks", &self.delta_blocks)
+            .field("live", &self.live)
             .field("live_stderr_bytes", &self.live_stderr_bytes)
             .finish()
     }
@@ -244,7 +213,7 @@ pub struct UnnamedBytes {
     /// Bytes whose site has no final name yet: names are still being read.
     pub pending: u64,
     /// Bytes whose line was lost for want of memory: raise the limit
-    /// ([`max_overhead`](crate::CollectorBuilder::max_overhead)). Sites whose lines may still be found are not exported;
+    /// ([`set_max_overhead`](crate::set_max_overhead)). Sites whose lines may still be found are not exported;
     /// those of a module whose lines would not fit into the limit at all go by their function.
     pub lost: u64,
 }
@@ -266,17 +235,42 @@ pub struct DroppedEvents {
 }
 
 /// Description of this binary.
+///
+/// # Examples
+///
+/// ```
+/// let report = heapgauge::Collector::new().collect();
+/// assert!(["lines", "functions", "none"].contains(&report.build.symbols()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BuildInfo {
-    /// heapgauge's version.
-    pub version: &'static str,
-    /// The build id of the module that holds heapgauge, in hex, empty when it has none: of the executable, or of a library
-    /// in another program.
-    pub build_id: Arc<str>,
-    /// Method by which stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's blocks is not
-    /// seen, because it is linked against the shared standard library (`-C prefer-dynamic`).
-    pub capture: &'static str,
-    /// Kind of names that could be read: `lines`, `functions` or `none`.
-    pub symbols: &'static str,
+    pub(crate) version: &'static str,
+    pub(crate) build_id: Arc<str>,
+    pub(crate) capture: &'static str,
+    pub(crate) symbols: &'static str,
+}
+
+impl BuildInfo {
+    /// Returns heapgauge's version.
+    pub fn version(&self) -> &str {
+        self.version
+    }
+
+    /// Returns the build id of the module that holds heapgauge, in hex, empty when it has none: of the executable, or of
+    /// a library in another program.
+    pub fn build_id(&self) -> &str {
+        &self.build_id
+    }
+
+    /// Returns the method by which stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's
+    /// blocks is not seen, because it is linked against the shared standard library (`-C prefer-dynamic`).
+    pub fn capture(&self) -> &str {
+        self.capture
+    }
+
+    /// Returns the kind of names that could be read: `lines`, `functions` or `none`.
+    pub fn symbols(&self) -> &str {
+        self.symbols
+    }
 }

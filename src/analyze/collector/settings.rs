@@ -2,9 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::Collector;
-use super::budget::{self, MIN_MAX_OVERHEAD};
+use super::budget;
 use super::source::ThisProcess;
-use crate::analyze::symbols;
 use crate::base::error::Error;
 use crate::record::control;
 use std::time::Duration;
@@ -25,15 +24,12 @@ const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 #[must_use = "a builder does nothing before `build`"]
 pub struct CollectorBuilder {
     options: Options,
-    look_through: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) top_n: usize,
     pub(super) delta_window: Duration,
-    /// `None` leaves the limit of the process as it is.
-    pub(super) max_overhead: Option<u64>,
     #[cfg(any(feature = "http", test))]
     pub(super) snapshots: usize,
     #[cfg(any(feature = "http", test))]
@@ -46,13 +42,11 @@ impl Default for CollectorBuilder {
             options: Options {
                 top_n: MAX_TOP_N,
                 delta_window: DEFAULT_DELTA_WINDOW,
-                max_overhead: None,
                 #[cfg(any(feature = "http", test))]
                 snapshots: SNAPSHOTS,
                 #[cfg(any(feature = "http", test))]
                 snapshots_for: SNAPSHOTS_FOR,
             },
-            look_through: None,
         }
     }
 }
@@ -74,21 +68,6 @@ impl CollectorBuilder {
         self
     }
 
-    /// Sets the bytes heapgauge may hold: default 64 MiB.
-    ///
-    /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at
-    /// `[unrecorded]`, which counts as dropped for want of memory. A quarter to half is for names, which may also use
-    /// space that tables leave. A site whose line finds no room is not exported: it counts in [`Report::other`] and in
-    /// [`UnnamedBytes::lost`], and is looked for again when there is more room. The budget is one for
-    /// the process: the latest collector that was given one decides, and a collector without one leaves it as it is.
-    ///
-    /// At least 1 MiB: [`build`](CollectorBuilder::build) refuses less, because a number such as 12 was meant to be
-    /// 12 MiB.
-    pub fn max_overhead(mut self, bytes: u64) -> CollectorBuilder {
-        self.options.max_overhead = Some(bytes);
-        self
-    }
-
     /// Sets the number of snapshots taken by `POST /memory/snapshots` that are kept, and their age at most: default
     /// 16 and 24 hours. When there is one too many, the oldest goes; one is always kept.
     ///
@@ -97,14 +76,6 @@ impl CollectorBuilder {
     pub fn snapshots(mut self, most: usize, longest: Duration) -> CollectorBuilder {
         self.options.snapshots = most;
         self.options.snapshots_for = longest;
-        self
-    }
-
-    /// Replaces the list of crates whose frames are passed over while a later frame exists.
-    ///
-    /// The list is one for the process: the latest collector's counts.
-    pub fn look_through<S: Into<String>>(mut self, crates: impl IntoIterator<Item = S>) -> CollectorBuilder {
-        self.look_through = Some(crates.into_iter().map(Into::into).collect());
         self
     }
 
@@ -119,7 +90,7 @@ impl CollectorBuilder {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let Options { top_n, delta_window, max_overhead, .. } = self.options;
+        let Options { top_n, delta_window, .. } = self.options;
         if !(1..=MAX_TOP_N).contains(&top_n) {
             return Err(Error::new(format_args!(
                 "collector: top_n {top_n} is out of range, allowed are 1 to {MAX_TOP_N}"
@@ -131,23 +102,12 @@ impl CollectorBuilder {
                 delta_window.as_secs()
             )));
         }
-        if let Some(max_overhead) = max_overhead
-            && max_overhead < MIN_MAX_OVERHEAD
-        {
-            return Err(Error::new(format_args!(
-                "collector: max_overhead {max_overhead} is out of range, allowed are {MIN_MAX_OVERHEAD} bytes (1 MiB) \
-                 and more"
-            )));
-        }
         Ok(())
     }
 
     pub(super) fn build_unchecked(self) -> Collector {
         let _own = control::internal();
-        budget::set(self.options.max_overhead);
-        if let Some(crates) = &self.look_through {
-            symbols::global().set_look_through(crates);
-        }
+        budget::divide_default();
         Collector::with_source(self.options, Box::new(ThisProcess))
     }
 }

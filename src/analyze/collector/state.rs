@@ -70,7 +70,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(options: Options, source: Box<dyn HeapSource>) -> State {
-        let kept_bytes = budget::of_baselines(options.max_overhead.unwrap_or_else(budget::limit));
+        let kept_bytes = budget::of_baselines(budget::limit());
         State {
             baselines: Baselines::new(options.delta_window, kept_bytes),
             #[cfg(any(feature = "http", test))]

@@ -6,12 +6,13 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
+use crate::analyze::live::Live;
+
 /// Figures of a site by which it is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub id: u64,
-    pub live_bytes: u64,
-    pub live_blocks: u64,
+    pub live: Live,
     pub delta_bytes: i64,
     /// Time since it was last chosen for its live bytes or its delta; `None`: never.
     pub top_ago: Option<Duration>,
@@ -41,10 +42,10 @@ pub(crate) struct Chosen {
 pub(crate) fn choose(candidates: &[Candidate], limits: Limits) -> Vec<Chosen> {
     let mut is_chosen = vec![false; candidates.len()];
     let mut chosen = Vec::with_capacity(limits.by_live + limits.by_delta + limits.sticky);
-    let living = || (0..candidates.len()).filter(|&index| candidates[index].live_blocks > 0);
+    let living = || (0..candidates.len()).filter(|&index| candidates[index].live.blocks > 0);
 
     let by_live = first(living().collect(), limits.by_live, |index| {
-        (Reverse(candidates[index].live_bytes), candidates[index].id)
+        (Reverse(candidates[index].live.bytes), candidates[index].id)
     });
     let growing = living().filter(|&index| candidates[index].delta_bytes > 0);
     let by_delta = first(growing.collect(), limits.by_delta, |index| {
@@ -61,12 +62,12 @@ pub(crate) fn choose(candidates: &[Candidate], limits: Limits) -> Vec<Chosen> {
     });
     let sticky = first(left.collect(), limits.sticky, |index| {
         let candidate = &candidates[index];
-        (candidate.top_ago, Reverse(candidate.live_bytes), candidate.id)
+        (candidate.top_ago, Reverse(candidate.live.bytes), candidate.id)
     });
     chosen.extend(sticky.into_iter().map(|index| Chosen { index, sticky: true }));
 
     chosen.sort_unstable_by_key(|chosen| {
-        (Reverse(candidates[chosen.index].live_bytes), candidates[chosen.index].id)
+        (Reverse(candidates[chosen.index].live.bytes), candidates[chosen.index].id)
     });
     chosen
 }
@@ -93,8 +94,8 @@ mod tests {
 
     /// Applies the rule of the specification by sorting alone.
     fn naive(candidates: &[Candidate], limits: Limits) -> Vec<(u64, bool)> {
-        let mut living: Vec<Candidate> = candidates.iter().copied().filter(|c| c.live_blocks > 0).collect();
-        living.sort_by_key(|c| (Reverse(c.live_bytes), c.id));
+        let mut living: Vec<Candidate> = candidates.iter().copied().filter(|c| c.live.blocks > 0).collect();
+        living.sort_by_key(|c| (Reverse(c.live.bytes), c.id));
         let mut top: BTreeSet<u64> = living.iter().take(limits.by_live).map(|c| c.id).collect();
         let mut growing = living.clone();
         growing.retain(|c| c.delta_bytes > 0);
@@ -104,7 +105,7 @@ mod tests {
             .iter()
             .filter(|c| !top.contains(&c.id) && c.top_ago.is_some_and(|ago| ago <= limits.sticky_for))
             .collect();
-        left.sort_by_key(|c| (c.top_ago, Reverse(c.live_bytes), c.id));
+        left.sort_by_key(|c| (c.top_ago, Reverse(c.live.bytes), c.id));
         let sticky: BTreeSet<u64> = left.iter().take(limits.sticky).map(|c| c.id).collect();
         living
             .iter()
@@ -130,8 +131,7 @@ mod tests {
             let candidates: Vec<Candidate> = (0..sites)
                 .map(|site| Candidate {
                     id: site.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                    live_bytes: next(&mut state) % values,
-                    live_blocks: next(&mut state) % 4,
+                    live: Live { bytes: next(&mut state) % values, blocks: next(&mut state) % 4 },
                     delta_bytes: (next(&mut state) % values) as i64 - values as i64 / 2,
                     top_ago: (!next(&mut state).is_multiple_of(3))
                         .then(|| Duration::from_secs(next(&mut state) % 2_400)),
@@ -161,8 +161,7 @@ mod tests {
         let candidates: Vec<Candidate> = (0..1_000)
             .map(|site| Candidate {
                 id: site,
-                live_bytes: 10_000 - site,
-                live_blocks: 1,
+                live: Live { bytes: 10_000 - site, blocks: 1 },
                 delta_bytes: site as i64,
                 top_ago: Some(Duration::from_secs(site)),
             })

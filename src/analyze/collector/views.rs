@@ -14,7 +14,8 @@ use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{LiveStack, total};
 use super::state::{REUSE_FOR, State};
 use super::{Collector, CompareError, PastTotals, Report, Since};
-use crate::analyze::call_tree::Held;
+use crate::analyze::call_tree::StackTotals;
+use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::{Progress, Site};
@@ -96,7 +97,7 @@ pub(crate) struct SiteTotals {
 pub(crate) struct Stacks {
     pub times: Times,
     /// Stacks read so far.
-    pub held: Vec<Held>,
+    pub held: Vec<StackTotals>,
     /// Totals of all blocks, exact also where `held` are estimates.
     pub total: Totals,
     view: Arc<View>,
@@ -128,7 +129,7 @@ impl Collector {
     pub(crate) fn stacks(&self, query: ViewQuery) -> Result<Stacks, CompareError> {
         let _own = control::internal();
         let (view, old, _) = self.lock().resolve_query(query)?;
-        let total = total((view.kept.live_bytes, view.kept.live_blocks), Some(&old)).into();
+        let total = total(view.kept.live, Some(&old)).into();
         Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, next: 0 })
     }
 
@@ -243,8 +244,8 @@ impl State {
         let (view, old, _) = self.resolve_query(query)?;
         let sums = self.sums(view.kept.stacks().map(LiveStack::from), Some(&old));
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
-        let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.sum().into()).collect();
-        let all = total((view.kept.live_bytes, view.kept.live_blocks), Some(&old));
+        let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.change().into()).collect();
+        let all = total(view.kept.live, Some(&old));
         let mut indices: Vec<usize> = (0..sums.len())
             .filter(|&at| sums[at] != Totals::default() && self.names.sites[at].is_final())
             .collect();
@@ -269,7 +270,7 @@ impl State {
         for (point, kept) in past.iter().enumerate() {
             for stack in kept.stacks() {
                 if let Some(row) = self.names.get(stack.id).and_then(|at| row_of[at]) {
-                    rows[row].history[point] += stack.live_bytes;
+                    rows[row].history[point] += stack.live.bytes;
                 }
             }
         }
@@ -301,11 +302,9 @@ impl State {
                 return false;
             }
             looked_at += 1;
-            let none = KeptStack { id, live_bytes: 0, live_blocks: 0, stderr: 0 };
-            let KeptStack { live_bytes: size, live_blocks: count, .. } =
-                new.next_if(|stack| stack.id == id).unwrap_or(none);
-            let KeptStack { live_bytes: old_size, live_blocks: old_count, .. } =
-                then.next_if(|stack| stack.id == id).unwrap_or(none);
+            let none = KeptStack { id, live: Live::default(), stderr: 0 };
+            let now = new.next_if(|stack| stack.id == id).unwrap_or(none).live;
+            let since = then.next_if(|stack| stack.id == id).unwrap_or(none).live;
             let site = self.names.get(id).map(|at| &*self.names.sites[at]).filter(|site| site.is_final());
             if !is_wanted(site) {
                 continue;
@@ -313,8 +312,7 @@ impl State {
             while known.next_if(|stack| stack.id < id).is_some() {}
             let stack = known.peek().filter(|stack| stack.id == id);
             let traceback = stack.and_then(|stack| self.source.traceback(stack, limit));
-            let (size_diff, count_diff) = (size as i64 - old_size as i64, count as i64 - old_count as i64);
-            stacks.held.push(Held { traceback, totals: Totals { size, size_diff, count, count_diff } });
+            stacks.held.push(StackTotals { traceback, totals: LiveChange { now, since }.into() });
         }
         true
     }
@@ -322,8 +320,8 @@ impl State {
 
 impl From<KeptStack> for LiveStack {
     fn from(stack: KeptStack) -> LiveStack {
-        let KeptStack { id, live_bytes: bytes, live_blocks: blocks, stderr } = stack;
-        LiveStack { id, bytes, blocks, variance: (stderr as f64).powi(2) }
+        let KeptStack { id, live, stderr } = stack;
+        LiveStack { id, live, variance: (stderr as f64).powi(2) }
     }
 }
 

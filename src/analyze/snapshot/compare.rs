@@ -1,33 +1,12 @@
-//! Computes rows from snapshots: statistics of one, differences of two, and the first rows with the sum of the others.
+//! Computes rows from snapshots: statistics of one and differences of two.
 //!
 //! Pure functions on values, for any thread, with `tracemalloc`'s numbers and order.
 
 use crate::analyze::snapshot::Snapshot;
 use crate::analyze::snapshot::group::{GroupBy, groups};
 use crate::analyze::snapshot::order::Order;
-use crate::analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
+use crate::analyze::snapshot::statistic::{Statistic, StatisticDiff};
 use crate::record::control;
-
-/// Keeps the first `n` rows and adds up the others.
-///
-/// # Examples
-///
-/// ```standalone_crate
-/// # #[global_allocator]
-/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
-/// use heapgauge::{GroupBy, Snapshot, Totals, top};
-///
-/// let snapshot = Snapshot::take()?;
-/// let top = top(snapshot.compare_to(&snapshot, GroupBy::Line), 1);
-/// assert_eq!(top.rows[0].size + top.other.size, top.total.size);
-/// # Ok::<(), heapgauge::Error>(())
-/// ```
-pub fn top(mut rows: Vec<StatisticDiff>, n: usize) -> Top {
-    let _own = control::internal();
-    let total = Totals::of(&rows);
-    let rest = rows.split_off(n.min(rows.len()));
-    Top { rows, other: Totals::of(&rest), total }
-}
 
 impl Snapshot {
     /// Adds traces up by group: most bytes first, then most blocks, then by name from the end.

@@ -106,7 +106,7 @@ impl Filter {
 
     /// Returns whether this filter, alone, leaves the trace in.
     fn keeps(&self, trace: &Trace) -> bool {
-        let frames = trace.traceback.frames();
+        let frames = trace.traceback.shared_frames();
         let considered = if self.all_frames { frames } else { &frames[..1] };
         let matched = considered.iter().any(|frame| self.matches(frame))
             && self.domain.is_none_or(|domain| domain == trace.domain);

@@ -155,7 +155,7 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
     let mut seen_frames: HashSet<(&str, u32)> = HashSet::new();
     let mut seen_names: HashSet<Arc<str>> = HashSet::new();
     for trace in snapshot.traces() {
-        let frames = trace.traceback.frames();
+        let frames = trace.traceback.shared_frames();
         if group_by == GroupBy::Traceback {
             add(&mut groups, Key::Traceback(trace.traceback.clone()), trace, &frames[0]);
             continue;
@@ -171,7 +171,7 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
                     Key::Name(frame.name().into())
                 }
                 GroupBy::Line | GroupBy::CumulativeLine => Key::Line(frame.file.clone(), frame.line),
-                GroupBy::Crate | GroupBy::CumulativeCrate => Key::Name(frame.krate().into()),
+                GroupBy::Crate | GroupBy::CumulativeCrate => Key::Name(frame.crate_name().into()),
                 _ => Key::Name(frame.name().into()),
             };
             // `tracemalloc` adds a trace once for each frame; so do we, but for frames that recur. Functions

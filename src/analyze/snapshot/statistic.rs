@@ -2,6 +2,7 @@
 
 use crate::analyze::frame::{Traceback, format_size};
 use crate::analyze::snapshot::group::Key;
+use crate::record::control;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -230,7 +231,16 @@ impl Totals {
 ///
 /// # Examples
 ///
-/// See [`top`](crate::top).
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::{GroupBy, Snapshot, Top};
+///
+/// let snapshot = Snapshot::take()?;
+/// let top = Top::of(snapshot.compare_to(&snapshot, GroupBy::Line), 1);
+/// assert_eq!(top.rows[0].size + top.other.size, top.total.size);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Top {
@@ -243,6 +253,21 @@ pub struct Top {
 }
 
 impl Top {
+    /// Keeps the first `n` rows and adds up the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let top = heapgauge::Top::of(Vec::new(), 10);
+    /// assert_eq!((top.rows.len(), top.total.size), (0, 0));
+    /// ```
+    pub fn of(mut rows: Vec<StatisticDiff>, n: usize) -> Top {
+        let _own = control::internal();
+        let total = Totals::of(&rows);
+        let rest = rows.split_off(n.min(rows.len()));
+        Top { rows, other: Totals::of(&rest), total }
+    }
+
     /// Sets the exact total where rows are estimates. The remainder beside the rows is *other*; where
     /// they are estimated to hold more than all there is, *other* is nothing and the total is theirs.
     #[cfg_attr(not(feature = "http"), allow(dead_code))]

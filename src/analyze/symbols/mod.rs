@@ -50,9 +50,7 @@ use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 use batch::{Batch, LEAST_PER_BATCH, fits_never, room_for_names};
 use cache::NameCache;
 use elf::ElfImage;
-#[cfg(any(feature = "pprof", feature = "http"))]
-use site_rules::CodeOwner;
-use site_rules::SiteRules;
+use site_rules::{CodeOwner, SiteRules};
 use source_path::DebugRoots;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -92,7 +90,6 @@ pub(crate) struct Progress {
 }
 
 /// Frame with its position in its stack.
-#[cfg(any(feature = "pprof", feature = "http"))]
 // Folded stacks read the frame alone.
 #[cfg_attr(not(feature = "pprof"), allow(dead_code))]
 #[derive(Clone, Debug)]
@@ -122,6 +119,21 @@ pub(crate) struct Symbols {
     full: AtomicBool,
     over_limit: AtomicU64,
     quality: Once<&'static str>,
+}
+
+/// Replaces the list of crates whose frames are passed over while a later frame exists, for the whole process.
+///
+/// Sites that were reported before may change. The default is [`LOOK_THROUGH`].
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::set_look_through(heapgauge::LOOK_THROUGH.iter().copied().chain(["my_containers"]));
+/// ```
+pub fn set_look_through<S: Into<String>>(crates: impl IntoIterator<Item = S>) {
+    let _own = control::internal();
+    let crates: Vec<String> = crates.into_iter().map(Into::into).collect();
+    global().set_look_through(&crates);
 }
 
 /// Returns the names of this process.
@@ -192,7 +204,6 @@ impl Symbols {
 
     /// Returns at most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has
     /// no name goes by module and offset, so that every stack can be shown.
-    #[cfg(any(feature = "pprof", feature = "http"))]
     pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
         let _own = control::internal();
         let names = self.names();
@@ -213,7 +224,6 @@ impl Symbols {
     }
 
     /// Returns whether every address of the stack has its final name.
-    #[cfg(any(feature = "pprof", feature = "http"))]
     pub(crate) fn is_named(&self, addresses: &'static [usize]) -> bool {
         self.is_full() || self.names().missing(addresses).is_empty()
     }
@@ -295,7 +305,7 @@ impl Symbols {
     }
 
     /// Replaces the list of crates a site is looked for behind. Sites already given out may change.
-    pub(crate) fn set_look_through(&self, crates: &[String]) {
+    fn set_look_through(&self, crates: &[String]) {
         let _own = control::internal();
         let mut names = self.names();
         names.set_rules(SiteRules::new(crates.iter().map(String::as_str)));

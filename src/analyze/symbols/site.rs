@@ -44,7 +44,7 @@ impl Site {
         };
         Site {
             id: site_id(&function, &frame.file, frame.line),
-            krate: frame.krate().into(),
+            krate: frame.crate_name().into(),
             file: frame.file.clone(),
             line: frame.line,
             function,

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Containers and codecs a site is looked for behind: the interesting line is the one that fills a `HashMap` or parses
-/// a document, not the line in the library that grew the table. `Collector::builder().look_through(…)` replaces it.
+/// a document, not the line in the library that grew the table. [`set_look_through`](crate::set_look_through) replaces it.
 pub const LOOK_THROUGH: &[&str] = &[
     "ahash",
     "arc_swap",
@@ -160,7 +160,8 @@ impl SiteRules {
         let begin = shim.map_or(0, |at| at + 1);
         let after = || frames.iter().enumerate().skip(begin);
         let program = || after().filter(|(_, (_, owner))| *owner == CodeOwner::Program);
-        let looked_through = |frame: &Frame| self.look_through.contains(&*frame.krate().replace('-', "_"));
+        let looked_through =
+            |frame: &Frame| self.look_through.contains(&*frame.crate_name().replace('-', "_"));
         program()
             .find(|(_, (frame, _))| !looked_through(frame))
             .or_else(|| program().next())
@@ -173,6 +174,6 @@ impl SiteRules {
 
     /// Returns whether a frame is the site wherever it is met first, whatever comes behind it.
     pub(super) fn is_first_choice(&self, frame: &Frame, owner: CodeOwner) -> bool {
-        owner == CodeOwner::Program && !self.look_through.contains(&*frame.krate().replace('-', "_"))
+        owner == CodeOwner::Program && !self.look_through.contains(&*frame.crate_name().replace('-', "_"))
     }
 }

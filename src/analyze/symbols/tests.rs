@@ -48,7 +48,7 @@ fn a_real_stack_is_named() {
     assert_eq!(&*site.krate, "backtrace");
     assert!(site.file.starts_with("backtrace-0.3."), "{}", site.file);
     let traceback = symbols.traceback(stack, 2, false).unwrap();
-    assert_eq!((traceback.frames().len(), traceback.total_frames()), (2, 3));
+    assert_eq!((traceback.shared_frames().len(), traceback.total_frames()), (2, 3));
     assert_eq!(traceback.most_recent().name(), &*site.function);
     let whole = symbols.traceback(stack, usize::MAX, false).unwrap();
     assert_eq!(whole.total_frames(), whole.frames().len());
@@ -83,7 +83,6 @@ fn a_stack_of_the_standard_library_alone_goes_by_the_frame_that_wanted_the_block
     assert_eq!(rules.site_position(&ways), 0, "nothing else is there");
 }
 
-#[cfg(any(feature = "pprof", feature = "http"))]
 #[test]
 fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
     let symbols = Symbols::new();
@@ -97,7 +96,7 @@ fn case_58_frames_above_the_site_are_left_out_unless_nothing_would_remain() {
     let traceback = symbols.traceback(stack, usize::MAX, false).unwrap();
     let placed = symbols.placed(stack, usize::MAX);
     let frames: Vec<&Arc<Frame>> = placed.iter().map(|placed| &placed.frame).collect();
-    assert_eq!(frames, traceback.frames().iter().collect::<Vec<_>>());
+    assert_eq!(frames, traceback.shared_frames().iter().collect::<Vec<_>>());
     assert_eq!(symbols.placed(stack, 2).len(), 2);
     // Each frame has its position: at ascending addresses, and below them inlined in turn.
     for pair in placed.windows(2) {

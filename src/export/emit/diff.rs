@@ -78,7 +78,7 @@ pub(super) struct Row<'a> {
 
 impl<'a> Row<'a> {
     pub(super) fn new(name: String, figures: Figures, traceback: &'a Traceback) -> Row<'a> {
-        let (total_frames, frames) = (traceback.total_frames(), FileFrames(traceback.frames()));
+        let (total_frames, frames) = (traceback.total_frames(), FileFrames(traceback.shared_frames()));
         Row { name, figures, total_frames, frames }
     }
 }
@@ -142,7 +142,6 @@ impl From<&Totals> for Figures {
 mod tests {
     use super::*;
     use crate::analyze::frame::{Frame, Traceback};
-    use crate::analyze::snapshot::compare::top;
     use crate::analyze::snapshot::{Snapshot, Trace};
 
     /// Function, file, line.
@@ -169,7 +168,7 @@ mod tests {
         let new = snapshot(&[(616_765, 6_161, &[INSERT, MAIN]), (1_024, 1, &[MAIN])]);
         let mut all = new.compare_to(&old, group_by);
         crate::analyze::snapshot::order::Order::Size.sort(&mut all);
-        top(all, rows)
+        Top::of(all, rows)
     }
 
     /// Case 25, with the figures of the post the project began with.
@@ -231,7 +230,7 @@ mod tests {
         // Of a total that is exact: 5 MiB in 100 blocks.
         let mut total = Totals::default();
         (total.size, total.size_diff, total.count, total.count_diff) = (5 << 20, 1 << 20, 100, 7);
-        let shown = top(rows.clone(), 1).of_total(total);
+        let shown = Top::of(rows.clone(), 1).of_total(total);
         assert_eq!(
             text(&shown, GroupBy::Line),
             "1024.00 new KiB, 4096.00 total KiB, 0 new blocks, 61 total blocks, ±5.00 new KiB, ±4.00 total KiB\n\
@@ -246,7 +245,7 @@ mod tests {
         assert!(json["other"].get("stderr").is_none());
         // Where the rows are estimated to hold more, the total is theirs and nothing is left.
         total.size = 4 << 20;
-        let shown = top(rows, 2).of_total(total);
+        let shown = Top::of(rows, 2).of_total(total);
         assert_eq!((shown.total.size, shown.other.size), ((4 << 20) + 512, 0));
     }
 

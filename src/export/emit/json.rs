@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::diff::{Figures, Row};
 use super::unix_seconds;
-use crate::analyze::call_tree::{Held, Node, Value, What};
+use crate::analyze::call_tree::{Node, NodeKind, StackTotals, Value};
 use crate::analyze::collector::{Overview, PastTotals, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
@@ -24,8 +24,8 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
     let moment = |id: Option<u64>, past: &PastTotals| Moment {
         id,
         taken_at: unix_seconds(past.taken_at),
-        size: past.live_bytes,
-        count: past.live_blocks,
+        size: past.live.bytes,
+        count: past.live.blocks,
     };
     let dropped = &report.dropped;
     text(&Summary {
@@ -34,10 +34,10 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
         taken_at: unix_seconds(report.taken_at),
         started_at: unix_seconds(report.started_at),
         tracking: report.tracking,
-        size: report.live_bytes,
-        count: report.live_blocks,
-        size_diff: report.delta_bytes,
-        count_diff: report.delta_blocks,
+        size: report.live.now.bytes,
+        count: report.live.now.blocks,
+        size_diff: report.live.delta_bytes(),
+        count_diff: report.live.delta_blocks(),
         delta_window_seconds: report.delta_window.as_secs_f64(),
         peak_bytes: report.peak_bytes,
         allocated_bytes: report.allocated_bytes,
@@ -202,9 +202,15 @@ struct SiteRow<'a> {
 }
 
 /// Renders `stacks.json`: the stacks shown, and the rest of the total.
-pub(crate) fn stacks(times: &Times, shown: &[Held], stacks: usize, other: Totals, total: Totals) -> String {
+pub(crate) fn stacks(
+    times: &Times,
+    shown: &[StackTotals],
+    stacks: usize,
+    other: Totals,
+    total: Totals,
+) -> String {
     let unknown = Traceback::new([Frame::new(None, UNKNOWN, 0)]);
-    let row = |held: &'_ Held| held.traceback.clone().unwrap_or_else(|| unknown.clone());
+    let row = |held: &'_ StackTotals| held.traceback.clone().unwrap_or_else(|| unknown.clone());
     let tracebacks: Vec<Traceback> = shown.iter().map(row).collect();
     text(&StacksDocument {
         head: Head::of(times),
@@ -277,13 +283,13 @@ struct TreeNode {
 
 impl TreeNode {
     fn list<'a>(node: &'a Node, parent: Option<usize>, frames: &mut Frames<'a>, nodes: &mut Vec<TreeNode>) {
-        let (kind, frame) = match &node.what {
-            What::Root => ("root", None),
-            What::Cut => ("cut", None),
-            What::Unnamed => ("unnamed", None),
-            What::Rest => ("rest", None),
-            What::Other => ("other", None),
-            What::Frame(frame) => ("frame", Some(frames.at(frame))),
+        let (kind, frame) = match &node.kind {
+            NodeKind::Root => ("root", None),
+            NodeKind::Cut => ("cut", None),
+            NodeKind::Unnamed => ("unnamed", None),
+            NodeKind::Remainder => ("rest", None),
+            NodeKind::Other => ("other", None),
+            NodeKind::Frame(frame) => ("frame", Some(frames.at(frame))),
         };
         let (value, figures, stacks) = (node.value, (&node.totals).into(), node.stacks);
         let at = nodes.len();
@@ -299,7 +305,7 @@ impl<'a> Frames<'a> {
                 function: frame.name(),
                 file: &frame.file,
                 line: frame.line,
-                krate: frame.krate(),
+                krate: frame.crate_name(),
             });
             self.frames.len() - 1
         })
@@ -316,6 +322,7 @@ mod tests {
     use super::*;
     use crate::analyze::call_tree;
     use crate::analyze::collector::sample_report;
+    use crate::analyze::live::Live;
     use crate::analyze::symbols::{Progress, Site};
     use serde_json::{Value as Json, json};
     use std::time::{Duration, SystemTime};
@@ -342,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_summary_has_the_words_of_metrics_and_of_snapshots() {
-        let past = PastTotals { taken_at: at(5.0), live_bytes: 10, live_blocks: 2 };
+        let past = PastTotals { taken_at: at(5.0), live: Live { bytes: 10, blocks: 2 } };
         let overview = Overview {
             report: Arc::new(sample_report()),
             naming: Progress { named: 1_200, total: 5_000, more: true },
@@ -366,8 +373,8 @@ mod tests {
         let frame = |name, line| Arc::new(Frame::new(Some(name), "src/a \"<b>\".rs", line));
         let frames: Arc<[Arc<Frame>]> = Arc::new([frame("app::<f&g>", 2), frame("app::main", 1)]);
         let held = [
-            Held { traceback: Some(Traceback::shared(frames, 2)), totals: totals(30, 3, 5, 1) },
-            Held { traceback: None, totals: totals(4, 1, 4, 1) },
+            StackTotals { traceback: Some(Traceback::shared(frames, 2)), totals: totals(30, 3, 5, 1) },
+            StackTotals { traceback: None, totals: totals(4, 1, 4, 1) },
         ];
         let site = Site {
             id: 0xab,

@@ -11,7 +11,6 @@ pub(crate) mod diff;
 #[cfg(feature = "prometheus")]
 mod exposition_text;
 pub(crate) mod families;
-#[cfg(any(feature = "http", feature = "pprof"))]
 pub(crate) mod folded;
 #[cfg(feature = "http")]
 pub(crate) mod json;
@@ -62,8 +61,8 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
 
     one(&families::TRACKING, Level(report.tracking.into()));
     one(&families::START, Seconds(unix_seconds(report.started_at)));
-    one(&families::LIVE_BYTES, Level(report.live_bytes));
-    one(&families::LIVE_BLOCKS, Level(report.live_blocks));
+    one(&families::LIVE_BYTES, Level(report.live.now.bytes));
+    one(&families::LIVE_BLOCKS, Level(report.live.now.blocks));
     one(&families::PEAK_BYTES, Level(report.peak_bytes));
     one(&families::ALLOCATED_BYTES, Count(report.allocated_bytes));
     one(&families::ALLOCATIONS, Count(report.allocations));
@@ -75,16 +74,16 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
             emit(family, labels(family, &[&site.site(), &site.function_label()]), value(site));
         }
     };
-    each_site(&families::SITE_LIVE_BYTES, &|site| Level(site.live_bytes));
-    each_site(&families::SITE_LIVE_BLOCKS, &|site| Level(site.live_blocks));
-    each_site(&families::SITE_LIVE_DELTA_BYTES, &|site| Change(site.delta_bytes));
-    each_site(&families::SITE_LIVE_DELTA_BLOCKS, &|site| Change(site.delta_blocks));
+    each_site(&families::SITE_LIVE_BYTES, &|site| Level(site.live.now.bytes));
+    each_site(&families::SITE_LIVE_BLOCKS, &|site| Level(site.live.now.blocks));
+    each_site(&families::SITE_LIVE_DELTA_BYTES, &|site| Change(site.live.delta_bytes()));
+    each_site(&families::SITE_LIVE_DELTA_BLOCKS, &|site| Change(site.live.delta_blocks()));
     if report.is_estimated() {
         each_site(&families::SITE_LIVE_STDERR_BYTES, &|site| Level(site.live_stderr_bytes));
     }
     for site in &report.sites {
         let values: [&str; 5] =
-            [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.krate()];
+            [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.crate_name()];
         emit(&families::SITE_INFO, labels(&families::SITE_INFO, &values), Level(1));
     }
 

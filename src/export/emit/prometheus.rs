@@ -36,7 +36,7 @@ impl Report {
     /// ```
     /// let report = heapgauge::Collector::new().collect();
     /// let text = report.to_prometheus();
-    /// assert!(text.contains(&format!("\nheap_live_blocks {}\n", report.live_blocks)));
+    /// assert!(text.contains(&format!("\nheap_live_blocks {}\n", report.live.now.blocks)));
     /// assert_eq!(text, report.to_prometheus());
     /// ```
     pub fn to_prometheus(&self) -> String {
@@ -283,7 +283,7 @@ mod tests {
     fn counters_are_written_whole_and_gauges_up_to_two_to_the_53() {
         let mut report = sample_report();
         report.allocated_bytes = u64::MAX;
-        report.live_bytes = 1 << 53;
+        report.live.now.bytes = 1 << 53;
         let text = render(&report);
         assert!(text.contains("\nheap_allocated_bytes_total 18446744073709551615\n"));
         assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
@@ -402,7 +402,7 @@ mod tests {
                     )
                 })
                 .collect();
-            report.live_bytes = random.edge();
+            report.live.now.bytes = random.edge();
             report.allocated_bytes = random.edge();
             let text = render(&report);
             let lines = || text.lines().filter(|line| !line.starts_with('#'));
@@ -421,7 +421,7 @@ mod tests {
                 assert!(families::ALL.iter().any(|family| family.name == name), "{line}");
                 assert!(labels.iter().all(|(_, value)| !value.contains(['\\', '\n', '\r'])), "{line}");
                 if name == "heap_live_bytes" {
-                    assert_eq!(value, report.live_bytes as f64);
+                    assert_eq!(value, report.live.now.bytes as f64);
                 }
                 if name == "heap_site_info" {
                     infos.push(labels);

@@ -75,11 +75,12 @@ pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
         Err(refusal) => return *refusal,
     };
     json(|| {
-        let mut held = call_tree::merged(held);
+        let mut held = call_tree::merge_equal_stacks(held);
         held.sort_by_key(|held| Reverse(query.order.rank(&held.totals)));
         let stacks = held.len();
-        let sum =
-            |held: &[call_tree::Held]| held.iter().fold(Totals::default(), |sum, held| sum.plus(held.totals));
+        let sum = |held: &[call_tree::StackTotals]| {
+            held.iter().fold(Totals::default(), |sum, held| sum.plus(held.totals))
+        };
         let total = sum(&held);
         let rest = held.split_off(query.top.min(stacks));
         Ok(json::stacks(&times, &held, stacks, sum(&rest), total))

@@ -118,14 +118,14 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
     give_names(&outlet.collector, &profile).await?;
     if asked.text {
         let text = internal(|| Bytes::from(pprof::text(&profile)))?;
-        return send(TEXT, Rest::Whole(text), made);
+        return send(TEXT, Unsent::Whole(text), made);
     }
     let mut encoder = internal(|| pprof::Encoder::new(&profile, shown))?;
     while internal(|| encoder.encode_piece(&profile))? {
         tokio::task::yield_now().await;
     }
     let bytes = internal(|| Bytes::from(encoder.finish()))?;
-    let mut response = send("application/octet-stream", Rest::Whole(bytes), made)?;
+    let mut response = send("application/octet-stream", Unsent::Whole(bytes), made)?;
     internal(|| {
         let difference = if asked.seconds.is_some() { "-delta" } else { "" };
         let file = HeaderValue::try_from(format!("attachment; filename=\"{name}{difference}.pb.gz\""));
@@ -147,7 +147,7 @@ async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
         tokio::task::yield_now().await;
     }
     let lines = internal(|| folder.finish())?;
-    send(TEXT, Rest::Lines(lines), made)
+    send(TEXT, Unsent::Lines(lines), made)
 }
 
 fn take() -> Result<Profile, Refusal> {
@@ -180,7 +180,7 @@ fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
     })
 }
 
-fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> Result<Response, Refusal> {
+fn send(content_type: &'static str, rest: Unsent, made: OwnedSemaphorePermit) -> Result<Response, Refusal> {
     internal(|| {
         let mut response = answer(StatusCode::OK, content_type, Bytes::new());
         *response.body_mut() = StreamBody { rest, _made: made }.boxed_unsync();
@@ -189,7 +189,7 @@ fn send(content_type: &'static str, rest: Rest, made: OwnedSemaphorePermit) -> R
 }
 
 /// Part of a profile that has not been sent yet.
-enum Rest {
+enum Unsent {
     #[cfg(feature = "pprof")]
     Whole(Bytes),
     Lines(folded::Lines),
@@ -197,7 +197,7 @@ enum Rest {
 
 /// Body that keeps its slot until it is sent or given up.
 struct StreamBody {
-    rest: Rest,
+    rest: Unsent,
     _made: OwnedSemaphorePermit,
 }
 
@@ -211,8 +211,8 @@ impl hyper::body::Body for StreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let next = internal(|| match &mut self.rest {
             #[cfg(feature = "pprof")]
-            Rest::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
-            Rest::Lines(lines) => lines.next_piece().map(Bytes::from),
+            Unsent::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            Unsent::Lines(lines) => lines.next_piece().map(Bytes::from),
         });
         // An error ends the connection, so that a part is not taken for the whole.
         let next = next.map_err(|_| io::Error::other("heapgauge failed to answer"));
@@ -222,16 +222,16 @@ impl hyper::body::Body for StreamBody {
     fn is_end_stream(&self) -> bool {
         match &self.rest {
             #[cfg(feature = "pprof")]
-            Rest::Whole(bytes) => bytes.is_empty(),
-            Rest::Lines(_) => false,
+            Unsent::Whole(bytes) => bytes.is_empty(),
+            Unsent::Lines(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.rest {
             #[cfg(feature = "pprof")]
-            Rest::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Rest::Lines(_) => SizeHint::default(),
+            Unsent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Unsent::Lines(_) => SizeHint::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::query::{self, Format, Query, SINCE};
 use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
-use crate::analyze::snapshot::compare as rows;
+use crate::analyze::snapshot::statistic::Top;
 use crate::export::emit::diff;
 use crate::record::control;
 
@@ -45,7 +45,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
     };
     let mut rows = new.compare_to(&old, query.group_by);
     query.order.sort(&mut rows);
-    let top = rows::top(rows, query.top).of_total(total);
+    let top = Top::of(rows, query.top).of_total(total);
     match query.format {
         Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
         Format::Json => {
@@ -63,13 +63,13 @@ pub(super) fn keep(outlet: &Outlet, uri: &Uri) -> Response {
             return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
         }
         match outlet.collector.post() {
-            Ok(SavedSnapshot { number, taken_at, live_bytes, live_blocks }) => {
+            Ok(SavedSnapshot { number, taken_at, live }) => {
                 let taken_at = taken_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 let text = serde_json::json!({
                     "id": number,
                     "taken_at": taken_at.as_secs_f64(),
-                    "size": live_bytes,
-                    "count": live_blocks,
+                    "size": live.bytes,
+                    "count": live.blocks,
                 });
                 answer(StatusCode::OK, JSON, format!("{text}\n"))
             }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
+use crate::analyze::collector::budget::set_max_overhead;
 use crate::base::error::Error;
 use crate::export::http::{self, Access, App, Expose};
 use crate::record::control;
@@ -139,11 +140,8 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     if config.on == Some(true) && control::has_allocator() {
         control::start(control::traceback_limit())?;
     }
-    let collector = Collector::builder()
-        .top_n(config.top_n)
-        .delta_window(config.delta_window)
-        .max_overhead(config.max_overhead)
-        .build()?;
+    set_max_overhead(config.max_overhead)?;
+    let collector = Collector::builder().top_n(config.top_n).delta_window(config.delta_window).build()?;
     let builder = Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
     let server = builder
         .serve(config.addr.as_str())

@@ -21,13 +21,13 @@ pub extern "C" fn report() {
     let site = |site: &heapgauge::SiteRow| -> Value {
         json!({
             "file": site.file(), "line": site.line(), "name": site.function(),
-            "size": site.live_bytes, "count": site.live_blocks,
+            "size": site.live.now.bytes, "count": site.live.now.blocks,
         })
     };
     let document = json!({
-        "capture": report.build.capture,
-        "symbols": report.build.symbols,
-        "build_id": &*report.build.build_id,
+        "capture": report.build.capture(),
+        "symbols": report.build.symbols(),
+        "build_id": report.build.build_id(),
         "sites": report.sites.iter().map(site).collect::<Vec<_>>(),
     });
     println!("{document}");

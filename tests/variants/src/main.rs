@@ -61,10 +61,10 @@ fn fifth_leak() {
 fn frame(frame: &Frame) -> Value {
     json!({
         "name": frame.name(),
-        "file": &*frame.file,
-        "line": frame.line,
-        "module": frame.module.as_deref(),
-        "offset": frame.offset,
+        "file": frame.file(),
+        "line": frame.line(),
+        "module": frame.module(),
+        "offset": frame.offset(),
     })
 }
 
@@ -79,7 +79,7 @@ fn main() {
         .statistics(GroupBy::Traceback)
         .iter()
         .map(|row| {
-            let frames: Vec<Value> = row.traceback.frames().iter().map(|at| frame(at)).collect();
+            let frames: Vec<Value> = row.traceback.frames().map(frame).collect();
             json!({ "size": row.size, "count": row.count, "frames": frames })
         })
         .collect();
@@ -104,15 +104,15 @@ fn main() {
                 "name": site.function(),
                 "file": site.file(),
                 "line": site.line(),
-                "size": site.live_bytes,
-                "count": site.live_blocks,
+                "size": site.live.now.bytes,
+                "count": site.live.now.blocks,
             })
         })
         .collect();
     let dropped = &report.dropped;
     let document = json!({
-        "capture": report.build.capture,
-        "symbols": report.build.symbols,
+        "capture": report.build.capture(),
+        "symbols": report.build.symbols(),
         "fallback_walks": report.fallback_walks,
         "dropped": dropped.stacks + dropped.memory + dropped.threads + dropped.reentrant,
         "tracebacks": rows,

@@ -13,7 +13,7 @@ fn main() {
                 let report = collector.collect();
                 workloads::Collected {
                     number: report.number,
-                    named_blocks: report.sites.iter().map(|site| site.live_blocks).sum(),
+                    named_blocks: report.sites.iter().map(|site| site.live.now.blocks).sum(),
                 }
             })
         }),

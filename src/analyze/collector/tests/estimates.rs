@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::analyze::live::{Live, LiveChange};
 
 #[test]
 fn estimates_have_an_error_and_other_is_what_they_leave_of_the_exact_total() {
@@ -22,9 +23,12 @@ fn estimates_have_an_error_and_other_is_what_they_leave_of_the_exact_total() {
     assert_eq!(rows(&report), [(10, 53_000, 501, 53_000, 501), (20, 9_000, 2, 9_000, 2)]);
     let errors: Vec<u64> = report.sites.iter().map(|site| site.live_stderr_bytes).collect();
     assert_eq!(errors, [5_000, 0]);
-    assert_eq!((report.live_bytes, report.live_blocks), (70_000, 600));
-    assert_eq!((report.delta_bytes, report.delta_blocks), (20_000, 100));
-    let other = Sum { live_bytes: 8_000, live_blocks: 97, delta_bytes: -42_000, delta_blocks: -403 };
+    assert_eq!((report.live.now.bytes, report.live.now.blocks), (70_000, 600));
+    assert_eq!((report.live.delta_bytes(), report.live.delta_blocks()), (20_000, 100));
+    let other = LiveChange {
+        now: Live { bytes: 8_000, blocks: 97 },
+        since: Live { bytes: 8_000 + 42_000, blocks: 97 + 403 },
+    };
     assert_eq!((report.other, report.sample_interval_bytes), (other, 1_000));
 }
 
@@ -46,7 +50,7 @@ fn estimates_above_the_exact_total_are_scaled_down_to_it() {
         rows(&report),
         [(10, 22_500, 300, 22_500, 300), (30, 22_000, 2, 22_000, 2), (20, 7_500, 10, 7_500, 10)]
     );
-    assert_eq!((report.other.live_bytes, report.other.live_blocks), (0, 88));
+    assert_eq!((report.other.now.bytes, report.other.now.blocks), (0, 88));
     // Blocks likewise, and nothing is ever negative.
     fake.at(20);
     fake.truly_holds(22_000, 2);

@@ -10,7 +10,7 @@ mod views;
 
 use super::*;
 use crate::analyze::frame::Traceback;
-use crate::analyze::symbols::{DEFAULT_MAX_OVERHEAD, Progress, Site};
+use crate::analyze::symbols::{Progress, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -76,7 +76,6 @@ impl Fake {
         let options = Options {
             top_n,
             delta_window: Duration::from_secs(window),
-            max_overhead: Some(DEFAULT_MAX_OVERHEAD),
             snapshots: 3,
             snapshots_for: Duration::from_secs(600),
         };
@@ -233,22 +232,33 @@ fn rows(report: &Report) -> Vec<(u32, u64, u64, i64, i64)> {
     report
         .sites
         .iter()
-        .map(|row| (row.line(), row.live_bytes, row.live_blocks, row.delta_bytes, row.delta_blocks))
+        .map(|row| {
+            (
+                row.line(),
+                row.live.now.bytes,
+                row.live.now.blocks,
+                row.live.delta_bytes(),
+                row.live.delta_blocks(),
+            )
+        })
         .collect()
 }
 
 /// Checks the invariants of every report.
 fn check(report: &Report) {
-    assert_eq!(report.live_bytes, report.allocated_bytes - report.deallocated_bytes);
-    assert_eq!(report.live_blocks, report.allocations - report.deallocations);
+    assert_eq!(report.live.now.bytes, report.allocated_bytes - report.deallocated_bytes);
+    assert_eq!(report.live.now.blocks, report.allocations - report.deallocations);
     let sum = |of: &dyn Fn(&SiteRow) -> i64| report.sites.iter().map(of).sum::<i64>();
-    assert_eq!(report.live_bytes as i64, sum(&|row| row.live_bytes as i64) + report.other.live_bytes as i64);
     assert_eq!(
-        report.live_blocks as i64,
-        sum(&|row| row.live_blocks as i64) + report.other.live_blocks as i64
+        report.live.now.bytes as i64,
+        sum(&|row| row.live.now.bytes as i64) + report.other.now.bytes as i64
     );
-    assert_eq!(report.delta_bytes, sum(&|row| row.delta_bytes) + report.other.delta_bytes);
-    assert_eq!(report.delta_blocks, sum(&|row| row.delta_blocks) + report.other.delta_blocks);
+    assert_eq!(
+        report.live.now.blocks as i64,
+        sum(&|row| row.live.now.blocks as i64) + report.other.now.blocks as i64
+    );
+    assert_eq!(report.live.delta_bytes(), sum(&|row| row.live.delta_bytes()) + report.other.delta_bytes());
+    assert_eq!(report.live.delta_blocks(), sum(&|row| row.live.delta_blocks()) + report.other.delta_blocks());
     assert!(report.sites.len() <= 40);
     assert!(report.sites.len() as u64 <= report.sites_with_blocks);
 }

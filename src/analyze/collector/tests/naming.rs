@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::analyze::collector::state::{NAMING_TIME, PENDING_FOR};
+use crate::analyze::live::LiveChange;
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::symbols::Lost;
 
@@ -16,7 +17,7 @@ fn a_stack_without_a_name_counts_in_other() {
     let report = collector.collect();
     check(&report);
     assert_eq!(rows(&report), [(1, 100, 1, 0, 0)]);
-    assert_eq!((report.live_bytes, report.other.live_bytes), (5_100, 5_000));
+    assert_eq!((report.live.now.bytes, report.other.now.bytes), (5_100, 5_000));
     // Once it has one, its delta is against its live bytes before it had one.
     fake.heap().sites.insert(3, site(7));
     fake.at(20);
@@ -40,7 +41,7 @@ fn a_stack_that_was_freed_before_it_had_a_name_counts_in_its_delta() {
     let report = collector.collect();
     check(&report);
     assert_eq!(rows(&report), [(7, 30, 3, -100, -1)]);
-    assert_eq!(report.other, Sum::default());
+    assert_eq!(report.other, LiveChange::default());
 
     fake.holds_unnamed(4, 9, 1);
     fake.heap().nameable.insert(4, site(8));
@@ -75,7 +76,7 @@ fn what_cannot_be_named_ends_the_naming() {
     fake.heap().nameable.insert(2, site(2));
     let collector = fake.collector(25, 300);
     let report = collector.collect();
-    assert_eq!((rows(&report).len(), report.other.live_bytes), (0, 30));
+    assert_eq!((rows(&report).len(), report.other.now.bytes), (0, 30));
     assert!(!collector.name_slice());
 }
 
@@ -93,7 +94,7 @@ fn naming_that_takes_too_long_is_continued_between_collections() {
         heap.now += NAMING_TIME;
     }
     let report = collector.collect_slice().unwrap();
-    assert_eq!((report.sites.len(), report.other.live_bytes), (1, 70));
+    assert_eq!((report.sites.len(), report.other.now.bytes), (1, 70));
     let mut slices = 0;
     while collector.name_slice() {
         slices += 1;
@@ -170,7 +171,7 @@ fn bytes_without_a_name_are_said() {
     let report = collector.collect();
     check(&report);
     assert_eq!(report.unnamed, UnnamedBytes { pending: 42, lost: 0 });
-    assert_eq!((rows(&report), report.other.live_bytes), (vec![(1, 100, 1, 0, 0)], 42));
+    assert_eq!((rows(&report), report.other.now.bytes), (vec![(1, 100, 1, 0, 0)], 42));
     fake.at(10);
     fake.heap().sites.insert(3, site(3));
     fake.heap().sites.insert(4, site(4));
@@ -193,7 +194,7 @@ fn a_site_whose_line_was_lost_is_not_exported_under_another_id() {
     check(&report);
     assert_eq!(report.unnamed, UnnamedBytes { pending: 0, lost: 1_010 });
     assert_eq!(rows(&report), [(1, 100, 1, 0, 0), (0, 10, 1, 0, 0)]);
-    assert_eq!((report.sites_with_blocks, report.other.live_bytes), (2, 1_000));
+    assert_eq!((report.sites_with_blocks, report.other.now.bytes), (2, 1_000));
     let sites = collector.sites(ViewQuery { at: None, since: Since::Previous }, Order::Size, 10, 1).unwrap();
     assert_eq!(sites.rows.iter().map(|row| row.site.line).collect::<Vec<_>>(), [1, 0]);
     // There is more room: it comes under the id that it always has.

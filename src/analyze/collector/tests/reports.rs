@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::analyze::collector::grouping::STICKY_FOR;
+use crate::analyze::live::{Live, LiveChange};
 
 #[test]
 fn stacks_of_one_line_are_one_site() {
@@ -13,8 +14,8 @@ fn stacks_of_one_line_are_one_site() {
     let report = fake.collector(25, 300).collect();
     check(&report);
     assert_eq!(rows(&report), [(20, 500, 5, 0, 0), (10, 130, 3, 0, 0)]);
-    assert_eq!((report.live_bytes, report.live_blocks), (630, 8));
-    assert_eq!((report.sites_with_blocks, report.other), (2, Sum::default()));
+    assert_eq!((report.live.now.bytes, report.live.now.blocks), (630, 8));
+    assert_eq!((report.sites_with_blocks, report.other), (2, LiveChange::default()));
     let dropped = DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 0, reentrant: 4 };
     assert_eq!(report.dropped, dropped);
     assert_eq!((report.untracked_bytes, report.overhead_bytes), (11, 22));
@@ -41,7 +42,7 @@ fn the_delta_is_against_the_newest_baseline_old_enough() {
     // 330 seconds back, at minute 5: 1,500 bytes in 15 blocks. A site absent there counts from 0.
     assert_eq!(report.delta_window, Duration::from_secs(330));
     assert_eq!(rows(&report), [(10, 5_000, 50, 3_500, 35), (30, 7, 1, 7, 1)]);
-    assert_eq!((report.delta_bytes, report.delta_blocks), (3_507, 36));
+    assert_eq!((report.live.delta_bytes(), report.live.delta_blocks()), (3_507, 36));
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn case_59_two_scrapers_do_not_disturb_each_other() {
                 check(&report);
                 let age = report.delta_window.as_secs();
                 assert_eq!(
-                    report.sites[0].delta_bytes,
+                    report.sites[0].live.delta_bytes(),
                     live_at(second) as i64 - live_at(second - age) as i64
                 );
             }
@@ -104,7 +105,7 @@ fn case_59_two_scrapers_do_not_disturb_each_other() {
                 let age = report.delta_window.as_secs();
                 assert_eq!(age, if second < 50 { second } else { second - (second - 50) / 10 * 10 });
                 assert_eq!(
-                    report.sites[0].delta_bytes,
+                    report.sites[0].live.delta_bytes(),
                     live_at(second) as i64 - live_at(second - age) as i64
                 );
                 seen.insert(second, (rows(&report), report.delta_window));
@@ -155,7 +156,7 @@ fn case_61_a_site_that_leaves_the_top_moves_into_other() {
     let collector = fake.collector(1, 300);
     let first = collector.collect();
     assert_eq!(rows(&first), [(1, 100, 1, 0, 0)]);
-    assert_eq!((first.other.live_bytes, first.sites_with_blocks), (90, 2));
+    assert_eq!((first.other.now.bytes, first.sites_with_blocks), (90, 2));
 
     // It is overtaken, and stays for half an hour because it has just been there.
     fake.at(10);
@@ -169,7 +170,7 @@ fn case_61_a_site_that_leaves_the_top_moves_into_other() {
     let later = collector.collect();
     check(&later);
     assert_eq!(rows(&later), [(2, 200, 2, 110, 1)]);
-    assert_eq!((later.live_bytes, later.other.live_bytes, later.sites_with_blocks), (300, 100, 2));
+    assert_eq!((later.live.now.bytes, later.other.now.bytes, later.sites_with_blocks), (300, 100, 2));
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn case_61_a_vanished_site_is_absent_at_once() {
     check(&report);
     assert_eq!(rows(&report), [(2, 90, 1, 0, 0)]);
     // Its loss since the baseline is part of the remainder.
-    let left = Sum { live_bytes: 0, live_blocks: 0, delta_bytes: -100, delta_blocks: -1 };
+    let left = LiveChange { now: Live::default(), since: Live { bytes: 100, blocks: 1 } };
     assert_eq!((report.other, report.sites_with_blocks), (left, 1));
     // It comes back as itself.
     fake.at(10);
@@ -246,7 +247,7 @@ fn while_off_there_are_no_sites() {
     let report = collector.collect();
     check(&report);
     assert!(!report.tracking);
-    assert_eq!((report.sites.len(), report.live_bytes, report.delta_bytes), (0, 0, 0));
+    assert_eq!((report.sites.len(), report.live.now.bytes, report.live.delta_bytes()), (0, 0, 0));
     assert_eq!(collector.tick(), Duration::from_secs(60));
 }
 
@@ -266,8 +267,8 @@ fn settings_out_of_range_name_the_range() {
         "collector: delta_window 604801s is out of range, allowed are 0s to 7d"
     );
     assert_eq!(
-        error(Collector::builder().max_overhead(12)),
-        "collector: max_overhead 12 is out of range, allowed are 1048576 bytes (1 MiB) and more"
+        crate::set_max_overhead(12).unwrap_err().to_string(),
+        "set_max_overhead: 12 is out of range, allowed are 1048576 bytes (1 MiB) and more"
     );
 }
 
@@ -279,7 +280,7 @@ fn a_site_once_followed_is_told_of_for_ever() {
     assert!(collector.collect().followed.is_empty());
 
     let followed = |report: &Report| -> Vec<(u32, u64, i64)> {
-        report.followed.iter().map(|row| (row.line(), row.live_bytes, row.delta_bytes)).collect()
+        report.followed.iter().map(|row| (row.line(), row.live.now.bytes, row.live.delta_bytes())).collect()
     };
     // The report of a moment ago does not have them, so it is collected anew.
     let report = collector.collect_following(3);
@@ -320,7 +321,7 @@ fn totals_go_on_where_they_must() {
     fake.holds(2, 10, 40, 1);
     let collector = fake.collector(25, 300);
     let totals = |report: &Report| {
-        (report.allocated_bytes, report.deallocated_bytes, report.allocations, report.live_bytes)
+        (report.allocated_bytes, report.deallocated_bytes, report.allocations, report.live.now.bytes)
     };
     let report = collector.collect();
     assert_eq!((totals(&report), totals(&report.going_on())), ((100, 60, 1, 40), (100, 60, 1, 40)));

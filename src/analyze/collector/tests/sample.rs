@@ -1,7 +1,8 @@
 //! Report with every field in use, for the tests of the outlets.
 #![forbid(unsafe_code)]
 
-use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, Sum, UnnamedBytes};
+use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
+use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::symbols::Site;
 use crate::record::raw_snapshot::Counts;
 use std::sync::Arc;
@@ -16,8 +17,7 @@ pub(crate) fn sample_report() -> Report {
         duration: Duration::from_micros(1_500),
         started_at: at(1_793_000_000.0),
         tracking: true,
-        live_bytes: 600_000,
-        live_blocks: 12_500,
+        live: change(600_000, 12_500, -952, -9),
         peak_bytes: 700_000,
         allocated_bytes: 1_000_000,
         allocations: 20_000,
@@ -27,9 +27,7 @@ pub(crate) fn sample_report() -> Report {
             sample_row(42, "app::cache::Cache::insert", 592_560, 12_345, 48, 1),
             sample_row(7, "app::load\\it", 5_000, 50, -1_000, -10),
         ],
-        other: Sum { live_bytes: 2_440, live_blocks: 105, delta_bytes: 0, delta_blocks: 0 },
-        delta_bytes: -952,
-        delta_blocks: -9,
+        other: change(2_440, 105, 0, 0),
         sites_with_blocks: 17,
         delta_window: Duration::from_millis(300_500),
         untracked_bytes: 64,
@@ -63,5 +61,14 @@ pub(crate) fn sample_row(
         krate: "app".into(),
         lost: None,
     };
-    SiteRow::new(Arc::new(site), Sum { live_bytes, live_blocks, delta_bytes, delta_blocks }, 0)
+    SiteRow::new(Arc::new(site), change(live_bytes, live_blocks, delta_bytes, delta_blocks), 0)
+}
+
+fn change(bytes: u64, blocks: u64, delta_bytes: i64, delta_blocks: i64) -> LiveChange {
+    let now = Live { bytes, blocks };
+    let since = Live {
+        bytes: bytes.checked_sub_signed(delta_bytes).unwrap(),
+        blocks: blocks.checked_sub_signed(delta_blocks).unwrap(),
+    };
+    LiveChange { now, since }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::analyze::live::Live;
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
 
@@ -72,7 +73,7 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
         fake.at(100 * number);
         fake.holds(2, 10, 1_000 * number, 1);
         let posted = collector.post().unwrap();
-        assert_eq!((posted.number, posted.live_bytes, posted.live_blocks), (number, 1_000 * number, 1));
+        assert_eq!((posted.number, posted.live.bytes, posted.live.blocks), (number, 1_000 * number, 1));
     }
     // Three are kept, so the first is gone.
     let gone = |number| collector.compare(Since::Number(number)).unwrap_err().to_string();
@@ -125,12 +126,14 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
     fake.holds(4, 10, 500, 1);
     let seen = collector.overview();
     let number = seen.report.number;
-    assert_eq!((seen.report.live_bytes, seen.report.live_blocks, seen.report.delta_bytes), (4_500, 5, 3_450));
+    assert_eq!(
+        (seen.report.live.now.bytes, seen.report.live.now.blocks, seen.report.live.delta_bytes()),
+        (4_500, 5, 3_450)
+    );
     assert_eq!(seen.naming, Progress { named: 2, total: 2, more: false });
     let past = |seconds: u64, live_bytes, live_blocks| PastTotals {
         taken_at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
-        live_bytes,
-        live_blocks,
+        live: Live { bytes: live_bytes, blocks: live_blocks },
     };
     assert_eq!(seen.history, [past(0, 1_050, 6), past(100, 4_500, 5)]);
     assert_eq!(seen.snapshots, []);
@@ -233,7 +236,7 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.heap().tracking = false;
     fake.at(300);
     let off = collector.overview();
-    assert_eq!((off.report.tracking, off.report.live_bytes, off.history.len()), (false, 0, 0));
+    assert_eq!((off.report.tracking, off.report.live.now.bytes, off.history.len()), (false, 0, 0));
     assert_eq!(
         collector.sites(now(Since::First), Order::Size, 1, 1).unwrap_err().to_string(),
         control::NO_ALLOCATOR

@@ -233,7 +233,7 @@ mod tests {
         // Where the same frame comes again, it is the same.
         let snapshot = read(SEED.as_bytes()).unwrap();
         let [first, second] = snapshot.traces() else { panic!("{snapshot:?}") };
-        assert!(Arc::ptr_eq(&first.traceback.frames()[0], &second.traceback.frames()[0]));
+        assert!(Arc::ptr_eq(&first.traceback.shared_frames()[0], &second.traceback.shared_frames()[0]));
     }
 
     /// Compares both readers: a file that this one reads gives the same with the other, which alone judges the rest.

@@ -74,7 +74,7 @@ struct WithTexts<'a, T: ?Sized> {
 
 impl Serialize for WithTexts<'_, Trace> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let frames = WithTexts { of: self.of.traceback.frames(), texts: self.texts };
+        let frames = WithTexts { of: self.of.traceback.shared_frames(), texts: self.texts };
         with_frames(self.of, &frames, serializer)
     }
 }

@@ -61,7 +61,7 @@ impl Serialize for Snapshot {
 
 impl Serialize for Trace {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        with_frames(self, &FileFrames(self.traceback.frames()), serializer)
+        with_frames(self, &FileFrames(self.traceback.shared_frames()), serializer)
     }
 }
 
