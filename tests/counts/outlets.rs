@@ -32,7 +32,7 @@ impl PushMetricExporter for LiveBlocks {
         let mut latest = self.0.lock().unwrap();
         latest.clear();
         for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
-            if let ("heap.site.live.now.blocks", AggregatedMetrics::I64(MetricData::Sum(sum))) =
+            if let ("heap.site.live_blocks", AggregatedMetrics::I64(MetricData::Sum(sum))) =
                 (metric.name(), metric.data())
             {
                 for point in sum.data_points() {

@@ -125,7 +125,7 @@ pub(crate) static SITE_LIVE_BYTES: Family = family(
 );
 pub(crate) static SITE_LIVE_BLOCKS: Family = family(
     "heap_site_live_blocks",
-    "heap.site.live.now.blocks",
+    "heap.site.live_blocks",
     Sum,
     Blocks,
     &["site", "function"],

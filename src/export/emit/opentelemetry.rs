@@ -335,7 +335,7 @@ mod tests {
             [attributes("000000000000000a", "app::line_10"), attributes("0000000000000014", "app::line_20")];
         for (name, unit, kind, values) in [
             ("heap.site.live", "By", "up-down counter", [1_000.0, 500.0]),
-            ("heap.site.live.now.blocks", "{block}", "up-down counter", [10.0, 5.0]),
+            ("heap.site.live_blocks", "{block}", "up-down counter", [10.0, 5.0]),
             ("heap.site.live.delta", "By", "gauge", [1_000.0, 500.0]),
             ("heap.site.live.delta_blocks", "{block}", "gauge", [10.0, 5.0]),
         ] {

@@ -67,8 +67,8 @@ pub(crate) fn sample_row(
 fn change(bytes: u64, blocks: u64, delta_bytes: i64, delta_blocks: i64) -> LiveChange {
     let now = Live { bytes, blocks };
     let since = Live {
-        bytes: bytes.checked_sub_signed(delta_bytes).unwrap(),
-        blocks: blocks.checked_sub_signed(delta_blocks).unwrap(),
+        bytes: bytes.wrapping_sub_signed(delta_bytes),
+        blocks: blocks.wrapping_sub_signed(delta_blocks),
     };
     LiveChange { now, since }
 }
