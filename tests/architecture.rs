@@ -307,3 +307,117 @@ fn line_tables_are_shown_together_with_strip() {
         }
     }
 }
+
+/// Most lines of a file, with its tests beside it.
+const MOST_LINES: usize = 500;
+
+/// Most lines of a function, from its first to its last.
+const MOST_LINES_OF_A_FUNCTION: usize = 80;
+
+/// Files and functions that are longer, with their lengths: they may only become shorter, and one that fits leaves the list.
+const LONGER: &[(&str, usize)] = &[
+    ("src/export/server/mod.rs", 511),
+    ("src/record/unwind/cfi.rs", 662),
+    ("tests/alone/life_cycle.rs", 520),
+    ("tests/http/debug_heap.rs: the_page_and_all_it_is_made_from", 205),
+    ("tests/http/memory_snapshots.rs: case_57_defaults_and_one_line_for_what_is_wrong", 84),
+    ("tests/http/profiles.rs: case_57_profiles_over_http", 91),
+    ("tests/models/src/models.rs", 820),
+    ("tests/models/src/models.rs: as_in_the_sources", 98),
+    ("tests/snapshots/compare_example.rs: rows_and_errors", 89),
+    ("tests/traps/differential.rs: case_40_random_operations_against_a_map", 97),
+    ("tests/traps/life_cycle.rs: case_44_start_stop_clear_reset_and_pause_under_load", 89),
+];
+
+/// Functions of a formatted file with their lengths: a function ends with the next brace as far to the right as it begins.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let before_name = code.split("fn ").next().unwrap_or_default();
+        let is_function = code.contains("fn ")
+            && before_name.split_whitespace().all(|word| {
+                word.starts_with("pub")
+                    || ["const", "async", "unsafe", "extern", "\"C\"", "in"].contains(&word)
+            });
+        if !is_function || code.ends_with([';', '}']) {
+            continue;
+        }
+        let indent = &line[..line.len() - code.len()];
+        let end = lines[at..].iter().position(|line| {
+            line.strip_prefix(indent)
+                .is_some_and(|rest| rest == "}" || rest.starts_with(')') && rest.ends_with(';'))
+        });
+        let name: String =
+            code[before_name.len() + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        found.push((name, end.map_or(lines.len() - at, |end| end + 1)));
+    }
+    found
+}
+
+#[test]
+fn functions_are_measured_to_their_last_brace() {
+    let text = "impl A {\n    pub(crate) fn one(\n        &self,\n    ) {\n        let f = || {\n        };\n    }\n}\n\
+                fn two() {}\nunsafe fn three() {\n}\n// a fn of no file\ntrait T {\n    fn four(\n    );\n}\n";
+    assert_eq!(functions(text), [("one".into(), 6), ("three".into(), 2), ("four".into(), 2)]);
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let mut lengths = BTreeMap::new();
+    for folder in ["src", "tests", "examples"] {
+        for path in rust_files(&root().join(folder)) {
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.strip_prefix(root()).unwrap().display().to_string();
+            for (function, length) in functions(&text) {
+                let longest =
+                    lengths.entry(format!("{name}: {function}")).or_insert((0, MOST_LINES_OF_A_FUNCTION));
+                longest.0 = longest.0.max(length);
+            }
+            lengths.insert(name, (text.lines().count(), MOST_LINES));
+        }
+    }
+    assert!(lengths.len() > 1_000, "only {} files and functions found", lengths.len());
+    let mut wrong = Vec::new();
+    for (name, (length, most)) in &lengths {
+        let listed = LONGER.iter().find(|(listed, _)| listed == name);
+        let allowed = listed.map_or(*most, |(_, length)| *length);
+        if *length > allowed {
+            wrong.push(format!("{name} has {length} lines, allowed are {allowed}"));
+        } else if listed.is_some() && length <= most {
+            wrong.push(format!("{name} has only {length} lines: take it off the list"));
+        }
+    }
+    let is_gone = |(name, _): &&(&str, usize)| !lengths.contains_key(*name);
+    wrong.extend(
+        LONGER.iter().filter(is_gone).map(|(name, _)| format!("{name} is listed and does not exist")),
+    );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Plain words: a first sentence is a verb and a noun, not a clause or a fragment.
+#[test]
+fn first_sentences_are_sentences() {
+    let mut wrong = Vec::new();
+    for folder in ["src", "tests", "examples"] {
+        for path in rust_files(&root().join(folder)) {
+            let text = fs::read_to_string(&path).unwrap();
+            let mut before = "";
+            for (at, line) in text.lines().enumerate() {
+                let line = line.trim_start();
+                let of = |line: &str| ["//! ", "/// "].into_iter().find(|mark| line.starts_with(mark));
+                if let Some(mark) = of(line)
+                    && !before.starts_with(mark.trim_end())
+                    && ["What ", "Who ", "Whose ", "Of ", "For ", "The same "]
+                        .iter()
+                        .any(|word| line[4..].starts_with(word))
+                {
+                    wrong.push(format!("{}:{}: {line}", path.display(), at + 1));
+                }
+                before = line;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -13,7 +13,7 @@ pub(crate) const LONGEST: Duration = Duration::from_millis(250);
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// What is known of a lock that threads wait for.
+/// State of a lock that threads wait for.
 pub(crate) struct BoundedWait {
     /// A thread has waited for [`LONGEST`], and no attempt has succeeded since. Relaxed: a hint.
     given_up: AtomicBool,
