@@ -149,3 +149,21 @@ pub use record::global_allocator::Traced;
 #[cfg(feature = "prometheus")]
 #[doc(no_inline)]
 pub use {metrics, metrics_exporter_prometheus};
+
+/// Types that a program may move between threads and share.
+#[cfg(test)]
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<(BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes)>();
+    is_shared::<(Frame, Traceback, Live, LiveChange, Profile, ProfileValue, Snapshot, Trace)>();
+    is_shared::<(Statistic, StatisticDiff, Top, Totals, Filter, DomainFilter, GroupBy, Order)>();
+    is_shared::<(Error, ErrorKind, TracedMemory, TrackingAllocator)>();
+    #[cfg(feature = "http")]
+    is_shared::<(Server, ServerBuilder, Expose)>();
+    #[cfg(feature = "prometheus")]
+    is_shared::<(emit::Prometheus, emit::Metrics, emit::Reporter)>();
+    #[cfg(feature = "opentelemetry")]
+    is_shared::<emit::OpenTelemetry>();
+    #[cfg(feature = "prometheus-client")]
+    is_shared::<emit::PrometheusClient>();
+};

@@ -67,8 +67,8 @@ pub(crate) fn sample_row(
 fn change(bytes: u64, blocks: u64, delta_bytes: i64, delta_blocks: i64) -> LiveChange {
     let now = Live { bytes, blocks };
     let since = Live {
-        bytes: bytes.wrapping_sub_signed(delta_bytes),
-        blocks: blocks.wrapping_sub_signed(delta_blocks),
+        bytes: bytes.wrapping_sub(delta_bytes as u64),
+        blocks: blocks.wrapping_sub(delta_blocks as u64),
     };
     LiveChange { now, since }
 }

@@ -5,7 +5,7 @@
 //! The fields are described there. A number in place of a text is the text's place in `string_table`, whose first text is empty.
 #![forbid(unsafe_code)]
 
-use super::protobuf::{list, message, optional};
+use super::protobuf::{field, list, message, optional};
 
 message! {
     pub(super) struct Profile {

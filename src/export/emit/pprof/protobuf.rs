@@ -67,14 +67,18 @@ macro_rules! message {
     };
 }
 
-/// Implements [`Field`] for a number and for a packed list of it.
-macro_rules! number {
-    ($kind:ty, $module:ident) => {
+/// Implements [`Field`] for a type: how `value` is encoded under `tag` into `buffer`, what is merged into, and the length.
+macro_rules! field {
+    (
+        $kind:ty, |$value:ident, $tag:ident, $buffer:ident|
+        encode $encode:expr;
+        merge $merge:path, $into:expr;
+        length $length:expr
+    ) => {
         impl $crate::export::emit::pprof::protobuf::Field for $kind {
-            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
-                if *self != <$kind>::default() {
-                    prost::encoding::$module::encode(tag, self, buffer);
-                }
+            fn encode(&self, $tag: u32, $buffer: &mut impl prost::bytes::BufMut) {
+                let $value = self;
+                $encode
             }
 
             fn merge(
@@ -83,14 +87,26 @@ macro_rules! number {
                 buffer: &mut impl prost::bytes::Buf,
                 context: prost::encoding::DecodeContext,
             ) -> Result<(), prost::DecodeError> {
-                prost::encoding::$module::merge(wire_type, self, buffer, context)
+                let $value = self;
+                $merge(wire_type, $into, buffer, context)
             }
 
-            fn encoded_len(&self, tag: u32) -> usize {
-                if *self == <$kind>::default() { 0 } else { prost::encoding::$module::encoded_len(tag, self) }
+            fn encoded_len(&self, $tag: u32) -> usize {
+                let $value = self;
+                $length
             }
         }
+    };
+}
 
+/// Implements [`Field`] for a number and for a packed list of it.
+macro_rules! number {
+    ($kind:ty, $module:ident) => {
+        field!($kind, |value, tag, buffer|
+            encode if *value != <$kind>::default() { prost::encoding::$module::encode(tag, value, buffer) };
+            merge prost::encoding::$module::merge, value;
+            length if *value == <$kind>::default() { 0 } else { prost::encoding::$module::encoded_len(tag, value) }
+        );
         list!($kind, $module, encode_packed, encoded_len_packed);
     };
 }
@@ -98,54 +114,26 @@ macro_rules! number {
 /// Implements [`Field`] for a list.
 macro_rules! list {
     ($kind:ty, $module:ident, $encode:ident, $encoded_len:ident) => {
-        impl $crate::export::emit::pprof::protobuf::Field for Vec<$kind> {
-            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
-                prost::encoding::$module::$encode(tag, self, buffer);
-            }
-
-            fn merge(
-                &mut self,
-                wire_type: prost::encoding::WireType,
-                buffer: &mut impl prost::bytes::Buf,
-                context: prost::encoding::DecodeContext,
-            ) -> Result<(), prost::DecodeError> {
-                prost::encoding::$module::merge_repeated(wire_type, self, buffer, context)
-            }
-
-            fn encoded_len(&self, tag: u32) -> usize {
-                prost::encoding::$module::$encoded_len(tag, self)
-            }
-        }
+        field!(Vec<$kind>, |value, tag, buffer|
+            encode prost::encoding::$module::$encode(tag, value, buffer);
+            merge prost::encoding::$module::merge_repeated, value;
+            length prost::encoding::$module::$encoded_len(tag, value)
+        );
     };
 }
 
 /// Implements [`Field`] for an optional message.
 macro_rules! optional {
     ($kind:ty) => {
-        impl $crate::export::emit::pprof::protobuf::Field for Option<$kind> {
-            fn encode(&self, tag: u32, buffer: &mut impl prost::bytes::BufMut) {
-                if let Some(message) = self {
-                    prost::encoding::message::encode(tag, message, buffer);
-                }
-            }
-
-            fn merge(
-                &mut self,
-                wire_type: prost::encoding::WireType,
-                buffer: &mut impl prost::bytes::Buf,
-                context: prost::encoding::DecodeContext,
-            ) -> Result<(), prost::DecodeError> {
-                prost::encoding::message::merge(wire_type, self.get_or_insert_default(), buffer, context)
-            }
-
-            fn encoded_len(&self, tag: u32) -> usize {
-                self.as_ref().map_or(0, |message| prost::encoding::message::encoded_len(tag, message))
-            }
-        }
+        field!(Option<$kind>, |value, tag, buffer|
+            encode if let Some(message) = value { prost::encoding::message::encode(tag, message, buffer) };
+            merge prost::encoding::message::merge, value.get_or_insert_default();
+            length value.as_ref().map_or(0, |message| prost::encoding::message::encoded_len(tag, message))
+        );
     };
 }
 
-pub(super) use {list, message, optional};
+pub(super) use {field, list, message, optional};
 
 number!(u64, uint64);
 number!(i64, int64);
