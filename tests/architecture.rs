@@ -319,12 +319,8 @@ const LONGER: &[(&str, usize)] = &[
     ("src/export/server/mod.rs", 511),
     ("src/record/unwind/cfi.rs", 662),
     ("tests/alone/life_cycle.rs", 520),
-    ("tests/http/debug_heap.rs: the_page_and_all_it_is_made_from", 205),
-    ("tests/http/memory_snapshots.rs: case_57_defaults_and_one_line_for_what_is_wrong", 84),
-    ("tests/http/profiles.rs: case_57_profiles_over_http", 91),
     ("tests/models/src/models.rs", 820),
     ("tests/models/src/models.rs: as_in_the_sources", 98),
-    ("tests/snapshots/compare_example.rs: rows_and_errors", 89),
     ("tests/traps/differential.rs: case_40_random_operations_against_a_map", 97),
     ("tests/traps/life_cycle.rs: case_44_start_stop_clear_reset_and_pause_under_load", 89),
 ];

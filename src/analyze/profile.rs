@@ -19,6 +19,18 @@ use {
 };
 
 /// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// use heapgauge::{Profile, ProfileValue};
+///
+/// let blocks = Profile::take()?.to_folded(ProfileValue::LiveBlocks);
+/// # drop(blocks);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProfileValue {

@@ -25,6 +25,15 @@ pub struct Error {
 }
 
 /// Cases of an [`Error`] that a caller may treat differently.
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::{ErrorKind, Snapshot};
+///
+/// let error = Snapshot::load("no/such/file.json").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Io);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -1,7 +1,7 @@
 //! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
-//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`global_allocator`], [`trim`], `file_map` and
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@global_allocator`], [`trim`], `file_map` and
 //! [`fork`], and no other file of this folder.
 
 pub(crate) mod allocator;

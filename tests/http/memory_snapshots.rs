@@ -201,6 +201,27 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
         assert!((lines.len() - 2) / 2 <= 10);
     }
 
+    a_bad_parameter_is_one_line(addr, [one, two]);
+    let (status, _, body) = ask(addr, "POST", "/memory/snapshots?top=3");
+    assert_eq!((status, &*body), (400, "parameter top is unknown, allowed are none with POST\n"));
+    // It kept nothing.
+    assert_eq!(post(addr), 3);
+    let (status, _, body) = ask(addr, "GET", "/memory/snapshot");
+    // All of them are in `server.rs`.
+    let begin = "path /memory/snapshot is unknown, allowed are /metrics, /health, /memory/snapshots";
+    assert!(status == 404 && body.starts_with(begin) && body.lines().count() == 1, "{status} {body}");
+    assert_eq!(ask(addr, "GET", "/memory/snapshots/").0, 404);
+    let (status, head, body) = ask(addr, "DELETE", "/memory/snapshots");
+    assert_eq!(
+        (status, &*body),
+        (405, "method DELETE is not allowed on /memory/snapshots, allowed are GET, HEAD, POST\n")
+    );
+    assert!(head.contains("allow: GET,HEAD,POST\r\n"), "{head}");
+    drop(held);
+}
+
+/// Checks the line, and that the two snapshots are still kept.
+fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
     let since = "first, previous, a duration such as 5m, or the id of a snapshot";
     let unknown = |id: &str| {
         format!("parameter since: snapshot {id} is not kept, kept are 1, 2, allowed are {since}\n")
@@ -244,22 +265,6 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
             );
         }
     }
-    let (status, _, body) = ask(addr, "POST", "/memory/snapshots?top=3");
-    assert_eq!((status, &*body), (400, "parameter top is unknown, allowed are none with POST\n"));
-    // It kept nothing.
-    assert_eq!(post(addr), 3);
-    let (status, _, body) = ask(addr, "GET", "/memory/snapshot");
-    // All of them are in `server.rs`.
-    let begin = "path /memory/snapshot is unknown, allowed are /metrics, /health, /memory/snapshots";
-    assert!(status == 404 && body.starts_with(begin) && body.lines().count() == 1, "{status} {body}");
-    assert_eq!(ask(addr, "GET", "/memory/snapshots/").0, 404);
-    let (status, head, body) = ask(addr, "DELETE", "/memory/snapshots");
-    assert_eq!(
-        (status, &*body),
-        (405, "method DELETE is not allowed on /memory/snapshots, allowed are GET, HEAD, POST\n")
-    );
-    assert!(head.contains("allow: GET,HEAD,POST\r\n"), "{head}");
-    drop(held);
 }
 
 #[test]

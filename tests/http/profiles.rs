@@ -102,6 +102,25 @@ fn case_57_profiles_over_http() {
     // Other programs may have the processors for seconds. A server that lets others wait does so every time.
     assert!((0..3).any(|_| a_profile_over_seconds_leaves_the_server_to_others(addr)));
 
+    a_bad_parameter_is_one_line(addr);
+    let paths = ["/debug/pprof/heap", "/debug/pprof/allocs", "/debug/heap/folded"];
+    for path in paths {
+        let line = format!("method POST is not allowed on {path}, allowed are GET, HEAD\n");
+        assert_eq!(refused(addr, "POST", path), (405, line));
+    }
+    assert_eq!(refused(addr, "GET", "/debug/pprof/profile").0, 404);
+
+    heapgauge::stop();
+    for path in paths {
+        let line = "profile: tracking is off, heapgauge::start turns it on\n";
+        assert_eq!(refused(addr, "GET", path), (503, line.to_owned()));
+    }
+    drop((server, kept));
+
+    are_absent_beyond_loopback_unless_exposed(&paths);
+}
+
+fn a_bad_parameter_is_one_line(addr: SocketAddr) {
     for (query, line) in [
         ("/debug/pprof/heap?seconds=0", "parameter seconds is 0, allowed are 1 to 59, in seconds\n"),
         ("/debug/pprof/heap?seconds=60", "parameter seconds is 60, allowed are 1 to 59, in seconds\n"),
@@ -117,21 +136,10 @@ fn case_57_profiles_over_http() {
     ] {
         assert_eq!(refused(addr, "GET", query), (400, line.to_owned()), "{query}");
     }
-    let paths = ["/debug/pprof/heap", "/debug/pprof/allocs", "/debug/heap/folded"];
-    for path in paths {
-        let line = format!("method POST is not allowed on {path}, allowed are GET, HEAD\n");
-        assert_eq!(refused(addr, "POST", path), (405, line));
-    }
-    assert_eq!(refused(addr, "GET", "/debug/pprof/profile").0, 404);
+}
 
-    heapgauge::stop();
-    for path in paths {
-        let line = "profile: tracking is off, heapgauge::start turns it on\n";
-        assert_eq!(refused(addr, "GET", path), (503, line.to_owned()));
-    }
-    drop((server, kept));
-
-    // On other addresses than loopback they are absent, unless exposed.
+/// Checks addresses other than loopback.
+fn are_absent_beyond_loopback_unless_exposed(paths: &[&str]) {
     heapgauge::start(32).unwrap();
     let server = heapgauge::serve("0.0.0.0:0").unwrap();
     let addr = ([127, 0, 0, 1], server.local_addr().port()).into();

@@ -1,6 +1,6 @@
 //! Tests the command line of `examples/compare`; `tests/e2e/tracemalloc_parity.py` compares its rows with CPython's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
@@ -21,7 +21,7 @@ fn compare(arguments: &[&str]) -> Output {
     Command::new(example).args(arguments).output().unwrap()
 }
 
-fn file(directory: &std::path::Path, name: &str, traces: &str) -> String {
+fn file(directory: &Path, name: &str, traces: &str) -> String {
     let path = directory.join(name);
     let text = format!(r#"{{"version": 1, "taken_at": 0.5, "traceback_limit": 32, "traces": [{traces}]}}"#);
     std::fs::write(&path, text).unwrap();
@@ -59,51 +59,7 @@ fn rows_and_errors() {
         "app::main: size=5002 B, count=2, average=2501 B\napp::f: size=5002 B, count=2, average=2501 B\n"
     );
 
-    let error = |arguments: &[&str]| {
-        let output = compare(arguments);
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
-    assert!(error(&[]).starts_with("compare: usage: compare OLD.json"));
-    assert!(error(&[&old, &new, &old]).starts_with("compare: usage: compare OLD.json"));
-    for top in ["0", "-1", "abc", "", "1.5", "99999999999999999999", "ä\u{301}"] {
-        let problem = format!("compare: --top {top}: allowed are numbers from 1 on\n");
-        assert_eq!(error(&[&old, "--top", top]), problem);
-        assert_eq!(error(&[&old, &format!("--top={top}")]), problem);
-    }
-    assert_eq!(
-        error(&[&old, "--group-by", "traceback", "--cumulative"]),
-        "compare: cumulative: not for traceback, allowed are file, line, function, crate\n"
-    );
-    assert_eq!(
-        error(&[&old, "--group-by", "lineno"]),
-        "compare: group by: \"lineno\" is not known, allowed are file, line, function, crate, traceback\n"
-    );
-    assert_eq!(
-        error(&["no-such.json"]),
-        "compare: load snapshot from no-such.json: No such file or directory (os error 2)\n"
-    );
-    for wrong in
-        ["--wrong", "-x", "--cumulative=yes", "--top", "--group-by", "--top=1\n2", "--group-by=\u{1b}[2J"]
-    {
-        let problem = error(&[&old, wrong]);
-        assert_eq!(problem.lines().count(), 1, "{problem}");
-        assert!(
-            problem.starts_with("compare: ") && !problem.trim_end().contains(char::is_control),
-            "{problem:?}"
-        );
-    }
-    // An invalid file is named with the place of the error.
-    let cut = directory.join("cut.json");
-    std::fs::write(&cut, &std::fs::read(&old).unwrap()[..100]).unwrap();
-    let cut = cut.to_str().unwrap();
-    for arguments in [&[cut][..], &[cut, &new], &[&new, cut]] {
-        let problem = error(arguments);
-        assert!(
-            problem.starts_with(&format!("compare: load snapshot from {cut}: the file is truncated: EOF "))
-        );
-        assert_eq!(problem.lines().count(), 1, "{problem}");
-    }
+    each_error_is_one_line(&directory, &old, &new);
     // More rows than exist; options before and after the files; the last of two options wins.
     assert_eq!(
         printed(&["--top", "9", "--top=99", &old, "--group-by", "file", "--group-by=line"]).lines().count(),
@@ -117,4 +73,52 @@ fn rows_and_errors() {
         Some("b.rs:1: size=66 B (+0 B), count=1 (+0), average=66 B")
     );
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+fn each_error_is_one_line(directory: &Path, old: &str, new: &str) {
+    let error = |arguments: &[&str]| {
+        let output = compare(arguments);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(error(&[]).starts_with("compare: usage: compare OLD.json"));
+    assert!(error(&[old, new, old]).starts_with("compare: usage: compare OLD.json"));
+    for top in ["0", "-1", "abc", "", "1.5", "99999999999999999999", "ä\u{301}"] {
+        let problem = format!("compare: --top {top}: allowed are numbers from 1 on\n");
+        assert_eq!(error(&[old, "--top", top]), problem);
+        assert_eq!(error(&[old, &format!("--top={top}")]), problem);
+    }
+    assert_eq!(
+        error(&[old, "--group-by", "traceback", "--cumulative"]),
+        "compare: cumulative: not for traceback, allowed are file, line, function, crate\n"
+    );
+    assert_eq!(
+        error(&[old, "--group-by", "lineno"]),
+        "compare: group by: \"lineno\" is not known, allowed are file, line, function, crate, traceback\n"
+    );
+    assert_eq!(
+        error(&["no-such.json"]),
+        "compare: load snapshot from no-such.json: No such file or directory (os error 2)\n"
+    );
+    for wrong in
+        ["--wrong", "-x", "--cumulative=yes", "--top", "--group-by", "--top=1\n2", "--group-by=\u{1b}[2J"]
+    {
+        let problem = error(&[old, wrong]);
+        assert_eq!(problem.lines().count(), 1, "{problem}");
+        assert!(
+            problem.starts_with("compare: ") && !problem.trim_end().contains(char::is_control),
+            "{problem:?}"
+        );
+    }
+    // An invalid file is named with the place of the error.
+    let cut = directory.join("cut.json");
+    std::fs::write(&cut, &std::fs::read(old).unwrap()[..100]).unwrap();
+    let cut = cut.to_str().unwrap();
+    for arguments in [&[cut][..], &[cut, new], &[new, cut]] {
+        let problem = error(arguments);
+        assert!(
+            problem.starts_with(&format!("compare: load snapshot from {cut}: the file is truncated: EOF "))
+        );
+        assert_eq!(problem.lines().count(), 1, "{problem}");
+    }
 }

@@ -69,6 +69,13 @@ pub struct Collector {
 
 impl Collector {
     /// Creates a collector with the defaults of [`CollectorBuilder`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::new();
+    /// assert!(collector.collect().sites.len() <= 40);
+    /// ```
     pub fn new() -> Collector {
         CollectorBuilder::default().build_unchecked()
     }
@@ -92,6 +99,15 @@ impl Collector {
     ///
     /// New stacks are named first, those with most live bytes before the others, for at most a second.
     /// Stacks without a name yet count in [`Report::other`], and [`Report::unnamed`] has their bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// for site in report.sites.iter().take(3) {
+    ///     println!("{}:{} holds {} bytes", site.file(), site.line(), site.live.now.bytes);
+    /// }
+    /// ```
     pub fn collect(&self) -> Arc<Report> {
         let _own = control::internal();
         let mut state = self.lock();

@@ -128,6 +128,16 @@ impl From<LiveChange> for Totals {
 }
 
 /// One chosen site: a line of code and its live counts.
+///
+/// # Examples
+///
+/// ```
+/// let report = heapgauge::Collector::new().collect();
+/// let most = report.sites.iter().max_by_key(|site| site.live.delta_bytes());
+/// if let Some(site) = most {
+///     println!("{} grew by {} bytes", site.function(), site.live.delta_bytes());
+/// }
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SiteRow {
@@ -149,36 +159,92 @@ impl SiteRow {
     }
 
     /// Returns FNV-1a 64 over function, file and line: the same in every process of the same binary.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.id());
+    /// }
+    /// ```
     pub fn id(&self) -> u64 {
         self.named.id
     }
 
     /// Returns the value of the label `site`: [`id`](SiteRow::id) as 16 lower-case hex digits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.site());
+    /// }
+    /// ```
     pub fn site(&self) -> String {
         self.named.label()
     }
 
     /// Returns the whole demangled path of the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.function());
+    /// }
+    /// ```
     pub fn function(&self) -> &str {
         &self.named.function
     }
 
     /// Returns the value of the label `function`: the last 120 characters of the path, without backslashes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.function_label());
+    /// }
+    /// ```
     pub fn function_label(&self) -> Cow<'_, str> {
         self.named.function_label()
     }
 
     /// Returns the file, relative to the workspace, registry or library; `<unknown>` without line tables.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.file());
+    /// }
+    /// ```
     pub fn file(&self) -> &str {
         &self.named.file
     }
 
     /// Returns the line, 0 when it is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.line());
+    /// }
+    /// ```
     pub fn line(&self) -> u32 {
         self.named.line
     }
 
     /// Returns the crate the function belongs to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     println!("{}", site.crate_name());
+    /// }
+    /// ```
     pub fn crate_name(&self) -> &str {
         &self.named.krate
     }
@@ -207,6 +273,13 @@ impl fmt::Debug for SiteRow {
 
 /// Live bytes whose line of code is not known. Both are 0 once every stack has its final name; a report costs one pass
 /// over the stacks for them.
+///
+/// # Examples
+///
+/// ```
+/// let unnamed = heapgauge::Collector::new().collect().unnamed;
+/// assert_eq!(unnamed.lost, 0, "raise the limit");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnnamedBytes {
@@ -219,6 +292,13 @@ pub struct UnnamedBytes {
 }
 
 /// Events whose attribution was lost, by reason.
+///
+/// # Examples
+///
+/// ```
+/// let dropped = heapgauge::Collector::new().collect().dropped;
+/// assert_eq!((dropped.stacks, dropped.memory), (0, 0));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DroppedEvents {
@@ -253,23 +333,51 @@ pub struct BuildInfo {
 
 impl BuildInfo {
     /// Returns heapgauge's version.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// println!("{}", report.build.version());
+    /// ```
     pub fn version(&self) -> &str {
         self.version
     }
 
     /// Returns the build id of the module that holds heapgauge, in hex, empty when it has none: of the executable, or of
     /// a library in another program.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// println!("{}", report.build.build_id());
+    /// ```
     pub fn build_id(&self) -> &str {
         &self.build_id
     }
 
     /// Returns the method by which stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's
     /// blocks is not seen, because it is linked against the shared standard library (`-C prefer-dynamic`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// println!("{}", report.build.capture());
+    /// ```
     pub fn capture(&self) -> &str {
         self.capture
     }
 
     /// Returns the kind of names that could be read: `lines`, `functions` or `none`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// println!("{}", report.build.symbols());
+    /// ```
     pub fn symbols(&self) -> &str {
         self.symbols
     }

@@ -20,6 +20,14 @@ const SNAPSHOTS: usize = 16;
 const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Settings of a [`Collector`].
+///
+/// # Examples
+///
+/// ```
+/// let collector = heapgauge::Collector::builder().top_n(10).build()?;
+/// # drop(collector);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before `build`"]
 pub struct CollectorBuilder {
@@ -55,6 +63,14 @@ impl CollectorBuilder {
     /// Sets the number of sites that are chosen by live bytes: 1 to 25, default 25.
     ///
     /// On top come up to 7 by growth and up to 8 that were chosen within the last half hour.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().top_n(5).build()?;
+    /// # drop(collector);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn top_n(mut self, sites: usize) -> CollectorBuilder {
         self.options.top_n = sites;
         self
@@ -63,6 +79,15 @@ impl CollectorBuilder {
     /// Sets the time that deltas reach back: up to 7 days, default 5 minutes.
     ///
     /// Zero compares with the previous collection. Then two readers see each other's collections.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let collector = heapgauge::Collector::builder().delta_window(Duration::from_secs(3600)).build()?;
+    /// # drop(collector);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn delta_window(mut self, window: Duration) -> CollectorBuilder {
         self.options.delta_window = window;
         self
@@ -72,6 +97,15 @@ impl CollectorBuilder {
     /// 16 and 24 hours. When there is one too many, the oldest goes; one is always kept.
     ///
     /// Each holds counts alone, about six bytes a stack.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let collector = heapgauge::Collector::builder().snapshots(4, Duration::from_secs(3600)).build()?;
+    /// # drop(collector);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     #[cfg(any(feature = "http", test))]
     pub fn snapshots(mut self, most: usize, longest: Duration) -> CollectorBuilder {
         self.options.snapshots = most;
@@ -80,6 +114,13 @@ impl CollectorBuilder {
     }
 
     /// Starts the collector: its first baseline is taken here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let error = heapgauge::Collector::builder().top_n(26).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "collector: top_n 26 is out of range, allowed are 1 to 25");
+    /// ```
     ///
     /// # Errors
     ///

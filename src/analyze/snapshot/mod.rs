@@ -25,6 +25,17 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Blocks that are alive and share a traceback.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// for trace in heapgauge::Snapshot::take()?.traces() {
+///     println!("{}: {} bytes in {} blocks", trace.traceback, trace.size, trace.count);
+/// }
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Trace {

@@ -11,6 +11,12 @@ use std::sync::Arc;
 
 /// Containers and codecs a site is looked for behind: the interesting line is the one that fills a `HashMap` or parses
 /// a document, not the line in the library that grew the table. [`set_look_through`](crate::set_look_through) replaces it.
+///
+/// # Examples
+///
+/// ```
+/// assert!(heapgauge::LOOK_THROUGH.contains(&"hashbrown"));
+/// ```
 pub const LOOK_THROUGH: &[&str] = &[
     "ahash",
     "arc_swap",

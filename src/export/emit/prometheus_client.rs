@@ -1,4 +1,4 @@
-//! [`Report`] → the registry of the crate `prometheus-client`, and so OpenMetrics text.
+//! [`Report`](crate::Report) → the registry of the crate `prometheus-client`, and so OpenMetrics text.
 //!
 //! Any thread; a collection, and well below a millisecond with 40 sites.
 #![forbid(unsafe_code)]

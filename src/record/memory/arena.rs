@@ -85,7 +85,7 @@ impl Chunks {
         if used.is_null() { self.cut(layout) } else { used }
     }
 
-    /// Gives back what [`take`] gave.
+    /// Gives back what `take` gave.
     ///
     /// # Safety
     ///
