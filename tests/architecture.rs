@@ -319,7 +319,7 @@ const LONGER: &[(&str, usize)] = &[
     ("src/export/server/mod.rs", 511),
     ("src/record/unwind/cfi.rs", 662),
     ("tests/alone/life_cycle.rs", 520),
-    ("tests/models/src/models.rs", 820),
+    ("tests/models/src/models.rs", 819),
     ("tests/models/src/models.rs: as_in_the_sources", 98),
     ("tests/traps/differential.rs: case_40_random_operations_against_a_map", 97),
     ("tests/traps/life_cycle.rs: case_44_start_stop_clear_reset_and_pause_under_load", 89),

@@ -169,10 +169,20 @@ pub(crate) fn is_configured() -> bool {
     CONFIGURED.load(Ordering::Relaxed) != 0
 }
 
+/// Returns whether [`configure`] has nothing to do for an instance of this configuration.
+#[inline(always)]
+pub(crate) fn is_configured_by(config: &Config) -> bool {
+    ASKED.load(Ordering::Relaxed) >= asked_by(config)
+}
+
+fn asked_by(config: &Config) -> u8 {
+    if config.is_global { 2 } else { 1 }
+}
+
 /// Takes over the configuration of the first instance that allocates, and starts tracking unless it
 /// says otherwise. True if this was that call; later calls do nothing.
 pub(crate) fn configure(config: &Config) -> bool {
-    let asked = if config.is_global { 2 } else { 1 };
+    let asked = asked_by(config);
     if ASKED.load(Ordering::Relaxed) < asked {
         ASKED.fetch_max(asked, Ordering::Relaxed);
     }

@@ -59,6 +59,10 @@ impl Unpublished {
 
     /// Revokes the range, so that its owner looks at the epoch before its next change fits. Any thread, after the
     /// base has changed.
+    ///
+    /// Between the two the owner may free a block of the new epoch that another thread has made already. The free fits in
+    /// the range of the old epoch and is dropped with its net. So the new epoch's peak may be off by what fits in a range,
+    /// as it may be without a `clear`. A comparison of bases at each free would cost a thirtieth of it.
     pub(crate) fn revoke(&self) {
         // Release: pairs with the Acquire of `seal`, which then sees the base that was changed before.
         self.range.swap(REVOKED, Ordering::Release);

@@ -1,6 +1,6 @@
 //! Records allocations.
 
-use super::{free, live_bytes, sampled_amounts};
+use super::{Resized, free, live_bytes, sampled_amounts};
 use crate::base::hint::unlikely;
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::SamplingConfig;
@@ -58,9 +58,58 @@ pub(crate) unsafe fn record_alloc(
         }
         drop(busy);
     }
-    let id = record_alloc_slow(&registers, size, config, Some(entrance), take_resizing(entrance));
+    let id = record_unknown(&registers, size, config, entrance);
     // SAFETY: the caller's duty.
     unsafe { write_tag(block, size, id) }
+}
+
+/// Records a block whose stack is not known by its layout, or is not recorded at all, and returns its tag.
+#[inline(never)]
+fn record_unknown(registers: &Registers, size: usize, config: &Config, entrance: Entrance) -> u32 {
+    if size as u64 <= MOST
+        && let Some(state) = thread::idle()
+    {
+        if state.flags() != 0 || !epoch::is_on() {
+            if epoch::is_configured_by(config) {
+                own_frames::note(state, registers);
+                let id = suspended_id(state);
+                let _busy = state.enter_idle();
+                if state.counters.add(id, Direction::Allocated, size) {
+                    return id;
+                }
+            }
+        } else if state.hot.is_at_generation(epoch::generation())
+            && !state.fits(size as i64)
+            && let Some(id) = record_and_publish(state, registers, size, entrance)
+        {
+            return id;
+        }
+    }
+    record_alloc_slow(registers, size, config, Some(entrance), take_resizing(entrance))
+}
+
+/// Records a block of a stack that is known by its layout, and publishes the thread's live bytes with it. `None`, and
+/// nothing is changed, where it is not known.
+fn record_and_publish(
+    state: &'static ThreadState,
+    registers: &Registers,
+    size: usize,
+    entrance: Entrance,
+) -> Option<u32> {
+    let _busy = state.enter_idle();
+    // SAFETY: this thread's own state, and it has just been marked.
+    let tools = unsafe { state.tools() };
+    let id = unwind::recognise_slow(tools, *registers, entrance);
+    if id < epoch::base() || !state.counters.add(id, Direction::Allocated, size) {
+        return None;
+    }
+    debug_assert!(walk_agrees(id, tools, *registers, entrance), "a guess differs from the walk");
+    let resized = match entrance {
+        Entrance::Reallocate => state.take_resizing(),
+        _ => 0,
+    };
+    state.change(id, size as i64, resized);
+    Some(id)
 }
 
 /// Records a block of a size that is sampled: counts it within the thread's budget, else decides whether to sample it.
@@ -121,11 +170,15 @@ pub(super) fn record_alloc_slow(
     resized: i64,
 ) -> u32 {
     epoch::configure(config);
-    let Some(state) = thread::current_or_make() else {
+    let Some(state) = thread::current().or_else(thread::current_or_make) else {
         dropped::count(Reason::Threads);
-        return record_unattributed_shared(size, resized);
+        return record_unattributed_shared(size, Resized::NONE);
     };
-    if state.flags() != 0 || !epoch::is_on() {
+    let flags = state.flags();
+    if flags & BUSY != 0 {
+        return record_busy(flags, size, Resized::NONE);
+    }
+    if flags != 0 || !epoch::is_on() {
         own_frames::note(state, registers);
         return record_suspended(state, size, resized);
     }
@@ -133,13 +186,10 @@ pub(super) fn record_alloc_slow(
 }
 
 /// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak gets one change.
-#[inline(never)]
+#[inline(always)]
 fn take_resizing(entrance: Entrance) -> i64 {
-    match (entrance, thread::unsuspended()) {
-        (Entrance::Reallocate, Some(state)) => {
-            state.unpublished.set_resized_in(0);
-            state.unpublished.set_resizing(0)
-        }
+    match entrance {
+        Entrance::Reallocate => thread::unsuspended().map_or(0, ThreadState::take_resizing),
         _ => 0,
     }
 }
@@ -158,12 +208,14 @@ pub(super) fn refresh_and_record(
     // generation for the owner's caches, and by the revoked budget for blocks that are not sampled.
     let generation = epoch::generation_slow();
     state.hot.unsampled.seal();
-    let (base, sampling) = (epoch::base(), epoch::sampling());
+    // The epoch that the thread's live bytes are counted in. Another base than that, of an epoch that ends just now, would
+    // put the bytes of a block into a sum that its free does not change.
+    let base = state.enter_epoch();
+    let sampling = epoch::sampling();
     if base == u32::MAX {
         // Just now.
         return count_alloc(state, UNTRACKED, size);
     }
-    state.enter_epoch();
     // SAFETY: this thread's own state, just marked.
     let tools = unsafe { state.tools() };
     unwind::refresh(tools);
@@ -304,26 +356,35 @@ fn is_stack_of_id(id: u32, tools: &OwnerState) -> bool {
     })
 }
 
-/// Records an allocation while tracking is off, in a suspended thread, or from inside heapgauge's own code.
+/// Records an allocation or a resize in the middle of an event of this thread: by the map of stacks, or by a signal
+/// handler. A counter of the thread may be in the middle of a change; the shared ones are right either way.
+#[cold]
+#[inline(never)]
+pub(super) fn record_busy(flags: u8, size: usize, resized: Resized) -> u32 {
+    if flags & INTERNING != 0 {
+        let base = epoch::base();
+        epoch::publish(base, -resized.bytes_in(base));
+        return count_alloc_shared(OVERHEAD, size);
+    }
+    dropped::count(Reason::Reentrant);
+    record_unattributed_shared(size, resized)
+}
+
+/// Records an allocation while tracking is off, or in a suspended thread that is not busy.
 #[cold]
 #[inline(never)]
 fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u32 {
-    let flags = state.flags();
-    if flags & INTERNING != 0 {
-        epoch::publish(epoch::base(), -resized);
-        // The map of stacks. A counter of this thread may be in the middle of a change only if a
-        // signal handler is what allocates; the shared ones are right either way.
-        return count_alloc_shared(OVERHEAD, size);
-    }
-    if flags & BUSY != 0 {
-        dropped::count(Reason::Reentrant);
-        return record_unattributed_shared(size, resized);
-    }
     let _busy = state.enter(BUSY);
     if resized != 0 {
         state.change(UNTRACKED, 0, resized);
     }
-    count_alloc(state, if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }, size)
+    count_alloc(state, suspended_id(state), size)
+}
+
+/// Returns the id of a block that a suspended thread allocates, or any while tracking is off.
+#[inline(always)]
+fn suspended_id(state: &ThreadState) -> u32 {
+    if state.flags() & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }
 }
 
 /// Interns a stack that this thread's cache does not hold, and counts the block at its id.
@@ -388,11 +449,12 @@ fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 
 /// Counts a block at `[unrecorded]` in the counters that threads share, and publishes the size less the bytes of a
 /// block that is being resized.
 #[cold]
-pub(super) fn record_unattributed_shared(size: usize, resized: i64) -> u32 {
-    let base = epoch::base();
+pub(super) fn record_unattributed_shared(size: usize, resized: Resized) -> u32 {
     let id = record_unattributed(None, size);
-    // Its free changes the peak too.
-    epoch::publish(base, live_bytes(id, size) - resized);
+    // Published for the epoch that the block is counted in, whose base is its id. A base that is read before or after
+    // may be another one: its sum would have the block and not its free, or the reverse.
+    let base = if id == UNTRACKED { epoch::base() } else { id };
+    epoch::publish(base, live_bytes(id, size) - resized.bytes_in(base));
     id
 }
 

@@ -8,17 +8,18 @@
 //! budget left                          below 1 KiB –              try_fast                       unsampled id      thread's Unsampled
 //! budget left                          sampled     –              record_alloc_sampled           unsampled id      thread's Unsampled
 //! up to date                           exact       known layout   record_alloc                   stack id          thread's Table
-//! any other that records               any         –              record_alloc_slow → refresh_and_record, then:
+//! up to date, publication is due       exact       known layout   record_unknown → record_and_publish stack id      thread's Table
+//! any other that records               any         –              record_unknown → record_alloc_slow → refresh_and_record, then:
 //!                                      exact       known layout   record_exact → count_alloc     stack id          thread's Table
 //!                                      exact       in the cache   walk_and_count → count_alloc   stack id          thread's Table
 //!                                      exact       new            intern_and_count → intern_slow stack id          thread's Table
 //!                                      sampled     not sampled    record_sampled                 unsampled id      thread's Unsampled
 //!                                      sampled     sampled        record_sampled → count_sampled id | SAMPLED      SHARED, sampled_amounts
 //!                                      any         no room for it record_unattributed            [unrecorded]      thread's Table
-//! paused, or tracking off              any         –              record_suspended               UNTRACKED         thread's Table
-//! in heapgauge's own code              any         –              record_suspended               OVERHEAD          thread's Table
-//! in the map of stacks                 any         –              record_suspended               OVERHEAD          SHARED
-//! busy (a signal handler)              any         –              record_unattributed_shared     [unrecorded]      SHARED
+//! paused, or tracking off              any         –              record_unknown, record_suspended suspended_id: UNTRACKED  thread's Table
+//! in heapgauge's own code              any         –              record_unknown, record_suspended suspended_id: OVERHEAD   thread's Table
+//! in the map of stacks                 any         –              record_busy                    OVERHEAD          SHARED
+//! busy (a signal handler)              any         –              record_busy → record_unattributed_shared [unrecorded] SHARED
 //! no state (begins, ends, no memory)   any         –              record_unattributed_shared     [unrecorded]      SHARED
 //!
 //! A count without a place in the thread's Table: count_alloc → count_alloc_slow → count_alloc_shared (SHARED).
@@ -35,8 +36,8 @@
 //! resize: state of the thread          old → new                  → function                     counters
 //! budget left                          unsampled → unsampled      try_fast_realloc               thread's Unsampled, both
 //! records                              any                        record_realloc → take_resizing, record_alloc; then record_free or count_free
-//! paused, or in heapgauge's own code   any                        record_realloc_slow → resize_suspended: same id, or as sampled anew
-//! busy or no state                     any                        record_realloc_slow → record_alloc_slow, count_free
+//! paused, or in heapgauge's own code   any                        record_realloc_slow → resize_suspended: same id, or sampled anew in record_resized
+//! busy or no state                     any                        record_realloc_slow → record_busy or record_unattributed_shared, count_free
 //! ```
 //!
 //! Where blocks are sampled, most are not: they are counted at one id for all of them. A sampled block is counted
@@ -90,6 +91,30 @@ fn traced_bytes(tag: u32, size: usize) -> i64 {
         tag >= epoch::base() && tag < epoch::end_id()
     };
     if is_traced { size as i64 } else { 0 }
+}
+
+/// A block that is about to change its size, for the peak: its old bytes are taken off in the same step as its new ones
+/// are added.
+#[derive(Clone, Copy)]
+struct Resized {
+    /// Its live bytes when they were looked up.
+    bytes: i64,
+    /// The id in its tag.
+    id: u32,
+}
+
+impl Resized {
+    /// No block: an allocation.
+    const NONE: Resized = Resized { bytes: 0, id: 0 };
+
+    fn new(tag: u32, size: usize) -> Resized {
+        Resized { bytes: traced_bytes(tag, size), id: tag & !SAMPLED }
+    }
+
+    /// Returns its bytes in the sum of the epoch of this base: none where a `clear` has come after they were looked up.
+    fn bytes_in(self, base: u32) -> i64 {
+        if self.id >= base { self.bytes } else { 0 }
+    }
 }
 
 /// Bytes that a block counted at this id adds to the peak: none if it had to be counted as untracked.

@@ -1,11 +1,12 @@
 //! Records resizes.
 
 use super::alloc::{
-    count_alloc, count_alloc_shared, record_alloc, record_alloc_slow, record_unattributed_shared,
-    refresh_and_record, try_fast, write_tag,
+    count_alloc, count_alloc_shared, record_alloc, record_alloc_slow, record_busy,
+    record_unattributed_shared, refresh_and_record, try_fast, write_tag,
 };
 use super::free::{count_free, record_free};
-use super::{publish_shared, traced_bytes, unsampled};
+use super::{Resized, publish_shared, traced_bytes, unsampled};
+use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::tag::SAMPLED;
@@ -80,18 +81,39 @@ unsafe fn record_realloc_slow(
     new_size: usize,
     config: &Config,
 ) -> *mut u8 {
-    let flags = thread::current_or_make().map_or(BUSY, ThreadState::flags);
-    let id = if flags & (thread::PAUSED | INTERNAL) != 0 {
-        if let Some(state) = thread::current() {
-            own_frames::note(state, &Registers::here());
+    let resized = Resized::new(old, old_size);
+    let id = match thread::current_or_make() {
+        None => {
+            epoch::configure(config);
+            dropped::count(Reason::Threads);
+            record_unattributed_shared(new_size, resized)
         }
-        resize_suspended(old, old_size, new_size)
-    } else {
-        record_alloc_slow(&Registers::here(), new_size, config, None, traced_bytes(old, old_size))
+        Some(state) if state.flags() & (thread::PAUSED | INTERNAL) != 0 => {
+            own_frames::note(state, &Registers::here());
+            resize_suspended(old, old_size, new_size)
+        }
+        Some(state) if state.flags() & BUSY != 0 => record_busy(state.flags(), new_size, resized),
+        Some(state) => record_resized(state, resized, |registers| {
+            record_alloc_slow(registers, new_size, config, None, resized.bytes)
+        }),
     };
     count_free(old, old_size);
     // SAFETY: the caller's duty.
     unsafe { write_tag(block, new_size, id) }
+}
+
+/// Records the new size in a thread that is not busy, less the old one: taken back where a `clear` has come between the
+/// two.
+#[inline(always)]
+pub(super) fn record_resized(
+    state: &ThreadState,
+    resized: Resized,
+    record: impl FnOnce(&Registers) -> u32,
+) -> u32 {
+    state.unpublished.set_resized_in(0);
+    let id = record(&Registers::here());
+    state.give_back_resized(resized.id, resized.bytes);
+    id
 }
 
 /// Counts the new size in a suspended thread, at the id that the block has. Not so a block that could have been
@@ -107,22 +129,22 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
     if is_stale && tag & SAMPLED != 0 {
         return tag;
     }
-    let resized = traced_bytes(tag, old_size);
+    let resized = Resized::new(tag, old_size);
     match thread::idle() {
-        Some(state) if is_sampled_anew => {
-            refresh_and_record(state, &Registers::here(), new_size, resized, None)
-        }
+        Some(state) if is_sampled_anew => record_resized(state, resized, |registers| {
+            refresh_and_record(state, registers, new_size, resized.bytes, None)
+        }),
         Some(state) => {
             let _busy = state.enter(BUSY);
             if !is_stale {
-                state.change(tag & !SAMPLED, new_size as i64 - resized, 0);
+                state.change(tag & !SAMPLED, new_size as i64 - resized.bytes, 0);
             }
             count_alloc(state, tag, new_size)
         }
         None if is_sampled_anew => record_unattributed_shared(new_size, resized),
         None => {
             if !is_stale {
-                publish_shared(tag, new_size as i64 - resized);
+                publish_shared(tag, new_size as i64 - resized.bytes);
             }
             count_alloc_shared(tag, new_size)
         }

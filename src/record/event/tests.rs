@@ -1,8 +1,9 @@
 //! Events of a thread in each of its states, and the peak that they publish.
 
-use super::alloc::{record_alloc, record_unattributed_shared, try_fast};
+use super::Resized;
+use super::alloc::{record_alloc, record_unattributed_shared, refresh_and_record, try_fast};
 use super::free::record_free;
-use super::realloc::{record_realloc, resize_suspended, try_fast_realloc};
+use super::realloc::{record_realloc, record_resized, resize_suspended, try_fast_realloc};
 use crate::record::bounded_wait::LONGEST;
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
@@ -144,7 +145,7 @@ fn the_peak_is_told_of_blocks_that_shrink() {
 fn the_peak_is_told_of_what_is_lost() {
     let _one = started();
     epoch::clear();
-    let id = record_unattributed_shared(1 << 20, 0);
+    let id = record_unattributed_shared(1 << 20, Resized::NONE);
     assert!(peak() >= 1 << 20);
     record_free(id, 1 << 20);
     epoch::stop();
@@ -270,5 +271,29 @@ fn a_lock_of_the_map_that_stays_locked_loses_stacks_and_stops_neither_events_nor
     drop(end);
     holder.join().unwrap();
     assert!(on_new_stacks().0.iter().all(|id| *id > epoch::base()), "afterwards");
+    epoch::stop();
+}
+
+/// The old bytes were taken off the sum of an epoch that never had them.
+#[test]
+fn a_block_resized_across_a_clear_is_in_the_next_epoch_at_its_new_size() {
+    let _one = started();
+    epoch::clear();
+    let before_a_clear = || {
+        let resized = Resized::new(allocated(1_000), 1_000);
+        assert_eq!(resized.bytes_in(epoch::base()), 1_000);
+        epoch::clear();
+        thread::revoke_unpublished();
+        resized
+    };
+    // In a thread without a state, and in one with it.
+    record_unattributed_shared(600, before_a_clear());
+    assert_eq!(peak(), 600);
+    let state = thread::current().unwrap();
+    let resized = before_a_clear();
+    record_resized(state, resized, |registers| {
+        refresh_and_record(state, registers, 600, resized.bytes, None)
+    });
+    assert_eq!(peak(), 600);
     epoch::stop();
 }

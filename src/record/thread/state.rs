@@ -191,6 +191,12 @@ impl ThreadState {
         }
     }
 
+    /// Takes the bytes of the block that is being resized, to be taken off together with the block's new ones.
+    pub(crate) fn take_resizing(&self) -> i64 {
+        self.unpublished.set_resized_in(0);
+        self.unpublished.set_resizing(0)
+    }
+
     /// Adds the bytes of a resized block again that were taken off in a later epoch than that of the block, whose id
     /// this is: a `clear` came after they had been looked up.
     #[cold]
@@ -236,13 +242,16 @@ impl ThreadState {
         epoch::publish(self.unpublished.base(), self.unpublished.take().wrapping_add(change));
     }
 
-    /// Drops net bytes of an epoch that is over. The thread's own, while it is busy.
-    pub(crate) fn enter_epoch(&self) {
+    /// Drops net bytes of an epoch that is over, and returns the base of the one that they are counted in from here on.
+    /// The thread's own, while it is busy.
+    pub(crate) fn enter_epoch(&self) -> u32 {
         let is_recalled = self.unpublished.seal();
-        self.unpublished.enter_epoch(epoch::base());
+        let base = epoch::base();
+        self.unpublished.enter_epoch(base);
         if is_recalled {
             self.unpublished.grant();
         }
+        base
     }
 
     /// Limits of unpublished bytes, either way: of blocks that are recorded, and of blocks that were not

@@ -1,6 +1,7 @@
 //! Checks the invariants that hold in every order.
 
 use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering, every_order, jump};
+use crate::live_bytes;
 use crate::record::append_list::{Linked, List};
 use crate::record::count::counters::Direction::{Allocated, Freed};
 use crate::record::count::counters::{CHUNK, Chunk, Direction, OwnerCounters, Shared, Table};
@@ -82,8 +83,13 @@ fn try_fast(state: &State, size: usize) -> Option<u32> {
 fn refresh_and_record(state: &State, size: usize) -> u32 {
     let _generation = epoch::generation_slow();
     state.unsampled.seal();
-    let base = epoch::base();
+    let base = base_of_live_bytes();
     record_sampled(state, size, base)
+}
+
+/// As `ThreadState::enter_epoch`, as far as blocks are concerned that were not sampled.
+fn base_of_live_bytes() -> u32 {
+    epoch::base()
 }
 
 /// As `event::record_sampled`, of the same.
@@ -236,7 +242,7 @@ fn enlist(state: &'static State) {
 }
 
 /// With the first of them in the list.
-fn begin() {
+pub(crate) fn begin() {
     SHARED.chunk(0);
     epoch::base();
     epoch::generation();
@@ -265,7 +271,7 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 23] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
@@ -273,7 +279,10 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 22] = [
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
-    ("what is published is of the epoch it is added to", || orders(published_while_cleared)),
+    ("what is published is of the epoch it is added to", || orders(live_bytes::published_while_cleared)),
+    ("nor are bytes that a thread has not published", || {
+        orders_from(live_bytes::begin, live_bytes::unpublished_while_cleared)
+    }),
     ("bytes carry at 2^31", || carries((HALF - 40, 5), &SMALL)),
     ("bytes carry at 2^32", || carries((2 * HALF - 40, 5), &SMALL)),
     ("blocks carry at 2^31", || carries((100, HALF - 1), &SMALL)),
@@ -403,26 +412,6 @@ fn cleared() {
     assert_eq!(live(), if is_stale { 0 } else { 48 });
     record_free(&FIRST, id, 48);
     assert_eq!(live(), 0);
-}
-
-/// One thread publishes for the epoch that ends, one ends it and publishes for the next, and one publishes for the epoch
-/// that it finds: the next epoch's sum is of all its own changes and of no others.
-fn published_while_cleared() {
-    let begun = epoch::base();
-    let late = thread::spawn(move || epoch::publish(begun, 1 << 30));
-    let clearing = thread::spawn(|| {
-        epoch::clear();
-        epoch::publish(epoch::base(), 1_000);
-    });
-    let found = epoch::base();
-    epoch::publish(found, 100);
-    late.join().unwrap();
-    clearing.join().unwrap();
-    let expected = if found == begun { 1_000 } else { 1_100 };
-    assert_eq!(epoch::peak(|| 0), expected);
-    // The peak follows the sum.
-    epoch::publish(epoch::base(), 10);
-    assert_eq!(epoch::peak(|| 0), expected + 10);
 }
 
 /// One that clears and one that stops and starts: bases only rise, and no two epochs share an id.
@@ -719,6 +708,16 @@ fn mistakes() -> String {
     "4 noticed".to_owned()
 }
 
+const LIVE_BYTES: &str = include_str!("live_bytes.rs");
+
+fn constants_of_stand_ins() {
+    let tag = include_str!("../../../src/record/tag/mod.rs");
+    let stand_in = include_str!("record/tag.rs");
+    for constant in stand_in.lines().filter(|line| line.starts_with("pub(crate) const")) {
+        assert!(tag.contains(constant), "{constant}");
+    }
+}
+
 /// Checks that the repeated code has the same atomic operations with the same orderings as its original.
 fn as_in_the_sources() -> String {
     // Without comments.
@@ -774,7 +773,7 @@ fn as_in_the_sources() -> String {
         }
         found
     };
-    let [here, registry, state, raw, event, alloc, event_free, tag] = [
+    let [here, registry, state, raw, event, alloc, event_free] = [
         include_str!("models.rs"),
         include_str!("../../../src/record/thread/registry.rs"),
         include_str!("../../../src/record/thread/state.rs"),
@@ -782,7 +781,6 @@ fn as_in_the_sources() -> String {
         include_str!("../../../src/record/event/mod.rs"),
         include_str!("../../../src/record/event/alloc.rs"),
         include_str!("../../../src/record/event/free.rs"),
-        include_str!("../../../src/record/tag/mod.rs"),
     ];
     for function in ["make", "adopt", "release"] {
         let theirs: Vec<_> = operations(registry, function)
@@ -812,9 +810,10 @@ fn as_in_the_sources() -> String {
         assert!(!theirs.is_empty(), "{function}");
         assert_eq!(names(here, function, beginnings), theirs, "{function}");
     }
-    let stand_in = include_str!("record/tag.rs");
-    for constant in stand_in.lines().filter(|line| line.starts_with("pub(crate) const")) {
-        assert!(tag.contains(constant), "{constant}");
+    for function in live_bytes::AS_IN_THE_SOURCES {
+        let [here, theirs] = [LIVE_BYTES, state].map(|text| names(text, function, live_bytes::WORDS));
+        assert_eq!(here, theirs, "{function}");
     }
+    constants_of_stand_ins();
     "the same operations with the same orderings".to_owned()
 }

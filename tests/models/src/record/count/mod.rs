@@ -4,5 +4,7 @@
 pub(crate) mod counters;
 #[path = "../../../../../src/record/count/sampling.rs"]
 pub(crate) mod sampling;
+#[path = "../../../../../src/record/count/unpublished.rs"]
+pub(crate) mod unpublished;
 #[path = "../../../../../src/record/count/unsampled.rs"]
 pub(crate) mod unsampled;
