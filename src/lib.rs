@@ -114,6 +114,7 @@ pub use analyze::snapshot::order::Order;
 pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
 pub use analyze::symbols::{LOOK_THROUGH, set_look_through};
+pub use analyze::testing;
 pub use analyze::traceback_of::traceback_of;
 #[cfg(feature = "axum")]
 #[doc(no_inline)]
@@ -146,6 +147,7 @@ pub use record::control::{
 #[doc(hidden)]
 pub use record::control::{list_modules, seed_samples};
 pub use record::global_allocator::Traced;
+pub use record::measure::{MeasureFuture, Measurement, measure, measure_future};
 #[cfg(feature = "prometheus")]
 #[doc(no_inline)]
 pub use {metrics, metrics_exporter_prometheus};

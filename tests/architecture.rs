@@ -45,6 +45,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "allocator",
             "raw_snapshot",
             "control",
+            "measure",
             "global_allocator",
             "trim",
         ],
@@ -65,6 +66,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "snapshot/statistic",
             "snapshot/order",
             "snapshot/compare",
+            "testing",
             "call_tree",
             "collector",
         ],
@@ -73,7 +75,8 @@ const FOLDERS: &[(&str, &[&str])] = &[
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.
-const FACES: &[&str] = &["raw_snapshot", "control", "global_allocator", "trim", "file_map", "fork"];
+const FACES: &[&str] =
+    &["raw_snapshot", "control", "measure", "global_allocator", "trim", "file_map", "fork"];
 
 /// A source file of the crate.
 struct Source {

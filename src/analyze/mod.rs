@@ -12,4 +12,5 @@ pub(crate) mod process;
 pub(crate) mod profile;
 pub(crate) mod snapshot;
 pub(crate) mod symbols;
+pub mod testing;
 pub(crate) mod traceback_of;

@@ -1,4 +1,4 @@
-//! Pages of the documentation: how to read the metrics, sampling, outlets, limits, and the way from `tracemalloc`.
+//! Pages of the documentation: how to read the metrics, sampling, outlets, tests of a program, limits, and the way from `tracemalloc`.
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
@@ -7,6 +7,9 @@ pub mod metrics {}
 pub mod sampling {}
 
 pub mod outlets;
+
+#[doc = include_str!("leak_tests.md")]
+pub mod leak_tests {}
 
 #[doc = include_str!("limits.md")]
 pub mod limits {}

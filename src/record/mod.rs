@@ -1,7 +1,8 @@
 //! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
-//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@global_allocator`], [`trim`], `file_map` and
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], [`trim`],
+//! `file_map` and
 //! [`fork`], and no other file of this folder.
 
 pub(crate) mod allocator;
@@ -16,6 +17,7 @@ pub(crate) mod event;
 pub(crate) mod file_map;
 pub(crate) mod fork;
 pub(crate) mod global_allocator;
+pub(crate) mod measure;
 pub(crate) mod memory;
 pub(crate) mod own_frames;
 pub(crate) mod peak;

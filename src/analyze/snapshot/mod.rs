@@ -289,7 +289,12 @@ impl Snapshot {
 }
 
 /// Returns the traceback of a stack, with names looked up again if the program loaded a library meanwhile.
-fn named(symbols: &Symbols, addresses: &'static [usize], limit: usize, truncated: bool) -> Traceback {
+pub(crate) fn named(
+    symbols: &Symbols,
+    addresses: &'static [usize],
+    limit: usize,
+    truncated: bool,
+) -> Traceback {
     for _ in 0..3 {
         if let Some(traceback) = symbols.traceback(addresses, limit, truncated) {
             return traceback;

@@ -24,5 +24,5 @@ pub(crate) use registry::{
     revoke_unpublished, unpublished_bytes, unsuspended,
 };
 pub(crate) use state::{
-    BUSY, INTERNAL, INTERNING, OwnerState, PAUSED, StackBuffer, StackHeader, ThreadState,
+    BUSY, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader, ThreadState,
 };

@@ -73,6 +73,21 @@ impl HotState {
     }
 }
 
+/// Live bytes since a measurement began, and the most that they were.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SpanBytes {
+    pub live: i64,
+    pub peak: i64,
+}
+
+impl SpanBytes {
+    /// Adds a change, or what a measurement inside this one has found.
+    fn then(self, later: SpanBytes) -> SpanBytes {
+        let live = self.live.wrapping_add(later.live);
+        SpanBytes { live, peak: self.peak.max(self.live.wrapping_add(later.peak)) }
+    }
+}
+
 /// Everything heapgauge keeps for one thread. All zero bytes are a fresh one.
 #[repr(C, align(128))]
 pub(crate) struct ThreadState {
@@ -88,6 +103,10 @@ pub(crate) struct ThreadState {
     pub inside: AtomicUsize,
     /// Times the key destructor has re-armed itself.
     pub(super) exit_rounds: Cell<u32>,
+    /// Number of measurements that this thread is inside, see `measure`; while there is one, no change of live bytes fits.
+    span_depth: Cell<u32>,
+    /// Bytes of the innermost of them.
+    span: Cell<SpanBytes>,
     pub sampler: Sampler,
     pub counters: Table<OwnerCounters>,
     tools: UnsafeCell<OwnerState>,
@@ -219,11 +238,32 @@ impl ThreadState {
         // Below the base, the block's epoch ended after its id was looked up: it is not counted any more.
         let is_present = id >= self.unpublished.base();
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
+        if self.span_depth.get() > 0 {
+            self.span.set(self.span.get().then(SpanBytes { live: bytes, peak: bytes }));
+        }
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
             self.publish_slow(bytes);
         }
+    }
+
+    /// Begins a measurement of this thread, and returns the bytes of the one around it. The thread is not busy.
+    pub(crate) fn begin_span(&self) -> SpanBytes {
+        let _busy = self.enter(BUSY);
+        self.span_depth.set(self.span_depth.get() + 1);
+        self.divide_steps();
+        self.span.replace(SpanBytes::default())
+    }
+
+    /// Ends a measurement and returns its bytes. The thread is not busy.
+    pub(crate) fn end_span(&self, outer: SpanBytes) -> SpanBytes {
+        let _busy = self.enter(BUSY);
+        let inner = self.span.get();
+        self.span.set(outer.then(inner));
+        self.span_depth.set(self.span_depth.get().saturating_sub(1));
+        self.divide_steps();
+        inner
     }
 
     /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
@@ -258,6 +298,9 @@ impl ThreadState {
     /// sampled. Together [`epoch::PUBLISH_BYTES`], with most of it for the blocks of the present sampling.
     fn steps(&self) -> (i64, u32) {
         let rest = epoch::PUBLISH_BYTES - i64::from(PEAK_STEP);
+        if self.span_depth.get() > 0 {
+            return (0, rest as u32);
+        }
         if epoch::sampling() != SamplingConfig::EXACT {
             (rest, PEAK_STEP)
         } else if self.hot.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base())) {
@@ -324,6 +367,7 @@ impl ThreadState {
         self.paused_depth.set(0);
         self.internal_depth.set(0);
         self.exit_rounds.set(0);
+        self.span_depth.set(0);
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
