@@ -89,6 +89,8 @@
 //! [`Snapshot`]. See [`coming_from_tracemalloc`](docs::coming_from_tracemalloc) for the table and the differences.
 
 #![warn(missing_docs)]
+// On docs.rs each item shows the feature that it needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod base;
 

@@ -275,7 +275,7 @@ def sorting_filtering_and_grouping():
         page.loaded()
         page.one("#auto").click()
         figures = {"Live": lambda row: row.size, "Blocks": lambda row: row.count, "Change": lambda row: row.diff,
-                   "Share": lambda row: row.size, "Site": lambda row: row.name}
+                   "A": lambda row: row.diff, "Share": lambda row: row.size, "Site": lambda row: row.name}
         for header in page.all("#head button"):
             title = header.text.split()[0]
             orders = []
@@ -391,8 +391,8 @@ def the_keyboard_reaches_everything():
             if not seen:
                 unseen.append(stop)
         links = ["button"] * len([link for link in page.all("#downloads a") if link.is_displayed()])
-        assert stops == ["button", "auto", "plot", "since", "take", *links, "group", "filter", "Site", "Live", "Blocks",
-                         "Change", "Share", "site", "value", "fold", "find", "node"], stops
+        assert stops == ["button", "auto", "elsewhere", "plot", "since", "take", *links, "group", "filter", "Site", "Live", "Blocks",
+                         "Change", "A minute", "Share", "site", "value", "fold", "find", "node"], stops
         assert unseen == [], unseen
 
         # Rows: arrows move, Enter opens, Escape closes and returns.
@@ -515,7 +515,7 @@ def names_are_text():
                     assert page.js("return document.getElementById('stacks-name').textContent") == name
                     assert page.all("#stacks .f")[1].text == "libx.so+0x1000"
                     page.one("#stacks-close").click()
-                labels = [node.get_attribute("aria-label") for node in page.all(".node")[1:]]
+                labels = page.js("return [...document.querySelectorAll('#flame .node')].slice(1).map(node => node.ariaLabel)")
                 assert [label.startswith(site[0] + " ") for label, site in zip(labels, sites)] == [True] * 5, labels
                 for group in ["function", "file", "crate"]:
                     page.js("document.querySelector(`#group input[value=${arguments[0]}]`).click()", group)
@@ -567,13 +567,15 @@ def another_process_begins_anew():
 
 def what_is_shown_stays_true_when_answers_fail():
     """Figures are those of the displayed tree; the snapshot of a row may be gone; a selection does not become empty."""
-    answers = canned(many(50))
+    # One process, however long the browser takes to start.
+    begun = time.time() - 4000
+    answers = canned(many(50), started_at=begun)
     with Canned(dict(answers)) as server, Browser(server.url, quiet=False) as page:
         page.loaded()
         Select(page.one("#since")).select_by_value("15m")
         page.next_refresh()
         young = time.time() - 20
-        server.answers = canned(many(50), history=[{"taken_at": young, "size": 1, "count": 1}])
+        server.answers = canned(many(50), started_at=begun, history=[{"taken_at": young, "size": 1, "count": 1}])
         page.next_refresh()
         assert page.js("return document.getElementById('since').value") == "15m"
 
@@ -600,6 +602,111 @@ def all_downloads_are_offered_where_they_are_served():
         assert all(link.is_displayed() for link in page.all("#downloads a"))
         assert {path: url.path for path, url in links.items()} == {path: path for path in paths}
         assert links["/debug/heap/folded"].query == "value=bytes"
+
+
+def in_the_first_minute_growth_is_no_alarm():
+    """Without three points there is no trend, and what changed since the start has no colour; then both are there."""
+    answers = canned(many(50))
+    listed = json.loads(answers["/debug/heap/sites.json"])
+    begun = listed["taken_at"] - 60
+    young = {**listed, "since": begun, "history_at": [begun, listed["taken_at"]],
+             "rows": [{**row, "history": row["history"][-2:]} for row in listed["rows"]]}
+    history = [{"taken_at": begun, "size": 1, "count": 1}]
+    first = {**answers, **canned(many(50), history=history), "/debug/heap/sites.json": young}
+    with Canned(first) as server, Browser(server.url) as page:
+        page.loaded()
+        page.one("#auto").click()
+        colours = "return document.querySelectorAll('#sites .grow, #sites .shrink, #live-more .grow, #live-more .shrink').length"
+        trends = "return [...document.querySelectorAll('.row .trend')].slice(1).map(one => one.textContent)"
+        assert page.js(colours) == 0
+        assert set(page.js(trends)) == {"too early"}, page.js(trends)
+        # A rate is the change by the minutes since then.
+        row = page.rows()[0]
+        rates = page.js("return [...document.querySelectorAll('#space .row')].map(row => row.querySelector('.rate').title)")
+        assert number(rates[0]) == row.diff and rates[0].endswith(" bytes a minute, on average since the start"), rates[0]
+        server.answers = answers
+        page.one("#auto").click()
+        page.wait("colours", lambda: page.js(colours) > 10)
+        assert "too early" not in page.js(trends)
+        rate = page.js("return document.querySelector('#space .row .rate').title")
+        assert number(rate) == round(page.rows()[0].diff / 5), rate
+
+
+def what_is_not_obvious_is_explained():
+    """A look or the focus explains memory elsewhere, and several functions at a line; Escape puts it away."""
+    twice = [(f"shop::load<{name}>", "src/load.rs", 7, "shop", 900, 9, 3, 1) for name in ("A", "B", "C")]
+    with Canned(canned([*many(20), *twice])) as server, Browser(server.url) as page:
+        page.loaded()
+        page.js("paused = true; clearTimeout(timer)")
+        said = "return document.getElementById('tip').hidden ? null : document.getElementById('tip').textContent"
+        page.js("document.getElementById('elsewhere').focus()")
+        assert page.js(said).startswith("Resident memory that is in none of the other three: "), page.js(said)
+        page.press(Keys.ESCAPE)
+        assert page.js(said) is None
+        page.one("#filter").send_keys("load.rs")
+        row, = page.rows()
+        assert row.name == "shop::load<A> and 2 more"
+        page.press(Keys.ARROW_DOWN)
+        assert page.js(said) == ("3 functions allocate at src/load.rs:7: generic code compiled for several types, or one function "
+                                 "inlined into others. They are shop::load<A>, shop::load<B>, shop::load<C>.")
+        box = page.js("const at = document.getElementById('tip').getBoundingClientRect(); return [at.left, at.right, innerWidth]")
+        assert 0 <= box[0] < box[1] <= box[2], box
+
+
+def a_link_shows_the_same():
+    """The address holds what is chosen: another browser shows the same rows, and the same site with its links to sources."""
+    answers = canned(many(400), source_url="https://git.example/shop/{file}#L{line}")
+    state = """return [since, group, value, sortBy, falling, $('filter').value, zoomed,
+                       $('stacks').open ? $('stacks-name').textContent : null, listed.map(one => one.key)]"""
+    with Canned(answers) as server:
+        with Browser(server.url) as page:
+            page.loaded()
+            assert page.js("return location.hash") == ""
+            page.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+            Select(page.one("#since")).select_by_value("15m")
+            page.one("#group input[value=file]").click()
+            page.one("#value input[value=blocks]").click()
+            page.press("/")
+            assert page.focused().get_attribute("id") == "filter"
+            page.press("module_5/")
+            assert page.one("#filter").get_attribute("value") == "module_5/"
+            page.one("#filter").clear()
+            page.one("#filter").send_keys("module_5")
+            page.js("[...document.querySelectorAll('#head button')].find(one => one.textContent === 'Live').click()")
+            page.wait("the answers", lambda: page.js("return tree.value === 'blocks' && !busy"))
+            page.js("document.querySelectorAll('.node')[3].click()")
+            page.one("#space .row").click()
+            page.wait("stacks", lambda: page.all("#stacks details"))
+            page.one("#stacks-link").click()
+            page.wait("copied", lambda: page.one("#stacks-link").text != "Copy link")
+            chosen, link = page.js(state), page.js("return location.href")
+            assert chosen[:6] == ["15m", "file", "blocks", "size", True, "module_5"] and chosen[6] and chosen[7], chosen
+        with Browser(link) as page:
+            page.wait("the same", lambda: page.js("return !!sites && !busy") and page.all("#stacks details"))
+            assert page.js(state) == chosen, (page.js(state), chosen)
+            assert page.js("return location.href") == link
+            # A flame graph of the site's own stacks, and its trend.
+            bars = page.all("#site-flame .node")
+            assert bars and page.one("#site-trend svg").is_displayed()
+            width = sum(page.js("return [...document.querySelectorAll('#site-flame .node')].filter(one => one.style.top === '0px').map(one => parseFloat(one.style.width))"))
+            assert 98 < width <= 100.01, width
+            source = page.one("#stacks ol a")
+            name, line = re.fullmatch(r"src/(module_\d+)\.rs:(\d+)", source.text).groups()
+            assert source.get_attribute("href") == f"https://git.example/shop/src/{name}.rs#L{line}"
+            assert source.get_attribute("rel") == "noopener noreferrer"
+            page.press(Keys.ESCAPE)
+            page.wait("closed", lambda: "site=" not in page.js("return location.hash"))
+        # What makes no sense is the usual.
+        with Browser(f"{server.url}#group=colour&sort=-&since=yesterday&value=&zoom=x&site=none&more") as page:
+            page.loaded()
+            assert page.js(state)[:8] == ["previous", "line", "bytes", "diff", False, "", page.js("return tree.nodes[0].mark"), None]
+            page.wait("the word", lambda: page.one("#notice").text == "none holds nothing now.")
+    # Only links to web pages.
+    with Canned(canned(many(20), source_url="javascript:alert('{file}')")) as server, Browser(server.url) as page:
+        page.loaded()
+        page.one("#space .row").click()
+        page.wait("stacks", lambda: page.all("#stacks details"))
+        assert page.all("#stacks a") == []
 
 
 CONTRAST = """
@@ -681,6 +788,7 @@ def light_dark_wide_and_narrow():
 
 main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, comparing_with_a_snapshot, downloads,
       the_policy_is_strict, the_keyboard_reaches_everything, ten_thousand_sites_stay_smooth, names_are_text,
+      in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
       what_is_shown_stays_true_when_answers_fail, all_downloads_are_offered_where_they_are_served,
       estimates_show_their_error, light_dark_wide_and_narrow], at_once=False)

@@ -124,6 +124,7 @@ fn every_setting_is_taken() {
         ("HEAPGAUGE_MAX_OVERHEAD", "32MiB"),
         ("HEAPGAUGE_EXPOSE", "all"),
         ("HEAPGAUGE_DEBUG_ADDR", "off"),
+        ("HEAPGAUGE_SOURCE_URL", "https://git.example/{file}#L{line}"),
         // Kubernetes' own, for a Service of that name.
         ("HEAPGAUGE_SERVICE_HOST", "10.0.0.1"),
         ("HEAPGAUGE_PORT", "tcp://10.0.0.1:9898"),
@@ -139,7 +140,7 @@ fn what_is_wrong_is_a_line_each_and_the_default() {
         stderr,
         "heapgauge: HEAPGAUGE_COLOUR is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
          HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_EXPOSE, \
-         HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_QUIET\n\
+         HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET\n\
          heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 25\n"
     );
 }

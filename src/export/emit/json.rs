@@ -19,7 +19,7 @@ use crate::analyze::snapshot::statistic::Totals;
 const VERSION: u32 = 1;
 
 /// Renders `summary.json`. `paths` are those that this server has.
-pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
+pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&str>) -> String {
     let Overview { report, naming, history, snapshots } = overview;
     let moment = |id: Option<u64>, past: &PastTotals| Moment {
         id,
@@ -66,6 +66,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str]) -> String {
             symbols: report.build.symbols,
         },
         paths,
+        source_url,
     })
 }
 
@@ -98,6 +99,7 @@ struct Summary<'a> {
     snapshots: Vec<Moment>,
     build: Build<'a>,
     paths: &'a [&'a str],
+    source_url: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -356,7 +358,7 @@ mod tests {
             history: vec![past],
             snapshots: vec![(3, past)],
         };
-        let summary = parsed(&summary(&overview, &["/metrics"]));
+        let summary = parsed(&summary(&overview, &["/metrics"], Some("https://git.example/{file}")));
         assert_eq!((&summary["size"], &summary["count"]), (&json!(600_000), &json!(12_500)));
         assert_eq!(summary["naming"], json!({"named": 1_200, "total": 5_000}));
         assert_eq!(summary["history"], json!([{"taken_at": 5.0, "size": 10, "count": 2}]));

@@ -53,7 +53,11 @@ fn page_with_nonce() -> Response {
 
 pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
     match asked(&outlet.collector, uri, &[]).await {
-        Ok(_) => json(|| Ok(json::summary(&outlet.collector.overview(), &super::routes::paths()))),
+        Ok(_) => json(|| Ok(json::summary(
+            &outlet.collector.overview(),
+            &super::routes::paths(),
+            outlet.source_url.as_deref(),
+        ))),
         Err(refusal) => *refusal,
     }
 }

@@ -27,7 +27,8 @@
 //!   `deallocations`, `untracked_bytes`, `overhead_bytes`, `unnamed_bytes` (`pending` and `lost`), `resident_bytes`, `memory_limit_bytes`,
 //!   `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
 //!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of the snapshots kept for baselines
-//!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here.
+//!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here;
+//!   `source_url`: the template of links to sources, or null.
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
 //!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
@@ -103,9 +104,10 @@ const NAMING_TIME: Duration = Duration::from_secs(20);
 const NAMED_LATE: &str =
     "names are still being read, try again in a moment; /debug/heap/summary.json says how far";
 /// Makes the state behind the answers of one server.
-pub(crate) fn outlet(collector: &Collector) -> Arc<Outlet> {
+pub(crate) fn outlet(collector: &Collector, source_url: Option<String>) -> Arc<Outlet> {
     Arc::new(Outlet {
         collector: collector.clone(),
+        source_url,
         metrics: Cached::default(),
         profile_slots: PerProcess::default(),
     })
@@ -114,6 +116,8 @@ pub(crate) fn outlet(collector: &Collector) -> Arc<Outlet> {
 /// State behind the answers of one server or router.
 pub(crate) struct Outlet {
     collector: Collector,
+    /// Template of links from lines of code to their source.
+    source_url: Option<String>,
     metrics: Cached,
     profile_slots: PerProcess<ProfileSlots>,
 }

@@ -61,7 +61,7 @@ pub fn debug_router(collector: &Collector) -> Router {
 /// Makes a router of the paths of some groups.
 fn routes(collector: &Collector, is_served: fn(Group) -> bool) -> Router {
     let _own = control::internal();
-    let outlet = outlet(collector);
+    let outlet = outlet(collector, None);
     endpoints().filter(|(_, endpoint)| is_served(endpoint.group())).fold(
         Router::new(),
         |router, (path, endpoint)| {

@@ -22,7 +22,7 @@ pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
 /// Names of all variables, in the order of the documentation.
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
     "HEAPGAUGE_TOP_N",
@@ -32,6 +32,7 @@ const KEYS: [&str; 10] = [
     "HEAPGAUGE_MAX_OVERHEAD",
     "HEAPGAUGE_EXPOSE",
     "HEAPGAUGE_DEBUG_ADDR",
+    "HEAPGAUGE_SOURCE_URL",
     "HEAPGAUGE_QUIET",
 ];
 
@@ -49,6 +50,8 @@ pub(crate) struct Config {
     pub expose: Expose,
     /// Address of the second listener; `None`: there is none.
     pub debug_addr: Option<SocketAddr>,
+    /// Template of links from lines of code to their source.
+    pub source_url: Option<String>,
     pub quiet: bool,
 }
 
@@ -64,6 +67,7 @@ impl Default for Config {
             max_overhead: DEFAULT_MAX_OVERHEAD,
             expose: Expose::Metrics,
             debug_addr: Some(DEFAULT_DEBUG_ADDR),
+            source_url: None,
             quiet: false,
         }
     }
@@ -154,10 +158,26 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 })?),
             }
         }
+        "HEAPGAUGE_SOURCE_URL" => {
+            let is_template = is_source_url(value);
+            config.source_url = Some(value.to_owned()).filter(|_| is_template);
+            if !is_template {
+                return Err(format!("allowed is {SOURCE_URL}, taking none"));
+            }
+        }
         // The last of KEYS.
         _ => config.quiet = switch(value).ok_or_else(|| format!("{SWITCH}, taking off"))?,
     }
     Ok(())
+}
+
+/// Form of a template, for the line about another one.
+pub(super) const SOURCE_URL: &str = "http(s)://… with {file}, and {line} if you like";
+
+/// Tells whether a text is a template of links to sources.
+pub(super) fn is_source_url(template: &str) -> bool {
+    let is_web = template.starts_with("http://") || template.starts_with("https://");
+    is_web && template.contains("{file}") && !template.contains(char::is_whitespace)
 }
 
 /// Words of a switch, for the line about another one.
@@ -218,6 +238,7 @@ mod tests {
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
             ("HEAPGAUGE_EXPOSE", "pprof"),
             ("HEAPGAUGE_DEBUG_ADDR", "[::1]:7"),
+            ("HEAPGAUGE_SOURCE_URL", "https://git.example/{file}#L{line}"),
             ("HEAPGAUGE_QUIET", "on"),
         ]);
         assert_eq!(problems, Vec::<String>::new());
@@ -231,6 +252,7 @@ mod tests {
             max_overhead: 16 << 20,
             expose: Expose::Pprof,
             debug_addr: Some("[::1]:7".parse().unwrap()),
+            source_url: Some("https://git.example/{file}#L{line}".into()),
             quiet: true,
         };
         assert_eq!(config, expected);
@@ -304,6 +326,11 @@ mod tests {
                 "HEAPGAUGE_QUIET=: allowed are on, true, yes, 1, off, false, no and 0, taking off",
             ),
             (
+                "HEAPGAUGE_SOURCE_URL",
+                "javascript:{file}",
+                "HEAPGAUGE_SOURCE_URL=javascript:{file}: allowed is http(s)://… with {file}, and {line} if you like, taking none",
+            ),
+            (
                 "HEAPGAUGE_EXPOSE",
                 "everything",
                 "HEAPGAUGE_EXPOSE=everything: allowed are metrics, pprof and all, taking metrics",
@@ -341,7 +368,7 @@ mod tests {
             problems,
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
-                 HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_QUIET"]
+                 HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET"]
         );
     }
 

@@ -26,7 +26,8 @@ use tokio::sync::oneshot;
 use crate::analyze::collector::Collector;
 use crate::analyze::collector::budget::set_max_overhead;
 use crate::base::error::Error;
-use crate::export::http::{self, Access, App, Expose};
+use crate::export::http::{self, Access, App, Expose, Outlet};
+use crate::export::input::Quoted;
 use crate::record::control;
 use crate::record::fork::sockets::{self, ClosedInChild};
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
@@ -93,6 +94,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | `64MiB` |
 /// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
 /// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
+/// | `HEAPGAUGE_SOURCE_URL` | template of links to sources, see [`ServerBuilder::source_url`] | none |
 /// | `HEAPGAUGE_QUIET` | `on`: no line on stderr that says where the server listens | `off` |
 ///
 /// The server stops when the value is dropped: give it a name that lives as long as the program. `let _ =` is no name,
@@ -142,7 +144,11 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     }
     set_max_overhead(config.max_overhead)?;
     let collector = Collector::builder().top_n(config.top_n).delta_window(config.delta_window).build()?;
-    let builder = Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
+    let mut builder =
+        Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
+    if let Some(template) = &config.source_url {
+        builder = builder.source_url(template);
+    }
     let server = builder
         .serve(config.addr.as_str())
         .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))?;
@@ -237,7 +243,8 @@ impl Server {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn builder() -> ServerBuilder {
-        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr: Some(DEFAULT_DEBUG_ADDR) }
+        let debug_addr = Some(DEFAULT_DEBUG_ADDR);
+        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr, source_url: None }
     }
 
     /// Returns the address it listens on, with the port it was given.
@@ -339,6 +346,7 @@ pub struct ServerBuilder {
     collector: Option<Collector>,
     expose: Expose,
     debug_addr: Option<SocketAddr>,
+    source_url: Option<String>,
 }
 
 impl ServerBuilder {
@@ -395,6 +403,25 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the template of the links that the page `/debug/heap` has from lines of the program to their source:
+    /// `{file}` is the path below the workspace, `{line}` the line.
+    ///
+    /// It has to begin with `http://` or `https://` and to have `{file}` in it, or [`serve`](ServerBuilder::serve) fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let builder = heapgauge::Server::builder().source_url("https://git.example/shop/blob/main/{file}#L{line}");
+    /// let server = builder.serve("127.0.0.1:0")?;
+    /// # drop(server);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn source_url(mut self, template: &str) -> ServerBuilder {
+        let _own = control::internal();
+        self.source_url = Some(template.to_owned());
+        self
+    }
+
     /// Starts the server; see [`serve`].
     ///
     /// # Examples
@@ -425,6 +452,13 @@ impl ServerBuilder {
                 "serve: debug address {addr} is not on loopback, allowed is 127.0.0.1:PORT or [::1]:PORT"
             )));
         }
+        if let Some(template) = self.source_url.as_deref().filter(|template| !env::is_source_url(template)) {
+            return Err(Error::new(format_args!(
+                "serve: source URL {}, allowed is {}",
+                Quoted(template),
+                env::SOURCE_URL
+            )));
+        }
         let mut live = LIVE.lock();
         let process = mutex::process();
         if let Some((owner, addr)) = *live
@@ -446,7 +480,7 @@ impl ServerBuilder {
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
         let thread = std::thread::Builder::new()
-            .spawn(move || run((listener, access), debug, clock, stopped, ready))
+            .spawn(move || run((listener, access), debug, http::outlet(&clock, self.source_url), clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked. A fork need not wait for it.
         let outcome = fork::outside(|| outcome.recv());
@@ -474,6 +508,7 @@ fn failed(addrs: &[SocketAddr], error: std::io::Error) -> Error {
 fn run(
     (listener, access): (ClosedInChild<TcpListener>, Access),
     debug: Option<ClosedInChild<TcpListener>>,
+    outlet: Arc<Outlet>,
     collector: Collector,
     stopped: oneshot::Receiver<()>,
     ready: mpsc::Sender<std::io::Result<()>>,
@@ -490,7 +525,6 @@ fn run(
             (Ok(listener), Ok(debug)) => (listener, debug),
             (Err(error), _) | (_, Err(error)) => return drop(ready.send(Err(error))),
         };
-        let outlet = http::outlet(&collector);
         let app = Arc::new(App::new(&outlet, access));
         let debug_app = Arc::new(App::new(&outlet, Access::Debug));
         let serve_debug = async {
