@@ -53,11 +53,13 @@ fn page_with_nonce() -> Response {
 
 pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
     match asked(&outlet.collector, uri, &[]).await {
-        Ok(_) => json(|| Ok(json::summary(
-            &outlet.collector.overview(),
-            &super::routes::paths(),
-            outlet.source_url.as_deref(),
-        ))),
+        Ok(_) => json(|| {
+            Ok(json::summary(
+                &outlet.collector.overview(),
+                &super::routes::paths(),
+                outlet.source_url.as_deref(),
+            ))
+        }),
         Err(refusal) => *refusal,
     }
 }

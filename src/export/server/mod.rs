@@ -480,7 +480,9 @@ impl ServerBuilder {
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
         let thread = std::thread::Builder::new()
-            .spawn(move || run((listener, access), debug, http::outlet(&clock, self.source_url), clock, stopped, ready))
+            .spawn(move || {
+                run((listener, access), debug, http::outlet(&clock, self.source_url), clock, stopped, ready)
+            })
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked. A fork need not wait for it.
         let outcome = fork::outside(|| outcome.recv());
