@@ -161,7 +161,7 @@ struct Span {
     not_send: PhantomData<*const ()>,
 }
 
-/// What is compared between the beginning and the end.
+/// State that is compared between the beginning and the end.
 #[derive(Clone, Copy, PartialEq)]
 struct Moment {
     base: u32,
