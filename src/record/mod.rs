@@ -2,8 +2,7 @@
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
 //! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], [`trim`],
-//! `file_map` and
-//! [`fork`], and no other file of this folder.
+//! `file_map` and [`fork`], and no other file of this folder.
 
 pub(crate) mod allocator;
 pub(crate) mod append_list;
