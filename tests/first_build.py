@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures the first command of the README in a fresh copy of the sources: crates and seconds of processor time.
 
-More of either than a first try should take fail. Seconds of CPU depend on the machine: `--cpu SECONDS` sets another bound.
+Too many crates fail, and clearly more seconds than the goal: on a machine that does other work as well the same build takes
+more of them. `--cpu SECONDS` sets another bound.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATES, CPU = 90, 140
+CRATES, CPU_GOAL, CPU = 90, 140, 180
 # These variables would make it another build than a new user's.
 FOREIGN = ("CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTC_WRAPPER")
 
@@ -56,7 +57,7 @@ def main():
     messages = map(json.loads, built.stdout.splitlines())
     crates = {message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}
     print(f"cargo build --release --example leaky_service, from nothing: {len(crates)} crates (at most {CRATES}), "
-          f"{seconds:.0f} s of CPU (at most {bound:.0f})")
+          f"{seconds:.0f} s of CPU (the goal is {CPU_GOAL}, at most {bound:.0f})")
     sys.exit(0 if len(crates) <= CRATES and seconds <= bound else 1)
 
 

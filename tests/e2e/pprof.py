@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from xml.etree import ElementTree
 
-from support import EXAMPLES, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
+from support import EXAMPLES, ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
 
 PROTO = pathlib.Path("/usr/share/gocode/src/github.com/google/pprof/proto/profile.proto")
 FLAMEGRAPH = pathlib.Path("/usr/share/perl5/Devel/NYTProf/flamegraph.pl")
@@ -102,6 +102,24 @@ def go_pprof(*arguments):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
     return ended.stdout
+
+
+def profilers_get_what_their_configurations_ask_for():
+    """Each path that is switched on in dashboards/profilers is a gzipped profile, not a difference."""
+    folder = ROOT / "dashboards" / "profilers"
+    alloy = re.findall(r"profile\.(\w+) \{\s*enabled = (\w+)(?:\s*path\s*= \"([^\"]+)\")?\s*\}", (folder / "alloy.alloy").read_text())
+    parca = re.findall(r"^        (\w+):\n          enabled: (\w+)(?:\n          path: (\S+))?", (folder / "parca.yaml").read_text(), re.M)
+    kinds = ["block", "goroutine", "memory", "mutex", "process_cpu"]
+    with Service(env={"HEAPGAUGE_EXPOSE": "pprof"}) as service:
+        service.named()
+        for asked in (alloy, parca):
+            # What an agent asks for unless it is told not to is named, and off.
+            assert sorted(kind for kind, _, _ in asked) == kinds, asked
+            paths = [path for _, enabled, path in asked if enabled == "true"]
+            assert paths == ["/debug/pprof/allocs"], asked
+            for path in paths:
+                found = profile(service.port(), path)
+                assert found.total(1) > found.total(3) > 0 and found.shown() == "alloc_space"
 
 
 def saved(name, data):
@@ -254,4 +272,4 @@ def flame_graphs_are_drawn():
             assert sum(int(title.split("(")[1].split(" ")[0].replace(",", "")) for title in shown) == leak > 0, shown
 
 
-main([all_outlets_show_one_heap, go_tool_pprof_names_the_leak, flame_graphs_are_drawn])
+main([profilers_get_what_their_configurations_ask_for, all_outlets_show_one_heap, go_tool_pprof_names_the_leak, flame_graphs_are_drawn])
