@@ -38,32 +38,81 @@ fn page_bytes() -> Option<u64> {
     })
 }
 
-/// Returns the tightest limit of all directories up to the mount: a limit of any ancestor holds for this process too.
+/// Returns the bytes that the cgroups of this process leave until the tightest of their limits; `None` when there is none.
+/// File pages that the kernel can drop at once count as free.
+pub(crate) fn memory_headroom_bytes() -> Option<u64> {
+    memory_headroom(&|path| std::fs::read_to_string(path).ok())
+}
+
+/// A directory of a memory cgroup with a limit that holds for this process.
+struct LimitedCgroup {
+    limit: u64,
+    directory: PathBuf,
+    names: &'static Names,
+}
+
+/// Names in a version of cgroups: file system, limit, usage, and the key in `memory.stat` of file pages that were not
+/// used lately.
+struct Names {
+    kind: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+    inactive_file: &'static str,
+}
+
+const V1: Names = Names {
+    kind: "cgroup",
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    inactive_file: "total_inactive_file",
+};
+const V2: Names =
+    Names { kind: "cgroup2", limit: "memory.max", usage: "memory.current", inactive_file: "inactive_file" };
+
 fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
-    let cgroup = read(Path::new("/proc/self/cgroup"))?;
-    let mounts = read(Path::new("/proc/self/mountinfo"))?;
-    let mut tightest = None;
+    limited_cgroups(read).iter().map(|cgroup| cgroup.limit).min()
+}
+
+fn memory_headroom(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let headroom = |cgroup: &LimitedCgroup| {
+        let LimitedCgroup { limit, directory, names } = cgroup;
+        let usage: u64 = read(&directory.join(names.usage))?.trim().parse().ok()?;
+        let stat = read(&directory.join("memory.stat")).unwrap_or_default();
+        let inactive =
+            stat.lines().find_map(|line| line.strip_prefix(names.inactive_file)?.trim().parse().ok());
+        Some(limit.saturating_sub(usage.saturating_sub(inactive.unwrap_or(0))))
+    };
+    limited_cgroups(read).iter().filter_map(headroom).min()
+}
+
+/// Finds all directories up to the mount that have a limit: that of any ancestor holds for this process too.
+fn limited_cgroups(read: &dyn Fn(&Path) -> Option<String>) -> Vec<LimitedCgroup> {
+    let mut limited = Vec::new();
+    let (Some(cgroup), Some(mounts)) =
+        (read(Path::new("/proc/self/cgroup")), read(Path::new("/proc/self/mountinfo")))
+    else {
+        return limited;
+    };
     for membership in cgroup.lines() {
         // hierarchy-ID:controllers:path
         let mut parts = membership.splitn(3, ':');
         let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
             continue;
         };
-        let (kind, file) = match (id, controllers) {
-            ("0", "") => ("cgroup2", "memory.max"),
-            (_, names) if names.split(',').any(|name| name == "memory") => {
-                ("cgroup", "memory.limit_in_bytes")
-            }
+        let names = match (id, controllers) {
+            ("0", "") => &V2,
+            (_, names) if names.split(',').any(|name| name == "memory") => &V1,
             _ => continue,
         };
-        for (mount, root) in mounts.lines().filter_map(|line| cgroup_mount(line, kind)) {
+        for (mount, root) in mounts.lines().filter_map(|line| cgroup_mount(line, names.kind)) {
             // In a container without its own cgroup namespace the mount begins below the root.
             let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
             let directory = mount.join(below.strip_prefix("/").unwrap_or(below));
             for ancestor in directory.ancestors() {
-                let limit = read(&ancestor.join(file)).and_then(|text| text.trim().parse::<u64>().ok());
+                let limit =
+                    read(&ancestor.join(names.limit)).and_then(|text| text.trim().parse::<u64>().ok());
                 if let Some(limit) = limit.filter(|&limit| limit < UNLIMITED) {
-                    tightest = Some(tightest.map_or(limit, |other: u64| other.min(limit)));
+                    limited.push(LimitedCgroup { limit, directory: ancestor.to_owned(), names });
                 }
                 if ancestor == mount {
                     break;
@@ -71,7 +120,7 @@ fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
             }
         }
     }
-    tightest
+    limited
 }
 
 /// Returns the mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind (and,
@@ -103,13 +152,30 @@ mod tests {
         memory_limit(&|path| files.get(path).map(|text| text.to_string()))
     }
 
-    const V2: &str = "25 30 0:24 / /proc rw - proc proc rw\n29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
+    const MOUNTS_V2: &str = "25 30 0:24 / /proc rw - proc proc rw\n29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
+
+    /// The directory with the least room decides, which need not be the one with the lowest limit.
+    #[test]
+    fn headroom_is_what_the_fullest_cgroup_leaves() {
+        let files: HashMap<&str, &str> = HashMap::from([
+            ("/proc/self/cgroup", "0::/a.slice/b.service\n"),
+            ("/proc/self/mountinfo", MOUNTS_V2),
+            ("/sys/fs/cgroup/a.slice/b.service/memory.max", "1000000\n"),
+            ("/sys/fs/cgroup/a.slice/b.service/memory.current", "300000\n"),
+            ("/sys/fs/cgroup/a.slice/memory.max", "8000000\n"),
+            ("/sys/fs/cgroup/a.slice/memory.current", "7900000\n"),
+            ("/sys/fs/cgroup/a.slice/memory.stat", "anon 5\ninactive_file 400000\nactive_file 9\n"),
+        ]);
+        let headroom = memory_headroom(&|path| files.get(path.to_str()?).map(|text| text.to_string()));
+        assert_eq!(headroom, Some(500_000));
+        assert_eq!(memory_headroom(&|_| None), None);
+    }
 
     #[test]
     fn v2_takes_the_tightest_limit_on_the_way_up() {
         let files = [
             ("/proc/self/cgroup", "0::/a.slice/b.service\n"),
-            ("/proc/self/mountinfo", V2),
+            ("/proc/self/mountinfo", MOUNTS_V2),
             ("/sys/fs/cgroup/a.slice/b.service/memory.max", "max\n"),
             ("/sys/fs/cgroup/a.slice/memory.max", "134217728\n"),
         ];
@@ -123,7 +189,7 @@ mod tests {
     fn v2_in_a_namespace_of_its_own_reads_the_root() {
         let files = [
             ("/proc/self/cgroup", "0::/\n"),
-            ("/proc/self/mountinfo", V2),
+            ("/proc/self/mountinfo", MOUNTS_V2),
             ("/sys/fs/cgroup/memory.max", "268435456\n"),
         ];
         assert_eq!(limit_of(&files), Some(268_435_456));
@@ -148,7 +214,7 @@ mod tests {
         assert_eq!(limit_of(&[]), None);
         let files = [
             ("/proc/self/cgroup", "garbage\n0::/x\n"),
-            ("/proc/self/mountinfo", V2),
+            ("/proc/self/mountinfo", MOUNTS_V2),
             ("/sys/fs/cgroup/x/memory.max", "max\n"),
         ];
         assert_eq!(limit_of(&files), None);

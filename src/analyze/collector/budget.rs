@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::analyze::process;
 use crate::analyze::symbols::{self, DEFAULT_MAX_OVERHEAD};
 use crate::base::error::Error;
 use crate::record::control;
@@ -43,7 +44,8 @@ pub(super) fn limit() -> u64 {
     }
 }
 
-/// Sets the bytes heapgauge may hold: default 64 MiB, at least 1 MiB. The limit is one for the process.
+/// Sets the bytes heapgauge may hold: at least 1 MiB, by default 64 MiB, or a quarter of what the process's cgroup leaves
+/// free when the first collector is made, if that is less. The limit is one for the process.
 ///
 /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at `[unrecorded]`,
 /// which counts as dropped for want of memory. A quarter to half is for names, which may also use space that tables leave.
@@ -73,10 +75,16 @@ pub fn set_max_overhead(bytes: u64) -> Result<(), Error> {
 }
 
 /// Divides the default limit where none was set yet.
-pub(super) fn divide_default() {
+pub(crate) fn divide_default() {
     if LIMIT.load(Ordering::Relaxed) == 0 {
-        divide(DEFAULT_MAX_OVERHEAD);
+        divide(default_limit(process::memory_headroom_bytes()));
     }
+}
+
+/// Returns the limit of a process that sets none: a quarter of what its cgroup leaves it now, where that is less than the
+/// usual default. Near the cgroup's limit the usual one may be what the kernel ends the process for.
+fn default_limit(headroom: Option<u64>) -> u64 {
+    headroom.map_or(DEFAULT_MAX_OVERHEAD, |bytes| (bytes / 4).clamp(MIN_MAX_OVERHEAD, DEFAULT_MAX_OVERHEAD))
 }
 
 fn divide(limit: u64) {
@@ -115,6 +123,14 @@ mod tests {
                 assert!(of_tables(limit, names, limit) == 0);
             }
         }
+    }
+
+    #[test]
+    fn the_default_is_a_quarter_of_what_a_cgroup_leaves() {
+        assert_eq!(default_limit(None), 64 * MIB);
+        assert_eq!(default_limit(Some(1 << 40)), 64 * MIB);
+        assert_eq!(default_limit(Some(100 * MIB)), 25 * MIB);
+        assert_eq!(default_limit(Some(0)), MIB);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crate::analyze::collector::budget::MIN_MAX_OVERHEAD;
 use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, MAX_DELTA_WINDOW, MAX_TOP_N};
-use crate::analyze::symbols::DEFAULT_MAX_OVERHEAD;
 use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;
@@ -46,7 +45,8 @@ pub(crate) struct Config {
     pub frames: Option<usize>,
     /// Average bytes between samples; 0: every allocation is recorded.
     pub sample: Option<usize>,
-    pub max_overhead: u64,
+    /// `None`: the program's, else the default.
+    pub max_overhead: Option<u64>,
     pub expose: Expose,
     /// Address of the second listener; `None`: there is none.
     pub debug_addr: Option<SocketAddr>,
@@ -64,7 +64,7 @@ impl Default for Config {
             delta_window: DEFAULT_DELTA_WINDOW,
             frames: None,
             sample: None,
-            max_overhead: DEFAULT_MAX_OVERHEAD,
+            max_overhead: None,
             expose: Expose::Metrics,
             debug_addr: Some(DEFAULT_DEBUG_ADDR),
             source_url: None,
@@ -136,8 +136,8 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
         }
         "HEAPGAUGE_MAX_OVERHEAD" => {
             let bytes = size(value)
-                .ok_or("allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB")?;
-            config.max_overhead = bytes.max(MIN_MAX_OVERHEAD);
+                .ok_or("allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking the default")?;
+            config.max_overhead = Some(bytes.max(MIN_MAX_OVERHEAD));
             if bytes < MIN_MAX_OVERHEAD {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
@@ -249,7 +249,7 @@ mod tests {
             delta_window: Duration::from_secs(90),
             frames: Some(64),
             sample: Some(512 << 10),
-            max_overhead: 16 << 20,
+            max_overhead: Some(16 << 20),
             expose: Expose::Pprof,
             debug_addr: Some("[::1]:7".parse().unwrap()),
             source_url: Some("https://git.example/{file}#L{line}".into()),
@@ -313,12 +313,12 @@ mod tests {
             (
                 "HEAPGAUGE_MAX_OVERHEAD",
                 "64mb",
-                "HEAPGAUGE_MAX_OVERHEAD=64mb: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
+                "HEAPGAUGE_MAX_OVERHEAD=64mb: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking the default",
             ),
             (
                 "HEAPGAUGE_MAX_OVERHEAD",
                 "99999999999GiB",
-                "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking 64MiB",
+                "HEAPGAUGE_MAX_OVERHEAD=99999999999GiB: allowed is a number with B, KiB, MiB or GiB, at least 1MiB, taking the default",
             ),
             (
                 "HEAPGAUGE_QUIET",
@@ -350,14 +350,14 @@ mod tests {
     fn less_than_one_mebibyte_of_own_memory_is_one_mebibyte_and_a_line() {
         for (value, bytes) in [("12", 12), ("0", 0), ("1023KiB", 1_047_552)] {
             let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", value)]);
-            assert_eq!(config, Config { max_overhead: 1 << 20, ..Config::default() });
+            assert_eq!(config, Config { max_overhead: Some(1 << 20), ..Config::default() });
             let line = format!(
                 "HEAPGAUGE_MAX_OVERHEAD={value}: this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"
             );
             assert_eq!(problems, [line]);
         }
         let (config, problems) = read(&[("HEAPGAUGE_MAX_OVERHEAD", "1MiB")]);
-        assert_eq!((config.max_overhead, problems), (1 << 20, vec![]));
+        assert_eq!((config.max_overhead, problems), (Some(1 << 20), vec![]));
     }
 
     #[test]
@@ -450,7 +450,7 @@ mod tests {
             assert!(problems.len() <= 1, "{key}={value:?}: {problems:?}");
             for problem in problems {
                 // Beside the default: the floor of the one value that has one.
-                let floor = Config { max_overhead: MIN_MAX_OVERHEAD, ..Config::default() };
+                let floor = Config { max_overhead: Some(MIN_MAX_OVERHEAD), ..Config::default() };
                 let is_floor = problem.ends_with("taking 1MiB") && config == floor;
                 assert!(is_floor || config == Config::default(), "{key}={value:?}");
                 assert!(!problem.contains(char::is_control) && problem.chars().count() < 300, "{problem:?}");

@@ -92,7 +92,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
-/// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | `64MiB` |
+/// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | the program's, else `64MiB` or a quarter of what a cgroup leaves |
 /// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
 /// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
 /// | `HEAPGAUGE_SOURCE_URL` | template of links to sources, see [`ServerBuilder::source_url`] | none |
@@ -143,7 +143,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     if config.on == Some(true) && control::has_allocator() {
         control::start(control::traceback_limit())?;
     }
-    set_max_overhead(config.max_overhead)?;
+    config.max_overhead.map(set_max_overhead).transpose()?;
     let collector = Collector::builder().top_n(config.top_n).delta_window(config.delta_window).build()?;
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
