@@ -10,8 +10,9 @@
 //! [`FOREIGN_STEP`], and the kernel is asked whether a page is mapped before it is read. (Code that switches stacks
 //! often has rules that do not describe the switch.)
 
+use super::arch::{self, WORD};
+use super::eh_frame::{self, Context, Lookup, Parser, RuleFound};
 use super::{Entrance, Gather, fallback, modules};
-use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
 use crate::record::stack_id::cache::StackCache;
@@ -20,91 +21,12 @@ use crate::record::stack_id::frame_layout::{Layout, Places};
 use crate::record::stack_id::frame_layout_cache::Key;
 use crate::record::thread::OwnerState;
 use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
-use crate::record::unwind::rule_cache::{At, Rule, Rules};
-use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
-    UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
-};
+use crate::record::unwind::rule_cache::{EntryRef, Rule, Rules};
 
 pub(super) const AVAILABLE: bool = true;
 
 /// Largest frame accepted on a stack whose bounds are unknown, in bytes.
 const FOREIGN_STEP: usize = 1 << 20;
-
-#[cfg(target_arch = "x86_64")]
-mod arch {
-    use super::WORD;
-    use crate::record::unwind::rule_cache::Rule;
-    use gimli::{Register, Vendor, X86_64};
-    pub(super) const VENDOR: Vendor = Vendor::Default;
-    pub(super) const STACK_POINTER: Register = X86_64::RSP;
-    pub(super) const FRAME_POINTER: Register = X86_64::RBP;
-    pub(super) const RETURN_ADDRESS: Register = X86_64::RA;
-
-    /// Returns the address of the return address, which the call pushed right below the base.
-    #[inline(always)]
-    pub(super) fn return_address_place(base: usize, _rule: Rule) -> usize {
-        base.wrapping_sub(WORD)
-    }
-
-    /// Returns the address of the caller's frame pointer, if it was saved.
-    #[inline(always)]
-    pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
-        rule.saved().map(|saved| base.wrapping_add_signed(saved))
-    }
-
-    /// Returns the word as loaded from the stack.
-    #[inline(always)]
-    pub(super) fn return_address(word: usize) -> usize {
-        word
-    }
-
-    /// Encodes the saved registers for a packed rule: the frame pointer's offset from the base. `None` if the return
-    /// address is not right below the base.
-    pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
-        (return_address == -(WORD as i64)).then_some(frame_pointer)
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-mod arch {
-    use super::WORD;
-    use crate::record::unwind::rule_cache::Rule;
-    use gimli::{AArch64, Register, Vendor};
-    /// Vendor of the rules: without it the parser rejects the rows of functions that sign their return address.
-    pub(super) const VENDOR: Vendor = Vendor::AArch64;
-    pub(super) const STACK_POINTER: Register = AArch64::SP;
-    pub(super) const FRAME_POINTER: Register = AArch64::X29;
-    pub(super) const RETURN_ADDRESS: Register = AArch64::X30;
-
-    /// Returns the address of the link register, which the callee saved as the rule says.
-    #[inline(always)]
-    pub(super) fn return_address_place(base: usize, rule: Rule) -> usize {
-        base.wrapping_add_signed(rule.saved().unwrap_or(-(WORD as isize)) & !1)
-    }
-
-    /// Returns the address of the caller's frame pointer in a frame record: right below the link register.
-    #[inline(always)]
-    pub(super) fn frame_pointer_place(base: usize, rule: Rule) -> Option<usize> {
-        let saved = rule.saved()?;
-        (saved & 1 != 0).then(|| base.wrapping_add_signed((saved & !1) - WORD as isize))
-    }
-
-    /// Encodes the saved registers for a packed rule: the link register's offset from the base, with the lowest bit
-    /// set if the frame pointer is right below it. `None` if that is saved elsewhere.
-    pub(super) fn saved(return_address: i64, frame_pointer: Option<i64>) -> Option<Option<i64>> {
-        match frame_pointer {
-            None => Some(Some(return_address)),
-            Some(place) => (place == return_address - WORD as i64).then_some(Some(return_address | 1)),
-        }
-    }
-
-    /// Removes the signature that pointer authentication puts into the upper bits.
-    #[inline(always)]
-    pub(super) fn return_address(word: usize) -> usize {
-        word & ((1 << 48) - 1)
-    }
-}
 
 /// Reads the word at this address of a stack.
 ///
@@ -319,11 +241,11 @@ fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
 /// Reason for the end of a walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ended {
-    /// At the first frame of the thread.
+    /// EntryRef the first frame of the thread.
     Whole,
-    /// At the limit, at an unknown address, or where the next frame would not be above this one.
+    /// EntryRef the limit, at an unknown address, or where the next frame would not be above this one.
     Cut,
-    /// At a row that a packed rule cannot hold.
+    /// EntryRef a row that a packed rule cannot hold.
     Other,
 }
 
@@ -337,7 +259,7 @@ fn walk<const FOREIGN: bool>(
     gather: &mut Gather<'_>,
     places: &mut Places,
     mut read: impl FnMut(usize) -> Option<usize>,
-    mut rule_of: impl FnMut(Sought) -> Found,
+    mut rule_of: impl FnMut(Lookup) -> RuleFound,
 ) -> Ended {
     let Registers { pc, mut sp, mut fp } = registers;
     let first = sp;
@@ -386,7 +308,7 @@ fn walk<const FOREIGN: bool>(
         sp = base;
         places.push((return_place - first) / WORD);
         let more = gather.push(return_address);
-        at = match rules.follow(at, return_address) {
+        at = match rules.linked(at, return_address) {
             Some(next) => next,
             None => match next_slow(rules, at, return_address, &mut rule_of) {
                 Some(next) => next,
@@ -399,30 +321,16 @@ fn walk<const FOREIGN: bool>(
     }
 }
 
-const WORD: usize = size_of::<usize>();
-
-/// Address to look a rule up for.
-#[derive(Clone, Copy)]
-enum Sought {
-    /// Program counter.
-    Here(usize),
-    /// Return address; the call itself is before it, perhaps in another row.
-    ReturnAddress(usize),
-}
-
-/// Rule of an address, and whether it may be cached: in code that may be unloaded, another function with another
-/// frame can be at the same address by the next walk.
-struct Found {
-    rule: Rule,
-    stays: bool,
-}
-
 #[cold]
 #[inline(never)]
-fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> Found) -> Option<At> {
+fn start_slow(
+    rules: &mut Rules,
+    pc: usize,
+    rule_of: &mut impl FnMut(Lookup) -> RuleFound,
+) -> Option<EntryRef> {
     if rules.find(None, pc).is_none() {
         // The address is in this very code, which stays loaded as long as it runs.
-        rules.insert(pc, rule_of(Sought::Here(pc)).rule)?;
+        rules.insert(pc, rule_of(Lookup::Here(pc)).rule)?;
     }
     let at = rules.find(None, pc)?;
     rules.set_start(at);
@@ -433,16 +341,16 @@ fn start_slow(rules: &mut Rules, pc: usize, rule_of: &mut impl FnMut(Sought) -> 
 #[inline(never)]
 fn next_slow(
     rules: &mut Rules,
-    at: At,
+    at: EntryRef,
     address: usize,
-    rule_of: &mut impl FnMut(Sought) -> Found,
-) -> Option<At> {
+    rule_of: &mut impl FnMut(Lookup) -> RuleFound,
+) -> Option<EntryRef> {
     match rules.find(Some(at), address) {
         Some(next) => Some(next),
         // `at` is invalid after this; the link is made the next time this path is walked.
-        None => match rule_of(Sought::ReturnAddress(address)) {
-            Found { rule, stays: true } => rules.insert(address, rule),
-            Found { rule, stays: false } => rules.pass(address, rule),
+        None => match rule_of(Lookup::ReturnAddress(address)) {
+            RuleFound { rule, stays: true } => rules.insert(address, rule),
+            RuleFound { rule, stays: false } => rules.insert_transient(address, rule),
         },
     }
 }
@@ -457,166 +365,11 @@ fn ended_slow(rule: Rule) -> Ended {
     }
 }
 
-// ── Rules from .eh_frame ────────────────────────────────────────────────────────────────────────
-
-/// Storage for the registers and remembered rows that compilers use. More is an error of the parser, and the row is
-/// then left to the other unwinder.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct Fixed;
-
-impl UnwindContextStorage<usize> for Fixed {
-    type Rules = [(Register, RegisterRule<usize>); 24];
-    type Stack = [UnwindTableRow<usize, Fixed>; 4];
-}
-
-type Context = UnwindContext<usize, Fixed>;
-
-/// Unwind-rule parser with its working memory, which is too large for a small thread's stack.
-struct Parser<'a> {
-    /// Pointer in the thread's state: null until first needed.
-    memory: &'a mut *mut u8,
-}
-
-impl Parser<'_> {
-    /// Looks up the rule of an address.
-    #[cold]
-    #[inline(never)]
-    fn rule(&mut self, sought: Sought) -> Found {
-        let (Sought::Here(address) | Sought::ReturnAddress(address)) = sought;
-        let address =
-            if matches!(sought, Sought::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
-        let stays = modules::stays(address);
-        let unknown = Found { rule: Rule::UNKNOWN, stays };
-        let Some(module) = modules::find(address) else { return unknown };
-        let Some(context) = self.context() else { return unknown };
-        // SAFETY: the module has code on this thread's stack, or is the one that this code is in, so that it stays
-        // loaded until that has returned.
-        let Some(segment) = (unsafe { module.constant_segment() }) else {
-            return Found { rule: Rule::OTHER, stays };
-        };
-        // SAFETY: as above.
-        let section = |start: usize| unsafe { segment.bytes_from(start) };
-        Found { rule: row_rule(context, module.unwind_header, address, section), stays }
-    }
-
-    fn context(&mut self) -> Option<&mut Context> {
-        if self.memory.is_null() {
-            let memory = memory::zeroed::<Context>();
-            if memory.is_null() {
-                return None;
-            }
-            // Acquire: pairs with the Release of `prepare`.
-            let fresh = FRESH.load(Ordering::Acquire);
-            if fresh.is_null() {
-                // SAFETY: fresh memory of its size and alignment.
-                unsafe { memory.write(Context::new_in()) };
-            } else {
-                // SAFETY: both are a `Context`, which holds its rows within itself: a copy byte by byte is
-                // another one, and neither is ever dropped.
-                unsafe { memory.copy_from_nonoverlapping(fresh, 1) };
-            }
-            *self.memory = memory.cast();
-        }
-        // SAFETY: not null, so written above, in memory that only this thread's state refers to.
-        Some(unsafe { &mut *self.memory.cast::<Context>() })
-    }
-}
-
-/// Fresh context to copy, null until prepared. A debug build makes one by way of several copies on the stack, and a
-/// thread's stack may be small: a copy from here takes none of it.
-static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it. `section` gives
-/// the bytes from an address to the end of the header's segment, none for an address outside of it.
-fn row_rule<'a>(
-    context: &mut Context,
-    header: usize,
-    address: usize,
-    section: impl Fn(usize) -> &'a [u8],
-) -> Rule {
-    let Some((start, place)) = description_place(section(header), header, address) else {
-        return Rule::OTHER;
-    };
-    // No compiler counts from the text's base here.
-    let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
-    let mut frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
-    frames.set_vendor(arch::VENDOR);
-    let Some(offset) = place.checked_sub(start) else { return Rule::UNKNOWN };
-    let Ok(description) = frames.fde_from_offset(&bases, EhFrameOffset(offset), EhFrame::cie_from_offset)
-    else {
-        return Rule::UNKNOWN;
-    };
-    if !description.contains(address as u64) {
-        return Rule::UNKNOWN;
-    }
-    if description.is_signal_trampoline() {
-        // The stack ends at the handler. The signal may have come between any two instructions, where rules are not
-        // all right: compilers move instructions without them, and an unwinder that follows such a rule reads
-        // anywhere.
-        return Rule::UNKNOWN;
-    }
-    match description.unwind_info_for_address(&frames, &bases, context, address as u64) {
-        Ok(row) => pack(row).unwrap_or(Rule::OTHER),
-        Err(_) => Rule::OTHER,
-    }
-}
-
-/// Finds the start of `.eh_frame`, and in it the description of the last function that begins at or before the
-/// address. `None` where the header is not in the one form that linkers write.
-///
-/// `gimli`'s own search adds without a check for overflow, which in a debug build would be a panic.
-fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usize, usize)> {
-    // Version and encodings: an address relative to itself, a count, and a sorted table of pairs relative to the
-    // header, of 4 bytes each.
-    let (form, rest) = bytes.split_first_chunk::<4>()?;
-    if *form != [1, 0x1b, 0x03, 0x3b] {
-        return None;
-    }
-    let (start, rest) = rest.split_first_chunk::<4>()?;
-    let (count, table) = rest.split_first_chunk::<4>()?;
-    let from =
-        |place: usize, distance: [u8; 4]| place.wrapping_add_signed(i32::from_ne_bytes(distance) as isize);
-    let table = table.get(..(u32::from_ne_bytes(*count) as usize).checked_mul(8)?)?;
-    let (pairs, _) = table.as_chunks::<8>();
-    let after = pairs.partition_point(|&[a, b, c, d, ..]| from(header, [a, b, c, d]) <= address);
-    let &[.., a, b, c, d] = pairs.get(after.checked_sub(1)?)?;
-    Some((from(header + form.len(), *start), from(header, [a, b, c, d])))
-}
-
-/// Packs the row in 8 bytes; `None` if it does not fit.
-fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
-    let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
-    let from_frame_pointer = match register {
-        arch::STACK_POINTER => false,
-        arch::FRAME_POINTER => true,
-        _ => return None,
-    };
-    let is_word = |place: i64| place % WORD as i64 == 0;
-    let return_address = match row.register(arch::RETURN_ADDRESS) {
-        Some(RegisterRule::Undefined) => return Some(Rule::END),
-        Some(RegisterRule::Offset(place)) if is_word(place) => place,
-        _ => return None,
-    };
-    let frame_pointer = match row.register(arch::FRAME_POINTER) {
-        // A register that calls preserve is unchanged if the row does not mention it.
-        None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => None,
-        Some(RegisterRule::Offset(place)) if is_word(place) => Some(place),
-        _ => return None,
-    };
-    Rule::step(from_frame_pointer, u64::try_from(offset).ok()?, arch::saved(return_address, frame_pointer)?)
-}
-
 // ── Before main ─────────────────────────────────────────────────────────────────────────────────
 
 pub(super) fn prepare() {
     modules::prepare();
-    let fresh = memory::zeroed::<Context>();
-    if !fresh.is_null() {
-        // SAFETY: fresh memory of its size and alignment.
-        unsafe { fresh.write(Context::new_in()) };
-        // Release: publishes the context; pairs with the Acquire of `Parser::context`.
-        FRESH.store(fresh, Ordering::Release);
-    }
+    eh_frame::prepare();
 }
 
 pub(super) fn modules_epoch() -> u64 {

@@ -5,6 +5,10 @@
 //! row that a packed rule cannot hold. Called inside the allocator: it neither allocates through it, nor locks, nor
 //! panics.
 
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod arch;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod eh_frame;
 mod fallback;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod modules;

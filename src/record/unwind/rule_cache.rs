@@ -81,10 +81,10 @@ const LARGEST: usize = 1 << 15;
 /// Entries of the smallest useful table: 24 KiB. With fewer a thread would compute most of its rules again and again.
 const NEEDED: usize = 1 << 10;
 
-/// Reference to an entry in the table of one thread; valid until that table's next [`Rules::insert`], [`Rules::pass`]
+/// Reference to an entry in the table of one thread; valid until that table's next [`Rules::insert`], [`Rules::insert_transient`]
 /// or [`Rules::forget`].
 #[derive(Clone, Copy)]
-pub(crate) struct At(NonNull<Entry>);
+pub(crate) struct EntryRef(NonNull<Entry>);
 
 /// Rule cache of one thread. Zeroed memory is an empty one.
 pub(crate) struct Rules {
@@ -92,9 +92,9 @@ pub(crate) struct Rules {
     /// Number of entries, a power of two, or 0.
     len: usize,
     used: usize,
-    /// Entry that the last walk began at; null, or valid as an [`At`] is.
+    /// Entry that the last walk began at; null, or valid as an [`EntryRef`] is.
     start: *const Entry,
-    /// Entry of [`Rules::pass`]; null until first needed. Allocated apart: entries are used beside `&mut self`.
+    /// Entry of [`Rules::insert_transient`]; null until first needed. Allocated apart: entries are used beside `&mut self`.
     passing: *mut Entry,
     /// Rules epoch of these rules: see `epoch::rules_epoch`.
     pub epoch: u32,
@@ -114,38 +114,38 @@ impl Rules {
 
     /// Returns the rule of an entry.
     #[inline(always)]
-    pub(crate) fn rule(&self, at: At) -> Rule {
-        // SAFETY: `At` comes from this table, and its documentation bounds its validity.
+    pub(crate) fn rule(&self, at: EntryRef) -> Rule {
+        // SAFETY: `EntryRef` comes from this table, and its documentation bounds its validity.
         unsafe { at.0.as_ref() }.rule
     }
 
     /// Follows the link of an entry, if it leads to `address`.
     #[inline(always)]
-    pub(crate) fn follow(&self, at: At, address: usize) -> Option<At> {
+    pub(crate) fn linked(&self, at: EntryRef, address: usize) -> Option<EntryRef> {
         // SAFETY: as in `rule`.
         let link = unsafe { at.0.as_ref() }.link;
         // SAFETY: a link points to NOWHERE or into the same table: `insert` and `forget`, which move
         // or empty the table, reset every link with it.
         let met = unsafe { (*link).address } == address;
         // SAFETY: neither kind of target is null.
-        met.then(|| At(unsafe { NonNull::new_unchecked(link.cast_mut()) }))
+        met.then(|| EntryRef(unsafe { NonNull::new_unchecked(link.cast_mut()) }))
     }
 
     /// Returns the entry of [`Rules::set_start`], if its address is `address`.
     #[inline(always)]
-    pub(crate) fn start(&self, address: usize) -> Option<At> {
+    pub(crate) fn start(&self, address: usize) -> Option<EntryRef> {
         let start = NonNull::new(self.start.cast_mut())?;
         // SAFETY: not null, so set to a place of this table after its last change.
-        (unsafe { start.as_ref() }.address == address).then_some(At(start))
+        (unsafe { start.as_ref() }.address == address).then_some(EntryRef(start))
     }
 
     /// Sets the entry that [`Rules::start`] tries.
-    pub(crate) fn set_start(&mut self, at: At) {
+    pub(crate) fn set_start(&mut self, at: EntryRef) {
         self.start = at.0.as_ptr();
     }
 
     /// Looks an address up, and links the entry it was reached from to its entry.
-    pub(crate) fn find(&mut self, from: Option<At>, address: usize) -> Option<At> {
+    pub(crate) fn find(&mut self, from: Option<EntryRef>, address: usize) -> Option<EntryRef> {
         let at = self.lookup(address)?;
         if let Some(mut from) = from {
             // SAFETY: as in `rule`, and `&mut self` makes it the only access.
@@ -155,7 +155,7 @@ impl Rules {
     }
 
     #[inline]
-    fn lookup(&self, address: usize) -> Option<At> {
+    fn lookup(&self, address: usize) -> Option<EntryRef> {
         if self.len == 0 {
             return None;
         }
@@ -166,7 +166,7 @@ impl Rules {
             // SAFETY: zeroed or written by `insert`.
             let found = unsafe { entry.as_ref() }.address;
             if found == address {
-                return Some(At(entry));
+                return Some(EntryRef(entry));
             }
             if found == 0 {
                 return None;
@@ -175,9 +175,9 @@ impl Rules {
         }
     }
 
-    /// Inserts a rule. Every [`At`] returned before is invalid afterwards. `None` without memory.
+    /// Inserts a rule. Every [`EntryRef`] returned before is invalid afterwards. `None` without memory.
     #[cold]
-    pub(crate) fn insert(&mut self, address: usize, rule: Rule) -> Option<At> {
+    pub(crate) fn insert(&mut self, address: usize, rule: Rule) -> Option<EntryRef> {
         if address == 0 {
             return None;
         }
@@ -196,24 +196,24 @@ impl Rules {
     /// Stores a transient rule, which must not outlive the walk it is needed in: it is never found again, and the
     /// next such rule overwrites it. `None` without memory.
     #[cold]
-    pub(crate) fn pass(&mut self, address: usize, rule: Rule) -> Option<At> {
+    pub(crate) fn insert_transient(&mut self, address: usize, rule: Rule) -> Option<EntryRef> {
         if self.passing.is_null() {
             self.passing = memory::zeroed::<Entry>();
         }
         let passing = NonNull::new(self.passing)?;
         // SAFETY: made for one entry, of this table alone.
         unsafe { passing.write(Entry { address, rule, link: &raw const NOWHERE.0 }) };
-        Some(At(passing))
+        Some(EntryRef(passing))
     }
 
-    fn put(&mut self, address: usize, rule: Rule) -> At {
+    fn put(&mut self, address: usize, rule: Rule) -> EntryRef {
         let mut index = home(address, self.len);
         loop {
             // SAFETY: the index is below `len`, and half of the table is empty.
             let entry = unsafe { &mut *self.entries.add(index) };
             if entry.address == 0 {
                 *entry = Entry { address, rule, link: &raw const NOWHERE.0 };
-                return At(NonNull::from(entry));
+                return EntryRef(NonNull::from(entry));
             }
             index = (index + 1) & (self.len - 1);
         }
@@ -269,7 +269,7 @@ impl Rules {
     /// Frees the table's memory.
     pub(crate) fn free(self) {
         if !self.passing.is_null() {
-            // SAFETY: made by `pass` as one entry; `self` ends here, and the place with it.
+            // SAFETY: made by `insert_transient` as one entry; `self` ends here, and the place with it.
             unsafe { memory::free_array(self.passing, 1) };
         }
         if !self.entries.is_null() {
@@ -324,11 +324,11 @@ mod tests {
             assert_eq!(rules.rule(at), rule);
         }
         let from = rules.find(None, 0x40_0001).unwrap();
-        assert!(rules.follow(from, 0x40_0002).is_none());
+        assert!(rules.linked(from, 0x40_0002).is_none());
         rules.find(Some(from), 0x40_0002).unwrap();
-        let to = rules.follow(from, 0x40_0002).unwrap();
+        let to = rules.linked(from, 0x40_0002).unwrap();
         assert_eq!(rules.rule(to), naive[&0x40_0002]);
-        assert!(rules.follow(from, 0x40_0003).is_none());
+        assert!(rules.linked(from, 0x40_0003).is_none());
         assert!(rules.insert(0, Rule::END).is_none());
         rules.forget();
         assert!(rules.find(None, 0x40_0001).is_none());
@@ -339,15 +339,15 @@ mod tests {
         let mut rules = Rules::new();
         let (first, second) = (Rule::step(false, 8, None).unwrap(), Rule::step(false, 16, None).unwrap());
         let before = rules.insert(0x40_0001, first).unwrap();
-        let at = rules.pass(0x50_0001, second).unwrap();
+        let at = rules.insert_transient(0x50_0001, second).unwrap();
         assert_eq!(rules.rule(at), second);
-        assert!(rules.follow(before, 0x50_0001).is_none());
+        assert!(rules.linked(before, 0x50_0001).is_none());
         assert!(rules.find(Some(at), 0x40_0001).is_some());
-        assert!(rules.follow(at, 0x40_0001).is_some());
+        assert!(rules.linked(at, 0x40_0001).is_some());
         assert!(rules.find(None, 0x50_0001).is_none());
-        let again = rules.pass(0x50_0001, first).unwrap();
+        let again = rules.insert_transient(0x50_0001, first).unwrap();
         assert_eq!(rules.rule(again), first);
-        assert!(rules.follow(again, 0x40_0001).is_none());
+        assert!(rules.linked(again, 0x40_0001).is_none());
     }
 
     #[test]

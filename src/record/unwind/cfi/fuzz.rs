@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::random_input::{Random, inputs};
+use crate::record::unwind::eh_frame::{description_place, row_rule};
 use std::cell::Cell;
 
 /// Copy of this executable's own unwind sections.
@@ -162,8 +163,8 @@ fn walks_of_arbitrary_stacks_stay_inside_and_end() {
             Some(words[(address - sp) / WORD % words.len()])
         };
         let seed = random.next();
-        let rule_of = |sought: Sought| {
-            let (Sought::Here(address) | Sought::ReturnAddress(address)) = sought;
+        let rule_of = |lookup: Lookup| {
+            let (Lookup::Here(address) | Lookup::ReturnAddress(address)) = lookup;
             let mut random = (address as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let mut below = |end: u64| {
                 random = random.rotate_left(23).wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
@@ -180,7 +181,7 @@ fn walks_of_arbitrary_stacks_stay_inside_and_end() {
                     Rule::step(below(3) == 0, 8 + 8 * below(12), saved).unwrap_or(Rule::UNKNOWN)
                 }
             };
-            Found { rule, stays: below(8) > 0 }
+            RuleFound { rule, stays: below(8) > 0 }
         };
         let registers = Registers { pc: 0x40_0000 + random.below(200), sp, fp: sp + random.below(64) * 4 };
         let limit = 1 + random.below(MAX_ADDRESSES);

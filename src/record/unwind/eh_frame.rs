@@ -1,0 +1,185 @@
+//! The `.eh_frame` section of a module → the unwind rule of an address, packed. [`gimli`] parses the row.
+
+use crate::base::atomics::{AtomicPtr, Ordering};
+use crate::record::memory;
+use crate::record::unwind::arch::{self, WORD};
+use crate::record::unwind::modules;
+use crate::record::unwind::rule_cache::Rule;
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
+    UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
+};
+
+/// Address to look a rule up for.
+#[derive(Clone, Copy)]
+pub(super) enum Lookup {
+    /// Program counter.
+    Here(usize),
+    /// Return address; the call itself is before it, perhaps in another row.
+    ReturnAddress(usize),
+}
+
+/// Rule of an address, and whether it may be cached: in code that may be unloaded, another function with another
+/// frame can be at the same address by the next walk.
+pub(super) struct RuleFound {
+    pub(super) rule: Rule,
+    pub(super) stays: bool,
+}
+
+/// Storage for the registers and remembered rows that compilers use. More is an error of the parser, and the row is
+/// then left to the other unwinder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Fixed;
+
+impl UnwindContextStorage<usize> for Fixed {
+    type Rules = [(Register, RegisterRule<usize>); 24];
+    type Stack = [UnwindTableRow<usize, Fixed>; 4];
+}
+
+pub(super) type Context = UnwindContext<usize, Fixed>;
+
+/// Unwind-rule parser with its working memory, which is too large for a small thread's stack.
+pub(super) struct Parser<'a> {
+    /// Pointer in the thread's state: null until first needed.
+    pub(super) memory: &'a mut *mut u8,
+}
+
+impl Parser<'_> {
+    /// Looks up the rule of an address.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn rule(&mut self, lookup: Lookup) -> RuleFound {
+        let (Lookup::Here(address) | Lookup::ReturnAddress(address)) = lookup;
+        let address =
+            if matches!(lookup, Lookup::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
+        let stays = modules::stays(address);
+        let unknown = RuleFound { rule: Rule::UNKNOWN, stays };
+        let Some(module) = modules::find(address) else { return unknown };
+        let Some(context) = self.context() else { return unknown };
+        // SAFETY: the module has code on this thread's stack, or is the one that this code is in, so that it stays
+        // loaded until that has returned.
+        let Some(segment) = (unsafe { module.constant_segment() }) else {
+            return RuleFound { rule: Rule::OTHER, stays };
+        };
+        // SAFETY: as above.
+        let section = |start: usize| unsafe { segment.bytes_from(start) };
+        RuleFound { rule: row_rule(context, module.unwind_header, address, section), stays }
+    }
+
+    fn context(&mut self) -> Option<&mut Context> {
+        if self.memory.is_null() {
+            let memory = memory::zeroed::<Context>();
+            if memory.is_null() {
+                return None;
+            }
+            // Acquire: pairs with the Release of `prepare`.
+            let fresh = FRESH.load(Ordering::Acquire);
+            if fresh.is_null() {
+                // SAFETY: fresh memory of its size and alignment.
+                unsafe { memory.write(Context::new_in()) };
+            } else {
+                // SAFETY: both are a `Context`, which holds its rows within itself: a copy byte by byte is
+                // another one, and neither is ever dropped.
+                unsafe { memory.copy_from_nonoverlapping(fresh, 1) };
+            }
+            *self.memory = memory.cast();
+        }
+        // SAFETY: not null, so written above, in memory that only this thread's state refers to.
+        Some(unsafe { &mut *self.memory.cast::<Context>() })
+    }
+}
+
+/// Fresh context to copy, null until prepared. A debug build makes one by way of several copies on the stack, and a
+/// thread's stack may be small: a copy from here takes none of it.
+static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it. `section` gives
+/// the bytes from an address to the end of the header's segment, none for an address outside of it.
+pub(super) fn row_rule<'a>(
+    context: &mut Context,
+    header: usize,
+    address: usize,
+    section: impl Fn(usize) -> &'a [u8],
+) -> Rule {
+    let Some((start, place)) = description_place(section(header), header, address) else {
+        return Rule::OTHER;
+    };
+    // No compiler counts from the text's base here.
+    let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
+    let mut frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
+    frames.set_vendor(arch::VENDOR);
+    let Some(offset) = place.checked_sub(start) else { return Rule::UNKNOWN };
+    let Ok(description) = frames.fde_from_offset(&bases, EhFrameOffset(offset), EhFrame::cie_from_offset)
+    else {
+        return Rule::UNKNOWN;
+    };
+    if !description.contains(address as u64) {
+        return Rule::UNKNOWN;
+    }
+    if description.is_signal_trampoline() {
+        // The stack ends at the handler. The signal may have come between any two instructions, where rules are not
+        // all right: compilers move instructions without them, and an unwinder that follows such a rule reads
+        // anywhere.
+        return Rule::UNKNOWN;
+    }
+    match description.unwind_info_for_address(&frames, &bases, context, address as u64) {
+        Ok(row) => pack(row).unwrap_or(Rule::OTHER),
+        Err(_) => Rule::OTHER,
+    }
+}
+
+/// Finds the start of `.eh_frame`, and in it the description of the last function that begins at or before the
+/// address. `None` where the header is not in the one form that linkers write.
+///
+/// `gimli`'s own search adds without a check for overflow, which in a debug build would be a panic.
+pub(super) fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usize, usize)> {
+    // Version and encodings: an address relative to itself, a count, and a sorted table of pairs relative to the
+    // header, of 4 bytes each.
+    let (form, rest) = bytes.split_first_chunk::<4>()?;
+    if *form != [1, 0x1b, 0x03, 0x3b] {
+        return None;
+    }
+    let (start, rest) = rest.split_first_chunk::<4>()?;
+    let (count, table) = rest.split_first_chunk::<4>()?;
+    let from =
+        |place: usize, distance: [u8; 4]| place.wrapping_add_signed(i32::from_ne_bytes(distance) as isize);
+    let table = table.get(..(u32::from_ne_bytes(*count) as usize).checked_mul(8)?)?;
+    let (pairs, _) = table.as_chunks::<8>();
+    let after = pairs.partition_point(|&[a, b, c, d, ..]| from(header, [a, b, c, d]) <= address);
+    let &[.., a, b, c, d] = pairs.get(after.checked_sub(1)?)?;
+    Some((from(header + form.len(), *start), from(header, [a, b, c, d])))
+}
+
+/// Packs the row in 8 bytes; `None` if it does not fit.
+pub(super) fn pack(row: &UnwindTableRow<usize, Fixed>) -> Option<Rule> {
+    let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
+    let from_frame_pointer = match register {
+        arch::STACK_POINTER => false,
+        arch::FRAME_POINTER => true,
+        _ => return None,
+    };
+    let is_word = |place: i64| place % WORD as i64 == 0;
+    let return_address = match row.register(arch::RETURN_ADDRESS) {
+        Some(RegisterRule::Undefined) => return Some(Rule::END),
+        Some(RegisterRule::Offset(place)) if is_word(place) => place,
+        _ => return None,
+    };
+    let frame_pointer = match row.register(arch::FRAME_POINTER) {
+        // A register that calls preserve is unchanged if the row does not mention it.
+        None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => None,
+        Some(RegisterRule::Offset(place)) if is_word(place) => Some(place),
+        _ => return None,
+    };
+    Rule::step(from_frame_pointer, u64::try_from(offset).ok()?, arch::saved(return_address, frame_pointer)?)
+}
+
+/// Makes the context that threads copy. Before `main`.
+pub(super) fn prepare() {
+    let fresh = memory::zeroed::<Context>();
+    if !fresh.is_null() {
+        // SAFETY: fresh memory of its size and alignment.
+        unsafe { fresh.write(Context::new_in()) };
+        // Release: publishes the context; pairs with the Acquire of `Parser::context`.
+        FRESH.store(fresh, Ordering::Release);
+    }
+}
