@@ -1,4 +1,5 @@
 //! Tests the server and its paths over real connections. A test that counts the whole process has a process of its own.
+//! Tests of addresses other than loopback listen on `0.0.0.0`, the only one that every machine has, at a free port and for a moment.
 #![cfg(feature = "http")]
 
 #[path = "../support/client.rs"]
