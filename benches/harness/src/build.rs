@@ -55,7 +55,7 @@ fn link_in_orders(sides: &[&'static Side], results: &mut Results) {
             let place = in_order(side, order);
             let _ = std::fs::remove_file(&place);
             let sections = format!("link-arg=-Wl,--shuffle-sections=*={}", order + 1);
-            let mut cargo = stock_cargo("rustc", side);
+            let mut cargo = side_cargo("rustc", side);
             done(cargo.args(["-p", &package(side), "--", "-C", &sections]))?;
             let copied = place.parent().map(std::fs::create_dir_all).transpose();
             copied.and_then(|_| std::fs::copy(stock(side), &place)).map_err(|error| error.to_string())?;
@@ -97,9 +97,30 @@ pub fn all(sides: &[&'static Side], results: &mut Results) {
     }
 }
 
+/// Returns the binary of the service under this allocator.
+pub fn service_binary(name: &str) -> PathBuf {
+    target(false).join("services").join(name)
+}
+
+/// Builds the service under this allocator: the name of a feature, or `system`.
+pub fn service(name: &str) -> Result<(), String> {
+    let mut cargo = stock_cargo("build");
+    cargo.args(["-p", "service"]);
+    if name != "system" {
+        cargo.args(["--features", name]);
+    }
+    done(cargo.arg("--target-dir").arg(target(false)))?;
+    let place = service_binary(name);
+    let copied = place.parent().map(std::fs::create_dir_all).transpose();
+    copied
+        .and_then(|_| std::fs::copy(target(false).join("release").join("service"), place))
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
 fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
     let Some(first) = sides.first() else { return Ok(()) };
-    let mut cargo = stock_cargo("build", first);
+    let mut cargo = side_cargo("build", first);
     if any_compiler {
         cargo.arg("--ignore-rust-version");
     }
@@ -110,16 +131,21 @@ fn cargo(sides: &[&Side], any_compiler: bool) -> Result<(), String> {
 }
 
 /// Returns the cargo command of a stock build, without flags from the caller's environment.
-fn stock_cargo(command: &str, side: &Side) -> Command {
+fn stock_cargo(command: &str) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
         .args([command, "--quiet", "--release", "--message-format", "short"])
-        .arg("--target-dir")
-        .arg(target(side.frame_pointers))
         .current_dir(root())
         .stdout(Stdio::null())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("RUSTFLAGS");
+    cargo
+}
+
+/// Returns the cargo command of a stock build of a side.
+fn side_cargo(command: &str, side: &Side) -> Command {
+    let mut cargo = stock_cargo(command);
+    cargo.arg("--target-dir").arg(target(side.frame_pointers));
     if side.frame_pointers {
         cargo.env("RUSTFLAGS", "-C force-frame-pointers=yes");
     }

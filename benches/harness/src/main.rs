@@ -8,8 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod load;
 mod process;
 mod processor;
+#[path = "../../service/src/requests.rs"]
+mod requests;
+mod service;
 mod sides;
 mod stats;
 mod tables;
@@ -37,13 +41,17 @@ const RESIDENT: [&str; 7] = ["rss-0", "rss-64", "rss-256", "rss-1024", "rss-4096
 /// Workloads that measure a collection of so many stacks. heapgauge only.
 const COLLECT: [&str; 3] = ["collect-1000", "collect-10000", "collect-100000"];
 
+/// The workload that is a web service.
+const SERVICE: &str = "service";
+
 /// Runs heapgauge and its peers against the bare allocators and prints the tables of benches/README.md as Markdown.
 ///
 /// Workloads: json-1 and json-2 (parse 100 kB of JSON into values, in one and two threads; nearly nothing but
 /// allocations), html (parse a page), script (a script interpreter), deep-5, deep-25, deep-60 (one Box allocated
 /// and freed under so many frames), branch (recursion that allocates from 20,000 distinct stacks), frames (deep
 /// with 64 frames recorded), rss (resident bytes a live block, by size), tables (bytes a stack, a thread, a
-/// stack in one more thread), collect (milliseconds a collection, and the loss of a thread that allocates meanwhile).
+/// stack in one more thread), collect (milliseconds a collection, and the loss of a thread that allocates meanwhile),
+/// service (an axum service: CPU a request).
 /// benches/README.md explains the method.
 ///
 /// Peers run as their documentation shows them, with every block recorded; heapscope and pprof-alloc are built
@@ -70,6 +78,12 @@ struct Options {
     /// Only workloads whose name is or begins with one of these (comma-separated): `json`, `deep-25`, `rss`.
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
+    /// Requests that a process of the service is measured for.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    requests: u64,
+    /// Requests a second that the service gets; else as many as it answers.
+    #[arg(long)]
+    rate: Option<f64>,
     /// Writes the result of each process to this file, a line a process.
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
@@ -111,13 +125,22 @@ fn main() {
                     || workload.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
             })
     };
-    let all = TIMED.iter().chain(&FRAMES).chain(&RESIDENT).chain(["tables"].iter()).chain(&COLLECT);
+    let all = TIMED.iter().chain(&FRAMES).chain(&RESIDENT).chain(&["tables", SERVICE]).chain(&COLLECT);
     for name in &options.workloads {
         let known = all.clone().any(|workload| workload.split('-').next() == Some(name) || workload == name);
         if !known {
             eprintln!("error: no workload is called {name:?}");
             std::process::exit(2);
         }
+    }
+    if wanted(SERVICE) {
+        match service::run(&options.sides, options.rounds, options.requests, options.rate) {
+            Ok(table) => println!("{table}"),
+            Err(reason) => eprintln!("error: the service: {reason}"),
+        }
+    }
+    if options.workloads.iter().all(|name| name == SERVICE) && !options.workloads.is_empty() {
+        return;
     }
     let chosen: Vec<&Side> = SIDES
         .iter()
