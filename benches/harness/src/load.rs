@@ -36,7 +36,8 @@ pub fn send(
                     own.map(|number| {
                         let due = match rate {
                             Some(rate) => {
-                                let due = begin + Duration::from_secs_f64((number - numbers.start) as f64 / rate);
+                                let due =
+                                    begin + Duration::from_secs_f64((number - numbers.start) as f64 / rate);
                                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                                 due
                             }
@@ -88,11 +89,16 @@ impl Connection {
             Ok(stream)
         };
         let stream = open().map_err(|error: std::io::Error| format!("{address}: {error}"))?;
-        Ok(Connection { stream: BufReader::with_capacity(64 << 10, stream), head: String::new(), body: vec![] })
+        Ok(Connection {
+            stream: BufReader::with_capacity(64 << 10, stream),
+            head: String::new(),
+            body: vec![],
+        })
     }
 
     fn ask(&mut self, asked: &Asked) -> Result<(), String> {
-        let answered = self.try_ask(asked).map_err(|error| format!("{} {}: {error}", asked.method, asked.path))?;
+        let answered =
+            self.try_ask(asked).map_err(|error| format!("{} {}: {error}", asked.method, asked.path))?;
         match answered.strip_prefix("HTTP/1.1 2") {
             Some(_) => Ok(()),
             None => Err(format!("{} {}: {}", asked.method, asked.path, answered.trim())),

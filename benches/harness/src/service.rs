@@ -88,7 +88,8 @@ fn table(kinds: &[&Kind], samples: &[Vec<Sample>], allocations: f64, rate: Optio
         let base = kinds.iter().position(|other| Some(other.name) == kind.base);
         let ratio = |value: fn(&Sample) -> f64| {
             let Some(base) = base else { return String::from("1") };
-            let ratios: Vec<f64> = own.iter().zip(&samples[base]).map(|(own, base)| value(own) / value(base)).collect();
+            let ratios: Vec<f64> =
+                own.iter().zip(&samples[base]).map(|(own, base)| value(own) / value(base)).collect();
             let at = |share| quantile(&ratios, share);
             format!("{:.2} ({:.2}–{:.2}) of {}", at(0.5), at(0.25), at(0.75), kinds[base].name)
         };
@@ -125,9 +126,7 @@ fn measure(binary: &Path, round: u32, requests: u64, rate: Option<f64>) -> Resul
         let number = |of: &Value| of[key].as_f64().unwrap_or(f64::NAN);
         (number(&after) - number(&before)) / requests as f64
     };
-    let at = |share: f64| {
-        answered.latencies[((requests - 1) as f64 * share) as usize].as_secs_f64() * 1e3
-    };
+    let at = |share: f64| answered.latencies[((requests - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     service.end();
     Ok(Sample {
         user: each("user_us"),
@@ -194,6 +193,8 @@ mod tests {
 
     #[test]
     fn every_base_is_a_side() {
-        assert!(KINDS.iter().filter_map(|kind| kind.base).all(|base| KINDS.iter().any(|kind| kind.name == base)));
+        assert!(
+            KINDS.iter().filter_map(|kind| kind.base).all(|base| KINDS.iter().any(|kind| kind.name == base))
+        );
     }
 }

@@ -130,7 +130,8 @@ async fn measured(request: Request, next: Next) -> Response {
     let begin = Instant::now();
     let response = next.run(request).await;
     let status = response.status().as_u16().to_string();
-    metrics::counter!("requests_total", "method" => method, "path" => path.clone(), "status" => status).increment(1);
+    metrics::counter!("requests_total", "method" => method, "path" => path.clone(), "status" => status)
+        .increment(1);
     metrics::histogram!("request_seconds", "path" => path).record(begin.elapsed().as_secs_f64());
     response
 }
@@ -145,7 +146,10 @@ async fn add(
     Json(mut order): Json<Order>,
 ) -> Result<Response, (StatusCode, String)> {
     if order.items.is_empty() {
-        return Err((StatusCode::UNPROCESSABLE_ENTITY, format!("an order of {} has no items", order.customer)));
+        return Err((
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("an order of {} has no items", order.customer),
+        ));
     }
     let total = total(&order);
     {

@@ -12,7 +12,8 @@ pub async fn answer(router: Router, requests: u64) -> serde_json::Value {
     let mut bytes = 0;
     for number in 0..requests {
         let asked = crate::requests::request(number);
-        let mut request = Request::builder().method(asked.method).uri(&asked.path).header("host", "shop.example");
+        let mut request =
+            Request::builder().method(asked.method).uri(&asked.path).header("host", "shop.example");
         if asked.is_gzip {
             request = request.header("accept-encoding", "gzip");
         }

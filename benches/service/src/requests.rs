@@ -51,7 +51,8 @@ fn customer(numbers: &mut Numbers) -> String {
 }
 
 fn added(numbers: &mut Numbers) -> Asked {
-    let mut body = format!(r#"{{"customer":"{}","city":"city{}","items":["#, customer(numbers), numbers.below(90));
+    let mut body =
+        format!(r#"{{"customer":"{}","city":"city{}","items":["#, customer(numbers), numbers.below(90));
     for item in 0..1 + numbers.below(5) {
         let comma = if item == 0 { "" } else { "," };
         write!(
@@ -71,8 +72,12 @@ fn added(numbers: &mut Numbers) -> Asked {
     }
     body.push(']');
     if numbers.below(3) == 0 {
-        write!(body, r#","notes":{{"gift":"yes","text":"{}"}}"#, "for the garden, please. ".repeat(1 + numbers.below(4) as usize))
-            .expect("a String takes everything");
+        write!(
+            body,
+            r#","notes":{{"gift":"yes","text":"{}"}}"#,
+            "for the garden, please. ".repeat(1 + numbers.below(4) as usize)
+        )
+        .expect("a String takes everything");
     }
     body.push('}');
     Asked { method: "POST", path: "/orders".into(), is_gzip: false, body }
