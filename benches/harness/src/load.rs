@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::requests::{Asked, request};
@@ -14,7 +15,7 @@ pub struct Answered {
     pub latencies: Vec<Duration>,
 }
 
-/// Sends the requests of these numbers, each connection every so manyth of them; at full speed or so many a second.
+/// Sends the requests of these numbers, in order, each over the next free connection; at full speed or so many a second.
 pub fn send(
     address: SocketAddr,
     numbers: std::ops::Range<u64>,
@@ -22,34 +23,30 @@ pub fn send(
     rate: Option<f64>,
 ) -> Result<Answered, String> {
     let ready = Barrier::new(connections as usize);
+    // Taken one by one, so that none is sent long after its neighbours: requests refer to earlier orders.
+    let next = AtomicU64::new(numbers.start);
     let begin = Instant::now();
+    let of_one = || {
+        let connection = Connection::open(address);
+        ready.wait();
+        let (begin, mut connection) = (Instant::now(), connection?);
+        let mut latencies = vec![];
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= numbers.end {
+                return Ok(latencies);
+            }
+            let due = match rate {
+                Some(rate) => begin + Duration::from_secs_f64((number - numbers.start) as f64 / rate),
+                None => Instant::now(),
+            };
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            connection.ask(&request(number))?;
+            latencies.push(due.elapsed());
+        }
+    };
     let all: Vec<Result<Vec<Duration>, String>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..connections)
-            .map(|number| {
-                let (ready, numbers) = (&ready, numbers.clone());
-                scope.spawn(move || {
-                    let connection = Connection::open(address);
-                    ready.wait();
-                    let begin = Instant::now();
-                    let mut connection = connection?;
-                    let own = numbers.clone().skip(number as usize).step_by(connections as usize);
-                    own.map(|number| {
-                        let due = match rate {
-                            Some(rate) => {
-                                let due =
-                                    begin + Duration::from_secs_f64((number - numbers.start) as f64 / rate);
-                                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                                due
-                            }
-                            None => Instant::now(),
-                        };
-                        connection.ask(&request(number))?;
-                        Ok(due.elapsed())
-                    })
-                    .collect()
-                })
-            })
-            .collect();
+        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(of_one)).collect();
         threads.into_iter().map(|thread| thread.join().expect("a connection's thread")).collect()
     });
     let elapsed = begin.elapsed();

@@ -51,11 +51,15 @@ struct Sample {
     allocations: f64,
 }
 
-/// Builds the sides, and returns the table of so many rounds as Markdown.
+/// Builds the sides of these names, or all, and returns the table of so many rounds as Markdown; empty if none is a side
+/// of the service.
 pub fn run(names: &[String], rounds: u32, requests: u64, rate: Option<f64>) -> Result<String, String> {
     let is_named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     let is_base = |name| KINDS.iter().any(|kind| kind.base == Some(name) && is_named(kind.name));
     let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| is_named(kind.name) || is_base(kind.name)).collect();
+    if kinds.is_empty() {
+        return Ok(String::new());
+    }
     for name in kinds.iter().map(|kind| kind.name).chain([COUNTING]) {
         eprintln!("        building the service, {name}");
         build::service(name)?;
