@@ -48,9 +48,9 @@
 //!
 //! * A *block* is one live allocation; its *bytes* are the size the program asked for, not the
 //!   size the allocator rounds that up to.
-//! * A *site* is a function, a file and a line: the most recent frame that is not part of the standard
-//!   library, the allocator or a known container ([`LOOK_THROUGH`]). So a map that grows is charged to
-//!   your line that inserts.
+//! * A *site* is a function, a file and a line of your workspace, the most recent on the stack, and *via*, the crate that
+//!   allocated there if it is another one. A stack without a line of yours goes by its *nearest* frame: the most recent that
+//!   is not part of the standard library, the allocator or a known container ([`LOOK_THROUGH`]).
 //! * A block belongs to the site that allocated it, no matter which thread frees it; one that is resized belongs to
 //!   the site that resized it.
 //! * *live* is allocated minus freed. *delta* is live now minus live in the *baseline*, a snapshot that
@@ -115,7 +115,7 @@ pub use analyze::snapshot::group::GroupBy;
 pub use analyze::snapshot::order::Order;
 pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
-pub use analyze::symbols::{LOOK_THROUGH, set_look_through};
+pub use analyze::symbols::{LOOK_THROUGH, SiteFrame, set_look_through, set_own_crates, set_site_frame};
 pub use analyze::testing;
 pub use analyze::traceback_of::traceback_of;
 #[cfg(feature = "axum")]

@@ -179,7 +179,18 @@ impl PartialOrd for Frame {
     }
 }
 
-/// Frames of an allocation, most recent first, beginning with the frame of its site.
+/// Returns the crate of the nearest frame, where it is another one than the site's; else the empty text.
+pub(crate) fn via_of<'a>(nearest: &'a Frame, site: &Frame) -> &'a str {
+    let (krate, via) = (site.crate_name(), nearest.crate_name());
+    if krate == via {
+        return "";
+    }
+    // Code without names goes by its file.
+    nearest.module.as_deref().filter(|_| via == UNKNOWN).unwrap_or(via)
+}
+
+/// Frames of an allocation, most recent first, beginning with the nearest: the most recent that is not the standard
+/// library's, the allocator's or that of a container. [`Traceback::site`] is the one that the block is charged to.
 ///
 /// It prints as its most recent frame. Two tracebacks compare from the oldest frame on, as
 /// `tracemalloc` orders them; [`Traceback::is_truncated`] takes no part in it.
@@ -198,6 +209,8 @@ pub struct Traceback {
     // A frame is shared by every traceback that passes through it: 8 bytes here against 72.
     frames: Arc<[Arc<Frame>]>,
     total_frames: usize,
+    /// Index of the site's frame.
+    site: usize,
 }
 
 impl Traceback {
@@ -222,7 +235,42 @@ impl Traceback {
     pub(crate) fn shared(frames: impl Into<Arc<[Arc<Frame>]>>, total_frames: usize) -> Traceback {
         let frames = frames.into();
         assert!(!frames.is_empty(), "a traceback has at least one frame");
-        Traceback { frames, total_frames }
+        Traceback { frames, total_frames, site: 0 }
+    }
+
+    /// Makes the frame at this index the site's; the last where there are fewer.
+    pub(crate) fn with_site(self, site: usize) -> Traceback {
+        Traceback { site: site.min(self.frames.len() - 1), ..self }
+    }
+
+    /// Returns the index of the site's frame.
+    pub(crate) fn site_index(&self) -> usize {
+        self.site
+    }
+
+    /// Returns the frame that the block is charged to: the most recent of own code; where there is none, the first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
+    /// assert_eq!((traceback.site().line, traceback.via()), (2, ""));
+    /// ```
+    pub fn site(&self) -> &Frame {
+        &self.frames[self.site]
+    }
+
+    /// Returns the crate through which the site's frame holds the block: that of the first frame, where it is another
+    /// one; else the empty text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
+    /// assert_eq!(traceback.via(), "");
+    /// ```
+    pub fn via(&self) -> &str {
+        via_of(&self.frames[0], self.site())
     }
 
     /// Iterates over the frames kept, most recent first; at least one.
@@ -259,7 +307,7 @@ impl Traceback {
         self.total_frames
     }
 
-    /// Returns the frame of the site.
+    /// Returns the first frame.
     ///
     /// # Examples
     ///

@@ -8,7 +8,8 @@ import time
 from support import EXAMPLES, Service, get, main, wait_for
 
 VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_FRAMES",
-             "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_EXPOSE", "HEAPGAUGE_DEBUG_ADDR", "HEAPGAUGE_QUIET"]
+             "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_SITE", "HEAPGAUGE_OWN_CRATES", "HEAPGAUGE_LOOK_THROUGH",
+             "HEAPGAUGE_EXPOSE", "HEAPGAUGE_DEBUG_ADDR", "HEAPGAUGE_QUIET"]
 
 
 def goes_on(service):
@@ -68,6 +69,8 @@ def malformed_values():
     cases = [("HEAPGAUGE", "maybe", "on"), ("HEAPGAUGE_TOP_N", "many", ""), ("HEAPGAUGE_TOP_N", "-1", ""),
              ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
              ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
+             ("HEAPGAUGE_SITE", "mine", "own and nearest"), ("HEAPGAUGE_OWN_CRATES", "shop", "-common::cache"),
+             ("HEAPGAUGE_LOOK_THROUGH", "bytes", "+arena"),
              ("HEAPGAUGE_EXPOSE", "yes please", "metrics, pprof and all"),
              ("HEAPGAUGE_DEBUG_ADDR", "0.0.0.0:9899", "loopback"), ("HEAPGAUGE_SAMPLE", "now and then", "exact")]
     for name, value, allowed in cases:

@@ -39,10 +39,10 @@ def check(text):
     assert sum(exposition.by_site("heap_site_live_bytes").values()) <= live["heap_live_bytes"]
     assert sum(exposition.by_site("heap_site_live_blocks").values()) <= live["heap_live_blocks"]
     for site, labels in info.items():
-        assert set(labels) == {"site", "function", "file", "line", "crate"}, labels
+        assert set(labels) == {"site", "function", "file", "line", "crate", "via"}, labels
         assert len(labels["function"]) <= 120, labels
         if len(labels["function"]) < 120:
-            assert site == fnv1a(labels["function"], labels["file"], labels["line"]), labels
+            assert site == fnv1a(*(labels[name] for name in ["function", "file", "line", "via"])), labels
         assert not labels["file"].startswith(("/root", "/home")), labels
     for sample in exposition.samples:
         assert "\\" not in "".join(sample.labels.values()), sample

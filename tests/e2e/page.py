@@ -545,7 +545,8 @@ def progress_and_trouble_are_visible():
         build = {"version": "0.1.0", "build_id": "", "capture": "cfi", "symbols": "functions"}
         server.answers = canned(many(50), dropped_events=lost, build=build)
         page.wait("it answers again", lambda: "Attribution was lost for 7 events (memory)" in page.one("#alert").text)
-        assert "no line tables" in page.one("#alert").text
+        told = page.one("#alert").text
+        assert "no line tables" in told and "strip = \"none\"" in told, told
         server.answers = canned(many(50), tracking=False)
         page.wait("off", lambda: "Tracking is off" in page.one("#alert").text)
         page.wait("no rows", lambda: page.rows() == [])

@@ -191,10 +191,10 @@ class Exposition:
         return found[0] if found else None
 
 
-def fnv1a(function, file, line):
-    """Returns `site` as documented: FNV-1a 64 over function, NUL, file, NUL, line in decimal."""
+def fnv1a(function, file, line, via=""):
+    """Returns `site` as documented: FNV-1a 64 over function, NUL, file, NUL, line in decimal, and NUL and via behind it."""
     value = 0xCBF29CE484222325
-    for byte in f"{function}\0{file}\0{line}".encode():
+    for byte in f"{function}\0{file}\0{line}{via and chr(0) + via}".encode():
         value = (value ^ byte) * 0x100000001B3 % 2**64
     return f"{value:016x}"
 

@@ -122,6 +122,9 @@ fn every_setting_is_taken() {
         ("HEAPGAUGE_DELTA_WINDOW", "10s"),
         ("HEAPGAUGE_SAMPLE", "exact"),
         ("HEAPGAUGE_MAX_OVERHEAD", "32MiB"),
+        ("HEAPGAUGE_SITE", "nearest"),
+        ("HEAPGAUGE_OWN_CRATES", "+tasks,-common::cache"),
+        ("HEAPGAUGE_LOOK_THROUGH", "+arena,-bytes"),
         ("HEAPGAUGE_EXPOSE", "all"),
         ("HEAPGAUGE_DEBUG_ADDR", "off"),
         ("HEAPGAUGE_SOURCE_URL", "https://git.example/{file}#L{line}"),
@@ -139,8 +142,9 @@ fn what_is_wrong_is_a_line_each_and_the_default() {
     assert_eq!(
         stderr,
         "heapgauge: HEAPGAUGE_COLOUR is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
-         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_EXPOSE, \
-         HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET\n\
+         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_SITE, \
+         HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, \
+         HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET\n\
          heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 25\n"
     );
 }

@@ -146,7 +146,7 @@ fn every_grouping_order_and_past_adds_up() {
     let addr = server.local_addr();
     let held = hold_what_the_post_held();
     let number = post(addr).to_string();
-    for group_by in ["file", "line", "function", "crate", "traceback"] {
+    for group_by in ["file", "line", "function", "crate", "traceback", "nearest", "via"] {
         for sort in ["diff", "growth", "size", "count"] {
             let pasts = ["first", "previous", "5m", &number];
             for since in &pasts[..if sort == "diff" { 4 } else { 1 }] {
@@ -238,7 +238,7 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
         ("=", format!("parameter  is unknown, {parameters}")),
         (
             "group_by=lineno",
-            "parameter group_by is lineno, allowed are file, line, function, crate, traceback\n".to_owned(),
+            "parameter group_by is lineno, allowed are file, line, function, crate, traceback, nearest, via\n".to_owned(),
         ),
         ("sort=name", "parameter sort is name, allowed are diff, growth, size, count\n".to_owned()),
         ("format=xml", "parameter format is xml, allowed are text, json\n".to_owned()),

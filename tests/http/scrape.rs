@@ -34,7 +34,7 @@ fn sites_of<'a>(text: &'a str, family: &str) -> BTreeSet<&'a str> {
 
 /// Returns the label `site` of the only line of `heap_site_info` with these labels.
 fn site<'a>(text: &'a str, file: &str, line: u32) -> Option<&'a str> {
-    let labels = format!(",file=\"{file}\",line=\"{line}\",crate=\"http\"}} 1");
+    let labels = format!(",file=\"{file}\",line=\"{line}\",crate=\"http\",via=\"\"}} 1");
     let mut found = text.lines().filter(|line| line.ends_with(&labels));
     let site = found.next()?.strip_prefix("heap_site_info{site=\"")?.get(..16);
     assert_eq!(found.next(), None);

@@ -53,7 +53,7 @@ fn case_7_no_cumulative_traceback_and_no_unknown_key() {
     let error = "lineno\n".parse::<GroupBy>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"group by: "lineno\n" is not known, allowed are file, line, function, crate, traceback"#
+        r#"group by: "lineno\n" is not known, allowed are file, line, function, crate, traceback, nearest, via"#
     );
 }
 
@@ -330,4 +330,35 @@ fn frames_without_lines_are_told_apart_by_their_names() {
     let rows: Vec<_> = rows.iter().map(|row| (row.name().into_owned(), row.size)).collect();
     let expected = [("app::first", 30), ("app::second", 20), ("app+0x1234", 10)];
     assert_eq!(rows, expected.map(|(name, size)| (name.to_owned(), size)));
+}
+
+#[test]
+fn a_trace_says_which_frame_is_its_site() {
+    let text = r#"{"version": 1, "taken_at": 0.5, "traceback_limit": 32, "build_id": null, "traces": [
+      {"domain": 0, "size": 30, "count": 3, "total_frames": 2, "site": 1, "frames": [
+       {"function": "tokio::task::spawn", "file": "tokio-1.0.0/src/task.rs", "line": 2},
+       {"function": "app::main", "file": "b.rs", "line": 4}]}]}"#;
+    let snapshot = load(text).unwrap();
+    let traceback = &snapshot.traces()[0].traceback;
+    assert_eq!((traceback.site().line(), traceback.via()), (4, "tokio"));
+    let names = |snapshot: &Snapshot, group_by| snapshot.statistics(group_by)[0].name().into_owned();
+    assert_eq!(names(&snapshot, GroupBy::Line), "b.rs:4");
+    assert_eq!(names(&snapshot, GroupBy::Function), "app::main");
+    assert_eq!(names(&snapshot, GroupBy::Crate), "app");
+    assert_eq!(names(&snapshot, GroupBy::Nearest), "tokio-1.0.0/src/task.rs:2");
+    assert_eq!(names(&snapshot, GroupBy::Via), "tokio");
+    assert_eq!(snapshot.filter_traces(&[heapgauge::Filter::include("b.rs")]), snapshot);
+    assert_eq!(snapshot.filter_traces(&[heapgauge::Filter::exclude("b.rs")]).traces(), []);
+
+    let directory = Directory::new();
+    let path = directory.file("saved.json");
+    snapshot.save(&path).unwrap();
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(saved, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    assert_eq!(names(&Snapshot::load(&path).unwrap(), GroupBy::Line), "b.rs:4");
+    // A file of before.
+    let before = load(&text.replace("\"site\": 1, ", "")).unwrap();
+    assert_eq!(names(&before, GroupBy::Line), "tokio-1.0.0/src/task.rs:2");
+    let error = load(&text.replace("\"site\": 1", "\"site\": 2")).unwrap_err().to_string();
+    assert!(error.contains("trace 0 has its site at frame 2 of 2, allowed are 0 to 1"), "{error}");
 }

@@ -4,6 +4,7 @@
 use super::baselines::KeptCounts;
 use super::estimate::{Estimate, LiveStack, fit, total};
 use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
+use super::site_index::SiteIndex;
 use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
 use crate::analyze::live::LiveChange;
@@ -31,7 +32,7 @@ impl State {
         let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
         self.adopt_names(raw, baseline.as_deref());
-        let sums = self.sums(raw.stacks.iter().map(LiveStack::from), baseline.as_deref());
+        let sums = sums(&self.names, raw.stacks.iter().map(LiveStack::from), baseline.as_deref());
         let all = total(totals.into(), baseline.as_deref());
         let (sites, followed) =
             if with_sites { self.rows(raw, &sums, all) } else { (Vec::new(), Vec::new()) };
@@ -103,6 +104,7 @@ impl State {
         BuildInfo {
             version: env!("CARGO_PKG_VERSION"),
             build_id: self.build_id.clone(),
+            site_scheme: symbols::SITE_SCHEME,
             capture: symbols::capture(walker),
             symbols: self.source.symbols(),
         }
@@ -119,27 +121,6 @@ impl State {
             }
         }
         unnamed
-    }
-
-    /// Sums counts by site, in the order of `names.sites`.
-    pub(super) fn sums(
-        &self,
-        living: impl Iterator<Item = LiveStack>,
-        baseline: Option<&KeptCounts>,
-    ) -> Vec<Estimate> {
-        let mut sums = vec![Estimate::default(); self.names.sites.len()];
-        for LiveStack { id, live, variance } in living {
-            let Some(index) = self.names.get(id).filter(|_| !live.is_nothing()) else { continue };
-            sums[index].now.add(live, variance != 0.0);
-            sums[index].variance += variance;
-        }
-        for stack in baseline.into_iter().flat_map(KeptCounts::stacks) {
-            if let Some(index) = self.names.get(stack.id) {
-                sums[index].then.add(stack.live, stack.stderr != 0);
-                sums[index].then_variance += (stack.stderr as f64).powi(2);
-            }
-        }
-        sums
     }
 
     fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: LiveChange) -> Vec<SiteRow> {
@@ -182,4 +163,25 @@ impl State {
         rows.sort_by_key(|row| (Reverse(row.live.now.bytes), row.id()));
         rows
     }
+}
+
+/// Sums counts by site, in the order of `names.sites`.
+pub(super) fn sums(
+    names: &SiteIndex,
+    living: impl Iterator<Item = LiveStack>,
+    baseline: Option<&KeptCounts>,
+) -> Vec<Estimate> {
+    let mut sums = vec![Estimate::default(); names.sites.len()];
+    for LiveStack { id, live, variance } in living {
+        let Some(index) = names.get(id).filter(|_| !live.is_nothing()) else { continue };
+        sums[index].now.add(live, variance != 0.0);
+        sums[index].variance += variance;
+    }
+    for stack in baseline.into_iter().flat_map(KeptCounts::stacks) {
+        if let Some(index) = names.get(stack.id) {
+            sums[index].then.add(stack.live, stack.stderr != 0);
+            sums[index].then_variance += (stack.stderr as f64).powi(2);
+        }
+    }
+    sums
 }

@@ -248,6 +248,11 @@ impl SiteRow {
     pub fn crate_name(&self) -> &str {
         &self.named.krate
     }
+
+    /// Returns the crate through which the line holds its blocks, where that is another one; else the empty text.
+    pub fn via(&self) -> &str {
+        &self.named.via
+    }
 }
 
 impl Report {
@@ -327,6 +332,7 @@ pub struct DroppedEvents {
 pub struct BuildInfo {
     pub(crate) version: &'static str,
     pub(crate) build_id: Arc<str>,
+    pub(crate) site_scheme: &'static str,
     pub(crate) capture: &'static str,
     pub(crate) symbols: &'static str,
 }
@@ -355,6 +361,11 @@ impl BuildInfo {
     /// ```
     pub fn build_id(&self) -> &str {
         &self.build_id
+    }
+
+    /// Returns the version of the way in which sites are chosen and named: ids of another version are of other sites.
+    pub fn site_scheme(&self) -> &str {
+        self.site_scheme
     }
 
     /// Returns the method by which stacks are walked: `cfi` or `backtrace`; `partial` where a part of the program's

@@ -19,6 +19,9 @@ pub(crate) trait HeapSource: Send {
     /// Returns a number that changes when names given before may be wrong.
     fn names_epoch(&self) -> u64;
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
+    /// Returns the nearest frame of a stack as a site.
+    #[cfg(any(feature = "http", test))]
+    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
     #[cfg(any(feature = "http", test))]
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
@@ -48,6 +51,10 @@ impl HeapSource for ThisProcess {
     }
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         symbols::global().site(addresses)
+    }
+    #[cfg(any(feature = "http", test))]
+    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        symbols::global().nearest(addresses).map(Arc::new)
     }
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
         fork::outside(|| symbols::global().resolve(stacks, budget))

@@ -45,6 +45,9 @@ pub(super) struct State {
     pub(super) epoch: Option<u32>,
     pub(super) names_epoch: u64,
     pub(super) names: SiteIndex,
+    /// Nearest frame of each stack, where somebody asked for that view.
+    #[cfg(any(feature = "http", test))]
+    pub(super) nearest: SiteIndex,
     /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
     pub(super) unnamed: Vec<&'static [usize]>,
     /// Time that the next go of naming may take.
@@ -82,6 +85,8 @@ impl State {
             build_id: symbols::build_id().unwrap_or_default().into(),
             epoch: None,
             names: SiteIndex::default(),
+            #[cfg(any(feature = "http", test))]
+            nearest: SiteIndex::default(),
             unnamed: Vec::new(),
             #[cfg(any(feature = "http", test))]
             views: views::Views::default(),
@@ -104,12 +109,20 @@ impl State {
         self.kept_snapshots.clear();
         #[cfg(any(feature = "http", test))]
         self.views.clear();
-        self.names = SiteIndex::default();
+        self.forget_names();
         self.unnamed.clear();
         self.previous = None;
         self.tops.clear();
         self.pending = None;
         self.report = None;
+    }
+
+    fn forget_names(&mut self) {
+        self.names = SiteIndex::default();
+        #[cfg(any(feature = "http", test))]
+        {
+            self.nearest = SiteIndex::default();
+        }
     }
 
     /// Takes a raw snapshot, forgets everything that no longer fits it, and keeps a baseline if due.
@@ -123,7 +136,7 @@ impl State {
         let names_epoch = self.source.names_epoch();
         if self.names_epoch != names_epoch {
             self.names_epoch = names_epoch;
-            self.names = SiteIndex::default();
+            self.forget_names();
         }
         if !raw.tracking {
             self.baselines.clear();

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{LiveStack, total};
+use super::grouping::sums;
 use super::state::{REUSE_FOR, State};
 use super::{Collector, CompareError, PastTotals, Report, Since};
 use crate::analyze::call_tree::StackTotals;
@@ -56,6 +57,8 @@ pub(crate) struct ViewQuery {
     /// Number of the moment; `None`: now.
     pub at: Option<u64>,
     pub since: Since,
+    /// True if the figures are grouped by the nearest frame of each stack, not by its site.
+    pub nearest: bool,
 }
 
 /// Moments that an answer is about.
@@ -104,6 +107,7 @@ pub(crate) struct Stacks {
     old: Arc<KeptCounts>,
     /// First id that has not been looked at.
     next: u32,
+    nearest: bool,
 }
 
 impl Collector {
@@ -130,7 +134,8 @@ impl Collector {
         let _own = control::internal();
         let (view, old, _) = self.lock().resolve_query(query)?;
         let total = total(view.kept.live, Some(&old)).into();
-        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, next: 0 })
+        let nearest = query.nearest;
+        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, next: 0, nearest })
     }
 
     /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
@@ -241,16 +246,20 @@ impl State {
         top: usize,
         points: usize,
     ) -> Result<Sites, CompareError> {
-        let (view, old, _) = self.resolve_query(query)?;
-        let sums = self.sums(view.kept.stacks().map(LiveStack::from), Some(&old));
+        let (view, old, raw) = self.resolve_query(query)?;
+        if query.nearest {
+            self.adopt_nearest(&raw);
+        }
+        let names = if query.nearest { &self.nearest } else { &self.names };
+        let sums = sums(names, view.kept.stacks().map(LiveStack::from), Some(&old));
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.change().into()).collect();
         let all = total(view.kept.live, Some(&old));
         let mut indices: Vec<usize> = (0..sums.len())
-            .filter(|&at| sums[at] != Totals::default() && self.names.sites[at].is_final())
+            .filter(|&at| sums[at] != Totals::default() && names.sites[at].is_final())
             .collect();
         let sites = indices.len();
-        indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), self.names.sites[at].id));
+        indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), names.sites[at].id));
         indices.truncate(top);
 
         let past: Vec<&Arc<KeptCounts>> = spread(self.baselines.all().collect(), points.saturating_sub(1));
@@ -258,7 +267,7 @@ impl State {
         let mut rows: Vec<SiteTotals> = indices
             .iter()
             .map(|&at| SiteTotals {
-                site: self.names.sites[at].clone(),
+                site: names.sites[at].clone(),
                 totals: sums[at],
                 stderr: errors[at].0,
                 diff_stderr: errors[at].1,
@@ -269,7 +278,7 @@ impl State {
         indices.iter().enumerate().for_each(|(row, &at)| row_of[at] = Some(row));
         for (point, kept) in past.iter().enumerate() {
             for stack in kept.stacks() {
-                if let Some(row) = self.names.get(stack.id).and_then(|at| row_of[at]) {
+                if let Some(row) = names.get(stack.id).and_then(|at| row_of[at]) {
                     rows[row].history[point] += stack.live.bytes;
                 }
             }
@@ -278,6 +287,18 @@ impl State {
         let (other, total) = shown.beside(all.into());
         let history_at = past.iter().map(|kept| kept.taken_at).collect();
         Ok(Sites { times: times(&view, &old), rows, sites, other, total, history_at })
+    }
+
+    /// Looks up the nearest frames of the stacks whose sites are known.
+    fn adopt_nearest(&mut self, raw: &RawSnapshot) {
+        for stack in &raw.stacks {
+            if self.names.get(stack.id).is_some()
+                && self.nearest.get(stack.id).is_none()
+                && let Some(site) = self.source.nearest(stack.addresses)
+            {
+                self.nearest.insert(stack.id, site);
+            }
+        }
     }
 
     fn stacks_slice(
@@ -289,6 +310,10 @@ impl State {
         // For the addresses alone: the counts are those of the moment.
         let raw = self.take();
         let limit = if whole { usize::MAX } else { raw.traceback_limit };
+        if stacks.nearest {
+            self.adopt_nearest(&raw);
+        }
+        let names = if stacks.nearest { &self.nearest } else { &self.names };
         let from = stacks.next;
         // All three ascend by id, and a stack that was live then is one of the same epoch now.
         let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
@@ -305,7 +330,7 @@ impl State {
             let none = KeptStack { id, live: Live::default(), stderr: 0 };
             let now = new.next_if(|stack| stack.id == id).unwrap_or(none).live;
             let since = then.next_if(|stack| stack.id == id).unwrap_or(none).live;
-            let site = self.names.get(id).map(|at| &*self.names.sites[at]).filter(|site| site.is_final());
+            let site = names.get(id).map(|at| &*names.sites[at]).filter(|site| site.is_final());
             if !is_wanted(site) {
                 continue;
             }

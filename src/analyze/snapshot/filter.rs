@@ -34,7 +34,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Keeps traces whose most recent frame is in a file that matches `pattern`: `*` matches anything (`/`
+    /// Keeps traces whose site is in a file that matches `pattern`: `*` matches anything (`/`
     /// too), `?` one character, `[a-z]` and `[!a-z]` one of or one but.
     ///
     /// # Examples
@@ -53,7 +53,7 @@ impl Filter {
         }
     }
 
-    /// Drops traces whose most recent frame is in a file that matches `pattern`; see [`Filter::include`].
+    /// Drops traces whose site is in a file that matches `pattern`; see [`Filter::include`].
     ///
     /// # Examples
     ///
@@ -78,7 +78,7 @@ impl Filter {
         self
     }
 
-    /// Matches any frame of a traceback, not only the most recent.
+    /// Matches any frame of a traceback, not only the site's.
     ///
     /// # Examples
     ///
@@ -107,7 +107,7 @@ impl Filter {
     /// Returns whether this filter, alone, leaves the trace in.
     fn keeps(&self, trace: &Trace) -> bool {
         let frames = trace.traceback.shared_frames();
-        let considered = if self.all_frames { frames } else { &frames[..1] };
+        let considered = if self.all_frames { frames } else { &frames[trace.traceback.site_index()..][..1] };
         let matched = considered.iter().any(|frame| self.matches(frame))
             && self.domain.is_none_or(|domain| domain == trace.domain);
         matched == self.inclusive

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Key by which the traces of one row are grouped.
 ///
-/// The cumulative ones count a trace for each of its frames, not only for the most recent; a frame that occurs
+/// The cumulative ones count a trace for each of its frames, not only for the site's; a frame that occurs
 /// several times in a traceback counts once.
 ///
 /// # Examples
@@ -32,17 +32,21 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GroupBy {
-    /// The file of the most recent frame; rows show line 0.
+    /// The file of the site's frame; rows show line 0.
     File,
-    /// File and line of the most recent frame. Without line tables these are the same everywhere: group by
+    /// File and line of the site's frame. Without line tables these are the same everywhere: group by
     /// function then.
     Line,
-    /// The function of the most recent frame.
+    /// The function of the site's frame.
     Function,
-    /// The crate of the most recent frame's function.
+    /// The crate of the site's function.
     Crate,
     /// All frames.
     Traceback,
+    /// File and line of the nearest frame: the library's part.
+    Nearest,
+    /// The crate of the nearest frame's function.
+    Via,
     /// The file of any frame.
     CumulativeFile,
     /// File and line of any frame.
@@ -74,9 +78,20 @@ impl GroupBy {
             GroupBy::Line | GroupBy::CumulativeLine => Ok(GroupBy::CumulativeLine),
             GroupBy::Function | GroupBy::CumulativeFunction => Ok(GroupBy::CumulativeFunction),
             GroupBy::Crate | GroupBy::CumulativeCrate => Ok(GroupBy::CumulativeCrate),
-            GroupBy::Traceback => {
-                Err(Error::new("cumulative: not for traceback, allowed are file, line, function, crate"))
+            GroupBy::Traceback | GroupBy::Nearest | GroupBy::Via => {
+                let name = self.name();
+                Err(Error::new(format_args!(
+                    "cumulative: not for {name}, allowed are file, line, function, crate"
+                )))
             }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            GroupBy::Nearest => "nearest",
+            GroupBy::Via => "via",
+            _ => "traceback",
         }
     }
 
@@ -85,6 +100,9 @@ impl GroupBy {
         matches!(self, CumulativeFile | CumulativeLine | CumulativeFunction | CumulativeCrate)
     }
 }
+
+/// Allowed words, for a message.
+pub(crate) const GROUP_BY: &str = "file, line, function, crate, traceback, nearest, via";
 
 impl FromStr for GroupBy {
     type Err = Error;
@@ -96,9 +114,9 @@ impl FromStr for GroupBy {
             "function" => Ok(GroupBy::Function),
             "crate" => Ok(GroupBy::Crate),
             "traceback" => Ok(GroupBy::Traceback),
-            _ => Err(Error::new(format_args!(
-                "group by: {text:?} is not known, allowed are file, line, function, crate, traceback"
-            ))),
+            "nearest" => Ok(GroupBy::Nearest),
+            "via" => Ok(GroupBy::Via),
+            _ => Err(Error::new(format_args!("group by: {text:?} is not known, allowed are {GROUP_BY}"))),
         }
     }
 }
@@ -162,16 +180,24 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
         }
         seen_frames.clear();
         seen_names.clear();
-        let considered = if group_by.is_cumulative() { frames } else { &frames[..1] };
+        let considered = match group_by {
+            _ if group_by.is_cumulative() => frames,
+            GroupBy::Nearest | GroupBy::Via => &frames[..1],
+            _ => &frames[trace.traceback.site_index()..][..1],
+        };
         for frame in considered {
             let key = match group_by {
                 GroupBy::File | GroupBy::CumulativeFile => Key::File(frame.file.clone()),
                 // Without line tables functions tell frames apart; without symbols, offsets.
-                GroupBy::Line | GroupBy::CumulativeLine if is_named_only(frame) => {
+                GroupBy::Line | GroupBy::Nearest | GroupBy::CumulativeLine if is_named_only(frame) => {
                     Key::Name(frame.name().into())
                 }
-                GroupBy::Line | GroupBy::CumulativeLine => Key::Line(frame.file.clone(), frame.line),
-                GroupBy::Crate | GroupBy::CumulativeCrate => Key::Name(frame.crate_name().into()),
+                GroupBy::Line | GroupBy::Nearest | GroupBy::CumulativeLine => {
+                    Key::Line(frame.file.clone(), frame.line)
+                }
+                GroupBy::Crate | GroupBy::Via | GroupBy::CumulativeCrate => {
+                    Key::Name(frame.crate_name().into())
+                }
                 _ => Key::Name(frame.name().into()),
             };
             // `tracemalloc` adds a trace once for each frame; so do we, but for frames that recur. Functions

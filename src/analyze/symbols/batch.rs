@@ -9,7 +9,7 @@ use super::function_starts::{FunctionStarts, unnamed_frame};
 use super::loaded_modules::{self, Module};
 use super::module_symbols::{Found, ModuleSymbols, NameDetail};
 use super::site::Lost;
-use super::site_rules::CodeOwner;
+use super::site_rules::{CodeOwner, owner_of_module};
 use crate::analyze::frame::Frame;
 use crate::record::control;
 use crate::record::fork;
@@ -243,7 +243,10 @@ impl<'a> Batch<'a> {
 
     fn frames(&mut self, module: Option<usize>, address: usize) -> Vec<(Frame, CodeOwner)> {
         let detail = self.opened.get(&key(module)).map_or(NameDetail::Offsets, |opened| opened.detail);
-        if detail != NameDetail::Lines {
+        // The C library's and the like are no sites, with lines or without.
+        let is_runtime =
+            module.is_some_and(|at| owner_of_module(&self.modules[at].name) == CodeOwner::Standard);
+        if detail != NameDetail::Lines && !is_runtime {
             self.symbols.over_limit.fetch_add(1, Ordering::Relaxed);
         }
         let opened = self.opened.get_mut(&key(module)).filter(|_| detail != NameDetail::Offsets);

@@ -4,7 +4,7 @@
 use super::function_starts::unnamed_frame;
 use super::loaded_modules::{self, Module};
 use super::site::{Lost, Site};
-use super::site_rules::{CodeOwner, SiteRules};
+use super::site_rules::{Choice, CodeOwner, SiteRules, SiteSettings};
 use crate::analyze::frame::{Frame, UNKNOWN};
 use crate::record::fork;
 use std::cell::OnceCell;
@@ -36,7 +36,7 @@ pub(super) struct NameCache {
     /// Time at which lines were last lost for now, and the room they would have needed.
     pub(super) lost_at: Option<Instant>,
     pub(super) lost_room: u64,
-    sites: HashMap<Arc<Frame>, Arc<Site>>,
+    sites: HashMap<(Arc<Frame>, Arc<str>), Arc<Site>>,
     /// Sites by address and length of a stack's interned addresses.
     stacks: HashMap<(usize, usize), Arc<Site>>,
     /// Start of the function, by a frame that goes by module and offset.
@@ -76,40 +76,50 @@ impl NameCache {
             return Some(site.clone());
         }
         let frames = self.frames(addresses, full)?;
-        let (frame, _) = &frames[self.rules.site_position(&frames)];
-        let frame = &self.function_of(frame);
+        let choice = self.rules.choose(&frames);
+        let frame = self.function_of(&frames[choice.site].0);
+        let via = SiteRules::via(&frames, choice);
         if let Some(lost) = self.lost(addresses, full) {
-            let site = Arc::new(Site { lost: Some(lost), ..Site::of(frame) });
+            let site = Arc::new(Site { lost: Some(lost), ..Site::of(&frame, via) });
             if !full {
                 self.stacks.insert(key, site.clone());
             }
             return Some(site);
         }
-        if let Some(site) = self.sites.get(frame) {
+        let of = (frame, Arc::from(via));
+        if let Some(site) = self.sites.get(&of) {
             let site = site.clone();
             self.stacks.insert(key, site.clone());
             return Some(site);
         }
-        let site = Arc::new(Site::of(frame));
+        let site = Arc::new(Site::of(&of.0, via));
         if !full {
-            self.sites.insert(frame.clone(), site.clone());
+            self.sites.insert(of, site.clone());
             self.stacks.insert(key, site.clone());
         }
         Some(site)
     }
 
+    /// Returns the nearest frame of a stack as a site, or `None` while it has no name.
+    #[cfg(any(feature = "http", test))]
+    pub(super) fn nearest(&self, addresses: &[usize], full: bool) -> Option<Site> {
+        let frames = self.frames(addresses, full)?;
+        let frame = self.function_of(&frames[self.rules.choose(&frames).nearest].0);
+        Some(Site { lost: self.lost(addresses, full), ..Site::of(&frame, "") })
+    }
+
     /// Returns whether the site of a stack was chosen among frames that lack their lines for want of memory.
     fn lost(&self, addresses: &[usize], full: bool) -> Option<Lost> {
         let lost = |address: &usize| match self.lost.get(address) {
+            // The C library's and the like are no sites, with lines or without.
+            Some(_) if self.is_standard(*address) => None,
             Some(lost) => Some(*lost),
             None => (full && !self.knows(*address)).then_some(Lost::ForNow),
         };
         let first = addresses.iter().position(|address| lost(address).is_some())?;
         // Where a frame before them is the site whatever they are, nothing is lost.
-        let certain = self.frames(&addresses[..first], full).filter(|_| first > 0).is_some_and(|frames| {
-            let (frame, owner) = &frames[self.rules.site_position(&frames)];
-            self.rules.is_first_choice(frame, *owner)
-        });
+        let frames = self.frames(&addresses[..first], full).filter(|_| first > 0);
+        let certain = frames.is_some_and(|frames| self.rules.choose(&frames).is_certain);
         if certain { None } else { addresses[first..].iter().filter_map(lost).max() }
     }
 
@@ -163,6 +173,15 @@ impl NameCache {
         Some(())
     }
 
+    /// Returns whether all frames of an address are the standard library's or of what runs below it.
+    fn is_standard(&self, address: usize) -> bool {
+        let chain = self
+            .addresses
+            .get(&address)
+            .map(|&(from, count)| &self.chains[from as usize..][..count as usize]);
+        chain.is_some_and(|chain| chain.iter().all(|at| self.frames[*at as usize].1 == CodeOwner::Standard))
+    }
+
     pub(super) fn knows(&self, address: usize) -> bool {
         address <= LOWEST_CODE || self.addresses.contains_key(&address)
     }
@@ -181,14 +200,14 @@ impl NameCache {
         }
     }
 
-    /// Returns the position of the site's frame in a stack.
-    pub(super) fn site_position(&self, frames: &[(Arc<Frame>, CodeOwner)]) -> usize {
-        self.rules.site_position(frames)
+    /// Returns the positions of the nearest frame and of the site's in a stack.
+    pub(super) fn choose(&self, frames: &[(Arc<Frame>, CodeOwner)]) -> Choice {
+        self.rules.choose(frames)
     }
 
-    /// Replaces the rules that sites are chosen by. Sites already given out may change.
-    pub(super) fn set_rules(&mut self, rules: SiteRules) {
-        self.rules = rules;
+    /// Changes the rules that sites are chosen by. Sites already given out may change.
+    pub(super) fn set_rules(&mut self, settings: &SiteSettings) {
+        self.rules.set(settings);
         self.stacks.clear();
     }
 
@@ -255,7 +274,7 @@ impl NameCache {
             + self.chains.capacity() * size_of::<u32>()
             + buckets::<(usize, (u32, u32))>(self.addresses.capacity())
             + buckets::<(usize, Lost)>(self.lost.capacity())
-            + buckets::<(Arc<Frame>, Arc<Site>)>(self.sites.capacity())
+            + buckets::<((Arc<Frame>, Arc<str>), Arc<Site>)>(self.sites.capacity())
             + self.sites.len() * (size_of::<Site>() + COUNTERS)
             + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
             + buckets::<(Frame, u64)>(self.starts.capacity())

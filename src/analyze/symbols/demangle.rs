@@ -10,7 +10,7 @@
 //!   known to belong to Y's crate. So the first segment is the crate that holds the code;
 //! * `<X>::f` and `prefix::<impl X>::f` become `X::f`; where X has no path, `slice::f`, `str::f` and so on
 //!   or, with a prefix, `prefix::f`;
-//! * closures stay as the demangler writes them, `{{closure}}` or `{closure#0}`; `{impl#0}` goes.
+//! * closures and async blocks are named by the function they stand in: `{{closure}}`, `{closure#0}` and `{impl#0}` go.
 #![forbid(unsafe_code)]
 
 /// Crates that make up the standard library, by the first segment of a path.
@@ -50,7 +50,9 @@ pub(super) fn normalise(demangled: &str, home: Option<&str>) -> String {
         } else {
             let end = segment_end(rest);
             let segment = &rest[..end];
-            if !segment.starts_with("{impl#") && !segment.is_empty() {
+            // A closure or an async block is named by the function it stands in, if that is known.
+            let is_part = segment.starts_with("{impl#") || segment.starts_with('{') && !path.is_empty();
+            if !is_part && !segment.is_empty() {
                 path.push(segment.to_owned());
             }
             rest = &rest[end..];
@@ -90,15 +92,23 @@ pub(super) fn first_segment(path: &str) -> Option<&str> {
     plain.then_some(first)
 }
 
-/// Returns whether a symbol's last segment can be the function of the bare name.
-pub(super) fn same_function(path: &str, bare: &str) -> bool {
-    let last = last_segment(path);
-    last == bare || (last == "{{closure}}" && bare.starts_with('{'))
+/// Returns whether the function of a demangled symbol can be that of the bare name.
+pub(super) fn same_function(demangled: &str, bare: &str) -> bool {
+    if demangled.ends_with('}') || bare.starts_with('{') {
+        return demangled.ends_with('}') && bare.starts_with('{');
+    }
+    last_segment(&normalise(demangled, None)) == bare
 }
 
-/// Returns the path of a closure or the body of an `async fn`, which line tables call `{closure#2}` or `{async_fn#0}`,
-/// from the generic arguments of the function that calls it: `call_once<(), app::main::{closure_env#2}>` →
-/// `app::main::{closure#2}`.
+/// Returns whether a demangled symbol is of code that a derive made: of the trait `Clone`, or inside the constant without
+/// a name that macros put their code in.
+pub(super) fn is_generated(demangled: &str) -> bool {
+    demangled.contains("::_::<impl ") || demangled.contains(" as core::clone::Clone>::clone")
+}
+
+/// Returns the function that a closure or the body of an `async fn` stands in, which line tables call `{closure#2}` or
+/// `{async_fn#0}`, from the generic arguments of the function that calls it:
+/// `call_once<(), app::main::{closure_env#2}>` → `app::main`.
 pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Option<String> {
     let (kind, number) = bare.strip_prefix('{')?.split_once('#')?;
     let environment = format!("::{{{kind}_env#{number}");
@@ -106,7 +116,7 @@ pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Opti
     for (at, _) in caller.match_indices(&environment) {
         let begin =
             caller[..at].rfind(['<', '>', ' ', ',', '(', '&', '*', '[']).map_or(0, |before| before + 1);
-        let path = within(&normalise(&caller[begin..at], None), bare);
+        let path = normalise(&caller[begin..at], None);
         if home.is_some_and(|home| first_segment(&path) != Some(home)) {
             continue;
         }
@@ -261,10 +271,7 @@ mod tests {
     fn legacy_symbols() {
         let expected = [
             ("_ZN6expsym4main17hfe1a94fb74ba88d6E", "expsym::main"),
-            (
-                "_ZN6expsym4main28_$u7b$$u7b$closure$u7d$$u7d$17h0affece6ef705dfcE",
-                "expsym::main::{{closure}}",
-            ),
+            ("_ZN6expsym4main28_$u7b$$u7b$closure$u7d$$u7d$17h0affece6ef705dfcE", "expsym::main"),
             (
                 "_ZN57_$LT$alloc..vec..Vec$LT$T$GT$$u20$as$u20$inner..Visit$GT$5visit17hdf051cca67edfe44E",
                 "inner::Visit::visit",
@@ -285,7 +292,7 @@ mod tests {
             ("_ZN5alloc3vec16Vec$LT$T$C$A$GT$4push17h0123456789abcdefE", "alloc::vec::Vec::push"),
             (
                 "_ZN3std2rt10lang_start28_$u7b$$u7b$closure$u7d$$u7d$17hce8bc80e2a52f650E",
-                "std::rt::lang_start::{{closure}}",
+                "std::rt::lang_start",
             ),
         ];
         for (symbol, path) in expected {
@@ -297,10 +304,7 @@ mod tests {
     fn v0_symbols() {
         let expected = [
             ("_RNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal", "std::rt::lang_start_internal"),
-            (
-                "_RNCNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal0B5_",
-                "std::rt::lang_start_internal::{closure#0}",
-            ),
+            ("_RNCNvNtCsjrHSEGnQ3l9_3std2rt19lang_start_internal0B5_", "std::rt::lang_start_internal"),
             (
                 "_RINvNtCsjrHSEGnQ3l9_3std9panicking12catch_unwindiNCNvNtB4_2rt19lang_start_internal0EB4_",
                 "std::panicking::catch_unwind",
@@ -337,7 +341,7 @@ mod tests {
             ("<&T as my_app::Visit>::visit", "my_app::Visit::visit"),
             ("<&my_app::Cache as my_app::Visit>::visit", "my_app::Cache::visit"),
             ("<&'a mut my_app::Cache as my_app::Visit>::visit", "my_app::Cache::visit"),
-            ("<[T] as my_app::Visit>::visit::{{closure}}", "my_app::Visit::visit::{{closure}}"),
+            ("<[T] as my_app::Visit>::visit::{{closure}}", "my_app::Visit::visit"),
             ("<(dyn my_app::Visit + core::marker::Send)>::boxed", "my_app::Visit::boxed"),
             ("<dyn my_app::Visit>::boxed", "my_app::Visit::boxed"),
             ("<[u8]>::to_vec", "slice::to_vec"),
@@ -351,17 +355,16 @@ mod tests {
                 "serde_core::de::impls::<impl serde_core::de::Deserialize for alloc::vec::Vec<T>>::deserialize",
                 "serde_core::de::Deserialize::deserialize",
             ),
-            (
-                "<F as axum::handler::Handler<(M,T1),S>>::call::{{closure}}",
-                "axum::handler::Handler::call::{{closure}}",
-            ),
+            ("<F as axum::handler::Handler<(M,T1),S>>::call::{{closure}}", "axum::handler::Handler::call"),
             ("my_app::run::<fn(u8) -> alloc::vec::Vec<u8>, my_app::main::{closure#0}>", "my_app::run"),
             ("<fn(u8) -> u8 as my_app::Visit>::visit", "my_app::Visit::visit"),
             (
                 "core::ops::function::FnOnce::call_once{{vtable.shim}}",
                 "core::ops::function::FnOnce::call_once{{vtable.shim}}",
             ),
-            ("my_app::main::{closure#0}::{closure#1}", "my_app::main::{closure#0}::{closure#1}"),
+            ("my_app::main::{closure#0}::{closure#1}", "my_app::main"),
+            ("my_app::load::{{closure}}::{{closure}}", "my_app::load"),
+            ("<my_app::Cache as my_app::Store>::get::{async_fn#0}", "my_app::Cache::get"),
             (
                 "<alloc::boxed::Box<dyn core::ops::function::Fn<(A,)> + Output = R> as core::ops::function::FnOnce<A>>::call_once",
                 "alloc::boxed::Box::call_once",
@@ -396,20 +399,14 @@ mod tests {
     #[test]
     fn a_closure_is_named_by_what_its_caller_was_given() {
         let caller = "map<alloc::string::String, u8, &mut expsym::main::{closure_env#0}>";
-        assert_eq!(closure_path("{closure#0}", caller, None).as_deref(), Some("expsym::main::{closure#0}"));
+        assert_eq!(closure_path("{closure#0}", caller, None).as_deref(), Some("expsym::main"));
         assert_eq!(closure_path("{closure#1}", caller, None), None);
         assert_eq!(closure_path("insert", caller, None), None);
         assert_eq!(closure_path("{closure#0}", caller, Some("other")), None);
         let nested = "call<core::Map<std::env::Args, app::{impl#3}::run::{closure#1}::{closure_env#0}<u8>>>";
-        assert_eq!(
-            closure_path("{closure#0}", nested, Some("app")).as_deref(),
-            Some("app::run::{closure#1}::{closure#0}")
-        );
+        assert_eq!(closure_path("{closure#0}", nested, Some("app")).as_deref(), Some("app::run"));
         let future = "poll<app::api::get::{async_fn_env#0}>";
-        assert_eq!(
-            closure_path("{async_fn#0}", future, Some("app")).as_deref(),
-            Some("app::api::get::{async_fn#0}")
-        );
+        assert_eq!(closure_path("{async_fn#0}", future, Some("app")).as_deref(), Some("app::api::get"));
         let two = "both<app::a::{closure_env#0}, app::b::{closure_env#0}>";
         assert_eq!(closure_path("{closure#0}", two, None), None);
     }
@@ -420,6 +417,7 @@ mod tests {
         assert!(same_function("app::main::{{closure}}", "{closure#3}"));
         assert!(same_function("app::get::{{closure}}", "{async_fn#0}"));
         assert!(!same_function("app::Cache::insert", "remove"));
+        assert!(!same_function("app::main::{{closure}}", "main"));
     }
 
     #[test]
@@ -463,6 +461,19 @@ mod tests {
             first_segment(&normal);
             same_function(&normal, &caller);
             closure_path(&name, &caller, random.one(&[None, Some("app")]));
+        }
+    }
+
+    #[test]
+    fn code_of_derives_is_known_by_its_symbol() {
+        for (demangled, is) in [
+            ("app::_::<impl serde_core::de::Deserialize for app::Order>::deserialize", true),
+            ("<app::Order as core::clone::Clone>::clone", true),
+            ("<alloc::vec::Vec<app::Order> as core::clone::Clone>::clone", true),
+            ("<app::Order as app::Store>::clone", false),
+            ("app::orders::load", false),
+        ] {
+            assert_eq!(is_generated(demangled), is, "{demangled}");
         }
     }
 }

@@ -44,13 +44,14 @@ mod source_path;
 mod unwind_table;
 
 use crate::analyze::frame::{Frame, Traceback};
+use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork::Once;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 use batch::{Batch, LEAST_PER_BATCH, fits_never, room_for_names};
 use cache::NameCache;
 use elf::ElfImage;
-use site_rules::{CodeOwner, SiteRules};
+use site_rules::{Choice, CodeOwner};
 use source_path::DebugRoots;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -62,8 +63,11 @@ pub(crate) use loaded_modules::{Mapping, mappings};
 pub(crate) use shared_std::{capture, is_shared as is_standard_library_shared};
 #[cfg(test)]
 pub(crate) use site::Lost;
-pub(crate) use site::Site;
-pub use site_rules::LOOK_THROUGH;
+pub(crate) use site::{SITE_SCHEME, Site};
+pub(crate) use site_rules::SiteSettings;
+#[cfg(feature = "http")]
+pub(crate) use site_rules::signed;
+pub use site_rules::{LOOK_THROUGH, SiteFrame};
 
 /// Number of addresses that are named in their own order, which keeps those of one compilation unit together: the data
 /// parsed for the one serves the next, and can then be dropped.
@@ -113,7 +117,7 @@ pub(crate) struct Symbols {
     max_overhead: AtomicU64,
     /// Part of the limit that only names may use.
     share: AtomicU64,
-    /// Number that changes when names that were lost for want of memory have been forgotten.
+    /// Number that changes when names that were lost for want of memory have been forgotten, and with the rules.
     lost_epoch: AtomicU64,
     /// True if the overhead limit was reached: addresses without a name yet go by module and offset.
     full: AtomicBool,
@@ -121,19 +125,66 @@ pub(crate) struct Symbols {
     quality: Once<&'static str>,
 }
 
-/// Replaces the list of crates whose frames are passed over while a later frame exists, for the whole process.
+/// Changes or replaces the list of crates whose frames are passed over while a later frame exists, for the whole process.
 ///
-/// Sites that were reported before may change. The default is [`LOOK_THROUGH`].
+/// `+name` adds a crate to the published list, [`LOOK_THROUGH`], `-name` takes one from it, and names without a sign replace
+/// it. Sites that were reported before may change.
 ///
 /// # Examples
 ///
 /// ```
-/// heapgauge::set_look_through(heapgauge::LOOK_THROUGH.iter().copied().chain(["my_containers"]));
+/// heapgauge::set_look_through(["+my_containers", "-bytes"])?;
+/// # Ok::<(), heapgauge::Error>(())
 /// ```
-pub fn set_look_through<S: Into<String>>(crates: impl IntoIterator<Item = S>) {
+///
+/// # Errors
+///
+/// If a name can be none of a crate. The message names it.
+pub fn set_look_through<S: Into<String>>(crates: impl IntoIterator<Item = S>) -> Result<(), Error> {
     let _own = control::internal();
-    let crates: Vec<String> = crates.into_iter().map(Into::into).collect();
-    global().set_look_through(&crates);
+    let look_through = Some(crates.into_iter().map(Into::into).collect());
+    change_rules("set_look_through", SiteSettings { look_through, ..SiteSettings::default() })
+}
+
+/// Sets crates and modules that are own code, or not, beside those of the workspace, for the whole process.
+///
+/// The longest name that fits decides. Without line tables the workspace is not known, and only these are own code. Sites
+/// that were reported before may change.
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::set_own_crates(["+company_tasks", "-common::cache"])?;
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If a name has no sign, or can be none of a crate or module. The message names it.
+pub fn set_own_crates<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Result<(), Error> {
+    let _own = control::internal();
+    let own_crates = Some(names.into_iter().map(Into::into).collect());
+    change_rules("set_own_crates", SiteSettings { own_crates, ..SiteSettings::default() })
+}
+
+/// Sets the frame that blocks are charged to, for the whole process. Sites that were reported before may change.
+///
+/// # Examples
+///
+/// ```
+/// heapgauge::set_site_frame(heapgauge::SiteFrame::Own); // which is the default
+/// ```
+pub fn set_site_frame(frame: SiteFrame) {
+    let settings = SiteSettings { frame: Some(frame), ..SiteSettings::default() };
+    global().set_site_rules(&settings);
+}
+
+fn change_rules(setter: &str, settings: SiteSettings) -> Result<(), Error> {
+    if let Some((allowed, name)) = settings.wrong() {
+        return Err(Error::new(format_args!("{setter}: {name:?} is none, allowed are {allowed}")));
+    }
+    global().set_site_rules(&settings);
+    Ok(())
 }
 
 /// Returns the names of this process.
@@ -165,7 +216,15 @@ impl Symbols {
         self.names().site(addresses, self.is_full())
     }
 
-    /// Returns a number that changes whenever names given before may get better: there was no memory for their lines.
+    /// Returns the nearest frame of a stack as a site, or `None` while it has no name.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn nearest(&self, addresses: &'static [usize]) -> Option<Site> {
+        let _own = control::internal();
+        self.names().nearest(addresses, self.is_full())
+    }
+
+    /// Returns a number that changes whenever names given before may be others: there was no memory for their lines, or
+    /// the rules have changed.
     pub(crate) fn lost_epoch(&self) -> u64 {
         self.lost_epoch.load(Ordering::Relaxed)
     }
@@ -183,8 +242,8 @@ impl Symbols {
         self.lost_epoch.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns at most `limit` frames from the site's on, or `None` while the stack has no names. `truncated`: the walk
-    /// ended before the thread's first frame.
+    /// Returns at most `limit` frames from the nearest on, and as many as it takes to the site's; `None` while the stack
+    /// has no names. `truncated`: the walk ended before the thread's first frame.
     pub(crate) fn traceback(
         &self,
         addresses: &'static [usize],
@@ -194,15 +253,16 @@ impl Symbols {
         let _own = control::internal();
         let names = self.names();
         let frames = names.frames(addresses, self.is_full())?;
-        let frames = &frames[names.site_position(&frames)..];
-        let kept = &frames[..frames.len().min(limit.max(1))];
+        let choice = names.choose(&frames);
+        let (frames, site) = (&frames[choice.nearest..], choice.site - choice.nearest);
+        let kept = &frames[..frames.len().min(limit.max(site + 1))];
         let cut = truncated || kept.len() < frames.len();
         let kept: Arc<[Arc<Frame>]> = kept.iter().map(|(frame, _)| frame.clone()).collect();
         let total = kept.len() + usize::from(cut);
-        Some(Traceback::shared(kept, total))
+        Some(Traceback::shared(kept, total).with_site(site))
     }
 
-    /// Returns at most `limit` frames from the site's on, like [`traceback`](Symbols::traceback). An address that has
+    /// Returns at most `limit` frames from the nearest on, like [`traceback`](Symbols::traceback). An address that has
     /// no name goes by module and offset, so that every stack can be shown.
     pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
         let _own = control::internal();
@@ -218,8 +278,8 @@ impl Symbols {
         };
         // With `true` there is nothing it would give up for.
         let _ = names.each_frame(addresses, true, &mut each);
-        let begin = names.site_position(&frames);
-        let kept = places.into_iter().zip(frames).skip(begin).take(limit.max(1));
+        let Choice { nearest, site, .. } = names.choose(&frames);
+        let kept = places.into_iter().zip(frames).skip(nearest).take(limit.max(site - nearest + 1));
         kept.map(|((at, inlined), (frame, _))| Placed { at, inlined, frame }).collect()
     }
 
@@ -304,11 +364,14 @@ impl Symbols {
         self.over_limit.load(Ordering::Relaxed)
     }
 
-    /// Replaces the list of crates a site is looked for behind. Sites already given out may change.
-    fn set_look_through(&self, crates: &[String]) {
+    /// Changes the rules that sites are chosen by. Sites already given out may change.
+    pub(crate) fn set_site_rules(&self, settings: &SiteSettings) {
+        if *settings == SiteSettings::default() {
+            return;
+        }
         let _own = control::internal();
-        let mut names = self.names();
-        names.set_rules(SiteRules::new(crates.iter().map(String::as_str)));
+        self.names().set_rules(settings);
+        self.lost_epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the bytes that opening the program's own line tables takes, an estimate. The first call reads the

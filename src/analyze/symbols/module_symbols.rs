@@ -146,6 +146,7 @@ impl ModuleSymbols {
                 Some(path) if at + 1 == found.len() => Some(path.clone()),
                 _ => demangle(name),
             };
+            let is_generated = symbol.as_deref().is_some_and(demangle::is_generated);
             let function = match symbol {
                 Some(path) => demangle::normalise(&path, home),
                 None => {
@@ -156,6 +157,15 @@ impl ModuleSymbols {
             let mut owner = site_rules::owner_of(&function, path.as_ref());
             if owner == CodeOwner::Program && path.is_none() && self.roots.is_copy_of_standard(&function) {
                 owner = CodeOwner::Standard;
+            }
+            let is_own = || match &path {
+                Some(path) => path.own,
+                None => {
+                    demangle::first_segment(&function).is_some_and(|krate| self.roots.holds_own_crate(krate))
+                }
+            };
+            if owner == CodeOwner::Program && is_own() {
+                owner = if is_generated { CodeOwner::Derived } else { CodeOwner::Own };
             }
             let file = path.as_ref().map_or(UNKNOWN, |path| &path.file);
             let line = if path.is_some() { frame.line } else { 0 };
@@ -184,10 +194,7 @@ impl ModuleSymbols {
         let bare = demangle::normalise(name, None);
         let bias = self.bias;
         let symbols = self.functions()?.names_at(address.wrapping_sub(bias) as u64);
-        symbols
-            .iter()
-            .filter_map(|symbol| demangle(symbol))
-            .find(|path| demangle::same_function(&demangle::normalise(path, None), &bare))
+        symbols.iter().filter_map(|symbol| demangle(symbol)).find(|path| demangle::same_function(path, &bare))
     }
 
     fn source_path(&mut self, path: &str, fallback_crate: Option<&str>) -> SourcePath {

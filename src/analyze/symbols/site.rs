@@ -1,4 +1,4 @@
-//! Site of a block: the function, file and line it is charged to, and the id of the three.
+//! Site of a block: the function, file and line it is charged to, the library it came through, and the id of the four.
 #![forbid(unsafe_code)]
 
 use crate::analyze::frame::Frame;
@@ -8,16 +8,21 @@ use std::sync::Arc;
 /// Longest `function` label, characters.
 const LABEL_CHARS: usize = 120;
 
-/// A (function, file, line) that holds heap, and its id.
+/// Version of the way in which sites are chosen and named: ids of another version are of other sites.
+pub(crate) const SITE_SCHEME: &str = "2";
+
+/// A (function, file, line) that holds heap, perhaps by way of a library, and its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Site {
-    /// FNV-1a 64 over `function \0 file \0 line in decimal`.
+    /// See [`site_id`].
     pub id: u64,
     /// Function, whole; `function_label` cuts it for a label.
     pub function: Arc<str>,
     pub file: Arc<str>,
     pub line: u32,
     pub krate: Arc<str>,
+    /// Crate of the nearest frame, where that is another one; else empty.
+    pub via: Arc<str>,
     /// Set if its line is not known for want of memory, and perhaps not even the frame that is the site.
     pub lost: Option<Lost>,
 }
@@ -37,14 +42,15 @@ impl Site {
         self.lost != Some(Lost::ForNow)
     }
 
-    pub(super) fn of(frame: &Frame) -> Site {
+    pub(super) fn of(frame: &Frame, via: &str) -> Site {
         let function: Arc<str> = match &frame.function {
             Some(function) => function.clone(),
             None => frame.name().into(),
         };
         Site {
-            id: site_id(&function, &frame.file, frame.line),
+            id: site_id(&function, &frame.file, frame.line, via),
             krate: frame.crate_name().into(),
+            via: via.into(),
             file: frame.file.clone(),
             line: frame.line,
             function,
@@ -66,11 +72,13 @@ impl Site {
     }
 }
 
-/// Returns FNV-1a 64 over `function \0 file \0 line in decimal`.
-pub(crate) fn site_id(function: &str, file: &str, line: u32) -> u64 {
+/// Returns FNV-1a 64 over `function \0 file \0 line in decimal`, and `\0 via` behind it where that is not empty.
+pub(crate) fn site_id(function: &str, file: &str, line: u32, via: &str) -> u64 {
     let line = line.to_string();
-    let bytes = [function.as_bytes(), b"\0", file.as_bytes(), b"\0", line.as_bytes()];
-    bytes.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    let between: &[u8] = if via.is_empty() { b"" } else { b"\0" };
+    let parts: [&[u8]; 7] =
+        [function.as_bytes(), b"\0", file.as_bytes(), b"\0", line.as_bytes(), between, via.as_bytes()];
+    parts.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
@@ -89,8 +97,9 @@ mod tests {
         };
         assert_eq!(fnv(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(site_id("f", "a.rs", 42), fnv(b"f\0a.rs\x0042"));
-        let site = Site::of(&Frame::new(Some("shop::run"), "src/main.rs", 7));
+        assert_eq!(site_id("f", "a.rs", 42, ""), fnv(b"f\0a.rs\x0042"));
+        assert_eq!(site_id("f", "a.rs", 42, "tokio"), fnv(b"f\0a.rs\x0042\0tokio"));
+        let site = Site::of(&Frame::new(Some("shop::run"), "src/main.rs", 7), "");
         assert_eq!(site.label(), format!("{:016x}", fnv(b"shop::run\0src/main.rs\x007")));
         assert_eq!((&*site.krate, site.label().len()), ("shop", 16));
     }
@@ -98,11 +107,11 @@ mod tests {
     #[test]
     fn a_label_keeps_the_end_of_a_long_function() {
         let long = format!("shop::{}::ende", "ä".repeat(200));
-        let site = Site::of(&Frame::new(Some(&long), "a.rs", 1));
+        let site = Site::of(&Frame::new(Some(&long), "a.rs", 1), "");
         assert_eq!(site.function_label().chars().count(), 120);
         assert!(long.ends_with(&*site.function_label()));
         assert_eq!(&*site.function, long);
         let exact = "x".repeat(120);
-        assert_eq!(Site::of(&Frame::new(Some(&exact), "a.rs", 1)).function_label(), exact);
+        assert_eq!(Site::of(&Frame::new(Some(&exact), "a.rs", 1), "").function_label(), exact);
     }
 }

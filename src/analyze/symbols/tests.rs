@@ -5,6 +5,7 @@ use super::cache::UNRECORDED;
 use super::site::site_id;
 use super::*;
 use crate::analyze::frame::UNKNOWN;
+use crate::analyze::symbols::site_rules::SiteRules;
 
 fn here() -> &'static [usize] {
     let mut addresses = Vec::new();
@@ -56,7 +57,8 @@ fn a_real_stack_is_named() {
     assert_eq!(truncated.total_frames(), truncated.frames().len() + 1);
     assert!(symbols.memory_bytes() > 0);
 
-    symbols.set_look_through(&["backtrace".to_owned()]);
+    let look_through = Some(vec!["backtrace".to_owned()]);
+    symbols.set_site_rules(&SiteSettings { look_through, ..SiteSettings::default() });
     let again = symbols.site(stack).unwrap();
     assert_eq!(&*again.krate, "backtrace", "looked through only when a later frame exists");
 }
@@ -79,8 +81,8 @@ fn a_stack_of_the_standard_library_alone_goes_by_the_frame_that_wanted_the_block
         standard("start_thread", "sysdeps/nptl/pthread_create.c"),
     ];
     let rules = SiteRules::default();
-    assert_eq!(rules.site_position(&[&ways[..], &wanted].concat()), ways.len());
-    assert_eq!(rules.site_position(&ways), 0, "nothing else is there");
+    assert_eq!(rules.choose(&[&ways[..], &wanted].concat()).site, ways.len());
+    assert_eq!(rules.choose(&ways).site, 0, "nothing else is there");
 }
 
 #[test]
@@ -138,7 +140,7 @@ fn a_stack_that_was_lost_has_a_name_at_once() {
     let symbols = Symbols::new();
     let site = symbols.site(&[]).unwrap();
     assert_eq!((&*site.function, &*site.file, site.line), ("[unrecorded]", "<unknown>", 0));
-    assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0));
+    assert_eq!(site.id, site_id("[unrecorded]", "<unknown>", 0, ""));
     let progress = symbols.resolve(&mut std::iter::once(&[][..]), Duration::ZERO);
     assert_eq!(progress, Progress { named: 1, total: 1, more: false });
 }

@@ -20,7 +20,7 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
         out += &format!("{}\n", Figures::from(row).line());
         // A crate has no file: its name is in the place of a function's.
         let lines = match group_by {
-            GroupBy::Crate => {
+            GroupBy::Crate | GroupBy::Via => {
                 let frame = row.traceback.most_recent();
                 vec![format!("  File \"{}\", line {}, in {}", frame.file, frame.line, row.name())]
             }

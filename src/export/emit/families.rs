@@ -160,8 +160,8 @@ pub(crate) static SITE_INFO: Family = family(
     "heap.site.info",
     Sum,
     Flag,
-    &["site", "function", "file", "line", "crate"],
-    "1; the labels say which line of code a site is.",
+    &["site", "function", "file", "line", "crate", "via"],
+    "1; the labels say which line of code a site is, and through which library it holds its blocks.",
 );
 pub(crate) static SITES: Family =
     family("heap_sites", "heap.sites", Sum, Sites, &[], "Named lines of code that hold live blocks.");
@@ -262,7 +262,7 @@ pub(crate) static BUILD_INFO: Family = family(
     "heap.build_info",
     Sum,
     Flag,
-    &["version", "build_id", "capture", "symbols"],
+    &["version", "build_id", "site_scheme", "capture", "symbols"],
     "1; the labels say what was built and how well it can be named.",
 );
 

@@ -62,6 +62,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
         build: Build {
             version: report.build.version,
             build_id: &report.build.build_id,
+            site_scheme: report.build.site_scheme,
             capture: report.build.capture,
             symbols: report.build.symbols,
         },
@@ -135,6 +136,7 @@ struct Moment {
 struct Build<'a> {
     version: &'a str,
     build_id: &'a str,
+    site_scheme: &'a str,
     capture: &'a str,
     symbols: &'a str,
 }
@@ -154,6 +156,7 @@ pub(crate) fn sites(sites: &Sites) -> String {
                 file: &site.file,
                 line: site.line,
                 krate: &site.krate,
+                via: &site.via,
                 figures: Figures::estimated(totals, *stderr, *diff_stderr),
                 history,
             })
@@ -198,6 +201,7 @@ struct SiteRow<'a> {
     line: u32,
     #[serde(rename = "crate")]
     krate: &'a str,
+    via: &'a str,
     #[serde(flatten)]
     figures: Figures,
     history: &'a [u64],
@@ -384,6 +388,7 @@ mod tests {
             file: "src/a.rs".into(),
             line: 2,
             krate: "app".into(),
+            via: "".into(),
             lost: None,
         };
         let head = json!({"version": 1, "number": 7, "taken_at": 20.5, "since": 10.0});
@@ -408,7 +413,7 @@ mod tests {
             history_at: vec![at(10.0), at(20.5)],
         };
         let named = json!({"site": "00000000000000ab", "function": "app::<f&g>", "file": "src/a.rs", "line": 2,
-            "crate": "app", "history": [25, 30], "stderr": 4, "diff_stderr": 6});
+            "crate": "app", "via": "", "history": [25, 30], "stderr": 4, "diff_stderr": 6});
         let rest = json!({"sites": 1, "history_at": [10.0, 20.5], "rows": [joined(&[&named, &figures(30, 3, 5, 1)])],
             "other": figures(4, 1, 4, 1), "total": figures(34, 4, 9, 2)});
         assert_eq!(parsed(&sites(&found)), joined(&[&head, &rest]));

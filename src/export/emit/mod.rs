@@ -82,8 +82,9 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
         each_site(&families::SITE_LIVE_STDERR_BYTES, &|site| Level(site.live_stderr_bytes));
     }
     for site in &report.sites {
-        let values: [&str; 5] =
-            [&site.site(), &site.function_label(), site.file(), &site.line().to_string(), site.crate_name()];
+        let line = site.line().to_string();
+        let values: [&str; 6] =
+            [&site.site(), &site.function_label(), site.file(), &line, site.crate_name(), site.via()];
         emit(&families::SITE_INFO, labels(&families::SITE_INFO, &values), Level(1));
     }
 
@@ -122,7 +123,7 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     one(&families::SAMPLE_INTERVAL_BYTES, Level(report.sample_interval_bytes));
 
     let build = &report.build;
-    let values = [build.version, &build.build_id, build.capture, build.symbols];
+    let values = [build.version, &build.build_id, build.site_scheme, build.capture, build.symbols];
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
 }
 

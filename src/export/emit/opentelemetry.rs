@@ -353,6 +353,7 @@ mod tests {
             ("function", text("app::line_10")),
             ("line", text("10")),
             ("site", text("000000000000000a")),
+            ("via", text("")),
         ];
         assert_eq!(info.points[0].0, expected.map(|(key, value)| (key.to_owned(), value)).into());
 

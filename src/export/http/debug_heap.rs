@@ -65,7 +65,7 @@ pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["top", "since", "sort", "at", "history"];
+    let keys = ["top", "since", "sort", "at", "history", "by"];
     match asked(&outlet.collector, uri, &keys).await {
         Ok(HeapQuery { asked, order, top, history, .. }) => {
             json(|| Ok(json::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
@@ -75,7 +75,7 @@ pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["site", "function", "file", "line", "crate", "top", "since", "sort", "at"];
+    let keys = ["site", "function", "file", "line", "crate", "via", "by", "top", "since", "sort", "at"];
     let (query, Stacks { times, held, .. }) = match read(&outlet.collector, uri, &keys, false).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,

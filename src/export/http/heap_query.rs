@@ -35,6 +35,7 @@ pub(super) struct Filter {
     file: Option<String>,
     line: Option<u32>,
     krate: Option<String>,
+    via: Option<String>,
 }
 
 impl Filter {
@@ -45,6 +46,7 @@ impl Filter {
             && self.function.as_deref().is_none_or(|function| function == &*site.function)
             && self.file.as_deref().is_none_or(|file| file == &*site.file)
             && self.krate.as_deref().is_none_or(|krate| krate == &*site.krate)
+            && self.via.as_deref().is_none_or(|via| via == &*site.via)
     }
 }
 
@@ -52,7 +54,7 @@ impl HeapQuery {
     /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
-            asked: ViewQuery { at: None, since: Since::Previous },
+            asked: ViewQuery { at: None, since: Since::Previous, nearest: false },
             order: Order::Size,
             top: 100,
             history: 16,
@@ -83,6 +85,14 @@ impl HeapQuery {
                 }
                 "function" => asked.filter.function = Some(value.to_owned()),
                 "file" => asked.filter.file = Some(value.to_owned()),
+                "via" => asked.filter.via = Some(value.to_owned()),
+                "by" => {
+                    asked.asked.nearest = match value {
+                        "site" => false,
+                        "nearest" => true,
+                        _ => return Err("site, nearest"),
+                    };
+                }
                 _ => asked.filter.krate = Some(value.to_owned()),
             }
             Ok(())
@@ -103,9 +113,10 @@ mod tests {
             file: "src/cart.rs".into(),
             line: 7,
             krate: "shop".into(),
+            via: "tokio".into(),
             lost: None,
         };
-        let keys = ["site", "function", "file", "line", "crate", "at"];
+        let keys = ["site", "function", "file", "line", "crate", "via", "by", "at"];
         let admits = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(Some(&site));
         for query in [
             "",
@@ -115,10 +126,14 @@ mod tests {
             "function=shop%3A%3Acart%3A%3Aadd%3C%26%3E",
             "file=src/cart.rs&line=7",
             "crate=shop",
+            "via=tokio",
+            "by=nearest",
         ] {
             assert!(admits(query), "{query}");
         }
-        for query in ["site=000000000000feee", "function=shop", "file=src/cart.rs&line=8", "crate=shop2"] {
+        for query in
+            ["site=000000000000feee", "function=shop", "file=src/cart.rs&line=8", "crate=shop2", "via="]
+        {
             assert!(!admits(query), "{query}");
         }
         let of_no_site = |query: &str| HeapQuery::parse(query, &keys).unwrap().filter.admits(None);
@@ -132,11 +147,12 @@ mod tests {
             ("history=65", "parameter history is 65, allowed are 0 to 64"),
             ("value=count", "parameter value is count, allowed are bytes, blocks, growth"),
             ("nodes=0", "parameter nodes is 0, allowed are 1 to 20000"),
+            ("by=line", "parameter by is line, allowed are site, nearest"),
             ("site=12", "parameter site is 12, allowed are 16 hex digits"),
             ("line=-1", "parameter line is -1, allowed are 0 to 4294967295"),
-            ("crate=a", "parameter crate is unknown, allowed are at, history, value, nodes, site, line"),
+            ("crate=a", "parameter crate is unknown, allowed are at, history, value, nodes, site, line, by"),
         ] {
-            let keys = ["at", "history", "value", "nodes", "site", "line"];
+            let keys = ["at", "history", "value", "nodes", "site", "line", "by"];
             assert_eq!(HeapQuery::parse(query, &keys), Err(line.to_owned()), "{query}");
         }
         let none = HeapQuery::parse("a=b", &[]);

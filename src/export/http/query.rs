@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::REQUEST_TIME;
 use crate::analyze::collector::Since;
 use crate::analyze::profile::ProfileValue;
-use crate::analyze::snapshot::group::GroupBy;
+use crate::analyze::snapshot::group::{GROUP_BY, GroupBy};
 use crate::analyze::snapshot::order::Order;
 use crate::export::input::{self, Quoted, number};
 
@@ -55,7 +55,7 @@ impl Query {
             match key {
                 "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
                 "group_by" => {
-                    asked.group_by = value.parse().map_err(|_| "file, line, function, crate, traceback")?;
+                    asked.group_by = value.parse().map_err(|_| GROUP_BY)?;
                 }
                 "sort" => asked.order = value.parse().map_err(|_| SORT)?,
                 "format" => {
@@ -232,6 +232,8 @@ mod tests {
             ("function", GroupBy::Function),
             ("crate", GroupBy::Crate),
             ("traceback", GroupBy::Traceback),
+            ("nearest", GroupBy::Nearest),
+            ("via", GroupBy::Via),
         ] {
             assert_eq!(parse(&format!("group_by={word}")).group_by, group_by);
         }
@@ -260,7 +262,7 @@ mod tests {
             ),
             (
                 "group_by=lines",
-                "parameter group_by is lines, allowed are file, line, function, crate, traceback",
+                "parameter group_by is lines, allowed are file, line, function, crate, traceback, nearest, via",
             ),
             ("sort=Diff", "parameter sort is Diff, allowed are diff, growth, size, count"),
             ("format=xml", "parameter format is xml, allowed are text, json"),

@@ -8,8 +8,10 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::settings;
 use crate::analyze::collector::budget::MIN_MAX_OVERHEAD;
 use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, MAX_DELTA_WINDOW, MAX_TOP_N};
+use crate::analyze::symbols::SiteSettings;
 use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;
@@ -21,7 +23,7 @@ pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
 /// Names of all variables, in the order of the documentation.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
     "HEAPGAUGE_TOP_N",
@@ -29,6 +31,9 @@ const KEYS: [&str; 11] = [
     "HEAPGAUGE_FRAMES",
     "HEAPGAUGE_SAMPLE",
     "HEAPGAUGE_MAX_OVERHEAD",
+    "HEAPGAUGE_SITE",
+    "HEAPGAUGE_OWN_CRATES",
+    "HEAPGAUGE_LOOK_THROUGH",
     "HEAPGAUGE_EXPOSE",
     "HEAPGAUGE_DEBUG_ADDR",
     "HEAPGAUGE_SOURCE_URL",
@@ -47,6 +52,8 @@ pub(crate) struct Config {
     pub sample: Option<usize>,
     /// `None`: the program's, else the default.
     pub max_overhead: Option<u64>,
+    /// Rules by which sites are chosen.
+    pub sites: SiteSettings,
     pub expose: Expose,
     /// Address of the second listener; `None`: there is none.
     pub debug_addr: Option<SocketAddr>,
@@ -65,6 +72,7 @@ impl Default for Config {
             frames: None,
             sample: None,
             max_overhead: None,
+            sites: SiteSettings::default(),
             expose: Expose::Metrics,
             debug_addr: Some(DEFAULT_DEBUG_ADDR),
             source_url: None,
@@ -142,6 +150,9 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
         }
+        "HEAPGAUGE_SITE" | "HEAPGAUGE_OWN_CRATES" | "HEAPGAUGE_LOOK_THROUGH" => {
+            settings::rule_of_sites(&mut config.sites, key, value)?;
+        }
         "HEAPGAUGE_EXPOSE" => {
             config.expose = match value {
                 "metrics" => Expose::Metrics,
@@ -214,6 +225,7 @@ fn address(value: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analyze::symbols::SiteFrame;
     use crate::base::random_input::{Random, inputs};
 
     fn read(variables: &[(&str, &str)]) -> (Config, Vec<String>) {
@@ -236,6 +248,9 @@ mod tests {
             ("HEAPGAUGE_FRAMES", "64"),
             ("HEAPGAUGE_SAMPLE", "512KiB"),
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
+            ("HEAPGAUGE_SITE", "nearest"),
+            ("HEAPGAUGE_OWN_CRATES", "+tasks, -common::cache,"),
+            ("HEAPGAUGE_LOOK_THROUGH", "-bytes"),
             ("HEAPGAUGE_EXPOSE", "pprof"),
             ("HEAPGAUGE_DEBUG_ADDR", "[::1]:7"),
             ("HEAPGAUGE_SOURCE_URL", "https://git.example/{file}#L{line}"),
@@ -250,6 +265,11 @@ mod tests {
             frames: Some(64),
             sample: Some(512 << 10),
             max_overhead: Some(16 << 20),
+            sites: SiteSettings {
+                frame: Some(SiteFrame::Nearest),
+                own_crates: Some(vec!["+tasks".into(), "-common::cache".into()]),
+                look_through: Some(vec!["-bytes".into()]),
+            },
             expose: Expose::Pprof,
             debug_addr: Some("[::1]:7".parse().unwrap()),
             source_url: Some("https://git.example/{file}#L{line}".into()),
@@ -368,7 +388,8 @@ mod tests {
             problems,
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
-                 HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET"]
+                 HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
+                 HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET"]
         );
     }
 
@@ -407,7 +428,7 @@ mod tests {
         let (_, problems) = read(&[("HEAPGAUGE_TOP_N", &long), ("HEAPGAUGE_\u{1b}[2J", "")]);
         assert_eq!(problems.len(), 2);
         for problem in problems {
-            assert!(problem.chars().count() < 300 && !problem.contains(char::is_control), "{problem:?}");
+            assert!(problem.chars().count() < 360 && !problem.contains(char::is_control), "{problem:?}");
         }
     }
 

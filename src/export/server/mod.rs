@@ -12,6 +12,7 @@ mod clock;
 mod connections;
 mod env;
 mod listener;
+mod settings;
 mod stream;
 
 use std::fmt;
@@ -25,7 +26,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
-use crate::analyze::collector::budget::set_max_overhead;
 use crate::base::error::Error;
 use crate::export::http::{Access, App, Expose, Outlet};
 use crate::record::control;
@@ -93,6 +93,9 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | the program's, else `64MiB` or a quarter of what a cgroup leaves |
+/// | `HEAPGAUGE_SITE` | frame that a block is charged to: `own`, the program's own line, or `nearest`, the library's | the program's, else `own` |
+/// | `HEAPGAUGE_OWN_CRATES` | crates and modules that count as own (`+tasks`) or not (`-common::cache`), beside the workspace's | the program's, else none |
+/// | `HEAPGAUGE_LOOK_THROUGH` | crates to add to the list that is looked through (`+arena`), or to take from it (`-bytes`) | the program's, else none |
 /// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
 /// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
 /// | `HEAPGAUGE_SOURCE_URL` | template of links to sources, see [`ServerBuilder::source_url`] | none |
@@ -134,16 +137,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
         control::stop();
         return Ok(None);
     }
-    if let Some(frames) = config.frames {
-        control::set_traceback_limit(frames)?;
-    }
-    if let Some(bytes) = config.sample {
-        control::set_sample_interval(bytes)?;
-    }
-    if config.on == Some(true) && control::has_allocator() {
-        control::start(control::traceback_limit())?;
-    }
-    config.max_overhead.map(set_max_overhead).transpose()?;
+    settings::apply(config)?;
     let collector = Collector::builder().top_n(config.top_n).delta_window(config.delta_window).build()?;
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);

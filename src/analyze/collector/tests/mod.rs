@@ -142,6 +142,7 @@ fn site(line: u32) -> Arc<Site> {
         file: "src/app.rs".into(),
         line,
         krate: "app".into(),
+        via: "".into(),
         lost: None,
     })
 }
@@ -194,6 +195,9 @@ impl HeapSource for Fake {
     }
     fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
         self.heap().sites.get(&addresses[0]).cloned()
+    }
+    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+        self.site(addresses)
     }
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
         let mut heap = self.heap();

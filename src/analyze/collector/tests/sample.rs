@@ -39,7 +39,13 @@ pub(crate) fn sample_report() -> Report {
         sample_interval_bytes: 0,
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
-        build: BuildInfo { version: "0.1.0", build_id: "ab12".into(), capture: "cfi", symbols: "lines" },
+        build: BuildInfo {
+            version: "0.1.0",
+            build_id: "ab12".into(),
+            site_scheme: "2",
+            capture: "cfi",
+            symbols: "lines",
+        },
         followed: Vec::new(),
         forgotten: Counts::default(),
     }
@@ -59,6 +65,7 @@ pub(crate) fn sample_row(
         file: "src\\app\\cache.rs".into(),
         line,
         krate: "app".into(),
+        via: "".into(),
         lost: None,
     };
     SiteRow::new(Arc::new(site), change(live_bytes, live_blocks, delta_bytes, delta_blocks), 0)

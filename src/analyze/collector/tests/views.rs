@@ -93,7 +93,7 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
 }
 
 fn now(since: Since) -> ViewQuery {
-    ViewQuery { at: None, since }
+    ViewQuery { at: None, since, nearest: false }
 }
 
 fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
@@ -144,7 +144,7 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
     fake.at(101);
     fake.holds(2, 10, 9_000, 9);
     fake.holds(5, 30, 7, 7);
-    let then = ViewQuery { at: Some(number), since: Since::First };
+    let then = ViewQuery { at: Some(number), since: Since::First, nearest: false };
     for _ in 0..2 {
         let sites = collector.sites(then, Order::Growth, 10, 3).unwrap();
         assert_eq!(
@@ -207,7 +207,7 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.holds(2, 10, 1_000, 1);
     let collector = fake.collector(25, 300);
     let at = |number| {
-        let query = ViewQuery { at: Some(number), since: Since::First };
+        let query = ViewQuery { at: Some(number), since: Since::First, nearest: false };
         collector
             .sites(query, Order::Size, 10, 1)
             .map(|sites| sites.total.size)
@@ -256,7 +256,7 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
     for look in 1..=3 {
         fake.at(2 * look);
         let overview = collector.overview();
-        let query = ViewQuery { at: Some(overview.report.number), since: Since::First };
+        let query = ViewQuery { at: Some(overview.report.number), since: Since::First, nearest: false };
         let sites = collector.sites(query, Order::Size, 10, 1).unwrap();
         assert_eq!(sites.total.size, 2_701);
         seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));

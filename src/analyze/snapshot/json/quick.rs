@@ -144,6 +144,8 @@ struct TraceText<'a> {
     #[serde(default)]
     stderr: u64,
     total_frames: usize,
+    #[serde(default)]
+    site: usize,
     #[serde(borrow)]
     frames: Vec<&'a RawValue>,
 }
@@ -160,7 +162,7 @@ struct Frames {
 impl Frames {
     fn trace(&mut self, text: TraceText) -> Option<Trace> {
         let kept = text.frames.len();
-        if kept == 0 || kept > MAX_FRAMES || text.total_frames < kept {
+        if kept == 0 || kept > MAX_FRAMES || text.total_frames < kept || text.site >= kept {
             return None;
         }
         let mut frames = Vec::with_capacity(kept);
@@ -172,7 +174,7 @@ impl Frames {
             size: text.size,
             count: text.count,
             stderr: text.stderr,
-            traceback: Traceback::shared(frames, text.total_frames),
+            traceback: Traceback::shared(frames, text.total_frames).with_site(text.site),
         })
     }
 
@@ -216,7 +218,7 @@ mod tests {
         r#"{"version":1,"taken_at":1793000000.25,"traceback_limit":32,"build_id":"ab","sample_interval":7,"traces":["#,
         r#"{"domain":0,"size":30,"count":3,"stderr":2,"total_frames":3,"frames":["#,
         r#"{"function":"app::{{closure}}","file":"a.rs","line":2},{"function":"ä","file":"a.rs","line":2}]},"#,
-        r#"{"domain":7,"size":0,"count":1,"total_frames":2,"frames":["#,
+        r#"{"domain":7,"size":0,"count":1,"total_frames":2,"site":1,"frames":["#,
         r#"{"function":"app::{{closure}}","file":"a.rs","line":2},"#,
         r#"{"function":null,"file":"<unknown>","line":0,"module":"app","offset":17}]}]}"#,
         "\n"

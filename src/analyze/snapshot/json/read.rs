@@ -198,6 +198,7 @@ enum TraceMember {
     Count,
     Stderr,
     TotalFrames,
+    Site,
     Frames,
     #[serde(other)]
     Unknown,
@@ -221,7 +222,7 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Trace, M::Error> {
         let OneTrace { number, shared } = self;
         let (mut domain, mut size, mut count, mut total) = (None, None, None, None);
-        let (mut stderr, mut has_frames) = (None, None);
+        let (mut stderr, mut site, mut has_frames) = (None, None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 TraceMember::Domain => once(&mut domain, map.next_value()?, "domain")?,
@@ -229,6 +230,7 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
                 TraceMember::Count => once(&mut count, map.next_value()?, "count")?,
                 TraceMember::Stderr => once(&mut stderr, map.next_value()?, "stderr")?,
                 TraceMember::TotalFrames => once(&mut total, map.next_value()?, "total_frames")?,
+                TraceMember::Site => once(&mut site, map.next_value()?, "site")?,
                 TraceMember::Frames => {
                     once(&mut has_frames, (), "frames")?;
                     map.next_value_seed(Frames { trace: number, shared })?;
@@ -245,12 +247,19 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
                 "trace {number} has {kept} frames of {total}, allowed are 1 to {MAX_FRAMES} of at least as many"
             )));
         }
+        let site: usize = site.unwrap_or(0);
+        if site >= kept {
+            return Err(de::Error::custom(format_args!(
+                "trace {number} has its site at frame {site} of {kept}, allowed are 0 to {}",
+                kept - 1
+            )));
+        }
         Ok(Trace {
             domain: given(domain, "domain")?,
             size: given(size, "size")?,
             count: given(count, "count")?,
             stderr: stderr.unwrap_or(0),
-            traceback: Traceback::shared(shared.traceback.as_slice(), total),
+            traceback: Traceback::shared(shared.traceback.as_slice(), total).with_site(site),
         })
     }
 }

@@ -71,7 +71,9 @@ pub(super) fn with_frames<S: Serializer>(
     frames: &impl Serialize,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let mut members = serializer.serialize_struct("Trace", 5 + usize::from(trace.stderr != 0))?;
+    let site = trace.traceback.site_index();
+    let length = 5 + usize::from(trace.stderr != 0) + usize::from(site != 0);
+    let mut members = serializer.serialize_struct("Trace", length)?;
     members.serialize_field("domain", &trace.domain)?;
     members.serialize_field("size", &trace.size)?;
     members.serialize_field("count", &trace.count)?;
@@ -79,6 +81,9 @@ pub(super) fn with_frames<S: Serializer>(
         members.serialize_field("stderr", &trace.stderr)?;
     }
     members.serialize_field("total_frames", &trace.traceback.total_frames())?;
+    if site != 0 {
+        members.serialize_field("site", &site)?;
+    }
     members.serialize_field("frames", frames)?;
     members.end()
 }

@@ -17,8 +17,11 @@
 //! 6. without `/home/<name>`, `/Users/<name>` or `/root` in front.
 #![forbid(unsafe_code)]
 
+mod workspace;
+
 use super::demangle::first_segment;
 use crate::analyze::frame::without_version;
+use workspace::{Unit, Workspace};
 
 /// Home of the superuser, without the name of a user below it.
 const SUPERUSER: &str = "/root";
@@ -29,6 +32,8 @@ pub(super) struct SourcePath {
     /// Path to show.
     pub file: String,
     pub standard: bool,
+    /// True if it is a file of the workspace that the program was built from.
+    pub own: bool,
     /// Crate, as far as the path gives it.
     pub krate: Option<String>,
     /// Path of the module by the rules of `mod`, beginning with the crate; empty when the crate is not known.
@@ -47,6 +52,7 @@ pub(super) struct DebugRoots {
     /// Directories of packages outside the workspace, and the crate's name. Cargo names the root file of a crate of
     /// the workspace relative to the workspace, of any other by its whole path.
     pub outside: Vec<(String, String)>,
+    workspace: Workspace,
 }
 
 /// Packages of the standard library, by the names of their folders in `library/`.
@@ -87,7 +93,7 @@ impl DebugRoots {
     /// names are `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
     pub(super) fn of(units: impl IntoIterator<Item = (String, String)>) -> DebugRoots {
         let mut found = DebugRoots::default();
-        let mut inside = Vec::new();
+        let (mut inside, mut all) = (Vec::new(), Vec::new());
         for (directory, name) in units {
             let directory = clean(&directory);
             if let Some((file, unit)) = name.split_once("/@/") {
@@ -98,8 +104,9 @@ impl DebugRoots {
                     let krate = unit.split('.').next().unwrap_or(unit).to_owned();
                     found.outside.push((directory.clone(), krate));
                 }
-                let file = if file.starts_with('/') { file } else { join(&directory, &file) };
                 let krate = unit.split('.').next().unwrap_or(unit).to_owned();
+                all.push(Unit { directory: directory.clone(), file: file.clone(), krate: krate.clone() });
+                let file = if file.starts_with('/') { file } else { join(&directory, &file) };
                 found.crates.push((file, krate));
             }
             found.roots.push(directory);
@@ -117,7 +124,17 @@ impl DebugRoots {
         found.outside.retain(|(directory, _)| !inside.contains(directory));
         found.outside.sort();
         found.outside.dedup();
+        all.retain(|unit| match unit.file.starts_with('/') {
+            true => found.standard(&unit.file).is_none(),
+            false => found.standard(&join(&unit.directory, &unit.file)).is_none(),
+        });
+        found.workspace = Workspace::of(&all);
         found
+    }
+
+    /// Returns whether a crate is of the workspace and has a compilation unit.
+    pub(super) fn holds_own_crate(&self, krate: &str) -> bool {
+        self.workspace.holds_crate(krate)
     }
 
     /// Returns whether line tables cover more than the standard library.
@@ -140,7 +157,8 @@ impl DebugRoots {
             Some(krate) if path.ends_with(".rs") => self.module_of(&path, file, krate),
             _ => String::new(),
         };
-        SourcePath { file: file.to_owned(), standard, krate, module }
+        let own = !standard && self.workspace.holds_path(&path, self.root_of(&path));
+        SourcePath { file: file.to_owned(), standard, own, krate, module }
     }
 
     /// Puts the name of the crate in front, for a package outside the workspace: `src/lib.rs` alone would be ambiguous.
