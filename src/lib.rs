@@ -64,8 +64,7 @@
 //!
 //! The server has the heap as a pprof profile at `/debug/pprof/heap`, all allocations so far at
 //! `/debug/pprof/allocs`, and folded stacks for flame graphs at `/debug/heap/folded`. A program without it takes a
-//! `Profile` (feature `pprof` or `http`), which also subtracts: the allocations, and the growth of live
-//! memory, during some work.
+//! [`Profile`], which also subtracts: the allocations, and the growth of live memory, during some work.
 //!
 //! # What it costs
 //!
@@ -82,6 +81,14 @@
 //!
 //! Memory that does not come from the global allocator: `mmap`, C libraries, thread stacks ([`track`]
 //! takes the blocks you report yourself). The owner that keeps a block alive: it names the line that allocated it.
+//!
+//! # Pages
+//!
+//! 1. [`metrics`](docs::metrics): the meaning of each figure
+//! 2. [`outlets`](docs::outlets): the ways to serve them, with a snippet each
+//! 3. [`sampling`](docs::sampling): less cost, and the error of estimates
+//! 4. [`limits`](docs::limits): blind spots, and the effect of each limit
+//! 5. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
 //!
 //! # Coming from `tracemalloc`
 //!

@@ -3,7 +3,6 @@
 //! Any thread may use it. A file that was written can be read again. A file may come from anywhere: memory stays in
 //! proportion to its length, and an error is one line of bounded length.
 
-mod quick;
 mod read;
 mod shared;
 #[cfg(test)]
@@ -25,8 +24,9 @@ const VERSION: u64 = 1;
 /// Longest file that is read or written.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Longest file that is read in one piece.
-const IN_ONE_PIECE: u64 = 64 << 20;
+/// Longest file that is read in one piece, which takes less than half the time: 134 MB, 100,000 tracebacks of twelve
+/// frames, took 0.55 s, and from a stream 1.3 s. A reader of windows of the file took 0.49 s, for 200 lines more.
+const IN_ONE_PIECE: u64 = 256 << 20;
 
 /// Most frames of one traceback, as many as `tracemalloc` ever stores.
 const MAX_FRAMES: usize = 65_535;

@@ -1,14 +1,15 @@
 //! Reads a [`Snapshot`] from a JSON file of any origin, or returns the reason in one line.
 
-use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION, quick};
+use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION};
 use crate::analyze::frame::{Frame, Traceback};
 use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +18,22 @@ use std::time::Duration;
 pub(in crate::analyze::snapshot) fn read(
     path: &Path,
 ) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
     }
-    if length > 0 {
-        // A file without a known length cannot be read again, either.
-        if let Some(snapshot) = quick::read(Bounded { inner: &mut file, left: MAX_BYTES }) {
-            return Ok(snapshot);
-        }
-        file.rewind()?;
-    }
     let mut file = Bounded { inner: file, left: MAX_BYTES };
     let parsed = if length > 0 && length <= IN_ONE_PIECE {
-        // Parses in little more than half the time.
         let mut bytes = Vec::with_capacity(length as usize + 1);
         file.read_to_end(&mut bytes)?;
-        parse(serde_json::Deserializer::from_slice(&bytes))
+        // A file with a fault is read again, for a description that has its place in the file.
+        parse(serde_json::Deserializer::from_slice(&bytes), Frames::ByText)
+            .or_else(|_| parse(serde_json::Deserializer::from_slice(&bytes), Frames::ByMember))
     } else {
         // A file without a known length, or one that would take too much of the memory.
-        parse(serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, file)))
+        let file = BufReader::with_capacity(1 << 16, file);
+        parse(serde_json::Deserializer::from_reader(file), Frames::ByMember)
     };
     parsed.map_err(|error| {
         let what = match error.classify() {
@@ -50,10 +46,21 @@ pub(in crate::analyze::snapshot) fn read(
     })
 }
 
+/// Ways to read the frames of a trace.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Frames {
+    /// Looks the text of a frame up among those that were read before, as traces repeat the same frames. Needs the whole
+    /// file in memory.
+    ByText,
+    #[default]
+    ByMember,
+}
+
 pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
     mut json: serde_json::Deserializer<R>,
+    frames: Frames,
 ) -> serde_json::Result<Snapshot> {
-    let snapshot = Snapshot::deserialize(&mut json)?;
+    let snapshot = SnapshotReader(frames).deserialize(&mut json)?;
     json.end().map(|()| snapshot)
 }
 
@@ -93,15 +100,17 @@ enum SnapshotMember {
     Unknown,
 }
 
-impl<'de> Deserialize<'de> for Snapshot {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Snapshot, D::Error> {
-        deserializer.deserialize_map(SnapshotVisitor)
+struct SnapshotReader(Frames);
+
+impl<'de> DeserializeSeed<'de> for SnapshotReader {
+    type Value = Snapshot;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Snapshot, D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-struct SnapshotVisitor;
-
-impl<'de> Visitor<'de> for SnapshotVisitor {
+impl<'de> Visitor<'de> for SnapshotReader {
     type Value = Snapshot;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,7 +147,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
                 SnapshotMember::Traces if traces.is_some() => {
                     return Err(de::Error::duplicate_field("traces"));
                 }
-                SnapshotMember::Traces => traces = Some(map.next_value_seed(Traces)?),
+                SnapshotMember::Traces => traces = Some(map.next_value_seed(Traces(self.0))?),
                 SnapshotMember::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
@@ -156,7 +165,7 @@ impl<'de> Visitor<'de> for SnapshotVisitor {
 }
 
 /// Reader of the traces, one by one.
-struct Traces;
+struct Traces(Frames);
 
 impl<'de> DeserializeSeed<'de> for Traces {
     type Value = Vec<Trace>;
@@ -175,7 +184,7 @@ impl<'de> Visitor<'de> for Traces {
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut traces: S) -> Result<Vec<Trace>, S::Error> {
         let mut read = Vec::new();
-        let mut shared = Shared::default();
+        let mut shared = Shared { frames_are_read: self.0, ..Shared::default() };
         while let Some(trace) =
             traces.next_element_seed(OneTrace { number: read.len(), shared: &mut shared })?
         {
@@ -185,9 +194,9 @@ impl<'de> Visitor<'de> for Traces {
     }
 }
 
-struct OneTrace<'a> {
+struct OneTrace<'a, 'de> {
     number: usize,
-    shared: &'a mut Shared,
+    shared: &'a mut Shared<'de>,
 }
 
 #[derive(Deserialize)]
@@ -204,7 +213,7 @@ enum TraceMember {
     Unknown,
 }
 
-impl<'de> DeserializeSeed<'de> for OneTrace<'_> {
+impl<'de> DeserializeSeed<'de> for OneTrace<'_, 'de> {
     type Value = Trace;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Trace, D::Error> {
@@ -212,7 +221,7 @@ impl<'de> DeserializeSeed<'de> for OneTrace<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for OneTrace<'_> {
+impl<'de> Visitor<'de> for OneTrace<'_, 'de> {
     type Value = Trace;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,7 +242,7 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
                 TraceMember::Site => once(&mut site, map.next_value()?, "site")?,
                 TraceMember::Frames => {
                     once(&mut has_frames, (), "frames")?;
-                    map.next_value_seed(Frames { trace: number, shared })?;
+                    map.next_value_seed(OneTraceback { trace: number, shared })?;
                 }
                 TraceMember::Unknown => {
                     map.next_value::<IgnoredAny>()?;
@@ -265,12 +274,12 @@ impl<'de> Visitor<'de> for OneTrace<'_> {
 }
 
 /// Reader of the frames of one trace, into [`Shared::traceback`].
-struct Frames<'a> {
+struct OneTraceback<'a, 'de> {
     trace: usize,
-    shared: &'a mut Shared,
+    shared: &'a mut Shared<'de>,
 }
 
-impl<'de> DeserializeSeed<'de> for Frames<'_> {
+impl<'de> DeserializeSeed<'de> for OneTraceback<'_, 'de> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -278,7 +287,7 @@ impl<'de> DeserializeSeed<'de> for Frames<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Frames<'_> {
+impl<'de> Visitor<'de> for OneTraceback<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -286,9 +295,9 @@ impl<'de> Visitor<'de> for Frames<'_> {
     }
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut frames: S) -> Result<(), S::Error> {
-        let Frames { trace, shared } = self;
+        let OneTraceback { trace, shared } = self;
         shared.traceback.clear();
-        while let Some(frame) = frames.next_element_seed(OneFrame(shared))? {
+        while let Some(frame) = shared.next_frame(&mut frames)? {
             if shared.traceback.len() == MAX_FRAMES {
                 return Err(de::Error::custom(format_args!(
                     "trace {trace} has more than {MAX_FRAMES} frames, allowed are 1 to {MAX_FRAMES}"
@@ -300,7 +309,7 @@ impl<'de> Visitor<'de> for Frames<'_> {
     }
 }
 
-struct OneFrame<'a>(&'a mut Shared);
+struct OneFrame<'a, 'de>(&'a mut Shared<'de>);
 
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
@@ -314,7 +323,7 @@ enum FrameMember {
     Unknown,
 }
 
-impl<'de> DeserializeSeed<'de> for OneFrame<'_> {
+impl<'de> DeserializeSeed<'de> for OneFrame<'_, 'de> {
     type Value = Arc<Frame>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<Frame>, D::Error> {
@@ -322,7 +331,7 @@ impl<'de> DeserializeSeed<'de> for OneFrame<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for OneFrame<'_> {
+impl<'de> Visitor<'de> for OneFrame<'_, 'de> {
     type Value = Arc<Frame>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -359,9 +368,9 @@ impl<'de> Visitor<'de> for OneFrame<'_> {
 }
 
 /// Reader of a text, kept once however often it occurs.
-struct Text<'a>(&'a mut Shared);
+struct Text<'a, 'de>(&'a mut Shared<'de>);
 
-impl<'de> DeserializeSeed<'de> for Text<'_> {
+impl<'de> DeserializeSeed<'de> for Text<'_, 'de> {
     type Value = Arc<str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<str>, D::Error> {
@@ -369,7 +378,7 @@ impl<'de> DeserializeSeed<'de> for Text<'_> {
     }
 }
 
-impl Visitor<'_> for Text<'_> {
+impl<'de> Visitor<'de> for Text<'_, 'de> {
     type Value = Arc<str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -382,9 +391,9 @@ impl Visitor<'_> for Text<'_> {
 }
 
 /// Reader of a text, or null.
-struct MaybeText<'a>(&'a mut Shared);
+struct MaybeText<'a, 'de>(&'a mut Shared<'de>);
 
-impl<'de> DeserializeSeed<'de> for MaybeText<'_> {
+impl<'de> DeserializeSeed<'de> for MaybeText<'_, 'de> {
     type Value = Option<Arc<str>>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
@@ -392,7 +401,7 @@ impl<'de> DeserializeSeed<'de> for MaybeText<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for MaybeText<'_> {
+impl<'de> Visitor<'de> for MaybeText<'_, 'de> {
     type Value = Option<Arc<str>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -414,9 +423,12 @@ impl<'de> Visitor<'de> for MaybeText<'_> {
 
 /// Texts and frames that the traces of one file share.
 #[derive(Default)]
-pub(super) struct Shared {
+struct Shared<'de> {
+    frames_are_read: Frames,
     texts: HashSet<Arc<str>>,
     frames: HashMap<FrameKey, Arc<Frame>>,
+    /// Frames by the text they are written as.
+    written: HashMap<&'de str, Arc<Frame>>,
     /// Frames of the trace that is being read.
     traceback: Vec<Arc<Frame>>,
 }
@@ -431,9 +443,13 @@ struct FrameKey {
     offset: Option<u64>,
 }
 
-impl Shared {
+impl<'de> Shared<'de> {
     /// Returns the equal frame that was read before, if there is one; the texts are from [`Shared::text`].
     fn frame(&mut self, frame: Frame) -> Arc<Frame> {
+        if matches!(self.frames_are_read, Frames::ByText) {
+            // Its text is kept instead.
+            return Arc::new(frame);
+        }
         let place = |text: &Arc<str>| text.as_ptr() as usize;
         let key = FrameKey {
             function: frame.function.as_ref().map(place),
@@ -445,9 +461,24 @@ impl Shared {
         self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
     }
 
-    /// Parses the text of a frame.
-    pub(super) fn frame_of(&mut self, text: &str) -> Option<Arc<Frame>> {
-        OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
+    fn next_frame<S: SeqAccess<'de>>(&mut self, frames: &mut S) -> Result<Option<Arc<Frame>>, S::Error> {
+        match self.frames_are_read {
+            Frames::ByMember => frames.next_element_seed(OneFrame(self)),
+            Frames::ByText => match frames.next_element::<&'de RawValue>()? {
+                Some(text) => self.frame_of(text.get()).map(Some).map_err(de::Error::custom),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Returns the frame that is written like this.
+    fn frame_of(&mut self, text: &'de str) -> serde_json::Result<Arc<Frame>> {
+        if let Some(frame) = self.written.get(text) {
+            return Ok(frame.clone());
+        }
+        let frame = OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text))?;
+        self.written.insert(text, frame.clone());
+        Ok(frame)
     }
 
     fn text(&mut self, text: &str) -> Arc<str> {

@@ -1,8 +1,10 @@
 //! Tests of files that are written, read back, cut, changed and made up.
 
-use super::read::{parse, short};
+use super::read::{Frames, parse, short};
 use super::*;
+use crate::analyze::snapshot::Snapshot;
 use crate::base::random_input::{Random, inputs};
+use std::sync::Arc;
 
 #[test]
 fn what_is_longer_than_allowed_is_said_to_be() {
@@ -30,7 +32,7 @@ fn a_long_problem_keeps_its_begin_and_its_end() {
 /// was read is written and read again as the same.
 #[test]
 fn any_file_is_a_snapshot_or_an_error() {
-    let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes));
+    let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes), Frames::ByMember);
     let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "traces": [
         {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
             {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
@@ -81,4 +83,61 @@ fn any_file_is_a_snapshot_or_an_error() {
     for bracket in ["[", "{\"traces\":", "{\"a\":["] {
         assert!(parse(bracket.repeat(200_000).as_bytes()).is_err());
     }
+}
+
+/// Compares both ways to read frames: a file that is read by the text of its frames gives the same by their members,
+/// which alone describe a fault.
+#[test]
+fn frames_read_by_their_text_are_those_read_by_their_members() {
+    const SEED: &str = concat!(
+        r#"{"version":1,"taken_at":1793000000.25,"traceback_limit":32,"build_id":"ab","sample_interval":7,"traces":["#,
+        r#"{"domain":0,"size":30,"count":3,"stderr":2,"total_frames":3,"frames":["#,
+        r#"{"function":"app::{{closure}}","file":"a.rs","line":2},{"function":"ä","file":"a.rs","line":2}]},"#,
+        r#"{"domain":7,"size":0,"count":1,"total_frames":2,"frames":["#,
+        r#"{"function":"app::{{closure}}","file":"a.rs","line":2},"#,
+        r#"{"function":null,"file":"<unknown>","line":0,"module":"app","offset":17}]}]}"#,
+        "\n"
+    );
+    let read = |bytes: &[u8], frames| parse(serde_json::Deserializer::from_slice(bytes), frames);
+    let snapshot = read(SEED.as_bytes(), Frames::ByText).unwrap();
+    assert_eq!(serde_json::to_string(&snapshot).unwrap() + "\n", SEED);
+    // Where the same frame comes again, it is the same.
+    let [first, second] = snapshot.traces() else { panic!("{snapshot:?}") };
+    assert!(Arc::ptr_eq(&first.traceback.shared_frames()[0], &second.traceback.shared_frames()[0]));
+
+    let words: [&[u8]; 16] = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b" ",
+        b"\n",
+        b"null",
+        b"-1",
+        b"1e999",
+        b"18446744073709551616",
+        b"\\ud800",
+        b"\"x\":[{}],",
+        b",\"traces\":[",
+        b"\"frames\":[],",
+        b"\xff\xfe",
+    ];
+    let mut random = Random::new();
+    let (mut both, mut left) = (0, 0);
+    for _ in 0..inputs(60_000) {
+        let mut bytes = SEED.as_bytes().to_vec();
+        random.mutate(&mut bytes, &words);
+        let by_member = read(&bytes, Frames::ByMember);
+        match read(&bytes, Frames::ByText) {
+            Ok(by_text) => {
+                let text = |snapshot: &Snapshot| serde_json::to_string(snapshot).unwrap();
+                assert_eq!(text(&by_text), text(&by_member.unwrap()), "{}", String::from_utf8_lossy(&bytes));
+                both += 1;
+            }
+            Err(_) => left += usize::from(by_member.is_ok()),
+        }
+    }
+    // As good as everything that can be read at all; texts that are not UTF-8 are left to the members.
+    assert!(both > 100 && left < both / 20, "{both} {left}");
 }
