@@ -391,7 +391,7 @@ def the_keyboard_reaches_everything():
             if not seen:
                 unseen.append(stop)
         links = ["button"] * len([link for link in page.all("#downloads a") if link.is_displayed()])
-        assert stops == ["button", "auto", "elsewhere", "plot", "since", "take", *links, "group", "filter", "Site", "Live", "Blocks",
+        assert stops == ["button", "auto", "elsewhere", "plot", "since", "take", *links, "group", "by", "filter", "Site", "Live", "Blocks",
                          "Change", "A minute", "Share", "site", "value", "fold", "find", "node"], stops
         assert unseen == [], unseen
 
