@@ -41,6 +41,7 @@ pub(super) enum Group {
     /// Leads a person who opens the address that the program printed to the page.
     Root,
     Metrics,
+    #[cfg_attr(not(feature = "pprof"), allow(dead_code, reason = "without profiles it has no paths"))]
     Profiles,
     Debug,
 }

@@ -293,6 +293,9 @@ fn record_exact(
     } else {
         walk_and_count(state, tools, *registers, size, entrance)
     };
+    if resized == 0 && matches!(entrance, Some(Entrance::Reallocate)) {
+        state.expect_free();
+    }
     state.change(id, live_bytes(id, size), resized);
     id
 }

@@ -42,8 +42,7 @@ pub(crate) unsafe fn record_realloc(
         // SAFETY: the caller's duty.
         return unsafe { record_realloc_slow(block, old, old_size, new_size, config) };
     };
-    // In a thread that is measured nothing fits: a resize is one change of its live bytes, too.
-    if old_size <= LARGEST_APART && state.fits(0) {
+    if old_size <= LARGEST_APART {
         // SAFETY: the caller's duty.
         let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
         record_free(old, old_size);

@@ -107,6 +107,8 @@ pub(crate) struct ThreadState {
     span_depth: Cell<u32>,
     /// Bytes of the innermost of them.
     span: Cell<SpanBytes>,
+    /// The next change is a resized block, whose old bytes are freed right after: the peak is that after both.
+    expects_free: Cell<bool>,
     pub sampler: Sampler,
     pub counters: Table<OwnerCounters>,
     tools: UnsafeCell<OwnerState>,
@@ -239,13 +241,19 @@ impl ThreadState {
         let is_present = id >= self.unpublished.base();
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
         if self.span_depth.get() > 0 {
-            self.span.set(self.span.get().then(SpanBytes { live: bytes, peak: bytes }));
+            let peak = if self.expects_free.take() { 0 } else { bytes };
+            self.span.set(self.span.get().then(SpanBytes { live: bytes, peak }));
         }
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
             self.publish_slow(bytes);
         }
+    }
+
+    /// Leaves the next change out of the peak of a measurement, up to the one after it.
+    pub(crate) fn expect_free(&self) {
+        self.expects_free.set(self.span_depth.get() > 0);
     }
 
     /// Begins a measurement of this thread, and returns the bytes of the one around it. The thread is not busy.
@@ -259,7 +267,7 @@ impl ThreadState {
     /// Ends a measurement and returns its bytes. The thread is not busy.
     pub(crate) fn end_span(&self, outer: SpanBytes) -> SpanBytes {
         let _busy = self.enter(BUSY);
-        let inner = self.span.get();
+        let inner = self.span.get().then(SpanBytes::default());
         self.span.set(outer.then(inner));
         self.span_depth.set(self.span_depth.get().saturating_sub(1));
         self.divide_steps();
