@@ -1,4 +1,4 @@
-//! Reads this process's resident bytes and memory limit from `/proc` and the cgroup tree.
+//! Reads this process's resident bytes, its memory limit and what counts against it from `/proc` and the cgroup tree.
 //!
 //! Read side, any thread. Reads a handful of small files each time (about 0.1 ms, no caching: limits
 //! are changed while programs run); a value that cannot be read is `None`, never an error.
@@ -16,9 +16,63 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     resident(&std::fs::read_to_string("/proc/self/statm").ok()?, page_bytes()?)
 }
 
-/// Returns the tightest memory limit of the cgroups this process is in, in bytes; `None` when there is none.
-pub(crate) fn memory_limit_bytes() -> Option<u64> {
-    memory_limit(&|path| std::fs::read_to_string(path).ok())
+/// A memory limit, and the bytes that count against it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MemoryLimit {
+    pub limit: Option<u64>,
+    /// Anonymous and shared memory, and memory of the kernel that it cannot take back. Pages of files are not in it.
+    pub usage: Option<u64>,
+}
+
+/// Returns the tightest memory limit of the cgroups this process is in and the usage of that cgroup. `own` is a limit of
+/// this process alone, for where no cgroup has a tighter one; its usage, and that without a limit, is of this process.
+pub(crate) fn memory_limit(own: Option<u64>) -> MemoryLimit {
+    limit_and_usage(own, &|path| std::fs::read_to_string(path).ok())
+}
+
+fn limit_and_usage(own: Option<u64>, read: &dyn Fn(&Path) -> Option<String>) -> MemoryLimit {
+    match limited_cgroups(read).into_iter().min_by_key(|cgroup| cgroup.limit) {
+        Some(cgroup) if own.is_none_or(|own| cgroup.limit <= own) => {
+            MemoryLimit { limit: Some(cgroup.limit), usage: cgroup_usage(&cgroup, read) }
+        }
+        _ => MemoryLimit {
+            limit: own,
+            usage: read(Path::new("/proc/self/status")).and_then(|text| process_usage(&text)),
+        },
+    }
+}
+
+/// Sums anonymous and shared resident memory of `/proc/self/status`, in kB there.
+fn process_usage(status: &str) -> Option<u64> {
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    field("RssAnon")?.checked_add(field("RssShmem")?)?.checked_mul(1024)
+}
+
+/// Sums what the kernel cannot reclaim of a cgroup's `memory.stat`.
+fn cgroup_usage(cgroup: &LimitedCgroup, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
+    let stat = read(&cgroup.directory.join("memory.stat"))?;
+    let field = |name: &str| {
+        let mut words = stat.lines().map(|line| line.split_ascii_whitespace());
+        words.find_map(|mut words| {
+            (words.next()? == name).then(|| words.next()?.parse::<u64>().ok()).flatten()
+        })
+    };
+    if cgroup.names.kind != V2.kind {
+        // Of the kernel's own memory v1 knows a sum only, in which caches are that it can take back.
+        return Some(field("total_rss")? + field("total_shmem").unwrap_or(0));
+    }
+    // `kernel` is younger (Linux 5.18) than its parts.
+    let kernel = match field("kernel") {
+        Some(kernel) => kernel.saturating_sub(field("slab_reclaimable").unwrap_or(0)),
+        None => ["kernel_stack", "pagetables", "percpu", "slab_unreclaimable"]
+            .iter()
+            .filter_map(|name| field(name))
+            .sum(),
+    };
+    Some(field("anon")? + field("shmem").unwrap_or(0) + kernel + field("sock").unwrap_or(0))
 }
 
 /// Parses `statm`: size, resident, shared … in pages.
@@ -68,10 +122,6 @@ const V1: Names = Names {
 };
 const V2: Names =
     Names { kind: "cgroup2", limit: "memory.max", usage: "memory.current", inactive_file: "inactive_file" };
-
-fn memory_limit(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
-    limited_cgroups(read).iter().map(|cgroup| cgroup.limit).min()
-}
 
 fn memory_headroom(read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     let headroom = |cgroup: &LimitedCgroup| {
@@ -147,9 +197,13 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn limit_of(files: &[(&str, &str)]) -> Option<u64> {
+    fn with_files(own: Option<u64>, files: &[(&str, &str)]) -> MemoryLimit {
         let files: HashMap<&Path, &str> = files.iter().map(|&(path, text)| (Path::new(path), text)).collect();
-        memory_limit(&|path| files.get(path).map(|text| text.to_string()))
+        limit_and_usage(own, &|path| files.get(path).map(|text| text.to_string()))
+    }
+
+    fn limit_of(files: &[(&str, &str)]) -> Option<u64> {
+        with_files(None, files).limit
     }
 
     const MOUNTS_V2: &str = "25 30 0:24 / /proc rw - proc proc rw\n29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw";
@@ -220,6 +274,46 @@ mod tests {
         assert_eq!(limit_of(&files), None);
     }
 
+    const STATUS: &str = "Name:\tx\nRssAnon:\t    2000 kB\nRssFile:\t    9000 kB\nRssShmem:\t     500 kB\n";
+
+    #[test]
+    fn usage_is_of_the_cgroup_with_the_limit_and_without_pages_of_files() {
+        let stat = "anon 1000000\nfile 90000000\nkernel 70000\nkernel_stack 9\nslab_reclaimable 20000\nshmem 300\nsock 7\n";
+        let mut files = vec![
+            ("/proc/self/cgroup", "0::/a/b\n"),
+            ("/proc/self/mountinfo", MOUNTS_V2),
+            ("/proc/self/status", STATUS),
+            ("/sys/fs/cgroup/a/memory.max", "134217728\n"),
+            ("/sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("/sys/fs/cgroup/a/memory.stat", stat),
+            ("/sys/fs/cgroup/a/b/memory.stat", "anon 5\n"),
+        ];
+        let read = with_files(None, &files);
+        assert_eq!(read, MemoryLimit { limit: Some(134_217_728), usage: Some(1_050_307) });
+        assert_eq!(with_files(Some(1 << 40), &files), read);
+        // An older kernel has the parts alone.
+        files[5].1 = "anon 1000000\nkernel_stack 9\npagetables 10\npercpu 11\nslab_reclaimable 9\nslab_unreclaimable 12\n";
+        assert_eq!(with_files(None, &files).usage, Some(1_000_042));
+        // A tighter limit of the process alone counts its own memory.
+        let own = with_files(Some(1 << 20), &files);
+        assert_eq!(own, MemoryLimit { limit: Some(1 << 20), usage: Some(2500 << 10) });
+    }
+
+    #[test]
+    fn usage_of_v1_and_of_a_process_without_a_limit() {
+        let mounts = "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
+        let files = [
+            ("/proc/self/cgroup", "7:memory:/x\n"),
+            ("/proc/self/mountinfo", mounts),
+            ("/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "5000000\n"),
+            ("/sys/fs/cgroup/memory/x/memory.stat", "rss 1\ntotal_cache 9\ntotal_rss 4000\ntotal_shmem 50\n"),
+        ];
+        assert_eq!(with_files(None, &files), MemoryLimit { limit: Some(5_000_000), usage: Some(4_050) });
+        let files = [("/proc/self/status", STATUS)];
+        assert_eq!(with_files(None, &files), MemoryLimit { limit: None, usage: Some(2500 << 10) });
+        assert_eq!(process_usage("RssAnon: 1 kB\n"), None);
+    }
+
     #[test]
     fn resident_counts_pages() {
         assert_eq!(resident("5000 1234 600 1 0 300 0\n", 4096), Some(5_054_464));
@@ -231,6 +325,7 @@ mod tests {
     #[test]
     fn this_process_has_a_page_size_and_resident_memory() {
         assert!(page_bytes().is_some_and(u64::is_power_of_two));
-        assert!(resident_bytes().is_some());
+        let usage = memory_limit(None).usage.unwrap();
+        assert!(usage > 0 && resident_bytes().is_some());
     }
 }

@@ -142,10 +142,11 @@ fn what_is_wrong_is_a_line_each_and_the_default() {
     assert_eq!(
         stderr,
         "heapgauge: HEAPGAUGE_COLOUR is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
-         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, HEAPGAUGE_SITE, \
+         HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
+         HEAPGAUGE_MEMORY_LIMIT, HEAPGAUGE_RELEASE, HEAPGAUGE_SITE, \
          HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, HEAPGAUGE_DEBUG_ADDR, \
          HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET\n\
-         heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 25\n"
+         heapgauge: HEAPGAUGE_TOP_N=many: allowed are 1 to 25, taking 16\n"
     );
 }
 

@@ -73,7 +73,7 @@ fn check(text: &str) {
     }
     assert_eq!(value("heap_sites_exported"), sites.len() as f64);
     assert!(sites.len() <= 40);
-    assert!(series.len() <= 240);
+    assert!(series.len() <= 260);
 }
 
 /// Computes FNV-1a 64 by its specification.

@@ -13,11 +13,9 @@ use crate::record::raw_snapshot::{Dropped, RawSnapshot, RawStack};
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-const TOP_DELTA: usize = 7;
+const TOP_DELTA: usize = 4;
 const STICKY: usize = 8;
-/// An estimated site has one more series, its error: fewer sites keep within 240 series.
-const STICKY_ESTIMATES: usize = 3;
-pub(super) const STICKY_FOR: Duration = Duration::from_secs(30 * 60);
+pub(super) const STICKY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl State {
     /// Builds the report of a snapshot, with the names there are. `begun`, `spent`: the time at which this step began,
@@ -41,8 +39,8 @@ impl State {
         let other = sites.iter().fold(all, |other, row| other.minus(row.live));
         let unnamed = self.unnamed_bytes(&raw.stacks);
         self.number += 1;
-        let (resident_bytes, memory_limit_bytes) =
-            (self.source.resident_bytes(), self.source.memory_limit_bytes());
+        let resident_bytes = self.source.resident_bytes();
+        let memory_limit = self.source.memory_limit(self.options.memory_limit);
         Report {
             number: self.number,
             taken_at: raw.taken_at,
@@ -71,7 +69,8 @@ impl State {
             fallback_walks: raw.fallback_walks,
             sample_interval_bytes: raw.sample_interval_bytes,
             resident_bytes,
-            memory_limit_bytes,
+            memory_limit_bytes: memory_limit.limit,
+            memory_limit_usage_bytes: memory_limit.usage,
             build: self.build_info(raw.capture),
             followed,
             forgotten: self.forgotten,
@@ -104,6 +103,7 @@ impl State {
         BuildInfo {
             version: env!("CARGO_PKG_VERSION"),
             build_id: self.build_id.clone(),
+            release: self.options.release.clone(),
             site_scheme: symbols::SITE_SCHEME,
             capture: symbols::capture(walker),
             symbols: self.source.symbols(),
@@ -138,13 +138,12 @@ impl State {
                 Candidate { id: site.id, live: live.now, delta_bytes, top_ago }
             })
             .collect();
-        let is_estimated = raw.sample_interval_bytes != 0 || sums.iter().any(|sum| sum.variance > 0.0);
         let chosen = choose(
             &candidates,
             Limits {
                 by_live: self.options.top_n,
                 by_delta: TOP_DELTA,
-                sticky: if is_estimated { STICKY_ESTIMATES } else { STICKY },
+                sticky: STICKY,
                 sticky_for: STICKY_FOR,
             },
         );

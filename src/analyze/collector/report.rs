@@ -81,8 +81,11 @@ pub struct Report {
 
     /// Resident bytes of the process, as the operating system counts them.
     pub resident_bytes: Option<u64>,
-    /// The tightest cgroup memory limit in bytes; `None` when there is none.
+    /// The tightest memory limit in bytes, of a cgroup or given to the collector; `None` when there is none.
     pub memory_limit_bytes: Option<u64>,
+    /// Bytes that count against the limit and that the kernel cannot take back: anonymous and shared memory, and its own for
+    /// the cgroup. Where no cgroup sets the limit, those of this process.
+    pub memory_limit_usage_bytes: Option<u64>,
     /// Description of this binary, and how well it can be named.
     pub build: BuildInfo,
 
@@ -332,6 +335,7 @@ pub struct DroppedEvents {
 pub struct BuildInfo {
     pub(crate) version: &'static str,
     pub(crate) build_id: Arc<str>,
+    pub(crate) release: Arc<str>,
     pub(crate) site_scheme: &'static str,
     pub(crate) capture: &'static str,
     pub(crate) symbols: &'static str,
@@ -361,6 +365,11 @@ impl BuildInfo {
     /// ```
     pub fn build_id(&self) -> &str {
         &self.build_id
+    }
+
+    /// Returns the program's release, as it was given to the collector; empty otherwise.
+    pub fn release(&self) -> &str {
+        &self.release
     }
 
     /// Returns the version of the way in which sites are chosen and named: ids of another version are of other sites.

@@ -6,10 +6,12 @@ use super::budget;
 use super::source::ThisProcess;
 use crate::base::error::Error;
 use crate::record::control;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Maximum number of sites chosen by live bytes, and the default.
+/// Maximum number of sites chosen by live bytes.
 pub(crate) const MAX_TOP_N: usize = 25;
+pub(crate) const DEFAULT_TOP_N: usize = 16;
 pub(crate) const DEFAULT_DELTA_WINDOW: Duration = Duration::from_secs(5 * 60);
 /// Longest `delta_window`: with a longer one a program would run too long before its first full delta.
 pub(crate) const MAX_DELTA_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -38,6 +40,8 @@ pub struct CollectorBuilder {
 pub(super) struct Options {
     pub(super) top_n: usize,
     pub(super) delta_window: Duration,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) release: Arc<str>,
     #[cfg(any(feature = "http", test))]
     pub(super) snapshots: usize,
     #[cfg(any(feature = "http", test))]
@@ -48,8 +52,10 @@ impl Default for CollectorBuilder {
     fn default() -> CollectorBuilder {
         CollectorBuilder {
             options: Options {
-                top_n: MAX_TOP_N,
+                top_n: DEFAULT_TOP_N,
                 delta_window: DEFAULT_DELTA_WINDOW,
+                memory_limit: None,
+                release: Arc::default(),
                 #[cfg(any(feature = "http", test))]
                 snapshots: SNAPSHOTS,
                 #[cfg(any(feature = "http", test))]
@@ -60,9 +66,10 @@ impl Default for CollectorBuilder {
 }
 
 impl CollectorBuilder {
-    /// Sets the number of sites that are chosen by live bytes: 1 to 25, default 25.
+    /// Sets the number of sites that are chosen by live bytes: 1 to 25, default 16.
     ///
-    /// On top come up to 7 by growth and up to 8 that were chosen within the last half hour.
+    /// On top come up to 4 by growth and up to 8 that were chosen within the last day. A site that was not has to beat one
+    /// that was by a tenth.
     ///
     /// # Examples
     ///
@@ -90,6 +97,36 @@ impl CollectorBuilder {
     /// ```
     pub fn delta_window(mut self, window: Duration) -> CollectorBuilder {
         self.options.delta_window = window;
+        self
+    }
+
+    /// Names the program's release, for `heap_build_info{release}`: `env!("CARGO_PKG_VERSION")`, a tag or a commit. Alerts
+    /// then say which release leaks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().release(env!("CARGO_PKG_VERSION")).build()?;
+    /// assert_eq!(collector.collect().build.release(), env!("CARGO_PKG_VERSION"));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn release(mut self, release: impl Into<Arc<str>>) -> CollectorBuilder {
+        self.options.release = release.into();
+        self
+    }
+
+    /// Sets a memory limit of this process, in bytes, for where its cgroup has none or a wider one. Without it the
+    /// tightest cgroup's limit is taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().memory_limit(1).build()?;
+    /// assert_eq!(collector.collect().memory_limit_bytes, Some(1));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn memory_limit(mut self, bytes: u64) -> CollectorBuilder {
+        self.options.memory_limit = Some(bytes);
         self
     }
 

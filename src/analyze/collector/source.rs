@@ -4,7 +4,7 @@
 use super::budget;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::frame::Traceback;
-use crate::analyze::process;
+use crate::analyze::process::{self, MemoryLimit};
 use crate::analyze::symbols::{self, Progress, Site};
 use crate::record::control;
 use crate::record::fork;
@@ -27,7 +27,8 @@ pub(crate) trait HeapSource: Send {
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
     fn symbols(&self) -> &'static str;
     fn resident_bytes(&self) -> Option<u64>;
-    fn memory_limit_bytes(&self) -> Option<u64>;
+    /// Returns the memory limit, `own` among the candidates, and what counts against it.
+    fn memory_limit(&self, own: Option<u64>) -> MemoryLimit;
 }
 
 /// The heap and the clock of this process. A fork need not wait for slow operations here: between two calls nothing of
@@ -69,7 +70,7 @@ impl HeapSource for ThisProcess {
     fn resident_bytes(&self) -> Option<u64> {
         fork::outside(process::resident_bytes)
     }
-    fn memory_limit_bytes(&self) -> Option<u64> {
-        fork::outside(process::memory_limit_bytes)
+    fn memory_limit(&self, own: Option<u64>) -> MemoryLimit {
+        fork::outside(|| process::memory_limit(own))
     }
 }

@@ -247,7 +247,15 @@ pub(crate) static MEMORY_LIMIT_BYTES: Family = family(
     Sum,
     Bytes,
     &[],
-    "Tightest cgroup memory limit; absent without one.",
+    "Tightest memory limit, of a cgroup or HEAPGAUGE_MEMORY_LIMIT; absent without one.",
+);
+pub(crate) static MEMORY_LIMIT_USAGE_BYTES: Family = family(
+    "heap_memory_limit_usage_bytes",
+    "heap.memory_limit_usage",
+    Sum,
+    Bytes,
+    &[],
+    "Memory that counts against the limit and cannot be reclaimed; pages of files are not in it.",
 );
 pub(crate) static SAMPLE_INTERVAL_BYTES: Family = family(
     "heap_sample_interval_bytes",
@@ -262,13 +270,13 @@ pub(crate) static BUILD_INFO: Family = family(
     "heap.build_info",
     Sum,
     Flag,
-    &["version", "build_id", "site_scheme", "capture", "symbols"],
+    &["version", "build_id", "release", "site_scheme", "capture", "symbols"],
     "1; the labels say what was built and how well it can be named.",
 );
 
 /// Lists all families in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
-pub(crate) static ALL: [&Family; 30] = [
+pub(crate) static ALL: [&Family; 31] = [
     &TRACKING,
     &START,
     &LIVE_BYTES,
@@ -297,6 +305,7 @@ pub(crate) static ALL: [&Family; 30] = [
     &FALLBACK_WALKS,
     &RESIDENT_BYTES,
     &MEMORY_LIMIT_BYTES,
+    &MEMORY_LIMIT_USAGE_BYTES,
     &SAMPLE_INTERVAL_BYTES,
     &BUILD_INFO,
 ];

@@ -49,6 +49,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
         unnamed_bytes: Unnamed { pending: report.unnamed.pending, lost: report.unnamed.lost },
         resident_bytes: report.resident_bytes,
         memory_limit_bytes: report.memory_limit_bytes,
+        memory_limit_usage_bytes: report.memory_limit_usage_bytes,
         sample_interval_bytes: report.sample_interval_bytes,
         dropped_events: Dropped {
             memory: dropped.memory,
@@ -62,6 +63,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
         build: Build {
             version: report.build.version,
             build_id: &report.build.build_id,
+            release: &report.build.release,
             site_scheme: report.build.site_scheme,
             capture: report.build.capture,
             symbols: report.build.symbols,
@@ -93,6 +95,7 @@ struct Summary<'a> {
     unnamed_bytes: Unnamed,
     resident_bytes: Option<u64>,
     memory_limit_bytes: Option<u64>,
+    memory_limit_usage_bytes: Option<u64>,
     sample_interval_bytes: u64,
     dropped_events: Dropped,
     naming: Naming,
@@ -136,6 +139,7 @@ struct Moment {
 struct Build<'a> {
     version: &'a str,
     build_id: &'a str,
+    release: &'a str,
     site_scheme: &'a str,
     capture: &'a str,
     symbols: &'a str,

@@ -120,10 +120,14 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     if let Some(bytes) = report.memory_limit_bytes {
         one(&families::MEMORY_LIMIT_BYTES, Level(bytes));
     }
+    if let Some(bytes) = report.memory_limit_usage_bytes {
+        one(&families::MEMORY_LIMIT_USAGE_BYTES, Level(bytes));
+    }
     one(&families::SAMPLE_INTERVAL_BYTES, Level(report.sample_interval_bytes));
 
     let build = &report.build;
-    let values = [build.version, &build.build_id, build.site_scheme, build.capture, build.symbols];
+    let values =
+        [build.version, &build.build_id, &build.release, build.site_scheme, build.capture, build.symbols];
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
 }
 

@@ -24,8 +24,8 @@
 //! * **summary.json**: `number` and `taken_at` of the moment it is about; `tracking`; `size`, `count`,
 //!   `size_diff`, `count_diff` (since the baseline, `delta_window_seconds` ago); `started_at`; the values of the metrics
 //!   of the same name (`peak_bytes`, `allocated_bytes`, `allocations`, `deallocated_bytes`,
-//!   `deallocations`, `untracked_bytes`, `overhead_bytes`, `unnamed_bytes` (`pending` and `lost`), `resident_bytes`, `memory_limit_bytes`,
-//!   `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
+//!   `deallocations`, `untracked_bytes`, `overhead_bytes`, `unnamed_bytes` (`pending` and `lost`), `resident_bytes`,
+//!   `memory_limit_bytes`, `memory_limit_usage_bytes`, `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
 //!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of the snapshots kept for baselines
 //!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here;
 //!   `source_url`: the template of links to sources, or null.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::settings;
 use crate::analyze::collector::budget::MIN_MAX_OVERHEAD;
-use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, MAX_DELTA_WINDOW, MAX_TOP_N};
+use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, DEFAULT_TOP_N, MAX_DELTA_WINDOW, MAX_TOP_N};
 use crate::analyze::symbols::SiteSettings;
 use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
@@ -23,7 +23,7 @@ pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
 /// Names of all variables, in the order of the documentation.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
     "HEAPGAUGE_TOP_N",
@@ -31,6 +31,8 @@ const KEYS: [&str; 14] = [
     "HEAPGAUGE_FRAMES",
     "HEAPGAUGE_SAMPLE",
     "HEAPGAUGE_MAX_OVERHEAD",
+    "HEAPGAUGE_MEMORY_LIMIT",
+    "HEAPGAUGE_RELEASE",
     "HEAPGAUGE_SITE",
     "HEAPGAUGE_OWN_CRATES",
     "HEAPGAUGE_LOOK_THROUGH",
@@ -52,6 +54,10 @@ pub(crate) struct Config {
     pub sample: Option<usize>,
     /// `None`: the program's, else the default.
     pub max_overhead: Option<u64>,
+    /// Limit of this process, in bytes; `None`: that of its cgroup alone.
+    pub memory_limit: Option<u64>,
+    /// Release of the program; empty: it has no name.
+    pub release: String,
     /// Rules by which sites are chosen.
     pub sites: SiteSettings,
     pub expose: Expose,
@@ -67,11 +73,13 @@ impl Default for Config {
         Config {
             on: None,
             addr: DEFAULT_ADDR.into(),
-            top_n: MAX_TOP_N,
+            top_n: DEFAULT_TOP_N,
             delta_window: DEFAULT_DELTA_WINDOW,
             frames: None,
             sample: None,
             max_overhead: None,
+            memory_limit: None,
+            release: String::new(),
             sites: SiteSettings::default(),
             expose: Expose::Metrics,
             debug_addr: Some(DEFAULT_DEBUG_ADDR),
@@ -123,7 +131,7 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
         }
         "HEAPGAUGE_TOP_N" => {
             config.top_n = number(value, 1, MAX_TOP_N)
-                .ok_or_else(|| format!("allowed are 1 to {MAX_TOP_N}, taking {MAX_TOP_N}"))?;
+                .ok_or_else(|| format!("allowed are 1 to {MAX_TOP_N}, taking {DEFAULT_TOP_N}"))?;
         }
         "HEAPGAUGE_DELTA_WINDOW" => {
             config.delta_window = duration(value)
@@ -150,6 +158,8 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
         }
+        "HEAPGAUGE_MEMORY_LIMIT" => config.memory_limit = Some(settings::memory_limit(value)?),
+        "HEAPGAUGE_RELEASE" => config.release = value.to_owned(),
         "HEAPGAUGE_SITE" | "HEAPGAUGE_OWN_CRATES" | "HEAPGAUGE_LOOK_THROUGH" => {
             settings::rule_of_sites(&mut config.sites, key, value)?;
         }
@@ -248,6 +258,8 @@ mod tests {
             ("HEAPGAUGE_FRAMES", "64"),
             ("HEAPGAUGE_SAMPLE", "512KiB"),
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
+            ("HEAPGAUGE_MEMORY_LIMIT", "2GiB"),
+            ("HEAPGAUGE_RELEASE", "2.4.1-rc1"),
             ("HEAPGAUGE_SITE", "nearest"),
             ("HEAPGAUGE_OWN_CRATES", "+tasks, -common::cache,"),
             ("HEAPGAUGE_LOOK_THROUGH", "-bytes"),
@@ -265,6 +277,8 @@ mod tests {
             frames: Some(64),
             sample: Some(512 << 10),
             max_overhead: Some(16 << 20),
+            memory_limit: Some(2 << 30),
+            release: "2.4.1-rc1".into(),
             sites: SiteSettings {
                 frame: Some(SiteFrame::Nearest),
                 own_crates: Some(vec!["+tasks".into(), "-common::cache".into()]),
@@ -302,9 +316,9 @@ mod tests {
                 "a:65536",
                 "HEAPGAUGE_ADDR=a:65536: allowed is HOST:PORT, taking 127.0.0.1:9898",
             ),
-            ("HEAPGAUGE_TOP_N", "0", "HEAPGAUGE_TOP_N=0: allowed are 1 to 25, taking 25"),
-            ("HEAPGAUGE_TOP_N", "+3", "HEAPGAUGE_TOP_N=+3: allowed are 1 to 25, taking 25"),
-            ("HEAPGAUGE_TOP_N", "26", "HEAPGAUGE_TOP_N=26: allowed are 1 to 25, taking 25"),
+            ("HEAPGAUGE_TOP_N", "0", "HEAPGAUGE_TOP_N=0: allowed are 1 to 25, taking 16"),
+            ("HEAPGAUGE_TOP_N", "+3", "HEAPGAUGE_TOP_N=+3: allowed are 1 to 25, taking 16"),
+            ("HEAPGAUGE_TOP_N", "26", "HEAPGAUGE_TOP_N=26: allowed are 1 to 25, taking 16"),
             (
                 "HEAPGAUGE_DELTA_WINDOW",
                 "5",
@@ -388,7 +402,7 @@ mod tests {
             problems,
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
-                 HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
+                 HEAPGAUGE_MEMORY_LIMIT, HEAPGAUGE_RELEASE, HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
                  HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET"]
         );
     }
@@ -439,7 +453,7 @@ mod tests {
         let value = OsString::from_vec(vec![b'1', 0xff]);
         let (config, problems) = parse([("HEAPGAUGE_TOP_N".into(), value)].into_iter());
         assert_eq!(config, Config::default());
-        assert_eq!(problems, ["HEAPGAUGE_TOP_N=1\u{fffd}: allowed are 1 to 25, taking 25"]);
+        assert_eq!(problems, ["HEAPGAUGE_TOP_N=1\u{fffd}: allowed are 1 to 25, taking 16"]);
     }
 
     /// Whatever a variable holds: what it says, or one short line and the default.

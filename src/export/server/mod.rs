@@ -88,7 +88,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// |---|---|---|
 /// | `HEAPGAUGE` | `on`, `off`; these and all switches also take `true`, `false`, `yes`, `no`, `1` and `0`, in any case | the program's, else `on` |
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
-/// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 25 |
+/// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 16 |
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
@@ -138,7 +138,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
         return Ok(None);
     }
     settings::apply(config)?;
-    let collector = Collector::builder().top_n(config.top_n).delta_window(config.delta_window).build()?;
+    let collector = settings::collector(config).build()?;
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
     if let Some(template) = &config.source_url {

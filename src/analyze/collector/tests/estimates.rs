@@ -81,24 +81,6 @@ fn what_is_level_stays_level_when_it_is_scaled_down() {
     assert_eq!(rows(&report), [(10, 27_333, 195, 333, 2), (20, 13_666, 9, 4_666, 3)]);
 }
 
-#[test]
-fn estimated_sites_are_thirty_five_at_most() {
-    let fake = Fake::new();
-    for line in 1..=60 {
-        fake.holds(4 * line, line, if line <= 25 { 1_000_000 } else { 10 }, 1);
-    }
-    fake.is_sampled(4, 10.0);
-    let collector = fake.collector(25, 300);
-    for round in 0..5_u32 {
-        fake.at(2 * u64::from(round + 1));
-        for line in 26 + 7 * round..33 + 7 * round {
-            fake.holds(4 * line, line, 1_000 * u64::from(round + 1), 1);
-        }
-        assert!(collector.collect().sites.len() <= 35);
-    }
-    assert_eq!(collector.collect().sites.len(), 35);
-}
-
 /// Sums by site against a plain map, over random histories.
 #[test]
 fn the_same_sums_as_a_plain_map() {

@@ -10,6 +10,7 @@ mod views;
 
 use super::*;
 use crate::analyze::frame::Traceback;
+use crate::analyze::process::MemoryLimit;
 use crate::analyze::symbols::{Progress, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
@@ -76,6 +77,8 @@ impl Fake {
         let options = Options {
             top_n,
             delta_window: Duration::from_secs(window),
+            memory_limit: None,
+            release: "2.4".into(),
             snapshots: 3,
             snapshots_for: Duration::from_secs(600),
         };
@@ -226,8 +229,8 @@ impl HeapSource for Fake {
     fn resident_bytes(&self) -> Option<u64> {
         Some(4096)
     }
-    fn memory_limit_bytes(&self) -> Option<u64> {
-        None
+    fn memory_limit(&self, own: Option<u64>) -> MemoryLimit {
+        MemoryLimit { limit: own, usage: Some(2048) }
     }
 }
 

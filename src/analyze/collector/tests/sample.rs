@@ -39,9 +39,11 @@ pub(crate) fn sample_report() -> Report {
         sample_interval_bytes: 0,
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
+        memory_limit_usage_bytes: Some(7_168),
         build: BuildInfo {
             version: "0.1.0",
             build_id: "ab12".into(),
+            release: "2.4".into(),
             site_scheme: "2",
             capture: "cfi",
             symbols: "lines",

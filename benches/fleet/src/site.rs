@@ -1,0 +1,152 @@
+//! One line of code in one process: blocks are born at the rate of the load, and each has a lifetime.
+//!
+//! Live bytes are what is born and has not died; nothing else shapes them. The births of each minute are kept for as long as
+//! one of its blocks may live, so the age of every live block is known.
+
+use std::collections::VecDeque;
+
+use crate::random::Random;
+
+/// Parts of the births of a minute; each part has one lifetime, a quantile of the distribution.
+const PARTS: u64 = 8;
+
+/// How long the blocks of a site live.
+#[derive(Clone, Debug)]
+pub enum Lifetime {
+    /// Exponential, with this mean in minutes: what requests and connections hold.
+    Mean(f64),
+    /// Exactly so many minutes: a cache with a time to live.
+    Fixed(usize),
+    /// Until the cache is cleared, every so many minutes.
+    UntilCleared(usize),
+}
+
+/// Blocks of a site that never die.
+#[derive(Clone, Debug)]
+pub struct Leak {
+    /// Blocks a minute at a load of 1.
+    pub blocks: f64,
+    /// They come together, every so many minutes.
+    pub every: usize,
+}
+
+/// What is the same for a site in all processes of a service.
+#[derive(Clone, Debug)]
+pub struct SiteSpec {
+    pub id: String,
+    pub function: String,
+    pub file: String,
+    pub line: u32,
+    /// Bytes of a block.
+    pub block: u64,
+    /// Blocks a minute at a load of 1.
+    pub blocks: f64,
+    pub lifetime: Lifetime,
+}
+
+/// The blocks of a site in one process.
+pub struct Site {
+    /// Lifetime of each part, in minutes.
+    lifetimes: [usize; PARTS as usize],
+    /// Births of the latest minutes, the present one first.
+    births: VecDeque<u64>,
+    clear_every: usize,
+    pub live: u64,
+    pub leaked: u64,
+}
+
+impl Site {
+    pub fn new(spec: &SiteSpec) -> Site {
+        let mut lifetimes = [0; PARTS as usize];
+        let mut clear_every = 0;
+        for (part, lifetime) in lifetimes.iter_mut().enumerate() {
+            let quantile = (part as f64 + 0.5) / PARTS as f64;
+            *lifetime = match spec.lifetime {
+                Lifetime::Mean(mean) => (-mean * (1.0 - quantile).ln()).round().max(1.0) as usize,
+                Lifetime::Fixed(minutes) => minutes,
+                Lifetime::UntilCleared(minutes) => {
+                    clear_every = minutes;
+                    minutes
+                }
+            };
+        }
+        Site { lifetimes, births: VecDeque::new(), clear_every, live: 0, leaked: 0 }
+    }
+
+    /// Lives one minute. Returns the blocks that were born and that died.
+    pub fn step(
+        &mut self,
+        spec: &SiteSpec,
+        leak: Option<&Leak>,
+        age: usize,
+        load: f64,
+        random: &mut Random,
+    ) -> (u64, u64) {
+        let born = random.poisson(spec.blocks * load);
+        self.births.push_front(born);
+        self.live += born;
+        let mut died = 0;
+        if self.clear_every > 0 {
+            if age.is_multiple_of(self.clear_every) {
+                died = self.live;
+                self.births.clear();
+            }
+        } else {
+            // The parts of n are n in all: floor((n + k) / 8) for k from 0 to 7.
+            died = (0..PARTS)
+                .zip(self.lifetimes)
+                .map(|(part, lifetime)| self.births.get(lifetime).map_or(0, |born| (born + part) / PARTS))
+                .sum();
+            self.births.truncate(1 + self.lifetimes[PARTS as usize - 1]);
+        }
+        self.live -= died;
+        let mut leaked = 0;
+        if let Some(leak) = leak.filter(|leak| age.is_multiple_of(leak.every)) {
+            leaked = random.poisson(leak.blocks * leak.every as f64 * load);
+            self.leaked += leaked;
+        }
+        (born + leaked, died)
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.live + self.leaked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(lifetime: Lifetime) -> SiteSpec {
+        let (id, function, file) = Default::default();
+        SiteSpec { id, function, file, line: 1, block: 1, blocks: 1000.0, lifetime }
+    }
+
+    fn live_after(minutes: usize, lifetime: Lifetime, leak: Option<Leak>) -> u64 {
+        let (spec, mut random) = (spec(lifetime), Random::new(7, 7));
+        let mut site = Site::new(&spec);
+        for age in 1..=minutes {
+            site.step(&spec, leak.as_ref(), age, 1.0, &mut random);
+        }
+        site.blocks()
+    }
+
+    fn near(found: u64, expected: f64) {
+        assert!((found as f64 / expected - 1.0).abs() < 0.05, "{found}, expected {expected}");
+    }
+
+    #[test]
+    fn live_is_rate_times_lifetime() {
+        near(live_after(1000, Lifetime::Fixed(60), None), 60_000.0);
+        near(live_after(30, Lifetime::Fixed(60), None), 30_000.0);
+        near(live_after(1000, Lifetime::Mean(20.0), None), 20_000.0);
+    }
+
+    #[test]
+    fn a_cleared_cache_is_a_sawtooth_and_a_leak_stays() {
+        near(live_after(59, Lifetime::UntilCleared(60), None), 59_000.0);
+        assert_eq!(live_after(60, Lifetime::UntilCleared(60), None), 0);
+        let leak = Leak { blocks: 10.0, every: 20 };
+        near(live_after(120, Lifetime::UntilCleared(60), Some(leak)), 1_200.0);
+    }
+}

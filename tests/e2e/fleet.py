@@ -1,0 +1,157 @@
+"""Counts true and false alerts about a simulated fleet whose leaks are known, by Debian's Prometheus and the shipped rules.
+
+benches/fleet serves the processes; time runs SPEED times as fast, for both. The rules are loaded after half an hour, onto a
+fleet that is scraped already.
+
+    tests/e2e/fleet.py                        60 processes, five hours
+    tests/e2e/fleet.py --seed 7 --speed 60    another fleet, on a slow machine
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from support import ROOT, Program, Prometheus, faster, get, wait_for
+
+RULES = ROOT / "dashboards" / "rules" / "heapgauge.rules.yml"
+SIMULATOR = ROOT / "benches" / "target" / "release" / "fleet"
+LEAK_ALERTS = {"HeapFunctionGrowing", "HeapFunctionExhaustsMemory"}
+
+CONFIG = """
+global:
+  scrape_interval: {minute}ms
+  scrape_timeout: {minute}ms
+  evaluation_interval: {minute}ms
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: fleet
+    http_sd_configs:
+      - url: http://127.0.0.1:{port}/targets
+        refresh_interval: {minute}ms
+"""
+
+
+class Fleet(Program):
+    """Runs the simulator, which ends by itself."""
+
+    def __init__(self, options):
+        super().__init__([
+            SIMULATOR, "serve", "--seed", options.seed, "--services", options.services, "--pods", options.pods, "--minutes",
+            options.minutes + 10, "--speed", options.speed, "--for", options.minutes * 60 // options.speed + 120])
+
+    def port(self):
+        return int(self.wait_line(r"^listening on http://127\.0\.0\.1:(\d+)$", 120)[1][1])
+
+
+def fired(prometheus, seconds):
+    """Returns each alert that fired, with its job, its function and the number of its series."""
+    rows = prometheus.query('count by (alertname, severity, job, function)'
+                            f' (last_over_time(ALERTS{{alertstate="firing"}}[{seconds}s]))')
+    return {(row["alertname"], row["job"], row.get("function", "")): count for row, count in rows}
+
+
+def firing(prometheus):
+    """Returns the firing alerts with their values and words."""
+    alerts = json.loads(get(prometheus.web, "/api/v1/alerts").body)["data"]["alerts"]
+    return {(alert["labels"]["alertname"], alert["labels"]["job"], alert["labels"].get("function", "")):
+            (float(alert["value"]), alert["annotations"]["description"]) for alert in alerts if alert["state"] == "firing"}
+
+
+def build():
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", ROOT / "benches" / "Cargo.toml",
+                    "--package", "fleet"], check=True, timeout=300)
+
+
+def run(options):
+    minute = 60_000 // options.speed
+    with Fleet(options) as fleet:
+        port = fleet.port()
+        rules = pathlib.Path(os.environ.get("TMPDIR", "/tmp"), f"heapgauge-fleet-{port}.rules.yml")
+        rules.write_text("groups: []\n")
+        config = CONFIG.format(minute=minute, rules=rules, port=port)
+        try:
+            with Prometheus(config, f"--query.lookback-delta={5 * minute}ms") as prometheus:
+                return watched(options, port, rules, prometheus.ready())
+        finally:
+            rules.unlink()
+
+
+def watched(options, port, rules, prometheus):
+    began = time.monotonic()
+
+    def until(simulated):
+        time.sleep(max(0, began + simulated * 60 / options.speed - time.monotonic()))
+
+    until(30)
+    rules.write_text(faster(options.rules.read_text(), options.speed))
+    prometheus.process.send_signal(signal.SIGHUP)
+    until(options.minutes)
+    found, now = fired(prometheus, 10_000), firing(prometheus)
+    truth = json.loads(get(port, "/truth").body)
+    simulated = int(get(port, "/minute").body)
+
+    metrics = get(prometheus.web, "/metrics").body
+    value = lambda name: sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(name + "{"))
+    missed = value("prometheus_rule_group_iterations_missed_total") / value("prometheus_rule_group_iterations_total")
+    failures = value("prometheus_rule_evaluation_failures_total")
+    spent = value("prometheus_rule_evaluation_duration_seconds_sum") / max(value("prometheus_rule_group_iterations_total") / 4, 1)
+
+    expected = {(service["job"], service["function"]): service for service in truth if service["leaking"]}
+    named = {(job, function) for alert, job, function in found if alert in LEAK_ALERTS}
+    # Before its growth can be judged, what leaks may be known by its limit alone.
+    leaking = {job for job, _ in expected}
+    false = {alert: count for alert, count in found.items()
+             if alert[1:] not in expected and not (alert[0] == "HeapWillExceedLimit" and alert[1] in leaking)}
+    kinds = {service["job"]: service["kind"] for service in truth}
+    print(f"seed {options.seed}: {len(expected)} leaks, {len(named & set(expected))} named; {len(false)} false alerts;"
+          f" {simulated} minutes, {100 * missed:.0f} % of evaluations missed, {1000 * spent:.0f} ms of rules a minute")
+    for alert in sorted(false):
+        print(f"  false: {alert} of {kinds[alert[1]]}")
+    for key in sorted(set(expected) - named):
+        print(f"  missing: {key} of {kinds[key[0]]}")
+    problems = [f"missing: {key}" for key in sorted(set(expected) - named)] + [f"false: {alert}" for alert in sorted(false)]
+    problems += [f"more than one: {alert}" for alert, count in found.items() if count > 1]
+    if failures:
+        problems.append(f"{failures:.0f} evaluations failed: {prometheus.errors()[-3:]}")
+    if missed > 0.3:
+        problems.append(f"{100 * missed:.0f} % of the evaluations were missed: a lower --speed is wanted")
+    for (job, function), service in sorted(expected.items()):
+        alerts = {name: what for (name, at, _), what in now.items() if at == job}
+        if len(alerts) != 1:
+            problems.append(f"{job}, {service['kind']}: not one alert at the end, but {sorted(alerts)}")
+            continue
+        (name, (count, words)), = alerts.items()
+        print(f"  {name} ({service['kind']}): {words}")
+        # Processes that are killed are young, and not all of them are near the limit at once.
+        if service["kind"] != "LeakUntilKilled" and count != service["leaking"]:
+            problems.append(f"{job}, {service['kind']}: {count:.0f} processes, planted {service['leaking']}")
+        if service["kind"] == "LeakOfRelease" and f"{service['leaking']} of {service['leaking']} of 2.4" not in words:
+            problems.append(f"{job}: {words}")
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--services", type=int, default=12)
+    parser.add_argument("--pods", type=int, default=5)
+    parser.add_argument("--minutes", type=int, default=290)
+    parser.add_argument("--speed", type=int, default=120)
+    parser.add_argument("--rules", type=pathlib.Path, default=RULES)
+    options = parser.parse_args()
+    build()
+    problems = run(options)
+    for problem in problems:
+        print(f"FAILED  {problem}")
+    print("0 passed, 1 failed" if problems else "1 passed, 0 failed")
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()
