@@ -28,6 +28,13 @@ static OF_THREADS: AtomicU64 = AtomicU64::new(0);
 /// Bytes of the map of stacks, which come through the global allocator and not from here. Relaxed, as above.
 static OF_MAP: AtomicU64 = AtomicU64::new(0);
 
+/// Bytes that threads are about to take: of many threads that ask at the same time, each sees what the others take.
+/// Relaxed, as above.
+static RESERVED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of the first caches of threads that have a state and no caches yet. Relaxed, as above.
+static FIRST_CACHES: AtomicU64 = AtomicU64::new(0);
+
 /// The most that all of these may hold. Relaxed: late by an event at most.
 static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 
@@ -69,15 +76,15 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
 }
 
 /// Returns zeroed memory for `len` values of `T` that the calling thread alone writes, or null: without memory, and
-/// where `may` says that there is no room. Freed only by [`free_array_of_thread`].
+/// where `may` says that there is no room. Its bytes are reserved when `may` is called. Freed only by [`free_array_of_thread`].
 pub(crate) fn zeroed_array_of_thread<T>(len: usize, may: fn(usize) -> bool) -> *mut T {
     let bytes = len.saturating_mul(size_of::<T>());
-    if !may(bytes) {
-        return std::ptr::null_mut();
-    }
-    let pointer: *mut T = zeroed_array(len);
-    if !pointer.is_null() {
-        OF_THREADS.fetch_add(bytes as u64, Ordering::Relaxed);
+    OF_THREADS.fetch_add(bytes as u64, Ordering::Relaxed);
+    RESERVED.fetch_add(bytes as u64, Ordering::Relaxed);
+    let pointer: *mut T = if may(bytes) { zeroed_array(len) } else { std::ptr::null_mut() };
+    RESERVED.fetch_sub(bytes as u64, Ordering::Relaxed);
+    if pointer.is_null() {
+        OF_THREADS.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
     pointer
 }
@@ -173,7 +180,8 @@ pub(crate) fn bytes() -> u64 {
 
 /// Returns the bytes that count against the limit.
 fn counted() -> u64 {
-    bytes() + OF_MAP.load(Ordering::Relaxed)
+    let of = |bytes: &AtomicU64| bytes.load(Ordering::Relaxed);
+    bytes() + of(&OF_MAP) + of(&RESERVED) + of(&FIRST_CACHES)
 }
 
 /// Counts what the map of stacks has grown by.
@@ -196,25 +204,39 @@ pub(crate) fn has_room(bytes: usize) -> bool {
     counted() + bytes as u64 <= LIMIT.load(Ordering::Relaxed)
 }
 
-/// Returns whether there is room for so many bytes of a thread's own counters or caches. The thread can do without,
+/// Returns whether what is reserved fits.
+pub(crate) fn fits(_bytes: usize) -> bool {
+    has_room(0)
+}
+
+/// Returns whether there is room for the bytes reserved for a thread's own counters or caches. The thread can do without,
 /// more slowly and as exactly, but a stack that finds no room is lost: so together they leave half of the limit to
 /// stacks, and beyond that take no more than a quarter of it.
-pub(crate) fn thread_may_grow(bytes: usize) -> bool {
-    let (bytes, limit) = (bytes as u64, LIMIT.load(Ordering::Relaxed));
-    let after = counted() + bytes;
-    after <= limit / 2 || after <= limit && OF_THREADS.load(Ordering::Relaxed) + bytes <= limit / 4
+pub(crate) fn thread_may_grow(_bytes: usize) -> bool {
+    let (after, limit) = (counted(), LIMIT.load(Ordering::Relaxed));
+    after <= limit / 2 || after <= limit && OF_THREADS.load(Ordering::Relaxed) <= limit / 4
 }
 
-/// Returns whether there is room for the state of one more thread. A sixteenth beyond the limit of all other tables
-/// is for states alone: where stacks have taken the rest, a new thread still counts where it belongs.
-pub(crate) fn has_room_for_thread(bytes: usize) -> bool {
-    let limit = LIMIT.load(Ordering::Relaxed);
-    counted() + bytes as u64 <= limit + limit / 16
-}
-
-/// Allows a table beyond the limit: it is small, and its thread cannot do without.
-pub(crate) fn always(_bytes: usize) -> bool {
+/// Allows a table beyond the limit: it is one of the first caches, which were reserved with the thread's state.
+pub(crate) fn always(bytes: usize) -> bool {
+    // A state that was used before may have made its caches already: no less than nothing is reserved.
+    let rest = |reserved: u64| Some(reserved.saturating_sub(bytes as u64));
+    let _ = FIRST_CACHES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
     true
+}
+
+/// Returns zeroed memory for the state of one more thread, and reserves bytes for the caches that it cannot do without;
+/// null where there is no room. A sixteenth beyond the limit of all other tables is for states alone: where stacks have
+/// taken the rest, a new thread still counts where it belongs.
+pub(crate) fn zeroed_for_thread<T>(caches: usize) -> *mut T {
+    let (bytes, limit) = ((size_of::<T>() + caches) as u64, LIMIT.load(Ordering::Relaxed));
+    RESERVED.fetch_add(bytes, Ordering::Relaxed);
+    let pointer: *mut T = if counted() <= limit + limit / 16 { zeroed() } else { std::ptr::null_mut() };
+    if !pointer.is_null() {
+        FIRST_CACHES.fetch_add(caches as u64, Ordering::Relaxed);
+    }
+    RESERVED.fetch_sub(bytes, Ordering::Relaxed);
+    pointer
 }
 
 /// Sets the limit of the tables, in bytes.

@@ -132,10 +132,7 @@ fn adopt() -> Option<&'static ThreadState> {
 const IDLE_CACHES: usize = 8 << 10;
 
 pub(super) fn make() -> Option<&'static ThreadState> {
-    if !memory::has_room_for_thread(size_of::<ThreadState>() + IDLE_CACHES) {
-        return None;
-    }
-    let state = memory::zeroed::<ThreadState>();
+    let state = memory::zeroed_for_thread::<ThreadState>(IDLE_CACHES);
     // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;

@@ -228,7 +228,7 @@ impl Rules {
         let may = if len <= SMALLEST {
             memory::always
         } else if len <= NEEDED {
-            memory::has_room
+            memory::fits
         } else {
             memory::thread_may_grow
         };
