@@ -109,7 +109,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts the server; see [`serve`].
+    /// Starts the server; see [`serve`](crate::serve).
     ///
     /// # Examples
     ///
@@ -121,7 +121,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// As [`serve`].
+    /// As [`serve`](crate::serve).
     pub fn serve(self, addr: impl ToSocketAddrs) -> Result<Server, Error> {
         let _own = control::internal();
         // Names are looked up before anything is locked: it may take a while.
@@ -166,10 +166,10 @@ impl ServerBuilder {
         let (stop, stopped) = oneshot::channel();
         let (ready, outcome) = mpsc::channel();
         let clock = collector.clone();
+        // Made here, where allocations are heapgauge's own: the new thread is internal from the first line of `run` on only.
+        let outlet = http::outlet(&clock, self.source_url);
         let thread = std::thread::Builder::new()
-            .spawn(move || {
-                run((listener, access), debug, http::outlet(&clock, self.source_url), clock, stopped, ready)
-            })
+            .spawn(move || run((listener, access), debug, outlet, clock, stopped, ready))
             .map_err(|error| failed(&addrs, error))?;
         // The sender is gone without a word only if the thread panicked. A fork need not wait for it.
         let outcome = fork::outside(|| outcome.recv());
