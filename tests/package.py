@@ -83,7 +83,7 @@ def answers(folder, crate):
         said = process.stderr.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", said)
         assert address, said
-        info = re.compile(rf'heap_site_info\{{.*function="shop::keep",file="src/main.rs",line="{line}",crate="shop"\}} 1')
+        info = re.compile(rf'heap_site_info\{{.*function="shop::keep",file="src/main.rs",line="{line}",crate="shop",via=""\}} 1')
         end = time.monotonic() + 60
         while True:
             with urllib.request.urlopen(address[0] + "/metrics", timeout=20) as answer:

@@ -254,7 +254,7 @@ impl Traceback {
     ///
     /// ```
     /// let traceback = heapgauge::Traceback::new([heapgauge::Frame::new(None, "a.rs", 2)]);
-    /// assert_eq!((traceback.site().line, traceback.via()), (2, ""));
+    /// assert_eq!((traceback.site().line(), traceback.via()), (2, ""));
     /// ```
     pub fn site(&self) -> &Frame {
         &self.frames[self.site]

@@ -49,7 +49,8 @@ static PEAK: AtomicU64 = AtomicU64::new(0);
 
 fn main() {
     let limit: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
-    let collector = heapgauge::Collector::builder().max_overhead(limit).build().unwrap();
+    heapgauge::set_max_overhead(limit).unwrap();
+    let collector = heapgauge::Collector::new();
     let kept: Vec<_> = SITES.iter().map(|site| site()).collect();
     std::thread::spawn(|| loop {
         PEAK.fetch_max(heapgauge::tracker_memory(), Ordering::Relaxed);
@@ -61,7 +62,7 @@ fn main() {
     let report = collector.collect();
     for trace in snapshot.traces() {
         let frame = trace.traceback.most_recent();
-        println!("{}\\t{}\\t{}\\t{}\\t{}", frame.name(), frame.file, frame.line, trace.size, trace.count);
+        println!("{}\\t{}\\t{}\\t{}\\t{}", frame.name(), frame.file(), frame.line(), trace.size, trace.count);
     }
     println!("# {seconds} {} {} {}", PEAK.load(Ordering::Relaxed), report.dropped.memory, kept.len());
 }
