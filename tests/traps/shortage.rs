@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 type Block = Box<[u64; 3]>;
 
+/// Its number differs from that of other leaves, which a release build would make one function of.
 #[inline(never)]
 fn leaf(number: usize) -> Block {
-    black_box(Box::new([number as u64; 3]))
+    black_box(Box::new([number as u64 ^ 4; 3]))
 }
 const LEAF: &str = "traps::shortage::leaf";
 
@@ -21,8 +22,7 @@ fn branch(path: usize) -> Block {
 }
 const DEPTH: usize = 13;
 
-/// Allocates on a shorter stack of a path: these take less memory. Its number differs from that of other leaves, which a
-/// release build would make one function of.
+/// Allocates on a shorter stack of a path: these take less memory. Its number differs, as that of `leaf`.
 #[inline(never)]
 fn short_leaf(number: usize) -> Block {
     black_box(Box::new([number as u64 ^ 2; 3]))
