@@ -22,8 +22,8 @@
 //! # }
 //! ```
 //!
-//! File and line need line tables in the profile: `debug = "line-tables-only"`, and `strip = "none"` or a separate debug file. Without them a site is
-//! named by its function, in a stripped binary by module and offset.
+//! File and line need line tables in the profile: `debug = "line-tables-only"`, and `strip = "none"` or a separate debug
+//! file. Without them a site is named by its function, in a stripped binary by module and offset.
 //!
 //! Without a server, from inside:
 //!

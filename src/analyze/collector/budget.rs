@@ -50,7 +50,8 @@ pub(super) fn limit() -> u64 {
 /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at `[unrecorded]`,
 /// which counts as dropped for want of memory. A quarter to half is for names, which may also use space that tables leave.
 /// A site whose line finds no room is not exported: it counts in [`Report::other`](crate::Report::other) and in
-/// [`UnnamedBytes::lost`](crate::UnnamedBytes::lost), and is looked for again when there is more room.
+/// [`UnnamedBytes::lost`](crate::UnnamedBytes::lost), and is looked for again when there is more room. Where the
+/// line tables would not fit into the whole limit, sites are exported by function, and count in `UnnamedBytes::lost` too.
 ///
 /// # Examples
 ///

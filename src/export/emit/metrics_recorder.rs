@@ -145,7 +145,7 @@ impl Metrics {
 
     /// Starts a thread that [describes](Metrics::describe) the metrics, [collects](Metrics::collect) now and
     /// in this interval from then on, and keeps the collector's baselines in time. Dropping the
-    /// [`Reporter`] stops it.
+    /// [`Reporter`] stops it; `let _ = …` drops it at once, and the compiler does not warn.
     ///
     /// # Examples
     ///

@@ -55,7 +55,12 @@ static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 /// each client that reaches the port reads names of functions and files, and the memory they hold; every path is then on
 /// [`Server::debug_addr`].
 ///
-/// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once.
+/// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once, and
+/// the compiler does not warn. A server that was dropped within a second is a line on stderr, if the program still runs a
+/// second later and has started no other one.
+///
+/// Where heapgauge is not the global allocator of the program, the server starts with `heap_tracking 0` and without a site,
+/// and a line on stderr names the two lines to add.
 ///
 /// # Errors
 ///
@@ -89,10 +94,12 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE` | `on`, `off`; these and all switches also take `true`, `false`, `yes`, `no`, `1` and `0`, in any case | the program's, else `on` |
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
 /// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 16 |
-/// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`; 0s: the previous collection | `5m` |
+/// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`, up to `7d`; `0s`: the previous collection | `5m` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | the program's, else `64MiB` or a quarter of what a cgroup leaves |
+/// | `HEAPGAUGE_MEMORY_LIMIT` | limit of this process, such as `512MiB`, where its cgroup has none or a wider one | the cgroup's |
+/// | `HEAPGAUGE_RELEASE` | release of the program, for `heap_build_info` | none |
 /// | `HEAPGAUGE_SITE` | frame that a block is charged to: `own`, the program's own line, or `nearest`, the library's | the program's, else `own` |
 /// | `HEAPGAUGE_OWN_CRATES` | crates and modules that count as own (`+tasks`) or not (`-common::cache`), beside the workspace's | the program's, else none |
 /// | `HEAPGAUGE_LOOK_THROUGH` | crates to add to the list that is looked through (`+arena`), or to take from it (`-bytes`) | the program's, else none |
@@ -101,8 +108,11 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_SOURCE_URL` | template of links to sources, see [`ServerBuilder::source_url`] | none |
 /// | `HEAPGAUGE_QUIET` | `on`: no line on stderr that says where the server listens | `off` |
 ///
+/// A server that starts is one line on stderr, which names its address, unless `HEAPGAUGE_QUIET=on`.
+///
 /// The server stops when the value is dropped: give it a name that lives as long as the program. `let _ =` is no name,
-/// and drops it at once.
+/// and drops it at once; the compiler does not warn there. [`serve`] says which lines on stderr tell of it, and of a program
+/// without heapgauge's allocator.
 ///
 /// # Examples
 ///
@@ -206,6 +216,9 @@ impl Server {
     ///
     /// `None` when `HEAPGAUGE=off`; tracking is stopped then. A malformed variable is one line on stderr, and its default is
     /// taken.
+    ///
+    /// The server stops when the value is dropped. The compiler does not warn about `Server::from_env()?;` without a name,
+    /// which drops it at once.
     ///
     /// # Examples
     ///
