@@ -240,14 +240,20 @@ impl ThreadState {
         // Below the base, the block's epoch ended after its id was looked up: it is not counted any more.
         let is_present = id >= self.unpublished.base();
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
-        if self.span_depth.get() > 0 {
-            let peak = if self.expects_free.take() { 0 } else { bytes };
-            self.span.set(self.span.get().then(SpanBytes { live: bytes, peak }));
-        }
+        self.measure_change(bytes);
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
             self.publish_slow(bytes);
+        }
+    }
+
+    /// Adds a change to the measurement that this thread is inside, if it is.
+    #[inline]
+    fn measure_change(&self, bytes: i64) {
+        if self.span_depth.get() > 0 {
+            let peak = if self.expects_free.take() { 0 } else { bytes };
+            self.span.set(self.span.get().then(SpanBytes { live: bytes, peak }));
         }
     }
 

@@ -47,12 +47,16 @@ impl LiveBytes {
         self.enter_epoch();
         let is_present = id >= self.unpublished.base();
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
+        self.measure_change(bytes);
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
             self.publish_slow(bytes);
         }
     }
+
+    /// No other thread sees a measurement, so that there is none here.
+    fn measure_change(&self, _bytes: i64) {}
 
     /// As `ThreadState::publish_slow`.
     fn publish_slow(&self, change: i64) {
