@@ -274,7 +274,7 @@ fn locks_and_cells_are_those_that_a_forked_child_can_use() {
 #[test]
 fn every_file_says_what_it_is_and_is_finished() {
     let mut files = Vec::new();
-    for folder in ["src", "tests", "examples"] {
+    for folder in ["src", "tests", "examples", "benches"] {
         files.extend(rust_files(&root().join(folder)));
     }
     assert!(files.len() >= 20, "only {} files found", files.len());

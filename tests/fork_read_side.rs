@@ -4,6 +4,10 @@
 //! A program of its own, because its inner allocator makes a thread slow, or interrupts it, at the allocations of the read side.
 #![cfg(all(unix, feature = "http"))]
 
+#[path = "support/at_end.rs"]
+mod at_end;
+
+use at_end::SetAtEnd;
 use heapgauge::{Collector, GroupBy, Snapshot, emit};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -141,6 +145,7 @@ fn a_child_uses_what_another_thread_had_locked() {
     let rounds = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         let (read_side, over, rounds) = (&read_side, &over, &rounds);
+        let _end = SetAtEnd(over);
         for thread in 1..=2 {
             scope.spawn(move || {
                 AT.set(At::Sleep);
@@ -170,7 +175,6 @@ fn a_child_uses_what_another_thread_had_locked() {
             assert_eq!(status, 0, "round {round}");
             std::thread::sleep(Duration::from_millis(13));
         }
-        over.store(true, Ordering::Relaxed);
     });
     within(0);
     println!("{} rounds of the parent's threads", rounds.load(Ordering::Relaxed));

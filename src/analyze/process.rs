@@ -61,7 +61,7 @@ fn cgroup_usage(cgroup: &LimitedCgroup, read: &dyn Fn(&Path) -> Option<String>) 
         })
     };
     if cgroup.names.kind != V2.kind {
-        // Of the kernel's own memory v1 knows a sum only, in which caches are that it can take back.
+        // Version 1 has one sum for the kernel's own memory, which includes caches that can be reclaimed.
         return Some(field("total_rss")? + field("total_shmem").unwrap_or(0));
     }
     // `kernel` is younger (Linux 5.18) than its parts.

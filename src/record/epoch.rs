@@ -10,7 +10,7 @@ use crate::record::tag;
 
 /// Base while tracking is off: no id is at or above it.
 const OFF: u32 = u32::MAX;
-/// Ids of stacks end here. What is left below [`tag::SAMPLED`] is for epochs, two each, which are never
+/// Ids of stacks end here. The rest below [`tag::SAMPLED`] is for epochs, two each, which are never
 /// refused.
 const LAST_STACK: u32 = tag::SAMPLED - (1 << 21);
 
@@ -83,7 +83,7 @@ pub(crate) const GENERATION: u32 = 16;
 /// Returns a number that changes whenever a thread's copy of base, sampling and unwind rules is out of date; never 0.
 #[inline(always)]
 pub(crate) fn generation() -> u32 {
-    // Relaxed: as for the base. What follows is read again by `generation_slow`.
+    // Relaxed: as for the base. `generation_slow` reads everything that depends on it again.
     HOT.generation.load(Ordering::Relaxed)
 }
 

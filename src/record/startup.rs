@@ -43,7 +43,7 @@ fn prepare_slow() {
     thread::prepare();
     unwind::prepare();
     let _internal = Suspension::new(thread::INTERNAL);
-    // Of the system's random numbers, as every map of the standard library takes them.
+    // `RandomState` takes its keys from the system's random numbers.
     sampling::reseed(RandomState::new().hash_one(0));
     table::prepare();
     at_fork();
@@ -88,7 +88,7 @@ fn pin() {
     if unsafe { libc::getauxval(libc::AT_PHDR) as usize }.wrapping_sub(module.dli_fbase.addr()) < 4096 {
         return;
     }
-    // SAFETY: the loader's own name of a module that is loaded, which is not loaded again. What it returns is never
+    // SAFETY: the loader's own name of a module that is loaded, which is not loaded again. Its handle is never
     // closed.
     unsafe { libc::dlopen(module.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
 }

@@ -1,6 +1,7 @@
 //! Tests that a child, forked while its parent looks up names, records new stacks and tracks domains, continues from its
 //! parent's counts.
 
+use crate::at_end::SetAtEnd;
 use heapgauge::{GroupBy, Snapshot};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,6 +67,7 @@ fn case_43_a_forked_child_goes_on_by_itself() {
     let mut bytes = Some(bytes);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = SetAtEnd(&stop);
         scope.spawn(|| {
             let mut round = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -91,7 +93,6 @@ fn case_43_a_forked_child_goes_on_by_itself() {
             assert_eq!(unsafe { libc::waitpid(process, &mut status, 0) }, process);
             assert_eq!(status, 0, "round {round}");
         }
-        stop.store(true, Ordering::Relaxed);
     });
     // The children freed their own copies.
     assert_eq!(at_line(line), Some((4_321, 1)));

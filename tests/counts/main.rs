@@ -1,5 +1,8 @@
 //! Tests exact counts of whole processes: each test has a process of its own, around an ordinary tracked allocator.
 
+#[cfg(unix)]
+#[path = "../support/at_end.rs"]
+mod at_end;
 #[macro_use]
 #[path = "../support/process.rs"]
 mod process;

@@ -8,7 +8,7 @@ const MESSAGES: u64 = 10_000;
 /// Fills one channel with `send` at `line`, and drains another of its kind with `pass`. Checks that what waits is at the
 /// line of the `send`.
 fn slow_consumer(line: u32, via: &[&str], send: impl Fn([u64; 8]), mut pass: impl FnMut([u64; 8])) {
-    // What a channel needs once.
+    // The first message allocates the channel's own blocks.
     pass([0; 8]);
     let before = Heap::now();
     for number in 0..MESSAGES {

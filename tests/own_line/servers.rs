@@ -47,7 +47,7 @@ fn bodies_of_a_server_and_of_a_client() {
         let now = Heap::now();
         let of_bodies = 20 * BODY as u64;
         assert_eq!(now.at(FILE, line..=line).0, of_bodies, "{:#?}", now.changes(&before));
-        // What the libraries hold is at lines of the program, too: all of it runs inside them.
+        // Blocks of the libraries are at lines of the program, too, because all of them run inside its functions.
         assert!(now.since(&before).0 >= 2 * of_bodies);
         let grown = now.changes(&before).into_iter().filter(|(_, then, now)| now.0 > then.0);
         let elsewhere = grown.filter(|((file, ..), ..)| !file.starts_with("tests/own_line/"));

@@ -1,5 +1,6 @@
 //! Allocates where a thread or the process ends, and in panics.
 
+use crate::at_end::SetAtEnd;
 use crate::{done, nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::backtrace::Backtrace;
@@ -178,6 +179,7 @@ fn panic_hook_that_prints_a_backtrace() {
         }));
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _end = SetAtEnd(&over);
             let panicking: Vec<_> = (0..THREADS)
                 .map(|_| {
                     scope.spawn(|| {
@@ -196,7 +198,6 @@ fn panic_hook_that_prints_a_backtrace() {
                 }
             });
             panicking.into_iter().for_each(|thread| thread.join().unwrap());
-            over.store(true, Ordering::Relaxed);
         });
         std::panic::set_hook(harness);
         let panics = (THREADS * PANICS) as u64;

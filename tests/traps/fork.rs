@@ -1,5 +1,6 @@
 //! Forks while threads allocate, free, exit and take snapshots.
 
+use crate::at_end::SetAtEnd;
 use crate::{nothing_is_lost, of_function, on_path, say, trap};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,7 @@ fn case_43_children_that_allocate_on_new_stacks() {
         let kept: Vec<_> = (0..50).map(leaf).collect();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _end = SetAtEnd(&over);
             for number in 0..3usize {
                 let over = &over;
                 scope.spawn(move || {
@@ -92,7 +94,6 @@ fn case_43_children_that_allocate_on_new_stacks() {
                 assert_eq!(unsafe { libc::waitpid(process, &raw mut status, 0) }, process);
                 assert_eq!(status, 0, "round {round}: ended by {status:#x}");
             }
-            over.store(true, Ordering::Relaxed);
         });
         assert_eq!(of_function(LEAF), (32 * 50, 50));
         assert_eq!(of_function(LEAF_OF_CHILD), (0, 0));

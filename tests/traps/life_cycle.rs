@@ -1,5 +1,6 @@
 //! Starts, stops, clears, resets and pauses from several threads while others allocate, free and read.
 
+use crate::at_end::SetAtEnd;
 use crate::{nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
@@ -32,6 +33,7 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
         let (operations, calls, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
         std::thread::scope(|scope| {
+            let _end = SetAtEnd(&over);
             let mut boxes = Vec::new();
             let mut posts = Vec::new();
             for _ in 0..3 {
@@ -101,7 +103,6 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
                 assert!(report.live.now.bytes <= MOST && report.untracked_bytes <= MOST);
                 count(&reads);
             }
-            over.store(true, Ordering::Relaxed);
         });
         heapgauge::start(20).unwrap();
         // All blocks of the workers are freed, with or without a clear in between.

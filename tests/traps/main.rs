@@ -4,6 +4,8 @@
 //! allocator and a tracker of its own. `tests/README.md` has a table of them.
 #![cfg(target_os = "linux")]
 
+#[path = "../support/at_end.rs"]
+mod at_end;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/random.rs"]

@@ -121,7 +121,9 @@ fn truth(plan: &Plan, minute: i64) -> String {
     for (number, service) in plan.services.iter().enumerate() {
         let living = |life: &&Life| life.service == number && life.begin <= minute && minute < life.end;
         let lives: Vec<&Life> = match minute {
-            i64::MAX => plan.lives.iter().filter(|life| life.service == number && life.end == i64::MAX).collect(),
+            i64::MAX => {
+                plan.lives.iter().filter(|life| life.service == number && life.end == i64::MAX).collect()
+            }
             _ => plan.lives.iter().filter(living).collect(),
         };
         let function = service.leaks.first().map(|(site, _)| service.sites[*site].function.as_str());
@@ -179,7 +181,8 @@ fn backfill(plan: &Plan, options: &Options) -> Result<(), Box<dyn std::error::Er
             }
             let list = |text: Vec<String>| text.join(",");
             let values = list(samples.iter().map(|(_, value)| value.to_string()).collect());
-            let times = list(samples.iter().map(|(minute, _)| (1000.0 * time(*minute)).to_string()).collect());
+            let times =
+                list(samples.iter().map(|(minute, _)| (1000.0 * time(*minute)).to_string()).collect());
             writeln!(out, "}},\"values\":[{values}],\"timestamps\":[{times}]}}")?;
         }
     }

@@ -46,7 +46,7 @@ impl<'a> Process<'a> {
             jumped: 0,
             kills: 0,
         };
-        // What ran before the fleet did has started at some time of that day.
+        // Processes of the day before did not all start at the same minute.
         if life.begin == -EARLIER {
             process.started -= process.random.whole(0, 600);
         }

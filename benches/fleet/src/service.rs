@@ -1,4 +1,4 @@
-//! The services of a fleet and the lives of their pods, from a seed. What leaks is known before the first minute.
+//! The services of a fleet and the lives of their pods, from a seed. The leaks are known before the first minute.
 
 use crate::random::Random;
 use crate::site::{Leak, Lifetime, SiteSpec};
@@ -10,7 +10,7 @@ const SITES: usize = 40;
 /// Minutes that a fleet has lived before minute 0.
 pub const EARLIER: i64 = 1440;
 
-/// What happens in a service. The first six leak.
+/// Behaviour of a service's heap. The first six leak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Leak,
@@ -56,7 +56,7 @@ pub struct Service {
     pub job: String,
     pub kind: Kind,
     pub sites: Vec<SiteSpec>,
-    /// Sites that leak, with what they leak.
+    /// Sites that leak, with their leaks.
     pub leaks: Vec<(usize, Leak)>,
     /// First minute of the leak.
     pub leaks_from: i64,
@@ -98,7 +98,8 @@ impl Plan {
         let mut plan = Plan { services: Vec::new(), lives: Vec::new() };
         for number in 0..services {
             // The leaking services once, the others again and again.
-            let kind = KINDS[if number < KINDS.len() { number } else { 6 + (number - 6) % (KINDS.len() - 6) }];
+            let kind =
+                KINDS[if number < KINDS.len() { number } else { 6 + (number - 6) % (KINDS.len() - 6) }];
             plan.services.push(service(number, kind, &mut random));
             plan.live(number, pods, minutes, &mut random);
         }
@@ -166,7 +167,7 @@ fn service(number: usize, kind: Kind, random: &mut Random) -> Service {
     // The largest has a fifth of the heap, each one after it 15 % less.
     let mut size = heap * 0.2;
     for index in 0..SITES {
-        // What most lines allocate lives for seconds or minutes; some sessions live for an hour.
+        // Blocks of most lines live for seconds or minutes, those of sessions for an hour.
         let mean = if index % 7 == 3 { random.between(30.0, 90.0) } else { random.between(1.0, 15.0) };
         sites.push(site(number, index, size, Lifetime::Mean(mean), mean));
         size *= 0.85;

@@ -30,7 +30,7 @@ pub struct Leak {
     pub every: usize,
 }
 
-/// What is the same for a site in all processes of a service.
+/// Properties of a site that all processes of a service share.
 #[derive(Clone, Debug)]
 pub struct SiteSpec {
     pub id: String,

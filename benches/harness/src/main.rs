@@ -185,7 +185,7 @@ fn main() {
     }
     for workload in RESIDENT.into_iter().filter(|workload| wanted(workload)) {
         for side in chosen.iter().filter(|side| side.role != Role::Collector) {
-            // For the peers, blocks of mixed sizes are enough.
+            // The peers are measured with blocks of mixed sizes only.
             if side.role != Role::Peer || workload == "rss-0" {
                 runner.alone(side, workload, if side.role == Role::Peer { 1 } else { options.rounds.min(3) });
             }

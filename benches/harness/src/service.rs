@@ -39,7 +39,7 @@ const CONNECTIONS: u64 = 16;
 /// Requests before those that are measured, the first orders included.
 const WARM_UP: u64 = FILL + 5_000;
 
-/// What a process used a request.
+/// Costs of a request in one process, and the process's resident bytes.
 #[derive(Clone, Copy)]
 struct Sample {
     user: f64,
@@ -51,8 +51,8 @@ struct Sample {
     allocations: f64,
 }
 
-/// Builds the sides of these names, or all, and returns the table of so many rounds as Markdown; empty if none is a side
-/// of the service.
+/// Builds the named sides, or all, and measures them in so many rounds. Returns a table as Markdown, which is empty where
+/// the service has none of these sides.
 pub fn run(names: &[String], rounds: u32, requests: u64, rate: Option<f64>) -> Result<String, String> {
     let is_named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
     let is_base = |name| KINDS.iter().any(|kind| kind.base == Some(name) && is_named(kind.name));

@@ -45,7 +45,7 @@ fn get(path: String) -> Asked {
     Asked { method: "GET", path, is_gzip: false, body: String::new() }
 }
 
-/// Of 2,000 customers some come often.
+/// Draws one of 2,000 customers, those with low numbers more often.
 fn customer(numbers: &mut Numbers) -> String {
     format!("customer{}", numbers.below(2_000).min(numbers.below(2_000)))
 }

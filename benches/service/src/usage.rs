@@ -1,4 +1,4 @@
-//! What this process has used so far, as the path `/usage` answers it.
+//! Answers `/usage` with the processor time, resident bytes and allocations of this process.
 
 use serde::Serialize;
 

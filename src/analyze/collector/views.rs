@@ -307,7 +307,7 @@ impl State {
         whole: bool,
         is_wanted: impl Fn(Option<&Site>) -> bool,
     ) -> bool {
-        // For the addresses alone: the counts are those of the moment.
+        // Only its addresses are used, not its counts, which are newer than the view's.
         let raw = self.take();
         let limit = if whole { usize::MAX } else { raw.traceback_limit };
         if stacks.nearest {

@@ -227,7 +227,7 @@ mod tests {
         };
         let mut rows = sampled(4 << 20, 4 << 10).compare_to(&sampled(3 << 20, 3 << 10), GroupBy::Line);
         crate::analyze::snapshot::order::Order::Size.sort(&mut rows);
-        // Of a total that is exact: 5 MiB in 100 blocks.
+        // The total is exact: 5 MiB in 100 blocks.
         let mut total = Totals::default();
         (total.size, total.size_diff, total.count, total.count_diff) = (5 << 20, 1 << 20, 100, 7);
         let shown = Top::of(rows.clone(), 1).of_total(total);

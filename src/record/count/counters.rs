@@ -18,7 +18,7 @@
 //! A half holds the low 32 bits of its count, and the word of the same place in `high` how often
 //! bit 31 of it has changed: the count's bits from 31 on. So bit 31 is held twice. The owner stores
 //! the low word first; a reader who sees the two disagree has caught it in between, and knows that
-//! the high one is behind by one. What is added at once stays below 2^31 (a larger block is counted
+//! the high one is behind by one. One addition stays below 2^31 (a larger block is counted
 //! in the shared counters), so it is never behind by more.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
@@ -45,8 +45,8 @@ pub(crate) enum Direction {
 
 /// The counts of 64 neighbouring ids. All zero bytes are none.
 pub(crate) trait Chunk {
-    /// Bytes and blocks of the id at this place of the chunk. What was freed is to be read before
-    /// what was allocated, of any thread: everything that happened before a free that is seen, its
+    /// Bytes and blocks of the id at this place of the chunk. Frees are to be read before
+    /// allocations, of all threads: everything that happened before a free that is seen, its
     /// allocation included, is visible to loads after this.
     fn read(&self, place: usize, direction: Direction) -> (u64, u64);
 }
@@ -88,8 +88,8 @@ impl OwnerCounters {
         let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
         let fits = (before ^ after) & TOPS == 0;
         if fits {
-            // Release: pairs with the Acquire of `read`. For what was freed, see the module; for what
-            // was allocated, that a reader who sees this sees every change of `high` before it.
+            // Release: pairs with the Acquire of `read`. For frees, see the module; for
+            // allocations, a reader that sees this sees every change of `high` before it.
             low.store(after, Ordering::Release);
         }
         fits

@@ -117,7 +117,7 @@ impl Unsampled {
     #[inline(always)]
     pub(crate) fn try_spend(&self, size: usize) -> Option<u32> {
         // Before the block is counted: should a signal handler begin a new epoch in between, and allocate in it, this
-        // block is counted there and its free is not. What handlers do in the middle of an event is not promised.
+        // block is counted there and its free is not. Events of handlers in the middle of another event are not exact.
         let id = self.id();
         // Relaxed: a budget that has just been revoked may be spent once more; see `seal` for what is ordered.
         let left = self.budget_end.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);

@@ -22,7 +22,7 @@ pub(crate) fn record_free(id: u32, size: usize) {
 /// Part of the program's own code, and calls nothing.
 #[inline(always)]
 pub(crate) fn try_fast_free(id: u32, size: usize) -> bool {
-    // What is at or above the base is traced.
+    // Ids at or above the base are of traced blocks.
     if id >= epoch::base()
         && let Some(state) = thread::idle()
         && state.fits((size as i64).wrapping_neg())

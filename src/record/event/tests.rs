@@ -179,7 +179,7 @@ fn the_decision_table_names_each_function() {
     let table: String = include_str!("mod.rs").lines().take_while(|line| line.starts_with("//!")).collect();
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let in_table: Vec<&str> = table.split(|c| !is_name(c)).collect();
-    // For debug builds.
+    // These exist in debug builds only.
     let checks = ["walk_agrees", "is_stack_of_id"];
     for source in [include_str!("alloc.rs"), include_str!("free.rs"), include_str!("realloc.rs")] {
         for (at, _) in source.match_indices("fn ").filter(|(at, _)| !source[..*at].ends_with('_')) {

@@ -200,7 +200,7 @@ impl Chunks {
     ///
     /// * It belongs to the caller alone, aligned to a unit, and so many bytes long, a multiple of a unit that is not 0.
     unsafe fn push(&self, piece: *mut u8, size: usize) {
-        // Of the mapping's provenance, as every piece: a list goes through all of them.
+        // All pieces have the mapping's provenance, because a list goes through all of them.
         let piece = piece.cast::<Free>();
         // SAFETY: the caller's duty: room for it.
         unsafe { piece.write(Free { next: null_mut(), size }) };
@@ -225,7 +225,7 @@ fn cut_from(chunk: *mut Chunk, layout: Layout) -> *mut u8 {
     let Some(Chunk { used }) = (unsafe { chunk.as_ref() }) else { return null_mut() };
     let mut before = used.load(Ordering::Relaxed);
     loop {
-        // What is skipped for the alignment is lost: less than the alignment, once a table.
+        // Bytes skipped for the alignment are lost: fewer than the alignment, once a table.
         let from = before.next_multiple_of(layout.align());
         let to = from + layout.size();
         if to > CHUNK {
@@ -270,7 +270,7 @@ unsafe fn put_back(list: &AtomicPtr<Free>, mut rest: *mut Free) {
     // Nearly always the list is still empty, and its end need not be looked for.
     // Release: as in `push`.
     while list.compare_exchange(null_mut(), rest, Ordering::Release, Ordering::Relaxed).is_err() {
-        // What came meanwhile is little, nearly always: in front, because its end is soon found.
+        // Few pieces came meanwhile, nearly always. They go in front, because their end is soon found.
         // Acquire: as in `take_used`.
         let newer = list.swap(null_mut(), Ordering::Acquire);
         let mut last = newer;

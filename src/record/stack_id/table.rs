@@ -97,7 +97,7 @@ static MAP: AtomicPtr<Map> = AtomicPtr::new(null_mut());
 /// Waits for the locks of the map, one for each shard.
 static WAITS: [BoundedWait; SHARDS] = [const { BoundedWait::new() }; SHARDS];
 
-/// Returns the map, made by the first thread that asks. Of two that make one, one drops it again; no thread waits.
+/// Returns the map, made by the first thread that asks. Where two threads make one, one of them drops its own; none waits.
 fn map() -> &'static Map {
     // Acquire: pairs with the Release below.
     let mut present = MAP.load(Ordering::Acquire);

@@ -108,7 +108,7 @@ pub(crate) fn is_small(size: usize, align: usize) -> bool {
     let is_small = !unlikely(size.wrapping_sub(align) >= SMALL - LARGEST_SMALL_ALIGN)
         && !unlikely(align > LARGEST_SMALL_ALIGN);
     if is_small {
-        // What the inner allocator then need not ask.
+        // The inner allocator need not compare them again.
         // SAFETY: as said.
         unsafe { assert_unchecked(size < SMALL && align <= LARGEST_SMALL_ALIGN && align <= size) };
     }

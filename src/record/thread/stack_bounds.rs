@@ -4,7 +4,7 @@
 //! begins: a signal handler that interrupts that, and is the first in its thread to allocate, would wait for itself. So
 //! where the thread pointer is known to lie at the end of a thread's stack (glibc puts it there, on a stack that the
 //! program brought too), the end is that, and how far down it is the same stack is found out as stacks are walked: page
-//! by page, by asking the kernel whether there is something to read. What cannot be read is the guard page, and below
+//! by page, by asking the kernel whether there is something to read. A page that cannot be read is the guard page, and below
 //! it are foreign stacks: of coroutines, of signal handlers.
 //!
 //! A thread without a guard page may take a foreign stack right below its own for its own. Then, too, all that lies

@@ -359,7 +359,7 @@ impl ThreadState {
         }
         self.counters.complete_carry(epoch::end_id());
         // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
-        // What the tables hold is given up, because it may have been being freed.
+        // The tables are given up with their contents, because they may have been in the middle of a free.
         unsafe { self.tools.get().write_bytes(0, 1) };
         self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
     }

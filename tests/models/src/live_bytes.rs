@@ -101,7 +101,7 @@ pub(crate) fn unpublished_while_cleared() {
     let peak = || epoch::peak(|| LIVE_BYTES.unpublished.read(epoch::base()));
     let present: Vec<u32> = ids.into_iter().filter(|id| *id >= epoch::base()).collect();
     assert_eq!(peak(), 48 * present.len() as u64);
-    // What is freed goes off again.
+    // Frees are subtracted.
     present.into_iter().for_each(|id| LIVE_BYTES.change(id, -48, 0));
     LIVE_BYTES.change(epoch::base(), 1_000, 0);
     assert_eq!(peak(), 1_000);

@@ -138,6 +138,6 @@ fn frames_read_by_their_text_are_those_read_by_their_members() {
             Err(_) => left += usize::from(by_member.is_ok()),
         }
     }
-    // As good as everything that can be read at all; texts that are not UTF-8 are left to the members.
+    // Nearly all inputs that can be read at all; texts that are not UTF-8 are left to the members.
     assert!(both > 100 && left < both / 20, "{both} {left}");
 }

@@ -210,15 +210,15 @@ fn packages_outside_the_workspace_have_their_name_in_front() {
         (directory.to_owned(), format!("{directory}/src/lib.rs/@/{krate}.1-cgu.0"))
     };
     let roots = DebugRoots::of([
-        ("/work/app".to_owned(), "src/main.rs/@/app.2-cgu.0".to_owned()),
-        unit("/work/left-hand", "left"),
-        unit("/work/right", "right"),
+        ("/srv/app".to_owned(), "src/main.rs/@/app.2-cgu.0".to_owned()),
+        unit("/srv/left-hand", "left"),
+        unit("/srv/right", "right"),
     ]);
     let file = |path: &str| roots.source_path(path, None).file;
-    assert_eq!(file("/work/app/src/main.rs"), "src/main.rs");
-    assert_eq!(file("/work/left-hand/src/lib.rs"), "left/src/lib.rs");
-    assert_eq!(file("/work/right/src/lib.rs"), "right/src/lib.rs");
-    assert_eq!(roots.source_path("/work/right/src/a.rs", None).module, "right::a");
+    assert_eq!(file("/srv/app/src/main.rs"), "src/main.rs");
+    assert_eq!(file("/srv/left-hand/src/lib.rs"), "left/src/lib.rs");
+    assert_eq!(file("/srv/right/src/lib.rs"), "right/src/lib.rs");
+    assert_eq!(roots.source_path("/srv/right/src/a.rs", None).module, "right::a");
 }
 
 #[test]

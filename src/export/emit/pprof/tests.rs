@@ -43,7 +43,7 @@ fn placed(stack: &RawStack) -> Vec<Placed> {
         FIRST => {
             vec![named(0, 0, "shop::inlined", 5), named(0, 1, "shop::load", 7), named(1, 0, "shop::main", 9)]
         }
-        // The same call, but what was inlined there is no site of this stack.
+        // The call is the same, but the inlined function is no site of this stack.
         SECOND => vec![named(0, 1, "shop::load", 7), named(1, 0, "shop::main", 11)],
         NAMELESS => {
             let unknown = Arc::new(Frame::new(None, UNKNOWN, 0));

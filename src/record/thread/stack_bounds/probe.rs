@@ -1,7 +1,7 @@
 //! The calling thread and the kernel → the bounds of a stack and its readable pages, without the C library.
 
-/// Reads the thread pointer. What glibc keeps of a thread is here, at the upper end of its stack: everything that
-/// runs on that is below. In the main thread it is elsewhere.
+/// Reads the thread pointer. glibc keeps its data of a thread there, at the upper end of the thread's stack: all frames are
+/// below. In the main thread it is elsewhere.
 pub(super) fn thread_pointer() -> usize {
     let pointer;
     // SAFETY: reads a register that stays; on x86-64 what it points to begins with that very address.
