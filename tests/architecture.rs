@@ -120,6 +120,14 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Lists all Rust files of the project.
+fn all_rust_files() -> Vec<PathBuf> {
+    ["src", "tests", "examples", "benches"]
+        .iter()
+        .flat_map(|folder| rust_files(&root().join(folder)))
+        .collect()
+}
+
 /// Lists the files of the four folders without their tests; `lib.rs` and `docs/` declare no code.
 fn sources() -> Vec<Source> {
     let src = root().join("src");
@@ -273,10 +281,7 @@ fn locks_and_cells_are_those_that_a_forked_child_can_use() {
 
 #[test]
 fn every_file_says_what_it_is_and_is_finished() {
-    let mut files = Vec::new();
-    for folder in ["src", "tests", "examples", "benches"] {
-        files.extend(rust_files(&root().join(folder)));
-    }
+    let files = all_rust_files();
     assert!(files.len() >= 20, "only {} files found", files.len());
     // In two pieces, so that this file does not hold what it forbids.
     let unfinished = [["TO", "DO"], ["FIX", "ME"], ["todo", "!("], ["unimplemented", "!("], ["#[igno", "re"]];
@@ -363,17 +368,15 @@ fn functions_are_measured_to_their_last_brace() {
 #[test]
 fn files_and_functions_are_short() {
     let mut lengths = BTreeMap::new();
-    for folder in ["src", "tests", "examples"] {
-        for path in rust_files(&root().join(folder)) {
-            let text = fs::read_to_string(&path).unwrap();
-            let name = path.strip_prefix(root()).unwrap().display().to_string();
-            for (function, length) in functions(&text) {
-                let longest =
-                    lengths.entry(format!("{name}: {function}")).or_insert((0, MOST_LINES_OF_A_FUNCTION));
-                longest.0 = longest.0.max(length);
-            }
-            lengths.insert(name, (text.lines().count(), MOST_LINES));
+    for path in all_rust_files() {
+        let text = fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(root()).unwrap().display().to_string();
+        for (function, length) in functions(&text) {
+            let longest =
+                lengths.entry(format!("{name}: {function}")).or_insert((0, MOST_LINES_OF_A_FUNCTION));
+            longest.0 = longest.0.max(length);
         }
+        lengths.insert(name, (text.lines().count(), MOST_LINES));
     }
     assert!(lengths.len() > 1_000, "only {} files and functions found", lengths.len());
     let mut wrong = Vec::new();
@@ -397,23 +400,21 @@ fn files_and_functions_are_short() {
 #[test]
 fn first_sentences_are_sentences() {
     let mut wrong = Vec::new();
-    for folder in ["src", "tests", "examples"] {
-        for path in rust_files(&root().join(folder)) {
-            let text = fs::read_to_string(&path).unwrap();
-            let mut before = "";
-            for (at, line) in text.lines().enumerate() {
-                let line = line.trim_start();
-                let of = |line: &str| ["//! ", "/// "].into_iter().find(|mark| line.starts_with(mark));
-                if let Some(mark) = of(line)
-                    && !before.starts_with(mark.trim_end())
-                    && ["What ", "Who ", "Whose ", "Of ", "For ", "The same "]
-                        .iter()
-                        .any(|word| line[4..].starts_with(word))
-                {
-                    wrong.push(format!("{}:{}: {line}", path.display(), at + 1));
-                }
-                before = line;
+    for path in all_rust_files() {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            let of = |line: &str| ["//! ", "/// "].into_iter().find(|mark| line.starts_with(mark));
+            if let Some(mark) = of(line)
+                && !before.starts_with(mark.trim_end())
+                && ["What ", "Who ", "Whose ", "Of ", "For ", "The same "]
+                    .iter()
+                    .any(|word| line[4..].starts_with(word))
+            {
+                wrong.push(format!("{}:{}: {line}", path.display(), at + 1));
             }
+            before = line;
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

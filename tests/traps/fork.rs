@@ -22,23 +22,43 @@ const LEAF_OF_CHILD: &str = "traps::fork::leaf_of_child";
 
 const DEPTH: usize = 14;
 
+/// Blocks that a thread of the child allocates.
+const EACH: usize = 500;
+
+fn blocks_of_child(from: usize) -> Vec<Block> {
+    (0..EACH).map(|path| on_path((path + from) * 31, DEPTH, &mut || leaf_of_child(path))).collect()
+}
+
+/// Allocates in a thread of the C library's. One of the standard library's would wait for ever where another thread of the
+/// parent was beginning or ending: it takes a lock of the handler of stack overflows, which is not released in a child.
+extern "C" fn thread_of_child(from: *mut libc::c_void) -> *mut libc::c_void {
+    Box::into_raw(Box::new(blocks_of_child(from.addr()))).cast()
+}
+
 /// Allocates on new stacks on this thread and on others, which adopt states of the parent's threads. Returns the number of the
 /// failed check.
 fn child(round: usize) -> i32 {
     // A child that hangs ends by the signal.
     // SAFETY: no handler is involved.
     unsafe { libc::alarm(100) };
-    const EACH: usize = 500;
-    let some = move |from: usize| -> Vec<Block> {
-        (0..EACH).map(|path| on_path((path + from) * 31, DEPTH, &mut || leaf_of_child(path))).collect()
-    };
-    let mut kept = vec![some(round)];
+    let mut kept = vec![blocks_of_child(round)];
     for more in 0..2 {
-        let threads: Vec<_> = (0..3).map(|number| thread::spawn(move || some(number * 100 + more))).collect();
+        let threads = [0, 1, 2].map(|number| {
+            let (mut thread, from) = (0, std::ptr::without_provenance_mut(number * 100 + more));
+            // SAFETY: a function that ends, and whose argument is a number.
+            let made =
+                unsafe { libc::pthread_create(&raw mut thread, std::ptr::null(), thread_of_child, from) };
+            (made == 0).then_some(thread)
+        });
         for thread in threads {
-            match thread.join() {
-                Ok(blocks) => kept.push(blocks),
-                Err(_) => return 2,
+            let Some(thread) = thread else { return 2 };
+            let mut blocks = std::ptr::null_mut();
+            // SAFETY: a thread that is joined once; it returns a box of these blocks.
+            unsafe {
+                if libc::pthread_join(thread, &raw mut blocks) != 0 {
+                    return 2;
+                }
+                kept.push(*Box::from_raw(blocks.cast::<Vec<Block>>()));
             }
         }
     }

@@ -180,8 +180,8 @@ fn service(number: usize, kind: Kind, random: &mut Random) -> Service {
         Kind::Leak | Kind::LeakOfRelease | Kind::LeakInSome => leaks.push((5, steady(per_minute))),
         Kind::LeakOnLines => {
             let function = sites[5].function.clone();
-            for index in 5..10 {
-                sites[index].function = function.clone();
+            for (index, site) in sites.iter_mut().enumerate().take(10).skip(5) {
+                site.function = function.clone();
                 leaks.push((index, steady(per_minute / 3.0)));
             }
         }

@@ -171,36 +171,7 @@ fn main() {
     };
     build::all(&chosen, &mut runner.results);
 
-    let timed: Vec<&'static str> = TIMED.into_iter().filter(|workload| wanted(workload)).collect();
-    for side in chosen.iter().filter(|side| side.base.is_some()) {
-        let rounds = if side.role == Role::Heapgauge { options.rounds } else { options.peer_rounds };
-        for workload in &timed {
-            runner.compare(side, workload, rounds);
-        }
-    }
-    for workload in FRAMES.into_iter().filter(|workload| wanted(workload)) {
-        for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
-            runner.alone(side, workload, options.rounds);
-        }
-    }
-    for workload in RESIDENT.into_iter().filter(|workload| wanted(workload)) {
-        for side in chosen.iter().filter(|side| side.role != Role::Collector) {
-            // The peers are measured with blocks of mixed sizes only.
-            if side.role != Role::Peer || workload == "rss-0" {
-                runner.alone(side, workload, if side.role == Role::Peer { 1 } else { options.rounds.min(3) });
-            }
-        }
-    }
-    if wanted("tables") {
-        for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
-            runner.alone(side, "tables", options.rounds.min(3));
-        }
-    }
-    for workload in COLLECT.into_iter().filter(|workload| wanted(workload)) {
-        for side in chosen.iter().filter(|side| side.role == Role::Collector) {
-            runner.alone(side, workload, options.rounds.min(3));
-        }
-    }
+    runner.all(&chosen, &options, wanted);
     eprintln!("all done after {} s", runner.begin.elapsed().as_secs());
     print!(
         "{}",
@@ -209,6 +180,44 @@ fn main() {
 }
 
 impl Runner {
+    /// Runs the wanted workloads under these sides.
+    fn all(&mut self, chosen: &[&'static Side], options: &Options, wanted: impl Fn(&str) -> bool) {
+        let timed: Vec<&'static str> = TIMED.into_iter().filter(|workload| wanted(workload)).collect();
+        for side in chosen.iter().filter(|side| side.base.is_some()) {
+            let rounds = if side.role == Role::Heapgauge { options.rounds } else { options.peer_rounds };
+            for workload in &timed {
+                self.compare(side, workload, rounds);
+            }
+        }
+        for workload in FRAMES.into_iter().filter(|workload| wanted(workload)) {
+            for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
+                self.alone(side, workload, options.rounds);
+            }
+        }
+        for workload in RESIDENT.into_iter().filter(|workload| wanted(workload)) {
+            for side in chosen.iter().filter(|side| side.role != Role::Collector) {
+                // The peers are measured with blocks of mixed sizes only.
+                if side.role != Role::Peer || workload == "rss-0" {
+                    self.alone(
+                        side,
+                        workload,
+                        if side.role == Role::Peer { 1 } else { options.rounds.min(3) },
+                    );
+                }
+            }
+        }
+        if wanted("tables") {
+            for side in chosen.iter().filter(|side| side.name == "heapgauge" || side.name == "system") {
+                self.alone(side, "tables", options.rounds.min(3));
+            }
+        }
+        for workload in COLLECT.into_iter().filter(|workload| wanted(workload)) {
+            for side in chosen.iter().filter(|side| side.role == Role::Collector) {
+                self.alone(side, workload, options.rounds.min(3));
+            }
+        }
+    }
+
     /// Runs a side and its base in turns.
     fn compare(&mut self, side: &Side, workload: &'static str, rounds: u32) {
         let Some(base) = side.base.and_then(sides::named) else { return };

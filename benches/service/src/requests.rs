@@ -26,7 +26,7 @@ pub fn request(number: u64) -> Asked {
     let mut numbers = Numbers(number);
     let Some(later) = number.checked_sub(FILL) else { return added(&mut numbers) };
     let (block, place) = (later / BLOCK, later % BLOCK);
-    let mut of_block = Numbers(block ^ 0x5ee_d0f_b10c);
+    let mut of_block = Numbers(block ^ 0x005e_ed0f_b10c);
     let step = [1, 3, 7, 9, 11, 13, 17, 19][of_block.below(8) as usize];
     // Some requests are under way, and these orders are always there.
     let newest = FILL + block * ADDED - 100;

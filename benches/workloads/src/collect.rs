@@ -48,23 +48,7 @@ pub fn run(begin: fn() -> Collect, stacks: usize) -> Value {
     // The first collections read the names of the stacks.
     let mut collectors: Vec<Collector> =
         (0..COLLECTORS).map(|_| Collector { collect: begin(), number: 0 }).collect();
-    let all_named = 2 * stacks as u64;
-    let mut first = None;
-    let mut turns_to_name = 0;
-    loop {
-        let mut unnamed = 0;
-        for collector in &mut collectors {
-            let (milliseconds, named_blocks) = collector.once();
-            first.get_or_insert(milliseconds);
-            unnamed += usize::from(named_blocks < all_named);
-        }
-        turns_to_name += 1;
-        if unnamed == 0 {
-            break;
-        }
-        assert!(turns_to_name < 40, "after {turns_to_name} collections not all stacks have a name");
-        std::thread::sleep(Duration::from_millis(1_020));
-    }
+    let (first, turns_to_name) = name_all(&mut collectors, stacks);
 
     // This thread collects, then computes as long: what the other loses is due to the collection and not to this
     // thread's being busy.
@@ -96,6 +80,27 @@ pub fn run(begin: fn() -> Collect, stacks: usize) -> Value {
         "loss": median(losses),
         "checksum": stacks,
     })
+}
+
+/// Collects until every stack has its name. Returns the milliseconds of the first collection, and the number of turns.
+fn name_all(collectors: &mut [Collector], stacks: usize) -> (Option<f64>, u32) {
+    let all_named = 2 * stacks as u64;
+    let mut first = None;
+    let mut turns_to_name = 0;
+    loop {
+        let mut unnamed = 0;
+        for collector in &mut *collectors {
+            let (milliseconds, named_blocks) = collector.once();
+            first.get_or_insert(milliseconds);
+            unnamed += usize::from(named_blocks < all_named);
+        }
+        turns_to_name += 1;
+        if unnamed == 0 {
+            return (first, turns_to_name);
+        }
+        assert!(turns_to_name < 40, "after {turns_to_name} collections not all stacks have a name");
+        std::thread::sleep(Duration::from_millis(1_020));
+    }
 }
 
 #[inline(never)]
