@@ -1,6 +1,6 @@
 //! Runs an axum service with one planted leak: it receives documents as JSON, indexes, searches and drops them.
 //!
-//! It sends itself traffic over loopback at a bounded rate, and its own collector prints the leaking line: `leak: examples/leaky_service.rs:42 Cache::insert +3.1 MiB/min`. Try `-- --help`.
+//! It sends itself traffic over loopback at a bounded rate, and its own collector prints the leaking line: `leak: examples/leaky_service.rs:41 Cache::insert +3.1 MiB/min`. Try `-- --help`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

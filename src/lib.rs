@@ -84,11 +84,13 @@
 //!
 //! # Pages
 //!
-//! 1. [`metrics`](docs::metrics): the meaning of each figure
-//! 2. [`outlets`](docs::outlets): the ways to serve them, with a snippet each
-//! 3. [`sampling`](docs::sampling): less cost, and the error of estimates
-//! 4. [`limits`](docs::limits): blind spots, and the effect of each limit
-//! 5. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
+//! 1. [`production`](docs::production): from a laptop to production, in eight steps
+//! 2. [`metrics`](docs::metrics): the meaning of each figure
+//! 3. [`outlets`](docs::outlets): the ways to serve them, with a snippet each
+//! 4. [`sampling`](docs::sampling): less cost, and the error of estimates
+//! 5. [`leak_tests`](docs::leak_tests): tests of your program that fail on a leak
+//! 6. [`limits`](docs::limits): blind spots, and the effect of each limit
+//! 7. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
 //!
 //! # Coming from `tracemalloc`
 //!

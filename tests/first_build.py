@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measures the first command of the README in a fresh copy of the sources: crates and seconds of processor time.
 
-Too many crates fail, and clearly more seconds than the goal: on a machine that does other work as well the same build takes
-more of them. `--cpu SECONDS` sets another bound.
+Too many crates fail, and too many seconds. A machine that does other work as well takes up to 40 % more of them for the same build,
+so a measurement above the bound is repeated once, and the lower one counts. `--cpu SECONDS` sets another bound. The copy stays
+in target/first-build: container.py makes an image of what was built there.
 """
 
 import argparse
@@ -13,10 +14,10 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CRATES, CPU_GOAL, CPU = 90, 140, 180
+FOLDER = ROOT / "target" / "first-build"
+CRATES, CPU = 90, 140
 # These variables would make it another build than a new user's.
 FOREIGN = ("CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CARGO_INCREMENTAL", "RUSTFLAGS", "RUSTC_WRAPPER")
 
@@ -39,26 +40,35 @@ def cpu_seconds():
     return used.ru_utime + used.ru_stime
 
 
+def build():
+    """Builds in a fresh copy. Returns the number of crates and the seconds of processor time."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    copy_to(FOLDER)
+    # Downloads come first, so that they are not measured.
+    subprocess.run(["cargo", "fetch", "-q", "--locked"], cwd=FOLDER, check=True)
+    before = cpu_seconds()
+    built = subprocess.run(
+        ["cargo", "build", "-q", "--release", "--locked", "--example", "leaky_service", "--message-format=json"],
+        cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True,
+        env={name: value for name, value in os.environ.items() if name not in FOREIGN})
+    seconds = cpu_seconds() - before
+    messages = map(json.loads, built.stdout.splitlines())
+    return len({message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}), seconds
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpu", type=float, default=CPU, metavar="SECONDS", help="fail above so many")
     bound = parser.parse_args().cpu
-    with tempfile.TemporaryDirectory(prefix="heapgauge-first-build-") as folder:
-        folder = pathlib.Path(folder)
-        copy_to(folder)
-        # Downloads come first, so that they are not measured.
-        subprocess.run(["cargo", "fetch", "-q", "--locked"], cwd=folder, check=True)
-        before = cpu_seconds()
-        built = subprocess.run(
-            ["cargo", "build", "-q", "--release", "--locked", "--example", "leaky_service", "--message-format=json"],
-            cwd=folder, stdout=subprocess.PIPE, text=True, check=True,
-            env={name: value for name, value in os.environ.items() if name not in FOREIGN})
-        seconds = cpu_seconds() - before
-    messages = map(json.loads, built.stdout.splitlines())
-    crates = {message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}
-    print(f"cargo build --release --example leaky_service, from nothing: {len(crates)} crates (at most {CRATES}), "
-          f"{seconds:.0f} s of CPU (the goal is {CPU_GOAL}, at most {bound:.0f})")
-    sys.exit(0 if len(crates) <= CRATES and seconds <= bound else 1)
+    crates, seconds = build()
+    if crates <= CRATES and seconds > bound:
+        print(f"{seconds:.0f} s of CPU: once more")
+        seconds = min(seconds, build()[1])
+    print(f"cargo build --release --example leaky_service, from nothing: {crates} crates (at most {CRATES}), "
+          f"{seconds:.0f} s of CPU (at most {bound:.0f})")
+    sys.exit(0 if crates <= CRATES and seconds <= bound else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

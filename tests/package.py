@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Packs the crate as for publishing, and uses it as a new user: a project by `cargo new`, the unpacked `.crate`, and the ten
-lines of the README answer with file and line.
+"""Does all that publishing does but the upload, and uses the packed crate as a new user: a project by `cargo new`, the unpacked
+`.crate`, and the ten lines of the README answer with file and line.
 """
 
 import os
@@ -34,12 +34,15 @@ def cargo(*arguments, cwd=ROOT, **environment):
     done = subprocess.run(["cargo", *arguments], cwd=cwd, env=os.environ | environment, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 0, f"cargo {' '.join(arguments)}:\n{done.stdout[-3000:]}"
+    return done.stdout
 
 
 def unpacked(folder):
     """Returns the folder of the unpacked `.crate`, which holds what a user needs and no more."""
-    cargo("package", "--no-verify", "--allow-dirty", CARGO_TARGET_DIR=str(TARGET))
-    archive = max((TARGET / "package").glob("heapgauge-*.crate"), key=lambda path: path.stat().st_mtime)
+    # The project below compiles it: no need to do that twice.
+    said = cargo("publish", "--dry-run", "--no-verify", "--allow-dirty", "--locked", CARGO_TARGET_DIR=str(TARGET))
+    assert "aborting upload due to dry run" in said and "manifest has no" not in said, said
+    archive = max((TARGET / "package").rglob("heapgauge-*.crate"), key=lambda path: path.stat().st_mtime)
     with tarfile.open(archive) as files:
         names = files.getnames()
         files.extractall(folder, filter="data")
