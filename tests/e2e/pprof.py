@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from xml.etree import ElementTree
 
+import yaml
+
 from support import EXAMPLES, ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
 
 PROTO = pathlib.Path("/usr/share/gocode/src/github.com/google/pprof/proto/profile.proto")
@@ -85,9 +87,10 @@ class Profile:
         return sums
 
 
-def profile(port, path="/debug/pprof/heap", seconds=60.0):
-    answer = get(port, path, seconds=seconds)
+def profile(port, path="/debug/pprof/heap", seconds=60.0, headers=None):
+    answer = get(port, path, seconds=seconds, headers=headers)
     assert answer.status == 200, answer.body
+    assert answer.headers["content-encoding"] is None, answer.headers
     assert answer.headers["content-type"] == "application/octet-stream", answer.headers
     name = path.split("?")[0].rsplit("/")[-1] + ("-delta" if "seconds=" in path else "")
     assert answer.headers["content-disposition"] == f'attachment; filename="{name}.pb.gz"', answer.headers
@@ -104,21 +107,43 @@ def go_pprof(*arguments):
     return ended.stdout
 
 
+def asked_for(file):
+    """Returns the kinds of profiles that a configuration names: whether each is switched on, and its path."""
+    text = (ROOT / "dashboards" / "profilers" / file).read_text()
+    if file.endswith(".alloy"):
+        found = re.findall(r"profile\.(\w+) \{\s*enabled = (\w+)(?:\s*path\s*= \"([^\"]+)\")?\s*\}", text)
+        return {kind: (enabled == "true", path) for kind, enabled, path in found}
+    config = yaml.safe_load(text)
+    assert set(config) == {"object_storage", "scrape_configs"}, config  # Parca refuses what it does not know
+    scrape, = config["scrape_configs"]
+    kinds = scrape.pop("profiling_config")["pprof_config"]
+    # Debian's Prometheus is built without this kind of discovery.
+    assert scrape.pop("kubernetes_sd_configs", [{"role": "pod"}]) == [{"role": "pod"}], scrape
+    # The rest is as Prometheus has it.
+    checked = here / file
+    checked.write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+    subprocess.run(["promtool", "check", "config", "--syntax-only", checked], check=True, capture_output=True, timeout=60)
+    return {kind: (settings["enabled"], settings.get("path")) for kind, settings in kinds.items()}
+
+
 def profilers_get_what_their_configurations_ask_for():
-    """Each path that is switched on in dashboards/profilers is a gzipped profile, not a difference."""
-    folder = ROOT / "dashboards" / "profilers"
-    alloy = re.findall(r"profile\.(\w+) \{\s*enabled = (\w+)(?:\s*path\s*= \"([^\"]+)\")?\s*\}", (folder / "alloy.alloy").read_text())
-    parca = re.findall(r"^        (\w+):\n          enabled: (\w+)(?:\n          path: (\S+))?", (folder / "parca.yaml").read_text(), re.M)
+    """Each path that is switched on in dashboards/profilers is a profile that is gzipped once, not a difference, for a client that
+    sends what the agents send."""
     kinds = ["block", "goroutine", "memory", "mutex", "process_cpu"]
+    files = sorted(path.name for path in (ROOT / "dashboards" / "profilers").iterdir())
+    assert files == ["alloy.alloy", "parca.yaml", "polarsignals.yaml"], files
     with Service(env={"HEAPGAUGE_EXPOSE": "pprof"}) as service:
         service.named()
-        for asked in (alloy, parca):
+        for file, agent in zip(files, ["Alloy/v1.20.0", "conprof/0.26.0", "conprof/0.26.0"]):
+            asked = asked_for(file)
             # What an agent asks for unless it is told not to is named, and off.
-            assert sorted(kind for kind, _, _ in asked) == kinds, asked
-            paths = [path for _, enabled, path in asked if enabled == "true"]
+            assert sorted(asked) == kinds, asked
+            paths = [path for enabled, path in asked.values() if enabled]
             assert paths == ["/debug/pprof/allocs"], asked
+            # Go's client adds Accept-Encoding, and unpacks an answer with Content-Encoding before the agent sees it.
+            headers = {"User-Agent": agent, "Accept-Encoding": "gzip"}
             for path in paths:
-                found = profile(service.port(), path)
+                found = profile(service.port(), path, headers=headers)
                 assert found.total(1) > found.total(3) > 0 and found.shown() == "alloc_space"
 
 
