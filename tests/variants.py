@@ -3,7 +3,7 @@
 
 `tests/variants/` is built by Cargo as a stock release and with fat LTO. For the other variants heapgauge and
 the program are compiled anew with what each varies, against the dependencies of the stock release: those only
-read names and hold tables, and compiling them eight times would take minutes.
+read names and hold tables, and compiling them eight times would take minutes. Words as arguments choose tests by name.
 """
 
 import json
@@ -14,6 +14,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,8 @@ MADE = TARGET / "made"
 # are zeroed, and that grow.
 LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third_leak": (777 * 320, 777),
          "fourth_leak": (50 * 3000, 50), "fifth_leak": (60 * 5000, 60)}
+# By its own line only where line tables tell which crates are the program's.
+LEAK_OF_A_LIBRARY = ("sixth_leak", (40 * 2000, 40))
 
 
 def run(command, where=ROOT, **settings):
@@ -52,18 +55,31 @@ def line_of(function):
 
 
 class Stock:
-    """Runs `cargo build --release`. Returns by crate the library that other variants link."""
+    """Runs `cargo build --release`. Has the program, as `name`, and by crate the library that other variants link."""
 
-    def __init__(self, **settings):
+    # The next build replaces the program.
+    turn = threading.Lock()
+
+    def __init__(self, name="stock", **settings):
+        self.libraries, self.program = {}, None
+        with self.turn:
+            self.build(name, settings)
+
+    def build(self, name, settings):
         messages = run(["cargo", "build", "--release", "--locked", "--manifest-path", PROGRAM / "Cargo.toml",
                         "--message-format=json"],
                        CARGO_TARGET_DIR=str(TARGET), CARGO_INCREMENTAL="0", **settings)
-        self.libraries, self.program = {}, None
         for message in map(json.loads, messages.splitlines()):
             if message["reason"] != "compiler-artifact":
                 continue
             if message["executable"] and message["target"]["name"] == "variants":
-                self.program = pathlib.Path(message["executable"])
+                folder = MADE / name
+                folder.mkdir(parents=True)
+                built = pathlib.Path(message["executable"])
+                for file in [built, built.with_name("variants.dwp")]:
+                    if file.is_file():
+                        shutil.copy2(file, folder)
+                self.program = folder / "variants"
             elif message["target"]["kind"] in (["lib"], ["rlib"]):
                 library = next(name for name in message["filenames"] if name.endswith(".rlib"))
                 # If there are two versions, heapgauge uses the one that its manifest names.
@@ -135,7 +151,23 @@ def check_named(said, symbols, place):
 
 
 def check_lines(program):
-    check_named(answer(program), "lines", lambda function: (SOURCE, line_of(function)))
+    """Each leak is at its line, also where a library allocates for the program."""
+    said = answer(program)
+    check_named(said, "lines", lambda function: (SOURCE, line_of(function)))
+    function, expected = LEAK_OF_A_LIBRARY
+    sites = [site for site in said["sites"] if (site["size"], site["count"]) == expected]
+    places = [(site["name"], site["file"], site["line"]) for site in sites]
+    assert places == [(f"variants::{function}", SOURCE, line_of(function))], (places, said["sites"])
+    assert sites[0]["via"].startswith("serde"), sites
+
+
+def check_functions(program):
+    """Names are functions of the symbol table, and `symbols` says so."""
+    said = answer(program)
+    assert said["symbols"] == "functions", said["symbols"]
+    for function, expected in LEAKS.items():
+        sites = [site for site in said["sites"] if site["name"] == f"variants::{function}"]
+        assert figures(sites) == [expected], f"{function}: {said['sites']}"
 
 
 def functions_in(program):
@@ -205,7 +237,7 @@ def optimised_for_size(stock):
 
 
 def fat_lto(_stock):
-    check_lines(Stock(CARGO_PROFILE_RELEASE_LTO="fat").program)
+    check_lines(Stock("fat-lto", CARGO_PROFILE_RELEASE_LTO="fat").program)
 
 
 def separate(stock, name):
@@ -296,8 +328,8 @@ def compressed(stock):
 
 
 def split_debug_information(stock):
-    """Lines come from `.dwo` files and from a `.dwp`; without those files, names are functions of the symbol table, and `symbols`
-    says so."""
+    """Lines come from `.dwo` files and from a `.dwp`; without those files, or with those of another build, names are functions of
+    the symbol table, and `symbols` says so."""
     for kind, files in [("packed", "variants.dwp"), ("unpacked", "*.dwo")]:
         flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", f"split-debuginfo={kind}"]
         program = compile_variant(stock, f"split-{kind}", flags, stock.library("heapgauge"))
@@ -306,11 +338,20 @@ def split_debug_information(stock):
         assert found, f"{kind}: no {files} in {program.parent}"
         for file in found:
             file.unlink()
-        said = answer(program)
-        assert said["symbols"] == "functions", said["symbols"]
-        for function, expected in LEAKS.items():
-            sites = [site for site in said["sites"] if site["name"] == f"variants::{function}"]
-            assert figures(sites) == [expected], f"{kind}, {function}: {said['sites']}"
+        check_functions(program)
+
+
+def all_debug_information_split(stock):
+    """The same where every crate but the standard library is split, as by the profile."""
+    whole = Stock("all-split", CARGO_PROFILE_RELEASE_DEBUG="1", CARGO_PROFILE_RELEASE_SPLIT_DEBUGINFO="packed")
+    check_lines(whole.program)
+    package = whole.program.with_name("variants.dwp")
+    flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", "split-debuginfo=packed"]
+    other = compile_variant(stock, "split-other", flags, stock.library("heapgauge")).with_name("variants.dwp")
+    shutil.copy2(other, package)
+    check_functions(whole.program)
+    package.unlink()
+    check_functions(whole.program)
 
 
 def case_62_sites_are_the_same_again(stock):
@@ -370,7 +411,9 @@ def main():
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
              optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link,
              stripped_with_build_id, compressed, split_debug_information,
-             case_62_sites_are_the_same_again]
+             all_debug_information_split, case_62_sites_are_the_same_again]
+    wanted = sys.argv[1:]
+    tests = [test for test in tests if not wanted or any(word in test.__name__ for word in wanted)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = list(pool.map(problem_of, tests))
     for test, problem in zip(tests, problems):

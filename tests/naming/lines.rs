@@ -267,3 +267,26 @@ fn the_cache_of_the_crate_backtrace_stays_the_programs() {
     assert_eq!(whole_file_mappings(), 1, "and by nothing else");
     drop(kept);
 }
+
+/// Both have crates of the same names inside: the standard library without lines, the program with lines.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_standard_librarys_copies_of_crates_are_told_from_the_programs() {
+    own_process!();
+    heapgauge::set_site_frame(heapgauge::SiteFrame::Nearest);
+    let copied = || {
+        let rows = Snapshot::take().unwrap().statistics(GroupBy::Crate);
+        let copied = ["addr2line", "gimli", "miniz_oxide", "object", "rustc_demangle"];
+        let rows = rows.iter().filter(|row| copied.contains(&&*row.name()));
+        rows.map(|row| row.size).sum::<u64>()
+    };
+    let before = heapgauge::Snapshot::take().unwrap().traces().iter().map(|trace| trace.size).sum::<u64>();
+    // It keeps what it has read of the debug information.
+    assert!(std::backtrace::Backtrace::force_capture().to_string().contains("naming::lines"));
+    let after = heapgauge::Snapshot::take().unwrap().traces().iter().map(|trace| trace.size).sum::<u64>();
+    assert!(after > before + (1 << 20), "{before} and {after} bytes");
+    assert_eq!(copied(), 0);
+    let here = the_standard_librarys_copies_of_crates_are_told_from_the_programs as *mut std::ffi::c_void;
+    backtrace::resolve(here.wrapping_byte_add(1), |_| {});
+    assert!(copied() > 1 << 20, "{} bytes", copied());
+}

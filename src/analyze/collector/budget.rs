@@ -45,13 +45,15 @@ pub(super) fn limit() -> u64 {
 }
 
 /// Sets the bytes heapgauge may hold: at least 1 MiB, by default 64 MiB, or a quarter of what the process's cgroup leaves
-/// free when the first collector is made, if that is less. The limit is one for the process.
+/// free when the first collector is made, if that is less (up to half, where the line tables of the program need it). The
+/// limit is one for the process.
 ///
 /// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at `[unrecorded]`,
 /// which counts as dropped for want of memory. A quarter to half is for names, which may also use space that tables leave.
 /// A site whose line finds no room is not exported: it counts in [`Report::other`](crate::Report::other) and in
 /// [`UnnamedBytes::lost`](crate::UnnamedBytes::lost), and is looked for again when there is more room. Where the
-/// line tables would not fit into the whole limit, sites are exported by function, and count in `UnnamedBytes::lost` too.
+/// line tables would not fit into the whole limit that was set, or into 64 MiB where none was, sites are exported by function,
+/// and count in `UnnamedBytes::lost` too.
 ///
 /// # Examples
 ///
@@ -71,28 +73,33 @@ pub fn set_max_overhead(bytes: u64) -> Result<(), Error> {
         )));
     }
     let _own = control::internal();
-    divide(bytes);
+    divide(bytes, bytes);
     Ok(())
 }
 
 /// Divides the default limit where none was set yet.
 pub(crate) fn divide_default() {
     if LIMIT.load(Ordering::Relaxed) == 0 {
-        divide(default_limit(process::memory_headroom_bytes()));
+        let limit = default_limit(process::memory_headroom_bytes(), symbols::global().lines_cost());
+        divide(limit, DEFAULT_MAX_OVERHEAD);
     }
 }
 
 /// Returns the limit of a process that sets none: a quarter of what its cgroup leaves it now, where that is less than the
-/// usual default. Near the cgroup's limit the usual one may be what the kernel ends the process for.
-fn default_limit(headroom: Option<u64>) -> u64 {
-    headroom.map_or(DEFAULT_MAX_OVERHEAD, |bytes| (bytes / 4).clamp(MIN_MAX_OVERHEAD, DEFAULT_MAX_OVERHEAD))
+/// usual default; up to half where the line tables of the program need that. Near the cgroup's limit the usual one may be
+/// what the kernel ends the process for.
+fn default_limit(headroom: Option<u64>, lines_cost: u64) -> u64 {
+    let Some(headroom) = headroom else { return DEFAULT_MAX_OVERHEAD };
+    let lines = lines_cost + lines_cost / 4 + MIN_MAX_OVERHEAD;
+    (headroom / 4).max(lines.min(headroom / 2)).clamp(MIN_MAX_OVERHEAD, DEFAULT_MAX_OVERHEAD)
 }
 
-fn divide(limit: u64) {
+/// Sets the limit. `nominal`: what it would be if the system had enough memory.
+fn divide(limit: u64, nominal: u64) {
     let names = share_of_names(limit, symbols::global().lines_cost());
     LIMIT.store(limit, Ordering::Relaxed);
     NAMES.store(names, Ordering::Relaxed);
-    symbols::global().set_budget(limit, names);
+    symbols::global().set_budget(limit, names, nominal);
     follow(0);
 }
 
@@ -128,10 +135,14 @@ mod tests {
 
     #[test]
     fn the_default_is_a_quarter_of_what_a_cgroup_leaves() {
-        assert_eq!(default_limit(None), 64 * MIB);
-        assert_eq!(default_limit(Some(1 << 40)), 64 * MIB);
-        assert_eq!(default_limit(Some(100 * MIB)), 25 * MIB);
-        assert_eq!(default_limit(Some(0)), MIB);
+        assert_eq!(default_limit(None, MIB), 64 * MIB);
+        assert_eq!(default_limit(Some(1 << 40), MIB), 64 * MIB);
+        assert_eq!(default_limit(Some(100 * MIB), MIB), 25 * MIB);
+        assert_eq!(default_limit(Some(0), MIB), MIB);
+        // Line tables get up to half.
+        assert_eq!(default_limit(Some(100 * MIB), 28 * MIB), 36 * MIB);
+        assert_eq!(default_limit(Some(100 * MIB), 60 * MIB), 50 * MIB);
+        assert_eq!(default_limit(Some(1 << 40), 60 * MIB), 64 * MIB);
     }
 
     #[test]

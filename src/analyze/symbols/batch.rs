@@ -168,7 +168,7 @@ impl<'a> Batch<'a> {
 
     /// Chooses the detail of a module that there is room for, and drops other parsed data where both do not fit.
     fn open(&mut self, module: Option<usize>) {
-        let whole = self.symbols.max_overhead.load(Ordering::Relaxed);
+        let nominal = self.symbols.nominal();
         let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
         let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
         if !self.opened.contains_key(&key(module)) {
@@ -180,29 +180,35 @@ impl<'a> Batch<'a> {
             }
             let room = limit.saturating_sub(self.held());
             let of = module.map(|at| &self.modules[at]);
-            self.opened.insert(key(module), ModuleSymbols::of(of.zip(image), room));
+            let mut opened = ModuleSymbols::of(of.zip(image), room);
+            if opened.lacks_roots {
+                // Lines without the directories of crates would be other names.
+                opened.detail = NameDetail::Functions;
+                opened.lose(units_cost, nominal, units_cost);
+            }
+            self.opened.insert(key(module), opened);
         }
         let Some(opened) = self.opened.get_mut(&key(module)) else { return };
         if opened.parsed {
             return;
         }
         let image = opened.image.as_ref();
+        let of_lines = image.map_or(0, ElfImage::lines_cost);
+        let of_functions = image.map_or(0, ElfImage::functions_cost);
+        let maps = image.map_or(0, ElfImage::length);
         let cost = |detail| match detail {
-            NameDetail::Lines => image.map_or(0, ElfImage::lines_cost),
-            NameDetail::Functions => image.map_or(0, ElfImage::functions_cost),
+            NameDetail::Lines => of_lines,
+            NameDetail::Functions => of_functions,
             NameDetail::Offsets => 0,
         };
         let [address_space, private] = trim::memory_headroom();
         let room = own.min(private / 2);
-        let maps = image.map_or(0, ElfImage::length);
         while cost(opened.detail) > room && opened.detail != NameDetail::Offsets
             || opened.detail == NameDetail::Lines
                 && cost(opened.detail).saturating_add(maps) > address_space / 2
         {
-            let for_good = fits_never(cost(opened.detail), whole);
-            opened.lost = opened.lost.max(Some(if for_good { Lost::ForGood } else { Lost::ForNow }));
             // Where it is the system that has no more, room within the limit does not help.
-            opened.lost_room = if cost(NameDetail::Lines) > own { cost(NameDetail::Lines) } else { u64::MAX };
+            opened.lose(cost(opened.detail), nominal, if of_lines > own { of_lines } else { u64::MAX });
             opened.detail = opened.detail.less();
         }
         opened.parsed = true;
@@ -313,8 +319,8 @@ pub(super) fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
     left.max(symbols.share.load(Ordering::Relaxed))
 }
 
-/// Returns whether something of this size would not fit into the limit if hardly anything else were there. Depends on
-/// nothing but the program and its settings.
+/// Returns whether something of this size would not fit into the limit if hardly anything else were there. `limit` is the
+/// one that was set, or the usual one: then the answer depends on nothing but the program and its settings.
 pub(super) fn fits_never(cost: u64, limit: u64) -> bool {
     cost > limit / 8 * 7
 }

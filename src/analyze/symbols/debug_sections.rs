@@ -3,6 +3,7 @@
 //! Read side only. A file is mapped while it is read, and its compressed sections are inflated.
 #![forbid(unsafe_code)]
 
+use super::dwarf_units::is_rustc_part;
 use super::elf::{Header, standard};
 use super::section_bytes::{Bytes, SectionBytes};
 use crate::record::file_map::FileMap;
@@ -16,6 +17,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Debug sections that are read, by the end of their names: none of variables, types and indexes for debuggers, which
+/// would only take memory where they are compressed.
+const READ: &[&str] = &[
+    "abbrev",
+    "addr",
+    "aranges",
+    "cu_index",
+    "info",
+    "line",
+    "line_str",
+    "ranges",
+    "rnglists",
+    "str",
+    "str_offsets",
+];
+
+/// Returns whether a section is read, by its standard name; `.dwo` files have the same ones with an ending.
+pub(super) fn is_read(name: &str) -> bool {
+    let name = name.strip_prefix(".debug_").map(|name| name.strip_suffix(".dwo").unwrap_or(name));
+    name.is_some_and(|name| READ.contains(&name))
+}
 
 /// Mapped file, and its debug sections by their names.
 struct Sections {
@@ -31,8 +54,7 @@ impl Sections {
         let endian = if elf.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
         let ranges = elf.sections().filter_map(|section| {
             let name = standard(section.name().ok()?).into_owned();
-            let is_debug = name.starts_with(".debug_");
-            is_debug.then(|| Some((name, section.compressed_file_range().ok()?))).flatten()
+            is_read(&name).then(|| Some((name, section.compressed_file_range().ok()?))).flatten()
         });
         let ranges = ranges.collect();
         Some(Sections { file: Rc::new(Bytes::Mapped(map)), ranges, endian })
@@ -57,6 +79,41 @@ pub(super) fn read(path: &Path, supplement: Option<&Path>) -> Option<Dwarf<Secti
     }
     dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
     Some(dwarf)
+}
+
+/// Returns directory and name of each unit of rustc's whose rest is in another file, and whether some of those files
+/// cannot be read. `package`: the `.dwp` file.
+#[expect(clippy::arc_with_non_send_sync, reason = "it is what addr2line takes")]
+pub(super) fn split_units(path: &Path, package: Option<&Path>) -> Option<(Vec<(String, String)>, bool)> {
+    let parent = Arc::new(read(path, None)?);
+    let parts = SplitUnits::open(package);
+    let (mut found, mut lacks_parts) = (Vec::new(), false);
+    let mut heads = parent.units();
+    while let Some(head) = heads.next().ok()? {
+        let Ok(unit) = parent.unit(head) else { continue };
+        let file = unit.dwo_name().ok().flatten().and_then(|name| parent.attr_string(&unit, name).ok());
+        let (Some(dwo_id), Some(file)) = (unit.dwo_id, file) else { continue };
+        if !file.to_string_lossy().is_ok_and(|file| is_rustc_part(&file)) {
+            continue;
+        }
+        let load = SplitDwarfLoad {
+            dwo_id,
+            comp_dir: unit.comp_dir.clone(),
+            path: Some(file),
+            parent: Arc::clone(&parent),
+        };
+        let name = parts.load(&load).and_then(|part| {
+            let head = part.units().next().ok()??;
+            Some(part.unit(head).ok()?.name?.to_string_lossy().ok()?.into_owned())
+        });
+        lacks_parts |= name.is_none();
+        let directory =
+            unit.comp_dir.as_ref().and_then(|text| Some(text.to_string_lossy().ok()?.into_owned()));
+        found.extend(directory.zip(name));
+    }
+    found.sort();
+    found.dedup();
+    Some((found, lacks_parts))
 }
 
 /// Parts of units that `-C split-debuginfo` puts into files of their own.

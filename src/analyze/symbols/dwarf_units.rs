@@ -10,7 +10,6 @@ use object::{CompressedFileRange, CompressionFormat};
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// Section, in the file or inflated.
@@ -66,15 +65,19 @@ impl Section {
 pub(super) struct Units {
     /// `DW_AT_comp_dir` and `DW_AT_name`, each pair once, sorted.
     pub found: Vec<(String, String)>,
-    /// Files that hold the rest of a unit, its functions above all: `-C split-debuginfo`.
-    pub split: Vec<PathBuf>,
+    /// True if the rest of some units, their names and functions above all, is in other files: `-C split-debuginfo`.
+    pub is_split: bool,
+    /// True if some of those files cannot be read, or are of another build.
+    pub lacks_parts: bool,
+    /// True if there was no room to read them.
+    pub lacks_room: bool,
 }
 
 /// Attributes of the first entry of a unit.
 enum Root {
     Unit(String, String),
-    /// The directory, and the file with the rest.
-    Split(String, String),
+    /// The directory; the name is in another file.
+    Split(String),
 }
 
 /// Sections that the roots of compilation units refer to.
@@ -92,9 +95,12 @@ impl UnitSections {
     /// Returns `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once; none where sections
     /// are compressed and take more than `room`.
     pub(super) fn units(&self, room: u64) -> Units {
-        let Some(sections) = self.inflate(room) else { return Units::default() };
+        if self.cost() > room {
+            return Units { lacks_room: true, ..Units::default() };
+        }
+        let Some(sections) = self.inflate() else { return Units::default() };
         let Some(info) = &sections.info else { return Units::default() };
-        let (mut found, mut split) = (HashSet::new(), HashSet::new());
+        let (mut found, mut is_split) = (HashSet::new(), false);
         let mut at = 0;
         while at < info.size() {
             let Some((next, unit)) = sections.unit(info, at) else { break };
@@ -102,10 +108,9 @@ impl UnitSections {
                 Some(Root::Unit(directory, name)) => {
                     found.insert((directory, name));
                 }
-                Some(Root::Split(directory, file)) => {
-                    // Its name is in the other file.
-                    found.insert((directory.clone(), String::new()));
-                    split.insert(Path::new(&directory).join(file));
+                Some(Root::Split(directory)) => {
+                    found.insert((directory, String::new()));
+                    is_split = true;
                 }
                 None => {}
             }
@@ -113,7 +118,7 @@ impl UnitSections {
         }
         let mut found: Vec<_> = found.into_iter().collect();
         found.sort();
-        Units { found, split: split.into_iter().collect() }
+        Units { found, is_split, ..Units::default() }
     }
 
     fn all(&self) -> [&Option<Section>; 5] {
@@ -129,10 +134,7 @@ impl UnitSections {
         inflated.saturating_add(stored)
     }
 
-    fn inflate(&self, room: u64) -> Option<UnitSections> {
-        if self.cost() > room {
-            return None;
-        }
+    fn inflate(&self) -> Option<UnitSections> {
         let [info, abbreviations, strings, line_strings, string_offsets] =
             self.all().map(|section| section.as_ref()?.inflate(&self.file));
         let file = Rc::clone(&self.file);
@@ -222,9 +224,9 @@ impl UnitSections {
                 break;
             }
         }
-        // The rest of a unit has its language; rustc's files are `app-0a1b.app.0c2d-cgu.0.rcgu.dwo`.
-        if let Some(file) = split.filter(|file| language.is_none() && file.contains(".rcgu.")) {
-            return Some(Root::Split(directory?, file));
+        // The rest of a unit has its language.
+        if language.is_none() && split.is_some_and(|file| is_rustc_part(&file)) {
+            return Some(Root::Split(directory?));
         }
         if language != Some(u64::from(dw::DW_LANG_Rust.0)) {
             return None;
@@ -303,6 +305,11 @@ impl UnitSections {
             Section::Compressed(_) => None,
         }
     }
+}
+
+/// Returns whether a file is the rest of a unit of rustc's: `app-0a1b.app.0c2d-cgu.0.rcgu.dwo`.
+pub(super) fn is_rustc_part(file: &str) -> bool {
+    file.contains(".rcgu.")
 }
 
 enum Value {

@@ -1,5 +1,5 @@
-//! Reads from executables and shared libraries the data for names that `backtrace` does not give: the directories its
-//! crates were compiled in, the symbols of whole functions, the build id.
+//! Reads from executables and shared libraries the data that names are made from: the directories their crates were
+//! compiled in, line tables, the symbols of whole functions, the build id.
 //!
 //! Read side only. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
 //! the section headers, the head of each compilation unit and, while a batch lasts, the symbol table. Whatever
@@ -7,7 +7,8 @@
 #![forbid(unsafe_code)]
 
 use super::debug_files;
-use super::dwarf_units::{Section, UnitSections, read_some};
+use super::debug_sections;
+use super::dwarf_units::{Section, UnitSections, Units, read_some};
 use super::lines::Lines;
 use super::loaded_modules::Module;
 use super::module_file;
@@ -67,24 +68,26 @@ impl ElfImage {
             Some(Section::of(section.compressed_file_range().ok()?))
         };
         let size = |name: &str| elf.section_by_name(name).map_or(0, |section| section.size());
+        let sections = UnitSections {
+            file: Rc::clone(&file),
+            endian: match elf.endian() {
+                Endianness::Little => gimli::RunTimeEndian::Little,
+                Endianness::Big => gimli::RunTimeEndian::Big,
+            },
+            info: section(".debug_info"),
+            abbreviations: section(".debug_abbrev"),
+            strings: section(".debug_str"),
+            line_strings: section(".debug_line_str"),
+            string_offsets: section(".debug_str_offsets"),
+        };
         Some(ElfImage {
             linked_low,
             supplement: debug_files::supplement(&elf, &path),
             package: debug_files::package(&path).or_else(|| debug_files::package(&module.path)),
             path,
-            sections: UnitSections {
-                file: Rc::clone(&file),
-                endian: match elf.endian() {
-                    Endianness::Little => gimli::RunTimeEndian::Little,
-                    Endianness::Big => gimli::RunTimeEndian::Big,
-                },
-                info: section(".debug_info"),
-                abbreviations: section(".debug_abbrev"),
-                strings: section(".debug_str"),
-                line_strings: section(".debug_line_str"),
-                string_offsets: section(".debug_str_offsets"),
-            },
-            cost: cost(&elf),
+            // Lines are of no use without the directories of the units.
+            cost: cost(&elf).max(sections.cost()),
+            sections,
             length: file.metadata().ok()?.len(),
             symbols: size(".symtab").max(size(".dynsym")),
             file,
@@ -120,21 +123,28 @@ impl ElfImage {
 
     /// Returns `DW_AT_comp_dir` and `DW_AT_name` of every Rust compilation unit, each pair once.
     ///
-    /// Reads about a kilobyte a unit: 2,000 units take some milliseconds. Compressed sections are inflated for it
-    /// where `room` is enough.
-    pub(super) fn units(&self, room: u64) -> Vec<(String, String)> {
-        self.sections.units(room).found
+    /// Reads about a kilobyte a unit: 2,000 units take some milliseconds. Compressed sections are inflated for it, and the
+    /// files of split units opened, where `room` is enough.
+    pub(super) fn units(&self, room: u64) -> Units {
+        let units = self.sections.units(room);
+        if !units.is_split {
+            return units;
+        }
+        if self.cost > room {
+            return Units { lacks_room: true, ..units };
+        }
+        match debug_sections::split_units(&self.path, self.package.as_deref()) {
+            Some((parts, lacks_parts)) => {
+                let found = units.found.into_iter().chain(parts).collect();
+                Units { found, lacks_parts, ..units }
+            }
+            None => Units { lacks_parts: true, ..units },
+        }
     }
 
     /// Returns the bytes that [`units`](ElfImage::units) takes for compressed sections, at most.
     pub(super) fn units_cost(&self) -> u64 {
         self.sections.cost()
-    }
-
-    /// Returns whether functions of the program are in files that are missing: `.dwo` files, or the `.dwp` of them.
-    pub(super) fn lacks_split_units(&self, room: u64) -> bool {
-        let split = self.sections.units(room).split;
-        !split.is_empty() && self.package.is_none() && split.iter().any(|file| !file.is_file())
     }
 
     /// Reads the symbols of all functions, from `.symtab`; in a stripped file those that it exports.
@@ -204,7 +214,7 @@ impl ElfImage {
 /// vectors that grow; of each unit the abbreviations, some 110 bytes for 10, and the names of its files; and
 /// compressed sections as they were before. An executable of 307 MB took 28 MB, here 31; the C library's debug
 /// file, of compressed sections, 31 MB. The standard library's units are always among the first to be looked
-/// at, and take some megabytes.
+/// at, and take some megabytes. Sections that are never read count nothing.
 fn cost(elf: &Elf<'_>) -> u64 {
     let sections = elf.sections().filter_map(|section| {
         let name = standard(section.name().ok()?);
@@ -218,7 +228,7 @@ fn cost(elf: &Elf<'_>) -> u64 {
             _ => 0,
         };
         let is_compressed = range.format != object::CompressionFormat::None;
-        let inflated = if is_compressed && name.starts_with(".debug_") { size } else { 0 };
+        let inflated = if is_compressed && debug_sections::is_read(&name) { size } else { 0 };
         Some(parsed.saturating_add(inflated))
     });
     const FIRST_UNITS: u64 = 8 << 20;

@@ -10,9 +10,9 @@ use super::debug_sections::{self, SplitUnits};
 use super::module_symbols::Found;
 use super::section_bytes::SectionBytes;
 use addr2line::{Context, FrameIter, LookupContinuation, LookupResult};
-use gimli::ReaderOffset;
+use gimli::{AttributeValue, Reader, UnitOffset, UnitRef, constants as dw};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Rows of a line table that are looked at for a line that the compiler left out.
 const NEIGHBOURS: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Lines {
 /// Frame, and its function's place in the debug information of its unit.
 struct Entry {
     found: Found,
-    function: Option<u64>,
+    function: Option<UnitOffset>,
 }
 
 impl Lines {
@@ -52,6 +52,7 @@ impl Lines {
             let near = address.saturating_sub(AROUND)..address.saturating_add(AROUND);
             let around = function().unwrap_or(near);
             self.find_lines(&mut entries, address, around);
+            self.find_declarations(&mut entries, address);
         }
         entries.into_iter().map(|entry| entry.found).collect()
     }
@@ -68,7 +69,7 @@ impl Lines {
                     file: location.and_then(|location| location.file).map(String::from),
                     line: location.and_then(|location| location.line).unwrap_or(0),
                 },
-                function: frame.dw_die_offset.map(|offset| offset.0.into_u64()),
+                function: frame.dw_die_offset,
             });
         }
         entries
@@ -76,14 +77,33 @@ impl Lines {
 
     /// Returns the frames of an address with the parts of units in other files, as far as they are there.
     fn inlined(&self, address: u64) -> Option<FrameIter<'_, SectionBytes>> {
-        let mut frames = self.context.find_frames(address);
+        self.with_parts(self.context.find_frames(address)).ok()
+    }
+
+    fn with_parts<L: LookupContinuation<Buf = SectionBytes>>(
+        &self,
+        mut result: LookupResult<L>,
+    ) -> L::Output {
         loop {
-            match frames {
-                LookupResult::Output(frames) => return frames.ok(),
+            match result {
+                LookupResult::Output(output) => return output,
                 LookupResult::Load { load, continuation } => {
-                    frames = continuation.resume(self.split.load(&load));
+                    result = continuation.resume(self.split.load(&load));
                 }
             }
+        }
+    }
+
+    /// Gives frames that still lack a line the one that their function is declared at.
+    fn find_declarations(&self, entries: &mut [Entry], address: u64) {
+        for entry in entries.iter_mut().filter(|entry| entry.lacks_line()) {
+            let unit = self.with_parts(self.context.find_dwarf_and_unit(address));
+            let Some((file, line)) = unit.zip(entry.function).and_then(|(unit, at)| declaration(unit, at))
+            else {
+                continue;
+            };
+            entry.found.file = file.or(entry.found.file.take());
+            entry.found.line = line;
         }
     }
 
@@ -117,14 +137,55 @@ impl Entry {
     }
 }
 
+/// Returns file and line of a function's declaration; debug information of lines alone has none.
+fn declaration(unit: UnitRef<'_, SectionBytes>, at: UnitOffset) -> Option<(Option<String>, u32)> {
+    let mut at = at;
+    // Inlined code refers to its function, and that to its declaration.
+    for _ in 0..4 {
+        let entry = unit.entry(at).ok()?;
+        if let Some(line) = entry.attr_value(dw::DW_AT_decl_line).and_then(|line| line.udata_value())
+            && line > 0
+        {
+            let file = match entry.attr_value(dw::DW_AT_decl_file) {
+                Some(AttributeValue::FileIndex(file)) => declared_in(unit, file),
+                _ => None,
+            };
+            return Some((file, u32::try_from(line).ok()?));
+        }
+        let of = [dw::DW_AT_abstract_origin, dw::DW_AT_specification];
+        match of.into_iter().find_map(|name| entry.attr_value(name))? {
+            AttributeValue::UnitRef(of) => at = of,
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Returns the path of a file by its number, as the rows of the line table have it.
+fn declared_in(unit: UnitRef<'_, SectionBytes>, file: u64) -> Option<String> {
+    let header = unit.line_program.as_ref()?.header();
+    let file = header.file(file)?;
+    let mut path = PathBuf::new();
+    if let Some(directory) = &unit.comp_dir {
+        path.push(&*directory.to_string_lossy().ok()?);
+    }
+    if file.directory_index() != 0
+        && let Some(directory) = file.directory(header)
+    {
+        path.push(&*unit.attr_string(directory).ok()?.to_string_lossy().ok()?);
+    }
+    path.push(&*unit.attr_string(file.path_name()).ok()?.to_string_lossy().ok()?);
+    Some(path.to_str()?.to_owned())
+}
+
 #[cfg(all(test, target_pointer_width = "64", target_endian = "little"))]
 mod tests {
     use super::*;
     use crate::analyze::symbols::fuzz::{Section, Temporary, elf};
     use gimli::constants as dw;
 
-    /// Functions by address, each 256 bytes long, and rows of a line table, in DWARF 4.
-    fn file(functions: &[(&str, u64)], rows: &[(u64, u8)]) -> Vec<u8> {
+    /// Functions by address and the line of their declaration, each 256 bytes long, and rows of a line table, in DWARF 4.
+    fn file(functions: &[(&str, u64, u8)], rows: &[(u64, u8)]) -> Vec<u8> {
         let attribute = |name: gimli::DwAt, form: gimli::DwForm| [name.0 as u8, form.0 as u8];
         let place =
             [attribute(dw::DW_AT_low_pc, dw::DW_FORM_addr), attribute(dw::DW_AT_high_pc, dw::DW_FORM_data4)];
@@ -133,16 +194,21 @@ mod tests {
         let mut abbreviations = vec![1, dw::DW_TAG_compile_unit.0 as u8, 1];
         abbreviations.extend([name, lines, place[0], place[1], [0, 0]].as_flattened());
         abbreviations.extend([2, dw::DW_TAG_subprogram.0 as u8, 0]);
-        abbreviations.extend([name, place[0], place[1], [0, 0], [0, 0]].as_flattened());
+        let declared = [
+            attribute(dw::DW_AT_decl_file, dw::DW_FORM_data1),
+            attribute(dw::DW_AT_decl_line, dw::DW_FORM_data1),
+        ];
+        let function = [name, place[0], place[1], declared[0], declared[1], [0, 0], [0, 0]];
+        abbreviations.extend(function.as_flattened());
 
         let mut info = vec![4, 0, 0, 0, 0, 0, 8, 1];
         info.extend(b"src/a.rs\0\0\0\0\0");
         info.extend(functions[0].1.to_le_bytes());
         info.extend((256 * functions.len() as u32).to_le_bytes());
-        for (name, low) in functions {
+        for (name, low, declared) in functions {
             info.push(2);
             info.extend(name.bytes().chain([0]));
-            info.extend(low.to_le_bytes().iter().chain(&256u32.to_le_bytes()));
+            info.extend(low.to_le_bytes().iter().chain(&256u32.to_le_bytes()).chain(&[1, *declared]));
         }
         info.push(0);
 
@@ -180,7 +246,8 @@ mod tests {
     /// The compiler gives line 0 to code of its own making.
     #[test]
     fn a_row_of_line_0_has_the_nearest_line_of_its_function() {
-        let functions = [("first", 0x1000), ("second", 0x1100), ("third", 0x1200)];
+        let functions =
+            [("first", 0x1000, 8), ("second", 0x1100, 38), ("third", 0x1200, 51), ("fourth", 0x1300, 0)];
         let rows = [
             (0x1000, 10),
             (0x1010, 0),
@@ -190,6 +257,7 @@ mod tests {
             (0x1100, 0),
             (0x1180, 40),
             (0x1200, 0),
+            (0x1300, 0),
         ];
         let path = Temporary::new("line-0");
         std::fs::write(&path.0, file(&functions, &rows)).unwrap();
@@ -198,6 +266,7 @@ mod tests {
             let begin = address & !0xff;
             let found = lines.frames(address, &mut || Some(begin..begin + 0x100));
             assert_eq!(found.len(), 1, "{address:#x}");
+            assert_eq!(found[0].file.as_deref(), Some("a.rs"));
             (found[0].name.clone().unwrap(), found[0].line)
         };
         let named = |name: &str, line| (name.to_owned(), line);
@@ -206,6 +275,7 @@ mod tests {
         assert_eq!(at(0x1062), named("first", 12), "before it");
         // The nearest row is that of another function.
         assert_eq!(at(0x1104), named("second", 40));
-        assert_eq!(at(0x1204), named("third", 0), "no row of it has a line");
+        assert_eq!(at(0x1204), named("third", 51), "no row of it has a line: that of its declaration");
+        assert_eq!(at(0x1304), named("fourth", 0), "not even that");
     }
 }

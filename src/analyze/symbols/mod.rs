@@ -115,6 +115,8 @@ pub(crate) struct Symbols {
     /// it may be forked: a child sees another process here, and begins a batch of its own.
     batch_of: AtomicU32,
     max_overhead: AtomicU64,
+    /// The limit that was set, or the usual one: `max_overhead` may be less where the system had little memory left.
+    nominal: AtomicU64,
     /// Part of the limit that only names may use.
     share: AtomicU64,
     /// Number that changes when names that were lost for want of memory have been forgotten, and with the rules.
@@ -202,6 +204,7 @@ impl Symbols {
             names: ForkMutex::default(),
             batch_of: AtomicU32::new(0),
             max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
+            nominal: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
             share: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),
             full: AtomicBool::new(false),
@@ -387,15 +390,22 @@ impl Symbols {
     }
 
     /// Sets the bytes heapgauge may hold, and the part of them that only names may use, before new addresses go by
-    /// module and offset.
-    pub(crate) fn set_budget(&self, bytes: u64, share: u64) {
+    /// module and offset. `nominal`: the limit without regard to the memory that the system has left.
+    pub(crate) fn set_budget(&self, bytes: u64, share: u64, nominal: u64) {
         self.share.store(share, Ordering::Relaxed);
         self.set_max_overhead(bytes);
+        self.nominal.store(nominal, Ordering::Relaxed);
+    }
+
+    /// Returns the limit that was set, or the usual one.
+    fn nominal(&self) -> u64 {
+        self.nominal.load(Ordering::Relaxed)
     }
 
     /// Sets the bytes heapgauge may hold before new addresses go by module and offset.
     pub(crate) fn set_max_overhead(&self, bytes: u64) {
         let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
+        self.nominal.store(bytes, Ordering::Relaxed);
         self.full.store(false, Ordering::Relaxed);
         if bytes > before && self.over_limit() > 0 {
             // Addresses that went by offset may have a name now.
@@ -413,11 +423,12 @@ impl Symbols {
             let Some(image) = loaded_modules::main_module(&modules).and_then(ElfImage::open) else {
                 return if modules.is_empty() { "lines" } else { "none" };
             };
-            let limit = self.max_overhead.load(Ordering::Relaxed);
-            let room = limit.saturating_sub(control::tracker_memory());
-            if fits_never(image.lines_cost(), limit) {
-                if image.functions().are_known() { "functions" } else { "none" }
-            } else if DebugRoots::of(image.units(room)).covers_program() && !image.lacks_split_units(room) {
+            let room = self.max_overhead.load(Ordering::Relaxed).saturating_sub(control::tracker_memory());
+            let has_lines = || {
+                let units = image.units(room);
+                units.lacks_room || !units.lacks_parts && DebugRoots::of(units.found).covers_program()
+            };
+            if !fits_never(image.lines_cost(), self.nominal()) && has_lines() {
                 "lines"
             } else if image.functions().are_known() {
                 "functions"

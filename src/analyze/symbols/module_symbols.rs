@@ -6,6 +6,7 @@
 //! the symbol table, and `debug = "limited"` gives every path in full.
 #![forbid(unsafe_code)]
 
+use super::batch::fits_never;
 use super::demangle;
 use super::elf::{ElfImage, FunctionTable};
 use super::function_starts::FunctionStarts;
@@ -37,6 +38,10 @@ pub(super) struct ModuleSymbols {
     /// Reason why `detail` is less than lines, where it is for want of memory; and the room that lines would need.
     pub lost: Option<Lost>,
     pub lost_room: u64,
+    /// True if there was no room to read which crates it has: they are compressed.
+    pub lacks_roots: bool,
+    /// True if files with functions are missing: lines are then known without the functions that were inlined there.
+    lacks_parts: bool,
 }
 
 /// Detail of a module's names that the overhead limit has room for.
@@ -66,12 +71,23 @@ impl ModuleSymbols {
     /// Begins with a module and its file, where there is one. `room`: bytes that may be used meanwhile.
     pub(super) fn of(file: Option<(&Module, ElfImage)>, room: u64) -> ModuleSymbols {
         let Some((module, image)) = file else { return ModuleSymbols::default() };
+        let units = image.units(room);
         ModuleSymbols {
-            roots: DebugRoots::of(image.units(room)),
+            lacks_roots: units.lacks_room,
+            lacks_parts: units.lacks_parts,
+            roots: DebugRoots::of(units.found),
             bias: image.bias(module),
             image: Some(image),
             ..ModuleSymbols::default()
         }
+    }
+
+    /// Notes that there is no room for `cost` bytes of detail, within a limit that was set to `nominal`; lines may be looked
+    /// for again when there is `room`.
+    pub(super) fn lose(&mut self, cost: u64, nominal: u64, room: u64) {
+        let lost = if fits_never(cost, nominal) { Lost::ForGood } else { Lost::ForNow };
+        self.lost = self.lost.max(Some(lost));
+        self.lost_room = room;
     }
 
     pub(super) fn drop_parsed(&mut self) {
@@ -98,9 +114,13 @@ impl ModuleSymbols {
         found
     }
 
-    /// Drops a line that is of another crate than the function: it is that of a function inlined there, which has no
-    /// name.
+    /// Drops a line that is of another crate than the function, or may be: it is that of a function inlined there, which has
+    /// no name.
     fn without_inlined(&mut self, frame: &mut Found) {
+        if self.lacks_parts {
+            (frame.file, frame.line) = (None, 0);
+            return;
+        }
         let Some(function) = frame.name.as_deref().and_then(demangle) else { return };
         let function = demangle::normalise(&function, None);
         let krate = demangle::first_segment(&function);
@@ -134,6 +154,7 @@ impl ModuleSymbols {
     /// Returns the final names of the frames of one address; the last is the function the address is in, the others
     /// were inlined into it.
     pub(super) fn name(&mut self, found: &[Found], address: usize) -> Vec<(Frame, CodeOwner)> {
+        let has_lines = self.detail == NameDetail::Lines && !self.without_lines;
         let outermost = found.last().and_then(|frame| self.compiled(frame.name.as_deref()?, address));
         let fallback_crate = outermost.as_deref().map(|path| demangle::normalise(path, None));
         let fallback_crate = fallback_crate.as_deref().and_then(demangle::first_segment);
@@ -155,7 +176,10 @@ impl ModuleSymbols {
                 }
             };
             let mut owner = site_rules::owner_of(&function, path.as_ref());
-            if owner == CodeOwner::Program && path.is_none() && self.roots.is_copy_of_standard(&function) {
+            if owner == CodeOwner::Program
+                && path.is_none()
+                && self.roots.is_copy_of_standard(&function, has_lines)
+            {
                 owner = CodeOwner::Standard;
             }
             let is_own = || match &path {

@@ -14,16 +14,12 @@ impl ElfImage {
         module.low
     }
 
-    pub(super) fn units(&self, _room: u64) -> Vec<(String, String)> {
-        Vec::new()
+    pub(super) fn units(&self, _room: u64) -> Units {
+        Units::default()
     }
 
     pub(super) fn units_cost(&self) -> u64 {
         0
-    }
-
-    pub(super) fn lacks_split_units(&self, _room: u64) -> bool {
-        false
     }
 
     pub(super) fn functions(&self) -> FunctionTable {
@@ -41,6 +37,13 @@ impl ElfImage {
     pub(super) fn functions_cost(&self) -> u64 {
         0
     }
+}
+
+#[derive(Default)]
+pub(super) struct Units {
+    pub found: Vec<(String, String)>,
+    pub lacks_parts: bool,
+    pub lacks_room: bool,
 }
 
 #[derive(Default)]

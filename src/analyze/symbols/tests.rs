@@ -195,6 +195,22 @@ fn a_module_too_large_for_lines_goes_by_functions_and_then_by_offsets() {
     }
 }
 
+/// A limit that is small because the system had little memory left must not be seen in the names.
+#[test]
+fn only_a_limit_that_was_set_makes_names_without_lines_final() {
+    let stacks = code(1);
+    let modules = loaded_modules::list();
+    let cost = loaded_modules::main_module(&modules).and_then(ElfImage::open).unwrap().lines_cost();
+    for (nominal, is_final) in [(DEFAULT_MAX_OVERHEAD.max(2 * cost), false), (cost / 2, true)] {
+        let symbols = Symbols::new();
+        symbols.set_budget(control::tracker_memory() + cost / 2, 0, nominal);
+        symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
+        let site = symbols.site(stacks[0]).unwrap();
+        assert_eq!((site.line, site.is_final()), (0, is_final), "{nominal}");
+        assert_eq!(symbols.quality(), if is_final { "functions" } else { "lines" });
+    }
+}
+
 #[test]
 fn a_batch_stops_when_its_time_is_up_and_the_next_goes_on() {
     let symbols = Symbols::new();

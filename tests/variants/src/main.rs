@@ -1,4 +1,4 @@
-//! Prints the sites of five leaks, and how they were captured, as JSON, for `tests/variants.py`.
+//! Prints the sites of six leaks, and how they were captured, as JSON, for `tests/variants.py`.
 //!
 //! Each leak allocates in one line, so that a variant with line numbers has as many sites as one with functions only.
 
@@ -58,6 +58,15 @@ fn fifth_leak() {
     }
 }
 
+/// 40 blocks of 2,000 bytes, which a library asks for.
+#[inline(never)]
+fn sixth_leak() {
+    let text = format!("\"{}\"", "x".repeat(2_000));
+    for _ in 0..black_box(40) {
+        forget(black_box(serde_json::from_str::<Value>(&text))); // sixth_leak
+    }
+}
+
 fn frame(frame: &Frame) -> Value {
     json!({
         "name": frame.name(),
@@ -74,6 +83,9 @@ fn main() {
     third_leak();
     fourth_leak();
     fifth_leak();
+    // Nothing is looked through, so that the library's frame is the nearest.
+    heapgauge::set_look_through(<[&str; 0]>::default()).expect("no names");
+    sixth_leak();
     let snapshot = Snapshot::take().expect("tracking is on");
     let rows: Vec<Value> = snapshot
         .statistics(GroupBy::Traceback)
@@ -104,6 +116,7 @@ fn main() {
                 "name": site.function(),
                 "file": site.file(),
                 "line": site.line(),
+                "via": site.via(),
                 "size": site.live.now.bytes,
                 "count": site.live.now.blocks,
             })

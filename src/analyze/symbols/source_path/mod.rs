@@ -171,11 +171,13 @@ impl DebugRoots {
         Some(format!("{name}/{file}"))
     }
 
-    /// Returns whether a function of this path that has no line is the standard library's: the program's own copy of
-    /// that crate would have a compilation unit here.
-    pub(super) fn is_copy_of_standard(&self, function: &str) -> bool {
+    /// Returns whether a function of this path that has no line is the standard library's. Its copies of crates are built
+    /// without debug information; the program's own copy of one has lines, where the program has. `has_lines`: lines
+    /// were looked for.
+    pub(super) fn is_copy_of_standard(&self, function: &str, has_lines: bool) -> bool {
         first_segment(function).is_some_and(|krate| {
-            IN_STANDARD.contains(&krate) && !self.crates.iter().any(|(_, other)| other == krate)
+            IN_STANDARD.contains(&krate)
+                && (has_lines || !self.crates.iter().any(|(_, other)| other == krate))
         })
     }
 
