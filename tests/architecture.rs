@@ -71,7 +71,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "collector",
         ],
     ),
-    ("export", &["input", "emit", "http", "server"]),
+    ("export", &["input", "short_life", "emit", "http", "server"]),
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.

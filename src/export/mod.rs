@@ -8,3 +8,5 @@ pub mod http;
 pub(crate) mod input;
 #[cfg(feature = "http")]
 pub(crate) mod server;
+#[cfg(feature = "prometheus")]
+pub(crate) mod short_life;

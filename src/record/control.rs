@@ -274,7 +274,7 @@ pub(crate) fn own_bytes() -> u64 {
 }
 
 /// Guard of [`pause`]: while it lives, blocks that the calling thread allocates are untracked.
-#[must_use = "tracking goes on as soon as the guard is dropped"]
+#[must_use = "tracking goes on as soon as the guard is dropped: `let _paused = heapgauge::pause();` keeps it"]
 pub struct PauseGuard {
     _suspension: Suspension,
 }
@@ -288,7 +288,8 @@ impl std::fmt::Debug for PauseGuard {
 /// Leaves the calling thread's allocations untracked until the guard is dropped.
 ///
 /// It suspends the recording of allocations only: a traced block that is freed meanwhile is debited, one that is
-/// resized keeps its site with the new size. Guards nest. They do not leave their thread.
+/// resized keeps its site with the new size. Guards nest. They do not leave their thread. `let _ = pause()` drops the guard at
+/// once, and the compiler does not warn.
 ///
 /// # Examples
 ///

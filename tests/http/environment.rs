@@ -14,7 +14,16 @@ fn main_of_the_child() {
         };
         return println!("tracing={} {end} {error:?}\nthe program goes on", heapgauge::is_tracing());
     }
-    let server = heapgauge::serve_from_env();
+    if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "reports") {
+        let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new());
+        let _ = outlet.report_every(std::time::Duration::from_secs(1));
+        println!("tracing={}\nthe program goes on", heapgauge::is_tracing());
+        return std::thread::sleep(std::time::Duration::from_secs(3));
+    }
+    let server = match std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "serves") {
+        true => heapgauge::serve("127.0.0.1:0").ok(),
+        false => heapgauge::serve_from_env(),
+    };
     // At once: an answer takes more than a second on a busy machine.
     let how = std::env::var("ENVIRONMENT_TEST_CHILD").unwrap();
     if how.starts_with("drops") {
@@ -87,10 +96,34 @@ fn off_is_off() {
 
 #[test]
 fn where_it_listens_is_one_line() {
-    let (stdout, stderr) = run(&[FREE, ("HEAPGAUGE_QUIET", "off")]);
-    assert_eq!(stdout, format!("tracing=true frames=32\n{SERVED}"));
-    let rest = stderr.strip_prefix("heapgauge: http://127.0.0.1:").unwrap_or_else(|| panic!("{stderr}"));
-    assert!(rest.ends_with(" has the page /debug/heap and /metrics\n"), "{stderr}");
+    // By the environment, and by `serve`, which said nothing.
+    for how in ["1", "serves"] {
+        let (stdout, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", how), ("HEAPGAUGE_QUIET", "off")]);
+        assert_eq!(stdout, format!("tracing=true frames=32\n{SERVED}"));
+        let rest = stderr.strip_prefix("heapgauge: http://127.0.0.1:").unwrap_or_else(|| panic!("{stderr}"));
+        assert!(rest.ends_with(" has the page /debug/heap and /metrics\n"), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", how)]);
+        assert_eq!(stderr, "", "HEAPGAUGE_QUIET=on, {how}");
+    }
+    // `serve` reads that variable alone.
+    let wrong = [("HEAPGAUGE_QUIET", "hush"), ("HEAPGAUGE_FRAMES", "many")];
+    let (_, stderr) = run(&[FREE, ("ENVIRONMENT_TEST_CHILD", "serves"), wrong[0], wrong[1]]);
+    let allowed = "allowed are on, true, yes, 1, off, false, no and 0, taking off";
+    let expected = format!("heapgauge: HEAPGAUGE_QUIET=hush: {allowed}\nheapgauge: http://127.0.0.1:");
+    assert!(stderr.starts_with(&expected), "{stderr}");
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+}
+
+/// `let _ = outlet.report_every(…)` compiles without a warning, and ends the reports at once.
+#[test]
+fn a_reporter_that_is_dropped_at_once_is_a_line() {
+    let (_, stderr) = run(&[("ENVIRONMENT_TEST_CHILD", "reports")]);
+    assert!(stderr.starts_with("heapgauge: the reporter of metrics was stopped after "), "{stderr}");
+    assert!(
+        stderr.ends_with(" ms, because its value was dropped; `let _reporter = …` keeps it\n"),
+        "{stderr}"
+    );
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 

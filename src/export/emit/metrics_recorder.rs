@@ -7,6 +7,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use super::prometheus::{record, set};
 use super::{Value, labels};
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
+use crate::export::short_life::say_if_short;
 use crate::record::control;
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
 
@@ -26,6 +28,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pause between two slices of naming, so that the thread leaves most of a core to others.
 const NAMING_REST: Duration = Duration::from_millis(10);
+/// Number of reporters that live.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// Outlet into the recorder that the program installed for the crate `metrics`, whichever it is. Cheap to clone.
 ///
@@ -145,7 +149,8 @@ impl Metrics {
 
     /// Starts a thread that [describes](Metrics::describe) the metrics, [collects](Metrics::collect) now and
     /// in this interval from then on, and keeps the collector's baselines in time. Dropping the
-    /// [`Reporter`] stops it; `let _ = …` drops it at once, and the compiler does not warn.
+    /// [`Reporter`] stops it; `let _ = …` drops it at once, and the compiler does not warn. A reporter that was dropped within a
+    /// second is a line on stderr, if the program still runs a second later and has no other one.
     ///
     /// # Examples
     ///
@@ -177,7 +182,8 @@ impl Metrics {
             .name("heapgauge-report".into())
             .spawn(move || outlet.run(interval, &stopped))
             .map_err(|error| Error::with_source("reporter: cannot start its thread", error))?;
-        Ok(Reporter { running: Some((mutex::process(), stop, thread)) })
+        LIVE.fetch_add(1, Ordering::Relaxed);
+        Ok(Reporter { started: Instant::now(), running: Some((mutex::process(), stop, thread)) })
     }
 
     fn run(&self, interval: Duration, stopped: &Receiver<()>) {
@@ -213,8 +219,9 @@ impl Metrics {
 
 /// Guard of the thread of [`Metrics::report_every`]. Dropping it ends the thread and waits for it; in a child of
 /// `fork`, where the thread does not exist, dropping it does nothing.
-#[must_use = "dropping it ends the reports"]
+#[must_use = "dropping it ends the reports: `let _reporter = …` keeps it"]
 pub struct Reporter {
+    started: Instant,
     /// Process that has the thread; dropping the sender ends the thread.
     running: Option<(u32, Sender<()>, JoinHandle<()>)>,
 }
@@ -234,8 +241,12 @@ impl Drop for Reporter {
             std::mem::forget((stop, thread));
             return;
         }
+        let lived = self.started.elapsed();
         drop(stop);
         let _ = thread.join();
+        LIVE.fetch_sub(1, Ordering::Relaxed);
+        let is_replaced = || LIVE.load(Ordering::Relaxed) > 0;
+        say_if_short(lived, "the reporter of metrics".into(), "let _reporter = …", is_replaced);
     }
 }
 

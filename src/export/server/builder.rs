@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 
 use super::env;
 use super::listener::{is_loopback, listen, listen_for_debugging};
-use super::{LIVE, Running, Server, failed, run, say};
+use super::{LIVE, Listening, Running, Server, failed, run};
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
 use crate::export::http::{self, Access, Expose};
 use crate::export::input::Quoted;
+use crate::export::short_life::say;
 use crate::record::control;
 use crate::record::fork::{self, mutex};
 
@@ -34,6 +35,8 @@ pub struct ServerBuilder {
     pub(super) expose: Expose,
     pub(super) debug_addr: Option<SocketAddr>,
     pub(super) source_url: Option<String>,
+    /// True if the address is not said on stderr; `None`: as `HEAPGAUGE_QUIET` says.
+    pub(super) quiet: Option<bool>,
 }
 
 impl ServerBuilder {
@@ -183,6 +186,17 @@ impl ServerBuilder {
         }
         let started = std::time::Instant::now();
         let running = Some(Running { process, stop, thread });
-        Ok(Server { local_addr, debug_addr, started, collector, running })
+        let server = Server { local_addr, debug_addr, started, collector, running };
+        if !self.quiet.unwrap_or_else(is_quiet) {
+            say(&Listening(&server));
+        }
+        Ok(server)
     }
+}
+
+/// Reads `HEAPGAUGE_QUIET`, for a server that was not started by the environment.
+fn is_quiet() -> bool {
+    let (config, problems) = env::parse(std::env::vars_os().filter(|(key, _)| key == "HEAPGAUGE_QUIET"));
+    problems.iter().for_each(|problem| say(problem));
+    config.quiet
 }

@@ -16,18 +16,17 @@ mod settings;
 mod stream;
 
 use std::fmt;
-use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
 use crate::export::http::{Access, App, Expose, Outlet};
+use crate::export::short_life::{say, say_if_short};
 use crate::record::control;
 use crate::record::fork::sockets::{self, ClosedInChild};
 use crate::record::fork::{mutex, mutex::ForkMutex};
@@ -41,8 +40,6 @@ use listener::is_loopback;
 const MAX_CONNECTIONS: usize = 64;
 /// Most open connections of the second listener, which is for people.
 const MAX_DEBUG_CONNECTIONS: usize = 16;
-/// Shortest life of a server that was not dropped by mistake, most likely.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Address of the server that lives, and its process: a child of `fork` has the memory but not the thread. Locked while a server
 /// starts.
 static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
@@ -54,6 +51,9 @@ static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 /// `Origin` are refused, so that no web page can read them. On any other address `/metrics` and `/health` are served, and
 /// each client that reaches the port reads names of functions and files, and the memory they hold; every path is then on
 /// [`Server::debug_addr`].
+///
+/// A server that starts is one line on stderr, which names its address, unless `HEAPGAUGE_QUIET=on`: no other variable of the
+/// environment is read here.
 ///
 /// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once, and
 /// the compiler does not warn. A server that was dropped within a second is a line on stderr, if the program still runs a
@@ -151,15 +151,13 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     let collector = settings::collector(config).build()?;
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
+    builder.quiet = Some(config.quiet);
     if let Some(template) = &config.source_url {
         builder = builder.source_url(template);
     }
     let server = builder
         .serve(config.addr.as_str())
         .map_err(|error| Error::with_source(format_args!("HEAPGAUGE_ADDR={}", config.addr), error))?;
-    if !config.quiet {
-        say(&Listening(&server));
-    }
     Ok(Some(server))
 }
 
@@ -178,11 +176,6 @@ impl fmt::Display for Listening<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Writes a line to stderr; `eprintln` would panic where it is closed.
-fn say(line: &dyn fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "heapgauge: {line}");
 }
 
 /// Server of heapgauge's. Dropping it closes the port, ends the thread and waits for it.
@@ -252,7 +245,7 @@ impl Server {
     /// ```
     pub fn builder() -> ServerBuilder {
         let debug_addr = Some(DEFAULT_DEBUG_ADDR);
-        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr, source_url: None }
+        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr, source_url: None, quiet: None }
     }
 
     /// Returns the address it listens on, with the port it was given.
@@ -312,28 +305,9 @@ impl Drop for Server {
         // It never panics; if it did, the port is closed all the same.
         let _ = thread.join();
         *LIVE.lock() = None;
-        if lived < SHORT_LIFE && !std::thread::panicking() {
-            say_later(self.local_addr, lived);
-        }
+        let what = format!("the server at http://{}", self.local_addr);
+        say_if_short(lived, what, "let _server = …", || LIVE.lock().is_some());
     }
-}
-
-/// Says on stderr that a server was stopped at once, if the program still runs a second later and has started no other
-/// one: a program that ends then has dropped its server on purpose.
-fn say_later(addr: SocketAddr, lived: Duration) {
-    let said = move || {
-        control::internal_for_life();
-        std::thread::sleep(SHORT_LIFE);
-        if LIVE.lock().is_none() {
-            say(&format_args!(
-                "the server at http://{addr} was stopped after {} ms, because its value was dropped; `let _server = …` \
-                 keeps it",
-                lived.as_millis()
-            ));
-        }
-    };
-    // Where no thread can be had there are more urgent problems than this one.
-    let _ = std::thread::Builder::new().spawn(said);
 }
 
 /// Names the addresses in an error of listening.
