@@ -189,7 +189,7 @@ def canned(sites, naming=None, paths=(), **more):
         "naming": naming or {"named": len(sites), "total": len(sites)},
         "history": [{"taken_at": now - 60 * ago, "size": max(0, total["size"] - total["size_diff"] * ago // 30), "count": 5}
                     for ago in range(30, -1, -1)],
-        "snapshots": [], "build": {"version": "0.1.0", "build_id": "", "capture": "cfi", "symbols": "lines"},
+        "snapshots": [], "build": {"version": "0.1.0", "build_id": "", "capture": "cfi", "symbols": "lines", "lines": "found"},
         "paths": ["/metrics", *paths], **more}
     frames = [{"function": site[0], "file": site[1], "line": site[2], "crate": site[3]} for site in sites[:2900]]
     rest = [figure["size"] for figure in figures[2900:]]
@@ -542,11 +542,15 @@ def progress_and_trouble_are_visible():
         page.wait("older", lambda: int(page.one("#age").text.split()[1]) >= 2)
         assert "dead" in page.one("#dot").get_attribute("class") and len(page.rows()) > 5
         lost = {"memory": 7, "reentrant": 0, "stacks": 0, "threads": 0}
-        build = {"version": "0.1.0", "build_id": "", "capture": "cfi", "symbols": "functions"}
+        build = {"version": "0.1.0", "build_id": "", "capture": "cfi", "symbols": "functions", "lines": "absent"}
         server.answers = canned(many(50), dropped_events=lost, build=build)
         page.wait("it answers again", lambda: "Attribution was lost for 7 events (memory)" in page.one("#alert").text)
         told = page.one("#alert").text
         assert "no line tables" in told and "strip = \"none\"" in told, told
+        for lines, word in [("too large", "do not fit into HEAPGAUGE_MAX_OVERHEAD"), ("parts missing", "The .dwp or .dwo files")]:
+            server.answers = canned(many(50), build={**build, "lines": lines})
+            page.wait(lines, lambda: word in page.one("#alert").text)
+            assert "no line tables" not in page.one("#alert").text
         server.answers = canned(many(50), tracking=False)
         page.wait("off", lambda: "Tracking is off" in page.one("#alert").text)
         page.wait("no rows", lambda: page.rows() == [])

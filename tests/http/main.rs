@@ -23,6 +23,8 @@ mod scrape;
 mod server;
 mod stacks;
 #[cfg(target_os = "linux")]
+mod starved;
+#[cfg(target_os = "linux")]
 mod unread_answers;
 
 #[global_allocator]

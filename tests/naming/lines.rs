@@ -290,3 +290,52 @@ fn the_standard_librarys_copies_of_crates_are_told_from_the_programs() {
     backtrace::resolve(here.wrapping_byte_add(1), |_| {});
     assert!(copied() > 1 << 20, "{} bytes", copied());
 }
+
+/// An upgrade in place, or a build directory that was cleaned, while the program runs.
+#[cfg(target_os = "linux")]
+#[test]
+fn names_are_those_of_the_running_file_whatever_is_in_its_place() {
+    const TEST: &str = "lines::names_are_those_of_the_running_file_whatever_is_in_its_place";
+    const CASE: &str = "REPLACED_EXECUTABLE";
+    let Some(case) = std::env::var_os(CASE) else {
+        let _turn = crate::process::turn();
+        let program = std::env::current_exe().unwrap();
+        for case in ["deleted", "replaced", "replaced by a program without names"] {
+            let copy = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("replaced-executable");
+            let _ = std::fs::remove_file(&copy);
+            std::fs::hard_link(&program, &copy).unwrap();
+            let mut child = std::process::Command::new(&copy);
+            child.args(["--exact", TEST, "--nocapture"]).env(CASE, case);
+            let output = child.env(crate::process::OWN_PROCESS, "1").output().unwrap();
+            assert!(output.status.success(), "{case}: {output:?}");
+            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+            let _ = std::fs::remove_file(&copy);
+        }
+        return;
+    };
+    let program = std::env::current_exe().unwrap();
+    std::fs::remove_file(&program).unwrap();
+    match case.to_str().unwrap() {
+        "deleted" => {}
+        // A file with debug information, of other code.
+        "replaced" => {
+            let cc = std::process::Command::new("cc")
+                .args(["-g", "-x", "c", "-", "-o"])
+                .arg(&program)
+                .stdin(std::process::Stdio::piped())
+                .spawn();
+            let mut cc = cc.unwrap();
+            std::io::Write::write_all(&mut cc.stdin.take().unwrap(), b"int main() { return 0; }").unwrap();
+            assert!(cc.wait().unwrap().success());
+        }
+        _ => {
+            std::fs::copy("/bin/true", &program).unwrap();
+        }
+    }
+    let (kept, line) = boxes(3);
+    assert_eq!(at_line(line), (144, 3));
+    let traceback = traceback_of(&kept[0]).unwrap();
+    assert_eq!(traceback.most_recent().name(), "naming::lines::boxes");
+    let report = heapgauge::Collector::new().collect();
+    assert_eq!(report.build.symbols(), "lines");
+}

@@ -100,13 +100,15 @@ impl State {
     }
 
     fn build_info(&self, walker: &'static str) -> BuildInfo {
+        let symbols::Quality { names, lines } = self.source.symbols();
         BuildInfo {
             version: env!("CARGO_PKG_VERSION"),
             build_id: self.build_id.clone(),
             release: self.options.release.clone(),
             site_scheme: symbols::SITE_SCHEME,
             capture: symbols::capture(walker),
-            symbols: self.source.symbols(),
+            symbols: names,
+            lines,
         }
     }
 

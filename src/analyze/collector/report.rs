@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::analyze::live::LiveChange;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::snapshot::statistic::Totals;
-use crate::analyze::symbols::Site;
+use crate::analyze::symbols::{LineTables, Site};
 use crate::record::raw_snapshot::Counts;
 
 /// One collection: totals, the chosen sites and the remainder, all from the same snapshot.
@@ -339,6 +339,7 @@ pub struct BuildInfo {
     pub(crate) site_scheme: &'static str,
     pub(crate) capture: &'static str,
     pub(crate) symbols: &'static str,
+    pub(crate) lines: LineTables,
 }
 
 impl BuildInfo {

@@ -5,7 +5,7 @@ use super::budget;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::frame::Traceback;
 use crate::analyze::process::{self, MemoryLimit};
-use crate::analyze::symbols::{self, Progress, Site};
+use crate::analyze::symbols::{self, Progress, Quality, Site};
 use crate::record::control;
 use crate::record::fork;
 use crate::record::raw_snapshot::{self, RawSnapshot, RawStack};
@@ -25,7 +25,7 @@ pub(crate) trait HeapSource: Send {
     fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
     #[cfg(any(feature = "http", test))]
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
-    fn symbols(&self) -> &'static str;
+    fn symbols(&self) -> Quality;
     fn resident_bytes(&self) -> Option<u64>;
     /// Returns the memory limit, `own` among the candidates, and what counts against it.
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit;
@@ -64,7 +64,7 @@ impl HeapSource for ThisProcess {
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
         symbols::global().traceback(stack.addresses, limit, stack.truncated)
     }
-    fn symbols(&self) -> &'static str {
+    fn symbols(&self) -> Quality {
         fork::outside(|| symbols::global().quality())
     }
     fn resident_bytes(&self) -> Option<u64> {

@@ -93,6 +93,25 @@ pub(crate) struct Progress {
     pub more: bool,
 }
 
+/// Detail of the names of the module that holds this code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quality {
+    /// `lines`, `functions` or `none`.
+    pub names: &'static str,
+    pub lines: LineTables,
+}
+
+/// Line tables of a module, or the reason why they cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineTables {
+    Found,
+    Absent,
+    /// They do not fit into the limit that was set.
+    TooLarge,
+    /// They are in other files, which are missing or of another build.
+    PartsMissing,
+}
+
 /// Frame with its position in its stack.
 // Folded stacks read the frame alone.
 #[cfg_attr(not(feature = "pprof"), allow(dead_code))]
@@ -124,7 +143,7 @@ pub(crate) struct Symbols {
     /// True if the overhead limit was reached: addresses without a name yet go by module and offset.
     full: AtomicBool,
     over_limit: AtomicU64,
-    quality: Once<&'static str>,
+    quality: Once<Quality>,
 }
 
 /// Changes or replaces the list of crates whose frames are passed over while a later frame exists, for the whole process.
@@ -414,28 +433,41 @@ impl Symbols {
         }
     }
 
-    /// Returns the kind of names of the module that holds this code: `lines`, `functions` or `none`. The first call
-    /// reads its headers.
-    pub(crate) fn quality(&self) -> &'static str {
-        self.quality.get_or_make(|| {
+    /// Returns the detail of the names of the module that holds this code. The first call reads its headers.
+    pub(crate) fn quality(&self) -> Quality {
+        *self.quality.get_or_make(|| {
             let _own = control::internal();
             let modules = loaded_modules::list();
             let Some(image) = loaded_modules::main_module(&modules).and_then(ElfImage::open) else {
-                return if modules.is_empty() { "lines" } else { "none" };
+                // Without a list of modules names come from `backtrace`.
+                return match modules.is_empty() {
+                    true => Quality { names: "lines", lines: LineTables::Found },
+                    false => Quality { names: "none", lines: LineTables::Absent },
+                };
             };
-            let room = self.max_overhead.load(Ordering::Relaxed).saturating_sub(control::tracker_memory());
-            let has_lines = || {
-                let units = image.units(room);
-                units.lacks_room || !units.lacks_parts && DebugRoots::of(units.found).covers_program()
+            let lines = self.line_tables(&image);
+            let names = match lines {
+                LineTables::Found => "lines",
+                _ if image.functions().are_known() => "functions",
+                _ => "none",
             };
-            if !fits_never(image.lines_cost(), self.nominal()) && has_lines() {
-                "lines"
-            } else if image.functions().are_known() {
-                "functions"
-            } else {
-                "none"
-            }
+            Quality { names, lines }
         })
+    }
+
+    fn line_tables(&self, image: &ElfImage) -> LineTables {
+        if fits_never(image.lines_cost(), self.nominal()) {
+            return LineTables::TooLarge;
+        }
+        let room = self.max_overhead.load(Ordering::Relaxed).saturating_sub(control::tracker_memory());
+        let units = image.units(room);
+        match units.lacks_parts {
+            // It depends on the moment.
+            _ if units.lacks_room => LineTables::Found,
+            true => LineTables::PartsMissing,
+            false if DebugRoots::of(units.found).covers_program() => LineTables::Found,
+            false => LineTables::Absent,
+        }
     }
 
     /// Returns whether the overhead limit was reached: addresses without a name yet go by module and offset.

@@ -135,6 +135,19 @@ fn case_58_mappings_hold_the_code_of_every_module() {
     assert!(libc.build_id.len() >= 16 && libc.build_id != program.build_id, "{libc:?}");
 }
 
+/// Started through the loader, the program is to the system a library of that one, and not the first that is mapped.
+#[cfg(all(feature = "pprof", target_os = "linux", target_env = "gnu"))]
+#[test]
+fn case_58_the_first_mapping_is_the_programs_though_the_loader_was_started() {
+    const TEST: &str = "analyze::symbols::tests::case_58_mappings_hold_the_code_of_every_module";
+    let loader = mappings().into_iter().find(|mapping| mapping.path.contains("/ld-linux")).unwrap();
+    let mut through_loader = std::process::Command::new(&*loader.path);
+    let output =
+        through_loader.arg(std::env::current_exe().unwrap()).args(["--exact", TEST]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+}
+
 #[test]
 fn a_stack_that_was_lost_has_a_name_at_once() {
     let symbols = Symbols::new();
@@ -207,7 +220,11 @@ fn only_a_limit_that_was_set_makes_names_without_lines_final() {
         symbols.resolve(&mut stacks.iter().copied(), Duration::MAX);
         let site = symbols.site(stacks[0]).unwrap();
         assert_eq!((site.line, site.is_final()), (0, is_final), "{nominal}");
-        assert_eq!(symbols.quality(), if is_final { "functions" } else { "lines" });
+        let quality = match is_final {
+            true => Quality { names: "functions", lines: LineTables::TooLarge },
+            false => Quality { names: "lines", lines: LineTables::Found },
+        };
+        assert_eq!(symbols.quality(), quality);
     }
 }
 
@@ -268,7 +285,7 @@ fn two_threads_may_name_at_once() {
 
 #[test]
 fn the_test_executable_has_lines_and_a_build_id() {
-    assert_eq!(global().quality(), "lines");
+    assert_eq!(global().quality(), Quality { names: "lines", lines: LineTables::Found });
     if let Some(id) = build_id() {
         assert!(id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }

@@ -221,7 +221,7 @@ pub(crate) static DROPPED_EVENTS: Family = family(
     Counter,
     Events,
     &["reason"],
-    "Events whose line of code is lost; their bytes are in the totals, at the site [unrecorded].",
+    "Events without their line of code, by reason; their bytes are in the totals, at [unrecorded] or in no site.",
 );
 pub(crate) static TRUNCATED_STACKS: Family = family(
     "heap_truncated_stacks_total",

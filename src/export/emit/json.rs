@@ -15,6 +15,7 @@ use crate::analyze::call_tree::{Node, NodeKind, StackTotals, Value};
 use crate::analyze::collector::{Overview, PastTotals, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
+use crate::analyze::symbols::LineTables;
 
 const VERSION: u32 = 1;
 
@@ -67,6 +68,7 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
             site_scheme: report.build.site_scheme,
             capture: report.build.capture,
             symbols: report.build.symbols,
+            lines: lines_label(report.build.lines),
         },
         paths,
         source_url,
@@ -143,6 +145,17 @@ struct Build<'a> {
     site_scheme: &'a str,
     capture: &'a str,
     symbols: &'a str,
+    /// For the page, which says it where there are no lines.
+    lines: &'static str,
+}
+
+fn lines_label(lines: LineTables) -> &'static str {
+    match lines {
+        LineTables::Found => "found",
+        LineTables::Absent => "absent",
+        LineTables::TooLarge => "too large",
+        LineTables::PartsMissing => "parts missing",
+    }
 }
 
 /// Renders `sites.json`.
@@ -376,6 +389,7 @@ mod tests {
             (&summary["build"]["symbols"], &summary["paths"]),
             (&json!("lines"), &json!(["/metrics"]))
         );
+        assert_eq!(summary["build"]["lines"], "found");
     }
 
     #[test]

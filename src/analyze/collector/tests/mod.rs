@@ -11,7 +11,7 @@ mod views;
 use super::*;
 use crate::analyze::frame::Traceback;
 use crate::analyze::process::MemoryLimit;
-use crate::analyze::symbols::{Progress, Site};
+use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -223,8 +223,8 @@ impl HeapSource for Fake {
         let site = self.site(stack.addresses)?;
         Some(Traceback::new([crate::Frame::new(Some(&site.function), &site.file, site.line)]))
     }
-    fn symbols(&self) -> &'static str {
-        "lines"
+    fn symbols(&self) -> Quality {
+        Quality { names: "lines", lines: LineTables::Found }
     }
     fn resident_bytes(&self) -> Option<u64> {
         Some(4096)

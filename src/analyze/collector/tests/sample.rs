@@ -3,7 +3,7 @@
 
 use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use crate::analyze::live::{Live, LiveChange};
-use crate::analyze::symbols::Site;
+use crate::analyze::symbols::{LineTables, Site};
 use crate::record::raw_snapshot::Counts;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -47,6 +47,7 @@ pub(crate) fn sample_report() -> Report {
             site_scheme: "2",
             capture: "cfi",
             symbols: "lines",
+            lines: LineTables::Found,
         },
         followed: Vec::new(),
         forgotten: Counts::default(),

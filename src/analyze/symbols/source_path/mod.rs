@@ -13,7 +13,8 @@
 //! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
 //!    compiles a workspace's members in the workspace root, other packages in their own. `vendor/<package>`
 //!    keeps the package's name, and a package outside the workspace gets its crate's name in front;
-//! 5. from the last `src`, `examples`, `tests` or `benches` on;
+//! 5. from the last `src`, `examples`, `tests` or `benches` on, and with the folder above, which is mostly named as the
+//!    package: a package outside the workspace that left no unit of its own, as one of generic code alone;
 //! 6. without `/home/<name>`, `/Users/<name>` or `/root` in front.
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,9 @@ mod workspace;
 use super::demangle::first_segment;
 use crate::analyze::frame::without_version;
 use workspace::{Unit, Workspace};
+
+/// Folders of the homes of users.
+const HOMES: [&str; 2] = ["/home/", "/Users/"];
 
 /// Home of the superuser, without the name of a user below it.
 const SUPERUSER: &str = "/root";
@@ -203,9 +207,13 @@ impl DebugRoots {
         if path.ends_with(".rs")
             && let Some(at) = conventional.iter().filter_map(|directory| path.rfind(directory)).max()
         {
-            return (&path[at + 1..], false);
+            let above = &path[..at];
+            let package = above.rsplit_once('/').filter(|(parent, name)| {
+                !name.is_empty() && above != SUPERUSER && !HOMES.contains(&format!("{parent}/").as_str())
+            });
+            return (&path[package.map_or(at, |(parent, _)| parent.len()) + 1..], false);
         }
-        for home in ["/home/", "/Users/"] {
+        for home in HOMES {
             if let Some((_, rest)) = path.strip_prefix(home).and_then(|rest| rest.split_once('/')) {
                 return (rest, false);
             }
