@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::mem::forget;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client;
@@ -14,8 +14,12 @@ struct Busy(Vec<Child>);
 
 impl Busy {
     fn start(count: usize) -> Busy {
-        let start =
-            || Command::new("timeout").args(["150", "sh", "-c", "while :; do :; done"]).spawn().unwrap();
+        let start = || {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -t 60; while :; do :; done"]).stdin(Stdio::null());
+            // A pipe of the test would stay open as long as they live.
+            shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        };
         Busy((0..count).map(|_| start()).collect())
     }
 }
@@ -75,7 +79,7 @@ fn the_first_answer_of_a_starved_process_names_the_leak_and_says_what_waits() {
     let leak = line!() - 1;
     let place = format!("file=\"tests/http/starved.rs\",line=\"{leak}\"");
     stay_on_one_processor();
-    let _busy = Busy::start(4);
+    let _busy = Busy::start(2);
     be_nice();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let begun = Instant::now();
