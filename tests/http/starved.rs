@@ -57,8 +57,8 @@ fn be_nice() {
 fn below(number: u32, depth: u32) {
     match depth {
         0 => forget(black_box(Box::new([number; 4]))),
-        _ if number & 1 == 0 => black_box(below(number >> 1, depth - 1)),
-        _ => black_box(beside(number >> 1, depth - 1)),
+        _ if number & 1 == 0 => below(number >> 1, depth - 1),
+        _ => beside(number >> 1, depth - 1),
     }
     black_box(());
 }
