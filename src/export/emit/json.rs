@@ -145,7 +145,7 @@ struct Build<'a> {
     site_scheme: &'a str,
     capture: &'a str,
     symbols: &'a str,
-    /// For the page, which says it where there are no lines.
+    /// Reason why there are no lines, which the page says.
     lines: &'static str,
 }
 

@@ -87,12 +87,6 @@ fn files_are_relative_and_never_in_a_home_directory() {
         ("/home/ann/projects/shop/tests/a_b.rs".into(), "tests/a_b.rs", false, "a_b"),
         ("/home/ann/projects/other/src/deep/er.rs".into(), "other/src/deep/er.rs", false, "other::deep::er"),
         ("/home/ann/projects/shop/vendor/tiny/src/x.rs".into(), "tiny/src/x.rs", false, "tiny::x"),
-        // Packages outside the workspace without a unit of their own, and one at the root of the file system.
-        ("/home/bob/elsewhere/thing-core/src/lib.rs".into(), "thing-core/src/lib.rs", false, "thing_core"),
-        ("/home/bob/elsewhere/other/src/a/b.rs".into(), "other/src/a/b.rs", false, "other::a::b"),
-        ("/src/lib.rs".into(), "src/lib.rs", false, ""),
-        ("/home/bob/src/lib.rs".into(), "src/lib.rs", false, ""),
-        (format!("{SUPERUSER}/src/lib.rs"), "src/lib.rs", false, ""),
         ("/home/bob/elsewhere/arena.c".into(), "elsewhere/arena.c", false, ""),
         (format!("{SUPERUSER}/arena.c"), "arena.c", false, ""),
         ("./csu/../sysdeps/x86_64/start.S".into(), "sysdeps/x86_64/start.S", false, ""),
@@ -105,6 +99,22 @@ fn files_are_relative_and_never_in_a_home_directory() {
             (file, standard, module),
             "{path}"
         );
+    }
+}
+
+/// As one of generic code alone.
+#[test]
+fn a_package_without_a_unit_outside_the_workspace_goes_by_its_folder() {
+    for (path, file, module) in [
+        ("/home/bob/elsewhere/thing-core/src/lib.rs", "thing-core/src/lib.rs", "thing_core"),
+        ("/home/bob/elsewhere/other/src/a/b.rs", "other/src/a/b.rs", "other::a::b"),
+        // A home, and the root of the file system, are no packages.
+        ("/home/bob/src/lib.rs", "src/lib.rs", ""),
+        (&format!("{SUPERUSER}/src/lib.rs"), "src/lib.rs", ""),
+        ("/src/lib.rs", "src/lib.rs", ""),
+    ] {
+        let place = roots().source_path(path, None);
+        assert_eq!((&*place.file, place.standard, &*place.module), (file, false, module), "{path}");
     }
 }
 
