@@ -256,7 +256,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     unsafe fn dealloc_slow(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as in `realloc_slow`.
         let id = unsafe { tag::read(block, layout.size()) };
-        event::free::record_free(id, layout.size());
+        event::free::record_free(id.into(), layout.size());
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }
@@ -319,7 +319,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         // SAFETY: the block was made by one of these methods with this layout, so its tag is behind it.
         let id = unsafe { tag::read_behind(block, layout.size()) };
         // The counters come before the inner allocator may give the block to another thread.
-        let Some(unsampled) = event::unsampled(id) else {
+        let Some(unsampled) = event::unsampled(id.into()) else {
             // SAFETY: the caller's duties; the tag is behind the block.
             return unsafe { self.dealloc_recorded(block, layout, id) };
         };

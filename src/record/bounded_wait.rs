@@ -26,17 +26,27 @@ impl BoundedWait {
 
     /// Repeats an attempt until it succeeds, for [`LONGEST`] at most. After a wait in vain each call makes one attempt,
     /// until one succeeds: a lock that stays locked costs the program that time once, and not at each event.
+    #[inline(always)]
     pub(crate) fn until<T>(&self, attempt: impl Fn() -> Option<T>) -> Option<T> {
+        match attempt() {
+            outcome @ Some(_) if !self.given_up.load(Ordering::Relaxed) => outcome,
+            // Written only where it changes: threads share it.
+            Some(outcome) => {
+                self.given_up.store(false, Ordering::Relaxed);
+                Some(outcome)
+            }
+            None => self.until_slow(attempt),
+        }
+    }
+
+    /// Goes on after an attempt in vain.
+    #[cold]
+    #[inline(never)]
+    fn until_slow<T>(&self, attempt: impl Fn() -> Option<T>) -> Option<T> {
         let mut begin = None;
         for tries in 0u32.. {
-            let outcome = attempt();
-            let given_up = self.given_up.load(Ordering::Relaxed);
-            if outcome.is_some() || given_up {
-                // Written only where it changes: threads share it.
-                if outcome.is_some() && given_up {
-                    self.given_up.store(false, Ordering::Relaxed);
-                }
-                return outcome;
+            if self.given_up.load(Ordering::Relaxed) {
+                break;
             }
             match tries {
                 0..20 => std::hint::spin_loop(),
@@ -44,6 +54,10 @@ impl BoundedWait {
                 // The holder may run only while this thread sleeps, if this thread has a higher priority.
                 _ if begin.get_or_insert_with(Instant::now).elapsed() < LONGEST => std::thread::sleep(PAUSE),
                 _ => self.given_up.store(true, Ordering::Relaxed),
+            }
+            if let outcome @ Some(_) = attempt() {
+                self.given_up.store(false, Ordering::Relaxed);
+                return outcome;
             }
         }
         None

@@ -181,7 +181,14 @@ fn asked_by(config: &Config) -> u8 {
 
 /// Takes over the configuration of the first instance that allocates, and starts tracking unless it
 /// says otherwise. True if this was that call; later calls do nothing.
+#[inline(always)]
 pub(crate) fn configure(config: &Config) -> bool {
+    !(is_configured_by(config) && is_configured()) && configure_slow(config)
+}
+
+#[cold]
+#[inline(never)]
+fn configure_slow(config: &Config) -> bool {
     let asked = asked_by(config);
     if ASKED.load(Ordering::Relaxed) < asked {
         ASKED.fetch_max(asked, Ordering::Relaxed);
@@ -264,14 +271,15 @@ fn join_next(next: u32, newest: u32) -> u64 {
     u64::from(newest) << 32 | u64::from(next)
 }
 
-/// Takes `count` fresh ids and returns the first, a multiple of `count`; `None` when they are used up.
+/// Takes `count` fresh ids, a power of two, and returns the first, a multiple of `count`; `None` when they are used up.
 ///
 /// An id taken between the two steps of a `clear` is of the new epoch, while the base is still the old one: its bytes would
 /// be published to a sum that ends. So the base is moved here, too.
+#[inline(always)]
 pub(crate) fn next_ids(count: u32) -> Option<u32> {
     let after = |word: u64| {
         let id = word as u32;
-        (id < LAST_STACK).then(|| join_next(id.next_multiple_of(count) + count, (word >> 32) as u32))
+        (id < LAST_STACK).then(|| join_next(first_id(id, count) + count, (word >> 32) as u32))
     };
     // Acquire: pairs with the taking of a base in `move_base`.
     let word = NEXT.fetch_update(Ordering::AcqRel, Ordering::Acquire, after).ok()?;
@@ -281,7 +289,14 @@ pub(crate) fn next_ids(count: u32) -> Option<u32> {
         // While tracking is off the base is above all others. Where this fails, it has been moved by another thread.
         let _ = HOT.base.compare_exchange(base, newest, Ordering::AcqRel, Ordering::Relaxed);
     }
-    Some((word as u32).next_multiple_of(count))
+    Some(first_id(word as u32, count))
+}
+
+/// Returns the next multiple of `count`, a power of two.
+#[inline(always)]
+pub(crate) fn first_id(id: u32, count: u32) -> u32 {
+    debug_assert!(count.is_power_of_two(), "{count} ids");
+    (id + (count - 1)) & !(count - 1)
 }
 
 /// The id after the last one given out.

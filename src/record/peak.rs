@@ -24,10 +24,16 @@ fn join(mark: u16, bytes: i64) -> u64 {
     (bytes as u64) << MARK_BITS | u64::from(mark)
 }
 
-/// Returns the bytes of a word, 0 where they are of another epoch.
+/// Returns a word of the epoch of this mark: the word itself, or 0 bytes where it is of another epoch.
 #[inline(always)]
-fn bytes_of(word: u64, mark: u16) -> i64 {
-    if word as u16 == mark { word as i64 >> MARK_BITS } else { 0 }
+fn of_epoch(word: u64, mark: u16) -> u64 {
+    if word as u16 == mark { word } else { u64::from(mark) }
+}
+
+/// Returns the bytes of a word. Those of one epoch compare as their words do.
+#[inline(always)]
+fn bytes_of(word: u64) -> i64 {
+    word as i64 >> MARK_BITS
 }
 
 impl Sum {
@@ -35,39 +41,56 @@ impl Sum {
         Sum(AtomicU64::new(0))
     }
 
-    /// Replaces the bytes of the epoch that has this base; `None` where it is not the `present` one any more.
+    /// Replaces the word of the epoch that has this base, and returns the new one; `None` where that epoch is not the
+    /// `present` one any more. `word` was just [read](Sum::word).
     #[inline(always)]
-    fn update(&self, base: u32, present: impl Fn() -> u32, replaced: impl Fn(i64) -> i64) -> Option<i64> {
-        let mark = mark(base);
-        // Acquire, here and below: pairs with the Release below. A thread that finds a later epoch's word here
-        // finds that epoch's base below, and gives up.
-        let mut word = self.0.load(Ordering::Acquire);
+    fn update(
+        &self,
+        mut word: u64,
+        base: u32,
+        present: impl Fn() -> u32,
+        replaced: impl Fn(u64) -> u64,
+    ) -> Option<u64> {
         loop {
             if present() != base {
                 return None;
             }
-            let bytes = replaced(bytes_of(word, mark));
+            let new = replaced(of_epoch(word, mark(base)));
             // If a `clear` comes right here, either this fails, or the word is replaced with the next epoch's.
-            match self.0.compare_exchange(word, join(mark, bytes), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(bytes),
+            match self.0.compare_exchange(word, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(new),
                 Err(now) => word = now,
             }
         }
     }
 
-    /// Returns the bytes of the epoch that has this base.
+    /// Returns the word, of whatever epoch it is.
     #[inline(always)]
-    fn bytes(&self, base: u32) -> i64 {
-        // Acquire: as in `update`.
-        bytes_of(self.0.load(Ordering::Acquire), mark(base))
+    fn word(&self) -> u64 {
+        // Acquire: pairs with the Release of `update`. A thread that finds a later epoch's word here finds that epoch's
+        // base there, and gives up.
+        self.0.load(Ordering::Acquire)
     }
 
-    /// Raises the bytes of the epoch that has this base to at least so many, and returns them; `None` as above.
+    /// Raises the word of the epoch that has this base to at least this one of its own, and returns it; `None` as above.
     #[inline(always)]
-    fn raise(&self, base: u32, present: impl Fn() -> u32, bytes: i64) -> Option<i64> {
-        let before = self.bytes(base);
-        // A line that no thread writes is one that no thread waits for.
-        if before >= bytes { Some(before) } else { self.update(base, present, |before| before.max(bytes)) }
+    fn raise(&self, base: u32, present: impl Fn() -> u32, least: u64) -> Option<u64> {
+        let mut word = self.word();
+        loop {
+            let before = of_epoch(word, mark(base));
+            // A line that no thread writes is one that no thread waits for.
+            if before as i64 >= least as i64 {
+                return Some(before);
+            }
+            if present() != base {
+                return None;
+            }
+            // As in `update`.
+            match self.0.compare_exchange(word, least, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(least),
+                Err(now) => word = now,
+            }
+        }
     }
 }
 
@@ -86,17 +109,15 @@ impl Peak {
 
     /// Adds a net change of the epoch of this base and raises the peak.
     pub(crate) fn publish(&self, base: u32, present: impl Fn() -> u32 + Copy, net: i64) {
-        let live = self.published.update(base, present, |published| published.wrapping_add(net));
+        let change = join(0, net);
+        let live =
+            self.published.update(self.published.word(), base, present, |live| live.wrapping_add(change));
         // A fall raises no peak.
         if net > 0
             && let Some(live) = live
         {
-            self.raise_to(base, present, live);
+            self.highest.raise(base, present, live);
         }
-    }
-
-    fn raise_to(&self, base: u32, present: impl Fn() -> u32, live: i64) -> i64 {
-        self.highest.raise(base, present, live).unwrap_or(live)
     }
 
     /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not
@@ -112,21 +133,22 @@ impl Peak {
     ) -> u64 {
         // Published bytes first: a thread that publishes in between is missing in the sum, and has raised the peak
         // itself.
-        let published = self.published.bytes(base);
-        self.raise_to(base, present, published.wrapping_add(unpublished())).max(0) as u64
+        let published = of_epoch(self.published.word(), mark(base));
+        let live = published.wrapping_add(join(0, unpublished()));
+        bytes_of(self.highest.raise(base, present, live).unwrap_or(live)).max(0) as u64
     }
 
     /// Sets the peak to the present live bytes.
     pub(crate) fn reset(&self, base: u32, present: impl Fn() -> u32, unpublished: impl FnOnce() -> i64) {
-        let published = self.published.bytes(base);
-        let live = published.wrapping_add(unpublished()).max(0);
-        self.highest.update(base, present, |_| live);
+        let published = bytes_of(of_epoch(self.published.word(), mark(base)));
+        let live = join(mark(base), published.wrapping_add(unpublished()).max(0));
+        self.highest.update(self.highest.word(), base, present, |_| live);
     }
 
     /// Begins the sums of an epoch that has just become the present one.
     pub(crate) fn begin(&self, base: u32, present: impl Fn() -> u32 + Copy) {
         for sum in [&self.published, &self.highest] {
-            sum.update(base, present, |bytes| bytes);
+            sum.update(sum.word(), base, present, |word| word);
         }
     }
 }
@@ -139,8 +161,8 @@ mod tests {
     fn a_word_holds_a_mark_and_signed_bytes() {
         for mark in [0, 1, 0x7fff, u16::MAX] {
             for bytes in [0, 1, -1, 1 << 16, -(1 << 16), (1 << 47) - 1, -(1 << 47) + 1] {
-                assert_eq!(bytes_of(join(mark, bytes), mark), bytes);
-                assert_eq!(bytes_of(join(mark, bytes), mark ^ 1), 0);
+                assert_eq!(bytes_of(of_epoch(join(mark, bytes), mark)), bytes);
+                assert_eq!(of_epoch(join(mark, bytes), mark ^ 1), join(mark ^ 1, 0));
             }
         }
     }

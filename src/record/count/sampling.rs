@@ -128,7 +128,7 @@ pub(crate) struct Sampler {
 
 /// Bytes of blocks that are not sampled, allocated or freed, between two publications to the peak. Less than 64 KiB:
 /// the rest is for the blocks that are recorded meanwhile.
-pub(crate) const PEAK_STEP: u32 = 56 << 10;
+pub(crate) const PEAK_STEP: u32 = 60 << 10;
 
 impl Sampler {
     /// Decides whether a block is sampled that does not fit in the budget, of which `left` bytes remain.

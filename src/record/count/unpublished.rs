@@ -8,7 +8,6 @@
 //! heap with both blocks in it, or with neither.
 
 use crate::base::atomics::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use crate::record::count::unsampled::Unsampled;
 
 /// Net bytes of one thread. All zero bytes are an empty one whose range is revoked.
 pub(crate) struct Unpublished {
@@ -23,8 +22,6 @@ pub(crate) struct Unpublished {
     resizing: AtomicI64,
     /// The base of the epoch in which the bytes of the last resized block were taken off.
     resized_in: AtomicU32,
-    /// Live bytes among the blocks that were not sampled that have been published: see [`Unsampled::take_unpublished`].
-    published: AtomicI64,
 }
 
 /// No change fits before [`Unpublished::seal`] and [`Unpublished::grant`].
@@ -124,6 +121,12 @@ impl Unpublished {
         before
     }
 
+    /// Returns the bytes of the block that is being resized, if they were not taken off yet.
+    #[inline(always)]
+    pub(crate) fn resizing(&self) -> i64 {
+        self.resizing.load(Ordering::Relaxed)
+    }
+
     /// Notes the base of the epoch in which the bytes of the resized block were taken off; 0: in none so far.
     pub(crate) fn set_resized_in(&self, base: u32) {
         self.resized_in.store(base, Ordering::Relaxed);
@@ -131,13 +134,6 @@ impl Unpublished {
 
     pub(crate) fn resized_in(&self) -> u32 {
         self.resized_in.load(Ordering::Relaxed)
-    }
-
-    // ── Blocks that were not sampled ────────────────────────────────────────────────────────────
-
-    /// Notes how many live bytes of them have been published.
-    pub(crate) fn set_published(&self, bytes: i64) {
-        self.published.store(bytes, Ordering::Relaxed);
     }
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
@@ -149,14 +145,6 @@ impl Unpublished {
             return 0;
         }
         let net = self.net.load(Ordering::Relaxed).wrapping_sub(self.limit.load(Ordering::Relaxed));
-        net.wrapping_sub(self.resizing.load(Ordering::Relaxed))
-    }
-
-    /// Returns the live bytes of the blocks that were not sampled that have not been published.
-    pub(crate) fn read_unsampled(&self, unsampled: &Unsampled) -> i64 {
-        // Allocated before freed: a block that comes and goes meanwhile makes the sum too small, and no peak of it.
-        let (allocated, _) = unsampled.read_allocated();
-        let (freed, _) = unsampled.read_freed();
-        (allocated.wrapping_sub(freed) as i64).wrapping_sub(self.published.load(Ordering::Relaxed))
+        net.wrapping_sub(self.resizing())
     }
 }

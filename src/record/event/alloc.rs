@@ -38,7 +38,7 @@ pub(crate) unsafe fn record_alloc(
 ) -> *mut u8 {
     if epoch::sampling().is_sampled_size(size) {
         // SAFETY: the caller's duty.
-        return unsafe { record_alloc_sampled(block, size, config, entrance) };
+        return unsafe { record_alloc_sampled(block, size, config) };
     }
     let registers = Registers::here();
     if let Some(state) = thread::at_generation(epoch::generation())
@@ -85,7 +85,7 @@ fn record_unknown(registers: &Registers, size: usize, config: &Config, entrance:
             return id;
         }
     }
-    record_alloc_slow(registers, size, config, Some(entrance), take_resizing(entrance))
+    record_alloc_slow(registers, size, config, Some(entrance))
 }
 
 /// Records a block of a stack that is known by its layout, and publishes the thread's live bytes with it. `None`, and
@@ -119,12 +119,10 @@ fn record_and_publish(
 /// * As for [`record_alloc`].
 #[cold]
 #[inline(never)]
-unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config, entrance: Entrance) -> *mut u8 {
+unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
     // Large blocks and those of larger alignment have not tried the budget yet.
     let passed = thread::hot_state().unsampled.try_spend(size);
-    let id = passed.unwrap_or_else(|| {
-        record_alloc_slow(&Registers::here(), size, config, None, take_resizing(entrance))
-    });
+    let id = passed.unwrap_or_else(|| record_alloc_slow(&Registers::here(), size, config, None));
     // SAFETY: the caller's duty.
     unsafe { write_tag(block, size, id) }
 }
@@ -160,17 +158,21 @@ unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
 }
 
 /// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`] where the block was
-/// sampled. The peak gets the size less `resized`, the bytes of the block before a resize.
+/// sampled. The peak gets the size less the bytes of the block that the thread is resizing.
 #[inline(never)]
 pub(super) fn record_alloc_slow(
     registers: &Registers,
     size: usize,
     config: &Config,
     entrance: Option<Entrance>,
-    resized: i64,
 ) -> u32 {
     epoch::configure(config);
-    let Some(state) = thread::current().or_else(thread::current_or_make) else {
+    if let Some(state) = thread::unsuspended()
+        && epoch::is_on()
+    {
+        return refresh_and_record(state, registers, size, state.take_resizing(), entrance);
+    }
+    let Some(state) = thread::current_or_make() else {
         dropped::count(Reason::Threads);
         return record_unattributed_shared(size, Resized::NONE);
     };
@@ -180,18 +182,9 @@ pub(super) fn record_alloc_slow(
     }
     if flags != 0 || !epoch::is_on() {
         own_frames::note(state, registers);
-        return record_suspended(state, size, resized);
+        return record_suspended(state, size, state.take_resizing());
     }
-    refresh_and_record(state, registers, size, resized, entrance)
-}
-
-/// Takes the bytes of the block that this thread is resizing, if it has entered for that: the peak gets one change.
-#[inline(always)]
-fn take_resizing(entrance: Entrance) -> i64 {
-    match entrance {
-        Entrance::Reallocate => thread::unsuspended().map_or(0, ThreadState::take_resizing),
-        _ => 0,
-    }
+    refresh_and_record(state, registers, size, state.take_resizing(), entrance)
 }
 
 /// Brings the thread's caches up to date and records the block. The thread is not busy, but may be suspended.
@@ -203,7 +196,7 @@ pub(super) fn refresh_and_record(
     resized: i64,
     entrance: Option<Entrance>,
 ) -> u32 {
-    let busy = state.enter(BUSY);
+    let busy = state.enter_idle();
     // Values read from here on belong to this generation or a later one. Later changes are noticed next time: by the
     // generation for the owner's caches, and by the revoked budget for blocks that are not sampled.
     let generation = epoch::generation_slow();
@@ -224,7 +217,6 @@ pub(super) fn refresh_and_record(
     } else {
         record_exact(state, tools, registers, size, resized, base, entrance)
     };
-    state.divide_steps();
     state.set_generation(generation);
     drop(busy);
     id
@@ -251,7 +243,6 @@ fn record_sampled(
             state.change(id, live_bytes(id, size), resized);
             return id;
         }
-        state.unpublished.set_published(0);
         unsampled.begin(id);
     }
     let id = if state.sampler.decide(sampling, size, left) {
@@ -262,14 +253,16 @@ fn record_sampled(
         id
     } else {
         let id = unsampled.allocate(size);
-        // Published below, together with the block.
-        state.add_change(-resized);
-        state.unpublished.set_resized_in(state.unpublished.base());
+        if resized != 0 {
+            // Published below, together with the block.
+            state.add_change(-resized);
+            state.unpublished.set_resized_in(base);
+        }
         id
     };
     // A suspended thread has no budget. (A signal handler that suspends it after this revokes the budget.)
     unsampled.grant(if state.flags() == BUSY { state.sampler.next_budget() } else { 0 });
-    state.publish();
+    state.publish_in(base);
     id
 }
 
@@ -418,7 +411,7 @@ pub(super) fn intern_slow(
 ) -> Option<u32> {
     let interned = {
         let _interning = state.enter(INTERNING);
-        table::intern(&mut tools.buffer, stack.hash(), interval)
+        table::intern(state, &mut tools.buffer, stack.hash(), interval)
     };
     match interned {
         Ok(id) => {
@@ -486,7 +479,7 @@ pub(super) fn count_alloc_shared(id: u32, size: usize) -> u32 {
 /// Counts a block as untracked instead of at `id`, because there is no memory for its tag.
 #[cold]
 fn tag_lost(id: u32, size: usize) {
-    free::record_free(id, size);
+    free::record_free(id.into(), size);
     // Where its stack was lost already, it has been counted.
     if id != epoch::base() {
         dropped::count(Reason::Memory);

@@ -18,5 +18,5 @@ pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     let _interning = state.enter(INTERNING);
     // Allocations of the map of stacks are no blocks of the program.
     state.hot.unsampled.revoke();
-    table::recorded(table::intern(&mut tools.buffer, stack.hash(), 0).ok()?)
+    table::recorded(table::intern(state, &mut tools.buffer, stack.hash(), 0).ok()?)
 }

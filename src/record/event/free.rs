@@ -7,10 +7,12 @@ use crate::record::epoch;
 use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, SHARED};
 
-/// Records the free of a block with this tag.
+/// Records the free of a block with this tag. In 64 bits, as it is compared with the thread's unsampled id: to make them
+/// of 32 here would be an instruction of each free.
 #[inline(never)]
-pub(crate) fn record_free(id: u32, size: usize) {
-    match unsampled(id) {
+pub(crate) fn record_free(tag: u64, size: usize) {
+    let id = tag as u32;
+    match unsampled(tag) {
         Some(unsampled) if unsampled.free(size) => publish(),
         None if !try_fast_free(id, size) => record_free_other(id, size),
         _ => {}
@@ -43,14 +45,31 @@ fn record_free_other(id: u32, size: usize) {
         if let Some(state) = thread::idle()
             && size as u64 <= MOST
         {
-            let _busy = state.enter(BUSY);
+            let _busy = state.enter_idle();
             if state.counters.add(id, Direction::Freed, size) {
                 return;
             }
         }
+    } else if id & SAMPLED != 0 {
+        return record_free_sampled(id, size);
     } else if id < epoch::base() {
         // From before a `clear`, or while off: its epoch is over.
         return;
+    }
+    record_free_and_publish(id, size);
+}
+
+/// Counts the free of a block of a stack in an idle thread, and publishes the thread's live bytes with it.
+#[inline(never)]
+fn record_free_and_publish(id: u32, size: usize) {
+    if id >= FIRST
+        && size as u64 <= MOST
+        && let Some(state) = thread::idle()
+    {
+        let _busy = state.enter_idle();
+        if state.counters.add(id, Direction::Freed, size) {
+            return state.change(id, (size as i64).wrapping_neg(), 0);
+        }
     }
     record_free_slow(id, size);
 }
@@ -61,7 +80,7 @@ fn record_free_other(id: u32, size: usize) {
 pub(crate) fn publish() {
     // In a signal handler it is left to the next event.
     if let Some(state) = thread::idle() {
-        let _busy = state.enter(BUSY);
+        let _busy = state.enter_idle();
         state.publish();
     }
 }
@@ -79,12 +98,8 @@ pub(super) fn count_free(id: u32, size: usize) {
     if id & SAMPLED != 0 {
         return count_free_sampled(id & !SAMPLED, size);
     }
-    if let Some(unsampled) = unsampled(id) {
-        unsampled.free_published(size);
-        if let Some(state) = thread::current() {
-            state.unpublished.set_published(unsampled.published());
-        }
-        return;
+    if let Some(unsampled) = unsampled(id.into()) {
+        return unsampled.free_published(size);
     }
     if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
         // Stale; or no id that was ever given out: the program has written past the end of a block.
@@ -104,12 +119,28 @@ pub(super) fn count_free(id: u32, size: usize) {
     }
 }
 
-/// Counts the free of a sampled block of this id, by the amounts it was allocated with.
+/// Records the free of a sampled block with this tag.
+#[cold]
+#[inline(never)]
+fn record_free_sampled(tag: u32, size: usize) {
+    let id = tag & !SAMPLED;
+    if let Some(interval) = interval_of(id) {
+        change_live_bytes(tag, (size as i64).wrapping_neg());
+        count_amounts(id, size, interval);
+    }
+}
+
+/// Counts the free of a sampled block of this id, whose bytes have been published to the peak.
 #[cold]
 fn count_free_sampled(id: u32, size: usize) {
     if let Some(interval) = interval_of(id) {
-        for (id, amount) in sampled_amounts(id, size, interval) {
-            SHARED.add(id, Direction::Freed, amount);
-        }
+        count_amounts(id, size, interval);
+    }
+}
+
+/// Counts the free of a sampled block, by the amounts it was allocated with.
+fn count_amounts(id: u32, size: usize, interval: u32) {
+    for (id, amount) in sampled_amounts(id, size, interval) {
+        SHARED.add(id, Direction::Freed, amount);
     }
 }

@@ -29,8 +29,10 @@
 //! any                                  thread's unsampled id      record_free, publish when due  thread's Unsampled
 //! idle, change fits below the limit    stack id, this epoch       try_fast_free                  thread's Table
 //! idle                                 UNTRACKED, OVERHEAD        record_free_other              thread's Table
+//! idle                                 stack id, this epoch       record_free_other → record_free_and_publish thread's Table
 //! any                                  stale                      record_free_other              none
-//! any                                  id | SAMPLED               count_free → count_free_sampled SHARED, sampled_amounts
+//! any                                  id | SAMPLED               record_free_sampled → count_amounts SHARED, sampled_amounts
+//! any, of a resize                     id | SAMPLED               count_free → count_free_sampled → count_amounts SHARED, sampled_amounts
 //! any other                            any other                  record_free_slow → count_free  thread's Table, else SHARED
 //!
 //! resize: state of the thread          old → new                  → function                     counters
@@ -65,9 +67,9 @@ use crate::record::thread::{self, BUSY};
 ///
 /// Part of the program's own code, where one instruction finds the state.
 #[inline(always)]
-pub(crate) fn unsampled(id: u32) -> Option<&'static Unsampled> {
+pub(crate) fn unsampled(tag: u64) -> Option<&'static Unsampled> {
     let unsampled = &thread::hot_state().unsampled;
-    (unsampled.id() == u64::from(id)).then_some(unsampled)
+    (unsampled.id() == tag).then_some(unsampled)
 }
 
 /// Returns the ids of a sampled block of this size, each with the amount that is counted there.
@@ -137,9 +139,10 @@ fn change_live_bytes(tag: u32, change: i64) {
     if change == 0 {
         return;
     }
-    match thread::current_or_make().filter(|state| state.flags() & BUSY == 0) {
+    let made = || thread::current_or_make().filter(|state| state.flags() & BUSY == 0);
+    match thread::idle().or_else(made) {
         Some(state) => {
-            let _busy = state.enter(BUSY);
+            let _busy = state.enter_idle();
             state.change(tag & !SAMPLED, change, 0);
         }
         None => publish_shared(tag, change),

@@ -18,7 +18,7 @@ use crate::record::unwind::{Entrance, Registers};
 #[inline(always)]
 pub(crate) fn try_fast_realloc(old: u32, old_size: usize, new_size: usize) -> Option<u32> {
     // Where a publication is due, the free in `record_realloc` does it.
-    let unsampled = unsampled(old).filter(|unsampled| !unsampled.has_unpublished())?;
+    let unsampled = unsampled(old.into()).filter(|unsampled| !unsampled.has_unpublished())?;
     let id = try_fast(new_size)?;
     unsampled.free(old_size);
     Some(id)
@@ -45,7 +45,7 @@ pub(crate) unsafe fn record_realloc(
     if old_size <= LARGEST_APART {
         // SAFETY: the caller's duty.
         let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
-        record_free(old, old_size);
+        record_free(old.into(), old_size);
         return block;
     }
     let resized = traced_bytes(old, old_size);
@@ -54,7 +54,7 @@ pub(crate) unsafe fn record_realloc(
     let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
     if state.unpublished.set_resizing(interrupted) == resized {
         // The fast path: it changes the live bytes only as far as nothing has to be published.
-        record_free(old, old_size);
+        record_free(old.into(), old_size);
     } else {
         state.give_back_resized(old & !SAMPLED, resized);
         count_free(old, old_size);
@@ -94,7 +94,8 @@ unsafe fn record_realloc_slow(
         }
         Some(state) if state.flags() & BUSY != 0 => record_busy(state.flags(), new_size, resized),
         Some(state) => record_resized(state, resized, |registers| {
-            record_alloc_slow(registers, new_size, config, None, resized.bytes)
+            state.unpublished.set_resizing(resized.bytes);
+            record_alloc_slow(registers, new_size, config, None)
         }),
     };
     count_free(old, old_size);

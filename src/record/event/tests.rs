@@ -42,7 +42,7 @@ fn peak() -> u64 {
 fn a_tag_of_ones_belongs_to_no_thread() {
     let _one = started();
     let freed = std::thread::spawn(|| {
-        record_free(u32::MAX, 16);
+        record_free(u32::MAX.into(), 16);
         (thread::current().is_none(), thread::hot_state().unsampled.read_freed())
     });
     assert_eq!(freed.join().unwrap(), (true, (0, 0)));
@@ -147,7 +147,7 @@ fn the_peak_is_told_of_what_is_lost() {
     epoch::clear();
     let id = record_unattributed_shared(1 << 20, Resized::NONE);
     assert!(peak() >= 1 << 20);
-    record_free(id, 1 << 20);
+    record_free(id.into(), 1 << 20);
     epoch::stop();
 }
 

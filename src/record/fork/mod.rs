@@ -12,6 +12,7 @@ pub(crate) mod mutex;
 pub(crate) mod sockets;
 
 use crate::base::atomics::{AtomicUsize, Ordering};
+use crate::base::hint::unlikely;
 use crate::record::bounded_wait::{self, BoundedWait};
 use crate::record::thread::{self, INTERNING, ThreadState};
 use std::cell::Cell;
@@ -68,6 +69,7 @@ impl Counter {
     }
 
     /// As [`enter`](Counter::enter), once, for a bounded time; returns whether it is inside.
+    #[inline(always)]
     fn try_enter(self) -> bool {
         /// A fork that is under way.
         static FORK: BoundedWait = BoundedWait::new();
@@ -126,10 +128,11 @@ pub(crate) fn enter() -> Inside {
     Inside { counter, not_send: PhantomData }
 }
 
-/// Enters the lock. `None` if a fork is under way and does not end within the [bound](bounded_wait::LONGEST): it may wait
+/// Enters the lock in the thread of this state. `None` if a fork is under way and does not end within the [bound](bounded_wait::LONGEST): it may wait
 /// for a lock that the calling thread holds, as where a signal handler has interrupted the C library's `malloc`.
-pub(crate) fn try_enter() -> Option<Inside> {
-    let counter = Counter::of_this_thread();
+#[inline(always)]
+pub(crate) fn try_enter(state: &'static ThreadState) -> Option<Inside> {
+    let counter = Counter(Some(state));
     counter.try_enter().then(|| Inside { counter, not_send: PhantomData })
 }
 
@@ -189,9 +192,16 @@ impl<T> Once<T> {
 }
 
 /// Returns whether another thread forks.
+#[inline(always)]
 fn is_closed() -> bool {
     let closed_by = CLOSED_BY.load(Ordering::SeqCst);
-    closed_by != 0 && closed_by != this_thread()
+    unlikely(closed_by != 0) && is_another(closed_by)
+}
+
+#[cold]
+#[inline(never)]
+fn is_another(thread: usize) -> bool {
+    thread != this_thread()
 }
 
 /// Waits until no other thread is inside, and keeps others out. The calling thread may be inside: it forks in a signal

@@ -155,7 +155,7 @@ impl Chunks {
     /// Returns a piece that came back, zeroed again; null where no list has one.
     fn take_used(&self, layout: Layout) -> *mut u8 {
         // The class that the size lies in has pieces that are too small; from the next one on any size does.
-        for list in self.lists.iter().skip(class(layout.size())) {
+        for list in self.lists.get(class(layout.size())..).unwrap_or_default() {
             // Relaxed: only whether it is worth while.
             if list.load(Ordering::Relaxed).is_null() {
                 continue;

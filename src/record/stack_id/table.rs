@@ -13,7 +13,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::fork;
 use crate::record::memory;
-use crate::record::thread::{SHARED, StackBuffer, StackHeader};
+use crate::record::thread::{SHARED, StackBuffer, StackHeader, ThreadState};
 use dashmap::{DashMap, SharedValue};
 use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -98,25 +98,30 @@ static MAP: AtomicPtr<Map> = AtomicPtr::new(null_mut());
 static WAITS: [BoundedWait; SHARDS] = [const { BoundedWait::new() }; SHARDS];
 
 /// Returns the map, made by the first thread that asks. Where two threads make one, one of them drops its own; none waits.
+#[inline(always)]
 fn map() -> &'static Map {
-    // Acquire: pairs with the Release below.
-    let mut present = MAP.load(Ordering::Acquire);
-    if present.is_null() {
-        let hasher = BuildHasherDefault::default();
-        let fresh =
-            Box::into_raw(Box::new(Map::with_capacity_and_hasher_and_shard_amount(ROOM, hasher, SHARDS)));
-        match MAP.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
-            Ok(_) => {
-                memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
-                present = fresh;
-            }
-            Err(earlier) => {
-                // SAFETY: made above and never published.
-                drop(unsafe { Box::from_raw(fresh) });
-                present = earlier;
-            }
+    // Acquire: pairs with the Release of `make_map`.
+    let present = MAP.load(Ordering::Acquire);
+    // SAFETY: null, or a map, never freed once published.
+    unsafe { present.as_ref() }.unwrap_or_else(make_map)
+}
+
+#[cold]
+#[inline(never)]
+fn make_map() -> &'static Map {
+    let hasher = BuildHasherDefault::default();
+    let fresh = Box::into_raw(Box::new(Map::with_capacity_and_hasher_and_shard_amount(ROOM, hasher, SHARDS)));
+    let present = match MAP.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
+        Ok(_) => {
+            memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
+            fresh
         }
-    }
+        Err(earlier) => {
+            // SAFETY: made above and never published.
+            drop(unsafe { Box::from_raw(fresh) });
+            earlier
+        }
+    };
     // SAFETY: a map, never freed once published.
     unsafe { &*present }
 }
@@ -141,14 +146,19 @@ pub(crate) fn prepare() {
 /// A stack whose blocks are sampled is a distinct one for each interval, so that an id determines the weight of its
 /// blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
 ///
-/// The calling thread is marked `INTERNING`: allocations of the map are overhead. Takes a lock of the map, under
+/// `state` is the calling thread's, and marked `INTERNING`: allocations of the map are overhead. Takes a lock of the map, under
 /// which nothing else is locked. Only threads in this function hold it, so it is free soon; where it is not, and where a
 /// fork does not end, the stack is lost after a [bounded time](BoundedWait).
-pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Result<u32, Reason> {
+pub(crate) fn intern(
+    state: &'static ThreadState,
+    buffer: &mut StackBuffer,
+    hash: u64,
+    interval: u32,
+) -> Result<u32, Reason> {
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
     let sought = Key(NonNull::from(&mut *buffer).cast());
-    let _inside = fork::try_enter().ok_or(Reason::Reentrant)?;
+    let _inside = fork::try_enter(state).ok_or(Reason::Reentrant)?;
     let map = map();
     let base = epoch::base();
     let index = map.determine_shard(hash as usize);
@@ -183,7 +193,9 @@ pub(crate) fn intern(buffer: &mut StackBuffer, hash: u64, interval: u32) -> Resu
     }
     // `DashMap::insert` would end the process where the map cannot grow.
     shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;
-    memory::map_grew(shard_bytes(shard.capacity()).saturating_sub(shard_bytes(before)));
+    if shard.capacity() != before {
+        memory::map_grew(shard_bytes(shard.capacity()).saturating_sub(shard_bytes(before)));
+    }
     let recorded = record(&sought).ok_or(Reason::Memory)?;
     match publish(recorded) {
         Ok(id) => {
@@ -250,19 +262,25 @@ pub(crate) const IDS_PER_SAMPLED_STACK: u32 = 4;
 const _: () = assert!(CHUNK.is_multiple_of(IDS_PER_SAMPLED_STACK as usize));
 
 /// Assigns the stack an id that leads to it, and makes counters in which frees of it can always be counted.
+#[inline(always)]
 fn publish(stack: Key) -> Result<u32, Reason> {
     let ids = if stack.header().interval == 0 { 1 } else { IDS_PER_SAMPLED_STACK };
     // An id once taken is never returned, so none is taken without memory: this makes the slot of the next ids,
     // unless another thread takes those first.
-    place(epoch::end_id().next_multiple_of(ids)).ok_or(Reason::Memory)?;
+    let expected = epoch::first_id(epoch::end_id(), ids);
+    let mut slot = place(expected).ok_or(Reason::Memory)?;
     let id = epoch::next_ids(ids).ok_or(Reason::Stacks)?;
+    if id != expected {
+        slot = place(id).ok_or(Reason::Memory)?;
+    }
     // Release: pairs with the Acquire of `recorded`.
-    place(id).ok_or(Reason::Memory)?.store(stack.0.as_ptr(), Ordering::Release);
+    slot.store(stack.0.as_ptr(), Ordering::Release);
     Ok(id)
 }
 
 /// Returns the slot from which an id leads to its stack. Makes it if need be, and the counters that blocks with this
 /// id or one of the ids after it need.
+#[inline(always)]
 fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
     // Makes the counters of a whole chunk, so those of the ids after it too: see `IDS_PER_SAMPLED_STACK`.
     SHARED.make(id).then_some(())?;

@@ -17,6 +17,8 @@ mod guard;
 mod registry;
 pub(crate) mod stack_bounds;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use guard::Suspension;
 pub(crate) use registry::{

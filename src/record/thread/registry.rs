@@ -105,7 +105,6 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
         tools.bounds = stack_bounds::of_this_thread();
         tools.layouts.prepare();
         tools.cache.prepare();
-        state.divide_steps();
         exit::at_thread_end(state);
     }
     let local = state.map_or(&raw const NOT_YET, |state| (&raw const *state).cast());
@@ -158,7 +157,7 @@ pub(crate) fn unpublished_bytes(base: u32) -> i64 {
     let of_one = |state: &ThreadState| {
         let unsampled = &state.hot.unsampled;
         let is_present = unsampled.id() == u64::from(epoch::unsampled_id(base));
-        let of_unsampled = if is_present { state.unpublished.read_unsampled(unsampled) } else { 0 };
+        let of_unsampled = if is_present { unsampled.read_unpublished() } else { 0 };
         state.unpublished.read(base).wrapping_add(of_unsampled)
     };
     all().map(of_one).fold(0, i64::wrapping_add)

@@ -147,11 +147,15 @@ impl ThreadState {
         (self.hot.flags.load(Ordering::Relaxed) & FLAGS) as u8
     }
 
-    /// Notes that the owner's caches are of this generation, in which tracking is on, from the end of [`Busy`] on.
+    /// Notes that the owner's caches are of this generation, in which tracking is on, from the end of [`Busy`] on, and
+    /// divides the bytes that may stay unpublished by it. The thread's own, while it is busy.
     pub(crate) fn set_generation(&self, generation: u32) {
         // A signal handler changes flags, and never the generation of a state that is busy.
         let change = (self.hot.flags.load(Ordering::Relaxed) & !FLAGS) ^ generation;
-        change_own_bits!(HotState, &self.hot, flags, "xor", fetch_xor, change);
+        if change != 0 {
+            self.divide_steps();
+            change_own_bits!(HotState, &self.hot, flags, "xor", fetch_xor, change);
+        }
     }
 
     /// Marks the state busy until the guard goes: a signal handler that allocates meanwhile sees it
@@ -214,8 +218,13 @@ impl ThreadState {
 
     /// Takes the bytes of the block that is being resized, to be taken off together with the block's new ones.
     pub(crate) fn take_resizing(&self) -> i64 {
-        self.unpublished.set_resized_in(0);
-        self.unpublished.set_resizing(0)
+        let bytes = self.unpublished.resizing();
+        // Where there are none, this may be a signal handler in the middle of a resize that has taken its own.
+        if bytes != 0 {
+            self.unpublished.set_resizing(0);
+            self.unpublished.set_resized_in(0);
+        }
+        bytes
     }
 
     /// Adds the bytes of a resized block again that were taken off in a later epoch than that of the block, whose id
@@ -236,15 +245,15 @@ impl ThreadState {
     #[cold]
     #[inline(never)]
     fn change_slow(&self, id: u32, bytes: i64, resized: i64) {
-        self.enter_epoch();
+        let base = self.enter_epoch();
         // Below the base, the block's epoch ended after its id was looked up: it is not counted any more.
-        let is_present = id >= self.unpublished.base();
+        let is_present = id >= base;
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
         self.measure_change(bytes);
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
-            self.publish_slow(bytes);
+            self.publish_slow(base, bytes);
         }
     }
 
@@ -283,17 +292,23 @@ impl ThreadState {
     /// Publishes the thread's net bytes to the peak, those of blocks that were not sampled too.
     #[cold]
     pub(crate) fn publish(&self) {
-        let unpublished = self.hot.unsampled.take_unpublished(self.steps().1);
-        // After a `clear` its blocks are of no more concern.
-        let is_present = self.hot.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
-        self.unpublished.set_published(self.hot.unsampled.published());
-        self.enter_epoch();
-        self.publish_slow(if is_present { unpublished } else { 0 });
+        self.publish_in(self.enter_epoch());
     }
 
-    /// Publishes the net bytes together with a change.
-    fn publish_slow(&self, change: i64) {
-        epoch::publish(self.unpublished.base(), self.unpublished.take().wrapping_add(change));
+    /// As [`publish`](ThreadState::publish), where the thread has just [entered](ThreadState::enter_epoch) the epoch of
+    /// this base.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn publish_in(&self, base: u32) {
+        let unpublished = self.hot.unsampled.take_unpublished();
+        // After a `clear` its blocks are of no more concern.
+        let is_present = self.hot.unsampled.id() == u64::from(epoch::unsampled_id(base));
+        self.publish_slow(base, if is_present { unpublished } else { 0 });
+    }
+
+    /// Publishes the net bytes together with a change, in the epoch of this base that they are counted in.
+    fn publish_slow(&self, base: u32, change: i64) {
+        epoch::publish(base, self.unpublished.take().wrapping_add(change));
     }
 
     /// Drops net bytes of an epoch that is over, and returns the base of the one that they are counted in from here on.
@@ -327,9 +342,14 @@ impl ThreadState {
     /// Divides the bytes that may stay unpublished anew, after sampling or epoch have changed. The thread's own,
     /// while it is busy.
     pub(crate) fn divide_steps(&self) {
-        let (limit, _) = self.steps();
-        if self.unpublished.limit() != limit {
-            self.publish();
+        let (limit, step) = self.steps();
+        let before = self.hot.unsampled.publish_step();
+        if self.unpublished.limit() != limit || before != step {
+            self.hot.unsampled.set_publish_step(step);
+            // A fresh state has nothing to publish.
+            if before != 0 {
+                self.publish();
+            }
             self.unpublished.set_limit(limit);
         }
     }
@@ -353,10 +373,16 @@ impl ThreadState {
 
     /// Completes or forgets the event that its thread was in the middle of when it ended. In the child of a fork only
     /// one thread continues.
+    #[inline(always)]
     pub(super) fn repair_after_fork(&self) {
-        if self.flags() & BUSY == 0 {
-            return;
+        if self.flags() & BUSY != 0 {
+            self.repair();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn repair(&self) {
         self.counters.complete_carry(epoch::end_id());
         // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
         // The tables are given up with their contents, because they may have been in the middle of a free.
@@ -377,11 +403,12 @@ impl ThreadState {
     /// (`siglongjmp`, `pthread_exit`), or it does not exist in this process.
     pub(super) fn reset_for_new_thread(&self) {
         self.repair_after_fork();
-        self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
+        // After a measurement without a generation: the first event divides what may stay unpublished anew.
+        let kept = if self.span_depth.replace(0) == 0 { !FLAGS } else { 0 };
+        self.hot.flags.fetch_and(kept, Ordering::Relaxed);
         self.paused_depth.set(0);
         self.internal_depth.set(0);
         self.exit_rounds.set(0);
-        self.span_depth.set(0);
     }
 
     fn depth(&self, kind: u8) -> &Cell<u32> {
@@ -412,67 +439,5 @@ impl Drop for Idle<'_> {
     fn drop(&mut self) {
         compiler_fence(Ordering::SeqCst);
         change_own_bits!(HotState, &self.0.hot, flags, "and", fetch_and, const !(BUSY as u32));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::count::counters::{Chunk, Direction};
-    use crate::record::thread::registry::make;
-
-    /// A signal handler may begin one that outlives it.
-    #[test]
-    fn a_suspension_begun_while_busy_lasts() {
-        let state = make().unwrap();
-        let busy = state.enter(BUSY);
-        state.suspend(PAUSED);
-        drop(busy);
-        assert_eq!(state.flags(), PAUSED);
-        let generation = epoch::generation();
-        let busy = state.enter(BUSY);
-        let interning = state.enter(INTERNING | BUSY);
-        state.set_generation(generation);
-        drop(interning);
-        assert_eq!(state.flags(), PAUSED | BUSY);
-        drop(busy);
-        assert_eq!((state.flags(), state.hot.is_at_generation(generation)), (PAUSED, false));
-        state.resume(PAUSED);
-        assert!(state.hot.is_at_generation(generation));
-    }
-
-    /// Its thread jumped out of a signal handler that had interrupted an event, and ended later.
-    #[test]
-    fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
-        let state = make().unwrap();
-        assert!(state.counters.add_slow(70, Direction::Freed, 5));
-        // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
-        unsafe { state.tools() }.bounds.end = 1;
-        std::mem::forget(state.enter(INTERNING | BUSY));
-        state.inside.store(1, Ordering::SeqCst);
-        state.leave_fork_lock();
-        assert_eq!(state.inside.load(Ordering::SeqCst), 0, "a fork would wait for ever");
-        state.reset_for_new_thread();
-        assert_eq!(state.flags(), 0);
-        // SAFETY: as above.
-        assert_eq!(unsafe { state.tools() }.bounds.end, 0);
-        assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
-    }
-
-    #[test]
-    fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
-        for busy in [false, true] {
-            let state = make().unwrap();
-            assert!(state.counters.add_slow(70, Direction::Freed, 5));
-            // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
-            unsafe { state.tools() }.bounds.end = 1;
-            if busy {
-                state.hot.flags.store(BUSY.into(), Ordering::Relaxed);
-            }
-            state.repair_after_fork();
-            // SAFETY: as above.
-            assert_eq!(unsafe { state.tools() }.bounds.end, usize::from(!busy));
-            assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
-        }
     }
 }

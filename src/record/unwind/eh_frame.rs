@@ -52,16 +52,21 @@ impl Parser<'_> {
         let (Lookup::Here(address) | Lookup::ReturnAddress(address)) = lookup;
         let address =
             if matches!(lookup, Lookup::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
-        let stays = modules::stays(address);
+        let lasting = modules::find_lasting(address);
+        let stays = lasting.is_some();
         let unknown = RuleFound { rule: Rule::UNKNOWN, stays };
-        let Some(module) = modules::find(address) else { return unknown };
-        let Some(context) = self.context() else { return unknown };
-        // SAFETY: the module has code on this thread's stack, or is the one that this code is in, so that it stays
-        // loaded until that has returned.
-        let Some(segment) = (unsafe { module.constant_segment() }) else {
-            return RuleFound { rule: Rule::OTHER, stays };
+        let (module, segment) = match lasting {
+            Some(listed) => (listed.module, listed.segment),
+            None => {
+                let Some(module) = modules::find(address) else { return unknown };
+                // SAFETY: the module has code on this thread's stack, or is the one that this code is in, so that it
+                // stays loaded until that has returned.
+                (module, unsafe { module.constant_segment() })
+            }
         };
-        // SAFETY: as above.
+        let Some(context) = self.context() else { return unknown };
+        let Some(segment) = segment else { return RuleFound { rule: Rule::OTHER, stays } };
+        // SAFETY: the module stays loaded, or as above.
         let section = |start: usize| unsafe { segment.bytes_from(start) };
         RuleFound { rule: row_rule(context, module.unwind_header, address, section), stays }
     }

@@ -112,7 +112,14 @@ static FIND_OBJECT: AtomicUsize = AtomicUsize::new(0);
 /// List of modules. Never freed or changed once published.
 struct List {
     len: usize,
-    modules: *mut Module,
+    modules: *mut Listed,
+}
+
+/// A module of a list, and its constant segment, which the loader's own program headers say.
+#[derive(Clone, Copy)]
+pub(super) struct Listed {
+    pub(super) module: Module,
+    pub(super) segment: Option<ConstantSegment>,
 }
 
 /// Modules that stay as long as the process: see [`prepare`].
@@ -176,13 +183,9 @@ pub(super) fn find(address: usize) -> Option<Module> {
     })
 }
 
-/// Returns whether the rule of an address stays valid: not outside of all modules (one may be loaded there), nor in a
-/// module loaded after the start (it may be unloaded).
-pub(super) fn stays(address: usize) -> bool {
-    find_lasting(address).is_some()
-}
-
-fn find_lasting(address: usize) -> Option<Module> {
+/// Finds the module that contains an address if it stays loaded, so that the rules of its code stay valid: not outside of
+/// all modules (one may be loaded there), nor in a module loaded after the start (it may be unloaded).
+pub(super) fn find_lasting(address: usize) -> Option<Listed> {
     // Acquire: pairs with the Release of `prepare`.
     let list = LASTING.load(Ordering::Acquire);
     // SAFETY: null, or a list, which stays.
@@ -190,20 +193,21 @@ fn find_lasting(address: usize) -> Option<Module> {
 }
 
 fn find_listed(address: usize) -> Option<Module> {
-    if let Some(module) = find_lasting(address) {
-        return Some(module);
+    if let Some(listed) = find_lasting(address) {
+        return Some(listed.module);
     }
     // Acquire: pairs with the Release of `epoch`.
     let list = LISTED.load(Ordering::Acquire);
     // SAFETY: as above.
-    find_in(unsafe { list.as_ref() }?, address).filter(|module| is_still_there(*module))
+    let listed = find_in(unsafe { list.as_ref() }?, address)?;
+    is_still_there(listed.module).then_some(listed.module)
 }
 
-fn find_in(list: &List, address: usize) -> Option<Module> {
+fn find_in(list: &List, address: usize) -> Option<Listed> {
     (0..list.len)
         // SAFETY: below `len`.
         .map(|index| unsafe { *list.modules.add(index) })
-        .find(|module| (module.start..module.end).contains(&address))
+        .find(|listed: &Listed| (listed.module.start..listed.module.end).contains(&address))
 }
 
 /// Returns whether the mapping at its start is still this very module, by the headers of an ELF file in its first
@@ -286,7 +290,7 @@ fn list(wanted: impl Fn(usize, &Module) -> bool) -> Option<&'static List> {
     unsafe { libc::dl_iterate_phdr(Some(count_one), (&raw mut count).cast()) };
     // Spare entries, for a module loaded between the two rounds; more than these are left out.
     let capacity = count + 8;
-    let (modules, list) = (memory::zeroed_array::<Module>(capacity), memory::zeroed::<List>());
+    let (modules, list) = (memory::zeroed_array::<Listed>(capacity), memory::zeroed::<List>());
     if modules.is_null() || list.is_null() {
         return None;
     }
@@ -321,14 +325,15 @@ unsafe extern "C" fn list_one(info: *mut libc::dl_phdr_info, _size: usize, filli
         let headers = std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum));
         (&mut *filling.cast::<Filling<'_>>(), headers, info.dlpi_addr as usize)
     };
-    let headers =
+    let parts =
         headers.iter().map(|header| (header.p_type, header.p_vaddr as usize, header.p_memsz as usize));
-    let module = Module::of(base, headers);
+    let module = Module::of(base, parts);
     let is_wanted = (filling.wanted)(filling.number, &module);
     filling.number += 1;
     if is_wanted && module.unwind_header != 0 && filling.list.len < filling.capacity {
+        let segment = constant_segment(headers, module.start, module.unwind_header);
         // SAFETY: below the capacity the array was made with.
-        unsafe { filling.list.modules.add(filling.list.len).write(module) };
+        unsafe { filling.list.modules.add(filling.list.len).write(Listed { module, segment }) };
         filling.list.len += 1;
     }
     0
@@ -365,15 +370,17 @@ mod tests {
         for address in
             [find as fn(usize) -> Option<Module> as usize, libc::dl_iterate_phdr as *const () as usize]
         {
-            let listed = find_in(listed, address).unwrap();
+            let listed = find_in(listed, address).unwrap().module;
             let asked = find(address).unwrap();
             assert_eq!(listed.unwind_header, asked.unwind_header);
             assert!((listed.start..listed.end).contains(&address));
             assert!((asked.start..asked.end).contains(&address));
-            assert!(stays(address));
-            assert_eq!(find_lasting(address), Some(listed));
+            let lasting = find_lasting(address).unwrap();
+            assert_eq!(lasting.module, listed);
+            // SAFETY: a module that stays.
+            assert_eq!(lasting.segment, unsafe { listed.constant_segment() });
         }
-        assert!(find(16).is_none() && find_in(listed, 16).is_none() && !stays(16));
+        assert!(find(16).is_none() && find_in(listed, 16).is_none() && find_lasting(16).is_none());
     }
 
     /// Excludes the variables of a module, which other threads write, and the holes between its segments, where
@@ -424,12 +431,12 @@ mod tests {
     #[test]
     fn a_listed_module_is_compared_with_what_is_mapped_now() {
         let listed = list(|_, _| true).unwrap();
-        let here = find_in(listed, list_one as *const () as usize).unwrap();
+        let here = find_in(listed, list_one as *const () as usize).unwrap().module;
         if !stack_bounds::copy(here.start, &mut [0; 1024]) {
             return;
         }
         assert!(is_still_there(here));
-        let libc = find_in(listed, libc::dl_iterate_phdr as *const () as usize).unwrap();
+        let libc = find_in(listed, libc::dl_iterate_phdr as *const () as usize).unwrap().module;
         assert!(is_still_there(libc));
         // Another module at its place, one of another size, one with its rules elsewhere, none, and no ELF file.
         let elsewhere = libc.start.wrapping_sub(here.start);

@@ -6,6 +6,7 @@ use crate::stacks::under;
 use heapgauge::{Collector, Snapshot};
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::hint::black_box;
+use std::ops::Range;
 use std::ptr::null_mut;
 
 /// A path, with a function that runs it so many times of at most so many.
@@ -65,8 +66,8 @@ paths! {
     "free 64 bytes while paused" 4096, |n, most| paused(|| free(n, most, SMALL));
     "allocate 64 bytes while off" 4096, |n, most| off(|| allocate(n, most, FRAMES, SMALL));
     "free 64 bytes while off" 4096, |n, most| off(|| free(n, most, SMALL));
-    "new stack, 16 frames" 1_000, |n, most| new_stacks(n, most, 16);
-    "new stack, 60 frames" 1_000, |n, most| new_stacks(n, most, 60);
+    "new stack, 13 to 20 frames" 1_000, |n, most| new_stacks(n, most, 13..21);
+    "new stack, 60 frames" 1_000, |n, most| new_stacks(n, most, 60..61);
     "first event of a thread, state made" 16 within first_event, first_of_living_threads;
     "first event of a thread, state taken over" 64 within first_event, first_of_threads_in_turn;
     "unsampled: allocate 64 bytes" 4096, |n, most| sampling(NEVER, || allocate(n, most, FRAMES, SMALL));
@@ -188,11 +189,13 @@ fn resize(count: usize, most: usize, layout: Layout, size: usize) {
     under(FRAMES, 0, &mut || blocks.resize(WARM + count, size));
 }
 
-/// Each event is the first of its stack.
-fn new_stacks(count: usize, most: usize, frames: u32) {
+/// Each event is the first of its stack. Depths take turns: how many frame layouts share a slot with those of one depth
+/// depends on the addresses of all code.
+fn new_stacks(count: usize, most: usize, frames: Range<u32>) {
     let mut blocks = Blocks::with_room(most, SMALL);
     for stack in 0..(WARM + count) as u64 {
-        under(frames, stack, &mut || blocks.allocate(1));
+        let depth = frames.start + stack as u32 % frames.len() as u32;
+        under(depth, stack, &mut || blocks.allocate(1));
     }
 }
 

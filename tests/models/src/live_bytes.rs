@@ -3,11 +3,15 @@
 use crate::models;
 use crate::record::count::unpublished::Unpublished;
 use crate::record::epoch;
+use loom::sync::atomic::AtomicU32;
 use loom::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Functions that are repeated from `record/thread/state.rs`, and the beginnings of the words in them that are compared.
 pub(crate) const AS_IN_THE_SOURCES: [&str; 6] =
     ["fits", "add_change", "change", "change_slow", "publish_slow", "enter_epoch"];
+pub(crate) const SOURCE: &str = include_str!("live_bytes.rs");
 pub(crate) const WORDS: &[&str] = &["self.", "unpublished.", "epoch::", "bytes", "resized"];
 
 /// The part of a `ThreadState` that holds live bytes for the peak.
@@ -44,14 +48,14 @@ impl LiveBytes {
 
     /// As `ThreadState::change_slow`.
     fn change_slow(&self, id: u32, bytes: i64, resized: i64) {
-        self.enter_epoch();
-        let is_present = id >= self.unpublished.base();
+        let base = self.enter_epoch();
+        let is_present = id >= base;
         let bytes = if is_present { bytes.wrapping_sub(resized) } else { resized.wrapping_neg() };
         self.measure_change(bytes);
         if self.fits(bytes) {
             self.add_change(bytes);
         } else {
-            self.publish_slow(bytes);
+            self.publish_slow(base, bytes);
         }
     }
 
@@ -59,8 +63,8 @@ impl LiveBytes {
     fn measure_change(&self, _bytes: i64) {}
 
     /// As `ThreadState::publish_slow`.
-    fn publish_slow(&self, change: i64) {
-        epoch::publish(self.unpublished.base(), self.unpublished.take().wrapping_add(change));
+    fn publish_slow(&self, base: u32, change: i64) {
+        epoch::publish(base, self.unpublished.take().wrapping_add(change));
     }
 
     /// As `ThreadState::enter_epoch`.
@@ -125,4 +129,53 @@ pub(crate) fn published_while_cleared() {
     // The peak follows the sum.
     epoch::publish(epoch::base(), 10);
     assert_eq!(epoch::peak(|| 0), expected + 10);
+}
+
+/// Most bytes that a free before the revocation has left in the next epoch's sum, in any order.
+static MOST_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn free_before_revocation() -> String {
+    let orders = models::orders_from(begin, freed_before_revocation);
+    let most = MOST_DROPPED.load(Ordering::Relaxed);
+    // Else no order has a free between the two.
+    assert_eq!(most, 40);
+    format!("{orders}, at most {most} of 80 bytes stay")
+}
+
+/// A thread frees blocks of the new epoch, which another has made, before its own range is revoked: what fits in the
+/// range is dropped with the old epoch, no more, and nothing after the revocation is.
+fn freed_before_revocation() {
+    let give = Arc::new(AtomicU32::new(0));
+    let given = give.clone();
+    let clearing = thread::spawn(move || {
+        epoch::clear();
+        epoch::publish(epoch::base(), 80);
+        // Release: pairs with the Acquire below, as where a program hands a block to another thread.
+        give.store(epoch::base(), Ordering::Release);
+        LIVE_BYTES.unpublished.revoke();
+    });
+    let id = given.load(Ordering::Acquire);
+    if id != 0 {
+        // One fits, and the second does not.
+        LIVE_BYTES.change(id, -40, 0);
+        LIVE_BYTES.change(id, -40, 0);
+    }
+    clearing.join().unwrap();
+    let live = || {
+        let unpublished = || LIVE_BYTES.unpublished.read(epoch::base());
+        epoch::reset_peak(unpublished);
+        epoch::peak(unpublished)
+    };
+    let before = live();
+    if id == 0 {
+        assert_eq!(before, 80);
+    } else {
+        assert!(before <= 64, "{before} bytes stay");
+        MOST_DROPPED.fetch_max(before, Ordering::Relaxed);
+    }
+    let id = epoch::base();
+    for change in [30, 1_000, -1_000, -30] {
+        LIVE_BYTES.change(id, change, 0);
+    }
+    assert_eq!(live(), before, "changes after the revocation are dropped");
 }

@@ -83,12 +83,12 @@ fn try_fast(state: &State, size: usize) -> Option<u32> {
 fn refresh_and_record(state: &State, size: usize) -> u32 {
     let _generation = epoch::generation_slow();
     state.unsampled.seal();
-    let base = base_of_live_bytes();
+    let base = live_base();
     record_sampled(state, size, base)
 }
 
 /// As `ThreadState::enter_epoch`, as far as blocks are concerned that were not sampled.
-fn base_of_live_bytes() -> u32 {
+fn live_base() -> u32 {
     epoch::base()
 }
 
@@ -102,30 +102,28 @@ fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
     }
     let id = unsampled.allocate(size);
     unsampled.grant(PEAK_STEP);
-    state.publish();
+    state.publish_in(base);
     id
 }
 
 impl State {
-    /// As `ThreadState::publish`, as far as blocks are concerned that were not sampled.
-    fn publish(&self) -> i64 {
-        let unpublished = self.unsampled.take_unpublished(PEAK_STEP);
-        let is_present = self.unsampled.id() == u64::from(epoch::unsampled_id(epoch::base()));
-        let _published = self.unsampled.published();
-        if is_present { unpublished } else { 0 }
+    /// As `ThreadState::publish_in`, as far as blocks are concerned that were not sampled.
+    fn publish_in(&self, base: u32) -> i64 {
+        let unpublished = self.unsampled.take_unpublished();
+        if self.unsampled.id() == u64::from(epoch::unsampled_id(base)) { unpublished } else { 0 }
     }
 }
 
 /// As `event::unsampled`.
-fn unsampled(state: &State, id: u32) -> Option<&Unsampled> {
+fn unsampled(state: &State, tag: u64) -> Option<&Unsampled> {
     let unsampled = &state.unsampled;
-    (unsampled.id() == u64::from(id)).then_some(unsampled)
+    (unsampled.id() == tag).then_some(unsampled)
 }
 
 /// As `event::free`.
 fn record_free(state: &State, id: u32, size: usize) {
-    match unsampled(state, id) {
-        Some(unsampled) if unsampled.free(size) => _ = state.publish(),
+    match unsampled(state, id.into()) {
+        Some(unsampled) if unsampled.free(size) => _ = state.publish_in(live_base()),
         None if !try_fast_free(state, id, size) => record_free_other(state, id, size),
         _ => {}
     }
@@ -271,7 +269,7 @@ fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 23] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 24] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
     ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
@@ -283,6 +281,7 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 23] = [
     ("nor are bytes that a thread has not published", || {
         orders_from(live_bytes::begin, live_bytes::unpublished_while_cleared)
     }),
+    ("a free between a new base and its revocation", live_bytes::free_before_revocation),
     ("bytes carry at 2^31", || carries((HALF - 40, 5), &SMALL)),
     ("bytes carry at 2^32", || carries((2 * HALF - 40, 5), &SMALL)),
     ("blocks carry at 2^31", || carries((100, HALF - 1), &SMALL)),
@@ -303,7 +302,10 @@ fn orders(model: fn()) -> String {
     orders_from(begin_with_both, model)
 }
 
-fn orders_from(begin: impl Fn() + Send + Sync + 'static, model: impl Fn() + Send + Sync + 'static) -> String {
+pub(crate) fn orders_from(
+    begin: impl Fn() + Send + Sync + 'static,
+    model: impl Fn() + Send + Sync + 'static,
+) -> String {
     let runs = every_order(preemptions(), begin, model);
     assert!(runs > 10, "{runs}");
     format!("{runs} orders")
@@ -708,8 +710,6 @@ fn mistakes() -> String {
     "4 noticed".to_owned()
 }
 
-const LIVE_BYTES: &str = include_str!("live_bytes.rs");
-
 fn constants_of_stand_ins() {
     let tag = include_str!("../../../src/record/tag/mod.rs");
     let stand_in = include_str!("record/tag.rs");
@@ -794,7 +794,7 @@ fn as_in_the_sources() -> String {
     for (source, function, beginnings) in [
         (registry, "make", &["enlist", "ALL"][..]),
         (registry, "all", &["ALL"]),
-        (state, "publish", &unsampled),
+        (state, "publish_in", &unsampled),
         (alloc, "try_fast", &unsampled),
         (alloc, "refresh_and_record", &unsampled),
         (alloc, "record_sampled", &unsampled),
@@ -811,7 +811,7 @@ fn as_in_the_sources() -> String {
         assert_eq!(names(here, function, beginnings), theirs, "{function}");
     }
     for function in live_bytes::AS_IN_THE_SOURCES {
-        let [here, theirs] = [LIVE_BYTES, state].map(|text| names(text, function, live_bytes::WORDS));
+        let [here, theirs] = [live_bytes::SOURCE, state].map(|text| names(text, function, live_bytes::WORDS));
         assert_eq!(here, theirs, "{function}");
     }
     constants_of_stand_ins();
