@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "target" / "first-build"
@@ -41,32 +42,32 @@ def cpu_seconds():
 
 
 def build():
-    """Builds in a fresh copy. Returns the number of crates and the seconds of processor time."""
+    """Builds in a fresh copy. Returns the number of crates, and the seconds of processor time and of waiting."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     copy_to(FOLDER)
     # Downloads come first, so that they are not measured.
     subprocess.run(["cargo", "fetch", "-q", "--locked"], cwd=FOLDER, check=True)
-    before = cpu_seconds()
+    before, began = cpu_seconds(), time.monotonic()
     built = subprocess.run(
         ["cargo", "build", "-q", "--release", "--locked", "--example", "leaky_service", "--message-format=json"],
         cwd=FOLDER, stdout=subprocess.PIPE, text=True, check=True,
         env={name: value for name, value in os.environ.items() if name not in FOREIGN})
-    seconds = cpu_seconds() - before
+    seconds, waited = cpu_seconds() - before, time.monotonic() - began
     messages = map(json.loads, built.stdout.splitlines())
-    return len({message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}), seconds
+    return len({message["package_id"] for message in messages if message["reason"] == "compiler-artifact"}), seconds, waited
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cpu", type=float, default=CPU, metavar="SECONDS", help="fail above so many")
     bound = parser.parse_args().cpu
-    crates, seconds = build()
+    crates, seconds, waited = build()
     if crates <= CRATES and seconds > bound:
         print(f"{seconds:.0f} s of CPU: once more")
-        seconds = min(seconds, build()[1])
+        seconds, waited = min((seconds, waited), build()[1:])
     print(f"cargo build --release --example leaky_service, from nothing: {crates} crates (at most {CRATES}), "
-          f"{seconds:.0f} s of CPU (at most {bound:.0f})")
+          f"{seconds:.0f} s of CPU (at most {bound:.0f}) in {waited:.0f} s")
     sys.exit(0 if crates <= CRATES and seconds <= bound else 1)
 
 

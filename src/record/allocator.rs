@@ -52,6 +52,15 @@ pub struct TrackingAllocator<A = System> {
 
 impl TrackingAllocator<System> {
     /// Wraps the system's allocator.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// #[global_allocator]
+    /// static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    ///
+    /// assert!(heapgauge::is_tracing());
+    /// ```
     pub const fn system() -> TrackingAllocator<System> {
         TrackingAllocator::new(System)
     }
@@ -77,6 +86,16 @@ impl<A> TrackingAllocator<A> {
     /// Wraps any allocator.
     ///
     /// Below 1 KiB it is asked for 4 bytes more than the program asked for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::TrackingAllocator;
+    /// use std::alloc::System; // or `tikv_jemallocator::Jemalloc`, or `mimalloc::MiMalloc`
+    ///
+    /// static ALLOC: TrackingAllocator<System> = TrackingAllocator::new(System);
+    /// # let _ = &ALLOC;
+    /// ```
     pub const fn new(inner: A) -> TrackingAllocator<A> {
         let config = Config {
             frames: DEFAULT_FRAMES as u8,
@@ -90,6 +109,18 @@ impl<A> TrackingAllocator<A> {
 
     /// Sets the number of frames that a traceback shows, counted from the site's frame: 1 to 64, 32 by default.
     /// More cost more: a few nanoseconds a frame and allocation, 8 bytes a frame and distinct stack.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// #[global_allocator]
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().frames(64);
+    ///
+    /// drop(vec![0u8; 100]); // the first allocation applies the settings
+    /// assert_eq!(heapgauge::traceback_limit(), 64);
+    /// ```
     ///
     /// # Panics
     ///
@@ -154,6 +185,16 @@ impl<A> TrackingAllocator<A> {
     ///
     /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
     /// allocated, otherwise every 56 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// // One stack per 512 KiB, and that of every block of at least 64 KiB.
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().sample_every(512 << 10).exact_from(64 << 10);
+    /// # let _ = &ALLOC;
+    /// ```
     ///
     /// # Panics
     ///

@@ -188,7 +188,17 @@ pub fn list_modules() {
     unwind::forget_find_object();
 }
 
-/// Traced memory, bytes.
+/// Live bytes of the program, and their peak: the result of [`traced_memory`].
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// let heapgauge::TracedMemory { current, peak } = heapgauge::traced_memory();
+/// println!("{current} bytes now, {peak} at most");
+/// assert!(peak >= current);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TracedMemory {
     /// Live bytes: requested by blocks that were allocated while tracking was on and not freed since.
@@ -253,7 +263,7 @@ pub fn clear_traces() {
     thread::revoke_unpublished();
 }
 
-/// Bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.
+/// Returns the bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.
 ///
 /// # Examples
 ///
@@ -274,6 +284,21 @@ pub(crate) fn own_bytes() -> u64 {
 }
 
 /// Guard of [`pause`]: while it lives, blocks that the calling thread allocates are untracked.
+///
+/// # Examples
+///
+/// A program's own cache that is not to be in the figures:
+///
+/// ```
+/// struct Setup {
+///     _paused: heapgauge::PauseGuard,
+/// }
+///
+/// let setup = Setup { _paused: heapgauge::pause() };
+/// let cache = vec![0u8; 4096]; // untracked, also when it is freed
+/// drop(setup); // from here on this thread is tracked again
+/// # drop(cache);
+/// ```
 #[must_use = "tracking goes on as soon as the guard is dropped: `let _paused = heapgauge::pause();` keeps it"]
 pub struct PauseGuard {
     _suspension: Suspension,

@@ -77,6 +77,22 @@ pub(crate) fn global_allocator() -> GlobalAllocator {
 }
 
 /// A value that owns one block of the global allocator: `Box`, `Vec` and `String`. Sealed.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// heapgauge::global_allocator! {
+///     static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// }
+///
+/// fn tell(value: &impl heapgauge::Traced) {
+///     let traceback = heapgauge::traceback_of(value).expect("tracking is on");
+///     println!("allocated at {}", traceback.site().name());
+/// }
+///
+/// tell(&vec![0u8; 100]);
+/// tell(&"text".to_owned());
+/// ```
 pub trait Traced: sealed::Block {}
 
 mod sealed {

@@ -18,6 +18,16 @@ use std::task::{Context, Poll};
 /// Work of one call, or of the polls of one future: what its thread allocated and freed meanwhile.
 ///
 /// A resize is an allocation of the new size and a deallocation of the old one.
+///
+/// # Examples
+///
+/// ```standalone_crate
+/// # #[global_allocator]
+/// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+/// let (text, work) = heapgauge::measure(|| "abc".repeat(100));
+/// assert_eq!((work.allocations, work.allocated_bytes, work.live_bytes), (1, 300, 300));
+/// # drop(text);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Measurement {
@@ -114,7 +124,19 @@ pub fn measure_future<F: Future>(future: F) -> MeasureFuture<F> {
     MeasureFuture { future, work: Measurement::default() }
 }
 
-/// Future of [`measure_future`]: its output is the other's, and the work of all its polls.
+/// Future of [`measure_future`]: its output is that of the measured future, and the work of all its polls.
+///
+/// # Examples
+///
+/// ```
+/// // A service that measures each of its requests.
+/// struct Request<F> {
+///     work: heapgauge::MeasureFuture<F>,
+/// }
+///
+/// let request = Request { work: heapgauge::measure_future(async { "answer" }) };
+/// # drop(request.work);
+/// ```
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is polled"]
 pub struct MeasureFuture<F> {

@@ -253,6 +253,15 @@ impl SiteRow {
     }
 
     /// Returns the crate through which the line holds its blocks, where that is another one; else the empty text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// for site in &heapgauge::Collector::new().collect().sites {
+    ///     let via = if site.via().is_empty() { String::new() } else { format!(" via {}", site.via()) };
+    ///     println!("{}:{}{via}", site.file(), site.line());
+    /// }
+    /// ```
     pub fn via(&self) -> &str {
         &self.named.via
     }
@@ -369,11 +378,26 @@ impl BuildInfo {
     }
 
     /// Returns the program's release, as it was given to the collector; empty otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().release("2.4").build()?;
+    /// assert_eq!(collector.collect().build.release(), "2.4");
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn release(&self) -> &str {
         &self.release
     }
 
     /// Returns the version of the way in which sites are chosen and named: ids of another version are of other sites.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let report = heapgauge::Collector::new().collect();
+    /// println!("ids of sites are of version {}", report.build.site_scheme());
+    /// ```
     pub fn site_scheme(&self) -> &str {
         self.site_scheme
     }

@@ -154,6 +154,15 @@ fn is_runtime(function: &str) -> bool {
 }
 
 /// Frame of a stack that a block is charged to.
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::SiteFrame;
+///
+/// heapgauge::set_site_frame(SiteFrame::Nearest); // the library's line
+/// heapgauge::set_site_frame(SiteFrame::default()); // the program's own line
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SiteFrame {

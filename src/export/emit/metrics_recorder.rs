@@ -129,6 +129,15 @@ impl Metrics {
     /// Costs as much as [`Collector::collect`], and some microseconds for each series. Totals do not begin
     /// again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop): a counter here cannot
     /// fall. Allocations meanwhile, the recorder's too, are heapgauge's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    /// let outlet = heapgauge::emit::Metrics::new(&heapgauge::Collector::new());
+    /// metrics::with_local_recorder(&recorder, || outlet.collect()); // before each time that the recorder is read
+    /// assert!(recorder.handle().render().contains("\nheap_tracking "));
+    /// ```
     pub fn collect(&self) {
         let _own = control::internal();
         let mut has_errors = self.turn.lock();
@@ -219,6 +228,22 @@ impl Metrics {
 
 /// Guard of the thread of [`Metrics::report_every`]. Dropping it ends the thread and waits for it; in a child of
 /// `fork`, where the thread does not exist, dropping it does nothing.
+///
+/// # Examples
+///
+/// ```
+/// use heapgauge::emit::{Metrics, Reporter};
+/// use std::time::Duration;
+///
+/// struct Telemetry {
+///     _heap: Reporter, // ends with the program's other telemetry
+/// }
+///
+/// let outlet = Metrics::new(&heapgauge::Collector::new());
+/// let telemetry = Telemetry { _heap: outlet.report_every(Duration::from_secs(15))? };
+/// # drop(telemetry);
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[must_use = "dropping it ends the reports: `let _reporter = …` keeps it"]
 pub struct Reporter {
     started: Instant,

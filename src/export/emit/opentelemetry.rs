@@ -50,6 +50,14 @@ pub struct OpenTelemetry {
 
 impl OpenTelemetry {
     /// Makes an outlet of this collector's reports.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().top_n(10).build()?;
+    /// heapgauge::emit::OpenTelemetry::new(&collector).register(&opentelemetry::global::meter("heapgauge"));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
     pub fn new(collector: &Collector) -> OpenTelemetry {
         let _own = control::internal();
         OpenTelemetry { collector: collector.clone() }

@@ -124,6 +124,14 @@ pub struct Prometheus {
 
 impl Prometheus {
     /// Makes an outlet of this collector's reports.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    /// let outlet = heapgauge::emit::Prometheus::new(&heapgauge::Collector::new());
+    /// assert!(outlet.render(&recorder.handle()).contains("\nheap_tracking "));
+    /// ```
     pub fn new(collector: &Collector) -> Prometheus {
         let _own = control::internal();
         Prometheus { collector: collector.clone(), global_labels: Vec::new() }

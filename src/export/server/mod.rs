@@ -178,11 +178,20 @@ impl fmt::Display for Listening<'_> {
     }
 }
 
-/// Server of heapgauge's. Dropping it closes the port, ends the thread and waits for it.
+/// Server with `/metrics` and the other paths. Dropping it closes the port, ends its thread and waits for it.
 ///
 /// The thread stays in the parent of a `fork`. In the child the listener and its connections are closed before `fork`
 /// returns there; dropping this does nothing, and [`serve`] starts another server, at the same address once the parent
 /// has ended or dropped its own.
+///
+/// # Examples
+///
+/// ```
+/// let server: heapgauge::Server = heapgauge::serve("127.0.0.1:0")?;
+/// println!("http://{}/metrics, {} sites", server.local_addr(), server.collector().collect().sites.len());
+/// drop(server); // the port is closed
+/// # Ok::<(), heapgauge::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "the server stops when this is dropped: give it a name that lives as long as the program"]
 pub struct Server {
