@@ -327,6 +327,13 @@ def compressed(stock):
         assert leaks(answer(program)) == whole, format
 
 
+def dwarf_5(stock):
+    """The other version of debug information that rustc writes, whose texts have numbers: the same sites."""
+    program = compile_variant(stock, "dwarf-5", [*RELEASE, "-C", "dwarf-version=5"])
+    check_lines(program)
+    assert leaks(answer(program)) == leaks(answer(stock.program))
+
+
 def split_debug_information(stock):
     """Lines come from `.dwo` files and from a `.dwp`; without those files, or with those of another build, names are functions of
     the symbol table, and `symbols` says so."""
@@ -410,7 +417,7 @@ def main():
     # The longest first: it compiles every dependency again.
     tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
              optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link,
-             stripped_with_build_id, compressed, split_debug_information,
+             stripped_with_build_id, compressed, dwarf_5, split_debug_information,
              all_debug_information_split, case_62_sites_are_the_same_again]
     wanted = sys.argv[1:]
     tests = [test for test in tests if not wanted or any(word in test.__name__ for word in wanted)]

@@ -202,6 +202,7 @@ impl UnitSections {
         declarations.read_uleb128().ok()?;
         declarations.read_u8().ok()?;
         let (mut language, mut directory, mut name, mut split) = (None, None, None, None);
+        let mut base = None;
         loop {
             let attribute = declarations.read_uleb128_u16().ok()?;
             let form = gimli::DwForm(declarations.read_uleb128_u16().ok()?);
@@ -215,15 +216,23 @@ impl UnitSections {
             let value = self.value(bytes, form, format, address_size)?;
             match gimli::DwAt(attribute) {
                 dw::DW_AT_language => language = value.number(),
-                dw::DW_AT_comp_dir => directory = value.text(),
-                dw::DW_AT_name => name = value.text(),
-                dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name => split = value.text(),
+                dw::DW_AT_comp_dir => directory = Some(value),
+                dw::DW_AT_name => name = Some(value),
+                dw::DW_AT_dwo_name | dw::DW_AT_GNU_dwo_name => split = Some(value),
+                dw::DW_AT_str_offsets_base => base = value.number(),
                 _ => {}
             }
-            if language.is_some() && directory.is_some() && name.is_some() {
+            let is_whole = [&directory, &name].into_iter().all(|text| match text {
+                // The base of numbers may come behind them.
+                Some(Value::Indexed(_)) => base.is_some(),
+                text => text.is_some(),
+            });
+            if language.is_some() && is_whole {
                 break;
             }
         }
+        let text = |value: Option<Value>| self.resolved(value?, base, format);
+        let (directory, name, split) = (text(directory), text(name), text(split));
         // The rest of a unit has its language.
         if language.is_none() && split.is_some_and(|file| is_rustc_part(&file)) {
             return Some(Root::Split(directory?));
@@ -250,11 +259,11 @@ impl UnitSections {
             }
             dw::DW_FORM_strp => Value::Text(self.text(self.strings.as_ref()?, number(word)?)?),
             dw::DW_FORM_line_strp => Value::Text(self.text(self.line_strings.as_ref()?, number(word)?)?),
-            dw::DW_FORM_strx1 => self.indexed(number(1)?, format)?,
-            dw::DW_FORM_strx2 => self.indexed(number(2)?, format)?,
-            dw::DW_FORM_strx3 => self.indexed(number(3)?, format)?,
-            dw::DW_FORM_strx4 => self.indexed(number(4)?, format)?,
-            dw::DW_FORM_strx => self.indexed(bytes.read_uleb128().ok()?, format)?,
+            dw::DW_FORM_strx1 => Value::Indexed(number(1)?),
+            dw::DW_FORM_strx2 => Value::Indexed(number(2)?),
+            dw::DW_FORM_strx3 => Value::Indexed(number(3)?),
+            dw::DW_FORM_strx4 => Value::Indexed(number(4)?),
+            dw::DW_FORM_strx | dw::DW_FORM_GNU_str_index => Value::Indexed(bytes.read_uleb128().ok()?),
             dw::DW_FORM_data1 | dw::DW_FORM_flag | dw::DW_FORM_addrx1 => Value::Number(number(1)?),
             dw::DW_FORM_data2 | dw::DW_FORM_addrx2 => Value::Number(number(2)?),
             dw::DW_FORM_addrx3 => Value::Number(number(3)?),
@@ -268,23 +277,26 @@ impl UnitSections {
             | dw::DW_FORM_rnglistx
             | dw::DW_FORM_loclistx
             | dw::DW_FORM_GNU_addr_index => Value::Number(bytes.read_uleb128().ok()?),
-            dw::DW_FORM_GNU_str_index => self.indexed(bytes.read_uleb128().ok()?, format)?,
             dw::DW_FORM_sdata => Value::Number(bytes.read_sleb128().ok()? as u64),
             dw::DW_FORM_flag_present => Value::Number(1),
             _ => return None,
         })
     }
 
-    /// Returns a string by its number in this unit's share of `.debug_str_offsets`. The base is an attribute that
-    /// may come later, so only the first share is understood: the one a single unit or fat LTO has.
-    fn indexed(&self, index: u64, format: gimli::Format) -> Option<Value> {
+    /// Returns the text of a value; one with a number is in this unit's share of `.debug_str_offsets`, which begins at `base`,
+    /// by default behind the head of the section.
+    fn resolved(&self, value: Value, base: Option<u64>, format: gimli::Format) -> Option<String> {
+        let index = match value {
+            Value::Text(text) => return Some(text),
+            Value::Indexed(index) => index,
+            Value::Number(_) => return None,
+        };
         let word = u64::from(format.word_size());
-        let header = word * 2;
-        let at = index.checked_mul(word)?.checked_add(header)?;
+        let at = index.checked_mul(word)?.checked_add(base.unwrap_or(word * 2))?;
         let entry = self.part(self.string_offsets.as_ref()?, at, word)?;
         let mut entry = gimli::EndianSlice::new(&entry, self.endian);
         let offset = entry.read_uint(usize::from(format.word_size())).ok()?;
-        Some(Value::Text(self.text(self.strings.as_ref()?, offset)?))
+        self.text(self.strings.as_ref()?, offset)
     }
 
     fn text(&self, section: &Section, at: u64) -> Option<String> {
@@ -315,20 +327,15 @@ pub(super) fn is_rustc_part(file: &str) -> bool {
 enum Value {
     Number(u64),
     Text(String),
+    /// Number of a text.
+    Indexed(u64),
 }
 
 impl Value {
     fn number(self) -> Option<u64> {
         match self {
             Value::Number(number) => Some(number),
-            Value::Text(_) => None,
-        }
-    }
-
-    fn text(self) -> Option<String> {
-        match self {
-            Value::Text(text) => Some(text),
-            Value::Number(_) => None,
+            _ => None,
         }
     }
 }

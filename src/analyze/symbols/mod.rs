@@ -412,8 +412,15 @@ impl Symbols {
     /// module and offset. `nominal`: the limit without regard to the memory that the system has left.
     pub(crate) fn set_budget(&self, bytes: u64, share: u64, nominal: u64) {
         self.share.store(share, Ordering::Relaxed);
-        self.set_max_overhead(bytes);
+        // Before the limit: lines that do not fit into it are lost for now, not for good.
         self.nominal.store(nominal, Ordering::Relaxed);
+        let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
+        self.full.store(false, Ordering::Relaxed);
+        if bytes > before && self.over_limit() > 0 {
+            // Addresses that went by offset may have a name now.
+            let _own = control::internal();
+            self.names().forget();
+        }
     }
 
     /// Returns the limit that was set, or the usual one.
@@ -422,15 +429,9 @@ impl Symbols {
     }
 
     /// Sets the bytes heapgauge may hold before new addresses go by module and offset.
-    pub(crate) fn set_max_overhead(&self, bytes: u64) {
-        let before = self.max_overhead.swap(bytes, Ordering::Relaxed);
-        self.nominal.store(bytes, Ordering::Relaxed);
-        self.full.store(false, Ordering::Relaxed);
-        if bytes > before && self.over_limit() > 0 {
-            // Addresses that went by offset may have a name now.
-            let _own = control::internal();
-            self.names().forget();
-        }
+    #[cfg(test)]
+    fn set_max_overhead(&self, bytes: u64) {
+        self.set_budget(bytes, self.share.load(Ordering::Relaxed), bytes);
     }
 
     /// Returns the detail of the names of the module that holds this code. The first call reads its headers.
