@@ -16,6 +16,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     (
         "record",
         &[
+            "stack_id/stack_word",
             "stack_id/fingerprint",
             "append_list",
             "bounded_wait",

@@ -250,8 +250,12 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         if block.is_null() {
             return block;
         }
-        // SAFETY: the caller's duty.
-        unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) }
+        match event::alloc::try_fast_of_any_size(size) {
+            // SAFETY: the caller's duty; it has just been counted.
+            Some(id) => unsafe { event::alloc::write_tag(block, size, id) },
+            // SAFETY: the caller's duty.
+            None => unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) },
+        }
     }
 
     // ── Slow paths of `GlobalAlloc` ─────────────────────────────────────────────────────────────

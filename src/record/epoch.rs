@@ -93,6 +93,13 @@ pub(crate) fn generation_slow() -> u32 {
     HOT.generation.load(Ordering::Acquire)
 }
 
+/// Returns the number that threads note for this generation if blocks are sampled in it. It is not that of any generation, so
+/// that no event takes the path of known stacks, which does not ask what sizes are sampled.
+pub(crate) fn generation_of_samples(generation: u32) -> u32 {
+    // An even multiple. 0, which a fresh state has, belongs to the first generation, in which none are.
+    generation ^ GENERATION
+}
+
 fn next_generation() {
     // In steps that pass 0 by.
     HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);

@@ -53,15 +53,18 @@ pub(crate) trait Chunk {
 
 // ── Of one thread ───────────────────────────────────────────────────────────────────────────────
 
-/// Two words for each id.
-type Words = [AtomicU64; 2 * CHUNK];
+/// Blocks and bytes of one id that were allocated, or that were freed, in one word: see the module.
+pub(crate) struct Count(AtomicU64);
+
+/// Two counts for each id.
+type Counts = [Count; 2 * CHUNK];
 
 /// Counts that one thread writes.
 // A pair of cache lines belongs to one thread, see `memory`.
 #[repr(C, align(128))]
 pub(crate) struct OwnerCounters {
-    low: Words,
-    high: AtomicPtr<Words>,
+    low: Counts,
+    high: AtomicPtr<Counts>,
 }
 
 const _: () = assert!(size_of::<OwnerCounters>() == 16 * CHUNK + 128);
@@ -78,30 +81,36 @@ fn word(place: usize, direction: Direction) -> usize {
     place % CHUNK * 2 + direction as usize
 }
 
-impl OwnerCounters {
-    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry.
+impl Count {
+    #[cfg(test)]
+    pub(crate) const fn new() -> Count {
+        Count(AtomicU64::new(0))
+    }
+
+    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry. By the thread that the count belongs to.
     #[inline(always)]
-    fn add(&self, place: usize, direction: Direction, bytes: u64) -> bool {
+    pub(crate) fn add(&self, bytes: u64) -> bool {
         debug_assert!(bytes <= MOST);
-        let low = &self.low[word(place, direction)];
-        let before = low.load(Ordering::Relaxed);
+        let before = self.0.load(Ordering::Relaxed);
         let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
         let fits = (before ^ after) & TOPS == 0;
         if fits {
             // Release: pairs with the Acquire of `read`. For frees, see the module; for
             // allocations, a reader that sees this sees every change of `high` before it.
-            low.store(after, Ordering::Release);
+            self.0.store(after, Ordering::Release);
         }
         fits
     }
+}
 
+impl OwnerCounters {
     /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
     #[cold]
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
         let Some(high) = publish(&self.high, 1, Some(memory::thread_may_grow)) else { return false };
-        let (word, low) = (word(place, direction), &self.low[word(place, direction)]);
+        let (word, low) = (word(place, direction), &self.low[word(place, direction)].0);
         // SAFETY: `publish` gives zeroed words that are never freed.
-        let high = unsafe { &(*high)[word] };
+        let high = unsafe { &(*high)[word].0 };
         let before = low.load(Ordering::Relaxed);
         let after = join((before as u32).wrapping_add(bytes as u32), ((before >> 32) as u32).wrapping_add(1));
         let changed = (before ^ after) & TOPS;
@@ -116,14 +125,14 @@ impl OwnerCounters {
         // SAFETY: null, or published and never freed.
         let high = unsafe { self.high.load(Ordering::Acquire).as_ref() };
         // Acquire: pairs with the Release of `add_slow`.
-        high.map_or(0, |high| high[word].load(Ordering::Acquire))
+        high.map_or(0, |high| high[word].0.load(Ordering::Acquire))
     }
 
     /// Completes the carry that a thread has left half done. While no thread writes.
     fn complete_carry(&self) {
         // SAFETY: null, or published and never freed.
         let Some(high) = (unsafe { self.high.load(Ordering::Acquire).as_ref() }) else { return };
-        for (low, high) in self.low.iter().zip(high) {
+        for (Count(low), Count(high)) in self.low.iter().zip(high) {
             let held = high.load(Ordering::Relaxed);
             let behind = (low.load(Ordering::Relaxed) & TOPS) >> 31 ^ (held & (BLOCK | 1));
             high.store(held.wrapping_add(behind), Ordering::Relaxed);
@@ -148,7 +157,7 @@ impl Chunk for OwnerCounters {
             // At most one change behind the low word.
             let before = self.high(word);
             // Acquire: pairs with the Release of the thread that adds.
-            let low = self.low[word].load(Ordering::Acquire);
+            let low = self.low[word].0.load(Ordering::Acquire);
             // Equal: no low word from after the next change of the high one was seen. Else 2^31 bytes or
             // blocks were booked meanwhile.
             if self.high(word) == before {
@@ -258,7 +267,13 @@ impl Table<OwnerCounters> {
     /// else false.
     #[inline(always)]
     pub(crate) fn add(&self, id: u32, direction: Direction, bytes: usize) -> bool {
-        self.chunk(number(id)).is_some_and(|chunk| chunk.add(id as usize, direction, bytes as u64))
+        self.count(id, direction).is_some_and(|count| count.add(bytes as u64))
+    }
+
+    /// Returns one of the counts of this id, if there is a place for it. It is never freed.
+    #[inline(always)]
+    pub(crate) fn count(&self, id: u32, direction: Direction) -> Option<&Count> {
+        self.chunk(number(id)).map(|chunk| &chunk.low[word(id as usize, direction)])
     }
 
     /// Counts a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block
@@ -271,7 +286,7 @@ impl Table<OwnerCounters> {
         let may: fn(usize) -> bool = if number(id) == 0 { memory::always } else { memory::thread_may_grow };
         bytes <= MOST
             && self.chunk_or_make(number(id), Some(may)).is_some_and(|chunk| {
-                chunk.add(place, direction, bytes) || chunk.add_slow(place, direction, bytes)
+                chunk.low[word(place, direction)].add(bytes) || chunk.add_slow(place, direction, bytes)
             })
     }
 
@@ -412,10 +427,10 @@ mod tests {
         let chunk = table.chunk_or_make(0, None).unwrap();
         for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
             // As if that many had been booked.
-            chunk.low[word(3, Allocated)].store(start << 32 | 5, Ordering::Relaxed);
+            chunk.low[word(3, Allocated)].0.store(start << 32 | 5, Ordering::Relaxed);
             let high = publish(&chunk.high, 1, None).unwrap();
             // SAFETY: just published.
-            unsafe { &(*high)[word(3, Allocated)] }.store((start >> 31) << 32, Ordering::Relaxed);
+            unsafe { &(*high)[word(3, Allocated)].0 }.store((start >> 31) << 32, Ordering::Relaxed);
             for more in 1..4 {
                 assert!(table.book(3, Allocated, 2));
                 assert_eq!(read(&table, 3, Allocated), (5 + 2 * more, start + more));
@@ -432,7 +447,7 @@ mod tests {
             // As if the thread had gone between its two stores.
             let chunk = table.chunk(0).unwrap();
             // SAFETY: made by the first crossing, above.
-            let high = unsafe { &(*chunk.high.load(Ordering::Relaxed))[word(9, Allocated)] };
+            let high = unsafe { &(*chunk.high.load(Ordering::Relaxed))[word(9, Allocated)].0 };
             high.store(expected - 1, Ordering::Relaxed);
             assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
             table.complete_carry(9);

@@ -90,6 +90,7 @@ impl Unpublished {
     }
 
     /// Returns the base of the epoch that the net bytes are of.
+    #[inline(always)]
     pub(crate) fn base(&self) -> u32 {
         self.base.load(Ordering::Relaxed)
     }

@@ -1,6 +1,7 @@
 //! Records allocations.
 
-use super::{Resized, free, live_bytes, sampled_amounts};
+use super::sampled::{record_alloc_sampled, record_sampled};
+use super::{Resized, free, live_bytes};
 use crate::base::hint::unlikely;
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::SamplingConfig;
@@ -9,7 +10,7 @@ use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
-use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
+use crate::record::tag::{self, OVERHEAD, SMALL, UNTRACKED};
 use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
 use crate::record::unwind::{self, Entrance, Registers};
 
@@ -20,6 +21,12 @@ use crate::record::unwind::{self, Entrance, Registers};
 pub(crate) fn try_fast(size: usize) -> Option<u32> {
     debug_assert!((1..SMALL).contains(&size), "not a small block: {size}");
     thread::hot_state().unsampled.try_spend(size)
+}
+
+/// Counts a block of any size as [`try_fast`] does a small one. Those of some sizes are never sampled.
+#[inline(always)]
+pub(crate) fn try_fast_of_any_size(size: usize) -> Option<u32> {
+    if epoch::sampling().is_sampled_size(size) { thread::hot_state().unsampled.try_spend(size) } else { None }
 }
 
 /// Records a block that [`try_fast`] has not counted, tags it and returns it.
@@ -36,56 +43,73 @@ pub(crate) unsafe fn record_alloc(
     config: &Config,
     entrance: Entrance,
 ) -> *mut u8 {
-    if epoch::sampling().is_sampled_size(size) {
-        // SAFETY: the caller's duty.
-        return unsafe { record_alloc_sampled(block, size, config) };
-    }
-    let registers = Registers::here();
     if let Some(state) = thread::at_generation(epoch::generation())
         && state.fits(size as i64)
     {
         let busy = state.enter_idle();
         // SAFETY: this thread's own state, and it has just been marked.
         let tools = unsafe { state.tools() };
-        let id = unwind::recognise(tools, registers, entrance);
-        // An id below the base was met before a `clear`, or is none.
-        if id >= epoch::base() && state.counters.add(id, Direction::Allocated, size) {
-            state.add_change(size as i64);
-            debug_assert!(walk_agrees(id, tools, registers, entrance), "a guess differs from the walk");
-            drop(busy);
-            // SAFETY: the caller's duty.
-            return unsafe { write_tag(block, size, id) };
+        if let Some(layout) = unwind::recognise(tools, &state.counters, Registers::here(), entrance) {
+            let id = layout.id();
+            // SAFETY: recognised.
+            let count = unsafe { layout.count() };
+            // An id below the base was met before a `clear`.
+            if id >= state.base() && count.add(size as u64) {
+                state.add_change(size as i64);
+                debug_assert!(
+                    walk_agrees(id, tools, Registers::here(), entrance),
+                    "a guess differs from the walk"
+                );
+                drop(busy);
+                // SAFETY: the caller's duty.
+                return unsafe { write_tag(block, size, id) };
+            }
         }
         drop(busy);
     }
-    let id = record_unknown(&registers, size, config, entrance);
     // SAFETY: the caller's duty.
-    unsafe { write_tag(block, size, id) }
+    unsafe { record_unknown(block, &Registers::here(), size, config, entrance) }
 }
 
-/// Records a block whose stack is not known by its layout, or is not recorded at all, and returns its tag.
+/// Records a block whose stack is not known by its layout, or is not recorded at all, tags it and returns it.
+///
+/// # Safety
+///
+/// * As for [`record_alloc`].
 #[inline(never)]
-fn record_unknown(registers: &Registers, size: usize, config: &Config, entrance: Entrance) -> u32 {
-    if size as u64 <= MOST
-        && let Some(state) = thread::idle()
-    {
-        if state.flags() != 0 || !epoch::is_on() {
-            if epoch::is_configured_by(config) {
-                own_frames::note(state, registers);
-                let id = suspended_id(state);
-                let _busy = state.enter_idle();
-                if state.counters.add(id, Direction::Allocated, size) {
-                    return id;
-                }
-            }
-        } else if state.hot.is_at_generation(epoch::generation())
-            && !state.fits(size as i64)
-            && let Some(id) = record_and_publish(state, registers, size, entrance)
+unsafe fn record_unknown(
+    block: *mut u8,
+    registers: &Registers,
+    size: usize,
+    config: &Config,
+    entrance: Entrance,
+) -> *mut u8 {
+    let id = 'id: {
+        if size as u64 <= MOST
+            && let Some(state) = thread::idle()
         {
-            return id;
+            if state.flags() != 0 || !epoch::is_on() {
+                if epoch::is_configured_by(config) {
+                    own_frames::note(state, registers);
+                    let id = suspended_id(state);
+                    let _busy = state.enter_idle();
+                    if state.counters.add(id, Direction::Allocated, size) {
+                        break 'id id;
+                    }
+                }
+            } else if epoch::sampling().is_sampled_size(size) {
+                break 'id record_alloc_sampled(registers, size, config, entrance);
+            } else if state.hot.is_at_generation(epoch::generation())
+                && !state.fits(size as i64)
+                && let Some(id) = record_and_publish(state, registers, size, entrance)
+            {
+                break 'id id;
+            }
         }
-    }
-    record_alloc_slow(registers, size, config, Some(entrance))
+        record_alloc_slow(registers, size, config, Some(entrance))
+    };
+    // SAFETY: the caller's duty.
+    unsafe { write_tag(block, size, id) }
 }
 
 /// Records a block of a stack that is known by its layout, and publishes the thread's live bytes with it. `None`, and
@@ -99,7 +123,7 @@ fn record_and_publish(
     let _busy = state.enter_idle();
     // SAFETY: this thread's own state, and it has just been marked.
     let tools = unsafe { state.tools() };
-    let id = unwind::recognise_slow(tools, *registers, entrance);
+    let id = unwind::recognise_slow(tools, &state.counters, *registers, entrance);
     if id < epoch::base() || !state.counters.add(id, Direction::Allocated, size) {
         return None;
     }
@@ -112,28 +136,13 @@ fn record_and_publish(
     Some(id)
 }
 
-/// Records a block of a size that is sampled: counts it within the thread's budget, else decides whether to sample it.
-///
-/// # Safety
-///
-/// * As for [`record_alloc`].
-#[cold]
-#[inline(never)]
-unsafe fn record_alloc_sampled(block: *mut u8, size: usize, config: &Config) -> *mut u8 {
-    // Large blocks and those of larger alignment have not tried the budget yet.
-    let passed = thread::hot_state().unsampled.try_spend(size);
-    let id = passed.unwrap_or_else(|| record_alloc_slow(&Registers::here(), size, config, None));
-    // SAFETY: the caller's duty.
-    unsafe { write_tag(block, size, id) }
-}
-
 /// Writes the tag of a block that has been counted, and returns the block.
 ///
 /// # Safety
 ///
 /// * As for [`tag::write`].
 #[inline(always)]
-pub(super) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 {
+pub(crate) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     if unlikely(!tag::is_behind(size)) {
         // SAFETY: the caller's duty.
         return unsafe { write_tag_slow(block, size, id) };
@@ -217,52 +226,9 @@ pub(super) fn refresh_and_record(
     } else {
         record_exact(state, tools, registers, size, resized, base, entrance)
     };
-    state.set_generation(generation);
+    let is_exact = sampling == SamplingConfig::EXACT;
+    state.set_generation(if is_exact { generation } else { epoch::generation_of_samples(generation) });
     drop(busy);
-    id
-}
-
-/// Decides whether a block is sampled, counts it and grants the next budget.
-fn record_sampled(
-    state: &'static ThreadState,
-    tools: &mut OwnerState,
-    registers: &Registers,
-    size: usize,
-    resized: i64,
-    base: u32,
-    sampling: SamplingConfig,
-) -> u32 {
-    let unsampled = &state.hot.unsampled;
-    let left = unsampled.remaining();
-    if unsampled.id() != u64::from(epoch::unsampled_id(base)) {
-        let id = epoch::unsampled_id(base);
-        // Frees of such blocks by other threads must find a place.
-        if !SHARED.make(id) {
-            dropped::count(Reason::Memory);
-            let id = record_unattributed(Some(state), size);
-            state.change(id, live_bytes(id, size), resized);
-            return id;
-        }
-        unsampled.begin(id);
-    }
-    let id = if state.sampler.decide(sampling, size, left) {
-        let stack = unwind::walk(tools, *registers, None);
-        let id =
-            count_sampled(state, tools, stack.sampled_every(sampling.interval()), sampling.interval(), size);
-        state.change(id & !SAMPLED, live_bytes(id, size), resized);
-        id
-    } else {
-        let id = unsampled.allocate(size);
-        if resized != 0 {
-            // Published below, together with the block.
-            state.add_change(-resized);
-            state.unpublished.set_resized_in(base);
-        }
-        id
-    };
-    // A suspended thread has no budget. (A signal handler that suspends it after this revokes the budget.)
-    unsampled.grant(if state.flags() == BUSY { state.sampler.next_budget() } else { 0 });
-    state.publish_in(base);
     id
 }
 
@@ -276,7 +242,8 @@ fn record_exact(
     base: u32,
     entrance: Option<Entrance>,
 ) -> u32 {
-    let known = entrance.map_or(0, |entrance| unwind::recognise_slow(tools, *registers, entrance));
+    let known =
+        entrance.map_or(0, |entrance| unwind::recognise_slow(tools, &state.counters, *registers, entrance));
     let id = if known >= base {
         debug_assert!(
             entrance.is_some_and(|entrance| walk_agrees(known, tools, *registers, entrance)),
@@ -291,27 +258,6 @@ fn record_exact(
     }
     state.change(id, live_bytes(id, size), resized);
     id
-}
-
-/// Counts a sampled block of the stack in the buffer.
-fn count_sampled(
-    state: &'static ThreadState,
-    tools: &mut OwnerState,
-    stack: Fingerprint,
-    interval: u32,
-    size: usize,
-) -> u32 {
-    let known = tools.cache.get(stack.check);
-    let known = (known >= epoch::base()).then_some(known);
-    match known.or_else(|| intern_slow(state, tools, stack, interval)) {
-        Some(id) => {
-            for (id, amount) in sampled_amounts(id, size, interval) {
-                SHARED.add(id, Direction::Allocated, amount);
-            }
-            id | SAMPLED
-        }
-        None => record_unattributed(Some(state), size),
-    }
 }
 
 /// Walks the stack, whose layout is not known, and counts the block at its id.
@@ -427,7 +373,7 @@ pub(super) fn intern_slow(
 
 /// Counts a block at `[unrecorded]`, or as untracked while off. The caller changes the peak.
 #[cold]
-fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 {
+pub(super) fn record_unattributed(state: Option<&'static ThreadState>, size: usize) -> u32 {
     let base = epoch::base();
     if base == u32::MAX {
         return count_alloc_shared(UNTRACKED, size);

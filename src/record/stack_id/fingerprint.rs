@@ -1,49 +1,110 @@
 //! Fingerprint of a stack: 64-bit sum of its words, each times a factor of its position.
 //!
-//! Pure arithmetic; any thread. Unlike in a chained hash, no word waits for another: where a program does little but
-//! allocate, the latency from the first word to the sum is the cost.
+//! Pure arithmetic; any thread. Four chains take turns, and each multiplies by a factor of its own at each step: Horner's
+//! rule, with no table of factors and no word that waits for the one before it. Where a program does little but allocate,
+//! the time from the first word to the sum is the cost.
 
-/// Number of words in a group. The last group is padded: the processor predicts the end of a loop over groups, most
-/// stacks having one to four.
-pub(crate) const GROUP: usize = 8;
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+use crate::record::stack_id::stack_word::read;
+
+/// Number of words in a group, one for each chain. The last group is padded.
+pub(crate) const GROUP: usize = 4;
 
 /// Largest number of words in a sum.
 pub(crate) const MOST: usize = 104;
 
-/// Random factor for each position. Odd, so that a difference in one word always shows; differences in several cancel
-/// with probability 2^-60.
-static FACTORS: [u64; MOST] = factors();
+/// Factors of the chains: random, so that differences in several words cancel with probability 2^-60; odd, so that a
+/// difference in one word always shows; prime, so that two words cancel only where they differ by 2^30 and more; 5 modulo 8, so that their powers repeat after 2^62 only; and short enough for a
+/// field of the multiplication's instruction. A word's factor is the power of its group's number, from one on.
+const FACTORS: [i32; GROUP] = [0x431e_14f5, 0x6502_c8cd, 0x59e5_4fa5, 0x6be0_fe9d];
 
-const fn factors() -> [u64; MOST] {
-    let mut factors = [0; MOST];
-    let mut state = 0x6865_6170_6761_7567_u64;
-    let mut i = 0;
-    while i < MOST {
-        // splitmix64, Steele, Lea, Flood 2014.
-        state = state.wrapping_add(MIX);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        factors[i] = (z ^ (z >> 31)) | 1;
-        i += 1;
-    }
-    factors
-}
-
-const SAMPLED: u64 = 0xd6e8_feb8_6659_fd93;
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+const SAMPLED: u64 = 0xd6e8_feb8_6659_fd93;
 
 /// Computes Σ word × factor, modulo 2^64, over the words at `places`. Their number is a multiple of [`GROUP`] and at
 /// most [`MOST`].
-#[inline(always)]
 pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
-    let mut sum = 0u64;
-    for (places, factors) in places.chunks_exact(GROUP).zip(FACTORS.chunks_exact(GROUP)) {
-        for i in 0..GROUP {
-            sum = sum.wrapping_add((word(places[i]) as u64).wrapping_mul(factors[i]));
+    let mut chains = [0u64; GROUP];
+    for group in places.rchunks_exact(GROUP) {
+        for (chain, (place, factor)) in chains.iter_mut().zip(group.iter().zip(FACTORS)) {
+            *chain = chain.wrapping_add(word(*place) as u64).wrapping_mul(factor as u64);
         }
     }
+    chains.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.
+///
+/// # Safety
+///
+/// * Their number is a multiple of [`GROUP`] and at most [`MOST`], and the words can be read.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
+    // Each word takes three instructions of 15 bytes. The groups stand in a row, the last one first, and the jump skips
+    // those that the stack has no words for. A loop in Rust takes a sixth more instructions, and more registers, which
+    // `record_alloc` has to save.
+    //
+    // `notrack`: the target is no address that has been taken, so a processor that tracks indirect jumps has to be told.
+    let sum: u64;
+    // SAFETY: reads memory only, by the caller's duty; the jump leads to the first instruction of a group, or to the end.
+    unsafe {
+        std::arch::asm!(
+            "imul {code}, {code}, -15",
+            "lea rax, [rip + 2f]",
+            "add {code}, rax",
+            "xor r8d, r8d",
+            "xor r9d, r9d",
+            "xor r10d, r10d",
+            "xor r11d, r11d",
+            "notrack jmp {code}",
+            ".irp group, 25,24,23,22,21,20,19,18,17,16,15,14,13,12,11,10,9,8,7,6,5,4,3,2,1,0",
+            // Displacements of one byte, none of which is 0: that would have a shorter form.
+            "movzx eax, word ptr [rsi + (8 * \\group - 127)]",
+            "add r8, qword ptr [rdx + 8 * rax]",
+            "imul r8, r8, {f0}",
+            "movzx eax, word ptr [rsi + (8 * \\group - 125)]",
+            "add r9, qword ptr [rdx + 8 * rax]",
+            "imul r9, r9, {f1}",
+            "movzx eax, word ptr [rsi + (8 * \\group - 123)]",
+            "add r10, qword ptr [rdx + 8 * rax]",
+            "imul r10, r10, {f2}",
+            "movzx eax, word ptr [rsi + (8 * \\group - 121)]",
+            "add r11, qword ptr [rdx + 8 * rax]",
+            "imul r11, r11, {f3}",
+            ".endr",
+            "2:",
+            "add r8, r9",
+            "add r10, r11",
+            "add r8, r10",
+            code = inout(reg) places.len() => _,
+            in("rsi") places.as_ptr().wrapping_byte_add(127),
+            in("rdx") stack_pointer,
+            f0 = const FACTORS[0],
+            f1 = const FACTORS[1],
+            f2 = const FACTORS[2],
+            f3 = const FACTORS[3],
+            out("rax") _,
+            out("r8") sum,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+            options(pure, readonly, nostack),
+        );
+    }
     sum
+}
+
+/// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.
+///
+/// # Safety
+///
+/// * The words can be read.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[inline(always)]
+pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
+    // SAFETY: the caller's duty.
+    sum(places, |place| unsafe { read(stack_pointer + usize::from(place) * size_of::<usize>()) })
 }
 
 /// Fingerprint of a stack: shared by all threads (`sum`), and within one thread (`check`).
@@ -80,6 +141,7 @@ impl Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::random_input::Random;
     use std::collections::HashSet;
 
     fn of(words: &[usize]) -> u64 {
@@ -99,7 +161,20 @@ mod tests {
         assert!(factors.iter().all(|factor| factor % 2 == 1), "a difference in one word may not show");
     }
 
-    /// Checks the linearity by which `Layout::check` makes frame pointers relative to the stack pointer.
+    #[test]
+    fn a_sum_of_the_stack_is_the_sum_of_its_words() {
+        let stack: Vec<usize> =
+            (0..1 << 16).map(|i: usize| i.wrapping_mul(MIX as usize).rotate_left(29)).collect();
+        let mut random = Random::new();
+        for len in (0..=MOST).step_by(GROUP) {
+            let places: Vec<u16> = (0..len).map(|_| random.next() as u16).collect();
+            // SAFETY: the words are those of `stack`, which has as many as offsets can have values.
+            let found = unsafe { sum_of_stack(&places, stack.as_ptr().expose_provenance()) };
+            assert_eq!(found, sum(&places, |place| stack[usize::from(place)]), "{len} words");
+        }
+    }
+
+    /// Checks the linearity by which `Layout::check` makes frame pointers relative to the stack's end.
     #[test]
     fn sums_are_linear() {
         let words: Vec<usize> = (0..24).map(|i| 0x5555_0000_1234 + i * i * 977).collect();

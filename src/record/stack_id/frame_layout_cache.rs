@@ -4,17 +4,6 @@ use crate::base::hint::unlikely;
 use crate::record::memory;
 use crate::record::stack_id::frame_layout::Layout;
 
-/// One layout with its key.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Entry {
-    /// [`Key`] of the layout; 0 marks an empty entry.
-    key: u64,
-    layout: Layout,
-}
-
-const _: () = assert!(size_of::<Entry>() == 256);
-
 /// Entries of the smallest table: 4 KiB.
 const SMALLEST: usize = 16;
 /// Entries of the largest table: 256 KiB.
@@ -61,11 +50,9 @@ impl Key {
     }
 }
 
-/// Offset of the discriminator on the stack. A wrong offset costs hits, never correctness.
+/// Statistics of the walks from one entry point of the allocator, by which the discriminator is chosen.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Hint {
-    /// Bytes from the stack pointer to the discriminator.
-    bytes: u32,
+struct Walks {
     /// Mismatches: walks in a row that found the discriminator at another offset.
     doubts: u32,
     /// First return address of all walks so far: 0 before the first walk, 1 once two walks differed. As long as all
@@ -73,52 +60,26 @@ pub(crate) struct Hint {
     first: usize,
 }
 
-impl Hint {
-    /// Returns the bytes from the stack pointer to the discriminator.
-    #[inline(always)]
-    pub(crate) fn bytes(self) -> usize {
-        self.bytes as usize
-    }
-
-    /// Updates the offset after a walk, by its first return address and the offsets of its first two, in words.
-    pub(crate) fn learn(&mut self, first: usize, places: [u16; 2]) {
-        match self.first {
-            0 => self.first = first,
-            before if before != first && before != 1 => (self.first, self.bytes) = (1, 0),
-            _ => {}
-        }
-        // The first return address that tells callers apart.
-        let place = places[usize::from(self.first != 1)];
-        let bytes = u32::from(place) * size_of::<usize>() as u32;
-        if self.bytes == bytes {
-            self.doubts = 0;
-        } else {
-            self.doubts += 1;
-            // Some stacks have other frames on their way into the allocator: only many mismatches in a row move the
-            // offset.
-            if self.bytes == 0 || self.doubts > 64 {
-                (self.bytes, self.doubts) = (bytes, 0);
-            }
-        }
-    }
-}
-
 /// Shared empty entry that a table points to before it is allocated: it matches no key, and is never written.
-static NOWHERE: Entry = Entry { key: 0, layout: Layout::EMPTY };
+static NOWHERE: Layout = Layout::EMPTY;
 
 /// Frame layouts of one thread. Zeroed memory is an empty table after [`Layouts::prepare`].
 pub(crate) struct Layouts {
-    entries: *mut Entry,
+    entries: *mut Layout,
     /// Number of entries, a power of two, or 0.
     len: usize,
-    /// `len` − 1, or 0 without entries.
+    /// Offset of the last entry in bytes.
     mask: usize,
+    /// End of the stack that the layouts are of.
+    end: usize,
     /// Number of occupied entries.
     used: usize,
     /// Layouts evicted by other keys since the last growth.
     pushed_out: usize,
-    /// Offset of the discriminator for each entry point of the allocator.
-    pub hints: [Hint; 3],
+    /// Bytes from the stack pointer to the discriminator, for each entry point of the allocator. A wrong offset costs hits,
+    /// never correctness.
+    pub discriminators: [u32; 3],
+    walks: [Walks; 3],
     histories: [History; 64],
 }
 
@@ -130,54 +91,69 @@ impl Layouts {
         }
     }
 
+    /// Returns the entry of a slot, by its hash; it may be the shared empty one.
+    #[inline(always)]
+    fn slot(&self, hash: usize) -> *mut Layout {
+        // SAFETY: the mask keeps the offset within the entries, at a multiple of their size.
+        unsafe { self.entries.byte_add(hash.wrapping_mul(size_of::<Layout>()) & self.mask) }
+    }
+
     /// Returns the two slots of a key, which may be the same one.
-    #[inline(always)]
-    fn places(&self, key: Key) -> [usize; 2] {
-        [key.first_place() & self.mask, key.second_place() & self.mask]
+    fn slots(&self, key: Key) -> [*mut Layout; 2] {
+        [self.slot(key.first_place()), self.slot(key.second_place())]
     }
 
-    /// Returns the entry of a slot, which may be the shared empty one.
+    /// Borrows the layout in a slot if it has this key.
     #[inline(always)]
-    fn pointer(&self, place: usize) -> *mut Entry {
-        debug_assert!(place <= self.mask);
-        // SAFETY: `places` stays within the mask, and there are as many entries, or the one.
-        unsafe { self.entries.add(place) }
+    fn layout(&mut self, slot: *mut Layout, key: Key) -> Option<&mut Layout> {
+        // SAFETY: a valid layout, zeroed or written by `put`. Only this thread writes to its own table, and no thread to the
+        // shared entry, which has no key; so a match is in this thread's own table, and `&mut self` makes it the only access.
+        unsafe { ((*slot).key == key.0).then(|| &mut *slot) }
     }
 
-    #[inline(always)]
-    fn key(&self, place: usize) -> u64 {
-        // SAFETY: a valid entry, zeroed or written by `put`. Only this thread writes to its own table, and no thread
-        // to the shared entry.
-        unsafe { (*self.pointer(place)).key }
-    }
-
-    /// Borrows the entry of a slot, in a table that is not empty.
-    #[inline(always)]
-    fn entry(&mut self, place: usize) -> &mut Entry {
+    /// Borrows the layout in a slot of a table that is not empty.
+    fn entry(&mut self, slot: *mut Layout) -> &mut Layout {
         debug_assert!(self.len != 0);
-        // SAFETY: valid as for `key`, of this thread's own table, and `&mut self` makes it the only access.
-        unsafe { &mut *self.pointer(place) }
-    }
-
-    /// Borrows the layout of a slot if its key matches.
-    #[inline(always)]
-    fn layout(&mut self, place: usize, key: Key) -> Option<&mut Layout> {
-        // The shared entry matches no key, so a match is in this thread's own table.
-        (self.key(place) == key.0).then(|| &mut self.entry(place).layout)
+        // SAFETY: as in `layout`, of this thread's own table.
+        unsafe { &mut *slot }
     }
 
     /// Looks up the first layout of this key: in the first slot, else in the second.
     #[inline(always)]
     pub(crate) fn likely(&mut self, key: Key) -> Option<&mut Layout> {
-        let [first, second] = self.places(key);
+        let mut slot = self.slot(key.first_place());
         // Most layouts are in their first slot: a table is at most half full.
-        let place = if unlikely(self.key(first) != key.0) { second } else { first };
-        self.layout(place, key)
+        // SAFETY: as in `layout`.
+        if unlikely(unsafe { (*slot).key } != key.0) {
+            slot = self.slot(key.second_place());
+            // SAFETY: as in `layout`.
+            if unsafe { (*slot).key } != key.0 {
+                return None;
+            }
+        }
+        // SAFETY: as in `layout`.
+        Some(unsafe { &mut *slot })
     }
 
     /// Looks up the layout of this key in its first slot (0) or its second (1).
     pub(crate) fn at(&mut self, number: usize, key: Key) -> Option<&mut Layout> {
-        self.layout(self.places(key)[number], key)
+        self.layout(self.slots(key)[number], key)
+    }
+
+    /// Makes them layouts of a stack that ends here.
+    pub(crate) fn move_to(&mut self, end: usize) {
+        let higher = end.wrapping_sub(std::mem::replace(&mut self.end, end));
+        if higher != 0 {
+            self.all().iter_mut().for_each(|layout| layout.move_end(higher));
+        }
+    }
+
+    fn all(&mut self) -> &mut [Layout] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        // SAFETY: the table has so many valid layouts, of this thread alone, and `&mut self` makes it the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.entries, self.len) }
     }
 
     /// Stores the layout of a walk under its key, unless the key is in cooldown.
@@ -194,6 +170,30 @@ impl Layouts {
         }
     }
 
+    /// Updates the discriminator of an entry point after a walk, by its first return address and the offsets of its first two,
+    /// in words.
+    pub(crate) fn learn_discriminator(&mut self, entrance: usize, first: usize, places: [u16; 2]) {
+        let (walks, discriminator) = (&mut self.walks[entrance], &mut self.discriminators[entrance]);
+        match walks.first {
+            0 => walks.first = first,
+            before if before != first && before != 1 => (walks.first, *discriminator) = (1, 0),
+            _ => {}
+        }
+        // The first return address that tells callers apart.
+        let place = places[usize::from(walks.first != 1)];
+        let bytes = u32::from(place) * size_of::<usize>() as u32;
+        if *discriminator == bytes {
+            walks.doubts = 0;
+        } else {
+            walks.doubts += 1;
+            // Some stacks have other frames on their way into the allocator: only many mismatches in a row move the
+            // offset.
+            if *discriminator == 0 || walks.doubts > 64 {
+                (*discriminator, walks.doubts) = (bytes, 0);
+            }
+        }
+    }
+
     fn history(&mut self, key: Key) -> &mut History {
         // By the bits above those that select a slot.
         let number = key.second_place() / LARGEST % self.histories.len();
@@ -202,31 +202,32 @@ impl Layouts {
 
     /// Stores a layout that is not cached yet, in a table that is not empty. Evicts one if both slots are taken.
     fn put(&mut self, key: Key, found: &Layout) {
-        let places = self.places(key);
-        let is_known = |entry: &Entry| entry.key == key.0 && entry.layout.is_same(found);
-        if places.iter().any(|place| is_known(self.entry(*place))) {
+        let slots = self.slots(key);
+        let is_known = |entry: &Layout| entry.key == key.0 && entry.is_same(found);
+        if slots.iter().any(|slot| is_known(self.entry(*slot))) {
             // The layout is cached already: only the stack is new to the stack cache.
             return;
         }
-        let place = match self.make_room(places) {
-            Some(place) => {
+        let slot = match self.make_room(slots) {
+            Some(slot) => {
                 self.used += 1;
-                place
+                slot
             }
-            None => self.push_out(places, key),
+            None => self.push_out(slots, key),
         };
-        *self.entry(place) = Entry { key: key.0, layout: *found };
+        *self.entry(slot) = *found;
+        self.entry(slot).key = key.0;
     }
 
     /// Returns an empty one of the two slots, if need be by moving a layout to its other slot.
-    fn make_room(&mut self, places: [usize; 2]) -> Option<usize> {
-        if let Some(empty) = places.into_iter().find(|place| self.entry(*place).key == 0) {
+    fn make_room(&mut self, slots: [*mut Layout; 2]) -> Option<*mut Layout> {
+        if let Some(empty) = slots.into_iter().find(|slot| self.entry(*slot).key == 0) {
             return Some(empty);
         }
-        places.into_iter().find(|place| {
-            let moving = *self.entry(*place);
-            let [first, second] = self.places(Key(moving.key));
-            let other = self.entry(if first == *place { second } else { first });
+        slots.into_iter().find(|slot| {
+            let moving = *self.entry(*slot);
+            let [first, second] = self.slots(Key(moving.key));
+            let other = self.entry(if first == *slot { second } else { first });
             let is_empty = other.key == 0;
             if is_empty {
                 *other = moving;
@@ -236,23 +237,23 @@ impl Layouts {
     }
 
     /// Chooses the slot, of the two, whose layout is evicted by one of this key.
-    fn push_out(&mut self, places: [usize; 2], key: Key) -> usize {
+    fn push_out(&mut self, slots: [*mut Layout; 2], key: Key) -> *mut Layout {
         // The first layout without a hit since it was last considered for eviction.
         let mut number = self.pushed_out % 2;
-        while self.entry(places[number]).layout.take_used() {
+        while self.entry(slots[number]).take_used() {
             number = 1 - number;
         }
         // A layout evicted by the same key shows that layouts of this key do not recur; by another key, that the
         // table is too small.
-        let place = places[number];
-        let is_same = self.entry(place).key == key.0;
+        let slot = slots[number];
+        let is_same = self.entry(slot).key == key.0;
         self.pushed_out += usize::from(!is_same);
         let history = self.history(key);
         history.useless = if is_same { history.useless + 1 } else { 0 };
         if history.useless >= PATIENCE {
             *history = History { useless: PATIENCE / 2, mute: u8::MAX };
         }
-        place
+        slot
     }
 
     #[cold]
@@ -260,17 +261,17 @@ impl Layouts {
         self.pushed_out = 0;
         let len = (self.len * 2).max(SMALLEST);
         let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
-        let entries = memory::zeroed_array_of_thread::<Entry>(len, may);
+        let entries = memory::zeroed_array_of_thread::<Layout>(len, may);
         if entries.is_null() {
             return;
         }
         let (old, old_len) = (self.entries, self.len);
-        (self.entries, self.len, self.mask, self.used) = (entries, len, len - 1, 0);
+        (self.entries, self.len, self.mask, self.used) = (entries, len, (len - 1) * size_of::<Layout>(), 0);
         for place in 0..old_len {
             // SAFETY: within the old table, which is still whole.
-            let Entry { key, layout } = unsafe { &*old.add(place) };
-            if *key != 0 {
-                self.put(Key(*key), layout);
+            let layout = unsafe { &*old.add(place) };
+            if layout.key != 0 {
+                self.put(Key(layout.key), layout);
             }
         }
         if old_len != 0 {
@@ -281,11 +282,9 @@ impl Layouts {
 
     /// Forgets all layouts: the rules they come from may have changed, or the number of addresses.
     pub(crate) fn forget(&mut self) {
-        for place in 0..self.len {
-            self.entry(place).key = 0;
-        }
+        self.all().iter_mut().for_each(|layout| layout.key = 0);
         self.used = 0;
-        self.hints = [Hint::default(); 3];
+        (self.discriminators, self.walks) = ([0; 3], [Walks::default(); 3]);
     }
 
     #[cfg(test)]
@@ -294,9 +293,11 @@ impl Layouts {
             entries: std::ptr::null_mut(),
             len: 0,
             mask: 0,
+            end: 0,
             used: 0,
             pushed_out: 0,
-            hints: [Hint::default(); 3],
+            discriminators: [0; 3],
+            walks: [Walks::default(); 3],
             histories: [History { useless: 0, mute: 0 }; 64],
         };
         none.prepare();
@@ -307,12 +308,13 @@ impl Layouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::count::counters::Count;
     use crate::record::stack_id::frame_layout::Places;
 
     fn layout(place: usize) -> Layout {
         let mut places = Places::new();
         places.push(place);
-        places.finish().unwrap()
+        places.finish(0).unwrap()
     }
 
     /// Returns the last offset of each layout of this key.
@@ -351,9 +353,10 @@ mod tests {
         for place in [1, 2, 1, 2] {
             layouts.learn(key, &layout(place));
         }
-        assert_ne!(layouts.places(key)[0], layouts.places(key)[1]);
+        assert_ne!(layouts.slots(key)[0], layouts.slots(key)[1]);
         assert_eq!(get(&mut layouts, key), [1, 2]);
-        layouts.at(0, key).unwrap().met(7, 7);
+        static COUNT: Count = Count::new();
+        layouts.at(0, key).unwrap().set_last(7, 7, &COUNT);
         layouts.learn(key, &layout(3));
         assert_eq!(get(&mut layouts, key), [1, 3], "the one of use stays");
     }

@@ -4,4 +4,5 @@ pub(crate) mod cache;
 pub(crate) mod fingerprint;
 pub(crate) mod frame_layout;
 pub(crate) mod frame_layout_cache;
+pub(crate) mod stack_word;
 pub(crate) mod table;

@@ -60,31 +60,28 @@ pub(crate) fn current() -> Option<&'static ThreadState> {
 /// Returns the state of the calling thread, if it has one that is not busy.
 #[inline(always)]
 pub(crate) fn idle() -> Option<&'static ThreadState> {
-    let hot = local();
-    // SAFETY: as in `hot_state`.
-    let is_busy = unsafe { &*hot }.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    let hot = hot_state();
+    let is_busy = hot.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
     // SAFETY: placeholders are busy, so it is the hot part of a state, which is its first field.
-    (!is_busy).then(|| unsafe { &*hot.cast::<ThreadState>() })
+    (!is_busy).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
 
 /// Returns the state of the calling thread, if it has one that is neither busy nor suspended.
 #[inline(always)]
 pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
-    let hot = local();
-    // SAFETY: as in `hot_state`.
-    let is_suspended = unsafe { &*hot }.flags.load(Ordering::Relaxed) & FLAGS != 0;
+    let hot = hot_state();
+    let is_suspended = hot.flags.load(Ordering::Relaxed) & FLAGS != 0;
     // SAFETY: as in `idle`.
-    (!is_suspended).then(|| unsafe { &*hot.cast::<ThreadState>() })
+    (!is_suspended).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
 
 /// Returns the state of the calling thread, if it is [at this generation](HotState::is_at_generation).
 #[inline(always)]
 pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
-    let hot = local();
-    // SAFETY: as in `hot_state`.
-    let is_current = unsafe { &*hot }.is_at_generation(generation);
+    let hot = hot_state();
+    let is_current = hot.is_at_generation(generation);
     // SAFETY: no placeholder is at a generation, so it is the hot part of a state, which is its first field.
-    is_current.then(|| unsafe { &*hot.cast::<ThreadState>() })
+    is_current.then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
 
 /// Returns the state of the calling thread, made if it may have one; `None` near the thread's end.
@@ -104,6 +101,7 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
         let tools = unsafe { state.tools() };
         tools.bounds = stack_bounds::of_this_thread();
         tools.layouts.prepare();
+        tools.layouts.move_to(tools.bounds.end);
         tools.cache.prepare();
         exit::at_thread_end(state);
     }

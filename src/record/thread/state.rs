@@ -196,6 +196,12 @@ impl ThreadState {
         self.unpublished.fits(bytes)
     }
 
+    /// Returns the base of the epoch that this thread's live bytes are counted in: that of its generation, or a later one.
+    #[inline(always)]
+    pub(crate) fn base(&self) -> u32 {
+        self.unpublished.base()
+    }
+
     /// Adds a change of live bytes for the peak that is [small](ThreadState::fits).
     #[inline(always)]
     pub(crate) fn add_change(&self, bytes: i64) {

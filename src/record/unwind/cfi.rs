@@ -13,12 +13,15 @@
 use super::arch::{self, WORD};
 use super::eh_frame::{self, Context, Lookup, Parser, RuleFound};
 use super::{Entrance, Gather, fallback, modules};
+use crate::base::hint::unlikely;
+use crate::record::count::counters::{Direction, OwnerCounters, Table};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
 use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::frame_layout::{Layout, Places};
 use crate::record::stack_id::frame_layout_cache::Key;
+use crate::record::stack_id::stack_word::read as word;
 use crate::record::thread::OwnerState;
 use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
 use crate::record::unwind::rule_cache::{EntryRef, Rule, Rules};
@@ -27,50 +30,6 @@ pub(super) const AVAILABLE: bool = true;
 
 /// Largest frame accepted on a stack whose bounds are unknown, in bytes.
 const FOREIGN_STEP: usize = 1 << 20;
-
-/// Reads the word at this address of a stack.
-///
-/// The word may never have been written: padding, or a dead variable. In the language such bytes are uninitialised,
-/// and an integer must not be. It is harmless here: the address comes from the stack pointer, which an assembler
-/// block has given, and is never in the frame of the function that reads. So the compiler cannot know which variable
-/// it belongs to, has to load the bytes that are there, and takes any such bytes for defined. A word that was only a
-/// guess is compared and added up; nothing else depends on it.
-///
-/// [`recognise`] reads words that it only guesses to be return addresses. Some are between variables, where
-/// AddressSanitizer ends the program at every load that it instruments.
-///
-/// # Safety
-///
-/// * It is aligned and lies on a stack that this thread may read.
-#[inline(always)]
-unsafe fn word(address: usize) -> usize {
-    #[cfg(not(heapgauge_sanitized))]
-    // SAFETY: the caller's duty.
-    unsafe {
-        std::ptr::with_exposed_provenance::<usize>(address).read()
-    }
-    #[cfg(heapgauge_sanitized)]
-    {
-        let word;
-        // SAFETY: one load; the caller's duty.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            std::arch::asm!(
-                "mov {word}, [{address}]", word = lateout(reg) word, address = in(reg) address,
-                options(readonly, nostack, preserves_flags)
-            );
-        }
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        unsafe {
-            std::arch::asm!(
-                "ldr {word}, [{address}]", word = lateout(reg) word, address = in(reg) address,
-                options(readonly, nostack, preserves_flags)
-            );
-        }
-        word
-    }
-}
 
 /// Registers of a walk: every packed rule counts from one of the last two.
 #[derive(Clone, Copy)]
@@ -85,14 +44,15 @@ impl Registers {
     #[inline(always)]
     pub(crate) fn here() -> Registers {
         let (pc, sp, fp): (usize, usize, usize);
-        // SAFETY: copies registers; no memory, no flags.
+        // SAFETY: copies registers; no memory, no flags. The stack pointer is the same in the whole function, and any of its
+        // program counters will do. So does the frame pointer at any place: where the function uses the register for something
+        // else, it has saved it, and the walk takes the saved one. So each block is pure, and the compiler runs it only where it
+        // is used.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            std::arch::asm!(
-                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
+            std::arch::asm!("lea {pc}, [rip]", pc = out(reg) pc, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("mov {sp}, rsp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
         }
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
@@ -117,68 +77,89 @@ pub(super) fn refresh(tools: &mut OwnerState) {
     }
 }
 
-/// Returns the key of the layouts at this stack pointer, and the depth in bytes: from the stack pointer to the
-/// stack's end. `None` on a foreign stack, and where the discriminator would be beyond the end.
+/// Returns the key of the layouts at this stack pointer. `None` on a foreign stack, and where the discriminator would be
+/// beyond the stack's end.
 #[inline(always)]
-fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<(Key, usize)> {
+fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
     // On a foreign stack this is more than the stack's size.
     let depth = tools.bounds.end.wrapping_sub(stack_pointer);
-    let hint = tools.layouts.hints[entrance as usize].bytes();
+    let hint = tools.layouts.discriminators[entrance as usize] as usize;
     if depth > tools.bounds.size || hint >= depth {
         return None;
     }
     // SAFETY: between this thread's stack pointer and the end of its own stack, and both are aligned.
     let telling = unsafe { word(stack_pointer + hint) };
-    Some((Key::new(depth, telling), depth))
-}
-
-/// Computes the check of the stack under this layout; 0 if the layout needs a deeper stack.
-///
-/// # Safety
-///
-/// * The layout comes from [`Places::finish`].
-#[inline(always)]
-unsafe fn check(layout: &Layout, Registers { sp, fp, .. }: Registers, depth: usize) -> u64 {
-    if layout.reach() > depth {
-        return 0;
-    }
-    // SAFETY: the layout is finished, and ends below `depth`: so the words lie on this thread's own stack, between
-    // its stack pointer and its end. They are aligned because the stack pointer is.
-    unsafe { layout.check(sp, fp, |place| word(sp + place * WORD)) }
+    Some(Key::new(depth, telling))
 }
 
 /// Implements [`super::recognise`].
 #[inline(always)]
-pub(super) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
-    let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
-    let Some(layout) = tools.layouts.likely(key) else { return 0 };
-    // SAFETY: only finished ones are learnt.
-    let check = unsafe { check(layout, registers, depth) };
-    match layout.id_of(check) {
-        0 => recognise_another(layout, &tools.cache, check),
-        id => id,
+pub(super) fn recognise<'a>(
+    tools: &'a mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    registers: Registers,
+    entrance: Entrance,
+) -> Option<&'a Layout> {
+    let key = key(tools, registers.sp, entrance)?;
+    let layout: *mut Layout = tools.layouts.likely(key)?;
+    // SAFETY: borrowed from `tools` just now. A pointer, because the compiler takes a borrow that may be returned for one that
+    // lasts, and `tools` is borrowed again below, after the last use of this one.
+    let layout = unsafe { &mut *layout };
+    // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
+    // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
+    let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
+    if unlikely(!layout.is_last(check)) && !recognise_another(layout, &tools.cache, counters, check) {
+        return recognise_by_second(tools, counters, registers, key);
     }
+    Some(layout)
 }
 
-/// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one.
+/// Looks up a stack that does not have the first layout of its key, by the second one.
 #[inline(never)]
-fn recognise_another(layout: &mut Layout, cache: &StackCache, check: u64) -> u32 {
+fn recognise_by_second<'a>(
+    tools: &'a mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    registers: Registers,
+    key: Key,
+) -> Option<&'a Layout> {
+    let layout = tools.layouts.at(1, key)?;
+    // SAFETY: as above.
+    let check = unsafe { layout.check(registers.sp, || registers.fp) };
+    (layout.is_last(check) || recognise_another(layout, &tools.cache, counters, check)).then_some(layout)
+}
+
+/// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one, and makes it the last one.
+/// False where it is not in the cache, or has no counters in this thread yet.
+#[inline(never)]
+fn recognise_another(
+    layout: &mut Layout,
+    cache: &StackCache,
+    counters: &'static Table<OwnerCounters>,
+    check: u64,
+) -> bool {
     let id = cache.get(check);
-    if id != 0 {
-        layout.met(check, id);
+    let count = if id == 0 { None } else { counters.count(id, Direction::Allocated) };
+    if let Some(count) = count {
+        layout.set_last(check, id, count);
     }
-    id
+    count.is_some()
 }
 
 /// Implements [`super::recognise_slow`].
-pub(super) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
-    let Some((key, depth)) = key(tools, registers.sp, entrance) else { return 0 };
+pub(super) fn recognise_slow(
+    tools: &mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    registers: Registers,
+    entrance: Entrance,
+) -> u32 {
+    let Some(key) = key(tools, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
         let layout = tools.layouts.at(number, key)?;
         // SAFETY: as above.
-        let check = unsafe { check(layout, registers, depth) };
+        let check = unsafe { layout.check(registers.sp, || registers.fp) };
         // From the stack cache, not the layout's last id: that may be stale.
-        Some(recognise_another(layout, &tools.cache, check)).filter(|id| *id != 0)
+        recognise_another(layout, &tools.cache, counters, check);
+        Some(tools.cache.get(check)).filter(|id| *id != 0)
     });
     found.unwrap_or(0)
 }
@@ -215,19 +196,23 @@ pub(super) fn walk_and_learn(
         return None;
     }
     let first_two = std::array::from_fn(|number| places.return_addresses().get(number).copied().unwrap_or(0));
-    let Some(layout) = places.finish().filter(|_| is_own_stack) else {
+    // A deeper stack than this could share its key with a shallow one.
+    let may_learn = is_own_stack && bounds.end - sp <= u32::MAX as usize;
+    let Some(layout) = places.finish(bounds.end).filter(|_| may_learn) else {
         return Some(Fingerprint::of_addresses(sum));
     };
+    debug_assert!(layout.reach() <= bounds.end - sp);
+    tools.layouts.move_to(bounds.end);
     if let Some(entrance) = entrance {
-        tools.layouts.hints[entrance as usize].learn(tools.buffer.addresses[0], first_two);
-        if let Some((key, _)) = key(tools, sp, entrance) {
+        tools.layouts.learn_discriminator(entrance as usize, tools.buffer.addresses[0], first_two);
+        if let Some(key) = key(tools, sp, entrance) {
             tools.layouts.learn(key, &layout);
         }
     }
     // The check that `recognise` will compute for this stack.
-    // SAFETY: finished above.
-    let check = unsafe { check(&layout, registers, bounds.end - sp) };
-    Some(if check == 0 { Fingerprint::of_addresses(sum) } else { Fingerprint { sum, check } })
+    // SAFETY: finished above, of words that the walk has read.
+    let check = unsafe { layout.check(sp, || registers.fp) };
+    Some(Fingerprint { sum, check })
 }
 
 /// Returns a reader of the foreign stack at this stack pointer, whose end is unknown.

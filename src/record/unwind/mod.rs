@@ -21,9 +21,11 @@ mod cfi;
 mod cfi;
 
 use crate::base::atomics::{AtomicU8, Ordering};
+use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
+use crate::record::stack_id::frame_layout::Layout;
 use crate::record::thread::OwnerState;
 
 /// Return addresses of a walk as they are gathered.
@@ -81,16 +83,26 @@ pub(crate) fn refresh(tools: &mut OwnerState) {
     cfi::refresh(tools);
 }
 
-/// Returns the id of the stack, which may be stale, if its frame layout and the stack are cached; else 0. Stores
-/// nothing in the buffer. The thread's caches are up to date: see [`refresh`].
+/// Returns the frame layout of the stack, with the stack's id and counters, if layout and stack are cached; the id may be stale.
+/// Stores nothing in the buffer. The thread's caches are up to date: see [`refresh`].
 #[inline(always)]
-pub(crate) fn recognise(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
-    cfi::recognise(tools, registers, entrance)
+pub(crate) fn recognise<'a>(
+    tools: &'a mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    registers: Registers,
+    entrance: Entrance,
+) -> Option<&'a Layout> {
+    cfi::recognise(tools, counters, registers, entrance)
 }
 
-/// Looks the stack up as [`recognise`] does, but under every layout of its key.
-pub(crate) fn recognise_slow(tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> u32 {
-    cfi::recognise_slow(tools, registers, entrance)
+/// Looks the stack up as [`recognise`] does, but under every layout of its key, and returns its id; 0 where it is not cached.
+pub(crate) fn recognise_slow(
+    tools: &mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    registers: Registers,
+    entrance: Entrance,
+) -> u32 {
+    cfi::recognise_slow(tools, counters, registers, entrance)
 }
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one

@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::base::random_input::Random;
+use crate::record::count::counters::Direction;
 use crate::record::thread::{self, BUSY};
 use std::collections::HashMap;
 use std::future::Future;
@@ -33,8 +34,9 @@ impl Model {
         let tools = unsafe { state.tools() };
         let registers = Registers::here();
         refresh(tools);
-        let recognised = recognise(tools, registers, Entrance::Allocate);
-        let in_any_way = recognise_slow(tools, registers, Entrance::Allocate);
+        let layout = recognise(tools, &state.counters, registers, Entrance::Allocate);
+        let recognised = layout.map_or(0, Layout::id);
+        let in_any_way = recognise_slow(tools, &state.counters, registers, Entrance::Allocate);
         let fallbacks = dropped::fallbacks();
         let stack = walk(tools, registers, Some(Entrance::Allocate));
         assert_eq!(dropped::fallbacks(), fallbacks, "the quick walk gave up");
@@ -56,6 +58,8 @@ impl Model {
             self.recognised += 1;
         }
         tools.cache.insert(stack, id);
+        // Else no layout can keep it.
+        assert!(state.counters.add_slow(id, Direction::Freed, 0));
         self.checked += 1;
         self.deepest = self.deepest.max(len);
     }

@@ -1,7 +1,9 @@
 //! Replaces `cfi` on targets without a reader of unwind rules: every walk goes to `fallback`.
 
 use super::Entrance;
+use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::stack_id::fingerprint::Fingerprint;
+use crate::record::stack_id::frame_layout::Layout;
 use crate::record::thread::OwnerState;
 
 pub(super) const AVAILABLE: bool = false;
@@ -19,11 +21,21 @@ impl Registers {
 pub(super) fn refresh(_tools: &mut OwnerState) {}
 
 #[inline(always)]
-pub(super) fn recognise(_tools: &mut OwnerState, _registers: Registers, _entrance: Entrance) -> u32 {
-    0
+pub(super) fn recognise<'a>(
+    _tools: &'a mut OwnerState,
+    _counters: &'static Table<OwnerCounters>,
+    _registers: Registers,
+    _entrance: Entrance,
+) -> Option<&'a Layout> {
+    None
 }
 
-pub(super) fn recognise_slow(_tools: &mut OwnerState, _registers: Registers, _entrance: Entrance) -> u32 {
+pub(super) fn recognise_slow(
+    _tools: &mut OwnerState,
+    _counters: &'static Table<OwnerCounters>,
+    _registers: Registers,
+    _entrance: Entrance,
+) -> u32 {
     0
 }
 
