@@ -323,15 +323,6 @@ const MOST_LINES: usize = 500;
 /// Most lines of a function, from its first to its last.
 const MOST_LINES_OF_A_FUNCTION: usize = 80;
 
-/// Files and functions that are longer, with their lengths: they may only become shorter, and one that fits leaves the list.
-const LONGER: &[(&str, usize)] = &[
-    ("tests/alone/life_cycle.rs", 520),
-    ("tests/models/src/models.rs", 819),
-    ("tests/models/src/models.rs: as_in_the_sources", 98),
-    ("tests/traps/differential.rs: case_40_random_operations_against_a_map", 97),
-    ("tests/traps/life_cycle.rs: case_44_start_stop_clear_reset_and_pause_under_load", 89),
-];
-
 /// Functions of a formatted file with their lengths: a function ends with the next brace as far to the right as it begins.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<&str> = text.lines().collect();
@@ -380,20 +371,11 @@ fn files_and_functions_are_short() {
         lengths.insert(name, (text.lines().count(), MOST_LINES));
     }
     assert!(lengths.len() > 1_000, "only {} files and functions found", lengths.len());
-    let mut wrong = Vec::new();
-    for (name, (length, most)) in &lengths {
-        let listed = LONGER.iter().find(|(listed, _)| listed == name);
-        let allowed = listed.map_or(*most, |(_, length)| *length);
-        if *length > allowed {
-            wrong.push(format!("{name} has {length} lines, allowed are {allowed}"));
-        } else if listed.is_some() && length <= most {
-            wrong.push(format!("{name} has only {length} lines: take it off the list"));
-        }
-    }
-    let is_gone = |(name, _): &&(&str, usize)| !lengths.contains_key(*name);
-    wrong.extend(
-        LONGER.iter().filter(is_gone).map(|(name, _)| format!("{name} is listed and does not exist")),
-    );
+    let wrong: Vec<String> = lengths
+        .iter()
+        .filter(|(_, (length, most))| length > most)
+        .map(|(name, (length, most))| format!("{name} has {length} lines, allowed are {most}"))
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

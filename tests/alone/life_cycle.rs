@@ -1,10 +1,11 @@
 //! Tests a block from its allocation to its free, while tracking is paused, stopped, cleared or restarted: the acceptance
 //! cases D.
 
+use crate::block::{Block, FILE, layout};
 use crate::inner::{REFUSES, ROOM, ZEROED};
 use crate::random::Random;
 use heapgauge::{Collector, GroupBy, Snapshot, TracedMemory, traced_memory};
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
+use std::alloc::realloc;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Barrier, Mutex, mpsc};
@@ -22,67 +23,14 @@ fn live() -> (u64, u64) {
     (sum(|trace| trace.size), sum(|trace| trace.count))
 }
 
-/// Returns live bytes and blocks of a line of this file.
+/// Returns live bytes and blocks of a line of the file of [`Block`].
 fn at_line(line: u32) -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| {
         let frame = row.traceback.most_recent();
-        (frame.file(), frame.line()) == (file!(), line)
+        (frame.file(), frame.line()) == (FILE, line)
     });
     row.map_or((0, 0), |row| (row.size, row.count))
-}
-
-fn layout(size: usize) -> Layout {
-    Layout::from_size_align(size, 8).unwrap()
-}
-
-/// A block of the program, made without another allocation.
-#[derive(Debug)]
-struct Block {
-    start: *mut u8,
-    size: usize,
-}
-
-// SAFETY: only its owner reaches the memory.
-unsafe impl Send for Block {}
-
-impl Block {
-    #[inline(never)]
-    fn new(size: usize) -> Block {
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc(layout(size)) };
-        assert!(!start.is_null());
-        Block { start: black_box(start), size }
-    }
-    const LINE: u32 = line!() - 4;
-
-    #[inline(never)]
-    fn zeroed(size: usize) -> Block {
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc_zeroed(layout(size)) };
-        assert!(!start.is_null());
-        Block { start: black_box(start), size }
-    }
-    const ZEROED_LINE: u32 = line!() - 4;
-
-    /// Resizes the block. Returns false if the allocator refuses.
-    #[inline(never)]
-    fn resize(&mut self, size: usize) -> bool {
-        // SAFETY: made with this layout; the new size is not zero.
-        let moved = unsafe { realloc(self.start, layout(self.size), size) };
-        if !moved.is_null() {
-            (self.start, self.size) = (black_box(moved), size);
-        }
-        !moved.is_null()
-    }
-    const RESIZE_LINE: u32 = line!() - 6;
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: made with this layout, and dropped once.
-        unsafe { dealloc(self.start, layout(self.size)) }
-    }
 }
 
 pub fn case_34_an_allocation_and_its_free() {
@@ -415,10 +363,10 @@ pub fn case_41_whoever_reads_a_snapshot_may_allocate() {
         }
         assert_eq!(snapshot, shown);
         // They are not in the snapshot or in its statistics.
-        let is_here = |frame: &heapgauge::Frame| (frame.file(), frame.line()) == (file!(), Block::LINE);
+        let is_here = |frame: &heapgauge::Frame| (frame.file(), frame.line()) == (FILE, Block::LINE);
         assert!(!snapshot.traces().iter().any(|trace| is_here(trace.traceback.most_recent())));
         assert!(!snapshot.statistics(GroupBy::Line).iter().any(|row| is_here(row.traceback.most_recent())));
-        let site = report.sites.iter().find(|site| (site.file(), site.line()) == (file!(), Block::LINE));
+        let site = report.sites.iter().find(|site| (site.file(), site.line()) == (FILE, Block::LINE));
         assert_eq!(site.map(|site| site.live.now.blocks), Some(at_report));
         // The next snapshot has all kept blocks, and none of the freed ones.
         assert_eq!(at_line(Block::LINE), (41 * kept.len() as u64, kept.len() as u64));

@@ -3,6 +3,7 @@
 //! Has no harness, because the threads of a harness allocate. Its output and its arguments are those of a harness: words
 //! select the checks whose names contain one of them.
 
+mod block;
 mod inner;
 mod life_cycle;
 #[cfg(feature = "http")]

@@ -335,6 +335,77 @@ fn number(variable: &str, default: usize) -> usize {
     }
 }
 
+/// Lets each thread work on its model for a round. Returns the models, and how far the peak was off at most.
+fn round(
+    models: Vec<Model>,
+    random: &mut Random,
+    share: usize,
+    seed: usize,
+    round: usize,
+) -> (Vec<Model>, u64) {
+    let (posts, boxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel(1_000)).unzip();
+    // All threads meet when the round is prepared, when they may begin, when their work is done, and when it has
+    // been compared.
+    let meeting = Arc::new(Barrier::new(THREADS + 1));
+    let workers: Vec<_> = models
+        .into_iter()
+        .zip(boxes)
+        .map(|(model, inbox)| {
+            let (posts, random, meeting) = (posts.clone(), Random(random.next()), meeting.clone());
+            std::thread::spawn(move || {
+                meeting.wait();
+                meeting.wait();
+                let work = || work(model, random, share, round % 2 == 1, &inbox, &posts);
+                let model = catch_unwind(AssertUnwindSafe(work));
+                meeting.wait();
+                meeting.wait();
+                (model.unwrap_or_else(|panic| resume_unwind(panic)), inbox)
+            })
+        })
+        .collect();
+    meeting.wait();
+    heapgauge::reset_peak();
+    SUMS.reset(heapgauge::traced_memory().current as i64);
+    meeting.wait();
+    meeting.wait();
+    let off = SUMS.compare((seed, round));
+    meeting.wait();
+    // All threads end first: a working one may still post something.
+    let join = |worker: JoinHandle<_>| worker.join().unwrap_or_else(|_| panic!("seed {seed}, round {round}"));
+    let ended: Vec<(Model, Receiver<_>)> = workers.into_iter().map(join).collect();
+    let receive = |(mut model, inbox): (Model, Receiver<_>)| {
+        for (address, held) in inbox.try_iter() {
+            model.add(std::ptr::with_exposed_provenance_mut(address), held);
+        }
+        model
+    };
+    (ended.into_iter().map(receive).collect(), off)
+}
+
+/// Clears, or stops and starts, after some rounds: live blocks are not tracked any more then.
+fn forget_after(round: usize, models: &mut [Model]) {
+    match round % 16 {
+        7 | 15 => heapgauge::clear_traces(),
+        11 => {
+            heapgauge::stop();
+            heapgauge::start(32).unwrap();
+        }
+        _ => return,
+    }
+    models.iter_mut().flat_map(|model| model.live.values_mut()).for_each(|held| held.place = None);
+}
+
+fn free_all(models: Vec<Model>) {
+    for mut model in models {
+        while !model.order.is_empty() {
+            let (block, held) = model.remove(0);
+            check(block, block.addr(), held.layout.size(), held.layout.size());
+            // SAFETY: a live block and its layout.
+            unsafe { ALLOC.dealloc(block, held.layout) };
+        }
+    }
+}
+
 #[test]
 fn case_40_random_operations_against_a_map() {
     trap("differential::case_40_random_operations_against_a_map", || {
@@ -349,75 +420,23 @@ fn case_40_random_operations_against_a_map() {
         let mut random = Random(seed as u64);
         let mut models: Vec<Model> = (0..THREADS).map(|_| Model::with_room()).collect();
         let (mut most, mut compared, mut off) = (0, 0, 0);
-        for round in 0..rounds {
-            let interval = SAMPLED.contains(&(round % 16)).then(|| INTERVALS[round % 4]);
+        for number in 0..rounds {
+            let interval = SAMPLED.contains(&(number % 16)).then(|| INTERVALS[number % 4]);
             heapgauge::set_sample_interval(interval.unwrap_or(0)).unwrap();
-            let (posts, boxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel(1_000)).unzip();
-            // All threads meet when the round is prepared, when they may begin, when their work is done, and when it has
-            // been compared.
-            let meeting = Arc::new(Barrier::new(THREADS + 1));
-            let workers: Vec<_> = models
-                .drain(..)
-                .zip(boxes)
-                .map(|(model, inbox)| {
-                    let (posts, random, meeting) = (posts.clone(), Random(random.next()), meeting.clone());
-                    std::thread::spawn(move || {
-                        meeting.wait();
-                        meeting.wait();
-                        let share = operations / rounds / THREADS;
-                        let work = || work(model, random, share, round % 2 == 1, &inbox, &posts);
-                        let model = catch_unwind(AssertUnwindSafe(work));
-                        meeting.wait();
-                        meeting.wait();
-                        (model.unwrap_or_else(|panic| resume_unwind(panic)), inbox)
-                    })
-                })
-                .collect();
-            meeting.wait();
-            heapgauge::reset_peak();
-            SUMS.reset(heapgauge::traced_memory().current as i64);
-            meeting.wait();
-            meeting.wait();
-            off = off.max(SUMS.compare((seed, round)));
-            meeting.wait();
-            // All threads end first: a working one may still post something.
-            let join = |worker: JoinHandle<_>| {
-                worker.join().unwrap_or_else(|_| panic!("seed {seed}, round {round}"))
-            };
-            let ended: Vec<(Model, Receiver<_>)> = workers.into_iter().map(join).collect();
-            for (mut model, inbox) in ended {
-                for (address, held) in inbox.try_iter() {
-                    model.add(std::ptr::with_exposed_provenance_mut(address), held);
-                }
-                models.push(model);
-            }
+            let off_by;
+            (models, off_by) = round(models, &mut random, operations / rounds / THREADS, seed, number);
+            off = off.max(off_by);
             let expected = expected(&models);
             if interval.is_none() {
-                assert_eq!(expected, found(), "seed {seed}, round {round}");
+                assert_eq!(expected, found(), "seed {seed}, round {number}");
             }
             compared += expected.len();
             most = most.max(expected.values().map(|(bytes, _)| bytes).sum());
-            match round % 16 {
-                7 | 15 => heapgauge::clear_traces(),
-                11 => {
-                    heapgauge::stop();
-                    heapgauge::start(32).unwrap();
-                }
-                _ => continue,
-            }
-            // Live blocks are not tracked any more.
-            models.iter_mut().flat_map(|model| model.live.values_mut()).for_each(|held| held.place = None);
+            forget_after(number, &mut models);
         }
         heapgauge::set_sample_interval(0).unwrap();
         heapgauge::clear_traces();
-        for mut model in models {
-            while !model.order.is_empty() {
-                let (block, held) = model.remove(0);
-                check(block, block.addr(), held.layout.size(), held.layout.size());
-                // SAFETY: a live block and its layout.
-                unsafe { ALLOC.dealloc(block, held.layout) };
-            }
-        }
+        free_all(models);
         assert_eq!(found(), BTreeMap::new());
         std::thread::sleep(std::time::Duration::from_millis(1_100)); // a younger collection is given out again
         let report = collector.collect();

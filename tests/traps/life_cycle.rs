@@ -5,7 +5,7 @@ use crate::{nothing_is_lost, of_function, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 type Block = Box<[u64; 8]>;
@@ -26,63 +26,82 @@ fn deeper(number: usize, depth: usize) -> Block {
 /// More than workers and harness can hold at once: a negative number that wrapped around is far above.
 const MOST: u64 = 64 << 20;
 
+/// Allocates, sends some blocks to a neighbour and frees the rest, until the test is over.
+fn work(
+    worker: usize,
+    inbox: &Receiver<Block>,
+    post: &SyncSender<Block>,
+    over: &AtomicBool,
+    operations: &AtomicU64,
+) {
+    let mut kept: Vec<Block> = Vec::with_capacity(512);
+    let mut number = worker;
+    while !over.load(Ordering::Relaxed) {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
+        let _silent = (number >> 60 == 0).then(heapgauge::pause);
+        kept.push(deeper(number, (number >> 33) % 200));
+        if kept.len() == 512 {
+            // Half goes to a neighbour, who frees it.
+            kept.drain(256..).for_each(|block| drop(post.try_send(block)));
+            kept.truncate(64);
+        }
+        inbox.try_iter().take(20).for_each(drop);
+        operations.fetch_add(1, Ordering::Relaxed);
+    }
+    drop(kept);
+    inbox.try_iter().for_each(drop);
+}
+
+/// Calls that other threads make meanwhile, and the milliseconds between two of each.
+const CALLS: [(fn(), u64); 4] = [
+    (heapgauge::clear_traces, 1),
+    (restart, 3),
+    (heapgauge::reset_peak, 2),
+    (|| heapgauge::start(20).unwrap(), 5),
+];
+
+fn restart() {
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    heapgauge::stop();
+    // The stacks are deeper than each of these limits.
+    heapgauge::start(1 + TIMES.fetch_add(7, Ordering::Relaxed) % 64).unwrap();
+}
+
+/// Checks that no figure is negative.
+fn read() {
+    let memory = heapgauge::traced_memory();
+    assert!(memory.current <= MOST, "{memory:?}");
+    assert!(memory.peak <= MOST, "{memory:?}");
+    if let Ok(snapshot) = Snapshot::take() {
+        let live: u64 = snapshot.traces().iter().map(|trace| trace.size).sum();
+        assert!(live <= MOST && snapshot.traces().iter().all(|trace| trace.count <= MOST));
+    }
+    let report = Collector::new().collect();
+    assert!(report.allocated_bytes >= report.deallocated_bytes, "{report:#?}");
+    assert!(report.allocations >= report.deallocations, "{report:#?}");
+    assert!(report.live.now.bytes <= MOST && report.untracked_bytes <= MOST);
+}
+
 #[test]
 fn case_44_start_stop_clear_reset_and_pause_under_load() {
     trap("life_cycle::case_44_start_stop_clear_reset_and_pause_under_load", || {
         let over = AtomicBool::new(false);
-        let (operations, calls, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        let (operations, calls) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut reads = 0;
         std::thread::scope(|scope| {
             let _end = SetAtEnd(&over);
-            let mut boxes = Vec::new();
-            let mut posts = Vec::new();
-            for _ in 0..3 {
-                let (post, inbox) = mpsc::sync_channel::<Block>(64);
-                posts.push(post);
-                boxes.push(inbox);
-            }
+            let (posts, boxes): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::sync_channel::<Block>(64)).unzip();
             for (worker, inbox) in boxes.into_iter().enumerate() {
                 let post = posts[(worker + 1) % 3].clone();
                 let (over, operations) = (&over, &operations);
-                scope.spawn(move || {
-                    let mut kept: Vec<Block> = Vec::with_capacity(512);
-                    let mut number = worker;
-                    while !over.load(Ordering::Relaxed) {
-                        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
-                        let _silent = (number >> 60 == 0).then(heapgauge::pause);
-                        kept.push(deeper(number, (number >> 33) % 200));
-                        if kept.len() == 512 {
-                            // Half goes to a neighbour, who frees it.
-                            kept.drain(256..).for_each(|block| drop(post.try_send(block)));
-                            kept.truncate(64);
-                        }
-                        inbox.try_iter().take(20).for_each(drop);
-                        operations.fetch_add(1, Ordering::Relaxed);
-                    }
-                    drop(kept);
-                    inbox.try_iter().for_each(drop);
-                });
+                scope.spawn(move || work(worker, &inbox, &post, over, operations));
             }
             drop(posts);
-            let acts: [(fn(), u64); 4] = [
-                (heapgauge::clear_traces, 1),
-                (
-                    || {
-                        static TIMES: AtomicUsize = AtomicUsize::new(0);
-                        heapgauge::stop();
-                        // The stacks are deeper than each of these limits.
-                        heapgauge::start(1 + TIMES.fetch_add(7, Ordering::Relaxed) % 64).unwrap();
-                    },
-                    3,
-                ),
-                (heapgauge::reset_peak, 2),
-                (|| heapgauge::start(20).unwrap(), 5),
-            ];
-            for (act, pause) in acts {
+            for (call, pause) in CALLS {
                 let (over, calls) = (&over, &calls);
                 scope.spawn(move || {
                     while !over.load(Ordering::Relaxed) {
-                        act();
+                        call();
                         calls.fetch_add(1, Ordering::Relaxed);
                         std::thread::sleep(Duration::from_millis(pause));
                     }
@@ -90,18 +109,8 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
             }
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end {
-                let memory = heapgauge::traced_memory();
-                assert!(memory.current <= MOST, "{memory:?}");
-                assert!(memory.peak <= MOST, "{memory:?}");
-                if let Ok(snapshot) = Snapshot::take() {
-                    let live: u64 = snapshot.traces().iter().map(|trace| trace.size).sum();
-                    assert!(live <= MOST && snapshot.traces().iter().all(|trace| trace.count <= MOST));
-                }
-                let report = Collector::new().collect();
-                assert!(report.allocated_bytes >= report.deallocated_bytes, "{report:#?}");
-                assert!(report.allocations >= report.deallocations, "{report:#?}");
-                assert!(report.live.now.bytes <= MOST && report.untracked_bytes <= MOST);
-                count(&reads);
+                read();
+                reads += 1;
             }
         });
         heapgauge::start(20).unwrap();
@@ -112,7 +121,7 @@ fn case_44_start_stop_clear_reset_and_pause_under_load() {
         drop(kept);
         assert_eq!(of_function(KEEP), (0, 0));
         nothing_is_lost();
-        let [operations, calls, reads] = [operations, calls, reads].map(AtomicU64::into_inner);
+        let [operations, calls] = [operations, calls].map(AtomicU64::into_inner);
         say(format_args!("{operations} allocations, {calls} calls, {reads} reads"));
     });
 }
