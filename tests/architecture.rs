@@ -306,7 +306,13 @@ fn every_file_says_what_it_is_and_is_finished() {
 #[test]
 fn line_tables_are_shown_together_with_strip() {
     let is_of_users = |text: &str| text.contains("debug = \"line-tables-only\"");
-    for file in ["README.md", "dashboards/README.md", "src/lib.rs", "src/export/http/page.html"] {
+    for file in [
+        "README.md",
+        "dashboards/README.md",
+        "src/docs/production.md",
+        "src/lib.rs",
+        "src/export/http/page.html",
+    ] {
         let text = fs::read_to_string(root().join(file)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert!(is_of_users(&text), "{file} shows no line tables");

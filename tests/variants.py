@@ -337,9 +337,9 @@ def dwarf_5(stock):
 def split_debug_information(stock):
     """Lines come from `.dwo` files and from a `.dwp`; without those files, or with those of another build, names are functions of
     the symbol table, and `symbols` says so."""
-    for kind, files in [("packed", "variants.dwp"), ("unpacked", "*.dwo")]:
-        flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", f"split-debuginfo={kind}"]
-        program = compile_variant(stock, f"split-{kind}", flags, stock.library("heapgauge"))
+    for kind, version, files in [("packed", 4, "variants.dwp"), ("packed", 5, "variants.dwp"), ("unpacked", 4, "*.dwo")]:
+        flags = ["-C", "opt-level=3", "-C", "debuginfo=1", "-C", f"split-debuginfo={kind}", "-C", f"dwarf-version={version}"]
+        program = compile_variant(stock, f"split-{kind}-{version}", flags, stock.library("heapgauge"))
         check_lines(program)
         found = list(program.parent.rglob(files))
         assert found, f"{kind}: no {files} in {program.parent}"

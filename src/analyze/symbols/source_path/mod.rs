@@ -13,8 +13,8 @@
 //! 4. the longest directory a Rust compilation unit of this module was compiled in (`DW_AT_comp_dir`): Cargo
 //!    compiles a workspace's members in the workspace root, other packages in their own. `vendor/<package>`
 //!    keeps the package's name, and a package outside the workspace gets its crate's name in front;
-//! 5. from the last `src`, `examples`, `tests` or `benches` on, and with the folder above, which is mostly named as the
-//!    package: a package outside the workspace that left no unit of its own, as one of generic code alone;
+//! 5. from the last `src`, `examples`, `tests` or `benches` on. It is a package outside the workspace that left no unit of
+//!    its own, as one of generic code alone, and gets the name of its folder in front, which is mostly the package's;
 //! 6. without `/home/<name>`, `/Users/<name>` or `/root` in front.
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,9 @@ mod workspace;
 use super::demangle::first_segment;
 use crate::analyze::frame::without_version;
 use workspace::{Unit, Workspace};
+
+/// Folders of a package that files of crates are in.
+const TARGETS: [&str; 4] = ["src/", "examples/", "tests/", "benches/"];
 
 /// Folders of the homes of users.
 const HOMES: [&str; 2] = ["/home/", "/Users/"];
@@ -167,7 +170,10 @@ impl DebugRoots {
 
     /// Puts the name of the crate in front, for a package outside the workspace: `src/lib.rs` alone would be ambiguous.
     fn within_package(&self, path: &str, file: &str) -> Option<String> {
-        let root = self.root_of(path).filter(|root| path.len() == root.len() + 1 + file.len())?;
+        let Some(root) = self.root_of(path) else { return below_folder(path, file) };
+        if path.len() != root.len() + 1 + file.len() {
+            return None;
+        }
         let mut crates = self.outside.iter().filter(|(directory, _)| directory == root);
         let (_, krate) = crates.next()?;
         // Several crates in one directory, which no package of Cargo's has: the directory's name.
@@ -203,15 +209,11 @@ impl DebugRoots {
             let strip = vendored.map_or(root, |(above, _)| above);
             return (&path[strip.len() + 1..], false);
         }
-        let conventional = ["/src/", "/examples/", "/tests/", "/benches/"];
+        let of_targets = TARGETS.iter().filter_map(|directory| path.rfind(&format!("/{directory}")));
         if path.ends_with(".rs")
-            && let Some(at) = conventional.iter().filter_map(|directory| path.rfind(directory)).max()
+            && let Some(at) = of_targets.max()
         {
-            let above = &path[..at];
-            let package = above.rsplit_once('/').filter(|(parent, name)| {
-                !name.is_empty() && above != SUPERUSER && !HOMES.contains(&format!("{parent}/").as_str())
-            });
-            return (&path[package.map_or(at, |(parent, _)| parent.len()) + 1..], false);
+            return (&path[at + 1..], false);
         }
         for home in HOMES {
             if let Some((_, rest)) = path.strip_prefix(home).and_then(|rest| rest.split_once('/')) {
@@ -375,6 +377,20 @@ fn standard_crate(file: &str) -> Option<String> {
     let above = file.find("/src/").map_or(file, |at| &file[..at]);
     let package = above.rsplit('/').next()?;
     Some(without_version(package).unwrap_or(package).replace('-', "_"))
+}
+
+/// Puts the name of a package's folder in front of a file, written as crates are: a crate's own name is there as soon as it
+/// leaves a compilation unit. The folder of a git checkout is its revision, and the repository's name above.
+fn below_folder(path: &str, file: &str) -> Option<String> {
+    let above = path.strip_suffix(file)?.strip_suffix('/')?;
+    let (parent, folder) = above.rsplit_once('/')?;
+    let name = match after(path, "git/checkouts/", 2) {
+        Some(rest) if rest == file => parent.rsplit('/').next()?.rsplit_once('-')?.0,
+        _ => folder,
+    };
+    let is_home = above == SUPERUSER || HOMES.iter().any(|homes| homes.trim_end_matches('/') == parent);
+    let is_target = TARGETS.iter().any(|directory| file.starts_with(directory));
+    (is_target && !is_home && !name.is_empty()).then(|| format!("{}/{file}", name.replace('-', "_")))
 }
 
 /// Returns the crate by Cargo's own naming of targets, for files of crates that left no compilation unit.

@@ -106,8 +106,13 @@ fn files_are_relative_and_never_in_a_home_directory() {
 #[test]
 fn a_package_without_a_unit_outside_the_workspace_goes_by_its_folder() {
     for (path, file, module) in [
-        ("/home/bob/elsewhere/thing-core/src/lib.rs", "thing-core/src/lib.rs", "thing_core"),
+        ("/home/bob/elsewhere/thing-core/src/lib.rs", "thing_core/src/lib.rs", "thing_core"),
         ("/home/bob/elsewhere/other/src/a/b.rs", "other/src/a/b.rs", "other::a::b"),
+        (
+            "/home/ann/.cargo/git/checkouts/engine-core-a1b2c3d4e5f60718/0a1b2c3/src/a.rs",
+            "engine_core/src/a.rs",
+            "engine_core::a",
+        ),
         // A home, and the root of the file system, are no packages.
         ("/home/bob/src/lib.rs", "src/lib.rs", ""),
         (&format!("{SUPERUSER}/src/lib.rs"), "src/lib.rs", ""),
