@@ -1,5 +1,12 @@
-//! Pages of the documentation, in the order in which a reader needs them: the way to production, the meaning of each metric, outlets,
-//! sampling, tests of a program, limits, and the way from `tracemalloc`.
+//! Pages of the documentation, in the order in which a reader needs them.
+//!
+//! 1. [`production`]: from a laptop to production, in eight steps
+//! 2. [`metrics`]: the meaning of each figure
+//! 3. [`outlets`]: the ways to serve them, with a snippet each
+//! 4. [`sampling`]: less cost, and the error of estimates
+//! 5. [`leak_tests`]: tests of your program that fail on a leak
+//! 6. [`limits`]: blind spots, and the effect of each limit
+//! 7. [`coming_from_tracemalloc`]: the names of Python's module
 
 #[doc = include_str!("production.md")]
 pub mod production {}

@@ -53,8 +53,10 @@ fn preemptions() -> usize {
 
 pub(crate) const ALL_OF_THEM: [(&str, Model); 24] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
-    ("nor when whoever frees it has a place for it", || orders_from(begin_with_places, handed_over)),
-    ("nor when whoever frees it has no state", || orders(handed_to_nobody)),
+    ("nor when the freeing thread has counters for it already", || {
+        orders_from(begin_with_places, handed_over)
+    }),
+    ("nor when it is freed by a thread without a state", || orders(freed_without_a_state)),
     ("nor while threads begin", || orders(threads_begin)),
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
@@ -93,12 +95,12 @@ pub(crate) fn orders_from(
     format!("{runs} orders")
 }
 
-/// The block is allocated by one, and freed by another that makes counters for it, if it has none.
+/// One thread allocates a block, and another frees it, which makes counters for it if it has none.
 fn handed_over() {
     hand_over(|| count(&SECOND, ID, Freed, 48));
 }
 
-fn handed_to_nobody() {
+fn freed_without_a_state() {
     // As `event::record_free_slow`.
     hand_over(|| {
         assert!(SHARED.make(ID));
@@ -115,8 +117,7 @@ fn hand_over(free: fn()) {
     assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
-/// A thread that does something, and what it sets when that is done: as a block does that is handed over, or whoever
-/// else is told so.
+/// Starts a thread that works and then sets a flag with Release. Returns both.
 fn spawn_telling(work: fn()) -> (thread::JoinHandle<()>, Arc<AtomicBool>) {
     let done = Arc::new(AtomicBool::new(false));
     let tells = done.clone();

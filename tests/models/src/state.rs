@@ -68,22 +68,22 @@ pub(crate) fn release(state: &State) {
 
 // ── Events ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Books a block in the counters of a state, as `event::allocate` and `event::count_alloc_slow` do.
+/// Counts a block in the counters of a state, as `event::count_alloc` and its slow path do.
 pub(crate) fn count(state: &State, id: u32, direction: Direction, size: usize) {
     assert!(state.counters.add(id, direction, size) || state.counters.add_slow(id, direction, size));
 }
 
-/// A block that is not sampled. Only if the state is fresh or its stretch used up does it come to `record`.
+/// Allocates a block that is not sampled. It takes the slow path where the state is new or its budget is spent.
 pub(crate) fn record_alloc(state: &State, size: usize) -> u32 {
     try_fast(state, size).unwrap_or_else(|| refresh_and_record(state, size))
 }
 
-/// As `event::pass`.
+/// As `event::try_fast`.
 pub(crate) fn try_fast(state: &State, size: usize) -> Option<u32> {
     state.unsampled.try_spend(size)
 }
 
-/// As `event::record`, of the same.
+/// As `event::refresh_and_record`, for a block that is not sampled.
 pub(crate) fn refresh_and_record(state: &State, size: usize) -> u32 {
     let _generation = epoch::generation_slow();
     state.unsampled.seal();
@@ -91,12 +91,12 @@ pub(crate) fn refresh_and_record(state: &State, size: usize) -> u32 {
     record_sampled(state, size, base)
 }
 
-/// As `ThreadState::enter_epoch`, as far as blocks are concerned that were not sampled.
+/// As `ThreadState::enter_epoch`, for blocks that are not sampled.
 pub(crate) fn live_base() -> u32 {
     epoch::base()
 }
 
-/// As `event::record_sampled`, of the same.
+/// As `event::record_sampled`, for a block that is not sampled.
 pub(crate) fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
     let _left = unsampled.remaining();
@@ -111,7 +111,7 @@ pub(crate) fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
 }
 
 impl State {
-    /// As `ThreadState::publish_in`, as far as blocks are concerned that were not sampled.
+    /// As `ThreadState::publish_in`, for blocks that are not sampled.
     pub(crate) fn publish_in(&self, base: u32) -> i64 {
         let unpublished = self.unsampled.take_unpublished();
         if self.unsampled.id() == u64::from(epoch::unsampled_id(base)) { unpublished } else { 0 }
@@ -124,7 +124,7 @@ pub(crate) fn unsampled(state: &State, tag: u64) -> Option<&Unsampled> {
     (unsampled.id() == tag).then_some(unsampled)
 }
 
-/// As `event::free`.
+/// As `event::record_free`.
 pub(crate) fn record_free(state: &State, id: u32, size: usize) {
     match unsampled(state, id.into()) {
         Some(unsampled) if unsampled.free(size) => _ = state.publish_in(live_base()),
@@ -138,7 +138,7 @@ pub(crate) fn try_fast_free(state: &State, id: u32, size: usize) -> bool {
     id >= epoch::base() && state.counters.add(id, Freed, size)
 }
 
-/// As `event::record_free_other`, of what is not traced, and `event::record_free_slow`.
+/// As `event::record_free_other` of a block that is not traced, and `event::record_free_slow`.
 pub(crate) fn record_free_other(state: &State, id: u32, size: usize) {
     if id >= tag::FIRST && id < epoch::base() {
         return;
@@ -146,7 +146,7 @@ pub(crate) fn record_free_other(state: &State, id: u32, size: usize) {
     count(state, id, Freed, size);
 }
 
-// ── Looks ───────────────────────────────────────────────────────────────────────────────────────
+// ── Reads ───────────────────────────────────────────────────────────────────────────────────────
 
 /// Bytes and blocks.
 pub(crate) type Sum = (u64, u64);
@@ -174,7 +174,7 @@ impl Counts {
     }
 }
 
-/// As `raw::read_chunk`, of one id.
+/// As `raw_snapshot::read_chunk`, of one id.
 pub(crate) fn read_chunk(id: u32) -> Counts {
     let (number, place) = (id as usize / CHUNK, id as usize % CHUNK);
     let mut counts = Counts::default();
@@ -189,7 +189,7 @@ pub(crate) fn read_chunk(id: u32) -> Counts {
     counts
 }
 
-/// As `raw::read_unsampled`.
+/// As `raw_snapshot::read_unsampled`.
 pub(crate) fn read_unsampled(id: u32) -> Counts {
     let threads = || unsampled::all().filter(|unsampled| unsampled.id() == u64::from(id));
     let mut freed = Counts::default();
@@ -204,7 +204,7 @@ pub(crate) fn read_unsampled(id: u32) -> Counts {
     counts
 }
 
-/// As `raw::read_epoch`, of blocks that were not sampled.
+/// As `raw_snapshot::read_epoch`, of blocks that are not sampled.
 pub(crate) fn read_epoch() -> (u32, Counts) {
     let mut tries = 0;
     loop {
