@@ -11,6 +11,7 @@ use super::module_symbols::{Found, ModuleSymbols, NameDetail};
 use super::site::Lost;
 use super::site_rules::{CodeOwner, owner_of_module};
 use crate::analyze::frame::Frame;
+use crate::analyze::process;
 use crate::record::control;
 use crate::record::fork;
 use crate::record::fork::mutex;
@@ -171,6 +172,9 @@ impl<'a> Batch<'a> {
         let nominal = self.symbols.nominal();
         let limit = self.tables.saturating_add(room_for_names(self.symbols, self.tables));
         let own = limit.saturating_sub(self.tables + self.symbols.memory_bytes());
+        let [address_space, private] = trim::memory_headroom();
+        let cgroup = headroom_of_cgroup();
+        let private = private.min(cgroup);
         if !self.opened.contains_key(&key(module)) {
             let of = module.map(|at| &self.modules[at]);
             let image = of.and_then(ElfImage::open);
@@ -178,7 +182,7 @@ impl<'a> Batch<'a> {
             if units_cost > 0 && self.held().saturating_add(units_cost) > limit {
                 self.drop_parsed();
             }
-            let room = limit.saturating_sub(self.held());
+            let room = limit.saturating_sub(self.held()).min(private / 2);
             let of = module.map(|at| &self.modules[at]);
             let mut opened = ModuleSymbols::of(of.zip(image), room);
             if opened.lacks_roots {
@@ -201,14 +205,14 @@ impl<'a> Batch<'a> {
             NameDetail::Functions => of_functions,
             NameDetail::Offsets => 0,
         };
-        let [address_space, private] = trim::memory_headroom();
         let room = own.min(private / 2);
         while cost(opened.detail) > room && opened.detail != NameDetail::Offsets
             || opened.detail == NameDetail::Lines
                 && cost(opened.detail).saturating_add(maps) > address_space / 2
         {
-            // Where it is the system that has no more, room within the limit does not help.
-            opened.lose(cost(opened.detail), nominal, if of_lines > own { of_lines } else { u64::MAX });
+            // Where it is a limit of the process that leaves no more, room within the overhead limit does not help.
+            let room = if of_lines > own || of_lines > cgroup / 2 { of_lines } else { u64::MAX };
+            opened.lose(cost(opened.detail), nominal, room);
             opened.detail = opened.detail.less();
         }
         opened.parsed = true;
@@ -317,6 +321,13 @@ fn look_up(address: usize) -> Vec<Found> {
 pub(super) fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
     let left = symbols.max_overhead.load(Ordering::Relaxed).saturating_sub(tables);
     left.max(symbols.share.load(Ordering::Relaxed))
+}
+
+/// Returns the bytes that the process's cgroup leaves it now. The program may have grown since the overhead limit was set,
+/// and where the kernel ends it, names are not worth it: they are looked for again when there is room. Nothing is reserved
+/// for them early, because that would be as large as the line tables all the time.
+pub(super) fn headroom_of_cgroup() -> u64 {
+    process::memory_headroom_bytes().unwrap_or(u64::MAX)
 }
 
 /// Returns whether something of this size would not fit into the limit if hardly anything else were there. `limit` is the

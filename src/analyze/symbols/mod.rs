@@ -48,7 +48,7 @@ use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork::Once;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
-use batch::{Batch, LEAST_PER_BATCH, fits_never, room_for_names};
+use batch::{Batch, LEAST_PER_BATCH, fits_never, headroom_of_cgroup, room_for_names};
 use cache::NameCache;
 use elf::ElfImage;
 use site_rules::{Choice, CodeOwner};
@@ -256,7 +256,8 @@ impl Symbols {
         let tables = control::tracker_memory().saturating_sub(self.memory_bytes());
         let mut names = self.names();
         let is_time = names.lost_at.is_some_and(|at| at.elapsed() >= LOST_FOR);
-        if !is_time || names.lost_room > room_for_names(self, tables).saturating_sub(names.bytes() as u64) {
+        let room = room_for_names(self, tables).saturating_sub(names.bytes() as u64);
+        if !is_time || names.lost_room > room.min(headroom_of_cgroup() / 2) {
             return;
         }
         names.forget();
