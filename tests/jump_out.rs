@@ -172,7 +172,7 @@ fn threads_that_jump_out_of_events_and_end() {
     let traces = snapshot.traces();
     let is_kept =
         |trace: &&heapgauge::Trace| trace.traceback.frames().any(|frame| frame.name().ends_with("keep"));
-    let kept: u64 = traces.iter().filter(is_kept).map(|trace| trace.count as u64).sum();
+    let kept: u64 = traces.iter().filter(is_kept).map(|trace| trace.count).sum();
     let lost = report.dropped.reentrant + report.dropped.memory;
     // One more each after the jump: where its thread is still in the middle of an event, that one is not at its line.
     let made = threads * (KEPT + 1);

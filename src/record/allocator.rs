@@ -184,7 +184,7 @@ impl<A> TrackingAllocator<A> {
     /// 0, the default, means from the sample interval on.
     ///
     /// Below 1 KiB sampling costs more: whether a block is sampled is then looked at whenever about so many bytes were
-    /// allocated, otherwise every 56 KiB.
+    /// allocated, otherwise every 60 KiB.
     ///
     /// # Examples
     ///
