@@ -62,13 +62,14 @@ fn constants_of_stand_ins() {
 
 /// Checks that the repeated code has the same atomic operations with the same orderings as its original.
 pub(crate) fn as_in_the_sources() -> String {
-    let [here, registry, state, raw, event, alloc, event_free] = [
+    let [here, registry, state, raw, event, alloc, sampled, event_free] = [
         include_str!("state.rs"),
         include_str!("../../../src/record/thread/registry.rs"),
         include_str!("../../../src/record/thread/state.rs"),
         include_str!("../../../src/record/raw_snapshot.rs"),
         include_str!("../../../src/record/event/mod.rs"),
         include_str!("../../../src/record/event/alloc.rs"),
+        include_str!("../../../src/record/event/sampled.rs"),
         include_str!("../../../src/record/event/free.rs"),
     ];
     for function in ["make", "adopt", "release"] {
@@ -86,7 +87,7 @@ pub(crate) fn as_in_the_sources() -> String {
         (state, "publish_in", &unsampled),
         (alloc, "try_fast", &unsampled),
         (alloc, "refresh_and_record", &unsampled),
-        (alloc, "record_sampled", &unsampled),
+        (sampled, "record_sampled", &unsampled),
         (event, "unsampled", &unsampled),
         (event_free, "record_free", &unsampled),
         (event_free, "try_fast_free", &unsampled),

@@ -85,10 +85,13 @@ pub(crate) fn try_fast(state: &State, size: usize) -> Option<u32> {
 
 /// As `event::refresh_and_record`, for a block that is not sampled.
 pub(crate) fn refresh_and_record(state: &State, size: usize) -> u32 {
-    let _generation = epoch::generation_slow();
+    let generation = epoch::generation_slow();
     state.unsampled.seal();
     let base = live_base();
-    record_sampled(state, size, base)
+    let id = record_sampled(state, size, base);
+    // The original keeps this in the state; no model reads it.
+    epoch::generation_of_samples(generation);
+    id
 }
 
 /// As `ThreadState::enter_epoch`, for blocks that are not sampled.
