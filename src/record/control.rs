@@ -4,6 +4,7 @@
 
 use crate::base::error::Error;
 pub(crate) use crate::record::count::sampling::MAX_INTERVAL;
+use crate::record::dropped;
 use crate::record::epoch::{self, MAX_FRAMES};
 use crate::record::event;
 use crate::record::own_frames;
@@ -179,6 +180,12 @@ pub fn seed_samples(seed: u64) {
         // The next block is decided anew.
         state.hot.unsampled.revoke();
     }
+}
+
+/// Ends the process, in a debug build, at an allocation in the middle of an event, for tests whose handlers do not allocate.
+#[doc(hidden)]
+pub fn end_at_reentrance() {
+    dropped::end_at_reentrance();
 }
 
 /// Simulates a C library that cannot be asked for the module of an address (glibc before 2.35), for tests of that.

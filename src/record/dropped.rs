@@ -1,5 +1,7 @@
 //! Counts of events whose attribution was lost, of stacks that were cut and of walks by the slow unwinder.
 
+#[cfg(debug_assertions)]
+use crate::base::atomics::AtomicBool;
 use crate::base::atomics::{AtomicU64, Ordering};
 
 /// Reason for lost attribution; the bytes of such an event are booked at `[unrecorded]`.
@@ -23,9 +25,25 @@ static TRUNCATED: AtomicU64 = AtomicU64::new(0);
 
 static FALLBACKS: AtomicU64 = AtomicU64::new(0);
 
+/// Guard of debug builds: an allocation in the middle of an event ends the process. Off until a test asks for it, because
+/// a program's signal handler may allocate there.
+#[cfg(debug_assertions)]
+static ENDS_AT_REENTRANCE: AtomicBool = AtomicBool::new(false);
+
+/// Turns the guard on, in debug builds.
+pub(crate) fn end_at_reentrance() {
+    #[cfg(debug_assertions)]
+    ENDS_AT_REENTRANCE.store(true, Ordering::Relaxed);
+}
+
 /// Counts one event whose attribution was lost.
 #[cold]
 pub(crate) fn count(reason: Reason) {
+    #[cfg(debug_assertions)]
+    if matches!(reason, Reason::Reentrant) && ENDS_AT_REENTRANCE.load(Ordering::Relaxed) {
+        // A panic would allocate.
+        std::process::abort();
+    }
     DROPPED[reason as usize].fetch_add(1, Ordering::Relaxed);
 }
 

@@ -61,6 +61,35 @@ fn set_handler(handler: extern "C" fn(libc::c_int), signal: libc::c_int, flags: 
     }
 }
 
+/// The guard that holds in all other traps.
+#[test]
+fn the_guard_notices_an_allocation_inside_an_event() {
+    trap("signals::the_guard_notices_an_allocation_inside_an_event", || {
+        // SAFETY: the child ends without its destructors.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            heapgauge::end_at_reentrance();
+            let _no_locks = inner::no_locks();
+            on(libc::SIGALRM, 0);
+            let every = libc::timeval { tv_sec: 0, tv_usec: 50 };
+            let timer = libc::itimerval { it_interval: every, it_value: every };
+            // SAFETY: a timer to read from.
+            unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end {
+                drop(outside(7));
+            }
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: a place to write to.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        let is_ended = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGABRT;
+        assert_eq!(is_ended, cfg!(debug_assertions), "{status}");
+    });
+}
+
 /// Signals interrupt any code, the tracker too. The inner allocator may be used in a handler, the system's may not.
 #[test]
 fn a_handler_that_interrupts_anything() {
