@@ -381,7 +381,7 @@ SENTENCES = {
         "lines lost in one burst of drops, read after an hour", 120, "warning",
         "heapgauge has no memory for the lines of cart (processes: 1)",
         "The lines of code that hold 60MiB in the worst process of cart were not read for want of memory (processes: 1)."
-        " Totals stay right, those sites are missing."),
+        " Totals stay right, those sites are missing or go by function."),
     OFF: (
         "tracking off for an hour", 120, "warning",
         "heapgauge is off in cart (processes: 1)",
