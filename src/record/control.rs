@@ -284,8 +284,8 @@ pub fn tracker_memory() -> u64 {
     raw_snapshot::overhead_bytes()
 }
 
-/// Bytes that heapgauge's own code holds at this moment, but for the tag map, which this does not ask the
-/// system for: cheap enough to be asked for each address that is named.
+/// Returns the bytes that heapgauge's own code holds now, without the tag map, for which the system would have to be asked:
+/// cheap enough for each address that is named.
 pub(crate) fn own_bytes() -> u64 {
     raw_snapshot::held_bytes()
 }

@@ -161,7 +161,7 @@ pub(crate) struct Config {
     pub is_global: bool,
 }
 
-/// Returns whether an instance was ever asked for a block outside the fast path: the first block of each thread is.
+/// Returns whether an instance has ever allocated outside the fast path, as it does for the first block of each thread.
 pub(crate) fn has_been_asked() -> bool {
     ASKED.load(Ordering::Relaxed) != 0
 }

@@ -250,7 +250,7 @@ impl Span {
         }
     }
 
-    /// Ends it in the thread's state, once.
+    /// Ends the measurement in the thread's state, and returns its bytes; `None` after the first call.
     fn leave(&mut self) -> Option<SpanBytes> {
         let (state, outer) = (self.state?, self.outer.take()?);
         // Near its end the thread has given its state away.

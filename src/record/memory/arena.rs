@@ -112,8 +112,8 @@ impl Chunks {
         }
     }
 
-    /// Another chunk instead of one that has no room, and the piece, null without memory; or the chunk that another
-    /// thread was faster with.
+    /// Replaces a chunk without room by a fresh one, and cuts the piece from it: null without memory. `Err` has the chunk of
+    /// a thread that was faster.
     #[cold]
     fn replace(&self, full: *mut Chunk, layout: Layout) -> Result<*mut u8, *mut Chunk> {
         // Acquire: as in `cut`.
