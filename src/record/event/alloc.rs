@@ -49,9 +49,9 @@ pub(crate) unsafe fn record_alloc(
         let busy = state.enter_idle();
         // SAFETY: this thread's own state, and it has just been marked.
         let tools = unsafe { state.tools() };
-        if let Some(layout) = unwind::recognise(tools, &state.counters, Registers::here(), entrance) {
+        if let Some(layout) = unwind::lookup_by_layout(tools, &state.counters, Registers::here(), entrance) {
             let id = layout.id();
-            // SAFETY: recognised.
+            // SAFETY: its last stack is the one that was looked up.
             let count = unsafe { layout.count() };
             // An id below the base was met before a `clear`.
             if id >= state.base() && count.add(size as u64) {
@@ -123,7 +123,7 @@ fn record_and_publish(
     let _busy = state.enter_idle();
     // SAFETY: this thread's own state, and it has just been marked.
     let tools = unsafe { state.tools() };
-    let id = unwind::recognise_slow(tools, &state.counters, *registers, entrance);
+    let id = unwind::lookup_by_every_layout(tools, &state.counters, *registers, entrance);
     if id < epoch::base() || !state.counters.add(id, Direction::Allocated, size) {
         return None;
     }
@@ -242,8 +242,8 @@ fn record_exact(
     base: u32,
     entrance: Option<Entrance>,
 ) -> u32 {
-    let known =
-        entrance.map_or(0, |entrance| unwind::recognise_slow(tools, &state.counters, *registers, entrance));
+    let known = entrance
+        .map_or(0, |entrance| unwind::lookup_by_every_layout(tools, &state.counters, *registers, entrance));
     let id = if known >= base {
         debug_assert!(
             entrance.is_some_and(|entrance| walk_agrees(known, tools, *registers, entrance)),

@@ -24,52 +24,58 @@ use crate::record::stack_id::fingerprint::{self, GROUP, MOST};
 use std::hint::assert_unchecked;
 
 /// Largest number of offsets, of return addresses and frame pointers together.
-const PLACES: usize = MOST;
-const _: () = assert!(PLACES > MAX_ADDRESSES && PLACES.is_multiple_of(GROUP));
+const MOST_OFFSETS: usize = MOST;
+const _: () = assert!(MOST_OFFSETS > MAX_ADDRESSES && MOST_OFFSETS.is_multiple_of(GROUP));
 
 /// Factor of the frame pointer that the walk began with; random, and odd.
 const FIRST: u64 = 0x6ea2_eb2d;
 
 /// Offsets of a walk's words as they are gathered, in words from the stack pointer.
-pub(crate) struct Places {
+pub(crate) struct SlotOffsets {
     /// Number of return addresses.
     len: usize,
-    /// Number of frame pointers that offsets depend on; stored backwards from the end of `places`.
+    /// Number of frame pointers that offsets depend on; stored backwards from the end of `offsets`.
     frame_pointers: usize,
     /// Set if an offset depends on the frame pointer that the walk began with.
     is_from_first: bool,
     /// Set if an offset did not fit.
-    is_cut: bool,
-    places: [u16; PLACES],
+    is_too_large: bool,
+    offsets: [u16; MOST_OFFSETS],
 }
 
-impl Places {
-    pub(crate) fn new() -> Places {
-        Places { len: 0, frame_pointers: 0, is_from_first: false, is_cut: false, places: [0; PLACES] }
+impl SlotOffsets {
+    pub(crate) fn new() -> SlotOffsets {
+        SlotOffsets {
+            len: 0,
+            frame_pointers: 0,
+            is_from_first: false,
+            is_too_large: false,
+            offsets: [0; MOST_OFFSETS],
+        }
     }
 
     /// Adds the offset of a return address.
     #[inline(always)]
-    pub(crate) fn push(&mut self, place: usize) {
-        if self.fits(place) {
-            self.places[self.len] = place as u16;
+    pub(crate) fn push(&mut self, offset: usize) {
+        if self.fits(offset) {
+            self.offsets[self.len] = offset as u16;
             self.len += 1;
         }
     }
 
     /// Adds the offset of a frame pointer that the next offset depends on.
     #[inline(always)]
-    pub(crate) fn push_frame_pointer(&mut self, place: usize) {
-        if self.fits(place) {
+    pub(crate) fn push_frame_pointer(&mut self, offset: usize) {
+        if self.fits(offset) {
             self.frame_pointers += 1;
-            self.places[PLACES - self.frame_pointers] = place as u16;
+            self.offsets[MOST_OFFSETS - self.frame_pointers] = offset as u16;
         }
     }
 
     #[inline(always)]
-    fn fits(&mut self, place: usize) -> bool {
-        let fits = self.len + self.frame_pointers < PLACES && place <= usize::from(u16::MAX);
-        self.is_cut |= !fits;
+    fn fits(&mut self, offset: usize) -> bool {
+        let fits = self.len + self.frame_pointers < MOST_OFFSETS && offset <= usize::from(u16::MAX);
+        self.is_too_large |= !fits;
         fits
     }
 
@@ -81,33 +87,33 @@ impl Places {
 
     /// Returns the offsets of the return addresses, ascending.
     pub(crate) fn return_addresses(&self) -> &[u16] {
-        &self.places[..self.len]
+        &self.offsets[..self.len]
     }
 
     /// Builds the layout, on a stack that ends at `end`. `None` if an offset did not fit, or there is no return address.
-    pub(crate) fn finish(mut self, end: usize) -> Option<Layout> {
+    pub(crate) fn finish(mut self, end: usize) -> Option<FrameLayout> {
         let last = *self.return_addresses().last()?;
-        if self.is_cut {
+        if self.is_too_large {
             return None;
         }
         let used = self.len + self.frame_pointers;
         let padded = used.next_multiple_of(GROUP);
         // Moves the frame pointers behind the return addresses; the two ranges may overlap.
-        self.places.copy_within(PLACES - self.frame_pointers.., self.len);
-        self.places[used..padded].fill(last);
+        self.offsets.copy_within(MOST_OFFSETS - self.frame_pointers.., self.len);
+        self.offsets[used..padded].fill(last);
         // The sum over ones at their positions is the sum of their factors.
-        let mut is_frame_pointer = [0u8; PLACES];
+        let mut is_frame_pointer = [0u8; MOST_OFFSETS];
         is_frame_pointer[self.len..used].fill(1);
         let kinds = usize::from(self.is_from_first) << 16 | self.len << 8 | self.frame_pointers;
-        let mut layout = Layout {
-            sum: fingerprint::sum(&self.places[..padded], usize::from)
+        let mut layout = FrameLayout {
+            sum: fingerprint::sum(&self.offsets[..padded], usize::from)
                 .rotate_left(32)
                 .wrapping_add(kinds as u64),
             padded: padded as u16,
             is_from_first: self.is_from_first,
-            places: self.places,
+            offsets: self.offsets,
             frame_pointer_factors: fingerprint::sum(&is_frame_pointer[..padded], usize::from),
-            ..Layout::EMPTY
+            ..FrameLayout::EMPTY
         };
         layout.move_end(end);
         Some(layout)
@@ -119,10 +125,10 @@ impl Places {
 /// The fields that a hit reads come first: with up to 44 offsets they are in two cache lines.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(crate) struct Layout {
-    /// Key in [`Layouts`](super::frame_layout_cache::Layouts); 0 in an empty slot.
+pub(crate) struct FrameLayout {
+    /// Key in [`FrameLayoutCache`](super::frame_layout_cache::FrameLayoutCache); 0 in an empty slot.
     pub(super) key: u64,
-    /// [`Layout::check`] of the last stack, 0 before there is one.
+    /// [`FrameLayout::check`] of the last stack, 0 before there is one.
     check: u64,
     /// This thread's count of what the last stack has allocated; null before there is one.
     count: *const Count,
@@ -134,22 +140,22 @@ pub(crate) struct Layout {
     padded: u16,
     /// Set if an offset depends on the frame pointer that the walk began with.
     is_from_first: bool,
-    /// Set by a hit, cleared by [`Layout::take_used`].
-    used: bool,
-    places: [u16; PLACES],
+    /// Set by a hit, cleared by [`FrameLayout::take_referenced`].
+    referenced: bool,
+    offsets: [u16; MOST_OFFSETS],
     /// Sum of the factors of the words that are frame pointers.
     frame_pointer_factors: u64,
 }
 
-const _: () = assert!(size_of::<Layout>() == 256);
+const _: () = assert!(size_of::<FrameLayout>() == 256);
 
 // SAFETY: the pointer leads to a count, which is never freed and which any thread may read. Only the static empty layout
 // is shared.
-unsafe impl Sync for Layout {}
+unsafe impl Sync for FrameLayout {}
 
-impl Layout {
+impl FrameLayout {
     /// Placeholder in an empty slot.
-    pub(crate) const EMPTY: Layout = Layout {
+    pub(crate) const EMPTY: FrameLayout = FrameLayout {
         key: 0,
         check: 0,
         count: std::ptr::null(),
@@ -157,17 +163,17 @@ impl Layout {
         id: 0,
         padded: 0,
         is_from_first: false,
-        used: false,
-        places: [0; PLACES],
+        referenced: false,
+        offsets: [0; MOST_OFFSETS],
         frame_pointer_factors: 0,
     };
 
     /// Returns whether both have the same offsets, on the same stack.
-    pub(crate) fn is_same(&self, other: &Layout) -> bool {
+    pub(crate) fn is_same(&self, other: &FrameLayout) -> bool {
         (self.sum, self.is_from_first) == (other.sum, other.is_from_first)
     }
 
-    /// Returns whether this is the [`Layout::check`] of the last stack, and marks the layout as used if so.
+    /// Returns whether this is the [`FrameLayout::check`] of the last stack, and marks the layout as used if so.
     ///
     /// The processor predicts that it is, and continues with the id while the sum is still being computed: without
     /// that, half of an allocation's time would be spent waiting for the sum. The prediction is right for 94 to 99 in
@@ -176,7 +182,7 @@ impl Layout {
     pub(crate) fn is_last(&mut self, check: u64) -> bool {
         let is_last = self.check == check;
         if is_last {
-            self.used = true;
+            self.referenced = true;
         }
         is_last
     }
@@ -191,7 +197,7 @@ impl Layout {
     ///
     /// # Safety
     ///
-    /// * [`Layout::is_last`] was true, or [`Layout::set_last`] has been called.
+    /// * [`FrameLayout::is_last`] was true, or [`FrameLayout::set_last`] has been called.
     #[inline(always)]
     pub(crate) unsafe fn count(&self) -> &'static Count {
         debug_assert!(!self.count.is_null());
@@ -201,12 +207,12 @@ impl Layout {
 
     /// Sets the last stack.
     pub(crate) fn set_last(&mut self, check: u64, id: u32, count: &'static Count) {
-        (self.check, self.id, self.count, self.used) = (check, id, count, true);
+        (self.check, self.id, self.count, self.referenced) = (check, id, count, true);
     }
 
     /// Returns whether there was a hit since the last call, and clears the mark.
-    pub(crate) fn take_used(&mut self) -> bool {
-        std::mem::take(&mut self.used)
+    pub(crate) fn take_referenced(&mut self) -> bool {
+        std::mem::take(&mut self.referenced)
     }
 
     /// Makes it a layout of a stack that ends so many bytes higher, modulo 2^64.
@@ -216,7 +222,7 @@ impl Layout {
 
     /// Returns the bytes from the stack pointer to the end of the highest word.
     pub(crate) fn reach(&self) -> usize {
-        let highest = self.places[..usize::from(self.padded)].iter().max().copied().unwrap_or(0);
+        let highest = self.offsets[..usize::from(self.padded)].iter().max().copied().unwrap_or(0);
         (usize::from(highest) + 1) * size_of::<usize>()
     }
 
@@ -227,14 +233,14 @@ impl Layout {
     ///
     /// # Safety
     ///
-    /// * It comes from [`Places::finish`], and the words at its offsets from this stack pointer can be read.
+    /// * It comes from [`SlotOffsets::finish`], and the words at its offsets from this stack pointer can be read.
     #[inline(always)]
     pub(crate) unsafe fn check(&self, stack_pointer: usize, frame_pointer: impl FnOnce() -> usize) -> u64 {
         let padded = usize::from(self.padded);
-        // SAFETY: `finish` has made it whole groups within PLACES; the words are the caller's duty.
+        // SAFETY: `finish` has made it whole groups within MOST_OFFSETS; the words are the caller's duty.
         let words = unsafe {
-            assert_unchecked(padded <= PLACES);
-            fingerprint::sum_of_stack(self.places.get_unchecked(..padded), stack_pointer)
+            assert_unchecked(padded <= MOST_OFFSETS);
+            fingerprint::sum_of_stack(self.offsets.get_unchecked(..padded), stack_pointer)
         };
         let mut sum = words.wrapping_add(self.sum);
         if unlikely(self.is_from_first) {
@@ -249,41 +255,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_and_frame_pointers_do_not_meet() {
+    fn offsets_and_frame_pointers_do_not_meet() {
         for both in 1..=52 {
-            let mut places = Places::new();
-            for place in 0..both {
-                places.push(place);
-                places.push_frame_pointer(1000 + place);
+            let mut offsets = SlotOffsets::new();
+            for offset in 0..both {
+                offsets.push(offset);
+                offsets.push_frame_pointer(1000 + offset);
             }
-            assert!(places.return_addresses().iter().copied().eq(0..both as u16));
-            let layout = places.finish(0).unwrap();
+            assert!(offsets.return_addresses().iter().copied().eq(0..both as u16));
+            let layout = offsets.finish(0).unwrap();
             let expected = (0..both).chain((1000..1000 + both).rev());
-            assert!(layout.places.iter().map(|place| usize::from(*place)).take(2 * both).eq(expected));
+            assert!(layout.offsets.iter().map(|offset| usize::from(*offset)).take(2 * both).eq(expected));
             assert_eq!(usize::from(layout.padded), (2 * both).next_multiple_of(GROUP));
         }
     }
 
     #[test]
     fn what_cannot_be_held_is_no_layout() {
-        assert!(Places::new().finish(0).is_none(), "nothing");
-        let many = |places: usize, highest: usize| {
-            let mut gathered = Places::new();
-            (1..places).for_each(|place| gathered.push(place));
+        assert!(SlotOffsets::new().finish(0).is_none(), "nothing");
+        let many = |offsets: usize, highest: usize| {
+            let mut gathered = SlotOffsets::new();
+            (1..offsets).for_each(|offset| gathered.push(offset));
             gathered.push_frame_pointer(highest);
             gathered.finish(0).is_some()
         };
-        assert!(many(PLACES, 65_535) && !many(PLACES + 1, 65_535) && !many(PLACES, 65_536));
+        assert!(many(MOST_OFFSETS, 65_535) && !many(MOST_OFFSETS + 1, 65_535) && !many(MOST_OFFSETS, 65_536));
     }
 
     /// Moves a stack as a whole, frame pointers included, which keeps its check; any other change alters it.
     #[test]
     fn a_moved_stack_is_the_same_one() {
-        let mut places = Places::new();
-        [2, 5, 9].into_iter().for_each(|place| places.push(place));
-        [4, 8].into_iter().for_each(|place| places.push_frame_pointer(place));
-        places.depends_on_first();
-        let layout = places.finish(0x7100).unwrap();
+        let mut offsets = SlotOffsets::new();
+        [2, 5, 9].into_iter().for_each(|offset| offsets.push(offset));
+        [4, 8].into_iter().for_each(|offset| offsets.push_frame_pointer(offset));
+        offsets.depends_on_first();
+        let layout = offsets.finish(0x7100).unwrap();
         assert_eq!(layout.reach(), 80);
         let check = |moved: usize, shifted: [usize; 3], first: usize| {
             let mut stack = [usize::MAX; 10];

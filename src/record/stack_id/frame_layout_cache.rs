@@ -2,7 +2,7 @@
 
 use crate::base::hint::unlikely;
 use crate::record::memory;
-use crate::record::stack_id::frame_layout::Layout;
+use crate::record::stack_id::frame_layout::FrameLayout;
 
 /// Entries of the smallest table: 4 KiB.
 const SMALLEST: usize = 16;
@@ -15,9 +15,9 @@ const PATIENCE: u8 = 12;
 #[derive(Clone, Copy)]
 struct History {
     /// Misses: layouts evicted in a row by others of the same key without a hit.
-    useless: u8,
+    misses: u8,
     /// Cooldown: walks left before a layout is stored again.
-    mute: u8,
+    cooldown: u8,
 }
 
 /// Lookup key of layouts: a depth and a discriminator, the lower half of each. Never 0.
@@ -37,7 +37,7 @@ impl Key {
 
     /// Returns the hash that selects the first slot.
     #[inline(always)]
-    fn first_place(self) -> usize {
+    fn first_slot(self) -> usize {
         // Stack pointers are a multiple of sixteen bytes apart. No more mixing than this: every later load waits for
         // the address of the entry.
         (self.0 as u32 >> 4).wrapping_add((self.0 >> 32) as u32) as usize
@@ -45,7 +45,7 @@ impl Key {
 
     /// Returns the hash that selects the second slot.
     #[inline(always)]
-    fn second_place(self) -> usize {
+    fn second_slot(self) -> usize {
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
     }
 }
@@ -54,18 +54,18 @@ impl Key {
 #[derive(Clone, Copy, Default)]
 struct Walks {
     /// Mismatches: walks in a row that found the discriminator at another offset.
-    doubts: u32,
+    mismatches: u32,
     /// First return address of all walks so far: 0 before the first walk, 1 once two walks differed. As long as all
     /// agree, it is in the allocator's own code, which was called and not inlined, and does not tell callers apart.
     first: usize,
 }
 
 /// Shared empty entry that a table points to before it is allocated: it matches no key, and is never written.
-static NOWHERE: Layout = Layout::EMPTY;
+static NOWHERE: FrameLayout = FrameLayout::EMPTY;
 
-/// Frame layouts of one thread. Zeroed memory is an empty table after [`Layouts::prepare`].
-pub(crate) struct Layouts {
-    entries: *mut Layout,
+/// Frame layouts of one thread. Zeroed memory is an empty table after [`FrameLayoutCache::prepare`].
+pub(crate) struct FrameLayoutCache {
+    entries: *mut FrameLayout,
     /// Number of entries, a power of two, or 0.
     len: usize,
     /// Offset of the last entry in bytes.
@@ -75,7 +75,7 @@ pub(crate) struct Layouts {
     /// Number of occupied entries.
     used: usize,
     /// Layouts evicted by other keys since the last growth.
-    pushed_out: usize,
+    evicted: usize,
     /// Bytes from the stack pointer to the discriminator, for each entry point of the allocator. A wrong offset costs hits,
     /// never correctness.
     pub discriminators: [u32; 3],
@@ -83,7 +83,7 @@ pub(crate) struct Layouts {
     histories: [History; 64],
 }
 
-impl Layouts {
+impl FrameLayoutCache {
     /// Points a zeroed table to the shared empty entry.
     pub(crate) fn prepare(&mut self) {
         if self.len == 0 {
@@ -93,26 +93,26 @@ impl Layouts {
 
     /// Returns the entry of a slot, by its hash; it may be the shared empty one.
     #[inline(always)]
-    fn slot(&self, hash: usize) -> *mut Layout {
+    fn slot(&self, hash: usize) -> *mut FrameLayout {
         // SAFETY: the mask keeps the offset within the entries, at a multiple of their size.
-        unsafe { self.entries.byte_add(hash.wrapping_mul(size_of::<Layout>()) & self.mask) }
+        unsafe { self.entries.byte_add(hash.wrapping_mul(size_of::<FrameLayout>()) & self.mask) }
     }
 
     /// Returns the two slots of a key, which may be the same one.
-    fn slots(&self, key: Key) -> [*mut Layout; 2] {
-        [self.slot(key.first_place()), self.slot(key.second_place())]
+    fn slots(&self, key: Key) -> [*mut FrameLayout; 2] {
+        [self.slot(key.first_slot()), self.slot(key.second_slot())]
     }
 
     /// Borrows the layout in a slot if it has this key.
     #[inline(always)]
-    fn layout(&mut self, slot: *mut Layout, key: Key) -> Option<&mut Layout> {
+    fn layout(&mut self, slot: *mut FrameLayout, key: Key) -> Option<&mut FrameLayout> {
         // SAFETY: a valid layout, zeroed or written by `put`. Only this thread writes to its own table, and no thread to the
         // shared entry, which has no key; so a match is in this thread's own table, and `&mut self` makes it the only access.
         unsafe { ((*slot).key == key.0).then(|| &mut *slot) }
     }
 
     /// Borrows the layout in a slot of a table that is not empty.
-    fn entry(&mut self, slot: *mut Layout) -> &mut Layout {
+    fn entry(&mut self, slot: *mut FrameLayout) -> &mut FrameLayout {
         debug_assert!(self.len != 0);
         // SAFETY: as in `layout`, of this thread's own table.
         unsafe { &mut *slot }
@@ -120,12 +120,12 @@ impl Layouts {
 
     /// Looks up the first layout of this key: in the first slot, else in the second.
     #[inline(always)]
-    pub(crate) fn likely(&mut self, key: Key) -> Option<&mut Layout> {
-        let mut slot = self.slot(key.first_place());
+    pub(crate) fn likely(&mut self, key: Key) -> Option<&mut FrameLayout> {
+        let mut slot = self.slot(key.first_slot());
         // Most layouts are in their first slot: a table is at most half full.
         // SAFETY: as in `layout`.
         if unlikely(unsafe { (*slot).key } != key.0) {
-            slot = self.slot(key.second_place());
+            slot = self.slot(key.second_slot());
             // SAFETY: as in `layout`.
             if unsafe { (*slot).key } != key.0 {
                 return None;
@@ -136,7 +136,7 @@ impl Layouts {
     }
 
     /// Looks up the layout of this key in its first slot (0) or its second (1).
-    pub(crate) fn at(&mut self, number: usize, key: Key) -> Option<&mut Layout> {
+    pub(crate) fn at(&mut self, number: usize, key: Key) -> Option<&mut FrameLayout> {
         self.layout(self.slots(key)[number], key)
     }
 
@@ -148,7 +148,7 @@ impl Layouts {
         }
     }
 
-    fn all(&mut self) -> &mut [Layout] {
+    fn all(&mut self) -> &mut [FrameLayout] {
         if self.len == 0 {
             return &mut [];
         }
@@ -157,14 +157,14 @@ impl Layouts {
     }
 
     /// Stores the layout of a walk under its key, unless the key is in cooldown.
-    pub(crate) fn learn(&mut self, key: Key, found: &Layout) {
-        let is_full = self.used * 2 >= self.len || self.pushed_out > self.len / 4;
+    pub(crate) fn learn(&mut self, key: Key, found: &FrameLayout) {
+        let is_full = self.used * 2 >= self.len || self.evicted > self.len / 4;
         if self.len == 0 || (is_full && self.len < LARGEST) {
             self.grow();
         }
         let history = self.history(key);
-        if history.mute > 0 {
-            history.mute -= 1;
+        if history.cooldown > 0 {
+            history.cooldown -= 1;
         } else if self.len != 0 {
             self.put(key, found);
         }
@@ -172,7 +172,7 @@ impl Layouts {
 
     /// Updates the discriminator of an entry point after a walk, by its first return address and the offsets of its first two,
     /// in words.
-    pub(crate) fn learn_discriminator(&mut self, entrance: usize, first: usize, places: [u16; 2]) {
+    pub(crate) fn learn_discriminator(&mut self, entrance: usize, first: usize, offsets: [u16; 2]) {
         let (walks, discriminator) = (&mut self.walks[entrance], &mut self.discriminators[entrance]);
         match walks.first {
             0 => walks.first = first,
@@ -180,30 +180,30 @@ impl Layouts {
             _ => {}
         }
         // The first return address that tells callers apart.
-        let place = places[usize::from(walks.first != 1)];
-        let bytes = u32::from(place) * size_of::<usize>() as u32;
+        let offset = offsets[usize::from(walks.first != 1)];
+        let bytes = u32::from(offset) * size_of::<usize>() as u32;
         if *discriminator == bytes {
-            walks.doubts = 0;
+            walks.mismatches = 0;
         } else {
-            walks.doubts += 1;
+            walks.mismatches += 1;
             // Some stacks have other frames on their way into the allocator: only many mismatches in a row move the
             // offset.
-            if *discriminator == 0 || walks.doubts > 64 {
-                (*discriminator, walks.doubts) = (bytes, 0);
+            if *discriminator == 0 || walks.mismatches > 64 {
+                (*discriminator, walks.mismatches) = (bytes, 0);
             }
         }
     }
 
     fn history(&mut self, key: Key) -> &mut History {
         // By the bits above those that select a slot.
-        let number = key.second_place() / LARGEST % self.histories.len();
+        let number = key.second_slot() / LARGEST % self.histories.len();
         &mut self.histories[number]
     }
 
     /// Stores a layout that is not cached yet, in a table that is not empty. Evicts one if both slots are taken.
-    fn put(&mut self, key: Key, found: &Layout) {
+    fn put(&mut self, key: Key, found: &FrameLayout) {
         let slots = self.slots(key);
-        let is_known = |entry: &Layout| entry.key == key.0 && entry.is_same(found);
+        let is_known = |entry: &FrameLayout| entry.key == key.0 && entry.is_same(found);
         if slots.iter().any(|slot| is_known(self.entry(*slot))) {
             // The layout is cached already: only the stack is new to the stack cache.
             return;
@@ -213,14 +213,14 @@ impl Layouts {
                 self.used += 1;
                 slot
             }
-            None => self.push_out(slots, key),
+            None => self.evict(slots, key),
         };
         *self.entry(slot) = *found;
         self.entry(slot).key = key.0;
     }
 
     /// Returns an empty one of the two slots, if need be by moving a layout to its other slot.
-    fn make_room(&mut self, slots: [*mut Layout; 2]) -> Option<*mut Layout> {
+    fn make_room(&mut self, slots: [*mut FrameLayout; 2]) -> Option<*mut FrameLayout> {
         if let Some(empty) = slots.into_iter().find(|slot| self.entry(*slot).key == 0) {
             return Some(empty);
         }
@@ -237,39 +237,40 @@ impl Layouts {
     }
 
     /// Chooses the slot, of the two, whose layout is evicted by one of this key.
-    fn push_out(&mut self, slots: [*mut Layout; 2], key: Key) -> *mut Layout {
+    fn evict(&mut self, slots: [*mut FrameLayout; 2], key: Key) -> *mut FrameLayout {
         // The first layout without a hit since it was last considered for eviction.
-        let mut number = self.pushed_out % 2;
-        while self.entry(slots[number]).take_used() {
+        let mut number = self.evicted % 2;
+        while self.entry(slots[number]).take_referenced() {
             number = 1 - number;
         }
         // A layout evicted by the same key shows that layouts of this key do not recur; by another key, that the
         // table is too small.
         let slot = slots[number];
         let is_same = self.entry(slot).key == key.0;
-        self.pushed_out += usize::from(!is_same);
+        self.evicted += usize::from(!is_same);
         let history = self.history(key);
-        history.useless = if is_same { history.useless + 1 } else { 0 };
-        if history.useless >= PATIENCE {
-            *history = History { useless: PATIENCE / 2, mute: u8::MAX };
+        history.misses = if is_same { history.misses + 1 } else { 0 };
+        if history.misses >= PATIENCE {
+            *history = History { misses: PATIENCE / 2, cooldown: u8::MAX };
         }
         slot
     }
 
     #[cold]
     fn grow(&mut self) {
-        self.pushed_out = 0;
+        self.evicted = 0;
         let len = (self.len * 2).max(SMALLEST);
         let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
-        let entries = memory::zeroed_array_of_thread::<Layout>(len, may);
+        let entries = memory::zeroed_array_of_thread::<FrameLayout>(len, may);
         if entries.is_null() {
             return;
         }
         let (old, old_len) = (self.entries, self.len);
-        (self.entries, self.len, self.mask, self.used) = (entries, len, (len - 1) * size_of::<Layout>(), 0);
-        for place in 0..old_len {
+        (self.entries, self.len, self.mask, self.used) =
+            (entries, len, (len - 1) * size_of::<FrameLayout>(), 0);
+        for index in 0..old_len {
             // SAFETY: within the old table, which is still whole.
-            let layout = unsafe { &*old.add(place) };
+            let layout = unsafe { &*old.add(index) };
             if layout.key != 0 {
                 self.put(Key(layout.key), layout);
             }
@@ -288,17 +289,17 @@ impl Layouts {
     }
 
     #[cfg(test)]
-    fn new() -> Layouts {
-        let mut none = Layouts {
+    fn new() -> FrameLayoutCache {
+        let mut none = FrameLayoutCache {
             entries: std::ptr::null_mut(),
             len: 0,
             mask: 0,
             end: 0,
             used: 0,
-            pushed_out: 0,
+            evicted: 0,
             discriminators: [0; 3],
             walks: [Walks::default(); 3],
-            histories: [History { useless: 0, mute: 0 }; 64],
+            histories: [History { misses: 0, cooldown: 0 }; 64],
         };
         none.prepare();
         none
@@ -309,29 +310,29 @@ impl Layouts {
 mod tests {
     use super::*;
     use crate::record::count::counters::Count;
-    use crate::record::stack_id::frame_layout::Places;
+    use crate::record::stack_id::frame_layout::SlotOffsets;
 
-    fn layout(place: usize) -> Layout {
-        let mut places = Places::new();
-        places.push(place);
-        places.finish(0).unwrap()
+    fn layout(offset: usize) -> FrameLayout {
+        let mut offsets = SlotOffsets::new();
+        offsets.push(offset);
+        offsets.finish(0).unwrap()
     }
 
     /// Returns the last offset of each layout of this key.
-    fn get(layouts: &mut Layouts, key: Key) -> Vec<usize> {
+    fn get(layouts: &mut FrameLayoutCache, key: Key) -> Vec<usize> {
         let likely = layouts.likely(key).map(|layout| layout.reach());
         let mut at = |number| layouts.at(number, key).map(|layout| layout.reach());
         let found: Vec<usize> = [at(0), at(1)].into_iter().flatten().collect();
         assert_eq!(likely, found.first().copied());
-        let mut places: Vec<usize> = found.into_iter().map(|reach| reach / size_of::<usize>() - 1).collect();
-        places.sort_unstable();
-        places.dedup();
-        places
+        let mut offsets: Vec<usize> = found.into_iter().map(|reach| reach / size_of::<usize>() - 1).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        offsets
     }
 
     #[test]
     fn a_layout_comes_back_under_its_key() {
-        let mut layouts = Layouts::new();
+        let mut layouts = FrameLayoutCache::new();
         let key = |i: usize| Key::new(0x40 * i, 0x5555_5555_1234 + i % 7 * 0x23);
         assert!(get(&mut layouts, key(5)).is_empty());
         for i in 1..400 {
@@ -341,17 +342,17 @@ mod tests {
         assert!((512..=1024).contains(&layouts.len), "{}", layouts.len);
         let found = (1..400).filter(|i| get(&mut layouts, key(*i)) == [*i]).count();
         let first = (1..400).filter(|i| layouts.at(0, key(*i)).is_some()).count();
-        assert!(found > 380 && first > 300, "{found} of 399, {first} in their first place");
+        assert!(found > 380 && first > 300, "{found} of 399, {first} in their first slot");
         layouts.forget();
         assert!((1..400).all(|i| get(&mut layouts, key(i)).is_empty()));
     }
 
     #[test]
     fn two_layouts_share_a_key() {
-        let mut layouts = Layouts::new();
+        let mut layouts = FrameLayoutCache::new();
         let key = Key::new(64, 1);
-        for place in [1, 2, 1, 2] {
-            layouts.learn(key, &layout(place));
+        for offset in [1, 2, 1, 2] {
+            layouts.learn(key, &layout(offset));
         }
         assert_ne!(layouts.slots(key)[0], layouts.slots(key)[1]);
         assert_eq!(get(&mut layouts, key), [1, 2]);
@@ -363,11 +364,11 @@ mod tests {
 
     #[test]
     fn a_key_that_never_keeps_its_layout_is_left_alone() {
-        let mut layouts = Layouts::new();
+        let mut layouts = FrameLayoutCache::new();
         let mut learnt = 0;
-        for place in 0..10_000 {
-            layouts.learn(Key::new(64, 1), &layout(place));
-            learnt += usize::from(get(&mut layouts, Key::new(64, 1)).contains(&place));
+        for offset in 0..10_000 {
+            layouts.learn(Key::new(64, 1), &layout(offset));
+            learnt += usize::from(get(&mut layouts, Key::new(64, 1)).contains(&offset));
         }
         assert!(learnt < 1000, "{learnt} layouts");
     }

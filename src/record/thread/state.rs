@@ -10,7 +10,7 @@ use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::cache::StackCache;
-use crate::record::stack_id::frame_layout_cache::Layouts;
+use crate::record::stack_id::frame_layout_cache::FrameLayoutCache;
 use crate::record::thread::stack_bounds::StackBounds;
 use crate::record::unwind::rule_cache::Rules;
 use std::cell::{Cell, UnsafeCell};
@@ -37,7 +37,7 @@ pub(crate) struct StackHeader {
 /// The part of a state that only its thread reads and writes.
 pub(crate) struct OwnerState {
     pub rules: Rules,
-    pub layouts: Layouts,
+    pub layouts: FrameLayoutCache,
     pub cache: StackCache,
     pub buffer: StackBuffer,
     pub bounds: StackBounds,

@@ -19,7 +19,7 @@ use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
 use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::fingerprint::Fingerprint;
-use crate::record::stack_id::frame_layout::{Layout, Places};
+use crate::record::stack_id::frame_layout::{FrameLayout, SlotOffsets};
 use crate::record::stack_id::frame_layout_cache::Key;
 use crate::record::stack_id::stack_word::read as word;
 use crate::record::thread::OwnerState;
@@ -92,47 +92,47 @@ fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<K
     Some(Key::new(depth, telling))
 }
 
-/// Implements [`super::recognise`].
+/// Implements [`super::lookup_by_layout`].
 #[inline(always)]
-pub(super) fn recognise<'a>(
+pub(super) fn lookup_by_layout<'a>(
     tools: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
-) -> Option<&'a Layout> {
+) -> Option<&'a FrameLayout> {
     let key = key(tools, registers.sp, entrance)?;
-    let layout: *mut Layout = tools.layouts.likely(key)?;
+    let layout: *mut FrameLayout = tools.layouts.likely(key)?;
     // SAFETY: borrowed from `tools` just now. A pointer, because the compiler takes a borrow that may be returned for one that
     // lasts, and `tools` is borrowed again below, after the last use of this one.
     let layout = unsafe { &mut *layout };
     // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
     let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
-    if unlikely(!layout.is_last(check)) && !recognise_another(layout, &tools.cache, counters, check) {
-        return recognise_by_second(tools, counters, registers, key);
+    if unlikely(!layout.is_last(check)) && !lookup_other(layout, &tools.cache, counters, check) {
+        return lookup_by_second_layout(tools, counters, registers, key);
     }
     Some(layout)
 }
 
 /// Looks up a stack that does not have the first layout of its key, by the second one.
 #[inline(never)]
-fn recognise_by_second<'a>(
+fn lookup_by_second_layout<'a>(
     tools: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     key: Key,
-) -> Option<&'a Layout> {
+) -> Option<&'a FrameLayout> {
     let layout = tools.layouts.at(1, key)?;
     // SAFETY: as above.
     let check = unsafe { layout.check(registers.sp, || registers.fp) };
-    (layout.is_last(check) || recognise_another(layout, &tools.cache, counters, check)).then_some(layout)
+    (layout.is_last(check) || lookup_other(layout, &tools.cache, counters, check)).then_some(layout)
 }
 
 /// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one, and makes it the last one.
 /// False where it is not in the cache, or has no counters in this thread yet.
 #[inline(never)]
-fn recognise_another(
-    layout: &mut Layout,
+fn lookup_other(
+    layout: &mut FrameLayout,
     cache: &StackCache,
     counters: &'static Table<OwnerCounters>,
     check: u64,
@@ -145,8 +145,8 @@ fn recognise_another(
     count.is_some()
 }
 
-/// Implements [`super::recognise_slow`].
-pub(super) fn recognise_slow(
+/// Implements [`super::lookup_by_every_layout`].
+pub(super) fn lookup_by_every_layout(
     tools: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
@@ -158,13 +158,13 @@ pub(super) fn recognise_slow(
         // SAFETY: as above.
         let check = unsafe { layout.check(registers.sp, || registers.fp) };
         // From the stack cache, not the layout's last id: that may be stale.
-        recognise_another(layout, &tools.cache, counters, check);
+        lookup_other(layout, &tools.cache, counters, check);
         Some(tools.cache.get(check)).filter(|id| *id != 0)
     });
     found.unwrap_or(0)
 }
 
-/// Walks from `registers` on into the thread's buffer, and stores the layout for [`recognise`] of an entrance. `None`
+/// Walks from `registers` on into the thread's buffer, and stores the layout for [`lookup_by_layout`] of an entrance. `None`
 /// when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
     tools: &mut OwnerState,
@@ -182,7 +182,7 @@ pub(super) fn walk_and_learn(
     let read = |address: usize| Some(unsafe { word(address) });
     let mut parser = Parser { memory: &mut tools.parser };
     let rule_of = |address| parser.rule(address);
-    let mut places = Places::new();
+    let mut places = SlotOffsets::new();
     let ended = if is_own_stack {
         walk::<false>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
@@ -209,7 +209,7 @@ pub(super) fn walk_and_learn(
             tools.layouts.learn(key, &layout);
         }
     }
-    // The check that `recognise` will compute for this stack.
+    // The check that `lookup_by_layout` will compute for this stack.
     // SAFETY: finished above, of words that the walk has read.
     let check = unsafe { layout.check(sp, || registers.fp) };
     Some(Fingerprint { sum, check })
@@ -242,7 +242,7 @@ fn walk<const FOREIGN: bool>(
     registers: Registers,
     bounds: StackBounds,
     gather: &mut Gather<'_>,
-    places: &mut Places,
+    places: &mut SlotOffsets,
     mut read: impl FnMut(usize) -> Option<usize>,
     mut rule_of: impl FnMut(Lookup) -> RuleFound,
 ) -> Ended {
@@ -377,7 +377,7 @@ pub(super) fn self_test() -> bool {
     // The bounds of this stack may not be known yet; the test is about the rules.
     let registers = Registers::here();
     let read = read_foreign(registers.sp);
-    let mut places = Places::new();
+    let mut places = SlotOffsets::new();
     let bounds = StackBounds::default();
     let rule_of = |address| parser.rule(address);
     let ended = walk::<true>(&mut rules, registers, bounds, &mut gather, &mut places, read, rule_of);

@@ -1,6 +1,6 @@
 //! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
 //!
-//! [`recognise`] looks the stack up by its frame layout; on a miss, [`walk`] unwinds it. Both use [`cfi`] where
+//! [`lookup_by_layout`] looks the stack up by its frame layout; on a miss, [`walk`] unwinds it. Both use [`cfi`] where
 //! unwind rules are available (Linux on x86-64 and aarch64); [`walk`] uses [`fallback`] elsewhere, and for the rare
 //! row that a packed rule cannot hold. Called inside the allocator: it neither allocates through it, nor locks, nor
 //! panics.
@@ -25,7 +25,7 @@ use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
-use crate::record::stack_id::frame_layout::Layout;
+use crate::record::stack_id::frame_layout::FrameLayout;
 use crate::record::thread::OwnerState;
 
 /// Return addresses of a walk as they are gathered.
@@ -86,29 +86,29 @@ pub(crate) fn refresh(tools: &mut OwnerState) {
 /// Returns the frame layout of the stack, with the stack's id and counters, if layout and stack are cached; the id may be stale.
 /// Stores nothing in the buffer. The thread's caches are up to date: see [`refresh`].
 #[inline(always)]
-pub(crate) fn recognise<'a>(
+pub(crate) fn lookup_by_layout<'a>(
     tools: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
-) -> Option<&'a Layout> {
-    cfi::recognise(tools, counters, registers, entrance)
+) -> Option<&'a FrameLayout> {
+    cfi::lookup_by_layout(tools, counters, registers, entrance)
 }
 
-/// Looks the stack up as [`recognise`] does, but under every layout of its key, and returns its id; 0 where it is not cached.
-pub(crate) fn recognise_slow(
+/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key, and returns its id; 0 where it is not cached.
+pub(crate) fn lookup_by_every_layout(
     tools: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
 ) -> u32 {
-    cfi::recognise_slow(tools, counters, registers, entrance)
+    cfi::lookup_by_every_layout(tools, counters, registers, entrance)
 }
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one
 /// that the function of the registers returns to.
 ///
-/// With an entrance, the frame layout is stored for [`recognise`]. That is called only with `registers` from one
+/// With an entrance, the frame layout is stored for [`lookup_by_layout`]. That is called only with `registers` from one
 /// place in the code: the offset of the first return address depends on it.
 #[inline(never)]
 pub(crate) fn walk(tools: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 #[derive(Default)]
 struct Model {
     ids: HashMap<Vec<usize>, u32>,
-    recognised: usize,
+    found_by_layout: usize,
     checked: usize,
     deepest: usize,
 }
@@ -34,9 +34,9 @@ impl Model {
         let tools = unsafe { state.tools() };
         let registers = Registers::here();
         refresh(tools);
-        let layout = recognise(tools, &state.counters, registers, Entrance::Allocate);
-        let recognised = layout.map_or(0, Layout::id);
-        let in_any_way = recognise_slow(tools, &state.counters, registers, Entrance::Allocate);
+        let layout = lookup_by_layout(tools, &state.counters, registers, Entrance::Allocate);
+        let found_by_layout = layout.map_or(0, FrameLayout::id);
+        let in_any_way = lookup_by_every_layout(tools, &state.counters, registers, Entrance::Allocate);
         let fallbacks = dropped::fallbacks();
         let stack = walk(tools, registers, Some(Entrance::Allocate));
         assert_eq!(dropped::fallbacks(), fallbacks, "the quick walk gave up");
@@ -51,11 +51,11 @@ impl Model {
         let fresh = self.ids.len() as u32 + 1;
         let id = *self.ids.entry(found).or_insert(fresh);
         // The cache may have evicted a stack that its layout still holds.
-        for recognised in [recognised, in_any_way].into_iter().filter(|id| *id != 0) {
-            assert_eq!(recognised, id, "recognised as another stack");
+        for found_by_layout in [found_by_layout, in_any_way].into_iter().filter(|id| *id != 0) {
+            assert_eq!(found_by_layout, id, "found as another stack");
         }
-        if recognised | in_any_way != 0 {
-            self.recognised += 1;
+        if found_by_layout | in_any_way != 0 {
+            self.found_by_layout += 1;
         }
         tools.cache.insert(stack, id);
         // Else no layout can keep it.
@@ -292,16 +292,16 @@ fn varied_stacks() {
         descend(descent.0, &mut model);
     }
     eprintln!(
-        "{} stacks checked, {} distinct, {} recognised, deepest {}",
+        "{} stacks checked, {} distinct, {} found_by_layout, deepest {}",
         model.checked,
         model.ids.len(),
-        model.recognised,
+        model.found_by_layout,
         model.deepest
     );
     assert!(model.ids.len() > 5000, "{} distinct stacks", model.ids.len());
     assert_eq!(model.deepest, MAX_ADDRESSES, "some are cut at the limit");
     if walker() == "cfi" {
-        assert!(model.recognised > model.checked / 4, "{} of {}", model.recognised, model.checked);
+        assert!(model.found_by_layout > model.checked / 4, "{} of {}", model.found_by_layout, model.checked);
     }
 }
 
@@ -320,14 +320,14 @@ fn stacks_of_other_threads_too() {
                         descend(&kinds[from..], &mut model);
                     }
                 }
-                (model.checked, model.recognised)
+                (model.checked, model.found_by_layout)
             })
         })
         .collect();
     for thread in threads {
-        let (checked, recognised) = thread.unwrap().join().unwrap();
+        let (checked, found_by_layout) = thread.unwrap().join().unwrap();
         assert!(checked >= 50);
-        assert!(walker() != "cfi" || recognised >= checked / 2, "{recognised} of {checked}");
+        assert!(walker() != "cfi" || found_by_layout >= checked / 2, "{found_by_layout} of {checked}");
     }
 }
 

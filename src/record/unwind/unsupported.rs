@@ -3,7 +3,7 @@
 use super::Entrance;
 use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::stack_id::fingerprint::Fingerprint;
-use crate::record::stack_id::frame_layout::Layout;
+use crate::record::stack_id::frame_layout::FrameLayout;
 use crate::record::thread::OwnerState;
 
 pub(super) const AVAILABLE: bool = false;
@@ -21,16 +21,16 @@ impl Registers {
 pub(super) fn refresh(_tools: &mut OwnerState) {}
 
 #[inline(always)]
-pub(super) fn recognise<'a>(
+pub(super) fn lookup_by_layout<'a>(
     _tools: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
     _entrance: Entrance,
-) -> Option<&'a Layout> {
+) -> Option<&'a FrameLayout> {
     None
 }
 
-pub(super) fn recognise_slow(
+pub(super) fn lookup_by_every_layout(
     _tools: &mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,

@@ -186,7 +186,7 @@ fn walks_of_arbitrary_stacks_stay_inside_and_end() {
         let registers = Registers { pc: 0x40_0000 + random.below(200), sp, fp: sp + random.below(64) * 4 };
         let limit = 1 + random.below(MAX_ADDRESSES);
         let mut gather = Gather::new(&mut addresses, limit);
-        let mut places = Places::new();
+        let mut places = SlotOffsets::new();
         let bounds = StackBounds { end, size: end - (sp - random.below(1 << 12)), may_grow: false };
         if foreign {
             walk::<true>(&mut rules, registers, bounds, &mut gather, &mut places, read, rule_of);
