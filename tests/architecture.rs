@@ -19,6 +19,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "stack_id/stack_word",
             "stack_id/fingerprint",
             "append_list",
+            "cache_counts",
             "bounded_wait",
             "file_map",
             "thread/stack_bounds",

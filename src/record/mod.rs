@@ -7,6 +7,7 @@
 pub(crate) mod allocator;
 pub(crate) mod append_list;
 pub(crate) mod bounded_wait;
+pub(crate) mod cache_counts;
 pub(crate) mod control;
 pub(crate) mod count;
 pub(crate) mod dropped;

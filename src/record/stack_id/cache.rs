@@ -6,6 +6,7 @@
 //! all stacks are in the first of their two buckets: 17 to 21 bytes a stack, a thread that allocates little costs
 //! little, and branching recursion, which has many stacks, slows down only gradually.
 
+use crate::record::cache_counts::count_cache;
 use crate::record::memory;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use std::hint::select_unpredictable;
@@ -86,10 +87,17 @@ impl StackCache {
         // buckets are valid.
         let id = unsafe { &*self.buckets.add(first_place(check, self.len)) }.get(check);
         if id != 0 {
+            count_cache!(stack_first);
             return id;
         }
         // SAFETY: as above.
-        unsafe { &*self.buckets.add(second_place(check, self.len)) }.get(check)
+        let id = unsafe { &*self.buckets.add(second_place(check, self.len)) }.get(check);
+        if id != 0 {
+            count_cache!(stack_second);
+        } else {
+            count_cache!(stack_missed);
+        }
+        id
     }
 
     /// Stores the id of a stack; evicts another stack if both buckets are full.

@@ -1,6 +1,7 @@
 //! Per-thread cache of frame layouts, keyed by stack depth and one return address.
 
 use crate::base::hint::unlikely;
+use crate::record::cache_counts::count_cache;
 use crate::record::memory;
 use crate::record::stack_id::frame_layout::FrameLayout;
 
@@ -128,6 +129,7 @@ impl FrameLayoutCache {
             slot = self.slot(key.second_slot());
             // SAFETY: as in `layout`.
             if unsafe { (*slot).key } != key.0 {
+                count_cache!(layout_missed);
                 return None;
             }
         }

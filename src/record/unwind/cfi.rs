@@ -14,6 +14,7 @@ use super::arch::{self, WORD};
 use super::eh_frame::{self, Context, Lookup, Parser, RuleFound};
 use super::{Entrance, Gather, fallback, modules};
 use crate::base::hint::unlikely;
+use crate::record::cache_counts::count_cache;
 use crate::record::count::counters::{Direction, OwnerCounters, Table};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
@@ -85,6 +86,7 @@ fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<K
     let depth = tools.bounds.end.wrapping_sub(stack_pointer);
     let hint = tools.layouts.discriminators[entrance as usize] as usize;
     if depth > tools.bounds.size || hint >= depth {
+        count_cache!(out_of_bounds);
         return None;
     }
     // SAFETY: between this thread's stack pointer and the end of its own stack, and both are aligned.
@@ -105,11 +107,16 @@ pub(super) fn lookup_by_layout<'a>(
     // SAFETY: borrowed from `tools` just now. A pointer, because the compiler takes a borrow that may be returned for one that
     // lasts, and `tools` is borrowed again below, after the last use of this one.
     let layout = unsafe { &mut *layout };
+    debug_assert!(layout.reach() <= tools.bounds.end - registers.sp, "a layout that ends behind the stack");
     // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
     let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
-    if unlikely(!layout.is_last(check)) && !lookup_other(layout, &tools.cache, counters, check) {
-        return lookup_by_second_layout(tools, counters, registers, key);
+    if unlikely(!layout.is_last(check)) {
+        if !lookup_other(layout, &tools.cache, counters, check) {
+            return lookup_by_second_layout(tools, counters, registers, key);
+        }
+    } else {
+        count_cache!(layout_last);
     }
     Some(layout)
 }
@@ -123,6 +130,7 @@ fn lookup_by_second_layout<'a>(
     key: Key,
 ) -> Option<&'a FrameLayout> {
     let layout = tools.layouts.at(1, key)?;
+    debug_assert!(layout.reach() <= tools.bounds.end - registers.sp, "a layout that ends behind the stack");
     // SAFETY: as above.
     let check = unsafe { layout.check(registers.sp, || registers.fp) };
     (layout.is_last(check) || lookup_other(layout, &tools.cache, counters, check)).then_some(layout)
@@ -251,7 +259,10 @@ fn walk<const FOREIGN: bool>(
     // Address that `fp` was loaded from; `None` while it is the frame pointer the walk began with.
     let mut fp_place = None;
     let mut at = match rules.start(pc) {
-        Some(at) => at,
+        Some(at) => {
+            count_cache!(rule_linked);
+            at
+        }
         None => match start_slow(rules, pc, &mut rule_of) {
             Some(at) => at,
             None => return Ended::Cut,
@@ -293,8 +304,12 @@ fn walk<const FOREIGN: bool>(
         sp = base;
         places.push((return_place - first) / WORD);
         let more = gather.push(return_address);
+        debug_assert!(bounds.contains(sp - WORD) || FOREIGN, "a walk left its stack");
         at = match rules.linked(at, return_address) {
-            Some(next) => next,
+            Some(next) => {
+                count_cache!(rule_linked);
+                next
+            }
             None => match next_slow(rules, at, return_address, &mut rule_of) {
                 Some(next) => next,
                 None => return Ended::Cut,
@@ -313,7 +328,10 @@ fn start_slow(
     pc: usize,
     rule_of: &mut impl FnMut(Lookup) -> RuleFound,
 ) -> Option<EntryRef> {
-    if rules.find(None, pc).is_none() {
+    if rules.find(None, pc).is_some() {
+        count_cache!(rule_found);
+    } else {
+        count_cache!(rule_parsed);
         // The address is in this very code, which stays loaded as long as it runs.
         rules.insert(pc, rule_of(Lookup::Here(pc)).rule)?;
     }
@@ -331,12 +349,18 @@ fn next_slow(
     rule_of: &mut impl FnMut(Lookup) -> RuleFound,
 ) -> Option<EntryRef> {
     match rules.find(Some(at), address) {
-        Some(next) => Some(next),
+        Some(next) => {
+            count_cache!(rule_found);
+            Some(next)
+        }
         // `at` is invalid after this; the link is made the next time this path is walked.
-        None => match rule_of(Lookup::ReturnAddress(address)) {
-            RuleFound { rule, stays: true } => rules.insert(address, rule),
-            RuleFound { rule, stays: false } => rules.insert_transient(address, rule),
-        },
+        None => {
+            count_cache!(rule_parsed);
+            match rule_of(Lookup::ReturnAddress(address)) {
+                RuleFound { rule, stays: true } => rules.insert(address, rule),
+                RuleFound { rule, stays: false } => rules.insert_transient(address, rule),
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::base::random_input::Random;
+use crate::record::cache_counts::{self, CacheCounts};
 use crate::record::count::counters::Direction;
 use crate::record::thread::{self, BUSY};
 use std::collections::HashMap;
@@ -342,4 +343,93 @@ fn a_large_frame_hides_nothing() {
     };
     let thread = std::thread::Builder::new().stack_size(32 << 20).spawn(run).unwrap();
     assert_eq!(thread.join().unwrap(), 2);
+}
+
+/// Looks the stack of an event up as an allocation does, and walks where it is not found. Returns the number of addresses.
+#[inline(never)]
+fn event(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    let state = thread::current_or_make().expect("a thread in its middle has a state");
+    let _busy = state.enter(BUSY);
+    // SAFETY: this thread's own state, just marked.
+    let tools = unsafe { state.tools() };
+    let registers = Registers::here();
+    if lookup_by_layout(tools, &state.counters, registers, Entrance::Allocate).is_none() {
+        let stack = walk(tools, registers, Some(Entrance::Allocate));
+        let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
+        let fresh = ids.len() as u32 + 1;
+        let id = *ids.entry(found).or_insert(fresh);
+        tools.cache.insert(stack, id);
+        assert!(state.counters.add_slow(id, Direction::Freed, 0));
+    }
+    black_box(tools.buffer.header.len as usize)
+}
+
+#[inline(never)]
+fn leaf(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    black_box(event(ids))
+}
+
+#[inline(never)]
+fn middle(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    black_box(leaf(ids))
+}
+
+/// Calls [`middle`] from one of two lines: two stacks of one layout.
+#[inline(never)]
+fn from_one_of_two_lines(first: bool, ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    if first { black_box(middle(ids)) } else { black_box(middle(ids)) + black_box(0) }
+}
+
+/// Says what two stacks of one layout, ten times the first and then ten times in turn, must hit and miss.
+#[test]
+fn caches_hit_what_they_have_seen() {
+    let _one = prepared();
+    if walker() != "cfi" {
+        return;
+    }
+    let run = || {
+        let mut ids = HashMap::new();
+        {
+            let state = thread::current_or_make().expect("a thread in its middle has a state");
+            let _busy = state.enter(BUSY);
+            // SAFETY: this thread's own state, just marked.
+            let tools = unsafe { state.tools() };
+            refresh(tools);
+            // An earlier thread may have had them.
+            tools.rules.forget();
+            tools.layouts.forget();
+        }
+        cache_counts::take();
+        let call = |first: bool, ids: &mut HashMap<Vec<usize>, u32>| {
+            (from_one_of_two_lines(black_box(first), ids), cache_counts::take())
+        };
+        // One place in the code: the frames above are the same for all.
+        let turns = (0..20).map(|number| number < 10 || number % 2 == 1);
+        turns.map(|first| call(first, &mut ids)).collect::<Vec<_>>()
+    };
+    let counts = std::thread::spawn(run).join().unwrap();
+    let addresses = counts[0].0;
+    let none = CacheCounts::default();
+    let of_start = 1;
+    assert_eq!(
+        counts[0].1,
+        CacheCounts { out_of_bounds: 1, rule_parsed: addresses + of_start, ..none },
+        "the first of all, on a stack that is not known yet"
+    );
+    let is_another = |counts: CacheCounts| {
+        let found = CacheCounts { stack_first: 0, stack_second: 0, ..counts };
+        (found, counts.stack_first + counts.stack_second) == (none, 1)
+    };
+    assert!(is_another(counts[1].1), "the walk has stored it in the stack cache: {:?}", counts[1]);
+    for (_, again) in &counts[2..10] {
+        assert_eq!(*again, CacheCounts { layout_last: 1, ..none }, "the last stack of its layout");
+    }
+    // The first walk parsed its rules and made no links; the start has none before it. The line is another one.
+    let expected =
+        CacheCounts { stack_missed: 1, rule_linked: 1, rule_found: addresses - 1, rule_parsed: 1, ..none };
+    assert_eq!(counts[10].1, expected, "a new stack of a known layout");
+    assert_eq!(counts[11].1, CacheCounts { layout_last: 1, ..none }, "a walk leaves the last stack");
+    for (_, other) in &counts[12..] {
+        assert!(is_another(*other), "another stack of the layout: {other:?}");
+    }
 }
