@@ -151,13 +151,14 @@ fn allocate_zeroed(count: usize, most: usize, layout: Layout) {
     under(FRAMES, 0, &mut || blocks.allocate_zeroed(WARM + count));
 }
 
-/// Runs with sixteen sets of stacks: collisions in a cache depend on their addresses, and so on all code before.
+/// Runs with sixteen sets of stacks, each at a depth of its own: collisions in a cache depend on addresses and depths, and so
+/// on all code before.
 fn in_turn(count: usize, most: usize) {
     let mut blocks = Blocks::with_room(16 * 2 * STACKS_IN_TURN + most, SMALL);
     for times in 0..16 {
         for stack in 0..2 * STACKS_IN_TURN + count / 16 {
             let path = times * STACKS_IN_TURN + stack % STACKS_IN_TURN;
-            under(FRAMES, path as u64, &mut || blocks.allocate(1));
+            under(FRAMES - 8 + times as u32, path as u64, &mut || blocks.allocate(1));
         }
     }
 }
