@@ -338,23 +338,46 @@ fn a_library_loaded_after_names_were_read_has_lines() {
     drop(kept);
 }
 
-/// Lines where the kernel lets the old file be read, which takes a capability, and else an offset.
+/// Returns whether the kernel lets a mapped file be read that has no name any more, which takes a capability.
+fn mapped_files_can_be_read() -> bool {
+    let mut mapped = std::fs::read_dir("/proc/self/map_files").into_iter().flatten().flatten();
+    mapped.next().is_some_and(|entry| std::fs::File::open(entry.path()).is_ok())
+}
+
+/// Allocates in a library whose file `change` changes once it is loaded: the library's own line where the mapped file can be
+/// read, and else an offset.
+fn names_are_of_what_is_mapped(name: &str, change: impl FnOnce(&Path)) {
+    let path = library(name, 1_000);
+    let loaded = Loaded::open(&path);
+    change(&path);
+    let mut kept = Vec::with_capacity(3);
+    loaded.fill(&mut kept, 3);
+    let frames = frames(&kept[2]);
+    let (function, file, _) = &frames[1];
+    if mapped_files_can_be_read() {
+        assert_eq!((function.as_str(), file.ends_with(&format!("{name}.c"))), ("inner", true), "{frames:#?}");
+    } else {
+        let is_offset = function.starts_with(&format!("lib{name}.so+0x"));
+        assert_eq!((is_offset, file.as_str()), (true, "<unknown>"), "{frames:#?}");
+    }
+    drop(kept);
+}
+
 #[test]
 fn a_library_whose_file_was_replaced_has_no_names_of_the_new_one() {
     own_process!();
     let _turn = turn();
-    let path = library("replaced", 1_000);
-    let loaded = Loaded::open(&path);
-    let other = library_of(&SOURCE.replace("inner", "wrong"), "other", 5_000);
-    std::fs::rename(other, &path).unwrap();
-    let mut kept = Vec::with_capacity(3);
-    loaded.fill(&mut kept, 3);
-    let frames = frames(&kept[2]);
-    let (name, file, _) = &frames[1];
-    let by_line = name == "inner" && file.ends_with("replaced.c");
-    let by_offset = name.starts_with("libreplaced.so+0x") && file == "<unknown>";
-    assert!(by_line || by_offset, "{frames:#?}");
-    drop(kept);
+    names_are_of_what_is_mapped("replaced", |path| {
+        let other = library_of(&SOURCE.replace("inner", "wrong"), "other", 5_000);
+        std::fs::rename(other, path).unwrap();
+    });
+}
+
+#[test]
+fn a_library_whose_file_was_deleted_keeps_its_names() {
+    own_process!();
+    let _turn = turn();
+    names_are_of_what_is_mapped("deleted", |path| std::fs::remove_file(path).unwrap());
 }
 
 #[test]
