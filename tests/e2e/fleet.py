@@ -22,6 +22,8 @@ from support import ROOT, Program, Prometheus, faster, get, wait_for
 RULES = ROOT / "dashboards" / "rules" / "heapgauge.rules.yml"
 SIMULATOR = ROOT / "benches" / "target" / "release" / "fleet"
 LEAK_ALERTS = {"HeapFunctionGrowing", "HeapFunctionExhaustsMemory"}
+# Share of missed evaluations from which on missing alerts may be the machine's fault.
+MANY_MISSED = 0.1
 
 CONFIG = """
 global:
@@ -133,7 +135,7 @@ def watched(options, port, rules, prometheus):
             problems.append(f"{job}, {service['kind']}: {count:.0f} processes, planted {service['leaking']}")
         if service["kind"] == "LeakOfRelease" and f"{service['leaking']} of {service['leaking']} of 2.4" not in words:
             problems.append(f"{job}: {words}")
-    return problems
+    return problems, missed
 
 
 def main():
@@ -146,7 +148,12 @@ def main():
     parser.add_argument("--rules", type=pathlib.Path, default=RULES)
     options = parser.parse_args()
     build()
-    problems = run(options)
+    problems, missed = run(options)
+    if problems and missed > MANY_MISSED:
+        # Rules that were not evaluated have no alerts: the machine had no time for them.
+        options.speed //= 2
+        print(f"{100 * missed:.0f} % of the evaluations were missed: once more at speed {options.speed}")
+        problems, _ = run(options)
     for problem in problems:
         print(f"FAILED  {problem}")
     print("0 passed, 1 failed" if problems else "1 passed, 0 failed")

@@ -395,8 +395,9 @@ mod tests {
         // SAFETY: as above.
         let bytes = |address| unsafe { segment.bytes_from(address) }.len();
         assert_eq!(bytes(module.unwind_header), segment.end - module.unwind_header);
+        // In the module, or behind it: where there is a hole behind the code, as on aarch64, the C library leaves the rest out.
         let variable = (&raw const VARIABLE).addr();
-        assert!((module.start..module.end).contains(&variable));
+        assert!(variable >= module.start);
         assert_eq!(
             [bytes(variable), bytes(segment.end), bytes(segment.start.wrapping_sub(1)), bytes(0)],
             [0; 4]
