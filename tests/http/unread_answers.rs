@@ -81,7 +81,7 @@ fn clients_that_do_not_read_do_not_fill_the_memory() {
             let mut rest = String::new();
             stream.read_to_string(&mut rest).unwrap();
             assert!(rest.contains("\r\nretry-after: 10\r\n"), "{rest}");
-            assert!(rest.ends_with("hold 16 MiB of memory, try again in 10 seconds\n"), "{rest}");
+            assert!(rest.ends_with("(HEAPGAUGE_MAX_OVERHEAD), try again in 10 seconds\n"), "{rest}");
             refused += 1;
         } else {
             assert!(head.ends_with(b"200"), "{head:?}");

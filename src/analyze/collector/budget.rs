@@ -37,7 +37,7 @@ pub(super) fn of_baselines(limit: u64) -> usize {
 }
 
 /// Returns the limit of the process, bytes.
-pub(super) fn limit() -> u64 {
+pub(crate) fn limit() -> u64 {
     match LIMIT.load(Ordering::Relaxed) {
         0 => DEFAULT_MAX_OVERHEAD,
         limit => limit,

@@ -6,6 +6,8 @@
 
 use super::elf::{Elf, build_id_in};
 use object::Object;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Directory in which distributions put separate debug files.
@@ -17,18 +19,50 @@ pub(super) fn separate(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
     if let Some(path) = id.and_then(by_build_id) {
         return Some(path);
     }
-    let (name, _) = elf.gnu_debuglink().ok()??;
+    let (name, checksum) = elf.gnu_debuglink().ok()??;
     let name = std::str::from_utf8(name).ok()?;
-    let module = std::fs::canonicalize(module).ok()?;
-    let directory = module.parent()?;
+    // The directory's, because the file may have been deleted.
+    let directory = &std::fs::canonicalize(module.parent()?).ok()?;
+    let module = directory.join(module.file_name()?);
     let below = directory.strip_prefix("/").unwrap_or(directory);
     let is_right = |path: &Path| match (id, build_id_in(path)) {
         (Some(id), Some(other)) => id == other,
-        _ => true,
+        _ => checksum_of(path) == Some(checksum),
     };
     [directory.join(name), directory.join(".debug").join(name), Path::new(DEBUG_FILES).join(below).join(name)]
         .into_iter()
         .find(|path| path.is_file() && *path != module && is_right(path))
+}
+
+/// Computes the checksum of a file that a debug link names: CRC-32 of IEEE 802.3, in the documentation of GDB under "Separate
+/// Debug Files". A crate for it would be one more without features.
+fn checksum_of(path: &Path) -> Option<u32> {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let mut remainder = byte as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                remainder = if remainder & 1 == 0 { remainder >> 1 } else { remainder >> 1 ^ 0xedb8_8320 };
+                bit += 1;
+            }
+            table[byte] = remainder;
+            byte += 1;
+        }
+        table
+    };
+    let mut file = File::open(path).ok()?;
+    let (mut piece, mut sum) = (vec![0; 64 << 10], u32::MAX);
+    loop {
+        let length = file.read(&mut piece).ok()?;
+        if length == 0 {
+            return Some(!sum);
+        }
+        for byte in &piece[..length] {
+            sum = TABLE[usize::from(sum as u8 ^ byte)] ^ sum >> 8;
+        }
+    }
 }
 
 fn by_build_id(id: &[u8]) -> Option<PathBuf> {
@@ -53,4 +87,20 @@ pub(super) fn supplement(elf: &Elf<'_>, debug: &Path) -> Option<PathBuf> {
     let path = directory.parent()?.join(std::str::from_utf8(name).ok()?);
     let path = if path.is_file() { Some(path) } else { by_build_id(id) };
     path.filter(|path| build_id_in(path).is_none_or(|other| other == id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_is_that_of_debug_links() {
+        let path = std::env::temp_dir().join(format!("heapgauge-checksum-{}", std::process::id()));
+        for (text, sum) in [("", 0), ("123456789", 0xcbf4_3926)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(checksum_of(&path), Some(sum), "{text}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(checksum_of(&path), None);
+    }
 }

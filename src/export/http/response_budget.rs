@@ -1,9 +1,9 @@
 //! Large answers that clients have not read yet → a limit for all of them together.
 //!
 //! A rendered answer stays in memory until its client has read it, and a client may never do so. Each answer above
-//! [`SMALL`] takes its share of [`BUDGET`] once it is rendered, and gives it back when it is sent or given up; without a
-//! share it is dropped and the client is asked to come back. Rendering itself is one answer at a time in each thread
-//! that makes answers.
+//! [`small`] bytes takes its share of [`BUDGET`] once it is rendered, and gives it back when it is sent or given up. Without a
+//! share, or where it and others take heapgauge beyond its limit, it is dropped and the client is asked to come back.
+//! Rendering itself is one answer at a time in each thread that makes answers.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -18,11 +18,12 @@ use hyper::header::{HeaderValue, RETRY_AFTER};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::response::{Body, Response, refuse};
+use crate::analyze::collector::budget;
 use crate::record::control;
 use crate::record::fork::mutex::PerProcess;
 
-/// Largest answer that is sent without a share, bytes; a connection may buffer as much anyway.
-const SMALL: u64 = 64 << 10;
+/// Most bytes of a piece of an answer; a connection buffers as much.
+const PIECE: u64 = 64 << 10;
 /// Most bytes of larger answers that may be in memory at a time. A single answer may be larger, if it is alone.
 const BUDGET: u64 = 16 << 20;
 /// Unit of a permit, bytes, because a semaphore holds fewer than there may be bytes.
@@ -43,24 +44,32 @@ impl Default for Shares {
     }
 }
 
+/// Returns the size of a piece, and of the largest answer that is sent without a share: of a small limit little, because every
+/// connection may have one.
+fn small() -> u64 {
+    PIECE.min(budget::limit() / 256)
+}
+
 /// Sends a large answer in pieces, with a share that lasts as long as the answer.
 pub(super) fn bounded(response: Response) -> Response {
     let _own = control::internal();
     let size = response.body().size_hint().exact().unwrap_or(UNKNOWN);
-    if size <= SMALL {
+    if size <= small() {
         return response;
     }
     let units = size.min(BUDGET).div_ceil(UNIT) as u32;
+    let has_room = control::own_bytes() <= budget::limit();
     match SHARES.get().0.clone().try_acquire_many_owned(units) {
-        Ok(share) => response.map(|body| Pieces { rest: Bytes::new(), body, _share: share }.boxed_unsync()),
-        Err(_) => {
+        Ok(share) if has_room => {
+            response.map(|body| Pieces { rest: Bytes::new(), body, _share: share }.boxed_unsync())
+        }
+        _ => {
             drop(response);
             let mut busy = refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format_args!(
-                    "answers that clients have not read yet hold {} MiB of memory, try again in {RETRY_SECONDS} \
-                     seconds",
-                    BUDGET >> 20
+                    "this answer and those that clients have not read yet take more memory than heapgauge has for them \
+                     (HEAPGAUGE_MAX_OVERHEAD), try again in {RETRY_SECONDS} seconds"
                 ),
             );
             busy.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
@@ -94,7 +103,7 @@ impl hyper::body::Body for Pieces {
                 end => return Poll::Ready(end),
             }
         }
-        let length = self.rest.len().min(SMALL as usize);
+        let length = self.rest.len().min(small() as usize);
         let piece = self.rest.split_to(length);
         Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(&piece)))))
     }
