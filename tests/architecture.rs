@@ -398,7 +398,7 @@ fn first_sentences_are_sentences() {
             let of = |line: &str| ["//! ", "/// "].into_iter().find(|mark| line.starts_with(mark));
             if let Some(mark) = of(line)
                 && !before.starts_with(mark.trim_end())
-                && ["What ", "Who ", "Whose ", "Of ", "For ", "The same "]
+                && ["What ", "Who ", "Whose ", "Of ", "For ", "The same"]
                     .iter()
                     .any(|word| line[4..].starts_with(word))
             {

@@ -10,8 +10,8 @@ use std::hint::black_box;
 use std::panic::catch_unwind;
 use std::pin::{Pin, pin};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use heapgauge::testing::{assert_allocates, assert_no_growth};
@@ -234,8 +234,33 @@ fn nothing_passes_where_nothing_is_measured() {
     assert!(message(|| assert_allocates(.., || ())).contains("tracking is off"));
     heapgauge::start(32).unwrap();
     assert_no_growth(|| ());
-    let said = message(|| assert_no_growth(heapgauge::clear_traces));
-    assert!(said.contains("tracking was changed meanwhile"), "{said}");
+    let changes: [fn(); 3] = [
+        heapgauge::clear_traces,
+        || {
+            let _paused = heapgauge::pause();
+            std::mem::forget(black_box(vec![1u8; 10]));
+        },
+        || {
+            heapgauge::set_sample_interval(1 << 30).unwrap();
+            std::mem::forget(black_box(vec![1u8; 10]));
+            heapgauge::set_sample_interval(0).unwrap();
+        },
+    ];
+    for change in changes {
+        let said = message(|| assert_no_growth(change));
+        assert!(said.contains("tracking was changed meanwhile"), "{said}");
+        assert!(message(|| assert_allocates(.., change)).contains("tracking was changed meanwhile"));
+    }
+    let paused = heapgauge::pause();
+    assert!(!measure(|| drop(paused)).1.is_exact(), "a pause that ends inside");
+    let place = Arc::new(Mutex::new(String::new()));
+    let noted = Arc::clone(&place);
+    std::panic::set_hook(Box::new(move |panic| {
+        *noted.lock().unwrap() = panic.location().unwrap().file().to_owned()
+    }));
+    message(|| assert_no_growth(heapgauge::clear_traces));
+    let _ = std::panic::take_hook();
+    assert!(place.lock().unwrap().ends_with("measure.rs"), "{place:?}");
 }
 
 /// Runs the eight tests above that share a process, side by side, several times: `MEASURE_RUNS`, by default 5.

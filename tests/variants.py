@@ -120,9 +120,9 @@ def compile_variant(stock, name, flags, heapgauge=None, where=PROGRAM, source=SO
 RELEASE = ["-C", "opt-level=3", "-C", "debuginfo=line-tables-only"]
 
 
-def answer(program):
+def answer(program, launcher=()):
     """Runs the program, and checks what holds for every variant. Returns its answer."""
-    said = json.loads(run([program]))
+    said = json.loads(run([*launcher, program]))
     assert said["capture"] == "cfi", said["capture"]
     assert (said["fallback_walks"], said["dropped"]) == (0, 0), said
     return said
@@ -150,9 +150,19 @@ def check_named(said, symbols, place):
     assert len(ids) == len(LEAKS), ids
 
 
-def check_lines(program):
+# Copies the program, and runs the copy when it has no name any more.
+RUN_DELETED = """
+import os, shutil, sys
+path = shutil.copy(sys.argv[1], sys.argv[1] + ".deleted")
+file = os.open(path, os.O_RDONLY)
+os.unlink(path)
+os.execve(file, [path], os.environ)
+"""
+
+
+def check_lines(program, launcher=()):
     """Each leak is at its line, also where a library allocates for the program."""
-    said = answer(program)
+    said = answer(program, launcher)
     check_named(said, "lines", lambda function: (SOURCE, line_of(function)))
     function, expected = LEAK_OF_A_LIBRARY
     sites = [site for site in said["sites"] if (site["size"], site["count"]) == expected]
@@ -261,8 +271,19 @@ def stripped_with_debug_link(stock):
     check_offsets(program, debug)
     run(["objcopy", f"--add-gnu-debuglink={debug.name}", program], program.parent)
     check_lines(program)
-    debug.rename(debug.with_suffix(".moved"))
-    check_offsets(program, debug.with_suffix(".moved"))
+    # A file that was deleted before it ran.
+    check_lines(program, [sys.executable, "-c", RUN_DELETED])
+    # Without build ids the link's checksum tells the builds apart.
+    for file in (program, debug):
+        run(["objcopy", "--remove-section=.note.gnu.build-id", file])
+    run(["objcopy", "--remove-section=.gnu_debuglink", program])
+    run(["objcopy", f"--add-gnu-debuglink={debug.name}", program], program.parent)
+    check_lines(program)
+    moved = debug.with_suffix(".moved")
+    debug.rename(moved)
+    check_offsets(program, moved)
+    debug.write_bytes(moved.read_bytes() + b"of another build")
+    check_offsets(program, moved)
 
 
 def stripped_with_build_id(stock):

@@ -47,14 +47,10 @@ const LINES: usize = 10;
 pub fn assert_no_growth(mut f: impl FnMut()) {
     check("assert_no_growth");
     f();
-    let mut calls = || {
-        let before = OwnStacks::now();
-        let ((), work) = measure(|| (0..CALLS).for_each(|_| f()));
-        demand_exact("assert_no_growth", &work);
-        let is_grown = work.live_bytes > 0 || work.live_blocks > 0;
-        is_grown.then(|| (work, before.since()))
-    };
-    let Some((work, stacks)) = calls().and_then(|_| calls()) else { return };
+    if growth(&mut f).is_none() {
+        return;
+    }
+    let Some((work, stacks)) = growth(&mut f) else { return };
     let live = |counts: &Counts| (counts.live_bytes(), counts.live_blocks());
     panic!(
         "assert_no_growth: {CALLS} calls kept {} bytes in {} blocks, as the {CALLS} before did; they were allocated at\n{}",
@@ -62,6 +58,16 @@ pub fn assert_no_growth(mut f: impl FnMut()) {
         work.live_blocks,
         lines(stacks, live)
     );
+}
+
+/// Calls it eight times, and returns the work and its stacks if memory was kept.
+#[track_caller]
+fn growth(f: &mut impl FnMut()) -> Option<(Measurement, Vec<RawStack>)> {
+    let before = OwnStacks::now();
+    let ((), work) = measure(|| (0..CALLS).for_each(|_| f()));
+    demand_exact("assert_no_growth", &work);
+    let is_grown = work.live_bytes > 0 || work.live_blocks > 0;
+    is_grown.then(|| (work, before.since()))
 }
 
 /// Asserts that one call of `f` allocates as many blocks as the range allows, and returns its result. A resize is an
@@ -121,7 +127,7 @@ fn demand_exact(assertion: &str, work: &Measurement) {
 fn shown(range: &impl RangeBounds<u64>) -> String {
     let begin = match range.start_bound() {
         Bound::Included(begin) => begin.to_string(),
-        Bound::Excluded(begin) => (begin + 1).to_string(),
+        Bound::Excluded(begin) => begin.saturating_add(1).to_string(),
         Bound::Unbounded => String::new(),
     };
     match range.end_bound() {

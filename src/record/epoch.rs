@@ -37,6 +37,8 @@ static HOT: Hot = Hot {
 /// The next id in the low half; in the high half the newest base that a `clear` or `start` has taken. One word, so that the
 /// thread that takes an id knows the epoch that it belongs to.
 static NEXT: AtomicU64 = AtomicU64::new(tag::FIRST as u64);
+/// Relaxed: only compared with itself.
+static SAMPLINGS: AtomicU32 = AtomicU32::new(0);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
 static CONFIGURED: AtomicU8 = AtomicU8::new(0);
 /// 1 once an instance was asked for a block; 2 once one was that is the program's global allocator. Relaxed: it only
@@ -115,7 +117,13 @@ fn next_generation_and_recall() {
 pub(crate) fn set_sample_interval(interval: u32) {
     let sampling = SamplingConfig::new(interval, EXACT_FROM.load(Ordering::Relaxed));
     HOT.sampling.store(sampling.word(), Ordering::Relaxed);
+    SAMPLINGS.fetch_add(1, Ordering::Relaxed);
     next_generation_and_recall();
+}
+
+/// Returns how often the sample interval has been set.
+pub(crate) fn samplings() -> u32 {
+    SAMPLINGS.load(Ordering::Relaxed)
 }
 
 /// Returns whether new allocations are recorded.

@@ -50,7 +50,8 @@ pub struct Measurement {
 
 impl Measurement {
     /// Returns whether every event is in the figures. Not so where heapgauge is not the program's allocator, tracking was off
-    /// or sampled, `clear_traces` came in between, or the program had no memory left to record an event in its thread.
+    /// or sampled, that, a pause of this thread or `clear_traces` came in between, the program had no memory left to record an
+    /// event in its thread, or any thread allocated a block of 2 GiB or more meanwhile: those are counted for all threads together.
     ///
     /// # Examples
     ///
@@ -191,6 +192,8 @@ struct Moment {
     /// Counts that no thread of its own has, such as those of blocks of 2 GiB and more.
     shared: Counts,
     own: Counts,
+    /// Pauses of this thread that have begun or ended, and sample intervals that have been set.
+    changes: (u32, u32),
     is_exact: bool,
 }
 
@@ -210,7 +213,8 @@ impl Moment {
         }
         each(&thread::SHARED, base, |_, counts| shared += counts);
         let is_exact = state.is_some() && epoch::is_on() && epoch::sampling() == SamplingConfig::EXACT;
-        Moment { base: epoch::base(), dropped: raw_snapshot::dropped(), shared, own, is_exact }
+        let changes = (state.map_or(0, ThreadState::pauses), epoch::samplings());
+        Moment { base: epoch::base(), dropped: raw_snapshot::dropped(), shared, own, changes, is_exact }
     }
 }
 
@@ -225,12 +229,12 @@ impl Span {
 
     fn end(mut self) -> Measurement {
         let bytes = self.leave();
-        let Moment { base, dropped, shared, own: before, is_exact } = self.before;
+        let Moment { base, dropped, shared, own: before, changes, is_exact } = self.before;
         let after = Moment::now(self.state, base);
         let own = after.own;
         let is_exact = is_exact
             && after.is_exact
-            && (after.base, after.dropped, after.shared) == (base, dropped, shared)
+            && (after.base, after.dropped, after.shared, after.changes) == (base, dropped, shared, changes)
             && bytes.is_some();
         // Values only rise within an epoch; in a later one they are of no use.
         let between = |after: u64, before: u64| after.saturating_sub(before);

@@ -145,7 +145,13 @@ def kubernetes_takes_the_manifests():
     for selector in (monitor["selector"], policy["podSelector"], loaded["deployment.yaml"]["spec"]["selector"]):
         assert selector["matchLabels"].items() <= pod["metadata"]["labels"].items(), selector
     assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == [port["name"]]
-    assert [allowed["port"] for rule in policy["ingress"] for allowed in rule["ports"]] == [port["containerPort"]]
+    shown, others = policy["ingress"]
+    assert [allowed["port"] for allowed in shown["ports"]] == [port["containerPort"]]
+    # All other ports stay open to all.
+    assert "from" not in others
+    *tcp, udp = [(allowed["protocol"], allowed.get("port"), allowed.get("endPort")) for allowed in others["ports"]]
+    before, after = port["containerPort"] - 1, port["containerPort"] + 1
+    assert (tcp, udp) == ([("TCP", 1, before), ("TCP", after, 65535)], ("UDP", None, None))
     assert loaded["prometheusrule.yaml"]["spec"]["groups"]
 
 

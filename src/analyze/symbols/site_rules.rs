@@ -80,7 +80,7 @@ pub(super) enum CodeOwner {
     Program,
     /// A program's, of the workspace that it was built from.
     Own,
-    /// The same, made by a derive: it stands for its caller.
+    /// Own code that a derive made: it counts for its caller.
     Derived,
     /// The standard library, and the code that runs before `main` and below a thread's first function.
     Standard,
