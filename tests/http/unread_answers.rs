@@ -13,7 +13,8 @@ const CLIENTS: usize = 30;
 const LARGE: &str = "/memory/snapshots?group_by=traceback&top=10000&format=json";
 
 /// The program under test: holds blocks of many stacks, and serves until its stdin ends.
-fn main_of_the_child() {
+fn main_of_the_child(limit: u64) {
+    heapgauge::set_max_overhead(limit).unwrap();
     let kept = blocks_on_many_stacks(TURNS);
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     println!("\nlistening on {}", server.local_addr());
@@ -46,25 +47,67 @@ fn own_memory(addr: SocketAddr) -> u64 {
     line.parse().unwrap()
 }
 
-#[test]
-fn clients_that_do_not_read_do_not_fill_the_memory() {
-    if std::env::var_os("UNREAD_ANSWERS_CHILD").is_some() {
-        return main_of_the_child();
-    }
+/// Starts this test again as the program under test. Returns it with its address.
+fn start(test: &str, limit: u64) -> (Child, SocketAddr) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "unread_answers::clients_that_do_not_read_do_not_fill_the_memory", "--nocapture"])
-        .env("UNREAD_ANSWERS_CHILD", "1")
+        .args(["--exact", &format!("unread_answers::{test}"), "--nocapture"])
+        .env("UNREAD_ANSWERS_CHILD", limit.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
     let addr = loop {
-        let line = lines.next().unwrap().unwrap();
+        let mut line = String::new();
+        assert_ne!(output.read_line(&mut line).unwrap(), 0, "the program has ended");
         if let Some(addr) = line.strip_prefix("listening on ") {
-            break addr.parse().unwrap();
+            break addr.trim().parse().unwrap();
         }
     };
+    // It goes on writing.
+    child.stdout = Some(output.into_inner());
+    (child, addr)
+}
+
+/// Ends the program under test.
+fn end(mut child: Child) {
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+/// At a limit that tables and names leave less of than large answers may have together.
+#[test]
+fn clients_that_do_not_read_leave_the_limit_alone() {
+    const LIMIT: u64 = 16 << 20;
+    if let Ok(limit) = std::env::var("UNREAD_ANSWERS_CHILD") {
+        return main_of_the_child(limit.parse().unwrap());
+    }
+    let (child, addr) = start("clients_that_do_not_read_leave_the_limit_alone", LIMIT);
+    assert_eq!(read(addr, LARGE).status, 200, "with the names");
+    let (mut unread, mut refused) = (Vec::new(), 0);
+    for _ in 0..CLIENTS {
+        let mut stream = ask(addr, LARGE);
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        match &head[9..] {
+            b"200" => unread.push(stream),
+            b"503" => refused += 1,
+            status => panic!("{status:?}"),
+        }
+        let own = own_memory(addr);
+        assert!(own <= LIMIT, "{own} bytes with {} clients, {refused} refused", unread.len());
+    }
+    assert!((1..CLIENTS).contains(&refused), "{refused} refused");
+    drop(unread);
+    end(child);
+}
+
+#[test]
+fn clients_that_do_not_read_do_not_fill_the_memory() {
+    if let Ok(limit) = std::env::var("UNREAD_ANSWERS_CHILD") {
+        return main_of_the_child(limit.parse().unwrap());
+    }
+    let (child, addr) = start("clients_that_do_not_read_do_not_fill_the_memory", 64 << 20);
     // One answer is read first, so that names and the memory for one answer are in the figures before.
     let whole = read(addr, LARGE);
     assert_eq!(whole.status, 200);
@@ -103,6 +146,5 @@ fn clients_that_do_not_read_do_not_fill_the_memory() {
         read(addr, LARGE).status == 200
     });
     assert!(again);
-    drop(child.stdin.take());
-    assert!(child.wait().unwrap().success());
+    end(child);
 }
