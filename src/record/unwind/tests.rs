@@ -374,10 +374,19 @@ fn middle(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
     black_box(leaf(ids))
 }
 
-/// Calls [`middle`] from one of two lines: two stacks of one layout.
+type Line = fn(&mut HashMap<Vec<usize>, u32>) -> usize;
+
+/// Two functions of one frame layout that call [`middle`]. The numbers differ, or the compiler would merge them.
+static LINES: [Line; 2] = [first_line, second_line];
+
 #[inline(never)]
-fn from_one_of_two_lines(first: bool, ids: &mut HashMap<Vec<usize>, u32>) -> usize {
-    if first { black_box(middle(ids)) } else { black_box(middle(ids)) + black_box(0) }
+fn first_line(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    black_box(middle(ids)) + black_box(0) + black_box(3)
+}
+
+#[inline(never)]
+fn second_line(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
+    black_box(middle(ids)) + black_box(1) + black_box(2)
 }
 
 /// Says what two stacks of one layout, ten times the first and then ten times in turn, must hit and miss.
@@ -401,7 +410,7 @@ fn caches_hit_what_they_have_seen() {
         }
         cache_counts::take();
         let call = |first: bool, ids: &mut HashMap<Vec<usize>, u32>| {
-            (from_one_of_two_lines(black_box(first), ids), cache_counts::take())
+            (black_box(LINES)[usize::from(!first)](ids) - 3, cache_counts::take())
         };
         // One place in the code: the frames above are the same for all.
         let turns = (0..20).map(|number| number < 10 || number % 2 == 1);
