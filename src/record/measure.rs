@@ -193,7 +193,7 @@ struct Moment {
     shared: Counts,
     own: Counts,
     /// Pauses of this thread that have begun or ended, and sample intervals that have been set.
-    changes: (u32, u32),
+    changes: ((u32, bool), u32),
     is_exact: bool,
 }
 
@@ -213,7 +213,7 @@ impl Moment {
         }
         each(&thread::SHARED, base, |_, counts| shared += counts);
         let is_exact = state.is_some() && epoch::is_on() && epoch::sampling() == SamplingConfig::EXACT;
-        let changes = (state.map_or(0, ThreadState::pauses), epoch::samplings());
+        let changes = (state.map_or((0, false), ThreadState::pauses), epoch::samplings());
         Moment { base: epoch::base(), dropped: raw_snapshot::dropped(), shared, own, changes, is_exact }
     }
 }

@@ -98,7 +98,7 @@ pub(crate) struct ThreadState {
     /// 1 while a thread has this state.
     pub(super) taken: AtomicU8,
     paused_depth: Cell<u32>,
-    /// Number of times that a pause has begun or ended.
+    /// Number of times that a pause has begun.
     pauses: Cell<u32>,
     internal_depth: Cell<u32>,
     /// Number of times that the thread is inside the fork lock, see `fork`.
@@ -366,26 +366,23 @@ impl ThreadState {
     pub(crate) fn suspend(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
-        self.count_pause(kind);
+        if kind == PAUSED {
+            self.pauses.set(self.pauses.get().wrapping_add(1));
+        }
         self.hot.flags.fetch_or(u32::from(kind), Ordering::Relaxed);
         self.hot.unsampled.revoke();
     }
 
-    /// Counts the begin or end of a pause, so that a measurement around it knows.
-    fn count_pause(&self, kind: u8) {
-        self.pauses.set(self.pauses.get().wrapping_add(u32::from(kind == PAUSED)));
-    }
-
-    /// Returns how often a pause has begun or ended in this state.
-    pub(crate) fn pauses(&self) -> u32 {
-        self.pauses.get()
+    /// Returns how often a pause has begun in this state, and whether there is one, so that a measurement knows of those that
+    /// begin or end meanwhile.
+    pub(crate) fn pauses(&self) -> (u32, bool) {
+        (self.pauses.get(), self.flags() & PAUSED != 0)
     }
 
     /// Takes one level of suspension away.
     pub(crate) fn resume(&self, kind: u8) {
         let depth = self.depth(kind);
         depth.set(depth.get().saturating_sub(1));
-        self.count_pause(kind);
         if depth.get() == 0 {
             self.hot.flags.fetch_and(!u32::from(kind), Ordering::Relaxed);
         }
