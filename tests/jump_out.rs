@@ -1,8 +1,8 @@
 //! Tests threads that leave an event by `siglongjmp` out of a signal handler, and end: what they were in the middle of is
 //! left behind, and the next threads take their states over.
 //!
-//! The inner allocator only adds to a number, so that a jump out of it leaves nothing locked: where a program jumps out of
-//! the C library's `malloc`, its lock stays locked whoever tracks it.
+//! The inner allocator only adds to a number, so that a jump out of it leaves nothing locked. A jump out of the C library's
+//! `malloc` leaves its lock locked, with heapgauge or without.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use heapgauge::{Collector, Snapshot, TrackingAllocator};

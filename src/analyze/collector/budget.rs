@@ -86,8 +86,8 @@ pub(crate) fn divide_default() {
 }
 
 /// Returns the limit of a process that sets none: a quarter of what its cgroup leaves it now, where that is less than the
-/// usual default; up to half where the line tables of the program need that. Near the cgroup's limit the usual one may be
-/// what the kernel ends the process for.
+/// usual default; up to half where the line tables of the program need that. With the usual default near the cgroup's limit, the
+/// kernel could end the process.
 fn default_limit(headroom: Option<u64>, lines_cost: u64) -> u64 {
     let Some(headroom) = headroom else { return DEFAULT_MAX_OVERHEAD };
     let lines = lines_cost + lines_cost / 4 + MIN_MAX_OVERHEAD;

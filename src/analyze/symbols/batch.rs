@@ -324,8 +324,8 @@ pub(super) fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
 }
 
 /// Returns the bytes that the process's cgroup leaves it now. The program may have grown since the overhead limit was set,
-/// and where the kernel ends it, names are not worth it: they are looked for again when there is room. Nothing is reserved
-/// for them early, because that would be as large as the line tables all the time.
+/// and the kernel could end it. Names are looked for again when there is room. No memory is reserved for them early: it would be
+/// as much as the line tables, for the whole life of the process.
 pub(super) fn headroom_of_cgroup() -> u64 {
     process::memory_headroom_bytes().unwrap_or(u64::MAX)
 }

@@ -82,8 +82,8 @@ impl ModuleSymbols {
         }
     }
 
-    /// Notes that there is no room for `cost` bytes of detail, within a limit that was set to `nominal`; lines may be looked
-    /// for again when there is `room`.
+    /// Notes that there is no room for `cost` bytes of detail, within a limit that was set to `nominal`. Lines may be looked for
+    /// again when as many bytes are free as `room` says.
     pub(super) fn lose(&mut self, cost: u64, nominal: u64, room: u64) {
         let lost = if fits_never(cost, nominal) { Lost::ForGood } else { Lost::ForNow };
         self.lost = self.lost.max(Some(lost));

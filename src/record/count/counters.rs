@@ -87,7 +87,7 @@ impl Count {
         Count(AtomicU64::new(0))
     }
 
-    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry. By the thread that the count belongs to.
+    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry. Only the thread that the count belongs to may call it.
     #[inline(always)]
     pub(crate) fn add(&self, bytes: u64) -> bool {
         debug_assert!(bytes <= MOST);
@@ -270,7 +270,7 @@ impl Table<OwnerCounters> {
         self.count(id, direction).is_some_and(|count| count.add(bytes as u64))
     }
 
-    /// Returns one of the counts of this id, if there is a place for it. It is never freed.
+    /// Returns one of the counts of this id, if the table has one. A count is never freed.
     #[inline(always)]
     pub(crate) fn count(&self, id: u32, direction: Direction) -> Option<&Count> {
         self.chunk(number(id)).map(|chunk| &chunk.low[word(id as usize, direction)])

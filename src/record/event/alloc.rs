@@ -23,7 +23,8 @@ pub(crate) fn try_fast(size: usize) -> Option<u32> {
     thread::hot_state().unsampled.try_spend(size)
 }
 
-/// Counts a block of any size as [`try_fast`] does a small one. Those of some sizes are never sampled.
+/// Counts a block of any size within the thread's budget, as [`try_fast`] does a small one. Sizes that are never sampled are left
+/// out.
 #[inline(always)]
 pub(crate) fn try_fast_of_any_size(size: usize) -> Option<u32> {
     if epoch::sampling().is_sampled_size(size) { thread::hot_state().unsampled.try_spend(size) } else { None }

@@ -7,8 +7,8 @@ use crate::record::epoch;
 use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, SHARED};
 
-/// Records the free of a block with this tag. In 64 bits, as it is compared with the thread's unsampled id: to make them
-/// of 32 here would be an instruction of each free.
+/// Records the free of a block with this tag. The tag has 64 bits here, as the thread's unsampled id has, which it is compared
+/// with: a conversion would cost each free an instruction.
 #[inline(never)]
 pub(crate) fn record_free(tag: u64, size: usize) {
     let id = tag as u32;
