@@ -30,10 +30,7 @@ pub(crate) struct CacheCounts {
 #[cfg(test)]
 thread_local! {
     /// Counts of this thread.
-    pub(crate) static COUNTS: Cell<CacheCounts> = const { Cell::new(CacheCounts {
-        rule_linked: 0, rule_found: 0, rule_parsed: 0, layout_last: 0, out_of_bounds: 0, layout_missed: 0, stack_first: 0, stack_second: 0,
-        stack_missed: 0,
-    }) };
+    pub(crate) static COUNTS: Cell<CacheCounts> = Cell::default();
 }
 
 /// Returns the calling thread's counts, and begins anew.

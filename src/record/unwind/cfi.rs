@@ -94,9 +94,10 @@ fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<K
     Some(Key::new(depth, telling))
 }
 
-/// Implements [`super::lookup_by_layout`].
+/// Returns the frame layout of the stack, with the stack's id and its count in this thread, if layout and stack are cached; the id may
+/// be stale. Stores nothing in the buffer. The thread's caches are up to date: see [`super::refresh`].
 #[inline(always)]
-pub(super) fn lookup_by_layout<'a>(
+pub(crate) fn lookup_by_layout<'a>(
     tools: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
@@ -153,8 +154,8 @@ fn lookup_other(
     count.is_some()
 }
 
-/// Implements [`super::lookup_by_every_layout`].
-pub(super) fn lookup_by_every_layout(
+/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key. Returns its id, 0 where it is not cached.
+pub(crate) fn lookup_by_every_layout(
     tools: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,

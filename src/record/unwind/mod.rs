@@ -21,11 +21,9 @@ mod cfi;
 mod cfi;
 
 use crate::base::atomics::{AtomicU8, Ordering};
-use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
-use crate::record::stack_id::frame_layout::FrameLayout;
 use crate::record::thread::OwnerState;
 
 /// Return addresses of a walk as they are gathered.
@@ -75,34 +73,12 @@ pub(crate) enum Entrance {
     Reallocate = 2,
 }
 
-pub(crate) use cfi::Registers;
+pub(crate) use cfi::{Registers, lookup_by_every_layout, lookup_by_layout};
 
 /// Drops the thread's rules and layouts if they have become outdated since its last walk: see [`epoch::rules_epoch`].
 #[inline]
 pub(crate) fn refresh(tools: &mut OwnerState) {
     cfi::refresh(tools);
-}
-
-/// Returns the frame layout of the stack, with the stack's id and counters, if layout and stack are cached; the id may be stale.
-/// Stores nothing in the buffer. The thread's caches are up to date: see [`refresh`].
-#[inline(always)]
-pub(crate) fn lookup_by_layout<'a>(
-    tools: &'a mut OwnerState,
-    counters: &'static Table<OwnerCounters>,
-    registers: Registers,
-    entrance: Entrance,
-) -> Option<&'a FrameLayout> {
-    cfi::lookup_by_layout(tools, counters, registers, entrance)
-}
-
-/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key, and returns its id; 0 where it is not cached.
-pub(crate) fn lookup_by_every_layout(
-    tools: &mut OwnerState,
-    counters: &'static Table<OwnerCounters>,
-    registers: Registers,
-    entrance: Entrance,
-) -> u32 {
-    cfi::lookup_by_every_layout(tools, counters, registers, entrance)
 }
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one

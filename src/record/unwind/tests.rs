@@ -8,6 +8,7 @@ use super::*;
 use crate::base::random_input::Random;
 use crate::record::cache_counts::{self, CacheCounts};
 use crate::record::count::counters::Direction;
+use crate::record::stack_id::frame_layout::FrameLayout;
 use crate::record::thread::{self, BUSY};
 use std::collections::HashMap;
 use std::future::Future;

@@ -21,7 +21,7 @@ impl Registers {
 pub(super) fn refresh(_tools: &mut OwnerState) {}
 
 #[inline(always)]
-pub(super) fn lookup_by_layout<'a>(
+pub(crate) fn lookup_by_layout<'a>(
     _tools: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
@@ -30,7 +30,7 @@ pub(super) fn lookup_by_layout<'a>(
     None
 }
 
-pub(super) fn lookup_by_every_layout(
+pub(crate) fn lookup_by_every_layout(
     _tools: &mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
