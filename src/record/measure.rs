@@ -192,7 +192,7 @@ struct Moment {
     /// Counts that no thread of its own has, such as those of blocks of 2 GiB and more.
     shared: Counts,
     own: Counts,
-    /// Pauses of this thread that have begun or ended, and sample intervals that have been set.
+    /// Number of pauses that this thread has begun, whether there is one now, and number of sample intervals that were set.
     changes: ((u32, bool), u32),
     is_exact: bool,
 }

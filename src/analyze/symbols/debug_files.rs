@@ -21,7 +21,7 @@ pub(super) fn separate(elf: &Elf<'_>, module: &Path) -> Option<PathBuf> {
     }
     let (name, checksum) = elf.gnu_debuglink().ok()??;
     let name = std::str::from_utf8(name).ok()?;
-    // The directory's, because the file may have been deleted.
+    // Resolves the directory, because the file may have been deleted.
     let directory = &std::fs::canonicalize(module.parent()?).ok()?;
     let module = directory.join(module.file_name()?);
     let below = directory.strip_prefix("/").unwrap_or(directory);

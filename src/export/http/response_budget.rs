@@ -24,7 +24,7 @@ use crate::record::fork::mutex::PerProcess;
 
 /// Most bytes of a piece of an answer; a connection buffers as much.
 const PIECE: u64 = 64 << 10;
-/// Most bytes of larger answers that may be in memory at a time. A single answer may be larger, if it is alone.
+/// Most bytes of larger answers that may be in memory at a time. A single larger answer takes all of them.
 const BUDGET: u64 = 16 << 20;
 /// Unit of a permit, bytes, because a semaphore holds fewer than there may be bytes.
 const UNIT: u64 = 1 << 10;

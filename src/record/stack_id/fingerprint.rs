@@ -12,10 +12,15 @@ pub(crate) const GROUP: usize = 4;
 
 /// Largest number of words in a sum.
 pub(crate) const MOST: usize = 104;
+// The block of assembler below has as many groups.
+const _: () = assert!(MOST == 26 * GROUP);
 
-/// Factors of the chains: random, so that differences in several words cancel with probability 2^-60; odd, so that a
-/// difference in one word always shows; prime, so that two words cancel only where they differ by 2^30 and more; 5 modulo 8, so that their powers repeat after 2^62 only; and short enough for a
-/// field of the multiplication's instruction. A word's factor is the power of its group's number, from one on.
+/// Factors of the chains. A word's factor is a power of its chain's, by the number of its group, from one on.
+///
+/// They are odd, so that a difference in one word always shows; prime, so that differences in two words of the first group cancel
+/// only where they are 2^30 and more; random, so that other differences cancel with a probability of 2^-60, and three in the first
+/// group, whose factors have 31 bits, of about 2^-45; 5 modulo 8, so that powers repeat after 2^62 only; and short enough for a field
+/// of the multiplication's instruction.
 const FACTORS: [i32; GROUP] = [0x431e_14f5, 0x6502_c8cd, 0x59e5_4fa5, 0x6be0_fe9d];
 
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -174,7 +179,7 @@ mod tests {
         }
     }
 
-    /// Checks the linearity by which `Layout::check` makes frame pointers relative to the stack's end.
+    /// Checks the linearity by which `FrameLayout::check` makes frame pointers relative to the stack's end.
     #[test]
     fn sums_are_linear() {
         let words: Vec<usize> = (0..24).map(|i| 0x5555_0000_1234 + i * i * 977).collect();
