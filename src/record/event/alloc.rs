@@ -167,7 +167,7 @@ unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     block
 }
 
-/// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`] where the block was
+/// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`](tag::SAMPLED) where the block was
 /// sampled. The peak gets the size less the bytes of the block that the thread is resizing.
 #[inline(never)]
 pub(super) fn record_alloc_slow(
