@@ -77,6 +77,26 @@ fn estimates_keep_their_errors_in_a_file() {
 }
 
 #[test]
+fn a_dump_keeps_its_reason_in_a_file() {
+    let text = r#"{"version": 1, "taken_at": 0.5, "traceback_limit": 32, "build_id": null, "reason": "limit", "traces": []}"#;
+    let snapshot = load(text).unwrap();
+    assert_eq!(snapshot.reason(), Some("limit"));
+    let directory = Directory::new();
+    let path = directory.file("saved.json");
+    snapshot.save(&path).unwrap();
+    assert_eq!(Snapshot::load(&path).unwrap(), snapshot);
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(saved, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    // Another snapshot has none, nor has a file that says null.
+    for reason in ["", r#""reason": null, "#] {
+        assert_eq!(load(&text.replace(r#""reason": "limit", "#, reason)).unwrap().reason(), None);
+    }
+    self::snapshot(S1).save(&path).unwrap();
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("reason"));
+    assert!(error(&text.replace(r#""limit""#, "7")).starts_with("not a snapshot: invalid type: integer `7`"));
+}
+
+#[test]
 fn build_id_may_be_missing() {
     let text = r#"{"version": 1, "taken_at": 0, "traceback_limit": 1, "traces": []}"#;
     assert_eq!(load(text).unwrap().build_id(), None);

@@ -74,6 +74,7 @@ pub struct Snapshot {
     traceback_limit: usize,
     build_id: Option<String>,
     sample_interval: u64,
+    reason: Option<String>,
     traces: Vec<Trace>,
 }
 
@@ -140,6 +141,7 @@ impl Snapshot {
             traceback_limit,
             build_id: symbols::build_id(),
             sample_interval: 0,
+            reason: None,
             traces,
         }
     }
@@ -147,6 +149,12 @@ impl Snapshot {
     /// Sets the average bytes between samples.
     pub(crate) fn sampled_every(self, sample_interval: u64) -> Snapshot {
         Snapshot { sample_interval, ..self }
+    }
+
+    /// Sets the reason for which the process wrote it without being asked.
+    #[allow(dead_code, reason = "for dumps")]
+    pub(crate) fn with_reason(self, reason: &str) -> Snapshot {
+        Snapshot { reason: Some(reason.to_owned()), ..self }
     }
 
     /// Returns every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
@@ -224,12 +232,28 @@ impl Snapshot {
         self.build_id.as_deref()
     }
 
+    /// Returns the event that made a process dump it: `limit`, `peak`, `signal`, `failure` or `request`, or a word of a later
+    /// version; `None` for a snapshot that is no dump.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.reason(), None);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
     /// Returns the snapshot with only those traces that `keep` accepts.
     pub(crate) fn filtered(&self, keep: impl Fn(&Trace) -> bool) -> Snapshot {
         let _own = control::internal();
         Snapshot {
             traces: self.traces.iter().filter(|trace| keep(trace)).cloned().collect(),
             build_id: self.build_id.clone(),
+            reason: self.reason.clone(),
             ..*self
         }
     }
@@ -266,7 +290,7 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id`, `sample_interval`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
+    /// `build_id`, `sample_interval`, `reason`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
     /// half a second, and as much memory as the file is long; a file above 256 MiB is read by pieces, in more than twice the time.
     ///
     /// # Examples

@@ -95,6 +95,7 @@ enum SnapshotMember {
     TracebackLimit,
     BuildId,
     SampleInterval,
+    Reason,
     Traces,
     #[serde(other)]
     Unknown,
@@ -119,7 +120,7 @@ impl<'de> Visitor<'de> for SnapshotReader {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
         let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
-        let mut interval = None;
+        let (mut interval, mut reason) = (None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 SnapshotMember::Version => {
@@ -143,6 +144,9 @@ impl<'de> Visitor<'de> for SnapshotReader {
                     once::<Option<String>, _>(&mut build_id, map.next_value()?, "build_id")?;
                 }
                 SnapshotMember::SampleInterval => once(&mut interval, map.next_value()?, "sample_interval")?,
+                SnapshotMember::Reason => {
+                    once::<Option<String>, _>(&mut reason, map.next_value()?, "reason")?;
+                }
                 // Said before it is read: two would take twice the memory.
                 SnapshotMember::Traces if traces.is_some() => {
                     return Err(de::Error::duplicate_field("traces"));
@@ -159,6 +163,7 @@ impl<'de> Visitor<'de> for SnapshotReader {
             traceback_limit: given(limit, "traceback_limit")?,
             build_id: build_id.flatten(),
             sample_interval: interval.unwrap_or(0),
+            reason: reason.flatten(),
             traces: given(traces, "traces")?,
         })
     }

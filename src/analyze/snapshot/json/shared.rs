@@ -115,7 +115,10 @@ mod tests {
                     traceback: Traceback::shared([shared.clone(), frame, shared.clone()], 4),
                 }
             });
-            let snapshot = Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect());
+            let mut snapshot = Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect());
+            if count > 1 {
+                snapshot = snapshot.with_reason("limit");
+            }
             let whole = serde_json::to_string(&snapshot).unwrap() + "\n";
             let pieces: Vec<Vec<u8>> = pieces(snapshot).collect();
             assert!(pieces.iter().all(|piece| piece.len() < PIECE + 1_000));

@@ -33,7 +33,7 @@ fn a_long_problem_keeps_its_begin_and_its_end() {
 #[test]
 fn any_file_is_a_snapshot_or_an_error() {
     let parse = |bytes: &[u8]| parse(serde_json::Deserializer::from_slice(bytes), Frames::ByMember);
-    let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "traces": [
+    let seed = br#"{"version": 1, "taken_at": 1793000000.25, "traceback_limit": 32, "build_id": "ab", "reason": "peak", "traces": [
         {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
             {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
             "module": "app", "offset": 17}]},

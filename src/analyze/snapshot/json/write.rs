@@ -46,13 +46,17 @@ fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
 
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut file = serializer.serialize_struct("Snapshot", 5 + usize::from(self.sample_interval != 0))?;
+        let length = 5 + usize::from(self.sample_interval != 0) + usize::from(self.reason.is_some());
+        let mut file = serializer.serialize_struct("Snapshot", length)?;
         file.serialize_field("version", &VERSION)?;
         file.serialize_field("taken_at", &self.taken_at)?;
         file.serialize_field("traceback_limit", &self.traceback_limit)?;
         file.serialize_field("build_id", &self.build_id)?;
         if self.sample_interval != 0 {
             file.serialize_field("sample_interval", &self.sample_interval)?;
+        }
+        if let Some(reason) = &self.reason {
+            file.serialize_field("reason", reason)?;
         }
         file.serialize_field("traces", &self.traces)?;
         file.end()
