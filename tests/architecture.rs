@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// `record/` is listed by file where its folders use one another: a thread's state holds caches of `stack_id/`, the walk
 /// in `unwind/` needs the thread's state, and the table in `stack_id/` interns the result of a walk.
 const FOLDERS: &[(&str, &[&str])] = &[
-    ("base", &["atomics", "error", "hint", "random_input"]),
+    ("base", &["atomics", "error", "hint", "splitmix", "random_input"]),
     (
         "record",
         &[
@@ -49,6 +49,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "control",
             "measure",
             "global_allocator",
+            "statm",
             "trim",
         ],
     ),
@@ -78,7 +79,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
 
 /// Files of `record/` that `analyze/` and `export/` may import.
 const FACES: &[&str] =
-    &["raw_snapshot", "control", "measure", "global_allocator", "trim", "file_map", "fork"];
+    &["raw_snapshot", "control", "measure", "global_allocator", "statm", "trim", "file_map", "fork"];
 
 /// A source file of the crate.
 struct Source {

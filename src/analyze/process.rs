@@ -4,16 +4,15 @@
 //! are changed while programs run); a value that cannot be read is `None`, never an error.
 #![forbid(unsafe_code)]
 
+use crate::record::statm::Statm;
 use std::path::{Path, PathBuf};
 
 /// A cgroup v1 limit at or above this means "none": the kernel writes `i64::MAX` rounded down to a page.
 const UNLIMITED: u64 = 1 << 62;
 
 /// Returns the bytes of this process that are in memory, its resident set size.
-///
-/// They come from `statm`, in the kernel's own page counts, so they may be off by some pages per thread.
 pub(crate) fn resident_bytes() -> Option<u64> {
-    resident(&std::fs::read_to_string("/proc/self/statm").ok()?, page_bytes()?)
+    Statm::read().map(|statm| statm.resident)
 }
 
 /// A memory limit, and the bytes that count against it.
@@ -73,23 +72,6 @@ fn cgroup_usage(cgroup: &LimitedCgroup, read: &dyn Fn(&Path) -> Option<String>) 
             .sum(),
     };
     Some(field("anon")? + field("shmem").unwrap_or(0) + kernel + field("sock").unwrap_or(0))
-}
-
-/// Parses `statm`: size, resident, shared … in pages.
-fn resident(statm: &str, page_bytes: u64) -> Option<u64> {
-    statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(page_bytes)
-}
-
-/// Reads the page size from the auxiliary vector, because `sysconf` would be this module's only unsafe call: pairs of
-/// words, `AT_PAGESZ` is 6.
-fn page_bytes() -> Option<u64> {
-    let words = std::fs::read("/proc/self/auxv").ok()?;
-    const WORD: usize = size_of::<usize>();
-    let word = |bytes: &[u8]| bytes.try_into().ok().map(usize::from_ne_bytes);
-    words.chunks_exact(2 * WORD).find_map(|pair| {
-        let (key, value) = pair.split_at(WORD);
-        (word(key)? == 6).then(|| word(value)).flatten().map(|bytes| bytes as u64)
-    })
 }
 
 /// Returns the bytes that the cgroups of this process leave until the tightest of their limits; `None` when there is none.
@@ -314,17 +296,9 @@ mod tests {
         assert_eq!(process_usage("RssAnon: 1 kB\n"), None);
     }
 
-    #[test]
-    fn resident_counts_pages() {
-        assert_eq!(resident("5000 1234 600 1 0 300 0\n", 4096), Some(5_054_464));
-        assert_eq!(resident("5000", 4096), None);
-        assert_eq!(resident("5000 x", 4096), None);
-    }
-
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_has_a_page_size_and_resident_memory() {
-        assert!(page_bytes().is_some_and(u64::is_power_of_two));
+    fn this_process_has_resident_memory() {
         let usage = memory_limit(None).usage.unwrap();
         assert!(usage > 0 && resident_bytes().is_some());
     }

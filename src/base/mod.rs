@@ -1,7 +1,8 @@
-//! Shared helpers without knowledge of heaps: atomics, errors, branch hints.
+//! Shared helpers without knowledge of heaps: atomics, errors, branch hints, random numbers.
 
 pub(crate) mod atomics;
 pub(crate) mod error;
 pub(crate) mod hint;
 #[cfg(test)]
 pub(crate) mod random_input;
+pub(crate) mod splitmix;

@@ -4,7 +4,9 @@
 //! `tests/README.md`.
 #![forbid(unsafe_code)]
 
-/// Pseudo-random number generator: splitmix64, Steele, Lea, Flood 2014.
+use crate::base::splitmix::{STEP, mix};
+
+/// Generator of pseudo-random numbers.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -14,10 +16,8 @@ impl Random {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0 = self.0.wrapping_add(STEP);
+        mix(self.0)
     }
 
     /// Returns a number below `end`, 0 where that is 0.

@@ -1,8 +1,8 @@
 //! Write side: runs inside the allocator, captures a stack for each allocation and counts by stack id.
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
-//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], [`trim`],
-//! `file_map` and [`fork`], and no other file of this folder.
+//! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], `statm`,
+//! [`trim`], `file_map` and [`fork`], and no other file of this folder.
 
 pub(crate) mod allocator;
 pub(crate) mod append_list;
@@ -24,6 +24,7 @@ pub(crate) mod peak;
 pub(crate) mod raw_snapshot;
 pub(crate) mod stack_id;
 pub(crate) mod startup;
+pub(crate) mod statm;
 pub(crate) mod tag;
 pub(crate) mod thread;
 pub(crate) mod trim;

@@ -3,7 +3,7 @@
 //! Part of the border, because it calls into the C library; the read side uses it. glibc keeps what was freed for
 //! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
 
-use crate::record::tag::large;
+use crate::record::statm::Statm;
 
 /// Above this a walk through the C library's free lists may take long: of a 256 MiB heap in two million
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
@@ -20,29 +20,22 @@ pub(crate) fn trim_if_grown(before: usize, growth: usize) {
 
 /// Returns the resident memory that has no file behind it, in bytes; 0 where the system does not tell.
 pub(crate) fn private_bytes() -> usize {
-    // Pages: size, resident, of that shared with files, ...
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let mut pages = pages.split(' ').skip(1).map(|number| number.parse().unwrap_or(0));
-    let (resident, shared): (usize, usize) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
-    resident.saturating_sub(shared) * large::page_bytes()
+    Statm::read().map_or(0, |statm| usize::try_from(statm.private()).unwrap_or(usize::MAX))
 }
 
 /// Returns the bytes that the limits of this process still allow: of address space, and of private memory. The
 /// process ends where an allocation fails, so it is better asked before.
 #[cfg(target_os = "linux")]
 pub(crate) fn memory_headroom() -> [u64; 2] {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: Vec<u64> = pages.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0)).collect();
-    // size resident shared text lib data dt
-    [(libc::RLIMIT_AS, 0), (libc::RLIMIT_DATA, 5)].map(|(resource, column)| {
+    let (size, data) = Statm::read().map_or((0, 0), |statm| (statm.size, statm.data));
+    [(libc::RLIMIT_AS, size), (libc::RLIMIT_DATA, data)].map(|(resource, used)| {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: a place to write to.
         if unsafe { libc::getrlimit(resource, &raw mut limit) } != 0 || limit.rlim_cur == libc::RLIM_INFINITY
         {
             return u64::MAX;
         }
-        let page = large::page_bytes() as u64;
-        limit.rlim_cur.saturating_sub(pages.get(column).map_or(0, |pages| pages.saturating_mul(page)))
+        limit.rlim_cur.saturating_sub(used)
     })
 }
 

@@ -15,6 +15,7 @@
 //! those of the C library, once a sample.
 
 use crate::base::atomics::{AtomicU64, Ordering};
+use crate::base::splitmix::{STEP, mix};
 use crate::record::tag::SMALL;
 use std::cell::Cell;
 
@@ -173,10 +174,10 @@ impl Sampler {
     fn next(&self) -> u64 {
         let before = match self.random.get() {
             // Relaxed: each thread gets a number of its own, nothing else.
-            0 => mix(SEED.fetch_add(GOLDEN, Ordering::Relaxed)),
+            0 => mix(SEED.fetch_add(STEP, Ordering::Relaxed)),
             before => before,
         };
-        let state = before.wrapping_add(GOLDEN);
+        let state = before.wrapping_add(STEP);
         self.random.set(state);
         mix(state)
     }
@@ -190,19 +191,10 @@ impl Sampler {
 }
 
 static SEED: AtomicU64 = AtomicU64::new(0x6865_6170_6761_7567);
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Reseeds the generators of threads to come, so that no two processes sample alike.
 pub(crate) fn reseed(seed: u64) {
     SEED.store(seed, Ordering::Relaxed);
-}
-
-/// SplitMix64, Steele, Lea, Flood 2014.
-fn mix(state: u64) -> u64 {
-    let mut z = state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
