@@ -4,7 +4,7 @@
 //! `tests/README.md`.
 #![forbid(unsafe_code)]
 
-use crate::base::splitmix::{STEP, mix};
+use crate::base::splitmix::{INCREMENT, mix};
 
 /// Generator of pseudo-random numbers.
 pub(crate) struct Random(u64);
@@ -16,7 +16,7 @@ impl Random {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(STEP);
+        self.0 = self.0.wrapping_add(INCREMENT);
         mix(self.0)
     }
 

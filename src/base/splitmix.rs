@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 /// Step of the counter.
-pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+pub(crate) const INCREMENT: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns the number of a value of the counter.
 #[inline]
@@ -19,7 +19,7 @@ mod tests {
     /// The first numbers of seed 1234567, as other implementations give them.
     #[test]
     fn the_sequence_is_that_of_the_paper() {
-        let numbers = [1, 2, 3].map(|step| mix(STEP.wrapping_mul(step).wrapping_add(1_234_567)));
+        let numbers = [1, 2, 3].map(|step| mix(INCREMENT.wrapping_mul(step).wrapping_add(1_234_567)));
         assert_eq!(
             numbers,
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]

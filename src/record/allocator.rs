@@ -369,7 +369,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
             return unsafe { self.dealloc_recorded(block, layout, id) };
         };
         if unsampled.free(layout.size()) {
-            // SAFETY: as above; it is booked.
+            // SAFETY: as above; its free is counted.
             return unsafe { self.dealloc_and_publish(block, layout) };
         }
         // SAFETY: the same layout it was made with.

@@ -4,7 +4,7 @@
 use crate::base::atomics::AtomicBool;
 use crate::base::atomics::{AtomicU64, Ordering};
 
-/// Reason for lost attribution; the bytes of such an event are booked at `[unrecorded]`.
+/// Reason for lost attribution; the bytes of such an event are counted at `[unrecorded]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Reason {
     /// Stack ids are used up.

@@ -68,7 +68,7 @@ pub(crate) fn base() -> u32 {
 /// Returns the id of the blocks that were not sampled, in the epoch of this base.
 #[inline(always)]
 pub(crate) fn unsampled_id(base: u32) -> u32 {
-    // Not where tracking is off; an event that sees it go off meanwhile is booked as untracked.
+    // Not where tracking is off; an event that sees it go off meanwhile is counted as untracked.
     base.wrapping_add(1)
 }
 
@@ -108,7 +108,7 @@ fn next_generation() {
 }
 
 /// Begins a generation and revokes all budgets, after base or sampling have changed.
-fn next_generation_and_recall() {
+fn next_generation_and_revoke() {
     next_generation();
     unsampled::revoke_all();
 }
@@ -118,7 +118,7 @@ pub(crate) fn set_sample_interval(interval: u32) {
     let sampling = SamplingConfig::new(interval, EXACT_FROM.load(Ordering::Relaxed));
     HOT.sampling.store(sampling.word(), Ordering::Relaxed);
     SAMPLINGS.fetch_add(1, Ordering::Relaxed);
-    next_generation_and_recall();
+    next_generation_and_revoke();
 }
 
 /// Returns how often the sample interval has been set.
@@ -242,7 +242,7 @@ pub(crate) fn start() -> bool {
 pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
-    next_generation_and_recall();
+    next_generation_and_revoke();
     PEAK.begin(OFF, self::base);
 }
 
@@ -274,7 +274,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         let moved = HOT.base.compare_exchange(base, next, Ordering::AcqRel, Ordering::Acquire);
         // A thread that took an id meanwhile may have moved it to the same base, see `next_ids`.
         if moved.is_ok() || moved == Err(next) {
-            next_generation_and_recall();
+            next_generation_and_revoke();
             PEAK.begin(next, self::base);
             return true;
         }

@@ -179,14 +179,14 @@ struct Span {
     state: Option<&'static ThreadState>,
     /// Bytes of the measurement around this one, until this one has ended.
     outer: Option<SpanBytes>,
-    before: Moment,
+    before: SpanState,
     /// It belongs to the thread that made it.
     not_send: PhantomData<*const ()>,
 }
 
 /// State that is compared between the beginning and the end.
 #[derive(Clone, Copy, PartialEq)]
-struct Moment {
+struct SpanState {
     base: u32,
     dropped: Dropped,
     /// Counts that no thread of its own has, such as those of blocks of 2 GiB and more.
@@ -197,8 +197,8 @@ struct Moment {
     is_exact: bool,
 }
 
-impl Moment {
-    fn now(state: Option<&'static ThreadState>, base: u32) -> Moment {
+impl SpanState {
+    fn now(state: Option<&'static ThreadState>, base: u32) -> SpanState {
         let mut own = Counts::default();
         let mut shared = Counts::default();
         if let Some(state) = state {
@@ -214,7 +214,7 @@ impl Moment {
         each(&thread::SHARED, base, |_, counts| shared += counts);
         let is_exact = state.is_some() && epoch::is_on() && epoch::sampling() == SamplingConfig::EXACT;
         let changes = (state.map_or((0, false), ThreadState::pauses), epoch::samplings());
-        Moment { base: epoch::base(), dropped: raw_snapshot::dropped(), shared, own, changes, is_exact }
+        SpanState { base: epoch::base(), dropped: raw_snapshot::dropped(), shared, own, changes, is_exact }
     }
 }
 
@@ -223,14 +223,14 @@ impl Span {
         let state = control::has_allocator().then(thread::current_or_make).flatten();
         let state = state.filter(|state| state.flags() & BUSY == 0);
         let base = epoch::base();
-        let before = Moment::now(state, base);
+        let before = SpanState::now(state, base);
         Span { state, outer: state.map(ThreadState::begin_span), before, not_send: PhantomData }
     }
 
     fn end(mut self) -> Measurement {
         let bytes = self.leave();
-        let Moment { base, dropped, shared, own: before, changes, is_exact } = self.before;
-        let after = Moment::now(self.state, base);
+        let SpanState { base, dropped, shared, own: before, changes, is_exact } = self.before;
+        let after = SpanState::now(self.state, base);
         let own = after.own;
         let is_exact = is_exact
             && after.is_exact

@@ -40,9 +40,9 @@ fn note_slow(state: &'static ThreadState, registers: &Registers) {
     }
     let _busy = state.enter(BUSY);
     // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
-    unwind::walk(tools, *registers, None);
-    let addresses = &tools.buffer.addresses[..usize::from(tools.buffer.header.len).min(DEPTH)];
+    let owner = unsafe { state.owner() };
+    unwind::walk(owner, *registers, None);
+    let addresses = &owner.buffer.addresses[..usize::from(owner.buffer.header.len).min(DEPTH)];
     for (place, address) in FOUND[len..].iter().zip(addresses.iter().chain(&[0])) {
         place.store(*address, Ordering::Relaxed);
     }

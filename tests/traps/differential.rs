@@ -114,7 +114,7 @@ impl Held {
     }
 }
 
-/// Live bytes and their peak as plain sums: from below, where a change counts when it is certain to have been booked, and
+/// Live bytes and their peak as plain sums: from below, where a change counts when it is certain to have been counted, and
 /// from above, where it counts as soon as it may have been.
 struct Sums {
     from_below: AtomicI64,

@@ -134,7 +134,7 @@ fn get(size: usize) -> *mut u8 {
     black_box(unsafe { std::alloc::alloc(std::alloc::Layout::from_size_align(size, 16).unwrap()) })
 }
 
-fn give_back(block: *mut u8, size: usize) {
+fn free(block: *mut u8, size: usize) {
     // SAFETY: made by `get` with this size.
     unsafe { std::alloc::dealloc(block, std::alloc::Layout::from_size_align(size, 16).unwrap()) };
 }
@@ -201,10 +201,10 @@ fn no_memory_for_the_tables() {
         assert_eq!(of_function(LEAF).1, before + (1 << DEPTH));
         assert_eq!(of_function(UNRECORDED), lost);
         let again = get(6_000);
-        give_back(again, 6_000);
-        give_back(large, 5_000);
-        give_back(small, 500);
-        give_back(gap, 1 << 30);
+        free(again, 6_000);
+        free(large, 5_000);
+        free(small, 500);
+        free(gap, 1 << 30);
         drop((kept, made));
         let none = [LEAF, SHORT_LEAF, UNRECORDED, "traps::shortage::get"].map(of_function);
         assert_eq!(none, [(0, 0); 4]);

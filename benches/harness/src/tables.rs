@@ -260,7 +260,7 @@ impl Page<'_> {
             "ms of CPU, names cached",
             "lost by a thread that allocates, while collections follow each other",
         ];
-        self.heading("A collection, stacks booked in 2 threads", &["stacks"], &heads);
+        self.heading("A collection, stacks counted in 2 threads", &["stacks"], &heads);
         for workload in counts {
             let count = workload.trim_start_matches("collect-");
             let values = self.results.alone.get(&(COLLECTOR.name, workload));

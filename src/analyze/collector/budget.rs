@@ -48,7 +48,7 @@ pub(crate) fn limit() -> u64 {
 /// free when the first collector is made, if that is less (up to half, where the line tables of the program need it). The
 /// limit is one for the process.
 ///
-/// Three to five eighths of it are for the tables of the write side; beyond them new stacks are booked at `[unrecorded]`,
+/// Three to five eighths of it are for the tables of the write side; beyond them new stacks are counted at `[unrecorded]`,
 /// which counts as dropped for want of memory. A quarter to half is for names, which may also use space that tables leave.
 /// A site whose line finds no room is not exported: it counts in [`Report::other`](crate::Report::other) and in
 /// [`UnnamedBytes::lost`](crate::UnnamedBytes::lost), and is looked for again when there is more room. Where the
@@ -100,11 +100,11 @@ fn divide(limit: u64, nominal: u64) {
     LIMIT.store(limit, Ordering::Relaxed);
     NAMES.store(names, Ordering::Relaxed);
     symbols::global().set_budget(limit, names, nominal);
-    follow(0);
+    fit_tables(0);
 }
 
 /// Lets tables grow as far as the read side leaves room, but for `transient` bytes that it holds for a moment.
-pub(super) fn follow(transient: usize) {
+pub(super) fn fit_tables(transient: usize) {
     let limit = LIMIT.load(Ordering::Relaxed);
     if limit != 0 {
         let read_side = raw_snapshot::read_side_bytes().saturating_sub(transient as u64);

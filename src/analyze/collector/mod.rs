@@ -52,7 +52,7 @@ pub(crate) use views::{Overview, SiteTotals, Sites, Stacks, Times, ViewQuery};
 /// [`Server`](crate::Server) runs, otherwise whenever [`collect`](Collector::collect) is called.
 ///
 /// With 10,000 stacks a collection costs a few milliseconds once they are named, plus up to a second
-/// while new ones are. Its own allocations are booked as heapgauge's.
+/// while new ones are. Its own allocations are counted as heapgauge's.
 ///
 /// # Examples
 ///

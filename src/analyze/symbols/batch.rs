@@ -7,7 +7,7 @@ use super::Symbols;
 use super::elf::ElfImage;
 use super::function_starts::{FunctionStarts, unnamed_frame};
 use super::loaded_modules::{self, Module};
-use super::module_symbols::{Found, ModuleSymbols, NameDetail};
+use super::module_symbols::{ModuleSymbols, NameDetail, SymbolFrame};
 use super::site::Lost;
 use super::site_rules::{CodeOwner, owner_of_module};
 use crate::analyze::frame::Frame;
@@ -155,7 +155,7 @@ impl<'a> Batch<'a> {
     fn make_room(&mut self, module: Option<usize>) {
         self.wasted_parses = if self.named_since < LEAST_PER_PARSE { self.wasted_parses + 1 } else { 0 };
         if self.wasted_parses >= MAX_WASTED_PARSES {
-            let room = 2 * self.room();
+            let room = 2 * self.headroom();
             if let Some(opened) = self.opened.get_mut(&key(module)) {
                 opened.detail = opened.detail.less();
                 opened.lost = Some(Lost::ForNow);
@@ -229,7 +229,7 @@ impl<'a> Batch<'a> {
         self.tables.saturating_add(room_for_names(self.symbols, self.tables))
     }
 
-    fn room(&self) -> u64 {
+    fn headroom(&self) -> u64 {
         self.limit().saturating_sub(self.kept())
     }
 
@@ -303,11 +303,11 @@ impl Drop for Batch<'_> {
     }
 }
 
-fn look_up(address: usize) -> Vec<Found> {
+fn look_up(address: usize) -> Vec<SymbolFrame> {
     let _inside = fork::enter();
     let mut found = Vec::new();
     backtrace::resolve(std::ptr::without_provenance_mut(address), |symbol| {
-        found.push(Found {
+        found.push(SymbolFrame {
             name: symbol.name().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned()),
             file: symbol.filename().map(|path| path.to_string_lossy().into_owned()),
             line: symbol.lineno().unwrap_or(0),

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::debug_sections::{self, SplitUnits};
-use super::module_symbols::Found;
+use super::module_symbols::SymbolFrame;
 use super::section_bytes::SectionBytes;
 use addr2line::{Context, FrameIter, LookupContinuation, LookupResult};
 use gimli::{AttributeValue, Reader, UnitOffset, UnitRef, constants as dw};
@@ -28,7 +28,7 @@ pub(super) struct Lines {
 
 /// Frame, and its function's place in the debug information of its unit.
 struct Entry {
-    found: Found,
+    found: SymbolFrame,
     function: Option<UnitOffset>,
 }
 
@@ -46,7 +46,7 @@ impl Lines {
         &self,
         address: u64,
         function: &mut dyn FnMut() -> Option<Range<u64>>,
-    ) -> Vec<Found> {
+    ) -> Vec<SymbolFrame> {
         let mut entries = self.entries(address);
         if entries.iter().any(Entry::lacks_line) {
             let near = address.saturating_sub(AROUND)..address.saturating_add(AROUND);
@@ -64,7 +64,7 @@ impl Lines {
             let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
             let location = frame.location.as_ref();
             entries.push(Entry {
-                found: Found {
+                found: SymbolFrame {
                     name: name.map(|name| name.into_owned()),
                     file: location.and_then(|location| location.file).map(String::from),
                     line: location.and_then(|location| location.line).unwrap_or(0),

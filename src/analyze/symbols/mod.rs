@@ -2,7 +2,7 @@
 //!
 //! Read side only. The first look at an address takes microseconds (the very first one in a process tens of
 //! milliseconds and, while it lasts, tens of megabytes), every later one a hash lookup. Any thread may ask; one
-//! at a time looks names up, the others continue with the names known so far. Everything allocated here is booked as
+//! at a time looks names up, the others continue with the names known so far. Everything allocated here is counted as
 //! heapgauge's own.
 //!
 //! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; kept
@@ -104,7 +104,7 @@ pub(crate) struct Quality {
 /// Line tables of a module, or the reason why they cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineTables {
-    Found,
+    Available,
     Absent,
     /// They do not fit into the limit that was set.
     TooLarge,
@@ -443,13 +443,13 @@ impl Symbols {
             let Some(image) = loaded_modules::main_module(&modules).and_then(ElfImage::open) else {
                 // Without a list of modules names come from `backtrace`.
                 return match modules.is_empty() {
-                    true => Quality { names: "lines", lines: LineTables::Found },
+                    true => Quality { names: "lines", lines: LineTables::Available },
                     false => Quality { names: "none", lines: LineTables::Absent },
                 };
             };
             let lines = self.line_tables(&image);
             let names = match lines {
-                LineTables::Found => "lines",
+                LineTables::Available => "lines",
                 _ if image.functions().are_known() => "functions",
                 _ => "none",
             };
@@ -465,9 +465,9 @@ impl Symbols {
         let units = image.units(room);
         match units.lacks_parts {
             // It depends on the moment.
-            _ if units.lacks_room => LineTables::Found,
+            _ if units.lacks_room => LineTables::Available,
             true => LineTables::PartsMissing,
-            false if DebugRoots::of(units.found).covers_program() => LineTables::Found,
+            false if DebugRoots::of(units.found).covers_program() => LineTables::Available,
             false => LineTables::Absent,
         }
     }

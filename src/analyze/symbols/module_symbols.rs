@@ -61,7 +61,7 @@ impl NameDetail {
 }
 
 /// Frame as debug information gives it.
-pub(super) struct Found {
+pub(super) struct SymbolFrame {
     pub name: Option<String>,
     pub file: Option<String>,
     pub line: u32,
@@ -100,7 +100,7 @@ impl ModuleSymbols {
     }
 
     /// Returns the frames of an address from line tables, else the function from the table of symbols.
-    pub(super) fn look_up(&mut self, address: usize, detail: NameDetail) -> Vec<Found> {
+    pub(super) fn look_up(&mut self, address: usize, detail: NameDetail) -> Vec<SymbolFrame> {
         let mut found = if detail == NameDetail::Lines { self.lines_at(address) } else { Vec::new() };
         match found.last_mut() {
             None => found.extend(self.symbol(address)),
@@ -116,7 +116,7 @@ impl ModuleSymbols {
 
     /// Drops a line that is of another crate than the function, or may be: it is that of a function inlined there, which has
     /// no name.
-    fn without_inlined(&mut self, frame: &mut Found) {
+    fn without_inlined(&mut self, frame: &mut SymbolFrame) {
         if self.lacks_parts {
             (frame.file, frame.line) = (None, 0);
             return;
@@ -131,7 +131,7 @@ impl ModuleSymbols {
     }
 
     #[cfg(target_os = "linux")]
-    fn lines_at(&mut self, address: usize) -> Vec<Found> {
+    fn lines_at(&mut self, address: usize) -> Vec<SymbolFrame> {
         let address = address.wrapping_sub(self.bias) as u64;
         if self.lines.is_none() && !self.without_lines {
             self.lines = self.image.as_ref().and_then(ElfImage::lines);
@@ -146,14 +146,14 @@ impl ModuleSymbols {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn lines_at(&mut self, _address: usize) -> Vec<Found> {
+    fn lines_at(&mut self, _address: usize) -> Vec<SymbolFrame> {
         self.without_lines = true;
         Vec::new()
     }
 
     /// Returns the final names of the frames of one address; the last is the function the address is in, the others
     /// were inlined into it.
-    pub(super) fn name(&mut self, found: &[Found], address: usize) -> Vec<(Frame, CodeOwner)> {
+    pub(super) fn name(&mut self, found: &[SymbolFrame], address: usize) -> Vec<(Frame, CodeOwner)> {
         let has_lines = self.detail == NameDetail::Lines && !self.without_lines;
         let outermost = found.last().and_then(|frame| self.compiled(frame.name.as_deref()?, address));
         let fallback_crate = outermost.as_deref().map(|path| demangle::normalise(path, None));
@@ -199,10 +199,10 @@ impl ModuleSymbols {
     }
 
     /// Returns the function from the table of symbols, without its inlined ones and without lines.
-    fn symbol(&mut self, address: usize) -> Option<Found> {
+    fn symbol(&mut self, address: usize) -> Option<SymbolFrame> {
         let bias = self.bias;
         let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
-        Some(Found { name: Some(name), file: None, line: 0 })
+        Some(SymbolFrame { name: Some(name), file: None, line: 0 })
     }
 
     fn functions(&mut self) -> Option<&FunctionTable> {

@@ -222,7 +222,7 @@ fn only_a_limit_that_was_set_makes_names_without_lines_final() {
         assert_eq!((site.line, site.is_final()), (0, is_final), "{nominal}");
         let quality = match is_final {
             true => Quality { names: "functions", lines: LineTables::TooLarge },
-            false => Quality { names: "lines", lines: LineTables::Found },
+            false => Quality { names: "lines", lines: LineTables::Available },
         };
         assert_eq!(symbols.quality(), quality);
     }
@@ -285,7 +285,7 @@ fn two_threads_may_name_at_once() {
 
 #[test]
 fn the_test_executable_has_lines_and_a_build_id() {
-    assert_eq!(global().quality(), Quality { names: "lines", lines: LineTables::Found });
+    assert_eq!(global().quality(), Quality { names: "lines", lines: LineTables::Available });
     if let Some(id) = build_id() {
         assert!(id.len() >= 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }

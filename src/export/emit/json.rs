@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 /// Renders `summary.json`. `paths` are those that this server has.
 pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&str>) -> String {
     let Overview { report, naming, history, snapshots } = overview;
-    let moment = |id: Option<u64>, past: &PastTotals| Moment {
+    let kept_totals = |id: Option<u64>, past: &PastTotals| KeptTotals {
         id,
         taken_at: unix_seconds(past.taken_at),
         size: past.live.bytes,
@@ -59,8 +59,8 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
             threads: dropped.threads,
         },
         naming: Naming { named: naming.named, total: naming.total },
-        history: history.iter().map(|past| moment(None, past)).collect(),
-        snapshots: snapshots.iter().map(|(id, past)| moment(Some(*id), past)).collect(),
+        history: history.iter().map(|past| kept_totals(None, past)).collect(),
+        snapshots: snapshots.iter().map(|(id, past)| kept_totals(Some(*id), past)).collect(),
         build: Build {
             version: report.build.version,
             build_id: &report.build.build_id,
@@ -101,8 +101,8 @@ struct Summary<'a> {
     sample_interval_bytes: u64,
     dropped_events: Dropped,
     naming: Naming,
-    history: Vec<Moment>,
-    snapshots: Vec<Moment>,
+    history: Vec<KeptTotals>,
+    snapshots: Vec<KeptTotals>,
     build: Build<'a>,
     paths: &'a [&'a str],
     source_url: Option<&'a str>,
@@ -129,7 +129,7 @@ struct Naming {
 }
 
 #[derive(Serialize)]
-struct Moment {
+struct KeptTotals {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
     taken_at: f64,
@@ -151,7 +151,7 @@ struct Build<'a> {
 
 fn lines_label(lines: LineTables) -> &'static str {
     match lines {
-        LineTables::Found => "found",
+        LineTables::Available => "found",
         LineTables::Absent => "absent",
         LineTables::TooLarge => "too large",
         LineTables::PartsMissing => "parts missing",

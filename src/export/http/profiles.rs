@@ -172,7 +172,7 @@ async fn give_names(collector: &Collector, profile: &Profile) -> Result<(), Refu
     Ok(())
 }
 
-/// Calls a function with its allocations booked as heapgauge's own.
+/// Calls a function with its allocations counted as heapgauge's own.
 fn internal<T>(make: impl FnOnce() -> T) -> Result<T, Refusal> {
     catch_panic(|| {
         let _own = control::internal();

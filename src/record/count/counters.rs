@@ -159,7 +159,7 @@ impl Chunk for OwnerCounters {
             // Acquire: pairs with the Release of the thread that adds.
             let low = self.low[word].0.load(Ordering::Acquire);
             // Equal: no low word from after the next change of the high one was seen. Else 2^31 bytes or
-            // blocks were booked meanwhile.
+            // blocks were counted meanwhile.
             if self.high(word) == before {
                 return (whole(low as u32, before as u32), whole((low >> 32) as u32, (before >> 32) as u32));
             }
@@ -373,7 +373,7 @@ mod tests {
     }
 
     impl Table<OwnerCounters> {
-        fn book(&self, id: u32, direction: Direction, bytes: usize) -> bool {
+        fn count_block(&self, id: u32, direction: Direction, bytes: usize) -> bool {
             bytes as u64 <= MOST && self.add(id, direction, bytes) || self.add_slow(id, direction, bytes)
         }
     }
@@ -388,8 +388,8 @@ mod tests {
         assert!(!owned.add(5, Allocated, 1) && shared.add(5, Allocated, 0) && !shared.add(64, Freed, 1));
         let ids = [0, 1, 63, 64, 12_287, 12_288, 1 << 20];
         for id in ids {
-            assert!(owned.book(id, Allocated, id as usize + 10));
-            assert!(owned.book(id, Freed, 3));
+            assert!(owned.count_block(id, Allocated, id as usize + 10));
+            assert!(owned.count_block(id, Freed, 3));
             assert!(shared.make(id) && shared.add(id, Allocated, 7) && shared.add(id, Freed, id.into()));
         }
         for id in ids {
@@ -411,13 +411,13 @@ mod tests {
         for blocks in 1..=200_000_u64 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let size = if blocks % 3 == 0 { MOST } else { (state >> 33) & MOST } as usize;
-            assert!(table.book(70, Freed, size));
+            assert!(table.count_block(70, Freed, size));
             bytes += size as u64;
             assert_eq!(read(&table, 70, Freed), (bytes, blocks));
             assert_eq!(read(&table, 70, Allocated), (0, 0));
         }
         assert!(bytes > 1 << 47);
-        assert!(!table.book(70, Freed, 1 << 31) && !table.book(70, Freed, usize::MAX));
+        assert!(!table.count_block(70, Freed, 1 << 31) && !table.count_block(70, Freed, usize::MAX));
         assert_eq!(read(&table, 70, Freed), (bytes, 200_000));
     }
 
@@ -426,13 +426,13 @@ mod tests {
         let table = Table::<OwnerCounters>::new();
         let chunk = table.chunk_or_make(0, None).unwrap();
         for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
-            // As if that many had been booked.
+            // As if that many had been counted.
             chunk.low[word(3, Allocated)].0.store(start << 32 | 5, Ordering::Relaxed);
             let high = publish(&chunk.high, 1, None).unwrap();
             // SAFETY: just published.
             unsafe { &(*high)[word(3, Allocated)].0 }.store((start >> 31) << 32, Ordering::Relaxed);
             for more in 1..4 {
-                assert!(table.book(3, Allocated, 2));
+                assert!(table.count_block(3, Allocated, 2));
                 assert_eq!(read(&table, 3, Allocated), (5 + 2 * more, start + more));
             }
         }
@@ -442,7 +442,7 @@ mod tests {
     fn a_carry_left_half_done_is_completed() {
         let table = Table::<OwnerCounters>::new();
         for expected in 1..=4 {
-            assert!(table.book(9, Allocated, 1 << 30) && table.book(9, Allocated, 1 << 30));
+            assert!(table.count_block(9, Allocated, 1 << 30) && table.count_block(9, Allocated, 1 << 30));
             assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
             // As if the thread had gone between its two stores.
             let chunk = table.chunk(0).unwrap();
@@ -462,7 +462,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..steps {
-                    assert!(table.book(1, Allocated, MOST as usize));
+                    assert!(table.count_block(1, Allocated, MOST as usize));
                 }
                 done.store(true, Ordering::Release);
             });

@@ -15,7 +15,7 @@
 //! those of the C library, once a sample.
 
 use crate::base::atomics::{AtomicU64, Ordering};
-use crate::base::splitmix::{STEP, mix};
+use crate::base::splitmix::{INCREMENT, mix};
 use crate::record::tag::SMALL;
 use std::cell::Cell;
 
@@ -174,10 +174,10 @@ impl Sampler {
     fn next(&self) -> u64 {
         let before = match self.random.get() {
             // Relaxed: each thread gets a number of its own, nothing else.
-            0 => mix(SEED.fetch_add(STEP, Ordering::Relaxed)),
+            0 => mix(SEED.fetch_add(INCREMENT, Ordering::Relaxed)),
             before => before,
         };
-        let state = before.wrapping_add(STEP);
+        let state = before.wrapping_add(INCREMENT);
         self.random.set(state);
         mix(state)
     }

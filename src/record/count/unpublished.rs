@@ -67,12 +67,12 @@ impl Unpublished {
 
     /// Seals a range that was revoked, before the base is read; false where it was not.
     pub(crate) fn seal(&self) -> bool {
-        let is_recalled = self.range.load(Ordering::Relaxed) == REVOKED;
-        if is_recalled {
+        let was_revoked = self.range.load(Ordering::Relaxed) == REVOKED;
+        if was_revoked {
             // Acquire: pairs with the Release of `revoke`.
             self.range.swap(SEALED, Ordering::Acquire);
         }
-        is_recalled
+        was_revoked
     }
 
     /// Drops the net bytes of an epoch that is over.

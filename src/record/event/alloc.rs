@@ -49,8 +49,8 @@ pub(crate) unsafe fn record_alloc(
     {
         let busy = state.enter_idle();
         // SAFETY: this thread's own state, and it has just been marked.
-        let tools = unsafe { state.tools() };
-        if let Some(layout) = unwind::lookup_by_layout(tools, &state.counters, Registers::here(), entrance) {
+        let owner = unsafe { state.owner() };
+        if let Some(layout) = unwind::lookup_by_layout(owner, &state.counters, Registers::here(), entrance) {
             let id = layout.id();
             // SAFETY: its last stack is the one that was looked up.
             let count = unsafe { layout.count() };
@@ -58,7 +58,7 @@ pub(crate) unsafe fn record_alloc(
             if id >= state.base() && count.add(size as u64) {
                 state.add_change(size as i64);
                 debug_assert!(
-                    walk_agrees(id, tools, Registers::here(), entrance),
+                    walk_agrees(id, owner, Registers::here(), entrance),
                     "a guess differs from the walk"
                 );
                 drop(busy);
@@ -123,12 +123,12 @@ fn record_and_publish(
 ) -> Option<u32> {
     let _busy = state.enter_idle();
     // SAFETY: this thread's own state, and it has just been marked.
-    let tools = unsafe { state.tools() };
-    let id = unwind::lookup_by_every_layout(tools, &state.counters, *registers, entrance);
+    let owner = unsafe { state.owner() };
+    let id = unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance);
     if id < epoch::base() || !state.counters.add(id, Direction::Allocated, size) {
         return None;
     }
-    debug_assert!(walk_agrees(id, tools, *registers, entrance), "a guess differs from the walk");
+    debug_assert!(walk_agrees(id, owner, *registers, entrance), "a guess differs from the walk");
     let resized = match entrance {
         Entrance::Reallocate => state.take_resizing(),
         _ => 0,
@@ -220,12 +220,12 @@ pub(super) fn refresh_and_record(
         return count_alloc(state, UNTRACKED, size);
     }
     // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
-    unwind::refresh(tools);
+    let owner = unsafe { state.owner() };
+    unwind::refresh(owner);
     let id = if sampling.is_sampled_size(size) {
-        record_sampled(state, tools, registers, size, resized, base, sampling)
+        record_sampled(state, owner, registers, size, resized, base, sampling)
     } else {
-        record_exact(state, tools, registers, size, resized, base, entrance)
+        record_exact(state, owner, registers, size, resized, base, entrance)
     };
     let is_exact = sampling == SamplingConfig::EXACT;
     state.set_generation(if is_exact { generation } else { epoch::generation_of_samples(generation) });
@@ -236,7 +236,7 @@ pub(super) fn refresh_and_record(
 /// Records a block whose stack is always recorded.
 fn record_exact(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     registers: &Registers,
     size: usize,
     resized: i64,
@@ -244,15 +244,15 @@ fn record_exact(
     entrance: Option<Entrance>,
 ) -> u32 {
     let known = entrance
-        .map_or(0, |entrance| unwind::lookup_by_every_layout(tools, &state.counters, *registers, entrance));
+        .map_or(0, |entrance| unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance));
     let id = if known >= base {
         debug_assert!(
-            entrance.is_some_and(|entrance| walk_agrees(known, tools, *registers, entrance)),
+            entrance.is_some_and(|entrance| walk_agrees(known, owner, *registers, entrance)),
             "a guess differs from the walk"
         );
         count_alloc(state, known, size)
     } else {
-        walk_and_count(state, tools, *registers, size, entrance)
+        walk_and_count(state, owner, *registers, size, entrance)
     };
     if resized == 0 && matches!(entrance, Some(Entrance::Reallocate)) {
         state.expect_free();
@@ -265,33 +265,33 @@ fn record_exact(
 #[inline(never)]
 fn walk_and_count(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     registers: Registers,
     size: usize,
     entrance: Option<Entrance>,
 ) -> u32 {
-    let stack = unwind::walk(tools, registers, entrance);
-    match tools.cache.get(stack.check) {
+    let stack = unwind::walk(owner, registers, entrance);
+    match owner.cache.get(stack.check) {
         // An id below the base was met before a `clear`, or is none.
         id if id >= epoch::base() => {
-            debug_assert!(is_stack_of_id(id, tools), "two stacks with one fingerprint");
+            debug_assert!(is_stack_of_id(id, owner), "two stacks with one fingerprint");
             count_alloc(state, id, size)
         }
-        _ => intern_and_count(state, tools, stack, size),
+        _ => intern_and_count(state, owner, stack, size),
     }
 }
 
 /// Returns whether a walk finds the stack of this id too. In debug builds.
-fn walk_agrees(id: u32, tools: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
-    unwind::walk(tools, registers, Some(entrance));
-    is_stack_of_id(id, tools)
+fn walk_agrees(id: u32, owner: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
+    unwind::walk(owner, registers, Some(entrance));
+    is_stack_of_id(id, owner)
 }
 
 /// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
 /// has just changed how many addresses are stored.
-fn is_stack_of_id(id: u32, tools: &OwnerState) -> bool {
-    let header = &tools.buffer.header;
-    let found = &tools.buffer.addresses[..header.len as usize];
+fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
+    let header = &owner.buffer.header;
+    let found = &owner.buffer.addresses[..header.len as usize];
     table::recorded(id).is_none_or(|recorded| {
         let is_cut = recorded.truncated || header.truncated;
         (is_cut || recorded.addresses.len() == found.len())
@@ -335,11 +335,11 @@ fn suspended_id(state: &ThreadState) -> u32 {
 #[inline(never)]
 fn intern_and_count(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     stack: Fingerprint,
     size: usize,
 ) -> u32 {
-    match intern_slow(state, tools, stack, 0) {
+    match intern_slow(state, owner, stack, 0) {
         Some(id) => count_alloc(state, id, size),
         None => record_unattributed(Some(state), size),
     }
@@ -352,17 +352,17 @@ fn intern_and_count(
 #[inline(never)]
 pub(super) fn intern_slow(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     stack: Fingerprint,
     interval: u32,
 ) -> Option<u32> {
     let interned = {
         let _interning = state.enter(INTERNING);
-        table::intern(state, &mut tools.buffer, stack.hash(), interval)
+        table::intern(state, &mut owner.buffer, stack.hash(), interval)
     };
     match interned {
         Ok(id) => {
-            tools.cache.insert(stack, id);
+            owner.cache.insert(stack, id);
             Some(id)
         }
         Err(reason) => {

@@ -13,10 +13,10 @@ pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
     }
     let _busy = state.enter(BUSY);
     // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
-    let stack = unwind::walk(tools, Registers::here(), None);
+    let owner = unsafe { state.owner() };
+    let stack = unwind::walk(owner, Registers::here(), None);
     let _interning = state.enter(INTERNING);
     // Allocations of the map of stacks are no blocks of the program.
     state.hot.unsampled.revoke();
-    table::recorded(table::intern(state, &mut tools.buffer, stack.hash(), 0).ok()?)
+    table::recorded(table::intern(state, &mut owner.buffer, stack.hash(), 0).ok()?)
 }

@@ -32,7 +32,7 @@ pub(super) fn record_alloc_sampled(
 /// Decides whether a block is sampled, counts it and grants the next budget.
 pub(super) fn record_sampled(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     registers: &Registers,
     size: usize,
     resized: i64,
@@ -53,9 +53,9 @@ pub(super) fn record_sampled(
         unsampled.begin(id);
     }
     let id = if state.sampler.decide(sampling, size, left) {
-        let stack = unwind::walk(tools, *registers, None);
+        let stack = unwind::walk(owner, *registers, None);
         let id =
-            count_sampled(state, tools, stack.sampled_every(sampling.interval()), sampling.interval(), size);
+            count_sampled(state, owner, stack.sampled_every(sampling.interval()), sampling.interval(), size);
         state.change(id & !SAMPLED, live_bytes(id, size), resized);
         id
     } else {
@@ -76,14 +76,14 @@ pub(super) fn record_sampled(
 /// Counts a sampled block of the stack in the buffer.
 fn count_sampled(
     state: &'static ThreadState,
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     stack: Fingerprint,
     interval: u32,
     size: usize,
 ) -> u32 {
-    let known = tools.cache.get(stack.check);
+    let known = owner.cache.get(stack.check);
     let known = (known >= epoch::base()).then_some(known);
-    match known.or_else(|| intern_slow(state, tools, stack, interval)) {
+    match known.or_else(|| intern_slow(state, owner, stack, interval)) {
         Some(id) => {
             for (id, amount) in sampled_amounts(id, size, interval) {
                 SHARED.add(id, Direction::Allocated, amount);

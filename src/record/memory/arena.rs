@@ -5,7 +5,7 @@
 //! that a fork could leave locked either; its child does without the pieces that another thread was looking through.
 //!
 //! ```text
-//! take ─▶ a list of what came back, this size class or a larger one ─▶ one piece, what is left of it goes back
+//! allocate ─▶ a list of what came back, this size class or a larger one ─▶ one piece, what is left of it goes back
 //!     └─▶ else the chunk, cut from below ─▶ else another chunk, and the end of this one goes to the lists
 //! ```
 //!
@@ -76,21 +76,21 @@ impl Chunks {
 
     /// Returns zeroed memory, or null. The size is below [`super::MAPPED`] and not 0, the alignment at most
     /// [`MOST_ALIGNED`].
-    pub(super) fn take(&self, layout: Layout) -> *mut u8 {
+    pub(super) fn allocate(&self, layout: Layout) -> *mut u8 {
         let layout = match Layout::from_size_align(units(layout.size()), layout.align().max(UNIT)) {
             Ok(layout) if layout.size() < super::MAPPED + UNIT && layout.align() <= MOST_ALIGNED => layout,
             _ => return null_mut(),
         };
-        let used = self.take_used(layout);
+        let used = self.reuse(layout);
         if used.is_null() { self.cut(layout) } else { used }
     }
 
-    /// Gives back what `take` gave.
+    /// Gives back what `allocate` gave.
     ///
     /// # Safety
     ///
-    /// * `piece` came from `take` with a layout of this size, and it is not read any more.
-    pub(super) unsafe fn give_back(&self, piece: *mut u8, size: usize) {
+    /// * `piece` came from `allocate` with a layout of this size, and it is not read any more.
+    pub(super) unsafe fn free(&self, piece: *mut u8, size: usize) {
         // SAFETY: the caller's duties; as many bytes were taken, and every piece is aligned to a unit.
         unsafe { self.push(piece, units(size)) };
     }
@@ -153,7 +153,7 @@ impl Chunks {
     // ── Lists of what came back ─────────────────────────────────────────────────────────────────
 
     /// Returns a piece that came back, zeroed again; null where no list has one.
-    fn take_used(&self, layout: Layout) -> *mut u8 {
+    fn reuse(&self, layout: Layout) -> *mut u8 {
         // The class that the size lies in has pieces that are too small; from the next one on any size does.
         for list in self.lists.get(class(layout.size())..).unwrap_or_default() {
             // Relaxed: only whether it is worth while.
@@ -210,7 +210,7 @@ impl Chunks {
             // SAFETY: as above; no other thread sees it yet. Whatever else the head has been meanwhile, if it is that
             // now, then this is what follows the piece.
             unsafe { (*piece).next = head };
-            // Release: pairs with the Acquire of `take_used`, which then sees what is in it.
+            // Release: pairs with the Acquire of `reuse`, which then sees what is in it.
             match list.compare_exchange_weak(head, piece, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,
@@ -271,7 +271,7 @@ unsafe fn put_back(list: &AtomicPtr<Free>, mut rest: *mut Free) {
     // Release: as in `push`.
     while list.compare_exchange(null_mut(), rest, Ordering::Release, Ordering::Relaxed).is_err() {
         // Few pieces came meanwhile, nearly always. They go in front, because their end is soon found.
-        // Acquire: as in `take_used`.
+        // Acquire: as in `reuse`.
         let newer = list.swap(null_mut(), Ordering::Acquire);
         let mut last = newer;
         // SAFETY: null, or pieces of the list that this thread has taken.
@@ -297,13 +297,13 @@ mod tests {
     /// Each byte of a piece, which is this test's alone.
     fn bytes<'a>(piece: *mut u8, size: usize) -> &'a mut [u8] {
         assert!(!piece.is_null());
-        // SAFETY: a piece that `take` gave for this size, and that is not given back while this is used.
+        // SAFETY: a piece that `allocate` gave for this size, and that is not given back while this is used.
         unsafe { std::slice::from_raw_parts_mut(piece, size) }
     }
 
-    fn give_back(chunks: &Chunks, piece: *mut u8, size: usize) {
+    fn free(chunks: &Chunks, piece: *mut u8, size: usize) {
         // SAFETY: taken with this size, and not used any more.
-        unsafe { chunks.give_back(piece, size) };
+        unsafe { chunks.free(piece, size) };
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         let mut taken = Vec::new();
         for number in 0..200 {
             let layout = layout(1 + number * 37 % 5_000, 1 << (number % 13));
-            let piece = chunks.take(layout);
+            let piece = chunks.allocate(layout);
             assert!(piece.addr().is_multiple_of(layout.align()));
             assert!(bytes(piece, layout.size()).iter().all(|byte| *byte == 0));
             bytes(piece, layout.size()).fill(number as u8);
@@ -321,45 +321,45 @@ mod tests {
         for (piece, size, number) in taken {
             assert!(bytes(piece, size).iter().all(|byte| *byte == number));
         }
-        assert!(chunks.take(layout(1, 8192)).is_null() && chunks.take(layout(CHUNK, 1)).is_null());
-        assert!(!chunks.take(layout(super::super::MAPPED - 1, MOST_ALIGNED)).is_null());
+        assert!(chunks.allocate(layout(1, 8192)).is_null() && chunks.allocate(layout(CHUNK, 1)).is_null());
+        assert!(!chunks.allocate(layout(super::super::MAPPED - 1, MOST_ALIGNED)).is_null());
     }
 
     #[test]
     fn what_came_back_is_used_again_and_zero() {
         let chunks = Chunks::new();
-        let first = chunks.take(layout(4096, 128));
+        let first = chunks.allocate(layout(4096, 128));
         // Not the end of the chunk, which would go on growing from where it is.
-        let other = chunks.take(layout(100, 8));
+        let other = chunks.allocate(layout(100, 8));
         bytes(first, 4096).fill(7);
-        give_back(&chunks, first, 4096);
-        let again = chunks.take(layout(4096, 128));
+        free(&chunks, first, 4096);
+        let again = chunks.allocate(layout(4096, 128));
         assert_eq!(again, first);
         assert!(bytes(again, 4096).iter().all(|byte| *byte == 0));
         // In parts, then, to the last unit.
         bytes(again, 4096).fill(7);
-        give_back(&chunks, again, 4096);
+        free(&chunks, again, 4096);
         let mut parts = Vec::new();
         for size in [1_000, 24, 2_000, 1_008, 48] {
-            let part = chunks.take(layout(size, 8));
+            let part = chunks.allocate(layout(size, 8));
             assert!(bytes(part, size).iter().all(|byte| *byte == 0));
             parts.push(part.addr() - first.addr());
         }
         assert_eq!(parts, [0, 1_008, 1_040, 3_040, 4_048]);
-        assert!(chunks.take(layout(16, 8)).addr() > other.addr());
+        assert!(chunks.allocate(layout(16, 8)).addr() > other.addr());
     }
 
     #[test]
     fn what_does_not_fit_stays_for_others() {
         let chunks = Chunks::new();
-        let small: Vec<_> = (0..40).map(|_| chunks.take(layout(1_040, 16))).collect();
+        let small: Vec<_> = (0..40).map(|_| chunks.allocate(layout(1_040, 16))).collect();
         for piece in &small {
-            give_back(&chunks, *piece, 1_040);
+            free(&chunks, *piece, 1_040);
         }
         // The same class, but each is too small for it.
-        let large = chunks.take(layout(2_000, 16));
+        let large = chunks.allocate(layout(2_000, 16));
         assert!(!small.contains(&large));
-        let again: Vec<_> = (0..40).map(|_| chunks.take(layout(1_040, 16))).collect();
+        let again: Vec<_> = (0..40).map(|_| chunks.allocate(layout(1_040, 16))).collect();
         assert!(again.iter().all(|piece| small.contains(piece)));
     }
 
@@ -367,10 +367,10 @@ mod tests {
     fn the_end_of_a_full_chunk_is_used() {
         let chunks = Chunks::new();
         let size = super::super::MAPPED - UNIT;
-        let large: Vec<_> = (0..5).map(|_| chunks.take(layout(size, 16))).collect();
+        let large: Vec<_> = (0..5).map(|_| chunks.allocate(layout(size, 16))).collect();
         let first = large[0].addr();
         // Four of them are in the first chunk; nearly all of the rest of it is 64 bytes less what it begins with.
-        let rest = chunks.take(layout(48, 16)).addr();
+        let rest = chunks.allocate(layout(48, 16)).addr();
         assert_eq!(rest, first + 4 * size);
         assert_ne!(large[4].addr(), first + 4 * size);
     }
@@ -389,17 +389,17 @@ mod tests {
                     for round in 0..rounds {
                         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                         let size = 1 + (state >> 33) as usize % 3_000;
-                        let piece = chunks.take(layout(size, 8));
+                        let piece = chunks.allocate(layout(size, 8));
                         assert!(bytes(piece, size).iter().all(|byte| *byte == 0));
                         bytes(piece, size).fill(thread);
                         let (old, old_size) = std::mem::replace(&mut kept[round % 8], (piece, size));
                         if !old.is_null() {
                             assert!(bytes(old, old_size).iter().all(|byte| *byte == thread));
-                            give_back(chunks, old, old_size);
+                            free(chunks, old, old_size);
                         }
                     }
                     for (piece, size) in kept.into_iter().filter(|(piece, _)| !piece.is_null()) {
-                        give_back(chunks, piece, size);
+                        free(chunks, piece, size);
                     }
                 });
             }

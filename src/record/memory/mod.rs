@@ -138,7 +138,7 @@ unsafe fn make(layout: Layout) -> *mut u8 {
         // No table is. A page is aligned to as much, whatever its size.
         return std::ptr::null_mut();
     }
-    if layout.size() >= MAPPED { mapping::make(layout.size()) } else { arena::CHUNKS.take(layout) }
+    if layout.size() >= MAPPED { mapping::make(layout.size()) } else { arena::CHUNKS.allocate(layout) }
 }
 
 /// # Safety
@@ -151,7 +151,7 @@ unsafe fn end(pointer: *mut u8, layout: Layout) {
         unsafe { mapping::end(pointer, layout.size()) };
     } else {
         // SAFETY: the caller's duties; the same layout was a piece when it was made.
-        unsafe { arena::CHUNKS.give_back(pointer, layout.size()) };
+        unsafe { arena::CHUNKS.free(pointer, layout.size()) };
     }
 }
 

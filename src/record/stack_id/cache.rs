@@ -24,7 +24,7 @@ struct Bucket {
     /// Id of each stack. Callers compare it with `epoch::base`: it may be stale.
     ids: [u32; WAYS],
     /// Next victim: the way that is evicted when all are taken.
-    hand: u32,
+    next_victim: u32,
 }
 
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -54,7 +54,7 @@ const SMALLEST: usize = 16;
 const LARGEST: usize = 1 << 14;
 
 /// Shared empty bucket that a cache points to before it is allocated: it matches no stack.
-static NOWHERE: Bucket = Bucket { checks: [0; WAYS], ids: [0; WAYS], hand: 0 };
+static NOWHERE: Bucket = Bucket { checks: [0; WAYS], ids: [0; WAYS], next_victim: 0 };
 
 /// Stack cache of one thread. Zeroed memory is an empty cache after [`StackCache::prepare`].
 pub(crate) struct StackCache {
@@ -134,8 +134,8 @@ impl StackCache {
         }
         // SAFETY: as above.
         let bucket = unsafe { &mut *self.buckets.add(places[0]) };
-        let way = bucket.hand as usize % WAYS;
-        bucket.hand = way as u32 + 1;
+        let way = bucket.next_victim as usize % WAYS;
+        bucket.next_victim = way as u32 + 1;
         bucket.set(way, check, id);
         false
     }

@@ -221,7 +221,7 @@ impl FrameLayout {
     }
 
     /// Returns the bytes from the stack pointer to the end of the highest word.
-    pub(crate) fn reach(&self) -> usize {
+    pub(crate) fn extent(&self) -> usize {
         let highest = self.offsets[..usize::from(self.padded)].iter().max().copied().unwrap_or(0);
         (usize::from(highest) + 1) * size_of::<usize>()
     }
@@ -290,7 +290,7 @@ mod tests {
         [4, 8].into_iter().for_each(|offset| offsets.push_frame_pointer(offset));
         offsets.depends_on_first();
         let layout = offsets.finish(0x7100).unwrap();
-        assert_eq!(layout.reach(), 80);
+        assert_eq!(layout.extent(), 80);
         let check = |moved: usize, shifted: [usize; 3], first: usize| {
             let mut stack = [usize::MAX; 10];
             stack[2] = 0x5555_1234 + shifted[0];

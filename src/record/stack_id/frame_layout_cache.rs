@@ -322,11 +322,12 @@ mod tests {
 
     /// Returns the last offset of each layout of this key.
     fn get(layouts: &mut FrameLayoutCache, key: Key) -> Vec<usize> {
-        let likely = layouts.likely(key).map(|layout| layout.reach());
-        let mut at = |number| layouts.at(number, key).map(|layout| layout.reach());
+        let likely = layouts.likely(key).map(|layout| layout.extent());
+        let mut at = |number| layouts.at(number, key).map(|layout| layout.extent());
         let found: Vec<usize> = [at(0), at(1)].into_iter().flatten().collect();
         assert_eq!(likely, found.first().copied());
-        let mut offsets: Vec<usize> = found.into_iter().map(|reach| reach / size_of::<usize>() - 1).collect();
+        let mut offsets: Vec<usize> =
+            found.into_iter().map(|extent| extent / size_of::<usize>() - 1).collect();
         offsets.sort_unstable();
         offsets.dedup();
         offsets

@@ -98,11 +98,11 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     let state = adopt().or_else(make);
     if let Some(state) = state {
         // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps all other code out.
-        let tools = unsafe { state.tools() };
-        tools.bounds = stack_bounds::of_this_thread();
-        tools.layouts.prepare();
-        tools.layouts.move_to(tools.bounds.end);
-        tools.cache.prepare();
+        let owner = unsafe { state.owner() };
+        owner.bounds = stack_bounds::of_this_thread();
+        owner.layouts.prepare();
+        owner.layouts.move_to(owner.bounds.end);
+        owner.cache.prepare();
         exit::at_thread_end(state);
     }
     let local = state.map_or(&raw const NOT_YET, |state| (&raw const *state).cast());

@@ -232,19 +232,27 @@ mod tests {
             address != guard
         };
         let mut bounds = begun();
-        let mut reach = |sp| bounds.contains(sp) || bounds.extend_to_slow(sp, is_readable);
-        assert!(!reach(END) && !reach(END + 8) && !reach(END + (1 << 30)) && !reach(END - FARTHEST - 8));
+        let mut extend_to = |sp| bounds.contains(sp) || bounds.extend_to_slow(sp, is_readable);
+        assert!(
+            !extend_to(END)
+                && !extend_to(END + 8)
+                && !extend_to(END + (1 << 30))
+                && !extend_to(END - FARTHEST - 8)
+        );
         assert!(asked.take().is_empty());
-        assert!(reach(END - 8) && reach(END - 0x450));
+        assert!(extend_to(END - 8) && extend_to(END - 0x450));
         assert_eq!(asked.take(), [END - 0x450]);
-        assert!(reach(END - 0x458) && reach(END - 0x1450) && reach(END - 0x300));
+        assert!(extend_to(END - 0x458) && extend_to(END - 0x1450) && extend_to(END - 0x300));
         assert_eq!(asked.take(), [END - 0x1450]);
-        assert!(reach(guard + PAGE));
+        assert!(extend_to(guard + PAGE));
         assert_eq!(asked.take().len(), 8);
-        assert!(!reach(guard - 5 * PAGE));
+        assert!(!extend_to(guard - 5 * PAGE));
         assert_eq!(asked.take(), [guard]);
         assert!(
-            !reach(guard - 5 * PAGE) && !reach(guard + PAGE - 8) && reach(guard + PAGE) && reach(END - 8)
+            !extend_to(guard - 5 * PAGE)
+                && !extend_to(guard + PAGE - 8)
+                && extend_to(guard + PAGE)
+                && extend_to(END - 8)
         );
         assert!(asked.take().is_empty());
     }

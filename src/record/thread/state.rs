@@ -113,7 +113,7 @@ pub(crate) struct ThreadState {
     expects_free: Cell<bool>,
     pub sampler: Sampler,
     pub counters: Table<OwnerCounters>,
-    tools: UnsafeCell<OwnerState>,
+    owner: UnsafeCell<OwnerState>,
     next: AtomicPtr<ThreadState>,
 }
 
@@ -187,9 +187,9 @@ impl ThreadState {
     /// * It is marked [`BUSY`], so that nothing below or in a signal handler asks again.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the duties make it exclusive")]
-    pub(crate) unsafe fn tools(&self) -> &mut OwnerState {
+    pub(crate) unsafe fn owner(&self) -> &mut OwnerState {
         // SAFETY: exclusive by the caller's duties.
-        unsafe { &mut *self.tools.get() }
+        unsafe { &mut *self.owner.get() }
     }
 
     /// Returns whether a change of live bytes need not be published for the peak; then bytes are few.
@@ -322,10 +322,10 @@ impl ThreadState {
     /// Drops net bytes of an epoch that is over, and returns the base of the one that they are counted in from here on.
     /// The thread's own, while it is busy.
     pub(crate) fn enter_epoch(&self) -> u32 {
-        let is_recalled = self.unpublished.seal();
+        let was_revoked = self.unpublished.seal();
         let base = epoch::base();
         self.unpublished.enter_epoch(base);
-        if is_recalled {
+        if was_revoked {
             self.unpublished.grant();
         }
         base
@@ -403,7 +403,7 @@ impl ThreadState {
         self.counters.complete_carry(epoch::end_id());
         // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
         // The tables are given up with their contents, because they may have been in the middle of a free.
-        unsafe { self.tools.get().write_bytes(0, 1) };
+        unsafe { self.owner.get().write_bytes(0, 1) };
         self.hot.flags.fetch_and(!FLAGS, Ordering::Relaxed);
     }
 

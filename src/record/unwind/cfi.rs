@@ -70,51 +70,51 @@ impl Registers {
 
 /// Implements [`super::refresh`].
 #[inline]
-pub(super) fn refresh(tools: &mut OwnerState) {
-    if tools.rules.epoch != epoch::rules_epoch() {
-        tools.rules.forget();
-        tools.layouts.forget();
-        tools.rules.epoch = epoch::rules_epoch();
+pub(super) fn refresh(owner: &mut OwnerState) {
+    if owner.rules.epoch != epoch::rules_epoch() {
+        owner.rules.forget();
+        owner.layouts.forget();
+        owner.rules.epoch = epoch::rules_epoch();
     }
 }
 
 /// Returns the key of the layouts at this stack pointer. `None` on a foreign stack, and where the discriminator would be
 /// beyond the stack's end.
 #[inline(always)]
-fn key(tools: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
+fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
     // On a foreign stack this is more than the stack's size.
-    let depth = tools.bounds.end.wrapping_sub(stack_pointer);
-    let hint = tools.layouts.discriminators[entrance as usize] as usize;
-    if depth > tools.bounds.size || hint >= depth {
+    let depth = owner.bounds.end.wrapping_sub(stack_pointer);
+    let offset = owner.layouts.discriminators[entrance as usize] as usize;
+    if depth > owner.bounds.size || offset >= depth {
         count_cache!(out_of_bounds);
         return None;
     }
     // SAFETY: between this thread's stack pointer and the end of its own stack, and both are aligned.
-    let telling = unsafe { word(stack_pointer + hint) };
-    Some(Key::new(depth, telling))
+    let discriminator = unsafe { word(stack_pointer + offset) };
+    Some(Key::new(depth, discriminator))
 }
 
 /// Returns the frame layout of the stack, with the stack's id and its count in this thread, if layout and stack are cached; the id may
 /// be stale. Stores nothing in the buffer. The thread's caches are up to date: see [`super::refresh`].
 #[inline(always)]
 pub(crate) fn lookup_by_layout<'a>(
-    tools: &'a mut OwnerState,
+    owner: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
 ) -> Option<&'a FrameLayout> {
-    let key = key(tools, registers.sp, entrance)?;
-    let layout: *mut FrameLayout = tools.layouts.likely(key)?;
-    // SAFETY: borrowed from `tools` just now. A pointer, because the compiler takes a borrow that may be returned for one that
-    // lasts, and `tools` is borrowed again below, after the last use of this one.
+    let key = key(owner, registers.sp, entrance)?;
+    let layout: *mut FrameLayout = owner.layouts.likely(key)?;
+    // SAFETY: borrowed from `owner` just now. A pointer, because the compiler takes a borrow that may be returned for one that
+    // lasts, and `owner` is borrowed again below, after the last use of this one.
     let layout = unsafe { &mut *layout };
-    debug_assert!(layout.reach() <= tools.bounds.end - registers.sp, "a layout that ends behind the stack");
+    debug_assert!(layout.extent() <= owner.bounds.end - registers.sp, "a layout that ends behind the stack");
     // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
     let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
     if unlikely(!layout.is_last(check)) {
-        if !lookup_other(layout, &tools.cache, counters, check) {
-            return lookup_by_second_layout(tools, counters, registers, key);
+        if !lookup_other(layout, &owner.cache, counters, check) {
+            return lookup_by_second_layout(owner, counters, registers, key);
         }
     } else {
         count_cache!(layout_last);
@@ -125,16 +125,16 @@ pub(crate) fn lookup_by_layout<'a>(
 /// Looks up a stack that does not have the first layout of its key, by the second one.
 #[inline(never)]
 fn lookup_by_second_layout<'a>(
-    tools: &'a mut OwnerState,
+    owner: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     key: Key,
 ) -> Option<&'a FrameLayout> {
-    let layout = tools.layouts.at(1, key)?;
-    debug_assert!(layout.reach() <= tools.bounds.end - registers.sp, "a layout that ends behind the stack");
+    let layout = owner.layouts.at(1, key)?;
+    debug_assert!(layout.extent() <= owner.bounds.end - registers.sp, "a layout that ends behind the stack");
     // SAFETY: as above.
     let check = unsafe { layout.check(registers.sp, || registers.fp) };
-    (layout.is_last(check) || lookup_other(layout, &tools.cache, counters, check)).then_some(layout)
+    (layout.is_last(check) || lookup_other(layout, &owner.cache, counters, check)).then_some(layout)
 }
 
 /// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one, and makes it the last one.
@@ -156,19 +156,19 @@ fn lookup_other(
 
 /// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key. Returns its id, 0 where it is not cached.
 pub(crate) fn lookup_by_every_layout(
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
 ) -> u32 {
-    let Some(key) = key(tools, registers.sp, entrance) else { return 0 };
+    let Some(key) = key(owner, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
-        let layout = tools.layouts.at(number, key)?;
+        let layout = owner.layouts.at(number, key)?;
         // SAFETY: as above.
         let check = unsafe { layout.check(registers.sp, || registers.fp) };
         // From the stack cache, not the layout's last id: that may be stale.
-        lookup_other(layout, &tools.cache, counters, check);
-        Some(tools.cache.get(check)).filter(|id| *id != 0)
+        lookup_other(layout, &owner.cache, counters, check);
+        Some(owner.cache.get(check)).filter(|id| *id != 0)
     });
     found.unwrap_or(0)
 }
@@ -176,31 +176,31 @@ pub(crate) fn lookup_by_every_layout(
 /// Walks from `registers` on into the thread's buffer, and stores the layout for [`lookup_by_layout`] of an entrance. `None`
 /// when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
-    tools: &mut OwnerState,
+    owner: &mut OwnerState,
     registers: Registers,
     limit: usize,
     entrance: Option<Entrance>,
 ) -> Option<Fingerprint> {
-    refresh(tools);
+    refresh(owner);
     let sp = registers.sp;
-    let is_own_stack = tools.bounds.extend_to(sp);
-    let bounds = tools.bounds;
-    let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
+    let is_own_stack = owner.bounds.extend_to(sp);
+    let bounds = owner.bounds;
+    let mut gather = Gather::new(&mut owner.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read.
     let read = |address: usize| Some(unsafe { word(address) });
-    let mut parser = Parser { memory: &mut tools.parser };
+    let mut parser = Parser { memory: &mut owner.parser };
     let rule_of = |address| parser.rule(address);
     let mut places = SlotOffsets::new();
     let ended = if is_own_stack {
-        walk::<false>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
+        walk::<false>(&mut owner.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
         let read = read_foreign(sp);
-        walk::<true>(&mut tools.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
+        walk::<true>(&mut owner.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
     let sum = gather.sum();
-    tools.buffer.header.len = gather.len as u16;
-    tools.buffer.header.truncated = ended == Ended::Cut;
+    owner.buffer.header.len = gather.len as u16;
+    owner.buffer.header.truncated = ended == Ended::Cut;
     if ended == Ended::Other {
         return None;
     }
@@ -210,12 +210,12 @@ pub(super) fn walk_and_learn(
     let Some(layout) = places.finish(bounds.end).filter(|_| may_learn) else {
         return Some(Fingerprint::of_addresses(sum));
     };
-    debug_assert!(layout.reach() <= bounds.end - sp);
-    tools.layouts.move_to(bounds.end);
+    debug_assert!(layout.extent() <= bounds.end - sp);
+    owner.layouts.move_to(bounds.end);
     if let Some(entrance) = entrance {
-        tools.layouts.learn_discriminator(entrance as usize, tools.buffer.addresses[0], first_two);
-        if let Some(key) = key(tools, sp, entrance) {
-            tools.layouts.learn(key, &layout);
+        owner.layouts.learn_discriminator(entrance as usize, owner.buffer.addresses[0], first_two);
+        if let Some(key) = key(owner, sp, entrance) {
+            owner.layouts.learn(key, &layout);
         }
     }
     // The check that `lookup_by_layout` will compute for this stack.
@@ -235,11 +235,11 @@ fn read_foreign(stack_pointer: usize) -> impl FnMut(usize) -> Option<usize> {
 /// Reason for the end of a walk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ended {
-    /// EntryRef the first frame of the thread.
+    /// At the first frame of the thread.
     Whole,
-    /// EntryRef the limit, at an unknown address, or where the next frame would not be above this one.
+    /// At the limit, at an unknown address, or where the next frame would not be above this one.
     Cut,
-    /// EntryRef a row that a packed rule cannot hold.
+    /// At a row that a packed rule cannot hold.
     Other,
 }
 

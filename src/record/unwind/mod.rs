@@ -77,8 +77,8 @@ pub(crate) use cfi::{Registers, lookup_by_every_layout, lookup_by_layout};
 
 /// Drops the thread's rules and layouts if they have become outdated since its last walk: see [`epoch::rules_epoch`].
 #[inline]
-pub(crate) fn refresh(tools: &mut OwnerState) {
-    cfi::refresh(tools);
+pub(crate) fn refresh(owner: &mut OwnerState) {
+    cfi::refresh(owner);
 }
 
 /// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one
@@ -87,29 +87,29 @@ pub(crate) fn refresh(tools: &mut OwnerState) {
 /// With an entrance, the frame layout is stored for [`lookup_by_layout`]. That is called only with `registers` from one
 /// place in the code: the offset of the first return address depends on it.
 #[inline(never)]
-pub(crate) fn walk(tools: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
+pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = epoch::address_limit();
-    tools.buffer.header.len = 0;
+    owner.buffer.header.len = 0;
     if WALKER.load(Ordering::Relaxed) == CFI
-        && let Some(fingerprint) = cfi::walk_and_learn(tools, registers, limit, entrance)
+        && let Some(fingerprint) = cfi::walk_and_learn(owner, registers, limit, entrance)
     {
         return fingerprint;
     }
-    walk_slow(tools, limit)
+    walk_slow(owner, limit)
 }
 
 #[cold]
 #[inline(never)]
-fn walk_slow(tools: &mut OwnerState, limit: usize) -> Fingerprint {
+fn walk_slow(owner: &mut OwnerState, limit: usize) -> Fingerprint {
     dropped::count_fallback();
     // If the quick walk ended at a row it could not follow, its first address is the one that the allocator's entry
     // returns to: from that frame on, the slow walk's frames are the program's.
-    let from = (tools.buffer.header.len > 0).then_some(tools.buffer.addresses[0]);
-    let mut gather = Gather::new(&mut tools.buffer.addresses, limit);
+    let from = (owner.buffer.header.len > 0).then_some(owner.buffer.addresses[0]);
+    let mut gather = Gather::new(&mut owner.buffer.addresses, limit);
     let truncated = fallback::walk(&mut gather, from);
     let (sum, len) = (gather.sum(), gather.len);
-    tools.buffer.header.len = len as u16;
-    tools.buffer.header.truncated = truncated;
+    owner.buffer.header.len = len as u16;
+    owner.buffer.header.truncated = truncated;
     Fingerprint::of_addresses(sum)
 }
 

@@ -94,7 +94,7 @@ fn constant_segment(headers: &[libc::Elf64_Phdr], start: usize, address: usize) 
 
 /// `struct dl_find_object` of glibc, `dlfcn.h`.
 #[repr(C)]
-struct Found {
+struct DlFindObject {
     flags: u64,
     map_start: *mut c_void,
     map_end: *mut c_void,
@@ -103,7 +103,7 @@ struct Found {
     reserved: [u64; 7],
 }
 
-type FindObject = unsafe extern "C" fn(*mut c_void, *mut Found) -> c_int;
+type FindObject = unsafe extern "C" fn(*mut c_void, *mut DlFindObject) -> c_int;
 
 /// Address of `_dl_find_object`, 0 where there is none. Relaxed: written before `main`, and a function's address
 /// carries no data.
@@ -162,7 +162,7 @@ pub(super) fn find(address: usize) -> Option<Module> {
     if function == 0 {
         return find_listed(address);
     }
-    let mut found = Found {
+    let mut found = DlFindObject {
         flags: 0,
         map_start: std::ptr::null_mut(),
         map_end: std::ptr::null_mut(),

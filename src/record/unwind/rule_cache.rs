@@ -95,7 +95,7 @@ pub(crate) struct Rules {
     /// Entry that the last walk began at; null, or valid as an [`EntryRef`] is.
     start: *const Entry,
     /// Entry of [`Rules::insert_transient`]; null until first needed. Allocated apart: entries are used beside `&mut self`.
-    passing: *mut Entry,
+    transient: *mut Entry,
     /// Rules epoch of these rules: see `epoch::rules_epoch`.
     pub epoch: u32,
 }
@@ -107,7 +107,7 @@ impl Rules {
             len: 0,
             used: 0,
             start: std::ptr::null(),
-            passing: std::ptr::null_mut(),
+            transient: std::ptr::null_mut(),
             epoch: 0,
         }
     }
@@ -197,13 +197,13 @@ impl Rules {
     /// next such rule overwrites it. `None` without memory.
     #[cold]
     pub(crate) fn insert_transient(&mut self, address: usize, rule: Rule) -> Option<EntryRef> {
-        if self.passing.is_null() {
-            self.passing = memory::zeroed::<Entry>();
+        if self.transient.is_null() {
+            self.transient = memory::zeroed::<Entry>();
         }
-        let passing = NonNull::new(self.passing)?;
+        let transient = NonNull::new(self.transient)?;
         // SAFETY: made for one entry, of this table alone.
-        unsafe { passing.write(Entry { address, rule, link: &raw const NOWHERE.0 }) };
-        Some(EntryRef(passing))
+        unsafe { transient.write(Entry { address, rule, link: &raw const NOWHERE.0 }) };
+        Some(EntryRef(transient))
     }
 
     fn put(&mut self, address: usize, rule: Rule) -> EntryRef {
@@ -239,8 +239,8 @@ impl Rules {
             return (self.len != 0).then_some(());
         }
         let epoch = self.epoch;
-        let passing = self.passing;
-        let old = std::mem::replace(self, Rules { entries, len, epoch, passing, ..Rules::new() });
+        let transient = self.transient;
+        let old = std::mem::replace(self, Rules { entries, len, epoch, transient, ..Rules::new() });
         for index in 0..old.len {
             // SAFETY: within the old table.
             let entry = unsafe { *old.entries.add(index) };
@@ -268,9 +268,9 @@ impl Rules {
 
     /// Frees the table's memory.
     pub(crate) fn free(self) {
-        if !self.passing.is_null() {
+        if !self.transient.is_null() {
             // SAFETY: made by `insert_transient` as one entry; `self` ends here, and the place with it.
-            unsafe { memory::free_array(self.passing, 1) };
+            unsafe { memory::free_array(self.transient, 1) };
         }
         if !self.entries.is_null() {
             // SAFETY: made by `make_room` with `self.len`; `self` ends here, and places with it.

@@ -33,22 +33,22 @@ impl Model {
         let state = thread::current_or_make().expect("a thread in its middle has a state");
         let _busy = state.enter(BUSY);
         // SAFETY: this thread's own state, just marked.
-        let tools = unsafe { state.tools() };
+        let owner = unsafe { state.owner() };
         let registers = Registers::here();
-        refresh(tools);
-        let layout = lookup_by_layout(tools, &state.counters, registers, Entrance::Allocate);
+        refresh(owner);
+        let layout = lookup_by_layout(owner, &state.counters, registers, Entrance::Allocate);
         let found_by_layout = layout.map_or(0, FrameLayout::id);
-        let in_any_way = lookup_by_every_layout(tools, &state.counters, registers, Entrance::Allocate);
+        let in_any_way = lookup_by_every_layout(owner, &state.counters, registers, Entrance::Allocate);
         let fallbacks = dropped::fallbacks();
-        let stack = walk(tools, registers, Some(Entrance::Allocate));
+        let stack = walk(owner, registers, Some(Entrance::Allocate));
         assert_eq!(dropped::fallbacks(), fallbacks, "the quick walk gave up");
-        let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
+        let found = owner.buffer.addresses[..owner.buffer.header.len as usize].to_vec();
         let mut reference = [0; MAX_ADDRESSES];
         let mut gather = Gather::new(&mut reference, epoch::address_limit());
         let truncated = fallback::walk(&mut gather, found.first().copied());
         let len = gather.len;
         assert_eq!(found, reference[..len], "against the platform's unwinder");
-        assert_eq!(tools.buffer.header.truncated, truncated);
+        assert_eq!(owner.buffer.header.truncated, truncated);
 
         let fresh = self.ids.len() as u32 + 1;
         let id = *self.ids.entry(found).or_insert(fresh);
@@ -59,7 +59,7 @@ impl Model {
         if found_by_layout | in_any_way != 0 {
             self.found_by_layout += 1;
         }
-        tools.cache.insert(stack, id);
+        owner.cache.insert(stack, id);
         // Else no layout can keep it.
         assert!(state.counters.add_slow(id, Direction::Freed, 0));
         self.checked += 1;
@@ -352,17 +352,17 @@ fn event(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
     let state = thread::current_or_make().expect("a thread in its middle has a state");
     let _busy = state.enter(BUSY);
     // SAFETY: this thread's own state, just marked.
-    let tools = unsafe { state.tools() };
+    let owner = unsafe { state.owner() };
     let registers = Registers::here();
-    if lookup_by_layout(tools, &state.counters, registers, Entrance::Allocate).is_none() {
-        let stack = walk(tools, registers, Some(Entrance::Allocate));
-        let found = tools.buffer.addresses[..tools.buffer.header.len as usize].to_vec();
+    if lookup_by_layout(owner, &state.counters, registers, Entrance::Allocate).is_none() {
+        let stack = walk(owner, registers, Some(Entrance::Allocate));
+        let found = owner.buffer.addresses[..owner.buffer.header.len as usize].to_vec();
         let fresh = ids.len() as u32 + 1;
         let id = *ids.entry(found).or_insert(fresh);
-        tools.cache.insert(stack, id);
+        owner.cache.insert(stack, id);
         assert!(state.counters.add_slow(id, Direction::Freed, 0));
     }
-    black_box(tools.buffer.header.len as usize)
+    black_box(owner.buffer.header.len as usize)
 }
 
 #[inline(never)]
@@ -403,11 +403,11 @@ fn caches_hit_what_they_have_seen() {
             let state = thread::current_or_make().expect("a thread in its middle has a state");
             let _busy = state.enter(BUSY);
             // SAFETY: this thread's own state, just marked.
-            let tools = unsafe { state.tools() };
-            refresh(tools);
+            let owner = unsafe { state.owner() };
+            refresh(owner);
             // An earlier thread may have had them.
-            tools.rules.forget();
-            tools.layouts.forget();
+            owner.rules.forget();
+            owner.layouts.forget();
         }
         cache_counts::take();
         let call = |first: bool, ids: &mut HashMap<Vec<usize>, u32>| {

@@ -69,10 +69,10 @@ impl LiveBytes {
 
     /// As `ThreadState::enter_epoch`.
     fn enter_epoch(&self) -> u32 {
-        let is_recalled = self.unpublished.seal();
+        let was_revoked = self.unpublished.seal();
         let base = epoch::base();
         self.unpublished.enter_epoch(base);
-        if is_recalled {
+        if was_revoked {
             self.unpublished.grant();
         }
         base

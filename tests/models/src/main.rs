@@ -1,6 +1,6 @@
 //! Runs the write side's atomics under loom: every order of the threads, and every value that a load may then see.
 //!
-//! `append_list.rs`, `hint.rs`, `epoch.rs`, `peak.rs` and the files of `record/count/` are the crate's own. Stand-ins
+//! `append_list.rs`, `hint.rs`, `splitmix.rs`, `epoch.rs`, `peak.rs` and the files of `record/count/` are the crate's own. Stand-ins
 //! replace `base::atomics`, whose atomics loom controls here, `record::memory` and `record::tag`. `state` repeats the thread states, the way of an event to its counter and the
 //! order of reading from `record/thread`, `record/event` and `record/raw_snapshot.rs`, because those use the platform;
 //! the last check compares them with their originals.

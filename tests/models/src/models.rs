@@ -174,11 +174,11 @@ fn adopted() {
     assert_eq!(read_unsampled(UNSAMPLED).allocated, (12, 3));
 }
 
-/// A thread books a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
+/// A thread records a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
 /// nothing.
 fn cleared() {
     let clearing = thread::spawn(epoch::clear);
-    let booking = thread::spawn(|| {
+    let recording = thread::spawn(|| {
         // As `stacks::intern` and `event::allocate`.
         let id = epoch::next_ids(1).unwrap();
         count(&FIRST, id, Allocated, 48);
@@ -191,7 +191,7 @@ fn cleared() {
     });
     reader.join().unwrap();
     clearing.join().unwrap();
-    let id = booking.join().unwrap();
+    let id = recording.join().unwrap();
     let live = || (epoch::base()..epoch::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
     let is_stale = id < epoch::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
@@ -223,25 +223,25 @@ const HALF: u64 = 1 << 31;
 
 /// Brings a count from nothing to so many bytes and blocks, below 2^32: the bytes and whatever changes bit 31 by blocks
 /// of `most` bytes, the other blocks by a jump.
-fn reach((bytes, blocks): Sum, most: u64, count: impl Fn(usize)) {
-    let (mut left, mut booked) = (bytes, 0);
-    let jump_from = |booked: u64, to: u64| {
-        assert!(booked <= to && (booked ^ to) & HALF == 0);
-        if booked < to {
-            jump(booked << 32 | bytes, to << 32 | bytes);
+fn count_up_to((bytes, blocks): Sum, most: u64, count: impl Fn(usize)) {
+    let (mut left, mut counted) = (bytes, 0);
+    let jump_from = |counted: u64, to: u64| {
+        assert!(counted <= to && (counted ^ to) & HALF == 0);
+        if counted < to {
+            jump(counted << 32 | bytes, to << 32 | bytes);
         }
     };
     while left > 0 {
         let size = left.min(most);
         count(size as usize);
-        (left, booked) = (left - size, booked + 1);
+        (left, counted) = (left - size, counted + 1);
     }
     if blocks >= HALF {
-        jump_from(booked, HALF - 1);
+        jump_from(counted, HALF - 1);
         count(0);
-        booked = HALF;
+        counted = HALF;
     }
-    jump_from(booked, blocks);
+    jump_from(counted, blocks);
 }
 
 type Events = [(Direction, u64); 3];
@@ -288,7 +288,7 @@ fn carries(start: Sum, events: &'static Events) -> String {
     let prepare = move || {
         begin();
         for direction in [Allocated, Freed] {
-            reach(start, HALF - 1, |size| count(&FIRST, ID, direction, size));
+            count_up_to(start, HALF - 1, |size| count(&FIRST, ID, direction, size));
         }
     };
     orders_from(prepare, move || {
@@ -339,7 +339,7 @@ fn unsampled_handed_over() -> String {
     format!("{}, {}", orders_from(first_counts, of_its_own), orders_from(begin_with_places, of_none))
 }
 
-/// A thread allocates a block and frees it while another clears: who reads finds what was booked in the epoch that it
+/// A thread allocates a block and frees it while another clears: who reads finds what was counted in the epoch that it
 /// has read.
 fn unsampled_cleared_while_read() {
     clear_while(read_epoch);
@@ -361,7 +361,7 @@ fn begin_closed() {
 fn clear_while(read: fn() -> (u32, Counts)) {
     let first = epoch::base();
     let clearing = thread::spawn(epoch::clear);
-    let booking = thread::spawn(|| {
+    let recording = thread::spawn(|| {
         let id = record_alloc(&FIRST, 48);
         record_free(&FIRST, id, 48);
     });
@@ -377,7 +377,7 @@ fn clear_while(read: fn() -> (u32, Counts)) {
     });
     reader.join().unwrap();
     clearing.join().unwrap();
-    booking.join().unwrap();
+    recording.join().unwrap();
     assert!(read_epoch().0 > first);
     assert_eq!(read_epoch().1.live(), 0);
 }
@@ -386,13 +386,13 @@ fn clear_while(read: fn() -> (u32, Counts)) {
 /// all, and what comes later is in it.
 fn unsampled_cleared() {
     let clearing = thread::spawn(epoch::clear);
-    let booking = thread::spawn(|| {
+    let recording = thread::spawn(|| {
         let id = record_alloc(&FIRST, 48);
         record_free(&FIRST, id, 48);
         record_alloc(&FIRST, 16)
     });
     clearing.join().unwrap();
-    let id = booking.join().unwrap();
+    let id = recording.join().unwrap();
     let (base, counts) = read_epoch();
     assert_eq!(counts.live(), if id < base { 0 } else { 16 });
     record_free(&FIRST, id, 16);

@@ -224,7 +224,7 @@ impl HeapSource for Fake {
         Some(Traceback::new([crate::Frame::new(Some(&site.function), &site.file, site.line)]))
     }
     fn symbols(&self) -> Quality {
-        Quality { names: "lines", lines: LineTables::Found }
+        Quality { names: "lines", lines: LineTables::Available }
     }
     fn resident_bytes(&self) -> Option<u64> {
         Some(4096)

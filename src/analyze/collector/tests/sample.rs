@@ -47,7 +47,7 @@ pub(crate) fn sample_report() -> Report {
             site_scheme: "2",
             capture: "cfi",
             symbols: "lines",
-            lines: LineTables::Found,
+            lines: LineTables::Available,
         },
         followed: Vec::new(),
         forgotten: Counts::default(),

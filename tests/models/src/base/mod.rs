@@ -3,3 +3,5 @@
 pub(crate) mod atomics;
 #[path = "../../../../src/base/hint.rs"]
 pub(crate) mod hint;
+#[path = "../../../../src/base/splitmix.rs"]
+pub(crate) mod splitmix;
