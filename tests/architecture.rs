@@ -90,7 +90,7 @@ struct Source {
 }
 
 impl Source {
-    /// Code without comments and without its module of tests, which may use anything.
+    /// Returns the code without comments and without its module of tests, which may use anything.
     fn code(&self) -> String {
         let mut code = self.text.clone();
         while let Some(begin) = code.find("#[cfg(test)]\nmod ") {
@@ -108,7 +108,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All `.rs` files under a folder, in order.
+/// Lists all `.rs` files under a folder, in order.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
@@ -150,7 +150,7 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// Position of a module in [`FOLDERS`], by the longest entry that it lies in: folder, entry, name of the entry.
+/// Finds a module in [`FOLDERS`], by the longest entry that contains it: folder, entry, name of the entry.
 fn place(module: &str) -> Option<(usize, usize, &'static str)> {
     let (folder, rest) = module.split_once('/')?;
     let at = FOLDERS.iter().position(|(name, _)| *name == folder)?;
@@ -163,7 +163,7 @@ fn place(module: &str) -> Option<(usize, usize, &'static str)> {
         .map(|(index, entry)| (at, index, *entry))
 }
 
-/// Paths behind each `crate::`, up to the braces: `crate::record::tag::{self, FIRST}` gives `record/tag`.
+/// Lists the paths behind each `crate::`, up to the braces: `crate::record::tag::{self, FIRST}` gives `record/tag`.
 fn imports(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -329,9 +329,9 @@ fn line_tables_are_shown_together_with_strip() {
 const MOST_LINES: usize = 500;
 
 /// Most lines of a function, from its first to its last.
-const MOST_LINES_OF_A_FUNCTION: usize = 80;
+const MOST_LINES_OF_A_FUNCTION: usize = 79;
 
-/// Functions of a formatted file with their lengths: a function ends with the next brace as far to the right as it begins.
+/// Lists the functions of a formatted file with their lengths: a function ends with the next brace as far to the right as it begins.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
@@ -407,6 +407,69 @@ fn first_sentences_are_sentences() {
             }
             before = line;
         }
+        let wrong_verbs =
+            documented_functions(&text).into_iter().filter(|(_, first)| !begins_with_a_verb(first));
+        wrong.extend(
+            wrong_verbs.map(|(at, first)| format!("{}:{}: no verb: {first}", path.display(), at + 1)),
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Lists the functions that are no tests and have a comment of documentation: number and text of its first line.
+fn documented_functions(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut first = None;
+    for (at, line) in text.lines().map(str::trim_start).enumerate() {
+        if let Some(text) = line.strip_prefix("///") {
+            first.get_or_insert((at, text.trim_start()));
+        } else if line.starts_with('#') && !line.ends_with("test]") {
+            // An attribute is between comment and function.
+        } else {
+            let is_function = line.split("fn ").next().is_some_and(|before| {
+                before.split_whitespace().all(|word| {
+                    word.starts_with("pub") || ["const", "async", "unsafe", "extern", "\"C\""].contains(&word)
+                })
+            });
+            found.extend(first.take().filter(|_| is_function && line.contains("fn ")));
+        }
+    }
+    found
+}
+
+/// Returns whether the first word may be a verb in the third person: it has the ending, and is not a noun found there before.
+fn begins_with_a_verb(sentence: &str) -> bool {
+    const NOUNS: &[&str] = &[
+        "Address",
+        "Addresses",
+        "As",
+        "Bytes",
+        "Events",
+        "Families",
+        "Files",
+        "Functions",
+        "Ids",
+        "Is",
+        "Its",
+        "Lines",
+        "Paths",
+        "Pieces",
+        "Series",
+        "Stacks",
+        "This",
+        "Threads",
+        "Values",
+        "Words",
+    ];
+    let word = sentence.split_whitespace().next().unwrap_or_default().trim_end_matches([',', '.']);
+    word.starts_with(char::is_uppercase) && word.ends_with('s') && !NOUNS.contains(&word)
+}
+
+#[test]
+fn functions_are_found_with_their_first_sentence() {
+    let text = "/// Reads a word.\n///\n/// More.\n#[inline]\nfn one() {\n/// Bytes of it.\npub(crate) unsafe fn two() {\n\
+                /// Any text.\n#[test]\nfn three() {\n/// A field.\nfield: u8,\nfn four() {";
+    let found = documented_functions(text);
+    assert_eq!(found, [(0, "Reads a word."), (5, "Bytes of it.")]);
+    assert!(begins_with_a_verb(found[0].1) && !begins_with_a_verb(found[1].1));
 }

@@ -102,7 +102,7 @@ const SMALL: Layout = Layout::new::<[u64; 5]>();
 /// Blocks that each thread keeps.
 const KEPT: u64 = 100;
 
-/// A known stack.
+/// Keeps a block of a known stack.
 #[inline(never)]
 fn keep() {
     // SAFETY: the layout is of some bytes.

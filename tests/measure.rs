@@ -45,7 +45,7 @@ fn beside_others<R>(test: impl FnOnce() -> R) -> R {
     })
 }
 
-/// Bytes and blocks allocated, freed, left, and the peak.
+/// Returns bytes and blocks allocated, freed, left, and the peak.
 fn figures(work: Measurement) -> [i64; 7] {
     assert!(work.is_exact(), "{work:?}");
     [

@@ -262,6 +262,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     //
     // Functions of their own, the last that is called, so that the path of small blocks has next to nothing to save.
 
+    /// Allocates a block of any size and alignment, as [`GlobalAlloc::alloc`] does a small one.
     #[inline(never)]
     unsafe fn alloc_slow(&self, layout: Layout) -> *mut u8 {
         let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
@@ -271,6 +272,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { self.record_slow(block, layout.size(), Entrance::Allocate) }
     }
 
+    /// Allocates a zeroed block of any size and alignment.
     #[inline(never)]
     unsafe fn alloc_zeroed_slow(&self, layout: Layout) -> *mut u8 {
         let Some(inner) = tag::inner_layout(layout) else { return null_mut() };
@@ -280,6 +282,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { self.record_slow(block, layout.size(), Entrance::AllocateZeroed) }
     }
 
+    /// Resizes a block from any size to any other.
     #[inline(never)]
     unsafe fn realloc_slow(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let inner = Layout::from_size_align(new_size, layout.align()).ok().and_then(tag::inner_layout);
@@ -297,6 +300,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         unsafe { event::realloc::record_realloc(moved, old, layout.size(), new_size, &self.config) }
     }
 
+    /// Frees a block of any size.
     #[inline(never)]
     unsafe fn dealloc_slow(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as in `realloc_slow`.

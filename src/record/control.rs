@@ -70,6 +70,7 @@ pub(crate) fn began_at() -> std::time::SystemTime {
     startup::began_at()
 }
 
+/// Checks a number of frames; the error begins with the attempt.
 fn checked(attempt: &str, frames: usize) -> Result<u32, Error> {
     match u32::try_from(frames) {
         Ok(frames @ 1..=MAX_FRAMES) => Ok(frames),

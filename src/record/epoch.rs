@@ -102,6 +102,7 @@ pub(crate) fn generation_of_samples(generation: u32) -> u32 {
     generation ^ GENERATION
 }
 
+/// Begins a generation: each thread's copies of base, sampling and rules are out of date.
 fn next_generation() {
     // In steps that pass 0 by.
     HOT.generation.fetch_add(2 * GENERATION, Ordering::Release);
@@ -190,6 +191,7 @@ pub(crate) fn is_configured_by(config: &Config) -> bool {
     ASKED.load(Ordering::Relaxed) >= asked_by(config)
 }
 
+/// Returns the value of [`ASKED`] once an instance of this configuration was asked for a block.
 fn asked_by(config: &Config) -> u8 {
     if config.is_global { 2 } else { 1 }
 }
@@ -201,6 +203,7 @@ pub(crate) fn configure(config: &Config) -> bool {
     !(is_configured_by(config) && is_configured()) && configure_slow(config)
 }
 
+/// Applies the configuration if no other instance did. True if it was the first.
 #[cold]
 #[inline(never)]
 fn configure_slow(config: &Config) -> bool {
@@ -251,6 +254,7 @@ pub(crate) fn clear() {
     move_base(|base| base != OFF);
 }
 
+/// Begins a new epoch if `when` accepts the present base; false where it does not.
 fn move_base(when: impl Fn(u32) -> bool) -> bool {
     loop {
         // AcqRel/Acquire: two callers see each other's base in order, and never move it back.
@@ -314,7 +318,7 @@ pub(crate) fn first_id(id: u32, count: u32) -> u32 {
     (id + (count - 1)) & !(count - 1)
 }
 
-/// The id after the last one given out.
+/// Returns the id after the last one given out.
 pub(crate) fn end_id() -> u32 {
     NEXT.load(Ordering::Acquire) as u32
 }

@@ -198,6 +198,7 @@ struct SpanState {
 }
 
 impl SpanState {
+    /// Reads the state of the calling thread.
     fn now(state: Option<&'static ThreadState>, base: u32) -> SpanState {
         let mut own = Counts::default();
         let mut shared = Counts::default();
@@ -219,6 +220,7 @@ impl SpanState {
 }
 
 impl Span {
+    /// Begins a measurement of the calling thread.
     fn begin() -> Span {
         let state = control::has_allocator().then(thread::current_or_make).flatten();
         let state = state.filter(|state| state.flags() & BUSY == 0);
@@ -227,6 +229,7 @@ impl Span {
         Span { state, outer: state.map(ThreadState::begin_span), before, not_send: PhantomData }
     }
 
+    /// Ends the measurement and returns its figures.
     fn end(mut self) -> Measurement {
         let bytes = self.leave();
         let SpanState { base, dropped, shared, own: before, changes, is_exact } = self.before;
@@ -293,6 +296,7 @@ pub(crate) struct OwnStacks {
 }
 
 impl OwnStacks {
+    /// Reads the calling thread's counts.
     pub(crate) fn now() -> OwnStacks {
         let _internal = control::internal();
         let base = epoch::base();

@@ -31,6 +31,7 @@ pub(crate) fn note(state: &'static ThreadState, registers: &Registers) {
     }
 }
 
+/// Walks the stack and stores its first addresses in [`FOUND`].
 #[cold]
 #[inline(never)]
 fn note_slow(state: &'static ThreadState, registers: &Registers) {

@@ -19,6 +19,7 @@ pub(crate) fn mark(base: u32) -> u16 {
     base as u16
 }
 
+/// Packs a mark and signed bytes in a word.
 #[inline(always)]
 fn join(mark: u16, bytes: i64) -> u64 {
     (bytes as u64) << MARK_BITS | u64::from(mark)

@@ -29,16 +29,19 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Returns bytes allocated less bytes freed.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.allocated_bytes.saturating_sub(self.freed_bytes)
     }
 
+    /// Returns blocks allocated less blocks freed.
     pub(crate) fn live_blocks(&self) -> u64 {
         self.allocated_blocks.saturating_sub(self.freed_blocks)
     }
 }
 
 impl Counts {
+    /// Adds to one side.
     fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
         let (in_bytes, in_blocks) = match direction {
             Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),
@@ -140,7 +143,7 @@ pub(crate) fn take() -> RawSnapshot {
     }
 }
 
-/// Events dropped since the process began.
+/// Returns the events dropped since the process began.
 pub(crate) fn dropped() -> Dropped {
     Dropped {
         stacks: dropped::events(Reason::Stacks),
@@ -166,6 +169,7 @@ pub(crate) fn reset_peak() {
     epoch::reset_peak(unpublished_bytes);
 }
 
+/// Returns the live bytes of the present epoch that threads have not published.
 fn unpublished_bytes() -> i64 {
     let base = epoch::base();
     if base == u32::MAX { 0 } else { thread::unpublished_bytes(base) }
@@ -176,12 +180,12 @@ pub(crate) fn overhead_bytes() -> u64 {
     held_bytes() + large::resident_bytes()
 }
 
-/// Bytes of heapgauge's own tables without the tag map, which takes a system call.
+/// Returns the bytes of heapgauge's own tables without the tag map, which takes a system call.
 pub(crate) fn held_bytes() -> u64 {
     memory::bytes() + read_one(OVERHEAD).live_bytes()
 }
 
-/// Bytes that the read side holds, an estimate: the map of stacks is not counted, the map of large blocks is, since it
+/// Estimates the bytes that the read side holds: the map of stacks is not counted, the map of large blocks is, since it
 /// takes room as they do.
 pub(crate) fn read_side_bytes() -> u64 {
     (read_one(OVERHEAD).live_bytes() + large::resident_bytes()).saturating_sub(memory::map_bytes())
@@ -206,6 +210,7 @@ fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
     }
 }
 
+/// Reads the stacks and totals of the epoch of this base.
 fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
     let end = epoch::end_id();
     let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
@@ -267,6 +272,7 @@ fn read_chunk(number: usize) -> [Counts; CHUNK] {
     counts
 }
 
+/// Adds one side of a chunk's counts.
 fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direction) {
     for (place, counts) in counts.iter_mut().enumerate() {
         let (bytes, blocks) = chunk.read(place, direction);

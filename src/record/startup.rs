@@ -31,6 +31,7 @@ pub(crate) fn ensure() {
     }
 }
 
+/// Prepares everything unless another thread has, under a lock.
 #[cold]
 fn prepare_slow() {
     // Not `Once`: a child that was forked in between would wait for ever.
@@ -51,6 +52,7 @@ fn prepare_slow() {
     DONE.store(true, Ordering::Release);
 }
 
+/// Registers the fork handlers, once.
 #[cfg(unix)]
 fn at_fork() {
     // A child that was forked before `DONE` was set comes here again, with its parent's handlers.
@@ -99,16 +101,19 @@ fn pin() {
 )))]
 fn pin() {}
 
+/// Closes the fork lock, before the process is copied.
 #[cfg(unix)]
 unsafe extern "C" fn before_fork() {
     fork::close();
 }
 
+/// Opens the fork lock, in the parent.
 #[cfg(unix)]
 unsafe extern "C" fn after_fork() {
     fork::open();
 }
 
+/// Makes the tables those of the one thread that the child has, and opens the fork lock.
 #[cfg(unix)]
 unsafe extern "C" fn in_child() {
     mutex::begin_process();

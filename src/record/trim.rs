@@ -44,6 +44,7 @@ pub(crate) fn memory_headroom() -> [u64; 2] {
     [u64::MAX; 2]
 }
 
+/// Gives the C library's free pages back to the system.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn malloc_trim() {
     // SAFETY: takes the heap's own locks and touches free memory only; any thread may call it at any time.

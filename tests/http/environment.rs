@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::client;
 
-/// The program under test: serves, prints its state, ends.
+/// Runs the program under test: serves, prints its state, ends.
 fn main_of_the_child() {
     if std::env::var_os("ENVIRONMENT_TEST_CHILD").is_some_and(|how| how == "decides") {
         let (end, error) = match heapgauge::Server::from_env() {

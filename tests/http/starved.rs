@@ -52,7 +52,7 @@ fn be_nice() {
     assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 5) }, 0);
 }
 
-/// Blocks below as many different stacks: a path through two functions for each bit of the number.
+/// Allocates blocks on as many different stacks: a path through two functions for each bit of the number.
 #[inline(never)]
 fn below(number: u32, depth: u32) {
     match depth {

@@ -12,7 +12,7 @@ const TURNS: u32 = 11;
 const CLIENTS: usize = 30;
 const LARGE: &str = "/memory/snapshots?group_by=traceback&top=10000&format=json";
 
-/// The program under test: holds blocks of many stacks, and serves until its stdin ends.
+/// Runs the program under test: holds blocks of many stacks, and serves until its stdin ends.
 fn main_of_the_child(limit: u64) {
     heapgauge::set_max_overhead(limit).unwrap();
     let kept = blocks_on_many_stacks(TURNS);

@@ -237,7 +237,7 @@ fn case_42_what_heapgauge_holds_is_not_traced() {
     drop((snapshots, rows));
 }
 
-/// How often this executable is mapped as a whole file, as `backtrace` does while its cache has it.
+/// Counts how often this executable is mapped as a whole file, as `backtrace` does while its cache has it.
 #[cfg(target_os = "linux")]
 fn whole_file_mappings() -> usize {
     let exe = std::fs::read_link("/proc/self/exe").unwrap();

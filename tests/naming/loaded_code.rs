@@ -54,18 +54,18 @@ fn turn() -> MutexGuard<'static, ()> {
 /// In the environment of the process that has to do without `_dl_find_object`.
 const LISTING: &str = "LOADED_CODE_LISTING";
 
-/// Whether this is that process.
+/// Returns whether this is that process.
 fn is_told_to_list() -> bool {
     std::env::var_os(LISTING).is_some()
 }
 
-/// Whether a module is known only from the next look on: in that process, and in all with a C library like that.
+/// Returns whether a module is known only from the next look on: in that process, and in all with a C library like that.
 fn is_listing() -> bool {
     // SAFETY: a NUL-terminated name, the default scope.
     is_told_to_list() || unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) }.is_null()
 }
 
-/// A library with frames of this many bytes, and of twice as many.
+/// Compiles a library with frames of this many bytes, and of twice as many.
 fn library(name: &str, frame: usize) -> PathBuf {
     library_of(SOURCE, name, frame)
 }
@@ -136,7 +136,7 @@ impl Drop for Loaded {
     }
 }
 
-/// The addresses of a loaded library, from the first byte that is mapped of it to the last.
+/// Returns the addresses of a loaded library, from the first byte that is mapped of it to the last.
 fn mapped(library: &Path) -> Range<usize> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let (mut first, mut last) = (usize::MAX, 0);
@@ -184,7 +184,7 @@ extern "C" fn keep(kept: *mut c_void, count: usize) {
 /// The line of the allocation in `keep`.
 const LINE: u32 = line!() - 4;
 
-/// Live bytes and blocks of that line.
+/// Returns live bytes and blocks of that line.
 fn at_line() -> (u64, u64) {
     let rows = Snapshot::take().unwrap().statistics(GroupBy::Line);
     let row = rows.iter().find(|row| row.name() == format!("{FILE}:{LINE}"));

@@ -5,7 +5,7 @@ use heapgauge::{GroupBy, SiteFrame, Snapshot};
 const FILE: &str = "tests/own_line/rule.rs";
 
 mod cache {
-    /// A cache of the company's, which every service uses.
+    /// Puts a text into a cache of the company's, which every service uses.
     #[inline(never)]
     pub fn put(text: &mut Vec<Box<[u8]>>, size: usize) -> u32 {
         text.push(vec![7; size].into_boxed_slice());

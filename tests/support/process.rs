@@ -29,7 +29,7 @@ pub fn name_of_test(path: &str) -> &str {
     path.split_once("::").and_then(|(_crate, path)| path.rsplit_once("::")).unwrap().0
 }
 
-/// Whether this process was started for one test. Starts one for this test if it was not, and waits for it.
+/// Returns whether this process was started for one test. Starts one for this test if it was not, and waits for it.
 #[allow(dead_code, reason = "not each test program uses it")]
 #[track_caller]
 pub fn is_own(name: &str) -> bool {

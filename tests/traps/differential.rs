@@ -184,7 +184,7 @@ struct Model {
 }
 
 impl Model {
-    /// With room for all it will hold: it does not allocate while live bytes are compared.
+    /// Makes a model with room for all it will hold: it does not allocate while live bytes are compared.
     fn with_room() -> Model {
         Model { live: HashMap::with_capacity(1 << 13), order: Vec::with_capacity(1 << 13) }
     }

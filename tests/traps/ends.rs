@@ -86,7 +86,7 @@ fn thread_local_destructors() {
 static ROUNDS: AtomicUsize = AtomicUsize::new(0);
 static KEY: AtomicUsize = AtomicUsize::new(0);
 
-/// A key destructor that sets its key again until the C library gives up.
+/// Sets its key again, as a key destructor, until the C library gives up.
 extern "C" fn again(value: *mut libc::c_void) {
     ROUNDS.fetch_add(1, Ordering::Relaxed);
     leave(late());

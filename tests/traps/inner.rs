@@ -114,6 +114,8 @@ fn sealed(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(layout.size().checked_add(size_of::<Seal>())?, layout.align()).ok()
 }
 
+/// Writes a seal behind a block.
+///
 /// # Safety
 ///
 /// * `block` is null or was made for `sealed(layout)`.
@@ -126,6 +128,8 @@ unsafe fn seal(block: *mut u8, layout: Layout) -> *mut u8 {
     block
 }
 
+/// Ends the process if a block's seal is broken.
+///
 /// # Safety
 ///
 /// * `block` is one of these, and alive.

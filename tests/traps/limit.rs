@@ -36,7 +36,7 @@ fn named(collector: &Collector) -> Arc<Report> {
     }
 }
 
-/// Memory for names and answers.
+/// Raises the limit, so that there is memory for names and answers.
 fn without_limit() -> Arc<Report> {
     heapgauge::set_max_overhead(4 << 30).unwrap();
     named(&Collector::new())
@@ -136,7 +136,7 @@ fn more_threads_than_there_is_room_for() {
     });
 }
 
-/// Number of calls that makes a stack as large as allowed.
+/// Runs `act` so many calls deeper.
 #[inline(never)]
 fn below<T>(calls: usize, act: &mut dyn FnMut() -> T) -> T {
     let result = if calls == 0 { act() } else { below(calls - 1, act) };

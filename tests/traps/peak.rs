@@ -134,7 +134,7 @@ thread_local! {
     static BLOCK: Cell<*mut u8> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// The thread's first event, and in each round of its key destructors the next: in the last one it has no state.
+/// Allocates in the thread's first event, and in each round of its key destructors: in the last one it has no state.
 fn grow_and_shrink() {
     let block = BLOCK.get();
     heapgauge::reset_peak();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 type Block = Box<[u64; 3]>;
 
-/// Its number differs from that of other leaves, which a release build would make one function of.
+/// Allocates a block. Its number differs from that of other leaves, which a release build would make one function of.
 #[inline(never)]
 fn leaf(number: usize) -> Block {
     black_box(Box::new([number as u64 ^ 4; 3]))

@@ -139,8 +139,8 @@ fn a_handler_that_interrupts_anything() {
     });
 }
 
-/// A signal interrupts between any two instructions, where some unwind rules are wrong: following a wrong one ended a
-/// process, found by single steps.
+/// Checks that stacks end at the handler. A signal interrupts between any two instructions, where some unwind rules are wrong:
+/// following a wrong one ended a process, found by single steps.
 fn stacks_end_at_the_handler() {
     let snapshot = heapgauge::Snapshot::take().unwrap();
     let functions = |trace: &heapgauge::Trace| -> Vec<String> {

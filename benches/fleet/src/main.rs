@@ -143,14 +143,14 @@ fn truth(plan: &Plan, minute: i64) -> String {
     text + "]"
 }
 
-/// Families that rules read; the others are a third of the series.
+/// Returns whether rules read the family; the other families are a third of the series.
 fn is_read(name: &str) -> bool {
     !["_blocks", "_allocations_total", "_deallocations_total", "snapshot_duration_seconds"]
         .iter()
         .any(|ending| name.ends_with(ending))
 }
 
-/// The first and last minute of a life within the simulation.
+/// Returns the first and last minute of a life within the simulation.
 fn span(life: &Life, minutes: i64) -> std::ops::Range<i64> {
     life.begin.max(0)..life.end.min(minutes)
 }

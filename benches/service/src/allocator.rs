@@ -29,7 +29,7 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 static ALLOC: heapgauge::TrackingAllocator<mimalloc::MiMalloc> =
     heapgauge::TrackingAllocator::new(mimalloc::MiMalloc);
 
-/// Number of allocations and resizes so far. `None` where they are not counted.
+/// Returns the number of allocations and resizes so far. `None` where they are not counted.
 pub fn allocations() -> Option<u64> {
     #[cfg(feature = "counting")]
     return Some(counting::COUNT.load(std::sync::atomic::Ordering::Relaxed));

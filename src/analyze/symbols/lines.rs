@@ -184,7 +184,7 @@ mod tests {
     use crate::analyze::symbols::fuzz::{Section, Temporary, elf};
     use gimli::constants as dw;
 
-    /// Functions by address and the line of their declaration, each 256 bytes long, and rows of a line table, in DWARF 4.
+    /// Writes an ELF file in DWARF 4: functions by address and line of declaration, each 256 bytes long, and rows of a line table.
     fn file(functions: &[(&str, u64, u8)], rows: &[(u64, u8)]) -> Vec<u8> {
         let attribute = |name: gimli::DwAt, form: gimli::DwForm| [name.0 as u8, form.0 as u8];
         let place =

@@ -16,7 +16,7 @@ fn here() -> &'static [usize] {
     addresses.leak()
 }
 
-/// Stacks of one address each, all different, in the middle of this program's code.
+/// Makes stacks of one address each, all different, in the middle of this program's code.
 fn code(count: usize) -> Vec<&'static [usize]> {
     let begin = Symbols::resolve as *const () as usize;
     (1..=count).map(|at| &*vec![begin + at].leak()).collect()

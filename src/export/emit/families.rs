@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    /// The translation of <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
+    /// Translates a name by <https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/>
     /// as far as names like ours need it: a character that is not a letter or a figure becomes an underscore, a unit
     /// that is none is dropped, a unit that the name lacks is added, and so is the ending of a counter.
     #[cfg(feature = "opentelemetry")]

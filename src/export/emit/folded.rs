@@ -159,7 +159,7 @@ mod tests {
     const TWO: &[usize] = &[0x1000_0003, 0x1000_0002];
     const THREE: &[usize] = &[0x1000_0004];
 
-    /// Function names by address, most recent first.
+    /// Returns the function names by address, most recent first.
     fn placed(stack: &RawStack) -> Vec<Placed> {
         let functions: &[(usize, usize, &str)] = match stack.addresses[0] {
             0x1000_0001 => &[(0, 0, "shop::inlined"), (0, 1, "shop::load"), (1, 0, "shop::main")],

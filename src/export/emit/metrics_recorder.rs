@@ -284,7 +284,7 @@ mod tests {
     use super::*;
     use crate::analyze::collector::Fake;
 
-    /// Series with labels → value.
+    /// Parses a text into its series, with labels, and their values.
     fn series(text: &str) -> BTreeMap<&str, f64> {
         text.lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))

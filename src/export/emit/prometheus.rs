@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(text.len(), expected.len());
     }
 
-    /// The sample with its sites estimated.
+    /// Makes the sample report with its sites estimated.
     fn sampled_report() -> Report {
         let mut report = sample_report();
         report.sample_interval_bytes = 512 << 10;
@@ -359,7 +359,7 @@ mod tests {
         }
     }
 
-    /// A sample read back: name, labels, value. As the text format has it.
+    /// Parses a sample as the text format has it: name, labels, value.
     fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
         let Some((name, rest)) = line.split_once('{') else {
             let (name, value) = line.split_once(' ').unwrap();

@@ -155,7 +155,7 @@ mod tests {
         assert!(text.starts_with(theirs) && text.contains("\nheap_live_bytes 1000\n"), "{text}");
     }
 
-    /// A sample read back: name, labels in order, value as text.
+    /// Parses a sample: name, labels in order, value as text.
     fn sample(line: &str) -> (&str, Vec<(&str, &str)>, &str) {
         let (series, value) = line.rsplit_once(' ').unwrap();
         let Some((name, labels)) = series.split_once('{') else { return (series, vec![], value) };

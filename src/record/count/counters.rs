@@ -45,7 +45,7 @@ pub(crate) enum Direction {
 
 /// The counts of 64 neighbouring ids. All zero bytes are none.
 pub(crate) trait Chunk {
-    /// Bytes and blocks of the id at this place of the chunk. Frees are to be read before
+    /// Reads bytes and blocks of the id at this place of the chunk. Frees are to be read before
     /// allocations, of all threads: everything that happened before a free that is seen, its
     /// allocation included, is visible to loads after this.
     fn read(&self, place: usize, direction: Direction) -> (u64, u64);
@@ -76,6 +76,7 @@ const TOPS: u64 = 1 << 63 | 1 << 31;
 /// More bytes cannot be added at once.
 pub(crate) const MOST: u64 = (1 << 31) - 1;
 
+/// Returns the index of a count in its chunk.
 #[inline(always)]
 fn word(place: usize, direction: Direction) -> usize {
     place % CHUNK * 2 + direction as usize
@@ -120,6 +121,7 @@ impl OwnerCounters {
         true
     }
 
+    /// Reads the high halves of a word's two counts.
     fn high(&self, word: usize) -> u64 {
         // Acquire: pairs with the Release of `publish`; the zeroes are visible.
         // SAFETY: null, or published and never freed.
@@ -140,6 +142,7 @@ impl OwnerCounters {
     }
 }
 
+/// Packs the low halves of two counts in a word.
 fn join(bytes: u32, blocks: u32) -> u64 {
     u64::from(blocks) << 32 | u64::from(bytes)
 }
@@ -182,6 +185,7 @@ const _: () = assert!(size_of::<Slot>() == 32);
 pub(crate) struct Shared([Slot; CHUNK]);
 
 impl Shared {
+    /// Adds a block.
     fn add(&self, place: usize, direction: Direction, bytes: u64) {
         let [in_bytes, in_blocks] = &self.0[place % CHUNK].counts[direction as usize];
         // Release: as in `OwnerCounters::add`.
@@ -257,6 +261,7 @@ impl<C> Table<C> {
     }
 }
 
+/// Returns the number of the chunk that contains an id.
 #[inline(always)]
 fn number(id: u32) -> usize {
     (id >> CHUNK_BITS) as usize

@@ -30,7 +30,7 @@ impl SamplingConfig {
     /// Every block is recorded.
     pub(crate) const EXACT: SamplingConfig = SamplingConfig(0);
 
-    /// A sample every `interval` bytes on average, and blocks of `exact_from` bytes or more recorded
+    /// Samples every `interval` bytes on average, and records blocks of `exact_from` bytes or more
     /// without exception; where that is 0, from the interval on. With 0 and 1 bytes between samples
     /// every block is one.
     pub(crate) const fn new(interval: u32, exact_from: u32) -> SamplingConfig {
@@ -46,6 +46,7 @@ impl SamplingConfig {
         self.0
     }
 
+    /// Returns the configuration that [`SamplingConfig::word`] gave as a word.
     pub(crate) const fn from_word(word: u64) -> SamplingConfig {
         SamplingConfig(word)
     }
@@ -113,6 +114,7 @@ pub(crate) fn square_bytes(sum: u64, interval: u32) -> f64 {
     sum as f64 / f64::from(1u32 << FRACTION) * interval * interval
 }
 
+/// Rounds a fixed-point number with so many bits behind the point.
 fn round(sum: u64, bits: u32) -> u64 {
     (sum >> bits) + (sum >> (bits - 1) & 1)
 }
@@ -171,6 +173,7 @@ impl Sampler {
         (-uniform.ln() * f64::from(config.interval())) as i64
     }
 
+    /// Returns the next pseudo-random number, and seeds the generator before the first.
     fn next(&self) -> u64 {
         let before = match self.random.get() {
             // Relaxed: each thread gets a number of its own, nothing else.

@@ -95,6 +95,7 @@ impl Unpublished {
         self.base.load(Ordering::Relaxed)
     }
 
+    /// Returns how many bytes either way stay unpublished.
     pub(crate) fn limit(&self) -> i64 {
         self.limit.load(Ordering::Relaxed)
     }
@@ -133,6 +134,7 @@ impl Unpublished {
         self.resized_in.store(base, Ordering::Relaxed);
     }
 
+    /// Returns the base that [`Unpublished::set_resized_in`] noted last.
     pub(crate) fn resized_in(&self) -> u32 {
         self.resized_in.load(Ordering::Relaxed)
     }

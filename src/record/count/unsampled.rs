@@ -68,7 +68,7 @@ impl Linked for Unsampled {
 }
 
 impl Unsampled {
-    /// Has no budget and no block.
+    /// Makes counts without a budget and without blocks.
     pub(crate) const fn placeholder() -> Unsampled {
         Unsampled {
             allocated_bytes: AtomicU64::new(0),
@@ -139,6 +139,7 @@ impl Unsampled {
         id as u32
     }
 
+    /// Adds a block to what was allocated.
     #[inline(always)]
     fn add_allocated(&self, size: usize) {
         // Releases: pair with the Acquires of `read_allocated`.
@@ -191,10 +192,12 @@ impl Unsampled {
         self.published.load(Ordering::Relaxed)
     }
 
+    /// Sets the live bytes that have been published to the peak.
     fn set_published(&self, bytes: i64) {
         self.published.store(bytes, Ordering::Relaxed);
     }
 
+    /// Returns the bytes allocated, for its thread.
     #[inline(always)]
     fn allocated(&self) -> u64 {
         self.allocated_bytes.load(Ordering::Relaxed)
@@ -235,13 +238,13 @@ impl Unsampled {
 
     // ── Readers ─────────────────────────────────────────────────────────────────────────────────
 
-    /// Bytes and blocks freed. To be read before [`Unsampled::read_allocated`] of any thread.
+    /// Reads bytes and blocks freed: before [`Unsampled::read_allocated`] of any thread.
     pub(crate) fn read_freed(&self) -> (u64, u64) {
         // Acquires: pair with the Releases of `free` and `begin`.
         (self.freed_bytes.load(Ordering::Acquire), self.freed_blocks.load(Ordering::Acquire))
     }
 
-    /// Bytes and blocks allocated.
+    /// Reads bytes and blocks allocated.
     pub(crate) fn read_allocated(&self) -> (u64, u64) {
         // Acquires: pair with the Releases of `add_allocated` and `begin`.
         (self.allocated_bytes.load(Ordering::Acquire), self.allocated_blocks.load(Ordering::Acquire))

@@ -85,6 +85,7 @@ pub(crate) fn publish() {
     }
 }
 
+/// Records a free in a thread of any state.
 #[cold]
 #[inline(never)]
 fn record_free_slow(id: u32, size: usize) {

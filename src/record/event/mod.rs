@@ -85,7 +85,7 @@ fn interval_of(id: u32) -> Option<u32> {
     recorded.map(|recorded| recorded.interval).filter(|interval| *interval != 0)
 }
 
-/// Bytes of a block with this tag in the live bytes of the present epoch.
+/// Returns the bytes of a block with this tag in the live bytes of the present epoch.
 #[inline(always)]
 fn traced_bytes(tag: u32, size: usize) -> i64 {
     let is_traced = if unlikely(tag & SAMPLED != 0) {
@@ -120,7 +120,7 @@ impl Resized {
     }
 }
 
-/// Bytes that a block counted at this id adds to the peak: none if it had to be counted as untracked.
+/// Returns the bytes that a block counted at this id adds to the peak: none if it had to be counted as untracked.
 fn live_bytes(id: u32, size: usize) -> i64 {
     if id == UNTRACKED { 0 } else { size as i64 }
 }

@@ -36,10 +36,12 @@ thread_local! {
 struct Counter(Option<&'static ThreadState>);
 
 impl Counter {
+    /// Returns the calling thread's counter.
     fn of_this_thread() -> Counter {
         Counter(thread::current())
     }
 
+    /// Returns how often the thread is inside, in this way of counting.
     fn own(self) -> usize {
         self.0.map_or_else(of_stateless, |state| state.inside.load(Ordering::Relaxed))
     }
@@ -68,7 +70,7 @@ impl Counter {
         }
     }
 
-    /// As [`enter`](Counter::enter), once, for a bounded time; returns whether it is inside.
+    /// Tries to enter once, for a bounded time; returns whether the thread is inside.
     #[inline(always)]
     fn try_enter(self) -> bool {
         /// A fork that is under way.
@@ -92,6 +94,7 @@ impl Counter {
         is_inside
     }
 
+    /// Counts the thread as inside so many times more.
     fn add(self, times: usize) {
         match self.0 {
             Some(state) => state.inside.fetch_add(times, Ordering::SeqCst),
@@ -102,6 +105,7 @@ impl Counter {
         };
     }
 
+    /// Leaves so many times.
     fn leave(self, times: usize) {
         // SeqCst: as above. As a Release it also pairs with the load of `close`: the child sees what was changed.
         match self.0 {
@@ -198,6 +202,7 @@ fn is_closed() -> bool {
     unlikely(closed_by != 0) && is_another(closed_by)
 }
 
+/// Returns whether this is the number of another thread.
 #[cold]
 #[inline(never)]
 fn is_another(thread: usize) -> bool {
@@ -234,6 +239,7 @@ enum Others {
     Any,
 }
 
+/// Determines which other threads are inside.
 fn others_inside() -> Others {
     let own = thread::current().map_or(std::ptr::null(), |state| &raw const *state);
     if STATELESS.load(Ordering::SeqCst) > of_stateless() {
@@ -247,10 +253,12 @@ fn others_inside() -> Others {
     })
 }
 
+/// Returns this thread's share of [`STATELESS`].
 fn of_stateless() -> usize {
     OF_STATELESS.try_with(Cell::get).unwrap_or(0)
 }
 
+/// Sets this thread's share of [`STATELESS`].
 fn set_of_stateless(times: usize) {
     let _ = OF_STATELESS.try_with(|own| own.set(times));
 }

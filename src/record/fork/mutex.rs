@@ -189,6 +189,7 @@ impl<T> PerProcess<T> {
 
 #[cfg(feature = "http")]
 impl<T: Default> PerProcess<T> {
+    /// Returns this process's value, made by the first call.
     pub(crate) fn get(&self) -> Arc<T> {
         let mut held = self.0.lock();
         match &*held {

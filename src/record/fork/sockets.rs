@@ -52,6 +52,7 @@ pub(crate) fn close_in_child() {
     }
 }
 
+/// Notes a socket in the table, and returns its place.
 #[cfg(unix)]
 fn note(socket: &impl AsRawFd) -> io::Result<usize> {
     let noted = socket.as_raw_fd() + 1;
@@ -101,6 +102,7 @@ impl<S: Socket> ClosedInChild<S> {
         make().map(|made| ClosedInChild::noted(made?))
     }
 
+    /// Notes a socket that was opened inside the fork lock.
     fn noted(socket: S) -> io::Result<ClosedInChild<S>> {
         Ok(ClosedInChild { place: note(&socket)?, socket: ManuallyDrop::new(socket) })
     }

@@ -58,10 +58,12 @@ pub(super) struct Chunks {
 /// Number of pieces that are looked at in the class of the wanted size: some are smaller, some not aligned.
 const LOOKS: usize = 16;
 
+/// Rounds a size up to whole units.
 fn units(size: usize) -> usize {
     size.next_multiple_of(UNIT)
 }
 
+/// Returns the size class: the logarithm of the size.
 const fn class(size: usize) -> usize {
     size.ilog2() as usize
 }
@@ -97,6 +99,7 @@ impl Chunks {
 
     // ── From the chunk ──────────────────────────────────────────────────────────────────────────
 
+    /// Cuts a piece from the current chunk, or from a fresh one; null without memory.
     fn cut(&self, layout: Layout) -> *mut u8 {
         // Acquire: pairs with the Release of `replace`.
         let mut current = self.current.load(Ordering::Acquire);
@@ -294,7 +297,7 @@ mod tests {
         Layout::from_size_align(size, align).unwrap()
     }
 
-    /// Each byte of a piece, which is this test's alone.
+    /// Borrows the bytes of a piece, which is this test's alone.
     fn bytes<'a>(piece: *mut u8, size: usize) -> &'a mut [u8] {
         assert!(!piece.is_null());
         // SAFETY: a piece that `allocate` gave for this size, and that is not given back while this is used.

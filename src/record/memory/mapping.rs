@@ -8,6 +8,8 @@ pub(super) fn make(size: usize) -> *mut u8 {
     if pointer == libc::MAP_FAILED { std::ptr::null_mut() } else { pointer.cast() }
 }
 
+/// Unmaps memory.
+///
 /// # Safety
 ///
 /// * `pointer` came from `make(size)`, and it is not read any more.

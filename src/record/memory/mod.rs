@@ -129,6 +129,8 @@ pub(crate) unsafe fn free_bytes(pointer: *mut u8, layout: Layout) {
 #[cfg(target_os = "linux")]
 const MAPPED: usize = 64 << 10;
 
+/// Returns zeroed memory of this layout, or null.
+///
 /// # Safety
 ///
 /// * The layout is of some bytes.
@@ -141,6 +143,8 @@ unsafe fn make(layout: Layout) -> *mut u8 {
     if layout.size() >= MAPPED { mapping::make(layout.size()) } else { arena::CHUNKS.allocate(layout) }
 }
 
+/// Returns what [`make`] gave.
+///
 /// # Safety
 ///
 /// * `pointer` came from `make(layout)`, was not freed, and it is not read any more.
@@ -155,6 +159,8 @@ unsafe fn end(pointer: *mut u8, layout: Layout) {
     }
 }
 
+/// Returns zeroed memory of this layout, or null.
+///
 /// # Safety
 ///
 /// * The layout is of some bytes.
@@ -164,6 +170,8 @@ unsafe fn make(layout: Layout) -> *mut u8 {
     unsafe { System.alloc_zeroed(layout) }
 }
 
+/// Returns what [`make`] gave.
+///
 /// # Safety
 ///
 /// * `pointer` came from `make(layout)`, was not freed, and it is not read any more.
@@ -173,7 +181,7 @@ unsafe fn end(pointer: *mut u8, layout: Layout) {
     unsafe { System.dealloc(pointer, layout) };
 }
 
-/// Bytes of heapgauge's own tables that came from here.
+/// Returns the bytes of heapgauge's own tables that came from here.
 pub(crate) fn bytes() -> u64 {
     BYTES.load(Ordering::Relaxed)
 }
@@ -189,7 +197,7 @@ pub(crate) fn map_grew(bytes: usize) {
     OF_MAP.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-/// Bytes of the map of stacks.
+/// Returns the bytes of the map of stacks.
 pub(crate) fn map_bytes() -> u64 {
     OF_MAP.load(Ordering::Relaxed)
 }

@@ -37,6 +37,7 @@ impl Bucket {
         (0..WAYS).fold(0, |id, way| select_unpredictable(self.checks[way] == check, self.ids[way], id))
     }
 
+    /// Stores a stack in a way.
     fn set(&mut self, way: usize, check: u64, id: u32) {
         (self.checks[way], self.ids[way]) = (check, id);
     }
@@ -140,6 +141,7 @@ impl StackCache {
         false
     }
 
+    /// Moves the stacks to a table a quarter larger; leaves them where they are without room for it.
     #[cold]
     fn grow(&mut self) {
         let len = (self.len + self.len / 4).clamp(SMALLEST, LARGEST);
@@ -166,6 +168,7 @@ fn first_place(check: u64, len: usize) -> usize {
     ((check >> 40) as usize * len) >> 24
 }
 
+/// Maps a check to the second of its two buckets.
 fn second_place(check: u64, len: usize) -> usize {
     first_place(check.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32), len)
 }

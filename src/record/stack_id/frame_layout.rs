@@ -72,6 +72,7 @@ impl SlotOffsets {
         }
     }
 
+    /// Returns whether there is room for one more offset and it has 16 bits; notes where it has not.
     #[inline(always)]
     fn fits(&mut self, offset: usize) -> bool {
         let fits = self.len + self.frame_pointers < MOST_OFFSETS && offset <= usize::from(u16::MAX);

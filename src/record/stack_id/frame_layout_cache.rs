@@ -150,6 +150,7 @@ impl FrameLayoutCache {
         }
     }
 
+    /// Borrows all entries; none before the table is allocated.
     fn all(&mut self) -> &mut [FrameLayout] {
         if self.len == 0 {
             return &mut [];
@@ -196,6 +197,7 @@ impl FrameLayoutCache {
         }
     }
 
+    /// Borrows the hit statistics of a key.
     fn history(&mut self, key: Key) -> &mut History {
         // By the bits above those that select a slot.
         let number = key.second_slot() / LARGEST % self.histories.len();
@@ -258,6 +260,7 @@ impl FrameLayoutCache {
         slot
     }
 
+    /// Moves the layouts to a table twice as large; leaves them where they are without room for it.
     #[cold]
     fn grow(&mut self) {
         self.evicted = 0;

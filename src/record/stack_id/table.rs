@@ -30,11 +30,13 @@ unsafe impl Send for Key {}
 unsafe impl Sync for Key {}
 
 impl Key {
+    /// Returns the stack's header.
     fn header(&self) -> &StackHeader {
         // SAFETY: a key points to a header, see the type.
         unsafe { self.0.as_ref() }
     }
 
+    /// Returns the return addresses behind the header.
     fn addresses(&self) -> &[usize] {
         // SAFETY: `len` addresses follow the header: `StackBuffer` and `record` lay them out so.
         unsafe {
@@ -106,6 +108,7 @@ fn map() -> &'static Map {
     unsafe { present.as_ref() }.unwrap_or_else(make_map)
 }
 
+/// Makes the map, or takes the one of a thread that was faster.
 #[cold]
 #[inline(never)]
 fn make_map() -> &'static Map {
@@ -220,6 +223,7 @@ pub(crate) fn lock_all_while(act: impl FnOnce()) {
     act();
 }
 
+/// Returns the layout of a recorded stack of so many addresses.
 fn layout(len: usize) -> Option<Layout> {
     Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
 }
@@ -251,6 +255,7 @@ type Leaf = [AtomicPtr<StackHeader>; 1 << 10];
 type Branch = [AtomicPtr<Leaf>; 1 << 11];
 static ROOT: [AtomicPtr<Branch>; 1 << 11] = [const { AtomicPtr::new(null_mut()) }; 1 << 11];
 
+/// Splits an id into its indices in [`ROOT`], a branch and a leaf.
 fn indices(id: u32) -> (usize, usize, usize) {
     let id = id as usize;
     (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)

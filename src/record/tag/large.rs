@@ -64,6 +64,7 @@ pub(crate) fn get(address: usize) -> u32 {
     entry(address).map_or(0, |entry| entry.load(Ordering::Relaxed))
 }
 
+/// Returns the entry of an address, if its leaf is there.
 #[inline(always)]
 fn entry(address: usize) -> Option<&'static AtomicU32> {
     let leaf = ROOT.get(address >> (GRANULE_BITS + LEAF_BITS))?.load(Ordering::Acquire);
@@ -75,11 +76,13 @@ fn entry(address: usize) -> Option<&'static AtomicU32> {
     Some(unsafe { &(*leaf)[index(address)] })
 }
 
+/// Returns the index of an address in its leaf.
 #[inline(always)]
 fn index(address: usize) -> usize {
     (address >> GRANULE_BITS) & (LEAF_LEN - 1)
 }
 
+/// Makes the leaf of an address, or takes the one of a faster thread; `None` where it cannot be mapped.
 #[cold]
 #[inline(never)]
 fn leaf_slow(address: usize) -> Option<&'static Leaf> {
@@ -111,6 +114,7 @@ fn leaf_slow(address: usize) -> Option<&'static Leaf> {
     if leaf == no_leaf() { None } else { Some(unsafe { &*leaf }) }
 }
 
+/// Maps a leaf of zeroes.
 #[cfg(target_os = "linux")]
 fn reserve() -> Option<*mut Leaf> {
     #[cfg(test)]
@@ -137,6 +141,7 @@ fn reserve() -> Option<*mut Leaf> {
     Some(pointer.cast())
 }
 
+/// Unmaps a leaf that was never published.
 #[cfg(target_os = "linux")]
 fn unreserve(leaf: *mut Leaf) {
     // SAFETY: a mapping of `reserve` that lost the race and that no other thread has seen.
@@ -151,7 +156,7 @@ fn reserve() -> Option<*mut Leaf> {
 #[cfg(not(target_os = "linux"))]
 fn unreserve(_leaf: *mut Leaf) {}
 
-/// Bytes of the map that are resident now. Asks the kernel once for each leaf.
+/// Returns the bytes of the map that are resident now. Asks the kernel once for each leaf.
 pub(crate) fn resident_bytes() -> u64 {
     let mut pages = 0;
     for (word, bits) in HAS_LEAVES.iter().enumerate() {
@@ -171,7 +176,7 @@ pub(crate) fn resident_bytes() -> u64 {
     pages * page_bytes() as u64
 }
 
-/// Bytes of a page, as the system says.
+/// Returns the bytes of a page, as the system says.
 #[cfg(unix)]
 pub(crate) fn page_bytes() -> usize {
     // SAFETY: a plain query.
@@ -185,6 +190,7 @@ pub(crate) fn page_bytes() -> usize {
 
 const SMALLEST_PAGE: usize = 4096;
 
+/// Counts the pages of a leaf that are resident.
 #[cfg(target_os = "linux")]
 fn resident_pages(leaf: *mut Leaf) -> u64 {
     let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];

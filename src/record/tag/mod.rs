@@ -99,7 +99,7 @@ fn is_in_map(size: usize) -> bool {
 
 // ── The small block ─────────────────────────────────────────────────────────────────────────────
 
-/// Whether a block is small and aligned to at most [`LARGEST_SMALL_ALIGN`] and its own size, as nearly all are: what
+/// Returns whether a block is small and aligned to at most [`LARGEST_SMALL_ALIGN`] and its own size, as nearly all are: what
 /// follows is then the same as above, with less to ask.
 #[inline(always)]
 pub(crate) fn is_small(size: usize, align: usize) -> bool {
@@ -124,7 +124,7 @@ pub(crate) fn is_behind(size: usize) -> bool {
     size < SMALL
 }
 
-/// [`inner_layout`] of a small block.
+/// Returns the [`inner_layout`] of a small block.
 ///
 /// # Safety
 ///
@@ -141,7 +141,7 @@ pub(crate) fn inner_size_of_small(size: usize) -> usize {
     size + TAG_BYTES
 }
 
-/// [`write()`] of a block below [`SMALL`] bytes.
+/// Stores the id behind a block below [`SMALL`] bytes, as [`write()`] does.
 ///
 /// # Safety
 ///
@@ -153,7 +153,7 @@ pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
     unsafe { block.add(size).cast::<u32>().write_unaligned(id) }
 }
 
-/// [`read()`] of a block below [`SMALL`] bytes.
+/// Reads the id behind a block below [`SMALL`] bytes, as [`read()`] does.
 ///
 /// # Safety
 ///

@@ -31,6 +31,7 @@ mod platform {
     /// The pthread key, plus one; 0 before it is made.
     static KEY: AtomicUsize = AtomicUsize::new(0);
 
+    /// Makes the key, and asks the C library how many rounds of destructors it makes.
     pub(crate) fn prepare() {
         key();
         // SAFETY: plain queries of constants.
@@ -42,6 +43,7 @@ mod platform {
         }
     }
 
+    /// Returns the pthread key, made by the first thread that asks; `None` where there is none left.
     fn key() -> Option<libc::pthread_key_t> {
         // Acquire/AcqRel: a thread that sees the key may use it.
         let present = KEY.load(Ordering::Acquire);
@@ -75,6 +77,7 @@ mod platform {
         }
     }
 
+    /// Counts a round of key destructors, and asks for another one unless it was the last.
     unsafe extern "C" fn at_end(state: *mut libc::c_void) {
         // SAFETY: the value that `at_thread_end` set.
         let state = unsafe { &*state.cast::<ThreadState>() };
@@ -90,6 +93,6 @@ mod platform {
 
     pub(crate) fn prepare() {}
 
-    /// No notice of a thread's end: its state stays as it is, one for each thread that ever allocated.
+    /// Does nothing: a thread's end goes unnoticed, and its state stays, one for each thread that ever allocated.
     pub(crate) fn at_thread_end(_state: &'static ThreadState) {}
 }

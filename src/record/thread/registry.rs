@@ -43,6 +43,7 @@ pub(crate) fn hot_state() -> &'static HotState {
     }
 }
 
+/// Returns the thread's [`LOCAL`]; [`GONE`] where that is destroyed.
 #[inline(always)]
 fn local() -> *const HotState {
     LOCAL.try_with(Cell::get).unwrap_or(&raw const GONE)
@@ -110,6 +111,7 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     state
 }
 
+/// Takes over the state of an ended thread, if one waits.
 fn adopt() -> Option<&'static ThreadState> {
     if RELEASED.load(Ordering::Relaxed) == 0 {
         return None;
@@ -128,6 +130,7 @@ fn adopt() -> Option<&'static ThreadState> {
 /// Bytes of the smallest caches, which an idle thread takes beside its state.
 const IDLE_CACHES: usize = 8 << 10;
 
+/// Makes a state, and pushes it to the list; `None` without memory.
 pub(super) fn make() -> Option<&'static ThreadState> {
     let state = memory::zeroed_for_thread::<ThreadState>(IDLE_CACHES);
     // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
@@ -139,7 +142,7 @@ pub(super) fn make() -> Option<&'static ThreadState> {
     Some(state)
 }
 
-/// All states there are, of living and ended threads.
+/// Iterates over all states there are, of living and ended threads.
 pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     ALL.iter()
 }

@@ -36,6 +36,7 @@ impl StackBounds {
         self.contains(stack_pointer) || self.extend_to_slow(stack_pointer, is_readable)
     }
 
+    /// Looks page by page whether all between the known part and a stack pointer can be read.
     #[cold]
     #[inline(never)]
     fn extend_to_slow(&mut self, stack_pointer: usize, is_readable: impl Fn(usize) -> bool) -> bool {
@@ -69,6 +70,7 @@ impl StackBounds {
 /// right for larger ones too.
 static PAGE_SIZE: AtomicUsize = AtomicUsize::new(4096);
 
+/// Returns the bytes of a page.
 fn page_size() -> usize {
     PAGE_SIZE.load(Ordering::Relaxed)
 }
@@ -86,7 +88,7 @@ static CAN_ASK: AtomicBool = AtomicBool::new(false);
 /// Whether the kernel tells if an address can be read. Relaxed: written before `main`.
 static CAN_ASK_KERNEL: AtomicBool = AtomicBool::new(false);
 
-/// The main thread's stack grows down as far as it is let; the size only tells a foreign stack from it, and none lies
+/// Returns the bounds of the main thread's stack. It grows down as far as it is let; the size only tells a foreign stack from it, and none is
 /// that close below.
 fn main_stack() -> StackBounds {
     match MAIN_STACK_END.load(Ordering::Relaxed) {
@@ -128,6 +130,7 @@ pub(crate) fn of_this_thread() -> StackBounds {
     as_told()
 }
 
+/// Returns whether the word at an address can be read, as the kernel says.
 fn is_readable(address: usize) -> bool {
     probe::is_readable(address)
 }
@@ -146,7 +149,7 @@ pub(crate) struct ForeignPages {
 }
 
 impl ForeignPages {
-    /// From a stack pointer of the calling thread on, whose own page is there.
+    /// Begins at a stack pointer of the calling thread, whose own page is there.
     pub(crate) fn from(stack_pointer: usize) -> ForeignPages {
         ForeignPages { page: stack_pointer & !(page_size() - 1) }
     }
@@ -158,6 +161,7 @@ impl ForeignPages {
         page == self.page || self.contains_slow(page)
     }
 
+    /// Asks whether a page can be read, and remembers one that can.
     #[cold]
     fn contains_slow(&mut self, page: usize) -> bool {
         let holds = !CAN_ASK_KERNEL.load(Ordering::Relaxed) || is_readable(page);

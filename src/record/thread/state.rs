@@ -144,6 +144,7 @@ impl Linked for ThreadState {
 }
 
 impl ThreadState {
+    /// Returns the flags that are set.
     #[inline(always)]
     pub(crate) fn flags(&self) -> u8 {
         (self.hot.flags.load(Ordering::Relaxed) & FLAGS) as u8
@@ -250,6 +251,7 @@ impl ThreadState {
         }
     }
 
+    /// Adds a change in the epoch that is present now, publishing where it does not fit.
     #[cold]
     #[inline(never)]
     fn change_slow(&self, id: u32, bytes: i64, resized: i64) {
@@ -303,7 +305,7 @@ impl ThreadState {
         self.publish_in(self.enter_epoch());
     }
 
-    /// As [`publish`](ThreadState::publish), where the thread has just [entered](ThreadState::enter_epoch) the epoch of
+    /// Publishes as [`publish`](ThreadState::publish) does, where the thread has just [entered](ThreadState::enter_epoch) the epoch of
     /// this base.
     #[cold]
     #[inline(never)]
@@ -397,6 +399,7 @@ impl ThreadState {
         }
     }
 
+    /// Completes the counters of an interrupted event, and gives the caches up.
     #[cold]
     #[inline(never)]
     fn repair(&self) {
@@ -428,6 +431,7 @@ impl ThreadState {
         self.exit_rounds.set(0);
     }
 
+    /// Returns the number of levels of a kind of suspension.
     fn depth(&self, kind: u8) -> &Cell<u32> {
         if kind == PAUSED { &self.paused_depth } else { &self.internal_depth }
     }

@@ -322,6 +322,7 @@ fn walk<const FOREIGN: bool>(
     }
 }
 
+/// Finds the rule of the program counter that a walk begins with, parsed where it is not cached.
 #[cold]
 #[inline(never)]
 fn start_slow(
@@ -341,6 +342,7 @@ fn start_slow(
     Some(at)
 }
 
+/// Finds the rule of a return address that the link does not lead to, parsed where it is not cached.
 #[cold]
 #[inline(never)]
 fn next_slow(
@@ -365,6 +367,7 @@ fn next_slow(
     }
 }
 
+/// Returns why a walk ends at a rule that makes no step.
 #[cold]
 #[inline(never)]
 fn ended_slow(rule: Rule) -> Ended {
@@ -377,15 +380,18 @@ fn ended_slow(rule: Rule) -> Ended {
 
 // ── Before main ─────────────────────────────────────────────────────────────────────────────────
 
+/// Lists the modules, and makes the parser's context.
 pub(super) fn prepare() {
     modules::prepare();
     eh_frame::prepare();
 }
 
+/// Implements [`super::modules_epoch`].
 pub(super) fn modules_epoch() -> u64 {
     modules::epoch()
 }
 
+/// Implements [`super::forget_find_object`].
 pub(super) fn forget_find_object() {
     modules::forget_find_object();
     epoch::bump_rules_epoch();

@@ -71,6 +71,7 @@ impl Parser<'_> {
         RuleFound { rule: row_rule(context, module.unwind_header, address, section), stays }
     }
 
+    /// Borrows the parser's working memory, allocated by the first call of a thread.
     fn context(&mut self) -> Option<&mut Context> {
         if self.memory.is_null() {
             let memory = memory::zeroed::<Context>();

@@ -98,6 +98,7 @@ pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Optio
     walk_slow(owner, limit)
 }
 
+/// Walks by the platform's unwinder.
 #[cold]
 #[inline(never)]
 fn walk_slow(owner: &mut OwnerState, limit: usize) -> Fingerprint {

@@ -192,6 +192,7 @@ pub(super) fn find_lasting(address: usize) -> Option<Listed> {
     find_in(unsafe { list.as_ref() }?, address)
 }
 
+/// Finds the module of an address in the lists.
 fn find_listed(address: usize) -> Option<Module> {
     if let Some(listed) = find_lasting(address) {
         return Some(listed.module);
@@ -203,6 +204,7 @@ fn find_listed(address: usize) -> Option<Module> {
     is_still_there(listed.module).then_some(listed.module)
 }
 
+/// Finds the module of an address in a list.
 fn find_in(list: &List, address: usize) -> Option<Listed> {
     (0..list.len)
         // SAFETY: below `len`.
@@ -273,6 +275,7 @@ struct Counts {
     unloaded: u64,
 }
 
+/// Reads the loader's counts from the first record.
 unsafe extern "C" fn read_counts(info: *mut libc::dl_phdr_info, _size: usize, seen: *mut c_void) -> c_int {
     // SAFETY: the loader's record, and the `Counts` of `epoch`.
     unsafe {
@@ -312,12 +315,14 @@ struct Filling<'a> {
     wanted: &'a dyn Fn(usize, &Module) -> bool,
 }
 
+/// Counts a module.
 unsafe extern "C" fn count_one(_info: *mut libc::dl_phdr_info, _size: usize, count: *mut c_void) -> c_int {
     // SAFETY: the counter of `list`.
     unsafe { *count.cast::<usize>() += 1 };
     0
 }
 
+/// Adds a module to the list if it is wanted.
 unsafe extern "C" fn list_one(info: *mut libc::dl_phdr_info, _size: usize, filling: *mut c_void) -> c_int {
     // SAFETY: the `Filling` of `list`, and the loader's record with its program headers.
     let (filling, headers, base) = unsafe {

@@ -39,11 +39,13 @@ impl Rule {
         })
     }
 
+    /// Returns whether the base counts from the frame pointer.
     #[inline(always)]
     pub(crate) fn is_from_frame_pointer(self) -> bool {
         self.0 & 1 != 0
     }
 
+    /// Returns the distance of the base, in bytes; 0 where no step can be made.
     #[inline(always)]
     pub(crate) fn distance(self) -> usize {
         (self.0 >> 8) as u32 as usize
@@ -154,6 +156,7 @@ impl Rules {
         Some(at)
     }
 
+    /// Looks an address up.
     #[inline]
     fn lookup(&self, address: usize) -> Option<EntryRef> {
         if self.len == 0 {
@@ -206,6 +209,7 @@ impl Rules {
         Some(EntryRef(transient))
     }
 
+    /// Stores a rule in the first empty entry from its home on. The table has one.
     fn put(&mut self, address: usize, rule: Rule) -> EntryRef {
         let mut index = home(address, self.len);
         loop {
@@ -219,6 +223,7 @@ impl Rules {
         }
     }
 
+    /// Makes room for one more rule: in a table twice as large, or by forgetting all rules. `None` without memory.
     fn make_room(&mut self) -> Option<()> {
         if self.len >= LARGEST {
             self.forget();
@@ -279,6 +284,7 @@ impl Rules {
     }
 }
 
+/// Returns the index at which the search for an address begins.
 #[inline(always)]
 fn home(address: usize, len: usize) -> usize {
     ((address as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (len - 1)

@@ -83,7 +83,7 @@ enum Kind {
     Recursion(u8),
 }
 
-/// Repetition and callbacks branch, so a long sequence would have too many leaves.
+/// Chooses the kinds of a sequence. Repetition and callbacks branch, so a long one would have too many leaves.
 fn kinds(random: &mut Random) -> Vec<Kind> {
     let length = random.below(8);
     let kind = |_| match random.below(11) {

@@ -5,7 +5,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// That many entries of one size, and one of another.
+    /// Makes a cache of that many entries of one size, and one of another.
     #[inline(never)]
     pub fn of(many: usize, size: usize, last: usize) -> Cache {
         let mut entries = super::untracked(many + 1);

@@ -190,7 +190,7 @@ fn resize(count: usize, most: usize, layout: Layout, size: usize) {
     under(FRAMES, 0, &mut || blocks.resize(WARM + count, size));
 }
 
-/// Each event is the first of its stack. Depths take turns: how many frame layouts share a slot with those of one depth
+/// Makes each event the first of its stack. Depths take turns: how many frame layouts share a slot with those of one depth
 /// depends on the addresses of all code.
 fn new_stacks(count: usize, most: usize, frames: Range<u32>) {
     let mut blocks = Blocks::with_room(most, SMALL);
@@ -245,7 +245,7 @@ fn end(thread: libc::pthread_t) {
     assert_eq!(unsafe { libc::pthread_join(thread, null_mut()) }, 0);
 }
 
-/// The counted function of paths with many threads: the C library's part of a thread's start and end depends on other threads.
+/// Runs one counted event of paths with many threads: the C library's part of a thread's start and end depends on other threads.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn first_event() {
@@ -289,7 +289,7 @@ fn first_of_living_threads(count: usize, most: usize) {
     threads.into_iter().for_each(end);
 }
 
-/// A file that is written and read.
+/// Opens a file that is written and read.
 fn pipe() -> [libc::c_int; 2] {
     let mut ends = [0; 2];
     // SAFETY: room for two numbers.

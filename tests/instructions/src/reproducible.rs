@@ -14,6 +14,8 @@ pub fn sleep(seconds: u64) {
     NOW.fetch_add(seconds * SECOND, Ordering::Relaxed);
 }
 
+/// Returns a time that advances by the same step each time.
+///
 /// # Safety
 ///
 /// * As for the C library's.
@@ -27,6 +29,8 @@ unsafe extern "C" fn clock_gettime(_clock: libc::clockid_t, time: *mut libc::tim
     0
 }
 
+/// Gives the same random bytes each time.
+///
 /// # Safety
 ///
 /// * As for the C library's.

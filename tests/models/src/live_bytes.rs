@@ -24,17 +24,17 @@ struct LiveBytes {
 static LIVE_BYTES: LiveBytes = unsafe { std::mem::zeroed() };
 
 impl LiveBytes {
-    /// As `ThreadState::fits`.
+    /// Repeats `ThreadState::fits`.
     fn fits(&self, bytes: i64) -> bool {
         self.unpublished.fits(bytes)
     }
 
-    /// As `ThreadState::add_change`.
+    /// Repeats `ThreadState::add_change`.
     fn add_change(&self, bytes: i64) {
         self.unpublished.add(bytes);
     }
 
-    /// As `ThreadState::change`.
+    /// Repeats `ThreadState::change`.
     fn change(&self, id: u32, bytes: i64, resized: i64) {
         if self.fits(bytes.wrapping_sub(resized)) {
             self.add_change(bytes.wrapping_sub(resized));
@@ -46,7 +46,7 @@ impl LiveBytes {
         }
     }
 
-    /// As `ThreadState::change_slow`.
+    /// Repeats `ThreadState::change_slow`.
     fn change_slow(&self, id: u32, bytes: i64, resized: i64) {
         let base = self.enter_epoch();
         let is_present = id >= base;
@@ -59,15 +59,15 @@ impl LiveBytes {
         }
     }
 
-    /// No other thread sees a measurement, so that there is none here.
+    /// Does nothing: no other thread sees a measurement, so that there is none here.
     fn measure_change(&self, _bytes: i64) {}
 
-    /// As `ThreadState::publish_slow`.
+    /// Repeats `ThreadState::publish_slow`.
     fn publish_slow(&self, base: u32, change: i64) {
         epoch::publish(base, self.unpublished.take().wrapping_add(change));
     }
 
-    /// As `ThreadState::enter_epoch`.
+    /// Repeats `ThreadState::enter_epoch`.
     fn enter_epoch(&self) -> u32 {
         let was_revoked = self.unpublished.seal();
         let base = epoch::base();
@@ -94,7 +94,7 @@ pub(crate) fn begin() {
     LIVE_BYTES.record(0);
 }
 
-/// A thread allocates while another clears: the next epoch's peak is of all the blocks in it, and of no others.
+/// Allocates in a thread while another clears: the next epoch's peak is of all the blocks in it, and of no others.
 pub(crate) fn unpublished_while_cleared() {
     let clearing = thread::spawn(|| {
         epoch::clear();
@@ -111,7 +111,7 @@ pub(crate) fn unpublished_while_cleared() {
     assert_eq!(peak(), 1_000);
 }
 
-/// One thread publishes for the epoch that ends, one ends it and publishes for the next, and one publishes for the epoch
+/// Publishes in three threads: one for the epoch that ends, one ends it and publishes for the next, and one for the epoch
 /// that it finds: the next epoch's sum is of all its own changes and of no others.
 pub(crate) fn published_while_cleared() {
     let begun = epoch::base();
@@ -142,7 +142,7 @@ pub(crate) fn free_before_revocation() -> String {
     format!("{orders}, at most {most} of 80 bytes stay")
 }
 
-/// A thread frees blocks of the new epoch, which another has made, before its own range is revoked: what fits in the
+/// Frees blocks of the new epoch, which another has made, before its own range is revoked: what fits in the
 /// range is dropped with the old epoch, no more, and nothing after the revocation is.
 fn freed_before_revocation() {
     let give = Arc::new(AtomicU32::new(0));

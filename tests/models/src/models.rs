@@ -21,7 +21,7 @@ fn enlist(state: &'static State) {
     ALL.push(state);
 }
 
-/// With the first of them in the list.
+/// Begins with the first of them in the list.
 pub(crate) fn begin() {
     SHARED.chunk(0);
     epoch::base();
@@ -36,7 +36,7 @@ fn begin_with_both() {
     enlist(&SECOND);
 }
 
-/// And chunks of counters for [`ID`] in both of them: it is not making them that shows who reads what was before.
+/// Begins with chunks of counters for [`ID`] in both of them: it is not making them that shows who reads what was before.
 fn begin_with_places() {
     begin_with_both();
     for state in [&FIRST, &SECOND] {
@@ -95,7 +95,7 @@ pub(crate) fn orders_from(
     format!("{runs} orders")
 }
 
-/// One thread allocates a block, and another frees it, which makes counters for it if it has none.
+/// Allocates a block in one thread, and frees it in another, which makes counters for it if it has none.
 fn handed_over() {
     hand_over(|| count(&SECOND, ID, Freed, 48));
 }
@@ -128,7 +128,7 @@ fn spawn_telling(work: fn()) -> (thread::JoinHandle<()>, Arc<AtomicBool>) {
     (working, done)
 }
 
-/// One gives a block, another does something of its own and then frees it, a third one looks.
+/// Runs three threads: one gives a block, another does something of its own and then frees it, a third one looks.
 fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
     let (giver, given) = spawn_telling(give);
     let taker = thread::spawn(move || {
@@ -144,14 +144,14 @@ fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
     taker.join().unwrap();
 }
 
-/// The thread that allocates and the one that frees are new: their states come into the list while it is read.
+/// Begins the thread that allocates and the one that frees: their states come into the list while it is read.
 fn threads_begin() {
     let look = || never_negative(read_chunk(ID));
     hand_over_while(|| count(make(), ID, Allocated, 48), || (), || count(make(), ID, Freed, 48), look);
     assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
-/// One state, two threads that want it: one gets it, and adds to what the thread before it has left, by load and store.
+/// Offers one state to two threads: one gets it, and adds to what the thread before it has left, by load and store.
 fn adopted() {
     let before = thread::spawn(|| {
         count(&FIRST, ID, Allocated, 10);
@@ -174,7 +174,7 @@ fn adopted() {
     assert_eq!(read_unsampled(UNSAMPLED).allocated, (12, 3));
 }
 
-/// A thread records a block while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
+/// Records a block in a thread while another clears: afterwards the epoch holds it whole or not at all, and once it is freed,
 /// nothing.
 fn cleared() {
     let clearing = thread::spawn(epoch::clear);
@@ -199,7 +199,7 @@ fn cleared() {
     assert_eq!(live(), 0);
 }
 
-/// One that clears and one that stops and starts: bases only rise, and no two epochs share an id.
+/// Clears in one thread, stops and starts in another: bases only rise, and no two epochs share an id.
 fn bases() {
     let (first, generation) = (epoch::base(), epoch::generation());
     let one = thread::spawn(epoch::clear);
@@ -283,7 +283,7 @@ fn look_at_last(start: Sum, events: &Events, read: impl Fn(Direction) -> Sum) {
     }
 }
 
-/// An owner allocates and frees while another thread reads.
+/// Reads in a thread while an owner allocates and frees.
 fn carries(start: Sum, events: &'static Events) -> String {
     let prepare = move || {
         begin();
@@ -311,7 +311,7 @@ fn carries(start: Sum, events: &'static Events) -> String {
 /// Where blocks count that were not sampled, of the first epoch.
 const UNSAMPLED: u32 = tag::FIRST + 1;
 
-/// By a thread that counts such blocks itself, and by one that does not.
+/// Hands blocks to a thread that counts such blocks itself, and to one that does not.
 fn unsampled_handed_over() -> String {
     fn give() {
         assert_eq!(record_alloc(&FIRST, 48), UNSAMPLED);
@@ -339,20 +339,20 @@ fn unsampled_handed_over() -> String {
     format!("{}, {}", orders_from(first_counts, of_its_own), orders_from(begin_with_places, of_none))
 }
 
-/// A thread allocates a block and frees it while another clears: who reads finds what was counted in the epoch that it
+/// Allocates and frees a block in a thread while another clears: a reader finds the counts of the epoch that it
 /// has read.
 fn unsampled_cleared_while_read() {
     clear_while(read_epoch);
 }
 
-/// In an epoch where a block was allocated and freed.
+/// Begins in an epoch where a block was allocated and freed.
 fn begin_with_a_block() {
     begin();
     let id = record_alloc(&FIRST, 48);
     record_free(&FIRST, id, 48);
 }
 
-/// And where the next block has to ask, so that its thread opens a stretch while the others do what they do.
+/// Begins where the next block has to ask, so that its thread grants a budget while the others do what they do.
 fn begin_closed() {
     begin_with_a_block();
     FIRST.unsampled.revoke();
@@ -382,7 +382,7 @@ fn clear_while(read: fn() -> (u32, Counts)) {
     assert_eq!(read_epoch().1.live(), 0);
 }
 
-/// A thread allocates, frees and allocates while another clears: afterwards the epoch holds the block whole or not at
+/// Allocates, frees and allocates in a thread while another clears: afterwards the epoch holds the block whole or not at
 /// all, and what comes later is in it.
 fn unsampled_cleared() {
     let clearing = thread::spawn(epoch::clear);
@@ -401,7 +401,7 @@ fn unsampled_cleared() {
     assert_eq!(read_epoch().1.live(), 8);
 }
 
-/// The part of a thread before and during another's change, and after it knows of the change.
+/// Runs the part of a thread before and during another's change, and after it knows of the change.
 fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after: bool)) {
     let (changing, done) = spawn_telling(change);
     let looking = thread::spawn(move || {
@@ -415,7 +415,7 @@ fn after(change: fn(), state: fn() -> &'static State, look: fn(&State, is_after:
     look(looking.join().unwrap(), true);
 }
 
-/// In whichever order a thread looks at the base, opens a stretch and is told to close it.
+/// Clears while a thread reads the base, grants a budget and has it revoked, in whichever order.
 fn cleared_before() {
     after(epoch::clear, || &FIRST, allocate_after_clear);
 }
@@ -450,7 +450,7 @@ fn planned_before() {
 
 // ── The models themselves ───────────────────────────────────────────────────────────────────────
 
-/// That a mistake is noticed at all.
+/// Checks that a mistake is noticed at all.
 fn mistakes() -> String {
     let allocated_first = || {
         let look = || {

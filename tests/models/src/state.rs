@@ -38,7 +38,7 @@ impl State {
 
 pub(crate) static SHARED: Table<Shared> = Table::with_first_ids();
 
-/// As `thread::make`.
+/// Repeats `thread::make`.
 pub(crate) fn make() -> &'static State {
     // SAFETY: zeroes are a state, and it is not freed before the run ends.
     let state = unsafe { &*memory::zeroed_array::<State>(1) };
@@ -48,12 +48,12 @@ pub(crate) fn make() -> &'static State {
     state
 }
 
-/// As `thread::all`.
+/// Repeats `thread::all`.
 pub(crate) fn all() -> impl Iterator<Item = &'static State> {
     ALL.iter()
 }
 
-/// As `thread::adopt`.
+/// Repeats `thread::adopt`.
 pub(crate) fn adopt() -> Option<&'static State> {
     all().find(|state| {
         state.taken.load(Ordering::Relaxed) == 0
@@ -61,7 +61,7 @@ pub(crate) fn adopt() -> Option<&'static State> {
     })
 }
 
-/// As `thread::release`.
+/// Repeats `thread::release`.
 pub(crate) fn release(state: &State) {
     state.taken.store(0, Ordering::Release);
 }
@@ -78,12 +78,12 @@ pub(crate) fn record_alloc(state: &State, size: usize) -> u32 {
     try_fast(state, size).unwrap_or_else(|| refresh_and_record(state, size))
 }
 
-/// As `event::try_fast`.
+/// Repeats `event::try_fast`.
 pub(crate) fn try_fast(state: &State, size: usize) -> Option<u32> {
     state.unsampled.try_spend(size)
 }
 
-/// As `event::refresh_and_record`, for a block that is not sampled.
+/// Repeats `event::refresh_and_record`, for a block that is not sampled.
 pub(crate) fn refresh_and_record(state: &State, size: usize) -> u32 {
     let generation = epoch::generation_slow();
     state.unsampled.seal();
@@ -94,12 +94,12 @@ pub(crate) fn refresh_and_record(state: &State, size: usize) -> u32 {
     id
 }
 
-/// As `ThreadState::enter_epoch`, for blocks that are not sampled.
+/// Repeats `ThreadState::enter_epoch`, for blocks that are not sampled.
 pub(crate) fn live_base() -> u32 {
     epoch::base()
 }
 
-/// As `event::record_sampled`, for a block that is not sampled.
+/// Repeats `event::record_sampled`, for a block that is not sampled.
 pub(crate) fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
     let unsampled = &state.unsampled;
     let _left = unsampled.remaining();
@@ -114,20 +114,20 @@ pub(crate) fn record_sampled(state: &State, size: usize, base: u32) -> u32 {
 }
 
 impl State {
-    /// As `ThreadState::publish_in`, for blocks that are not sampled.
+    /// Repeats `ThreadState::publish_in`, for blocks that are not sampled.
     pub(crate) fn publish_in(&self, base: u32) -> i64 {
         let unpublished = self.unsampled.take_unpublished();
         if self.unsampled.id() == u64::from(epoch::unsampled_id(base)) { unpublished } else { 0 }
     }
 }
 
-/// As `event::unsampled`.
+/// Repeats `event::unsampled`.
 pub(crate) fn unsampled(state: &State, tag: u64) -> Option<&Unsampled> {
     let unsampled = &state.unsampled;
     (unsampled.id() == tag).then_some(unsampled)
 }
 
-/// As `event::record_free`.
+/// Repeats `event::record_free`.
 pub(crate) fn record_free(state: &State, id: u32, size: usize) {
     match unsampled(state, id.into()) {
         Some(unsampled) if unsampled.free(size) => _ = state.publish_in(live_base()),
@@ -136,12 +136,12 @@ pub(crate) fn record_free(state: &State, id: u32, size: usize) {
     }
 }
 
-/// As `event::try_fast_free`.
+/// Repeats `event::try_fast_free`.
 pub(crate) fn try_fast_free(state: &State, id: u32, size: usize) -> bool {
     id >= epoch::base() && state.counters.add(id, Freed, size)
 }
 
-/// As `event::record_free_other` of a block that is not traced, and `event::record_free_slow`.
+/// Repeats `event::record_free_other` of a block that is not traced, and `event::record_free_slow`.
 pub(crate) fn record_free_other(state: &State, id: u32, size: usize) {
     if id >= tag::FIRST && id < epoch::base() {
         return;
@@ -170,14 +170,14 @@ impl Counts {
         self.allocated.0 >= self.freed.0 && self.allocated.1 >= self.freed.1
     }
 
-    /// Live bytes.
+    /// Returns the live bytes.
     pub(crate) fn live(&self) -> u64 {
         assert!(self.is_never_negative(), "{self:?}");
         self.allocated.0 - self.freed.0
     }
 }
 
-/// As `raw_snapshot::read_chunk`, of one id.
+/// Repeats `raw_snapshot::read_chunk`, of one id.
 pub(crate) fn read_chunk(id: u32) -> Counts {
     let (number, place) = (id as usize / CHUNK, id as usize % CHUNK);
     let mut counts = Counts::default();
@@ -192,7 +192,7 @@ pub(crate) fn read_chunk(id: u32) -> Counts {
     counts
 }
 
-/// As `raw_snapshot::read_unsampled`.
+/// Repeats `raw_snapshot::read_unsampled`.
 pub(crate) fn read_unsampled(id: u32) -> Counts {
     let threads = || unsampled::all().filter(|unsampled| unsampled.id() == u64::from(id));
     let mut freed = Counts::default();
@@ -207,7 +207,7 @@ pub(crate) fn read_unsampled(id: u32) -> Counts {
     counts
 }
 
-/// As `raw_snapshot::read_epoch`, of blocks that are not sampled.
+/// Repeats `raw_snapshot::read_epoch`, of blocks that are not sampled.
 pub(crate) fn read_epoch() -> (u32, Counts) {
     let mut tries = 0;
     loop {

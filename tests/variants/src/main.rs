@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
 
-/// 1,234 blocks of 48 bytes.
+/// Leaks 1,234 blocks of 48 bytes.
 #[inline(never)]
 fn first_leak() {
     for number in 0..black_box(1_234u64) {
@@ -21,7 +21,7 @@ fn first_leak() {
     }
 }
 
-/// 567 blocks of 96 bytes.
+/// Leaks 567 blocks of 96 bytes.
 #[inline(never)]
 fn second_leak() {
     for number in 0..black_box(567u64) {
@@ -29,7 +29,7 @@ fn second_leak() {
     }
 }
 
-/// 777 blocks of 320 bytes, which a container asks for.
+/// Leaks 777 blocks of 320 bytes, which a container asks for.
 #[inline(never)]
 fn third_leak() {
     for number in 0..black_box(777u64) {
@@ -37,7 +37,7 @@ fn third_leak() {
     }
 }
 
-/// 50 blocks of 3,000 zero bytes: large ones, by another entry of the allocator.
+/// Leaks 50 blocks of 3,000 zero bytes: large ones, by another entry of the allocator.
 #[inline(never)]
 fn fourth_leak() {
     for _ in 0..black_box(50) {
@@ -45,7 +45,7 @@ fn fourth_leak() {
     }
 }
 
-/// 60 blocks that grow to 5,000 bytes: by a third entry.
+/// Leaks 60 blocks that grow to 5,000 bytes: by a third entry.
 #[inline(never)]
 fn fifth_leak() {
     let layout = Layout::new::<[u8; 100]>();
@@ -58,7 +58,7 @@ fn fifth_leak() {
     }
 }
 
-/// 40 blocks of 2,000 bytes, which a library asks for.
+/// Leaks 40 blocks of 2,000 bytes, which a library asks for.
 #[inline(never)]
 fn sixth_leak() {
     let text = format!("\"{}\"", "x".repeat(2_000));

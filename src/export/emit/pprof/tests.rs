@@ -84,7 +84,7 @@ fn text(profile: &proto::Profile, at: i64) -> &str {
 /// Function, file, line.
 type Named<'a> = (&'a str, &'a str, i64);
 
-/// Address, number of its mapping and lines of each location of a sample, leaf first.
+/// Returns address, number of the mapping and lines of each location of a sample, leaf first.
 fn stack<'a>(profile: &'a proto::Profile, sample: &proto::Sample) -> Vec<(u64, u64, Vec<Named<'a>>)> {
     let location = |id: &u64| profile.location.iter().find(|location| location.id == *id).unwrap();
     let line = |line: &proto::Line| {

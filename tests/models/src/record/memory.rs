@@ -19,7 +19,7 @@ pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
 
 pub(crate) unsafe fn free_array<T>(_pointer: *mut T, _len: usize) {}
 
-/// Memory is never short here.
+/// Returns memory, which is never short here.
 pub(crate) fn zeroed_array_of_thread<T>(len: usize, _may: fn(usize) -> bool) -> *mut T {
     zeroed_array(len)
 }
