@@ -6,7 +6,7 @@ import threading
 import time
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
-from support import SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
+from support import ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
 
 GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live_blocks heap_peak_bytes
     heap_sites heap_sites_exported heap_delta_window_seconds heap_snapshot_timestamp_seconds
@@ -287,6 +287,27 @@ def two_scrapers_see_the_same_baselines():
         assert compared >= 5, compared
 
 
+def without_its_leak_a_service_is_named_by_its_own_lines():
+    """After half a minute at least three quarters of the sites are lines of the example, and no stack of the others has one."""
+    source = (ROOT / SOURCE).read_text().splitlines()
+    with Service("--leak-rate", "0", env={"HEAPGAUGE_FRAMES": "64"}) as service:
+        port = service.port()
+        service.documents()
+        time.sleep(30)
+        info = check(get(port, "/metrics").body).info().values()
+        rows = json.loads(get(port, "/memory/snapshots?format=json&top=10000&group_by=traceback").body)["rows"]
+        own = [labels for labels in info if labels["file"] == SOURCE]
+        others = {f"{labels['file']}:{labels['line']}" for labels in info if labels["file"] != SOURCE}
+        assert len(info) >= 10 and 4 * len(own) >= 3 * len(info), sorted(map(str, info))
+        of_others = [row for row in rows if row["name"] in others]
+        assert others == {row["name"] for row in of_others}, others
+        seen = [row for row in of_others if any(frame["file"].startswith("examples/") for frame in row["frames"])]
+        assert not seen, seen
+        # What a derive made is charged to the line that calls it.
+        derived = [labels for labels in own if source[int(labels["line"]) - 1].startswith("#[derive")]
+        assert not derived, derived
+
+
 main([every_exposition_adds_up, a_sampled_exposition_adds_up_too, one_snapshot_reads_the_same_twice,
-      each_client_gets_the_format_it_asks_for, a_restart_keeps_the_names,
-      a_scrape_leaves_no_trace, two_scrapers_see_the_same_baselines])
+      each_client_gets_the_format_it_asks_for, a_restart_keeps_the_names, a_scrape_leaves_no_trace,
+      two_scrapers_see_the_same_baselines, without_its_leak_a_service_is_named_by_its_own_lines])

@@ -81,3 +81,28 @@ fn a_parallel_map() {
     assert!(now.0 - then.0 >= 1_000 * 8, "{then:?} {now:?}");
     drop(boxes);
 }
+
+/// What the database keeps for itself comes from C's `malloc`.
+#[test]
+fn rows_of_a_database() {
+    own_process!();
+    let database = rusqlite::Connection::open_in_memory().unwrap();
+    database.execute_batch("CREATE TABLE users (name TEXT)").unwrap();
+    for number in 0..1_000 {
+        let name = format!("{number:0100}");
+        database.execute("INSERT INTO users VALUES (?)", [&name]).unwrap();
+    }
+    let mut statement = database.prepare("SELECT name FROM users").unwrap();
+    let mut names: Vec<String> = Vec::with_capacity(1_000);
+    let before = Heap::now();
+    let mut rows = statement.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        names.push(row.get(0).unwrap());
+    }
+    let line = line!() - 2;
+    drop(rows);
+    let now = Heap::now();
+    let here = now.all_at(&before, FILE, line..=line);
+    assert_eq!((here, now.via(FILE, line..=line)), ((1_000 * 100, 1_000), vec!["rusqlite"]));
+    assert_eq!(names.len(), 1_000);
+}

@@ -167,13 +167,15 @@ impl ModuleSymbols {
                 Some(path) if at + 1 == found.len() => Some(path.clone()),
                 _ => demangle(name),
             };
-            let is_generated = symbol.as_deref().is_some_and(demangle::is_generated);
+            let neighbour = |at: Option<usize>| found.get(at?)?.name.as_deref();
+            let (caller, callee) = (neighbour(Some(at + 1)), neighbour(at.checked_sub(1)));
+            let is_generated = match &symbol {
+                Some(path) => demangle::is_generated(path),
+                None => demangle::is_generated_inline(name, [caller, callee]),
+            };
             let function = match symbol {
                 Some(path) => demangle::normalise(&path, home),
-                None => {
-                    let caller = found.get(at + 1).and_then(|caller| caller.name.as_deref());
-                    qualify(name, path.as_ref(), caller)
-                }
+                None => qualify(name, path.as_ref(), caller),
             };
             let mut owner = site_rules::owner_of(&function, path.as_ref());
             if owner == CodeOwner::Program
