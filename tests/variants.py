@@ -66,9 +66,9 @@ class Stock:
             self.build(name, settings)
 
     def build(self, name, settings):
+        settings = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0", **settings}
         messages = run(["cargo", "build", "--release", "--locked", "--manifest-path", PROGRAM / "Cargo.toml",
-                        "--message-format=json"],
-                       CARGO_TARGET_DIR=str(TARGET), CARGO_INCREMENTAL="0", **settings)
+                        "--message-format=json"], **settings)
         for message in map(json.loads, messages.splitlines()):
             if message["reason"] != "compiler-artifact":
                 continue
@@ -382,6 +382,27 @@ def all_debug_information_split(stock):
     check_functions(whole.program)
 
 
+def remapped(stock):
+    """The same sites where flags give the sources other paths: of the program alone, as Nix and Bazel have them, and of every
+    crate, relative and without a folder that a registry has, as `trim-paths` does."""
+    registry = pathlib.Path(os.environ.get("CARGO_HOME", pathlib.Path.home() / ".cargo")) / "registry" / "src"
+    index, = {pathlib.Path(file).parent for file in registry.glob("*/serde_json-*")}
+    whole = leaks(answer(stock.program))
+    for name, own, packages in [("nix", "/build/source", "/build/cargo-vendor-dir"),
+                                ("bazel", "/proc/self/cwd", "/proc/self/cwd/external"), ("deps", "/w", "/deps")]:
+        flags = [f"--remap-path-prefix={PROGRAM}={own}", f"--remap-path-prefix={index}={packages}"]
+        program = compile_variant(stock, f"remapped-{name}", [*RELEASE, *flags], stock.library("heapgauge"))
+        check_lines(program)
+        assert leaks(answer(program)) == whole, name
+        assert str(PROGRAM).encode() not in program.read_bytes(), name
+    flags = [f"--remap-path-prefix={ROOT}=heapgauge-0.1.0", f"--remap-path-prefix={PROGRAM}=.",
+             f"--remap-path-prefix={index}/="]
+    # A folder of its own: Cargo would put the libraries in the place of the others.
+    trimmed = Stock("trimmed", RUSTFLAGS=" ".join(flags), CARGO_TARGET_DIR=str(TARGET / "trimmed"))
+    check_lines(trimmed.program)
+    assert leaks(answer(trimmed.program)) == whole
+
+
 def case_62_sites_are_the_same_again(stock):
     """`site` is the same in another process at another address, and after a rebuild that moved code but not the function,
     file and line; it is another one for a line that moved."""
@@ -436,7 +457,7 @@ def main():
             return traceback.format_exc()
 
     # The longest first: it compiles every dependency again.
-    tests = [fat_lto, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
+    tests = [fat_lto, remapped, stock_release, release_without_line_tables, debug_build, frame_pointers, panic_abort,
              optimised_for_size, library_in_python, shared_standard_library, stripped, stripped_with_debug_link,
              stripped_with_build_id, compressed, dwarf_5, split_debug_information,
              all_debug_information_split, case_62_sites_are_the_same_again]

@@ -82,7 +82,7 @@ fn a_parallel_map() {
     drop(boxes);
 }
 
-/// What the database keeps for itself comes from C's `malloc`.
+/// The database's own memory comes from C's `malloc`.
 #[test]
 fn rows_of_a_database() {
     own_process!();

@@ -21,6 +21,7 @@ mod debug_files;
 #[cfg(target_os = "linux")]
 mod debug_sections;
 mod demangle;
+mod derived;
 #[cfg(target_os = "linux")]
 mod dwarf_units;
 #[cfg_attr(not(target_os = "linux"), path = "no_elf.rs")]

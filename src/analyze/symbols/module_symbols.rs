@@ -8,6 +8,7 @@
 
 use super::batch::fits_never;
 use super::demangle;
+use super::derived;
 use super::elf::{ElfImage, FunctionTable};
 use super::function_starts::FunctionStarts;
 #[cfg(target_os = "linux")]
@@ -169,9 +170,9 @@ impl ModuleSymbols {
             };
             let neighbour = |at: Option<usize>| found.get(at?)?.name.as_deref();
             let (caller, callee) = (neighbour(Some(at + 1)), neighbour(at.checked_sub(1)));
-            let is_generated = match &symbol {
-                Some(path) => demangle::is_generated(path),
-                None => demangle::is_generated_inline(name, [caller, callee]),
+            let is_derived = match &symbol {
+                Some(path) => derived::is_derived(path),
+                None => derived::is_derived_inline(name, [caller, callee]),
             };
             let function = match symbol {
                 Some(path) => demangle::normalise(&path, home),
@@ -191,7 +192,7 @@ impl ModuleSymbols {
                 }
             };
             if owner == CodeOwner::Program && is_own() {
-                owner = if is_generated { CodeOwner::Derived } else { CodeOwner::Own };
+                owner = if is_derived { CodeOwner::Derived } else { CodeOwner::Own };
             }
             let file = path.as_ref().map_or(UNKNOWN, |path| &path.file);
             let line = if path.is_some() { frame.line } else { 0 };
