@@ -50,7 +50,7 @@ pub(super) fn normalise(demangled: &str, home: Option<&str>) -> String {
         } else {
             let end = segment_end(rest);
             let segment = &rest[..end];
-            // A closure or an async block is named by the function it stands in, if that is known.
+            // A closure or an async block is named by the function that contains it, if that is known.
             let is_part = segment.starts_with("{impl#") || segment.starts_with('{') && !path.is_empty();
             if !is_part && !segment.is_empty() {
                 path.push(segment.to_owned());
@@ -100,7 +100,7 @@ pub(super) fn same_function(demangled: &str, bare: &str) -> bool {
     last_segment(&normalise(demangled, None)) == bare
 }
 
-/// Returns the function that a closure or the body of an `async fn` stands in, which line tables call `{closure#2}` or
+/// Returns the function that contains a closure or the body of an `async fn`, which line tables call `{closure#2}` or
 /// `{async_fn#0}`, from the generic arguments of the function that calls it:
 /// `call_once<(), app::main::{closure_env#2}>` → `app::main`.
 pub(super) fn closure_path(bare: &str, caller: &str, home: Option<&str>) -> Option<String> {

@@ -154,13 +154,18 @@ fn lookup_other(
     count.is_some()
 }
 
-/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key. Returns its id, 0 where it is not cached.
+/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key, and on a part of the stack that was not
+/// looked at before. Returns its id, 0 where it is not cached.
 pub(crate) fn lookup_by_every_layout(
     owner: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
 ) -> u32 {
+    // The first event of a thread that has adopted a state: its layouts and stacks are those of the thread before.
+    if !owner.bounds.extend_to(registers.sp) {
+        return 0;
+    }
     let Some(key) = key(owner, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
         let layout = owner.layouts.at(number, key)?;
