@@ -98,6 +98,7 @@ pub(crate) fn generation_slow() -> u32 {
 /// Returns the number that threads note for this generation if blocks are sampled in it. It is not that of any generation, so
 /// that no event takes the path of known stacks, which does not ask what sizes are sampled.
 pub(crate) fn generation_of_samples(generation: u32) -> u32 {
+    debug_assert!(generation % (2 * GENERATION) == GENERATION, "no generation: {generation}");
     // An even multiple. 0, which a fresh state has, belongs to the first generation, in which none are.
     generation ^ GENERATION
 }
@@ -308,7 +309,9 @@ pub(crate) fn next_ids(count: u32) -> Option<u32> {
         // While tracking is off the base is above all others. Where this fails, it has been moved by another thread.
         let _ = HOT.base.compare_exchange(base, newest, Ordering::AcqRel, Ordering::Relaxed);
     }
-    Some(first_id(word as u32, count))
+    let first = first_id(word as u32, count);
+    debug_assert!(first >= tag::FIRST && first < tag::SAMPLED - count, "{first} is no id of a stack");
+    Some(first)
 }
 
 /// Returns the next multiple of `count`, a power of two.

@@ -44,6 +44,7 @@ fn note_slow(state: &'static ThreadState, registers: &Registers) {
     let owner = unsafe { state.owner() };
     unwind::walk(owner, *registers, None);
     let addresses = &owner.buffer.addresses[..usize::from(owner.buffer.header.len).min(DEPTH)];
+    debug_assert!(addresses.len() <= DEPTH && len + addresses.len() < FOUND.len());
     for (place, address) in FOUND[len..].iter().zip(addresses.iter().chain(&[0])) {
         place.store(*address, Ordering::Relaxed);
     }

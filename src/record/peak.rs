@@ -22,6 +22,7 @@ pub(crate) fn mark(base: u32) -> u16 {
 /// Packs a mark and signed bytes in a word.
 #[inline(always)]
 fn join(mark: u16, bytes: i64) -> u64 {
+    debug_assert!(bytes << MARK_BITS >> MARK_BITS == bytes, "{bytes} bytes do not fit beside a mark");
     (bytes as u64) << MARK_BITS | u64::from(mark)
 }
 

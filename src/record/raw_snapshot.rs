@@ -10,7 +10,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
 use crate::record::stack_id::table;
-use crate::record::stack_id::table::Recorded;
+use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
 use crate::record::startup;
 use crate::record::tag::large;
 use crate::record::tag::{self, OVERHEAD, UNTRACKED};
@@ -244,6 +244,10 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
 /// Estimates the counts of a stack from the sums of its sampled blocks (see `event`), and the variance
 /// of their live bytes.
 fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
+    debug_assert!(
+        sums.len() >= IDS_PER_SAMPLED_STACK as usize,
+        "the ids of a sampled stack are in one chunk"
+    );
     let [_, bytes, blocks, variance, ..] = sums else { return Default::default() };
     let counts = Counts {
         allocated_bytes: sampling::whole_bytes(bytes.allocated_bytes),

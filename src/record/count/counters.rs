@@ -113,11 +113,17 @@ impl OwnerCounters {
         // SAFETY: `publish` gives zeroed words that are never freed.
         let high = unsafe { &(*high)[word].0 };
         let before = low.load(Ordering::Relaxed);
+        debug_assert!(bytes <= MOST, "more than one carry: {bytes}");
         let after = join((before as u32).wrapping_add(bytes as u32), ((before >> 32) as u32).wrapping_add(1));
         let changed = (before ^ after) & TOPS;
         low.store(after, Ordering::Release);
+        let held = high.load(Ordering::Relaxed);
+        debug_assert!(
+            held & (BLOCK | 1) == (before & TOPS) >> 31,
+            "halves that disagreed before: {held:#x}, {before:#x}"
+        );
         // Release: pairs with the Acquire of `read`, which finds the low word at least as new.
-        high.store(high.load(Ordering::Relaxed).wrapping_add(changed >> 31), Ordering::Release);
+        high.store(held.wrapping_add(changed >> 31), Ordering::Release);
         true
     }
 
@@ -238,6 +244,7 @@ impl<C> Table<C> {
         if segment.is_null() {
             return None;
         }
+        debug_assert!(offset < FIRST_SEGMENT << place(number).0, "chunk {number} is behind its segment");
         // SAFETY: a published segment has `FIRST_SEGMENT << k` pointers, `place` stays below, and it
         // is never freed.
         Some(unsafe { &*segment.add(offset) })
@@ -326,6 +333,7 @@ impl Table<Shared> {
 /// Returns the segment of a chunk number that is not among the first, and its place therein.
 #[inline(always)]
 fn place(number: usize) -> (usize, usize) {
+    debug_assert!(number >= FIRST, "chunk {number} is among the first");
     let shifted = number - FIRST + FIRST_SEGMENT;
     let segment = (shifted.ilog2() - FIRST_SEGMENT.ilog2()) as usize;
     (segment, shifted - (FIRST_SEGMENT << segment))
@@ -345,6 +353,7 @@ fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) 
     if fresh.is_null() {
         return None;
     }
+    debug_assert!(fresh.is_aligned());
     // Release: publishes the zeroes; Acquire: takes over those of a faster thread (only counters
     // that threads share have one).
     match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {

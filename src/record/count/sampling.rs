@@ -87,6 +87,7 @@ pub(crate) struct Weight {
 
 /// Computes the weight of a block of `size` bytes, at least 1, sampled every `interval` bytes.
 pub(crate) fn weight(size: u64, interval: u32) -> Weight {
+    debug_assert!(size >= 1 && interval > 1, "a block of {size} bytes, sampled every {interval}");
     let interval = f64::from(interval.max(1));
     let share = size as f64 / interval;
     let probability = -(-share).exp_m1();
@@ -146,6 +147,7 @@ impl Sampler {
             // A gap has no memory, so one drawn for another interval may be dropped anywhere.
             self.draw(config)
         };
+        debug_assert!(config.is_sampled_size(size), "blocks of {size} bytes are not sampled");
         let left = left - size as i64;
         self.bytes_until_sample.set(if left < 0 { self.draw(config) } else { left });
         left < 0
@@ -161,6 +163,7 @@ impl Sampler {
             _ => PEAK_STEP,
         };
         let budget = until_sample.min(i64::from(most));
+        debug_assert!((0..=i64::from(PEAK_STEP)).contains(&budget), "a budget of {budget} bytes");
         self.bytes_until_sample.set(until_sample - budget);
         budget as u32
     }

@@ -85,7 +85,9 @@ impl Unpublished {
 
     /// Grants the range again, unless it was revoked since [`Unpublished::seal`].
     pub(crate) fn grant(&self) {
-        let range = self.limit.load(Ordering::Relaxed) as u64 * 2;
+        let limit = self.limit.load(Ordering::Relaxed);
+        debug_assert!(limit >= 0, "a range of {limit} bytes");
+        let range = limit as u64 * 2;
         let _ = self.range.compare_exchange(SEALED, range, Ordering::Relaxed, Ordering::Relaxed);
     }
 

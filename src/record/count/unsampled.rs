@@ -122,12 +122,14 @@ impl Unsampled {
     pub(crate) fn try_spend(&self, size: usize) -> Option<u32> {
         // Before the block is counted: should a signal handler begin a new epoch in between, and allocate in it, this
         // block is counted there and its free is not. Events of handlers in the middle of another event are not exact.
+        debug_assert!(size < 1 << 30, "blocks of {size} bytes are not sampled");
         let id = self.id();
         // Relaxed: a budget that has just been revoked may be spent once more; see `seal` for what is ordered.
         let left = self.budget_end.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
         if unlikely(size as i64 > left) {
             return None;
         }
+        debug_assert!(id != NO_ID, "a budget without an id");
         self.add_allocated(size);
         Some(id as u32)
     }
@@ -135,6 +137,7 @@ impl Unsampled {
     /// Counts a block, and returns its tag.
     pub(crate) fn allocate(&self, size: usize) -> u32 {
         let id = self.id();
+        debug_assert!(id != NO_ID, "a block before the first epoch that samples");
         self.add_allocated(size);
         id as u32
     }
@@ -222,6 +225,7 @@ impl Unsampled {
     /// Grants a budget of this many bytes, [`PEAK_STEP`] at most; none while it is revoked and not
     /// [sealed](Unsampled::seal). Called by its thread.
     pub(crate) fn grant(&self, budget: u32) {
+        debug_assert!(budget <= PEAK_STEP, "a budget of {budget} bytes");
         let end = self.allocated().wrapping_add(budget.into());
         self.granted_end.set(end);
         // Relaxed: only its thread relies on it. As it is one word, `revoke` comes before this, which then fails, or

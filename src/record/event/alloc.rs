@@ -10,7 +10,7 @@ use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
-use crate::record::tag::{self, OVERHEAD, SMALL, UNTRACKED};
+use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
 use crate::record::unwind::{self, Entrance, Registers};
 
@@ -44,6 +44,7 @@ pub(crate) unsafe fn record_alloc(
     config: &Config,
     entrance: Entrance,
 ) -> *mut u8 {
+    debug_assert!(!block.is_null(), "no block to record");
     if let Some(state) = thread::at_generation(epoch::generation())
         && state.fits(size as i64)
     {
@@ -214,6 +215,7 @@ pub(super) fn refresh_and_record(
     // The epoch that the thread's live bytes are counted in. Another base than that, of an epoch that ends just now, would
     // put the bytes of a block into a sum that its free does not change.
     let base = state.enter_epoch();
+    debug_assert!(base == u32::MAX || base < epoch::end_id(), "the base {base} was not given out");
     let sampling = epoch::sampling();
     if base == u32::MAX {
         // Just now.
@@ -243,6 +245,7 @@ fn record_exact(
     base: u32,
     entrance: Option<Entrance>,
 ) -> u32 {
+    debug_assert!(base != u32::MAX, "tracking is off");
     let known = entrance
         .map_or(0, |entrance| unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance));
     let id = if known >= base {
@@ -404,6 +407,7 @@ pub(super) fn record_unattributed_shared(size: usize, resized: Resized) -> u32 {
 /// Counts an allocation at an id, in the counters of the thread.
 #[inline]
 pub(super) fn count_alloc(state: &'static ThreadState, id: u32, size: usize) -> u32 {
+    debug_assert!(id & SAMPLED == 0, "{id:#x} is a tag, not an id");
     if size as u64 <= MOST && state.counters.add(id, Direction::Allocated, size) {
         return id;
     }
@@ -419,8 +423,12 @@ fn count_alloc_slow(state: &'static ThreadState, id: u32, size: usize) -> u32 {
 
 /// Counts an allocation at an id, in the counters that threads share.
 pub(super) fn count_alloc_shared(id: u32, size: usize) -> u32 {
+    if SHARED.add(id, Direction::Allocated, size as u64) {
+        return id;
+    }
     // Every id that is given out has a place there. 0 has a static one, so this ends.
-    if SHARED.add(id, Direction::Allocated, size as u64) { id } else { count_alloc_shared(UNTRACKED, size) }
+    debug_assert!(id != UNTRACKED, "no place for untracked blocks");
+    count_alloc_shared(UNTRACKED, size)
 }
 
 /// Counts a block as untracked instead of at `id`, because there is no memory for its tag.

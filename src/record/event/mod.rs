@@ -75,6 +75,7 @@ pub(crate) fn unsampled(tag: u64) -> Option<&'static Unsampled> {
 
 /// Returns the ids of a sampled block of this size, each with the amount that is counted there.
 fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); IDS_PER_SAMPLED_STACK as usize] {
+    debug_assert!(id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} is no first id of a sampled stack");
     let Weight { bytes, blocks, variance } = sampling::weight(size as u64, interval);
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }

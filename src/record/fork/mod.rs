@@ -107,6 +107,7 @@ impl Counter {
 
     /// Leaves so many times.
     fn leave(self, times: usize) {
+        debug_assert!(self.0.is_none() || self.own() >= times, "left more often than entered");
         // SeqCst: as above. As a Release it also pairs with the load of `close`: the child sees what was changed.
         match self.0 {
             Some(state) => state.inside.fetch_sub(times, Ordering::SeqCst),
@@ -266,6 +267,7 @@ fn set_of_stateless(times: usize) {
 /// Opens it again, in the parent and in the child.
 #[cfg_attr(not(unix), allow(dead_code))]
 pub(crate) fn open() {
+    debug_assert!(CLOSED_BY.load(Ordering::Relaxed) == this_thread(), "opened by another thread");
     CLOSED_BY.store(0, Ordering::SeqCst);
 }
 

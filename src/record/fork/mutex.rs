@@ -113,6 +113,11 @@ impl<T> ForkMutex<T> {
         }
     }
 
+    /// Returns whether the calling thread is the holder; in a child that it has forked, too.
+    fn is_held(&self) -> bool {
+        self.holder.load(Ordering::Relaxed) & THREAD == here() & THREAD
+    }
+
     /// Returns whether a holder has panicked since the last call.
     pub(crate) fn take_panicked(&self) -> bool {
         self.panicked.swap(false, Ordering::Relaxed)
@@ -153,6 +158,7 @@ impl<T> Deref for ForkGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
+        debug_assert!(self.mutex.is_held(), "another thread holds the lock");
         // SAFETY: this guard's thread is the holder, so nothing else reaches the value.
         unsafe { &*self.mutex.value.get() }
     }
@@ -160,6 +166,7 @@ impl<T> Deref for ForkGuard<'_, T> {
 
 impl<T> DerefMut for ForkGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
+        debug_assert!(self.mutex.is_held(), "another thread holds the lock");
         // SAFETY: as above, and this guard is borrowed alone.
         unsafe { &mut *self.mutex.value.get() }
     }
@@ -170,6 +177,7 @@ impl<T> Drop for ForkGuard<'_, T> {
         if panicking() && !self.was_panicking {
             self.mutex.panicked.store(true, Ordering::Relaxed);
         }
+        debug_assert!(self.mutex.is_held(), "another thread holds the lock");
         // Release: pairs with the Acquire of `lock`.
         self.mutex.holder.store(FREE, Ordering::Release);
     }

@@ -138,6 +138,10 @@ impl Chunks {
                 if let Some(Chunk { used }) = unsafe { full.as_ref() } {
                     // From here on no thread cuts from it. The end is for smaller pieces.
                     let rest = used.swap(CHUNK, Ordering::Relaxed);
+                    debug_assert!(
+                        (UNIT..=CHUNK).contains(&rest) && rest.is_multiple_of(UNIT),
+                        "cut up to {rest}"
+                    );
                     if rest < CHUNK {
                         // SAFETY: it is not cut and never will be; sizes and the chunk are multiples of a unit.
                         unsafe { self.push(full.cast::<u8>().wrapping_add(rest), CHUNK - rest) };
@@ -186,9 +190,11 @@ impl Chunks {
     /// * The piece is the calling thread's, of at least this size, which is a multiple of a unit.
     unsafe fn shorten(&self, piece: *mut Free, size: usize) -> *mut u8 {
         let memory = piece.cast::<u8>();
+        debug_assert!(!piece.is_null() && size.is_multiple_of(UNIT));
         // SAFETY: the caller's duties: the first is within the piece, and what is behind it is a piece too.
         unsafe {
             let rest = (*piece).size - size;
+            debug_assert!(rest.is_multiple_of(UNIT), "{rest} bytes are left of a piece");
             if rest > 0 {
                 self.push(memory.add(size), rest);
             }
@@ -205,6 +211,8 @@ impl Chunks {
     unsafe fn push(&self, piece: *mut u8, size: usize) {
         // All pieces have the mapping's provenance, because a list goes through all of them.
         let piece = piece.cast::<Free>();
+        debug_assert!(!piece.is_null() && piece.addr().is_multiple_of(UNIT), "no piece is at {piece:?}");
+        debug_assert!((UNIT..CHUNK).contains(&size) && size.is_multiple_of(UNIT), "no piece of {size} bytes");
         // SAFETY: the caller's duty: room for it.
         unsafe { piece.write(Free { next: null_mut(), size }) };
         let list = &self.lists[class(size)];
@@ -235,8 +243,14 @@ fn cut_from(chunk: *mut Chunk, layout: Layout) -> *mut u8 {
             return null_mut();
         }
         match used.compare_exchange_weak(before, to, Ordering::Relaxed, Ordering::Relaxed) {
-            // A chunk begins at a page, so an aligned distance is an aligned address.
-            Ok(_) => return chunk.cast::<u8>().wrapping_add(from),
+            Ok(_) => {
+                debug_assert!(
+                    from >= UNIT && chunk.addr().is_multiple_of(MOST_ALIGNED),
+                    "{from} of {chunk:?}"
+                );
+                // A chunk begins at a page, so an aligned distance is an aligned address.
+                return chunk.cast::<u8>().wrapping_add(from);
+            }
             Err(now) => before = now,
         }
     }
@@ -253,6 +267,7 @@ unsafe fn find(first: *mut Free, layout: Layout) -> (*mut Free, *mut Free) {
     for _ in 0..LOOKS {
         // SAFETY: null, or a piece of the list, which is this thread's.
         let Some(piece) = (unsafe { at.as_ref() }) else { break };
+        debug_assert!((UNIT..CHUNK).contains(&piece.size), "no piece of {} bytes", piece.size);
         if piece.size >= layout.size() && at.addr().is_multiple_of(layout.align()) {
             // SAFETY: as above.
             let Some(before) = (unsafe { before.as_mut() }) else { return (at, piece.next) };

@@ -14,6 +14,7 @@ pub(super) fn make(size: usize) -> *mut u8 {
 ///
 /// * `pointer` came from `make(size)`, and it is not read any more.
 pub(super) unsafe fn end(pointer: *mut u8, size: usize) {
+    debug_assert!(!pointer.is_null() && size != 0, "no mapping: {pointer:?}, {size} bytes");
     // SAFETY: the caller's duties. It fails only where a mapping in the middle of others cannot be cut out, and
     // then stays.
     unsafe { libc::munmap(pointer.cast(), size) };

@@ -69,6 +69,7 @@ pub(crate) fn zeroed_bytes(layout: Layout) -> *mut u8 {
     }
     // SAFETY: the size is not zero, checked above.
     let pointer = unsafe { make(layout) };
+    debug_assert!(pointer.addr().is_multiple_of(layout.align()), "{pointer:?} for {layout:?}");
     if !pointer.is_null() {
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
     }
@@ -120,6 +121,10 @@ pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
 /// * `pointer` came from `zeroed_bytes(layout)`, and was not freed.
 /// * It is not read any more.
 pub(crate) unsafe fn free_bytes(pointer: *mut u8, layout: Layout) {
+    debug_assert!(
+        !pointer.is_null() && pointer.addr().is_multiple_of(layout.align()),
+        "{pointer:?} for {layout:?}"
+    );
     // SAFETY: the caller's duties.
     unsafe { end(pointer, layout) };
     BYTES.fetch_sub(layout.size() as u64, Ordering::Relaxed);

@@ -84,6 +84,10 @@ impl StackCache {
     /// Returns the id of the stack with this [`Fingerprint::check`]; on a miss 0, which is no stack's id.
     #[inline(always)]
     pub(crate) fn get(&self, check: u64) -> u32 {
+        debug_assert!(
+            !self.buckets.is_null() && first_place(check, self.len) < self.len.max(1),
+            "not prepared"
+        );
         // SAFETY: there are `len` buckets, and the index is below it; or there is one, and the index is 0. Zeroed
         // buckets are valid.
         let id = unsafe { &*self.buckets.add(first_place(check, self.len)) }.get(check);
@@ -91,6 +95,7 @@ impl StackCache {
             count_cache!(stack_first);
             return id;
         }
+        debug_assert!(second_place(check, self.len) < self.len.max(1));
         // SAFETY: as above.
         let id = unsafe { &*self.buckets.add(second_place(check, self.len)) }.get(check);
         if id != 0 {
@@ -103,6 +108,7 @@ impl StackCache {
 
     /// Stores the id of a stack; evicts another stack if both buckets are full.
     pub(crate) fn insert(&mut self, stack: Fingerprint, id: u32) {
+        debug_assert!(stack.check != 0 && id != 0, "no stack: {stack:?}, id {id}");
         if self.used * 4 >= self.len * WAYS * 3 && self.len < LARGEST {
             self.grow();
         }
@@ -114,6 +120,7 @@ impl StackCache {
     /// Stores an id and returns whether it took an empty entry. The table is not empty.
     fn put(&mut self, check: u64, id: u32) -> bool {
         let places = [first_place(check, self.len), second_place(check, self.len)];
+        debug_assert!(places.into_iter().all(|place| place < self.len), "{places:?} of {} buckets", self.len);
         let known = |way: &usize, bucket: &Bucket| bucket.checks[*way] == check;
         let mut room = None;
         for place in places {
@@ -155,6 +162,7 @@ impl StackCache {
                 self.used += usize::from(self.put(check, id));
             }
         }
+        debug_assert!(self.used <= self.len * WAYS, "{} stacks in {} buckets", self.used, self.len);
         if old.len != 0 {
             // SAFETY: made by `grow` with `old.len`, and nothing refers to it any more.
             unsafe { memory::free_array_of_thread(old.buckets, old.len) };

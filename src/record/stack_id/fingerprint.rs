@@ -29,6 +29,7 @@ const SAMPLED: u64 = 0xd6e8_feb8_6659_fd93;
 /// Computes Σ word × factor, modulo 2^64, over the words at `places`. Their number is a multiple of [`GROUP`] and at
 /// most [`MOST`].
 pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
+    debug_assert!(places.len().is_multiple_of(GROUP) && places.len() <= MOST, "{} words", places.len());
     let mut chains = [0u64; GROUP];
     for group in places.rchunks_exact(GROUP) {
         for (chain, (place, factor)) in chains.iter_mut().zip(group.iter().zip(FACTORS)) {
@@ -51,6 +52,8 @@ pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     // `record_alloc` has to save.
     //
     // `notrack`: the target is no address that has been taken, so a processor that tracks indirect jumps has to be told.
+    debug_assert!(places.len().is_multiple_of(GROUP) && places.len() <= MOST, "{} words", places.len());
+    debug_assert!(stack_pointer.is_multiple_of(align_of::<usize>()), "no stack is at {stack_pointer:#x}");
     let sum: u64;
     // SAFETY: reads memory only, by the caller's duty; the jump leads to the first instruction of a group, or to the end.
     unsafe {

@@ -97,6 +97,7 @@ impl SlotOffsets {
         if self.is_too_large {
             return None;
         }
+        debug_assert!(self.return_addresses().is_sorted(), "a walk ascends");
         let used = self.len + self.frame_pointers;
         let padded = used.next_multiple_of(GROUP);
         // Moves the frame pointers behind the return addresses; the two ranges may overlap.
@@ -208,6 +209,7 @@ impl FrameLayout {
 
     /// Sets the last stack.
     pub(crate) fn set_last(&mut self, check: u64, id: u32, count: &'static Count) {
+        debug_assert!(check & 1 != 0 && id != 0, "no stack: check {check:#x}, id {id}");
         (self.check, self.id, self.count, self.referenced) = (check, id, count, true);
     }
 
@@ -238,6 +240,7 @@ impl FrameLayout {
     #[inline(always)]
     pub(crate) unsafe fn check(&self, stack_pointer: usize, frame_pointer: impl FnOnce() -> usize) -> u64 {
         let padded = usize::from(self.padded);
+        debug_assert!(padded != 0, "an empty layout");
         // SAFETY: `finish` has made it whole groups within MOST_OFFSETS; the words are the caller's duty.
         let words = unsafe {
             assert_unchecked(padded <= MOST_OFFSETS);

@@ -31,6 +31,10 @@ impl Key {
     /// The depth counts from the end, so that layouts learnt by one thread serve the next one that adopts its state.
     #[inline(always)]
     pub(crate) fn new(depth: usize, word: usize) -> Key {
+        debug_assert!(
+            depth.is_multiple_of(align_of::<usize>()),
+            "no stack pointer is {depth} bytes below the end"
+        );
         // Words of a stack are aligned, so the lowest bit of a depth carries no information; set, it keeps the key
         // from 0.
         Key((word as u64) << 32 | u64::from(depth as u32) | 1)
@@ -95,6 +99,9 @@ impl FrameLayoutCache {
     /// Returns the entry of a slot, by its hash; it may be the shared empty one.
     #[inline(always)]
     fn slot(&self, hash: usize) -> *mut FrameLayout {
+        debug_assert!(
+            self.mask == self.len.saturating_sub(1) * size_of::<FrameLayout>() && !self.entries.is_null()
+        );
         // SAFETY: the mask keeps the offset within the entries, at a multiple of their size.
         unsafe { self.entries.byte_add(hash.wrapping_mul(size_of::<FrameLayout>()) & self.mask) }
     }
@@ -114,7 +121,7 @@ impl FrameLayoutCache {
 
     /// Borrows the layout in a slot of a table that is not empty.
     fn entry(&mut self, slot: *mut FrameLayout) -> &mut FrameLayout {
-        debug_assert!(self.len != 0);
+        debug_assert!(self.len != 0 && slot >= self.entries && slot < self.entries.wrapping_add(self.len));
         // SAFETY: as in `layout`, of this thread's own table.
         unsafe { &mut *slot }
     }
@@ -219,6 +226,7 @@ impl FrameLayoutCache {
             }
             None => self.evict(slots, key),
         };
+        debug_assert!(self.used <= self.len, "{} of {} entries", self.used, self.len);
         *self.entry(slot) = *found;
         self.entry(slot).key = key.0;
     }
@@ -274,6 +282,7 @@ impl FrameLayoutCache {
         (self.entries, self.len, self.mask, self.used) =
             (entries, len, (len - 1) * size_of::<FrameLayout>(), 0);
         for index in 0..old_len {
+            debug_assert!(index < self.len, "a table that shrinks");
             // SAFETY: within the old table, which is still whole.
             let layout = unsafe { &*old.add(index) };
             if layout.key != 0 {

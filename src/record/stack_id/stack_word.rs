@@ -16,6 +16,7 @@
 /// * It is aligned and lies on a stack that this thread may read.
 #[inline(always)]
 pub(crate) unsafe fn read(address: usize) -> usize {
+    debug_assert!(address.is_multiple_of(align_of::<usize>()), "no word is at {address:#x}");
     #[cfg(not(heapgauge_sanitized))]
     // SAFETY: the caller's duty.
     unsafe {

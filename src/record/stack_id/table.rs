@@ -10,10 +10,11 @@ use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::bounded_wait::BoundedWait;
 use crate::record::count::counters::CHUNK;
 use crate::record::dropped::{self, Reason};
-use crate::record::epoch;
+use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::fork;
 use crate::record::memory;
-use crate::record::thread::{SHARED, StackBuffer, StackHeader, ThreadState};
+use crate::record::tag::SAMPLED;
+use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, StackHeader, ThreadState};
 use dashmap::{DashMap, SharedValue};
 use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -38,6 +39,7 @@ impl Key {
 
     /// Returns the return addresses behind the header.
     fn addresses(&self) -> &[usize] {
+        debug_assert!(usize::from(self.header().len) <= MAX_ADDRESSES, "{} addresses", self.header().len);
         // SAFETY: `len` addresses follow the header: `StackBuffer` and `record` lay them out so.
         unsafe {
             let first = self.0.byte_add(ADDRESSES_AT).cast::<usize>();
@@ -158,6 +160,11 @@ pub(crate) fn intern(
     hash: u64,
     interval: u32,
 ) -> Result<u32, Reason> {
+    debug_assert!(
+        state.flags() & (BUSY | INTERNING) == BUSY | INTERNING,
+        "not interning: {:#x}",
+        state.flags()
+    );
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
     // The whole buffer, not only the header: the key reads the addresses behind it.
     let sought = Key(NonNull::from(&mut *buffer).cast());
@@ -232,6 +239,7 @@ fn layout(len: usize) -> Option<Layout> {
 fn record(stack: &Key) -> Option<Key> {
     let len = stack.addresses().len();
     let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
+    debug_assert!(copy.cast::<StackHeader>().is_aligned());
     // SAFETY: fresh memory, as long as the layout says; the source is `len` addresses.
     unsafe {
         copy.cast::<StackHeader>().write(*stack.header());
@@ -278,6 +286,7 @@ fn publish(stack: Key) -> Result<u32, Reason> {
     if id != expected {
         slot = place(id).ok_or(Reason::Memory)?;
     }
+    debug_assert!(slot.load(Ordering::Relaxed).is_null(), "the id {id} leads to a stack already");
     // Release: pairs with the Acquire of `recorded`.
     slot.store(stack.0.as_ptr(), Ordering::Release);
     Ok(id)
@@ -287,6 +296,7 @@ fn publish(stack: Key) -> Result<u32, Reason> {
 /// id or one of the ids after it need.
 #[inline(always)]
 fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
+    debug_assert!(id < SAMPLED, "{id:#x} is a tag, not an id");
     // Makes the counters of a whole chunk, so those of the ids after it too: see `IDS_PER_SAMPLED_STACK`.
     SHARED.make(id).then_some(())?;
     let (root, branch, leaf) = indices(id);
@@ -341,5 +351,6 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     // SAFETY: a recorded stack lives as long as the process and is never written again.
     let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
     let StackHeader { truncated, interval, .. } = *key.header();
+    debug_assert!(interval == 0 || id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} counts a weight");
     Some(Recorded { addresses, truncated, interval })
 }

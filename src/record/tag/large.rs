@@ -71,6 +71,7 @@ fn entry(address: usize) -> Option<&'static AtomicU32> {
     if leaf.addr() <= 1 {
         return None;
     }
+    debug_assert!(leaf.addr().is_multiple_of(SMALLEST_PAGE), "a leaf is a mapping");
     // SAFETY: neither null nor `no_leaf`, so a leaf published below, which is never unmapped. The
     // Acquire load pairs with the Release of that publication.
     Some(unsafe { &(*leaf)[index(address)] })
@@ -104,6 +105,7 @@ fn leaf_slow(address: usize) -> Option<&'static Leaf> {
             fresh
         }
         Err(earlier) => {
+            debug_assert!(!earlier.is_null(), "the exchange failed with what it expected");
             if fresh != no_leaf() {
                 unreserve(fresh);
             }
@@ -194,6 +196,7 @@ const SMALLEST_PAGE: usize = 4096;
 #[cfg(target_os = "linux")]
 fn resident_pages(leaf: *mut Leaf) -> u64 {
     let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];
+    debug_assert!(resident.len() * page_bytes() >= size_of::<Leaf>(), "pages without a byte for them");
     // SAFETY: `leaf` is a mapping of this size; the array has a byte for each page of the smallest size there is (fewer
     // are written where pages are larger).
     let failed = unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0;

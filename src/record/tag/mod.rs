@@ -53,6 +53,7 @@ const LARGE_ALIGN: usize = 1 << 20;
 /// * `inner_layout(layout)` was `Some`, as it was for every block that exists.
 #[inline(always)]
 pub(crate) unsafe fn inner_layout_unchecked(layout: Layout) -> Layout {
+    debug_assert!(inner_layout(layout).is_some(), "no block has this layout: {layout:?}");
     if is_in_map(layout.size()) {
         return layout;
     }
@@ -131,6 +132,7 @@ pub(crate) fn is_behind(size: usize) -> bool {
 /// * It is one: see [`is_small`].
 #[inline(always)]
 pub(crate) unsafe fn inner_layout_of_small(layout: Layout) -> Layout {
+    debug_assert!(is_small(layout.size(), layout.align()), "not a small block: {layout:?}");
     // SAFETY: a layout's alignment is one, and less than 2 KiB rounded up to less than 16 overflow nothing.
     unsafe { Layout::from_size_align_unchecked(inner_size_of_small(layout.size()), layout.align()) }
 }
@@ -148,6 +150,7 @@ pub(crate) fn inner_size_of_small(size: usize) -> usize {
 /// * As for [`write()`].
 #[inline(always)]
 pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
+    debug_assert!(!block.is_null() && is_behind(size), "no tag behind a block of {size} bytes");
     // SAFETY: the inner layout is TAG_BYTES longer than the block, so these bytes belong to it and only this module
     // touches them; the write is unaligned because sizes are arbitrary.
     unsafe { block.add(size).cast::<u32>().write_unaligned(id) }
@@ -160,6 +163,7 @@ pub(crate) unsafe fn write_behind(block: *mut u8, size: usize, id: u32) {
 /// * As for [`read()`].
 #[inline(always)]
 pub(crate) unsafe fn read_behind(block: *const u8, size: usize) -> u32 {
+    debug_assert!(!block.is_null() && is_behind(size), "no tag behind a block of {size} bytes");
     // SAFETY: in bounds and initialised by `write`, the caller's duties.
     unsafe { block.add(size).cast::<u32>().read_unaligned() }
 }

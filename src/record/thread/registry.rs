@@ -31,6 +31,11 @@ static ALL: List<ThreadState> = List::new();
 /// States that wait to be adopted, so that a new thread need not search in vain. A hint: Relaxed.
 static RELEASED: AtomicUsize = AtomicUsize::new(0);
 
+/// Asserts that a thread has this state.
+fn assert_taken(state: &ThreadState) {
+    debug_assert!(state.taken.load(Ordering::Relaxed) == 1, "a state that no thread has");
+}
+
 /// Returns the hot part of the calling thread's state, or a placeholder.
 #[inline(always)]
 pub(crate) fn hot_state() -> &'static HotState {
@@ -53,9 +58,14 @@ fn local() -> *const HotState {
 #[inline(always)]
 pub(crate) fn current() -> Option<&'static ThreadState> {
     let hot = local();
-    let has_none = std::ptr::eq(hot, &raw const NOT_YET) || std::ptr::eq(hot, &raw const GONE);
     // SAFETY: then it points to a state, whose hot part is its first field.
-    (!has_none).then(|| unsafe { &*hot.cast::<ThreadState>() })
+    is_of_state(hot).then(|| unsafe { &*hot.cast::<ThreadState>() })
+}
+
+/// Returns whether this is the hot part of a state, and not a placeholder.
+#[inline(always)]
+fn is_of_state(hot: *const HotState) -> bool {
+    !std::ptr::eq(hot, &raw const NOT_YET) && !std::ptr::eq(hot, &raw const GONE)
 }
 
 /// Returns the state of the calling thread, if it has one that is not busy.
@@ -63,6 +73,7 @@ pub(crate) fn current() -> Option<&'static ThreadState> {
 pub(crate) fn idle() -> Option<&'static ThreadState> {
     let hot = hot_state();
     let is_busy = hot.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    debug_assert!(is_busy || is_of_state(hot), "a placeholder that is idle");
     // SAFETY: placeholders are busy, so it is the hot part of a state, which is its first field.
     (!is_busy).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
@@ -72,6 +83,7 @@ pub(crate) fn idle() -> Option<&'static ThreadState> {
 pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     let hot = hot_state();
     let is_suspended = hot.flags.load(Ordering::Relaxed) & FLAGS != 0;
+    debug_assert!(is_suspended || is_of_state(hot), "a placeholder that is idle");
     // SAFETY: as in `idle`.
     (!is_suspended).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
@@ -81,6 +93,7 @@ pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
 pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
     let hot = hot_state();
     let is_current = hot.is_at_generation(generation);
+    debug_assert!(!is_current || is_of_state(hot), "a placeholder at generation {generation}");
     // SAFETY: no placeholder is at a generation, so it is the hot part of a state, which is its first field.
     is_current.then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
@@ -122,6 +135,7 @@ fn adopt() -> Option<&'static ThreadState> {
             && state.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     })?;
     RELEASED.fetch_sub(1, Ordering::Relaxed);
+    assert_taken(state);
     state.reset_for_new_thread();
     state.unpublished.set_resizing(0);
     Some(state)
@@ -133,6 +147,7 @@ const IDLE_CACHES: usize = 8 << 10;
 /// Makes a state, and pushes it to the list; `None` without memory.
 pub(super) fn make() -> Option<&'static ThreadState> {
     let state = memory::zeroed_for_thread::<ThreadState>(IDLE_CACHES);
+    debug_assert!(state.is_aligned(), "no state is at {state:?}");
     // SAFETY: null, or memory of the right size and alignment whose zero bytes are a valid state:
     // integers, null pointers, empty tables.
     let state = unsafe { state.as_ref() }?;
@@ -166,6 +181,7 @@ pub(crate) fn unpublished_bytes(base: u32) -> i64 {
 
 /// Gives the state of an ended thread to the next one.
 pub(super) fn release(state: &ThreadState) {
+    assert_taken(state);
     state.leave_fork_lock();
     // Release: pairs with the Acquire of `adopt`.
     state.taken.store(0, Ordering::Release);

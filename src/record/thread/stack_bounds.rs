@@ -13,7 +13,7 @@
 use crate::base::atomics::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bounds of the calling thread's stack, as far as is known.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct StackBounds {
     /// Highest address, exclusive; 0 when unknown.
     pub end: usize,
@@ -45,6 +45,7 @@ impl StackBounds {
             *self = main;
             return true;
         }
+        debug_assert!(self.size <= self.end, "{self:x?}");
         let low = self.end - self.size;
         // In one comparison: 0 < distance <= FARTHEST, so that one above the end is foreign too.
         if !self.may_grow || low.wrapping_sub(stack_pointer).wrapping_sub(1) >= FARTHEST {
@@ -62,6 +63,7 @@ impl StackBounds {
             }
             self.size = self.end - page;
         }
+        debug_assert!(self.contains(stack_pointer), "{stack_pointer:#x} is outside of {self:x?}");
         true
     }
 }
@@ -88,8 +90,8 @@ static CAN_ASK: AtomicBool = AtomicBool::new(false);
 /// Whether the kernel tells if an address can be read. Relaxed: written before `main`.
 static CAN_ASK_KERNEL: AtomicBool = AtomicBool::new(false);
 
-/// Returns the bounds of the main thread's stack. It grows down as far as it is let; the size only tells a foreign stack from it, and none is
-/// that close below.
+/// Returns the bounds of the main thread's stack. It grows down as far as it is let; the size only tells a foreign stack
+/// from it, and none is that close below.
 fn main_stack() -> StackBounds {
     match MAIN_STACK_END.load(Ordering::Relaxed) {
         0 => StackBounds::default(),
@@ -157,6 +159,7 @@ impl ForeignPages {
     /// Returns whether the word at an aligned address can be read.
     #[inline]
     pub(crate) fn contains(&mut self, address: usize) -> bool {
+        debug_assert!(address.is_multiple_of(align_of::<usize>()), "no word is at {address:#x}");
         let page = address & !(page_size() - 1);
         page == self.page || self.contains_slow(page)
     }

@@ -11,6 +11,7 @@ use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::frame_layout_cache::FrameLayoutCache;
+use crate::record::tag::SAMPLED;
 use crate::record::thread::stack_bounds::StackBounds;
 use crate::record::unwind::rule_cache::Rules;
 use std::cell::{Cell, UnsafeCell};
@@ -143,6 +144,12 @@ impl Linked for ThreadState {
     }
 }
 
+/// Asserts that a thread is busy where it changes its own part.
+#[inline(always)]
+fn assert_busy(state: &ThreadState) {
+    debug_assert!(state.flags() & BUSY != 0, "a thread's own part is changed while it is not busy");
+}
+
 impl ThreadState {
     /// Returns the flags that are set.
     #[inline(always)]
@@ -153,6 +160,8 @@ impl ThreadState {
     /// Notes that the owner's caches are of this generation, in which tracking is on, from the end of [`Busy`] on, and
     /// divides the bytes that may stay unpublished by it. The thread's own, while it is busy.
     pub(crate) fn set_generation(&self, generation: u32) {
+        assert_busy(self);
+        debug_assert!(generation & FLAGS == 0, "generation {generation} sets flags");
         // A signal handler changes flags, and never the generation of a state that is busy.
         let change = (self.hot.flags.load(Ordering::Relaxed) & !FLAGS) ^ generation;
         if change != 0 {
@@ -175,6 +184,7 @@ impl ThreadState {
     /// Marks a state busy that is not, as [`enter`](ThreadState::enter) does with [`BUSY`].
     #[inline(always)]
     pub(crate) fn enter_idle(&self) -> Idle<'_> {
+        debug_assert!(self.flags() & BUSY == 0, "busy already");
         change_own_bits!(HotState, &self.hot, flags, "or", fetch_or, const BUSY as u32);
         compiler_fence(Ordering::SeqCst);
         Idle(self)
@@ -189,6 +199,10 @@ impl ThreadState {
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "the duties make it exclusive")]
     pub(crate) unsafe fn owner(&self) -> &mut OwnerState {
+        debug_assert!(
+            self.flags() & BUSY != 0 || super::registry::current().is_none(),
+            "a thread's caches are used while it is not busy"
+        );
         // SAFETY: exclusive by the caller's duties.
         unsafe { &mut *self.owner.get() }
     }
@@ -214,6 +228,8 @@ impl ThreadState {
     /// Adds a change of live bytes, and publishes where it does not fit: `bytes` of a block of this id, without
     /// [`SAMPLED`](crate::record::tag::SAMPLED), less `resized` bytes of the block that it was before.
     pub(crate) fn change(&self, id: u32, bytes: i64, resized: i64) {
+        assert_busy(self);
+        debug_assert!(id & SAMPLED == 0, "{id:#x} is a tag, not an id");
         // Where the net is still of an epoch that is over, it is dropped with the bytes added here.
         if self.fits(bytes.wrapping_sub(resized)) {
             self.add_change(bytes.wrapping_sub(resized));
@@ -283,6 +299,7 @@ impl ThreadState {
 
     /// Begins a measurement of this thread, and returns the bytes of the one around it. The thread is not busy.
     pub(crate) fn begin_span(&self) -> SpanBytes {
+        debug_assert!(self.flags() & BUSY == 0, "a measurement in the middle of an event");
         let _busy = self.enter(BUSY);
         self.span_depth.set(self.span_depth.get() + 1);
         self.divide_steps();
@@ -310,6 +327,7 @@ impl ThreadState {
     #[cold]
     #[inline(never)]
     pub(crate) fn publish_in(&self, base: u32) {
+        assert_busy(self);
         let unpublished = self.hot.unsampled.take_unpublished();
         // After a `clear` its blocks are of no more concern.
         let is_present = self.hot.unsampled.id() == u64::from(epoch::unsampled_id(base));
@@ -324,6 +342,7 @@ impl ThreadState {
     /// Drops net bytes of an epoch that is over, and returns the base of the one that they are counted in from here on.
     /// The thread's own, while it is busy.
     pub(crate) fn enter_epoch(&self) -> u32 {
+        assert_busy(self);
         let was_revoked = self.unpublished.seal();
         let base = epoch::base();
         self.unpublished.enter_epoch(base);
@@ -352,6 +371,7 @@ impl ThreadState {
     /// Divides the bytes that may stay unpublished anew, after sampling or epoch have changed. The thread's own,
     /// while it is busy.
     pub(crate) fn divide_steps(&self) {
+        assert_busy(self);
         let (limit, step) = self.steps();
         let before = self.hot.unsampled.publish_step();
         if self.unpublished.limit() != limit || before != step {
@@ -366,6 +386,7 @@ impl ThreadState {
 
     /// Suspends recording by one more level of this kind ([`PAUSED`] or [`INTERNAL`]).
     pub(crate) fn suspend(&self, kind: u8) {
+        debug_assert!(kind == PAUSED || kind == INTERNAL, "no kind of suspension: {kind}");
         let depth = self.depth(kind);
         depth.set(depth.get() + 1);
         if kind == PAUSED {
@@ -404,6 +425,7 @@ impl ThreadState {
     #[inline(never)]
     fn repair(&self) {
         self.counters.complete_carry(epoch::end_id());
+        debug_assert!(self.flags() & BUSY != 0, "nothing to repair");
         // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
         // The tables are given up with their contents, because they may have been in the middle of a free.
         unsafe { self.owner.get().write_bytes(0, 1) };
@@ -447,6 +469,7 @@ pub(crate) struct Busy<'a> {
 impl Drop for Busy<'_> {
     #[inline(always)]
     fn drop(&mut self) {
+        debug_assert!(u32::from(self.state.flags()) & self.set == self.set, "cleared before");
         compiler_fence(Ordering::SeqCst);
         change_own_bits!(HotState, &self.state.hot, flags, "and", fetch_and, !self.set);
     }
@@ -458,6 +481,7 @@ pub(crate) struct Idle<'a>(&'a ThreadState);
 impl Drop for Idle<'_> {
     #[inline(always)]
     fn drop(&mut self) {
+        assert_busy(self.0);
         compiler_fence(Ordering::SeqCst);
         change_own_bits!(HotState, &self.0.hot, flags, "and", fetch_and, const !(BUSY as u32));
     }

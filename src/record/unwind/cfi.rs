@@ -166,6 +166,8 @@ pub(crate) fn lookup_by_every_layout(
     if !owner.bounds.extend_to(registers.sp) {
         return 0;
     }
+    // That may have found that this is the main thread's stack, whose end is elsewhere.
+    owner.layouts.move_to(owner.bounds.end);
     let Some(key) = key(owner, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
         let layout = owner.layouts.at(number, key)?;
@@ -204,6 +206,7 @@ pub(super) fn walk_and_learn(
         walk::<true>(&mut owner.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
     let sum = gather.sum();
+    debug_assert!(gather.len <= MAX_ADDRESSES && places.return_addresses().len() <= gather.len);
     owner.buffer.header.len = gather.len as u16;
     owner.buffer.header.truncated = ended == Ended::Cut;
     if ended == Ended::Other {
@@ -215,7 +218,7 @@ pub(super) fn walk_and_learn(
     let Some(layout) = places.finish(bounds.end).filter(|_| may_learn) else {
         return Some(Fingerprint::of_addresses(sum));
     };
-    debug_assert!(layout.extent() <= bounds.end - sp);
+    debug_assert!(layout.extent() <= bounds.end - sp, "a layout that ends behind the stack");
     owner.layouts.move_to(bounds.end);
     if let Some(entrance) = entrance {
         owner.layouts.learn_discriminator(entrance as usize, owner.buffer.addresses[0], first_two);
@@ -307,6 +310,7 @@ fn walk<const FOREIGN: bool>(
             fp = saved;
             fp_place = Some(place);
         }
+        debug_assert!(base > sp && base.is_multiple_of(WORD), "a step from {sp:#x} to {base:#x}");
         sp = base;
         places.push((return_place - first) / WORD);
         let more = gather.push(return_address);

@@ -90,6 +90,7 @@ impl Parser<'_> {
             }
             *self.memory = memory.cast();
         }
+        debug_assert!(self.memory.cast::<Context>().is_aligned());
         // SAFETY: not null, so written above, in memory that only this thread's state refers to.
         Some(unsafe { &mut *self.memory.cast::<Context>() })
     }

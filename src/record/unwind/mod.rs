@@ -41,6 +41,7 @@ impl<'a> Gather<'a> {
     /// Adds an address; returns false when there is no room for another.
     #[inline(always)]
     fn push(&mut self, address: usize) -> bool {
+        debug_assert!(self.len <= self.limit, "{} of {} addresses", self.len, self.limit);
         if let Some(place) = self.addresses.get_mut(self.len) {
             *place = address;
             self.len += 1;
@@ -89,6 +90,7 @@ pub(crate) fn refresh(owner: &mut OwnerState) {
 #[inline(never)]
 pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = epoch::address_limit();
+    debug_assert!((1..=MAX_ADDRESSES).contains(&limit), "{limit} addresses");
     owner.buffer.header.len = 0;
     if WALKER.load(Ordering::Relaxed) == CFI
         && let Some(fingerprint) = cfi::walk_and_learn(owner, registers, limit, entrance)

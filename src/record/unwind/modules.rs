@@ -42,6 +42,7 @@ impl ConstantSegment {
         if !(self.start..self.end).contains(&address) {
             return &[];
         }
+        debug_assert!(self.start <= address && address < self.end);
         // SAFETY: within one loaded segment, which the loader has mapped readable and not writable; the caller's duty.
         unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(address), self.end - address) }
     }
@@ -206,6 +207,7 @@ fn find_listed(address: usize) -> Option<Module> {
 
 /// Finds the module of an address in a list.
 fn find_in(list: &List, address: usize) -> Option<Listed> {
+    debug_assert!(!list.modules.is_null());
     (0..list.len)
         // SAFETY: below `len`.
         .map(|index| unsafe { *list.modules.add(index) })
@@ -337,6 +339,7 @@ unsafe extern "C" fn list_one(info: *mut libc::dl_phdr_info, _size: usize, filli
     filling.number += 1;
     if is_wanted && module.unwind_header != 0 && filling.list.len < filling.capacity {
         let segment = constant_segment(headers, module.start, module.unwind_header);
+        debug_assert!(filling.list.modules.is_aligned());
         // SAFETY: below the capacity the array was made with.
         unsafe { filling.list.modules.add(filling.list.len).write(Listed { module, segment }) };
         filling.list.len += 1;

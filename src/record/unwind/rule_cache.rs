@@ -114,9 +114,22 @@ impl Rules {
         }
     }
 
+    /// Returns whether an entry is in the table, or is the transient one: it may be written.
+    fn holds(&self, entry: *const Entry) -> bool {
+        let distance = entry.addr().wrapping_sub(self.entries.addr());
+        distance.is_multiple_of(size_of::<Entry>()) && distance / size_of::<Entry>() < self.len
+            || std::ptr::eq(entry, self.transient)
+    }
+
+    /// Returns whether an entry may be read: a return address of 0, which no code has, leads to [`NOWHERE`].
+    fn is_valid(&self, entry: *const Entry) -> bool {
+        self.holds(entry) || std::ptr::eq(entry, &raw const NOWHERE.0)
+    }
+
     /// Returns the rule of an entry.
     #[inline(always)]
     pub(crate) fn rule(&self, at: EntryRef) -> Rule {
+        debug_assert!(self.is_valid(at.0.as_ptr()), "a reference from before a change of the table");
         // SAFETY: `EntryRef` comes from this table, and its documentation bounds its validity.
         unsafe { at.0.as_ref() }.rule
     }
@@ -124,8 +137,10 @@ impl Rules {
     /// Follows the link of an entry, if it leads to `address`.
     #[inline(always)]
     pub(crate) fn linked(&self, at: EntryRef, address: usize) -> Option<EntryRef> {
+        debug_assert!(self.holds(at.0.as_ptr()), "a reference from before a change of the table");
         // SAFETY: as in `rule`.
         let link = unsafe { at.0.as_ref() }.link;
+        debug_assert!(self.is_valid(link), "a link from before a change of the table");
         // SAFETY: a link points to NOWHERE or into the same table: `insert` and `forget`, which move
         // or empty the table, reset every link with it.
         let met = unsafe { (*link).address } == address;
@@ -137,12 +152,14 @@ impl Rules {
     #[inline(always)]
     pub(crate) fn start(&self, address: usize) -> Option<EntryRef> {
         let start = NonNull::new(self.start.cast_mut())?;
+        debug_assert!(self.holds(self.start), "a start from before a change of the table");
         // SAFETY: not null, so set to a place of this table after its last change.
         (unsafe { start.as_ref() }.address == address).then_some(EntryRef(start))
     }
 
     /// Sets the entry that [`Rules::start`] tries.
     pub(crate) fn set_start(&mut self, at: EntryRef) {
+        debug_assert!(self.holds(at.0.as_ptr()), "a reference from before a change of the table");
         self.start = at.0.as_ptr();
     }
 
@@ -150,6 +167,7 @@ impl Rules {
     pub(crate) fn find(&mut self, from: Option<EntryRef>, address: usize) -> Option<EntryRef> {
         let at = self.lookup(address)?;
         if let Some(mut from) = from {
+            debug_assert!(self.holds(from.0.as_ptr()), "a reference from before a change of the table");
             // SAFETY: as in `rule`, and `&mut self` makes it the only access.
             unsafe { from.0.as_mut() }.link = at.0.as_ptr();
         }
@@ -193,6 +211,12 @@ impl Rules {
             self.make_room()?;
         }
         self.used += 1;
+        debug_assert!(
+            self.used <= self.len && self.len.is_power_of_two(),
+            "{} of {} entries",
+            self.used,
+            self.len
+        );
         Some(self.put(address, rule))
     }
 
