@@ -119,6 +119,8 @@ pub use analyze::frame::{Frame, Traceback};
 pub use analyze::live::{Live, LiveChange};
 pub use analyze::profile::{Profile, ProfileValue};
 pub use analyze::snapshot::domains::{track, untrack};
+#[doc(hidden)]
+pub use analyze::snapshot::file_names::NamedFrom;
 pub use analyze::snapshot::filter::{DomainFilter, Filter};
 pub use analyze::snapshot::group::GroupBy;
 pub use analyze::snapshot::order::Order;

@@ -63,6 +63,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "snapshot/domains",
             "profile",
             "snapshot",
+            "snapshot/file_names",
             "traceback_of",
             "snapshot/filter",
             "snapshot/group",
@@ -125,7 +126,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 /// Lists all Rust files of the project.
 fn all_rust_files() -> Vec<PathBuf> {
-    ["src", "tests", "examples", "benches"]
+    ["src", "tests", "examples", "benches", "cli"]
         .iter()
         .flat_map(|folder| rust_files(&root().join(folder)))
         .collect()

@@ -1,4 +1,4 @@
-"""Drives the page `/debug/heap` in Chromium, with a live service and with made-up answers."""
+"""Drives the page `/debug/heap` in Chromium, with a live service, with made-up answers and on a file."""
 
 import contextlib
 import http.server
@@ -21,6 +21,7 @@ from support import EXAMPLES, ROOT, SOURCE, Service, get, leak_line, main, wait_
 
 PAGE = (ROOT / "src" / "export" / "http" / "page.html").read_text()
 LEAK = f"{SOURCE}:{leak_line()}"
+HEAPGAUGE = ROOT / "target" / "release" / "heapgauge"
 INSERT = "leaky_service::Cache::insert"
 
 
@@ -766,6 +767,64 @@ def estimates_show_their_error():
             page.driver.save_screenshot(str(pictures / "page-1280-sampled.png"))
 
 
+@contextlib.contextmanager
+def page_of_file(*options):
+    """Runs `heapgauge page` on a snapshot of three lines, and yields its address."""
+    def trace(size, *frames):
+        names = [{"function": function, "file": file, "line": line} for function, file, line in frames]
+        return {"domain": 0, "size": size, "count": size // 100, "total_frames": len(frames), "frames": names}
+
+    def snapshot(path, reason, size):
+        path.write_text(json.dumps({"version": 1, "taken_at": 1793000000 + size, "traceback_limit": 32, "reason": reason, "traces": [
+            trace(size, ("shop::cart::add", "src/cart.rs", 7), ("shop::main", "src/main.rs", 2)),
+            trace(2000, ("shop::<img src=x onerror=alert(1)>", "src/load.rs", 9), ("shop::main", "src/main.rs", 3)),
+            trace(500, ("serde::de::read", "serde-1.0.1/src/de.rs", 5), ("shop::main", "src/main.rs", 4))]}))
+
+    with tempfile.TemporaryDirectory(prefix="heapgauge-page-") as folder:
+        snapshot(pathlib.Path(folder, "old.json"), "peak", 1000)
+        snapshot(pathlib.Path(folder, "dump.json"), "limit", 40_000)
+        command = [HEAPGAUGE, "page", "dump.json", *options]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as program:
+            try:
+                yield re.match(r"(http://127\.0\.0\.1:\d+/debug/heap) shows dump\.json, until Ctrl-C$", program.stdout.readline())[1]
+            finally:
+                program.kill()
+
+
+def a_file_has_a_page_without_what_only_a_program_has():
+    """The page of a dump: its reason, lines, stacks and flame graph; no process, no refreshes; growth where it is compared."""
+    shown = "return [...document.querySelectorAll(arguments[0])].filter(one => one.offsetParent).map(one => one.textContent)"
+    with page_of_file() as url, Browser(url) as page:
+        page.wait("rows", lambda: page.all("#space .row"))
+        assert re.fullmatch(r"dump\.json · taken at 26/10/2026, [\d:]+ · reason: limit", page.one("#age").text), page.one("#age").text
+        assert page.js(shown, ".program") == [] and page.js(shown, ".change") == [] and page.js(shown, "#alert") == []
+        assert page.js(shown, "#head .cell") == ["Site", "Via", "Live", "Blocks", "Share"]
+        rows = page.js("return [...document.querySelectorAll('#space .row .fn')].map(one => one.textContent)")
+        assert rows == ["shop::cart::add", "shop::<img src=x onerror=alert(1)>", "serde::de::read"], rows
+        assert page.one("#live").text == "41.5 KiB" and page.one("#live-more").text == "425 blocks"
+        assert page.one("#foot").text == "3 lines, 41.5 KiB; total: 41.5 KiB", page.one("#foot").text
+        assert len(page.all("#flame .node")) > 4 and "since then" not in page.one("#told").text
+        asked = page.js("return performance.getEntriesByType('resource').length")
+        page.js("document.querySelector('#space .row').click()")
+        page.wait("stacks", lambda: page.all("#stacks details"))
+        assert page.one("#stacks details summary").text == "100.0 % · 39.1 KiB (40,000 bytes), 400 blocks"
+        assert [one.text for one in page.all("#stacks li .f")] == ["shop::cart::add", "shop::main"]
+        page.one("#stacks-close").click()
+        time.sleep(6)  # a live page asks every 5 s
+        assert page.js("return performance.getEntriesByType('resource').length") == asked + 1
+        page.js("document.querySelector('[name=value][value=blocks]').click()")
+        page.wait("blocks", lambda: "425 blocks" in page.one("#told").text)
+    with page_of_file("--since", "old.json") as url, Browser(url, width=390, height=1200) as page:
+        page.wait("rows", lambda: page.all("#space .row"))
+        assert page.one("#age").text.endswith(" · reason: limit · changes since " + page.js("return new Date(1793001000000).toLocaleString('en-GB')"))
+        assert page.one("#live-more").text == "+38.1 KiB · 425 blocks"
+        assert page.one("#space .row .diff").text == "+38.1 KiB"
+        assert page.js("return document.documentElement.scrollWidth") <= 390
+        assert page.js(CONTRAST) == []
+        page.js("document.querySelector('[name=value][value=growth]').click()")
+        page.wait("growth", lambda: "where it grew" in page.one("#told").text)
+
+
 def light_dark_wide_and_narrow():
     """Every text has enough contrast in both themes, and nothing overflows at 1280 and at 390 pixels."""
     pictures = ROOT / "target" / "tests-run"
@@ -796,4 +855,4 @@ main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, co
       in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
       what_is_shown_stays_true_when_answers_fail, all_downloads_are_offered_where_they_are_served,
-      estimates_show_their_error, light_dark_wide_and_narrow], at_once=False)
+      estimates_show_their_error, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)

@@ -21,7 +21,7 @@ from support import ROOT, SOURCE, Service, fnv1a, get, leak_line, main
 MANIFEST = tomllib.loads((ROOT / "Cargo.toml").read_text())
 DOCKERFILE = ROOT / "examples" / "docker" / "Dockerfile"
 # Commands that are recorded with their arguments and checked; those without a check need only be bash.
-COMMANDS = ("benches/", "cargo ", "curl ", "docker ", "go tool ", "kubectl ", "promtool ", "tests/")
+COMMANDS = ("benches/", "cargo ", "curl ", "docker ", "go tool ", "heapgauge ", "kubectl ", "promtool ", "tests/")
 
 
 def documents():
@@ -227,6 +227,13 @@ def check_script(call):
             assert any(word in line.split("|")[0] for line in steps.splitlines()), call
 
 
+def check_program(call):
+    """Command and options of the program `heapgauge` are in its help."""
+    told = (ROOT / "cli/src/arguments.rs").read_text().split('";')[0]
+    assert f"\n  {call[1]} " in told, call
+    assert all(f"  {word} " in told for word in call if word.startswith("--")), call
+
+
 def every_command_can_be_given():
     """Each command of a shell block has existing files, targets, paths and expressions; each URL of a service answers."""
     expressions, seen = [], set()
@@ -250,6 +257,10 @@ def check_command(call, port, expressions):
             assert answer.status == 200, f"{path}: {answer.status} {answer.body}"
     if call[0] == "cargo":
         check_cargo(call)
+        paths = [path for option, path in zip(call, call[1:]) if option == "--path"]
+        assert all((ROOT / path / "Cargo.toml").is_file() for path in paths), call
+    elif call[0] == "heapgauge":
+        check_program(call)
     elif call[0].startswith(("tests/", "benches/")):
         check_script(call)
     elif call[0] == "promtool":

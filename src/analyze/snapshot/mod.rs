@@ -6,6 +6,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod domains;
+pub(crate) mod file_names;
 pub(crate) mod filter;
 pub(crate) mod group;
 mod json;

@@ -137,7 +137,7 @@ pub(crate) fn mappings() -> Vec<Mapping> {
     mappings
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -26,6 +26,8 @@ mod derived;
 mod dwarf_units;
 #[cfg_attr(not(target_os = "linux"), path = "no_elf.rs")]
 mod elf;
+#[cfg_attr(not(target_os = "linux"), path = "no_file_names.rs")]
+mod file_names;
 mod function_starts;
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 mod fuzz;
@@ -58,6 +60,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use file_names::{FileNames, module_of, offset_in};
 pub(crate) use loaded_modules::build_id;
 #[cfg(feature = "pprof")]
 pub(crate) use loaded_modules::{Mapping, mappings};

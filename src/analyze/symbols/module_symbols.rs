@@ -201,6 +201,24 @@ impl ModuleSymbols {
         named
     }
 
+    /// Returns the owner of the code of a frame that was named in another process of this module.
+    #[cfg(target_os = "linux")]
+    pub(super) fn owner_of_named(&self, frame: &Frame) -> CodeOwner {
+        let function = frame.function.as_deref().unwrap_or_default();
+        let krate = frame.crate_name();
+        let path = (&*frame.file != UNKNOWN).then(|| SourcePath {
+            file: frame.file.to_string(),
+            standard: frame.file.starts_with("library/"),
+            own: self.roots.holds_own_crate(krate),
+            krate: Some(krate.to_owned()),
+            module: String::new(),
+        });
+        match site_rules::owner_of(function, path.as_ref()) {
+            CodeOwner::Program if self.roots.holds_own_crate(krate) => CodeOwner::Own,
+            owner => owner,
+        }
+    }
+
     /// Returns the function from the table of symbols, without its inlined ones and without lines.
     fn symbol(&mut self, address: usize) -> Option<SymbolFrame> {
         let bias = self.bias;

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::analyze::frame::Frame;
+#[cfg(feature = "http")]
+use crate::analyze::frame::Traceback;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -42,7 +44,13 @@ impl Site {
         self.lost != Some(Lost::ForNow)
     }
 
-    pub(super) fn of(frame: &Frame, via: &str) -> Site {
+    /// Returns the site of a traceback that was read from a file.
+    #[cfg(feature = "http")]
+    pub(crate) fn of_traceback(traceback: &Traceback) -> Site {
+        Site::of(traceback.site(), traceback.via())
+    }
+
+    pub(crate) fn of(frame: &Frame, via: &str) -> Site {
         let function: Arc<str> = match &frame.function {
             Some(function) => function.clone(),
             None => frame.name().into(),

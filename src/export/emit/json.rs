@@ -10,14 +10,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::diff::{Figures, Row};
-use super::unix_seconds;
+pub(crate) use super::unix_seconds;
 use crate::analyze::call_tree::{Node, NodeKind, StackTotals, Value};
 use crate::analyze::collector::{Overview, PastTotals, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::LineTables;
 
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// Renders `summary.json`. `paths` are those that this server has.
 pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&str>) -> String {
@@ -335,7 +335,8 @@ impl<'a> Frames<'a> {
     }
 }
 
-fn text(document: &impl Serialize) -> String {
+/// Renders a document.
+pub(crate) fn text(document: &impl Serialize) -> String {
     // Strings and numbers alone: there is nothing it could refuse.
     serde_json::to_string(document).unwrap_or_default() + "\n"
 }

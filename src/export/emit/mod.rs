@@ -161,7 +161,7 @@ fn label_value(value: &str) -> String {
     value.chars().map(clean).collect()
 }
 
-fn unix_seconds(at: SystemTime) -> f64 {
+pub(crate) fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 

@@ -163,7 +163,7 @@ fn json(make: impl FnOnce() -> Result<String, Refusal>) -> Response {
     let made = catch_panic(|| {
         let _own = control::internal();
         match make() {
-            Ok(text) => with(answer(StatusCode::OK, JSON, text), CACHE_CONTROL, "no-store"),
+            Ok(text) => not_stored(answer(StatusCode::OK, JSON, text)),
             Err(refusal) => *refusal,
         }
     });
@@ -181,6 +181,11 @@ fn refusal(error: CompareError) -> Refusal {
             refuse(bad, format_args!("parameter at: {gone}, allowed is {AT}"))
         }
     })
+}
+
+/// Adds the headers that forbid caches and referrers.
+pub(super) fn not_stored(response: Response) -> Response {
+    with(response, CACHE_CONTROL, "no-store")
 }
 
 /// Adds a header, and those that forbid caches and referrers.

@@ -74,6 +74,7 @@ mod response_budget;
 #[cfg(feature = "axum")]
 mod router;
 mod routes;
+mod snapshot_page;
 mod snapshots;
 #[cfg(feature = "axum")]
 mod worker_thread;
@@ -94,6 +95,8 @@ use response::{Refusal, Response, answer, catch_panic};
 #[cfg(feature = "axum")]
 pub use router::{debug_router, router};
 pub(crate) use routes::App;
+#[doc(hidden)]
+pub use snapshot_page::SnapshotPage;
 
 /// Time limit from a request's head (at first: from the connection) until its answer begins, and from there until the next
 /// request's head. A client that does not read its answer ends here too.

@@ -12,7 +12,7 @@ use hyper::{Method, Request, StatusCode};
 
 use super::guard::{self, Access};
 use super::response::{Response, TEXT, answer, refuse, whole};
-use super::{Outlet, debug_heap, metrics, negotiation, profiles, response_budget, snapshots};
+use super::{Outlet, SnapshotPage, debug_heap, metrics, negotiation, profiles, response_budget, snapshots};
 use crate::export::input::Quoted;
 
 /// Path that is served.
@@ -68,6 +68,16 @@ const ENDPOINTS: &[(&str, Endpoint)] = &[
 /// Lists the paths that a loopback address serves, without the one that only redirects.
 pub(super) fn paths() -> Vec<&'static str> {
     ENDPOINTS.iter().filter(|(_, endpoint)| *endpoint != Endpoint::Root).map(|(path, _)| *path).collect()
+}
+
+/// Returns the endpoint of a path.
+pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
+    ENDPOINTS.iter().find(|(known, _)| *known == path).map(|(_, endpoint)| *endpoint)
+}
+
+/// Returns the path of an endpoint.
+pub(super) fn path(endpoint: Endpoint) -> Option<&'static str> {
+    ENDPOINTS.iter().find(|(_, known)| *known == endpoint).map(|(path, _)| *path)
 }
 
 /// Lists the paths of a group.
@@ -127,7 +137,7 @@ impl Endpoint {
         }
     }
 
-    fn wrong_method(self, request: &Parts) -> Response {
+    pub(super) fn wrong_method(self, request: &Parts) -> Response {
         let (allowed, header) = match self {
             Endpoint::Snapshots => ("GET, HEAD, POST", "GET,HEAD,POST"),
             _ => ("GET, HEAD", "GET,HEAD"),
@@ -146,7 +156,7 @@ impl Endpoint {
 }
 
 /// Redirects to the page.
-fn to_the_page() -> Response {
+pub(super) fn to_the_page() -> Response {
     let mut response = answer(StatusCode::TEMPORARY_REDIRECT, TEXT, "see /debug/heap\n");
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/debug/heap"));
     response
@@ -154,13 +164,24 @@ fn to_the_page() -> Response {
 
 /// Answers of one of heapgauge's own listeners.
 pub(crate) struct App {
-    outlet: Arc<Outlet>,
+    source: Source,
     access: Access,
+}
+
+/// Source of the answers.
+enum Source {
+    Program(Arc<Outlet>),
+    File(Box<SnapshotPage>),
 }
 
 impl App {
     pub(crate) fn new(outlet: &Arc<Outlet>, access: Access) -> App {
-        App { outlet: outlet.clone(), access }
+        App { source: Source::Program(outlet.clone()), access }
+    }
+
+    /// Answers from a file, for clients on loopback.
+    pub(crate) fn of_file(page: SnapshotPage) -> App {
+        App { source: Source::File(Box::new(page)), access: Access::Loopback }
     }
 
     /// Answers a request. No path needs its body.
@@ -175,10 +196,14 @@ impl App {
 
     async fn answer_allowed(&self, request: &Parts) -> Response {
         let path = request.uri.path();
-        match ENDPOINTS.iter().find(|(known, _)| *known == path) {
-            Some(&(_, endpoint)) if self.access.serves(endpoint) => {
-                endpoint.answer(&self.outlet, request).await
-            }
+        match endpoint(path) {
+            Some(endpoint) if self.access.serves(endpoint) => match &self.source {
+                Source::Program(outlet) => endpoint.answer(outlet, request).await,
+                Source::File(page) => {
+                    let response = page.answer(endpoint, request);
+                    negotiation::compressed(&request.headers, "accept-encoding", response)
+                }
+            },
             _ => refuse(
                 StatusCode::NOT_FOUND,
                 format_args!("path {} is unknown, allowed are {}", Quoted(path), self.access.paths()),

@@ -13,6 +13,7 @@ mod connections;
 mod env;
 mod listener;
 mod settings;
+mod snapshot_server;
 mod stream;
 
 use std::fmt;

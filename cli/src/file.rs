@@ -1,0 +1,84 @@
+//! Snapshot files → a page, with names from the binary or its debug file.
+
+use std::path::Path;
+
+use heapgauge::Snapshot;
+use heapgauge::http::SnapshotPage;
+
+use crate::arguments::Files;
+use crate::failure::Failure;
+use crate::progress;
+use crate::text::{bytes, whole};
+
+/// Page of a file, and lines about its names.
+pub struct Loaded {
+    pub page: SnapshotPage,
+    pub notes: Vec<String>,
+}
+
+/// Reads a snapshot.
+pub fn read(path: &Path) -> Result<Snapshot, Failure> {
+    // The system's own words for it would come from the first read: "Is a directory (os error 21)".
+    let length = match std::fs::metadata(path) {
+        Ok(about) if about.is_dir() => {
+            return Err(Failure::Other(format!(
+                "{} is a directory, allowed is a snapshot file: a dump of HEAPGAUGE_DUMP_DIR, or what Snapshot::save writes",
+                path.display()
+            )));
+        }
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    let what = format!("reading {} ({})", path.display(), bytes(length as f64));
+    Ok(progress::during(&what, || Snapshot::load(path))?)
+}
+
+/// Reads a snapshot, the one it is compared with, and names.
+pub fn load(files: &Files) -> Result<Loaded, Failure> {
+    let mut notes = Vec::new();
+    let mut snapshot = read(&files.file)?;
+    let mut old = files.since.as_deref().map(read).transpose()?;
+    let sources = [&files.debug_file, &files.binary];
+    for (at, path) in sources.into_iter().enumerate() {
+        let Some(path) = path else { continue };
+        let has_other = at == 1 && files.debug_file.is_some();
+        snapshot = named(&snapshot, path, has_other, &mut notes)?;
+        if let Some(older) = &old {
+            old = Some(named(older, path, true, &mut Vec::new())?);
+        }
+    }
+    let name = files.file.file_name().unwrap_or(files.file.as_os_str()).to_string_lossy().into_owned();
+    let what = format!("adding up {}", files.file.display());
+    let page = progress::during(&what, || SnapshotPage::new(&snapshot, &name, old.as_ref()));
+    Ok(Loaded { page, notes })
+}
+
+/// Names frames from a file, and notes how many. `has_other`: names were read from another file before.
+fn named(
+    snapshot: &Snapshot,
+    path: &Path,
+    has_other: bool,
+    notes: &mut Vec<String>,
+) -> Result<Snapshot, Failure> {
+    let what = format!("reading names from {}", path.display());
+    let named = progress::during(&what, || snapshot.named_from(path))?;
+    let file = path.display();
+    if let (Some(of_file), Some(of_dump)) = (&named.build_id, snapshot.build_id())
+        && of_file != of_dump
+    {
+        notes.push(format!("{file} is of another build, its names may be wrong: build id {of_file}, the snapshot's is {of_dump}"));
+    }
+    match &named.module {
+        _ if has_other => {}
+        _ if !named.has_names => {
+            notes.push(format!("{file} holds neither line tables nor symbols: it was stripped"))
+        }
+        None => notes.push(format!("{file} names nothing: every frame has a name")),
+        Some(module) => notes.push(format!(
+            "{} of {} addresses of {module} named from {file}",
+            whole(named.named as u64),
+            whole(named.addresses as u64)
+        )),
+    }
+    Ok(named.snapshot)
+}
