@@ -803,7 +803,7 @@ def a_file_has_a_page_without_what_only_a_program_has():
         assert rows == ["shop::cart::add", "shop::<img src=x onerror=alert(1)>", "serde::de::read"], rows
         assert page.one("#live").text == "41.5 KiB" and page.one("#live-more").text == "425 blocks"
         assert page.one("#foot").text == "3 lines, 41.5 KiB; total: 41.5 KiB", page.one("#foot").text
-        assert len(page.all("#flame .node")) > 4 and "since then" not in page.one("#told").text
+        assert len(page.all("#flame .node")) == 4 and "since then" not in page.one("#told").text
         asked = page.js("return performance.getEntriesByType('resource').length")
         page.js("document.querySelector('#space .row').click()")
         page.wait("stacks", lambda: page.all("#stacks details"))
