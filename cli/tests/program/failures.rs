@@ -84,7 +84,7 @@ fn a_wrong_file_is_a_line_that_says_what_is_wrong() {
     {
         use std::os::unix::fs::PermissionsExt;
         let file = directory.file("secret.json", &good);
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
         // The superuser may read it.
         if fs::read(&file).is_err() {
             let line = format!("load snapshot from {file}: Permission denied (os error 13)");
