@@ -192,7 +192,7 @@ fn lines<'a>(
     format!("\n{title}\n{}", table::format(&head, &cells, None))
 }
 
-/// Says what the lines that are not shown hold.
+/// Says how much the lines that are not shown hold.
 fn other(sites: &Sites) -> String {
     let hidden = sites.sites.saturating_sub(sites.rows.len() as u64);
     if hidden == 0 {

@@ -72,7 +72,7 @@ impl Drop for Directory {
     }
 }
 
-/// Snapshot file of two lines.
+/// Makes a snapshot file of two lines.
 fn snapshot(reason: &str, [first, second]: [u64; 2]) -> Value {
     let frame =
         |function: &str, file: &str, line: u32| json!({"function": function, "file": file, "line": line});

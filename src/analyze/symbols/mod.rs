@@ -78,8 +78,7 @@ pub use site_rules::{LOOK_THROUGH, SiteFrame};
 const WINDOW: usize = 1024;
 
 /// Size of a call's first window after that of its first stack; each next one is twice as large, up to [`WINDOW`]: on a
-/// busy machine the time may be up before the addresses of a large window are named, and then no more stacks would be
-/// whole.
+/// busy machine the time may be up before a large window is named, and then no more stacks would be whole.
 const FIRST_WINDOW: usize = 64;
 
 /// Time after which lines that were lost for want of memory are looked for again.
