@@ -201,6 +201,9 @@ impl DebugRoots {
         if let Some(rest) = after(path, "git/checkouts/", 2) {
             return (rest, false);
         }
+        if let Some(rest) = below_cargos_home(path) {
+            return (rest, false);
+        }
         if !path.starts_with('/') {
             return (path, false);
         }
@@ -360,16 +363,28 @@ fn is_compilers_folder(folder: &str) -> bool {
 fn after<'a>(path: &'a str, marker: &str, levels: usize) -> Option<&'a str> {
     let (at, _) = path.rmatch_indices(marker).find(|&(at, _)| {
         let named = path[at + marker.len()..].split('/').next().unwrap_or_default();
-        let hash = named.rsplit_once('-').map_or("", |(_, hash)| hash);
-        (at == 0 || path[..at].ends_with('/'))
-            && hash.len() == 16
-            && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+        (at == 0 || path[..at].ends_with('/')) && ends_in_hash(named)
     })?;
     let mut rest = &path[at + marker.len()..];
     for _ in 0..levels {
         rest = rest.split_once('/')?.1;
     }
     Some(rest)
+}
+
+/// Returns the rest of a path without `registry/src` or `git/checkouts` in front, as `trim-paths` leaves it:
+/// `index.crates.io-<hash>/serde-1.0.1/…`, `engine-<hash>/<revision>/…`.
+fn below_cargos_home(path: &str) -> Option<&str> {
+    let (first, rest) = path.split_once('/')?;
+    let (second, inside) = rest.split_once('/')?;
+    let is_revision = second.len() >= 7 && second.bytes().all(|byte| byte.is_ascii_hexdigit());
+    ends_in_hash(first).then_some(if is_revision { inside } else { rest })
+}
+
+/// Returns whether a folder's name ends as Cargo's do: `engine-a1b2c3d4e5f60718`.
+fn ends_in_hash(folder: &str) -> bool {
+    let hash = folder.rsplit_once('-').map_or("", |(_, hash)| hash);
+    hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn standard_crate(file: &str) -> Option<String> {
@@ -384,7 +399,7 @@ fn standard_crate(file: &str) -> Option<String> {
 fn below_folder(path: &str, file: &str) -> Option<String> {
     let above = path.strip_suffix(file)?.strip_suffix('/')?;
     let (parent, folder) = above.rsplit_once('/')?;
-    let name = match after(path, "git/checkouts/", 2) {
+    let name = match after(path, "git/checkouts/", 2).or_else(|| below_cargos_home(path)) {
         Some(rest) if rest == file => parent.rsplit('/').next()?.rsplit_once('-')?.0,
         _ => folder,
     };
@@ -425,7 +440,10 @@ fn holds(directory: &str, path: &str) -> bool {
 }
 
 fn join(directory: &str, file: &str) -> String {
-    format!("{}/{file}", directory.trim_end_matches('/'))
+    match directory {
+        "" => file.to_owned(),
+        _ => format!("{}/{file}", directory.trim_end_matches('/')),
+    }
 }
 
 /// Removes `.`, `..`, doubled and backward slashes.

@@ -5,7 +5,7 @@
 //! relative (Bazel, `trim-paths`), directories of vendored packages and versions in their names tell them apart.
 #![forbid(unsafe_code)]
 
-use super::{after, clean, holds};
+use super::{after, below_cargos_home, clean, ends_in_hash, holds};
 use crate::analyze::frame::without_version;
 use std::collections::HashSet;
 
@@ -99,15 +99,15 @@ fn is_packaged(path: &str) -> bool {
         || after(path, "git/checkouts/", 2).is_some()
         || path.split('/').any(|part| part == "vendor" || part == "cargo-vendor-dir")
         || path.trim_start_matches('/').starts_with("external/")
+        || below_cargos_home(path).is_some()
 }
 
 /// Returns the crate of a package whose build script wrote the file: `…/build/<package>-<hash>/out/…`.
 fn package_of_build_script(path: &str) -> Option<String> {
     let (above, _) = path.split_once("/out/")?;
     let (above, named) = above.rsplit_once('/')?;
-    let (package, hash) = named.rsplit_once('-')?;
-    let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (last(above) == "build" && is_hash).then(|| package.replace('-', "_"))
+    let (package, _) = named.rsplit_once('-')?;
+    (last(above) == "build" && ends_in_hash(named)).then(|| package.replace('-', "_"))
 }
 
 fn last(directory: &str) -> &str {
@@ -203,6 +203,17 @@ mod tests {
             &["src/main.rs", "./src/cart.rs"],
             &["serde-1.0.1/src/de.rs", "bytes-1.0.1/src/lib.rs"],
         );
+        let cart = trimmed.source_path("./src/cart.rs", None);
+        assert_eq!((cart.krate.as_deref(), &*cart.module), (Some("shop"), "shop::cart"));
+        // Without the folder that a registry and checkouts are in.
+        let index = "index.crates.io-1949cf8c6b5b557f";
+        let (serde, generic) = (format!("{index}/serde-1.0.1"), format!("{index}/bytes-1.0.1/src/lib.rs"));
+        let root = format!("{serde}/src/lib.rs");
+        let engine = "engine-a1b2c3d4e5f60718/0a1b2c3/src/lib.rs";
+        let trimmed = roots(&[(".", "src/main.rs", "shop"), (&serde, &root, "serde")]);
+        check(&trimmed, &["src/main.rs"], &[&root, &generic, engine]);
+        let shown = |path| trimmed.source_path(path, None).file;
+        assert_eq!([shown(&root), shown(engine)], ["serde-1.0.1/src/lib.rs", "engine/src/lib.rs"]);
         // `--remap-path-prefix=$PWD=`.
         let bare = roots(&[("", "src/main.rs", "shop"), ("", "crates/cache/src/lib.rs", "cache")]);
         check(
