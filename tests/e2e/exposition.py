@@ -2,11 +2,15 @@
 
 import gzip
 import json
+import lzma
+import pathlib
+import subprocess
+import tempfile
 import threading
 import time
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
-from support import ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
+from support import EXAMPLES, ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
 
 GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live_blocks heap_peak_bytes
     heap_sites heap_sites_exported heap_delta_window_seconds heap_snapshot_timestamp_seconds
@@ -308,6 +312,47 @@ def without_its_leak_a_service_is_named_by_its_own_lines():
         assert not derived, derived
 
 
+def a_stripped_service_has_the_functions_of_its_compressed_symbols():
+    """Distributions strip programs and leave their symbols, compressed, in a section. By itself the nearest function is the
+    site; by the crates that `HEAPGAUGE_OWN_CRATES` names it is the program's own."""
+    with tempfile.TemporaryDirectory(prefix="heapgauge-stripped-") as folder:
+        folder = pathlib.Path(folder)
+        program, symbols = folder / "leaky_service", folder / "symbols"
+        # As GDB's manual has it under "MiniDebugInfo".
+        whole = EXAMPLES / "leaky_service"
+        named = subprocess.run(["nm", "--format=posix", "--defined-only", whole], capture_output=True, text=True, check=True)
+        functions = [line.split()[0] for line in named.stdout.splitlines() if line.split()[1] in "Tt"]
+        (folder / "kept").write_text("\n".join(functions) + "\n")
+        for command in [["objcopy", "--only-keep-debug", whole, symbols],
+                        ["objcopy", "--strip-all", "--remove-section=.comment", f"--keep-symbols={folder}/kept", symbols],
+                        ["objcopy", "--strip-all", whole, program]]:
+            subprocess.run(command, check=True)
+        symbols.with_suffix(".xz").write_bytes(lzma.compress(symbols.read_bytes()))
+        subprocess.run(["objcopy", f"--add-section=.gnu_debugdata={symbols}.xz", program], check=True)
+
+        def sites(env):
+            with Service(env=env, program=program) as service:
+                leak = {"function": "leaky_service::Cache::insert", "file": "<unknown>", "line": "0"}
+                wait_for("the leak's function", lambda: [
+                    labels for labels in service.metrics().info().values() if leak.items() <= labels.items()], 30)
+                time.sleep(3)
+                metrics = service.metrics()
+                build, = [sample.labels for sample in metrics.samples if sample.name == "heap_build_info"]
+                assert build["symbols"] == "functions", build
+                return list(metrics.info().values())
+
+        nearest, own = sites({}), sites({"HEAPGAUGE_OWN_CRATES": "+leaky_service"})
+        assert not any(labels["via"] for labels in nearest), nearest
+        crates = {labels["crate"] for labels in nearest}
+        assert {"leaky_service", "hyper"} <= crates and crates.isdisjoint({"alloc", "hashbrown", "serde_json"}), nearest
+        functions = {labels["function"] for labels in own if labels["crate"] == "leaky_service"}
+        # `add` is inlined into axum's function that calls it.
+        assert {"leaky_service::Cache::insert", "leaky_service::run", "leaky_service::traffic"} <= functions, own
+        assert "tokio" in {labels["via"] for labels in own}, own
+        assert 2 * sum(labels["crate"] == "leaky_service" for labels in own) >= len(own), own
+
+
 main([every_exposition_adds_up, a_sampled_exposition_adds_up_too, one_snapshot_reads_the_same_twice,
       each_client_gets_the_format_it_asks_for, a_restart_keeps_the_names, a_scrape_leaves_no_trace,
-      two_scrapers_see_the_same_baselines, without_its_leak_a_service_is_named_by_its_own_lines])
+      two_scrapers_see_the_same_baselines, a_stripped_service_has_the_functions_of_its_compressed_symbols,
+      without_its_leak_a_service_is_named_by_its_own_lines])

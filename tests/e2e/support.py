@@ -132,9 +132,9 @@ class Program:
 class Service(Program):
     """Runs `leaky_service`, with heapgauge's server on a free port unless the environment names one."""
 
-    def __init__(self, *flags, env=None):
+    def __init__(self, *flags, env=None, program=EXAMPLES / "leaky_service"):
         where = [] if env and "HEAPGAUGE_ADDR" in env else ["--listen", "127.0.0.1:0"]
-        super().__init__([EXAMPLES / "leaky_service", *where, *flags], env)
+        super().__init__([program, *where, *flags], env)
 
     def documents(self):
         """Returns the port of the service."""

@@ -1,6 +1,7 @@
 //! Which frame is the site: switches of the program.
 
-use heapgauge::{GroupBy, SiteFrame, Snapshot};
+use crate::Heap;
+use heapgauge::{Collector, GroupBy, SiteFrame, Snapshot};
 
 const FILE: &str = "tests/own_line/rule.rs";
 
@@ -63,4 +64,39 @@ fn the_nearest_frame_is_a_view_and_a_setting() {
     heapgauge::set_site_frame(SiteFrame::Nearest);
     let lines = Snapshot::take().unwrap().statistics(GroupBy::Line);
     assert!(lines.iter().all(|row| row.name() != mine));
+}
+
+/// A library that calls itself fills the 96 addresses of a stack.
+#[test]
+fn a_stack_that_is_cut_before_an_own_line_has_one_site_at_any_depth() {
+    own_process!();
+    let collector = Collector::new();
+    let lists = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let texts = [lists(1), lists(100), lists(120)];
+    let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let line = line!() - 1;
+    drop(parse(&texts[0]));
+    let mut seen = Vec::new();
+    for text in &texts[1..] {
+        let before = Heap::now();
+        let lists = parse(text);
+        let now = Heap::now();
+        let grown: Vec<_> =
+            now.changes(&before).into_iter().filter(|(_, then, now)| now.0 > then.0).collect();
+        let blocks = |at: &str| -> u64 {
+            let here = grown.iter().filter(|((file, ..), ..)| file == at);
+            here.map(|(_, then, now)| now.1 - then.1).sum()
+        };
+        let cut: Vec<_> =
+            grown.iter().filter(|((file, ..), ..)| file != FILE).map(|(key, ..)| *key).collect();
+        assert_eq!(cut.len(), 1, "{grown:#?}");
+        assert!(cut[0].0.starts_with("serde_json-1."), "{cut:?}");
+        assert_eq!(now.at(FILE, line..=line).1 - before.at(FILE, line..=line).1, blocks(FILE));
+        seen.push((cut[0].clone(), blocks(FILE), blocks(&cut[0].0)));
+        drop(lists);
+    }
+    // The innermost list is empty and has no block. The deeper text has more blocks on cut stacks, and no more on others.
+    let [(at, whole, cut), deeper] = &seen[..] else { unreachable!() };
+    assert_eq!((whole + cut, deeper), (99, &(at.clone(), *whole, cut + 20)));
+    assert!(collector.collect().truncated_stacks > 0);
 }

@@ -11,9 +11,10 @@ use super::debug_sections;
 use super::dwarf_units::{Section, UnitSections, Units, read_some};
 use super::lines::Lines;
 use super::loaded_modules::Module;
+use super::mini_debug_info::MiniDebugInfo;
 use super::module_file;
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
-use object::{Endianness, Object, ObjectSection, ReadCache, elf};
+use object::{Endianness, Object, ObjectSection, ReadCache, ReadRef, elf};
 use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
@@ -41,6 +42,8 @@ pub(super) struct ElfImage {
     cost: u64,
     /// Bytes of the table of symbols.
     symbols: u64,
+    /// Symbols that a file without such a table keeps compressed.
+    mini: Option<MiniDebugInfo>,
     /// Bytes of the file.
     length: u64,
 }
@@ -80,8 +83,11 @@ impl ElfImage {
             line_strings: section(".debug_line_str"),
             string_offsets: section(".debug_str_offsets"),
         };
+        let mini = elf.section_by_name(".gnu_debugdata").filter(|_| size(".symtab") == 0);
+        let mini = mini.and_then(|section| section.file_range());
         Some(ElfImage {
             linked_low,
+            mini: mini.and_then(|(at, size)| MiniDebugInfo::open(&file, at, size)),
             supplement: debug_files::supplement(&elf, &path),
             package: debug_files::package(&path).or_else(|| debug_files::package(&module.path)),
             path,
@@ -112,8 +118,9 @@ impl ElfImage {
 
     /// Returns the bytes that [`functions`](ElfImage::functions) takes, at most.
     pub(super) fn functions_cost(&self) -> u64 {
+        let compressed = self.mini.as_ref().map_or(0, MiniDebugInfo::cost);
         let symbols = self.symbols / size_of::<<Header as FileHeader>::Sym>() as u64;
-        symbols * size_of::<(u64, u32, u32)>() as u64
+        (symbols * size_of::<(u64, u32, u32)>() as u64).saturating_add(compressed)
     }
 
     /// Returns the difference between an address of the running process and the address as linked.
@@ -147,66 +154,21 @@ impl ElfImage {
         self.sections.cost()
     }
 
-    /// Reads the symbols of all functions, from `.symtab`; in a stripped file those that it exports.
+    /// Reads the symbols of all functions, from `.symtab`; in a stripped file those that it exports, or keeps compressed.
     pub(super) fn functions(&self) -> FunctionTable {
-        self.read_functions().unwrap_or_default()
-    }
-
-    fn read_functions(&self) -> Option<FunctionTable> {
-        let cache = ReadCache::new(self.file.try_clone().ok()?);
-        let header = Header::parse(&cache).ok()?;
-        let endian = header.endian().ok()?;
-        let sections = header.sections(endian, &cache).ok()?;
-        let of_kind = |kind| {
-            sections.iter().find(move |section| {
-                section.sh_type(endian) == kind
-                    && section.file_range(endian).is_some_and(|(_, size)| size > 0)
-            })
+        let Ok(file) = self.file.try_clone() else { return FunctionTable::default() };
+        let cache = ReadCache::new(file);
+        let table =
+            self.file.try_clone().ok().and_then(|file| FunctionTable::of(&cache, Names::InFile(file)));
+        let Some(bytes) = self.mini.as_ref().and_then(|mini| mini.inflate(&self.file)) else {
+            return table.unwrap_or_default();
         };
-        let whole = of_kind(elf::SHT_SYMTAB);
-        let symbols = whole.or_else(|| of_kind(elf::SHT_DYNSYM))?;
-        let strings = sections.section(object::SectionIndex(symbols.sh_link(endian) as usize)).ok()?;
-        let (names, _) = strings.file_range(endian)?;
-        // Counted first: a vector that grows would take three times the memory.
-        let mut count = 0;
-        self.each_function(symbols, endian, |_| count += 1)?;
-        let mut entries = Vec::with_capacity(count);
-        self.each_function(symbols, endian, |entry| entries.push(entry))?;
-        entries.sort_unstable();
-        let names = Some((self.file.try_clone().ok()?, names));
-        Some(FunctionTable { entries, names, exported_only: whole.is_none() })
-    }
-
-    /// Reads the table of symbols piece by piece.
-    fn each_function(
-        &self,
-        table: &<Header as FileHeader>::SectionHeader,
-        endian: Endianness,
-        mut take: impl FnMut((u64, u32, u32)),
-    ) -> Option<()> {
-        type Symbol = <Header as FileHeader>::Sym;
-        const PIECE: usize = 1024;
-        let (mut at, size) = table.file_range(endian)?;
-        let mut left = usize::try_from(size).ok()? / size_of::<Symbol>();
-        // Words, so that it is aligned.
-        let mut words = vec![0u64; PIECE * size_of::<Symbol>() / size_of::<u64>()];
-        while left > 0 {
-            let count = left.min(PIECE);
-            let bytes = &mut object::pod::bytes_of_slice_mut(&mut words)[..count * size_of::<Symbol>()];
-            self.file.read_exact_at(bytes, at).ok()?;
-            let (symbols, _) = object::pod::slice_from_bytes::<Symbol>(bytes, count).ok()?;
-            for symbol in symbols {
-                if symbol.st_type() == elf::STT_FUNC
-                    && symbol.st_shndx(endian) != elf::SHN_UNDEF
-                    && let Ok(size) = u32::try_from(symbol.st_size(endian))
-                {
-                    take((symbol.st_value(endian), size, symbol.st_name(endian)));
-                }
-            }
-            at = at.checked_add(bytes.len() as u64)?;
-            left -= count;
+        let bytes = Rc::new(bytes);
+        match FunctionTable::of(&**bytes, Names::Inflated(Rc::clone(&bytes))) {
+            // Without those that the file exports.
+            Some(compressed) => FunctionTable { exported: table.map(Box::new), ..compressed },
+            None => table.unwrap_or_default(),
         }
-        Some(())
     }
 }
 
@@ -246,17 +208,79 @@ pub(super) fn standard(name: &str) -> Cow<'_, str> {
     }
 }
 
+/// Bytes that names of functions are part of.
+enum Names {
+    InFile(File),
+    Inflated(Rc<Vec<u8>>),
+}
+
+impl Names {
+    fn read_exact(&self, at: u64, to: &mut [u8]) -> Option<()> {
+        match self {
+            Names::InFile(file) => file.read_exact_at(to, at).ok(),
+            Names::Inflated(bytes) => {
+                let from = bytes.get(usize::try_from(at).ok()?..)?.get(..to.len())?;
+                to.copy_from_slice(from);
+                Some(())
+            }
+        }
+    }
+
+    /// Reads up to `length` bytes, fewer at the end.
+    fn read_some(&self, at: u64, length: usize) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Names::InFile(file) => read_some(file, at, length).map(Cow::Owned),
+            Names::Inflated(bytes) => {
+                let rest = bytes.get(usize::try_from(at).ok()?..)?;
+                Some(Cow::Borrowed(&rest[..rest.len().min(length)]))
+            }
+        }
+    }
+}
+
 /// Symbols of one module's functions, sorted; 16 bytes each and no names until one is asked for.
 #[derive(Default)]
 pub(super) struct FunctionTable {
-    /// Address as linked, size, and offset of the name in the file.
+    /// Address as linked, size, and offset of the name.
     entries: Vec<(u64, u32, u32)>,
-    names: Option<(std::fs::File, u64)>,
+    /// Names, and where they begin.
+    names: Option<(Names, u64)>,
     /// True if they are from the table that the loader uses, which a stripped file keeps.
     exported_only: bool,
+    /// Symbols of that table, beside those that the file keeps compressed.
+    exported: Option<Box<FunctionTable>>,
 }
 
 impl FunctionTable {
+    fn of<'data>(data: impl ReadRef<'data>, names: Names) -> Option<FunctionTable> {
+        let header = Header::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let sections = header.sections(endian, data).ok()?;
+        let of_kind = |kind| {
+            sections.iter().find(move |section| {
+                section.sh_type(endian) == kind
+                    && section.file_range(endian).is_some_and(|(_, size)| size > 0)
+            })
+        };
+        let whole = of_kind(elf::SHT_SYMTAB);
+        let symbols = whole.or_else(|| of_kind(elf::SHT_DYNSYM))?;
+        let strings = sections.section(object::SectionIndex(symbols.sh_link(endian) as usize)).ok()?;
+        let (begin, _) = strings.file_range(endian)?;
+        let range = symbols.file_range(endian)?;
+        // Counted first: a vector that grows would take three times the memory.
+        let mut count = 0;
+        each_function(&names, range, endian, |_| count += 1)?;
+        let mut entries = Vec::with_capacity(count);
+        each_function(&names, range, endian, |entry| entries.push(entry))?;
+        entries.sort_unstable();
+        Some(FunctionTable {
+            entries,
+            names: Some((names, begin)),
+            exported_only: whole.is_none(),
+            exported: None,
+        })
+    }
+
     /// Returns whether functions have names, not only those that the file exports.
     pub(super) fn are_known(&self) -> bool {
         if self.exported_only {
@@ -276,7 +300,17 @@ impl FunctionTable {
     /// Returns the mangled names of the functions that hold an address as linked; several where the linker folded
     /// equal functions into one.
     pub(super) fn names_at(&self, address: u64) -> Vec<String> {
-        let Some((file, names)) = &self.names else { return Vec::new() };
+        let mut found = self.own_names_at(address);
+        if found.is_empty()
+            && let Some(exported) = &self.exported
+        {
+            found = exported.own_names_at(address);
+        }
+        found
+    }
+
+    fn own_names_at(&self, address: u64) -> Vec<String> {
+        let Some((bytes, names)) = &self.names else { return Vec::new() };
         let after = self.entries.partition_point(|&(begin, ..)| begin <= address);
         let Some(&(begin, ..)) = self.entries[..after].last() else { return Vec::new() };
         self.entries[..after]
@@ -285,12 +319,43 @@ impl FunctionTable {
             .take_while(|entry| entry.0 == begin)
             .filter(|&&(begin, size, _)| address - begin < u64::from(size))
             .filter_map(|&(_, _, name)| {
-                let bytes = read_some(file, names.checked_add(u64::from(name))?, 4096)?;
+                let bytes = bytes.read_some(names.checked_add(u64::from(name))?, 4096)?;
                 let end = bytes.iter().position(|byte| *byte == 0)?;
                 String::from_utf8(bytes[..end].to_vec()).ok()
             })
             .collect()
     }
+}
+
+/// Reads a table of symbols piece by piece.
+fn each_function(
+    bytes: &Names,
+    (mut at, size): (u64, u64),
+    endian: Endianness,
+    mut take: impl FnMut((u64, u32, u32)),
+) -> Option<()> {
+    type Symbol = <Header as FileHeader>::Sym;
+    const PIECE: usize = 1024;
+    let mut left = usize::try_from(size).ok()? / size_of::<Symbol>();
+    // Words, so that it is aligned.
+    let mut words = vec![0u64; PIECE * size_of::<Symbol>() / size_of::<u64>()];
+    while left > 0 {
+        let count = left.min(PIECE);
+        let piece = &mut object::pod::bytes_of_slice_mut(&mut words)[..count * size_of::<Symbol>()];
+        bytes.read_exact(at, piece)?;
+        let (symbols, _) = object::pod::slice_from_bytes::<Symbol>(piece, count).ok()?;
+        for symbol in symbols {
+            if symbol.st_type() == elf::STT_FUNC
+                && symbol.st_shndx(endian) != elf::SHN_UNDEF
+                && let Ok(size) = u32::try_from(symbol.st_size(endian))
+            {
+                take((symbol.st_value(endian), size, symbol.st_name(endian)));
+            }
+        }
+        at = at.checked_add(piece.len() as u64)?;
+        left -= count;
+    }
+    Some(())
 }
 
 /// Reads the build id; `None` also where the file is no longer the one that was loaded.

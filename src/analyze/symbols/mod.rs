@@ -35,6 +35,9 @@ mod fuzz;
 mod lines;
 mod loaded_modules;
 #[cfg(target_os = "linux")]
+#[cfg_attr(not(feature = "mini-debug-info"), path = "no_mini_debug_info.rs")]
+mod mini_debug_info;
+#[cfg(target_os = "linux")]
 mod module_file;
 mod module_symbols;
 #[cfg(target_os = "linux")]
@@ -453,6 +456,7 @@ impl Symbols {
             let lines = self.line_tables(&image);
             let names = match lines {
                 LineTables::Available => "lines",
+                _ if fits_never(image.functions_cost(), self.nominal()) => "none",
                 _ if image.functions().are_known() => "functions",
                 _ => "none",
             };
