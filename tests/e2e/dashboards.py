@@ -289,6 +289,9 @@ def every_query_is_answered_by_a_real_service():
         assert [[row["metric"]["location"] for row in found] for found in rows] == [[f"{SOURCE}:{leak_line()}"]] * 3, rows
         keys = [{k: v for k, v in found[0]["metric"].items() if k != "__name__"} for found in rows]
         assert keys[0] == keys[1] == keys[2], keys
+        # And the library, where one allocated there.
+        found = [answer(filled(target["expr"], choices[1]), True) for target in table["targets"]]
+        assert all("tokio" in {row["metric"].get("via") for row in rows} for rows in found), found
         # Top sites and other are the live bytes.
         top, = (panel for panel in panels() if panel["title"] == "Live bytes of the top sites")
         parts, other = (f"sum({filled(target['expr'], choices[1])})" for target in top["targets"])

@@ -15,6 +15,9 @@ const HEAD: u64 = 12;
 /// Largest index that is read, which is of some thousand blocks; usually there is one.
 const LARGEST_INDEX: u64 = 64 << 10;
 
+/// Bytes beyond which it is not read: a table of symbols takes no more.
+const LARGEST: u64 = 256 << 20;
+
 /// Number of the filter of LZMA2, the only one that programs for this purpose use.
 const LZMA2: u8 = 0x21;
 
@@ -46,7 +49,8 @@ impl MiniDebugInfo {
         let index = read(file, at.checked_add(begin)?, usize::try_from(length).ok()?)?;
         let blocks = blocks(&index)?;
         let stored = blocks.iter().try_fold(HEAD, |sum, block| sum.checked_add(block.length()?))?;
-        (stored == begin).then_some(MiniDebugInfo { at, blocks })
+        let mini = MiniDebugInfo { at, blocks };
+        (stored == begin && mini.cost() <= LARGEST).then_some(mini)
     }
 
     /// Returns the bytes that [`inflate`](MiniDebugInfo::inflate) takes, at most.

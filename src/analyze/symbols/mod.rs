@@ -34,8 +34,7 @@ mod fuzz;
 #[cfg(target_os = "linux")]
 mod lines;
 mod loaded_modules;
-#[cfg(target_os = "linux")]
-#[cfg_attr(not(feature = "mini-debug-info"), path = "no_mini_debug_info.rs")]
+#[cfg_attr(not(all(target_os = "linux", feature = "mini-debug-info")), path = "no_mini_debug_info.rs")]
 mod mini_debug_info;
 #[cfg(target_os = "linux")]
 mod module_file;
@@ -456,7 +455,6 @@ impl Symbols {
             let lines = self.line_tables(&image);
             let names = match lines {
                 LineTables::Available => "lines",
-                _ if fits_never(image.functions_cost(), self.nominal()) => "none",
                 _ if image.functions().are_known() => "functions",
                 _ => "none",
             };
