@@ -1,17 +1,15 @@
 //! Turns the addresses of a stack into frames, the site they belong to, and a traceback.
 //!
-//! Read side only. The first look at an address takes microseconds (the very first one in a process tens of
-//! milliseconds and, while it lasts, tens of megabytes), every later one a hash lookup. Any thread may ask; one
-//! at a time looks names up, the others continue with the names known so far. Everything allocated here is counted as
-//! heapgauge's own.
+//! Read side only. The first look at an address takes microseconds (the very first one in a process tens of milliseconds and,
+//! while it lasts, tens of megabytes), every later one a hash lookup. One thread at a time looks names up, the others go on
+//! with those known so far. Everything allocated here is counted as heapgauge's own.
 //!
-//! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; kept
-//! are only the names found, each text once. It is heapgauge's own: the cache of the crate `backtrace` is the
-//! program's, and is asked, and emptied afterwards, only where the modules of the process cannot be listed (no `/proc`,
-//! systems other than Linux). A share of the limit is for names alone. A module whose line tables cannot be opened
-//! within the whole limit goes by its table of symbols, and where that does not fit either, by offsets. So does one
-//! whose tables do not fit for now, but its lines are then lost, not final: they are looked for again when there is
-//! more room. The tables of one compilation unit may pass the limit, and only while one address is looked up.
+//! Parsed debug information is dropped after every batch, and within one whenever the overhead limit is passed; names are
+//! kept, each text once. The cache of the crate `backtrace` is the program's, and is asked, and emptied afterwards, only where
+//! the modules of the process cannot be listed (no `/proc`, systems other than Linux). A share of the limit is for names
+//! alone. A module whose line tables cannot be opened within the whole limit goes by its table of symbols, and where that
+//! does not fit either, by offsets. So does one whose tables do not fit for now, but its lines are then lost, not final: they
+//! are looked for again when there is more room. The tables of one compilation unit may pass the limit for a moment.
 #![forbid(unsafe_code)]
 
 mod batch;
