@@ -2,6 +2,8 @@
 
 mod common;
 mod compare_example;
+#[cfg(target_os = "linux")]
+mod file_names;
 mod files;
 mod filters;
 mod statistics;

@@ -118,7 +118,12 @@ impl FileNames {
     fn at(&mut self, offset: u64) -> &Named {
         let FileNames { symbols, bias, known, .. } = self;
         known.entry(offset).or_insert_with(|| {
-            let address = (offset as usize).wrapping_add(*bias);
+            // Without its unwind table a process counts from the lowest address as linked, which is 0 but in an executable at a
+            // fixed address.
+            let lowest = bias.wrapping_neg();
+            let linked = offset as usize;
+            let linked = if linked < lowest { linked + lowest } else { linked };
+            let address = linked.wrapping_add(*bias);
             let found = symbols.look_up(address, NameDetail::Lines);
             if found.iter().all(|frame| frame.name.is_none()) {
                 return Vec::new();
