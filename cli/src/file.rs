@@ -1,6 +1,7 @@
 //! Snapshot files → a page, with names from the binary or its debug file.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use heapgauge::Snapshot;
 use heapgauge::http::SnapshotPage;
@@ -30,7 +31,13 @@ pub fn read(path: &Path) -> Result<Snapshot, Failure> {
         Err(_) => 0,
     };
     let what = format!("reading {} ({})", path.display(), bytes(length as f64));
-    Ok(progress::during(&what, || Snapshot::load(path))?)
+    let bytes_read = AtomicU64::new(0);
+    // A file that is read in one piece is parsed afterwards, which no part tells of.
+    let part = || {
+        let read = bytes_read.load(Ordering::Relaxed);
+        (read < length).then(|| read as f64 / length as f64)
+    };
+    Ok(progress::with_part(&what, &part, || Snapshot::load_watched(path, &bytes_read))?)
 }
 
 /// Reads a snapshot, the one it is compared with, and names.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::terminal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+#[cfg(unix)]
+use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::arguments::{By, Top};
 use crate::failure::Failure;
@@ -24,6 +26,14 @@ const ROWS: usize = 20;
 const HEAD: usize = 4;
 /// Time between two looks for a signal.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Signals that end the program, once the terminal is as it was.
+const SIGNALS: &[i32] = &[
+    SIGTERM,
+    SIGINT,
+    #[cfg(unix)]
+    SIGHUP,
+];
 
 /// Heap at one moment.
 struct Sample {
@@ -125,7 +135,7 @@ fn on_screen(options: &Top) -> Result<(), Failure> {
     let heap = Heap::Program(Client::new(&options.url));
     let mut latest = sample(&heap, options.by, rows(options), options)?;
     let signalled = Arc::new(AtomicUsize::new(0));
-    for signal in [SIGTERM, SIGHUP, SIGINT] {
+    for &signal in SIGNALS {
         signal_hook::flag::register_usize(signal, signalled.clone(), signal as usize)
             .map_err(Failure::other)?;
     }

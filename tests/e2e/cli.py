@@ -152,15 +152,17 @@ def a_long_read_shows_that_it_goes_on():
     with tempfile.TemporaryDirectory(prefix="heapgauge-cli-") as folder:
         path = f"{folder}/large.json"
         with open(path, "w") as file:
-            file.write('{"version":1,"taken_at":1,"traceback_limit":32,"traces":[' + ",".join([trace] * 150_000) + "]}")
+            file.write('{"version":1,"taken_at":1,"traceback_limit":32,"traces":[' + ",".join([trace] * 200_000) + "]}")
         assert os.stat(path).st_size > 100e6
         with Terminal([HEAPGAUGE, "report", path, "--top", "1"]) as terminal:
             assert terminal.process.wait(180) == 0
             time.sleep(0.2)
             said = terminal.bytes.decode()
-        line = re.search(rf"\r(reading {re.escape(path)} \([\d.]+ MiB\)): 1 s", said)
-        assert line and "\r\x1b[K" in said[line.end():], said[:300]
-        assert "150,000 blocks" in said
+        lines = re.findall(rf"\rreading {re.escape(path)} \(\d+ MiB\): (\d+) %, (\d+) s\x1b\[K", said)
+        parts = [int(part) for part, _ in lines]
+        assert parts == sorted(parts) and 0 < parts[0] < 100 and len(set(parts)) > 1, lines
+        assert "\r\x1b[K" in said[said.rindex(" s\x1b[K") + 3:], said[:300]
+        assert "200,000 blocks" in said
 
 
 def a_dump_of_a_stripped_program_is_named_from_its_debug_file():

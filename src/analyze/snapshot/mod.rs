@@ -23,6 +23,7 @@ pub(crate) use json::FileFrames;
 #[cfg(feature = "http")]
 pub(crate) use json::pieces;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Blocks that are alive and share a traceback.
@@ -306,9 +307,15 @@ impl Snapshot {
     /// If the file cannot be read, is longer than 1 GiB, is not JSON of this form or of another version, ends
     /// too early, or holds a traceback without frames or with more than 65,535.
     pub fn load(path: impl AsRef<Path>) -> Result<Snapshot, Error> {
+        Snapshot::load_watched(path, &AtomicU64::new(0))
+    }
+
+    /// Does the work of [`load`](Snapshot::load), and counts the bytes that were read, for another thread that shows them.
+    #[doc(hidden)]
+    pub fn load_watched(path: impl AsRef<Path>, bytes_read: &AtomicU64) -> Result<Snapshot, Error> {
         let _own = control::internal();
         let path = path.as_ref();
-        json::read(path)
+        json::read(path, bytes_read)
             .map_err(|error| Error::with_source(format_args!("load snapshot from {}", path.display()), error))
     }
 }

@@ -17,6 +17,7 @@ pub(crate) use write::FileFrames;
 pub(super) use write::write;
 
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Version of the file; there is no other.
 const VERSION: u64 = 1;
@@ -36,6 +37,21 @@ const MOST_TEXT: usize = 4 << 20;
 
 /// Longest description of a fault in a file; parts of the file may be repeated there.
 const MAX_PROBLEM: usize = 200;
+
+/// Stream that tells another thread how many bytes were read.
+struct Watched<'a, T> {
+    inner: T,
+    read: &'a AtomicU64,
+}
+
+impl<T: Read> Read for Watched<'_, T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        // For a display: nothing else is read by it.
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
 
 /// Stream that fails beyond a number of bytes.
 struct Bounded<T> {

@@ -1,6 +1,6 @@
 //! Reads a [`Snapshot`] from a JSON file of any origin, or returns the reason in one line.
 
-use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION};
+use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION, Watched};
 use crate::analyze::frame::{Frame, Traceback};
 use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,18 +12,20 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// Reads a file; the error is its text without the path.
 pub(in crate::analyze::snapshot) fn read(
     path: &Path,
+    bytes_read: &AtomicU64,
 ) -> Result<Snapshot, Box<dyn std::error::Error + Send + Sync>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes, allowed are at most {MAX_BYTES}").into());
     }
-    let mut file = Bounded { inner: file, left: MAX_BYTES };
+    let mut file = Bounded { inner: Watched { inner: file, read: bytes_read }, left: MAX_BYTES };
     let parsed = if length > 0 && length <= IN_ONE_PIECE {
         let mut bytes = Vec::with_capacity(length as usize + 1);
         file.read_to_end(&mut bytes)?;
