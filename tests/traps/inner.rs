@@ -40,6 +40,26 @@ impl Drop for Refuse {
     }
 }
 
+thread_local! {
+    /// Bytes that this thread holds more than when [`most_held`] began, and the most that they were.
+    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
+}
+
+/// Runs `act` and returns the most bytes that this thread had allocated and not freed meanwhile, tags included.
+pub fn most_held<R>(act: impl FnOnce() -> R) -> (R, isize) {
+    HELD.set((0, 0));
+    let result = act();
+    (result, HELD.get().1)
+}
+
+fn hold(bytes: usize, freed: usize) {
+    let _ = HELD.try_with(|held| {
+        let (before, most) = held.get();
+        let now = before.wrapping_add_unsigned(bytes).wrapping_sub_unsigned(freed);
+        held.set((now, most.max(now)));
+    });
+}
+
 fn is_refused(size: usize) -> bool {
     let check = |[begin, end, times]: &[Cell<usize>; 3]| {
         let is_refused = (begin.get()..end.get()).contains(&size);
@@ -157,6 +177,7 @@ unsafe impl GlobalAlloc for Inner {
             // SAFETY: the size is not zero, with the seal.
             None => unsafe { System.alloc(longer) },
         };
+        hold(if block.is_null() { 0 } else { layout.size() }, 0);
         // SAFETY: just made.
         unsafe { seal(block, layout) }
     }
@@ -169,11 +190,15 @@ unsafe impl GlobalAlloc for Inner {
         let Some(longer) = sealed(layout).filter(|_| !is_refused(layout.size())) else {
             return std::ptr::null_mut();
         };
-        // SAFETY: the size is not zero, with the seal, and the block was just made.
-        unsafe { seal(System.alloc_zeroed(longer), layout) }
+        // SAFETY: the size is not zero, with the seal.
+        let block = unsafe { System.alloc_zeroed(longer) };
+        hold(if block.is_null() { 0 } else { layout.size() }, 0);
+        // SAFETY: just made.
+        unsafe { seal(block, layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        hold(0, layout.size());
         // SAFETY: the caller's word that it is one of these blocks.
         unsafe {
             check(block, layout);
@@ -202,6 +227,11 @@ unsafe impl GlobalAlloc for Inner {
         }
         let Some(longer) = sealed(new).filter(|_| !is_refused(size)) else { return std::ptr::null_mut() };
         // SAFETY: the layout it was made with, and a size that was checked.
-        unsafe { seal(System.realloc(block, sealed(layout).unwrap_unchecked(), longer.size()), new) }
+        let moved = unsafe { System.realloc(block, sealed(layout).unwrap_unchecked(), longer.size()) };
+        if !moved.is_null() {
+            hold(size, layout.size());
+        }
+        // SAFETY: just made.
+        unsafe { seal(moved, new) }
     }
 }

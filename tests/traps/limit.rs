@@ -1,8 +1,9 @@
 //! Tests the limit of heapgauge's own memory, for all of its parts together and any number of threads.
 
-use crate::{of_function, on_path, say, trap};
+use crate::{inner, of_function, on_path, say, trap};
 use heapgauge::{Collector, Report};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -134,6 +135,42 @@ fn more_threads_than_there_is_room_for() {
         assert!(without_limit().dropped.threads > 0);
         say(format_args!("{THREADS} threads at once: {} of {} KiB", own >> 10, LIMIT >> 10));
     });
+}
+
+/// Finds the first names, within a limit. Tables of symbols and the names of all compilation units were once in memory for
+/// moments, whatever the limit.
+fn first_names_within(limit: u64) {
+    heapgauge::set_max_overhead(limit).unwrap();
+    let sampled = Arc::new([const { AtomicU64::new(0) }; 2]);
+    let (watched, private_before) = (sampled.clone(), private_bytes());
+    std::thread::spawn(move || {
+        loop {
+            watched[0].fetch_max(heapgauge::tracker_memory(), Ordering::Relaxed);
+            watched[1].fetch_max(private_bytes(), Ordering::Relaxed);
+        }
+    });
+    let kept: Vec<Block> = (0..64).map(|path| on_path(path, 6, &mut || leaf(path))).collect();
+    let own_before = heapgauge::tracker_memory();
+    // What a sample misses, the allocator counts.
+    let (report, held) = inner::most_held(|| named(&Collector::new()));
+    let [sampled, private] = [0, 1].map(|at| sampled[at].load(Ordering::Relaxed));
+    let own = sampled.max(own_before + held as u64);
+    let grown = private - private_before;
+    say(format_args!("first names: {} of {} KiB, {} private", own >> 10, limit >> 10, grown >> 10));
+    assert!(own <= limit, "{own} bytes of {limit}, {sampled} were seen");
+    // The C library keeps pages of its own, and those of stacks are touched.
+    assert!(grown <= limit + (1 << 20), "{grown} bytes of private memory, {limit} are allowed");
+    assert!(report.live.now.bytes >= 24 * kept.len() as u64);
+}
+
+#[test]
+fn first_names_in_one_mebibyte() {
+    trap("limit::first_names_in_one_mebibyte", || first_names_within(1 << 20));
+}
+
+#[test]
+fn first_names_in_two_mebibytes() {
+    trap("limit::first_names_in_two_mebibytes", || first_names_within(2 << 20));
 }
 
 /// Runs `act` so many calls deeper.

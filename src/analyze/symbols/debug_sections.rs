@@ -3,7 +3,7 @@
 //! Read side only. A file is mapped while it is read, and its compressed sections are inflated.
 #![forbid(unsafe_code)]
 
-use super::dwarf_units::is_rustc_part;
+use super::dwarf_units::{drop_number, is_rustc_part};
 use super::elf::{Header, standard};
 use super::section_bytes::{Bytes, SectionBytes};
 use crate::record::file_map::FileMap;
@@ -107,6 +107,10 @@ pub(super) fn split_units(path: &Path, package: Option<&Path>) -> Option<(Vec<(S
             Some(part.unit(head).ok()?.name?.to_string_lossy().ok()?.into_owned())
         });
         lacks_parts |= name.is_none();
+        let name = name.map(|mut name| {
+            drop_number(&mut name);
+            name
+        });
         let directory =
             unit.comp_dir.as_ref().and_then(|text| Some(text.to_string_lossy().ok()?.into_owned()));
         found.extend(directory.zip(name));

@@ -63,7 +63,7 @@ impl Section {
 /// Compilation units of Rust code.
 #[derive(Default)]
 pub(super) struct Units {
-    /// `DW_AT_comp_dir` and `DW_AT_name`, each pair once, sorted.
+    /// `DW_AT_comp_dir` and `DW_AT_name` without the number of the unit, each pair once, sorted.
     pub found: Vec<(String, String)>,
     /// True if the rest of some units, their names and functions above all, is in other files: `-C split-debuginfo`.
     pub is_split: bool,
@@ -105,7 +105,8 @@ impl UnitSections {
         while at < info.size() {
             let Some((next, unit)) = sections.unit(info, at) else { break };
             match unit {
-                Some(Root::Unit(directory, name)) => {
+                Some(Root::Unit(directory, mut name)) => {
+                    drop_number(&mut name);
                     found.insert((directory, name));
                 }
                 Some(Root::Split(directory)) => {
@@ -316,6 +317,16 @@ impl UnitSections {
             }
             Section::Compressed(_) => None,
         }
+    }
+}
+
+/// Drops the number of a unit of rustc's, so that a crate has one name and not hundreds: `src/lib.rs/@/shop.90932d36a0c74be8-cgu.7`
+/// → `src/lib.rs/@/shop`.
+pub(super) fn drop_number(name: &mut String) {
+    if let Some(at) = name.find("/@/")
+        && let Some(end) = name[at..].find('.')
+    {
+        name.truncate(at + end);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Reads from executables and shared libraries the data that names are made from: the directories their crates were
 //! compiled in, line tables, the symbols of whole functions, the build id.
 //!
-//! Read side only. Files are read by parts, never mapped and never whole: of a 35 MB executable this touches
+//! Read side only. Files are mapped for a moment, and never read whole: of a 35 MB executable this touches
 //! the section headers, the head of each compilation unit and, while a batch lasts, the symbol table. Whatever
 //! is missing or malformed gives `None` or less, never an error: names are then poorer, not wrong.
 #![forbid(unsafe_code)]
+
+pub(super) mod file_bytes;
 
 use super::debug_files;
 use super::debug_sections;
@@ -13,8 +15,9 @@ use super::lines::Lines;
 use super::loaded_modules::Module;
 use super::mini_debug_info::MiniDebugInfo;
 use super::module_file;
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
-use object::{Endianness, Object, ObjectSection, ReadCache, ReadRef, elf};
+use file_bytes::FileBytes;
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable, Sym};
+use object::{Endianness, Object, ObjectSection, ReadRef, elf};
 use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
@@ -26,7 +29,7 @@ use std::rc::Rc;
 pub(super) type Header = elf::FileHeader64<Endianness>;
 #[cfg(target_pointer_width = "32")]
 pub(super) type Header = elf::FileHeader32<Endianness>;
-pub(super) type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a ReadCache<File>>;
+pub(super) type Elf<'a> = object::read::elf::ElfFile<'a, Header, &'a FileBytes>;
 
 /// File that holds a module's names: the module's own or its separate debug file.
 pub(super) struct ElfImage {
@@ -53,8 +56,8 @@ impl ElfImage {
         let mut path = module_file::of(module)?;
         let mut file = File::open(&path).ok()?;
         let (linked_low, debug) = {
-            let cache = ReadCache::new(file.try_clone().ok()?);
-            let elf = Elf::parse(&cache).ok()?;
+            let bytes = FileBytes::of(&file)?;
+            let elf = Elf::parse(&bytes).ok()?;
             (linked_low(&elf)?, debug_files::separate(&elf, &module.path))
         };
         if let Some(debug) = debug
@@ -63,8 +66,8 @@ impl ElfImage {
             (path, file) = (debug, opened);
         }
         let file = Rc::new(file);
-        let cache = ReadCache::new(file.try_clone().ok()?);
-        let elf = Elf::parse(&cache).ok()?;
+        let bytes = FileBytes::of(&file)?;
+        let elf = Elf::parse(&bytes).ok()?;
         let section = |name: &str| {
             let mut sections = elf.sections();
             let section = sections.find(|section| section.name().is_ok_and(|own| standard(own) == name))?;
@@ -154,12 +157,30 @@ impl ElfImage {
         self.sections.cost()
     }
 
+    /// Returns whether functions have names, not only those that the file exports. Stores none of them.
+    pub(super) fn has_functions(&self) -> bool {
+        match self.mini {
+            Some(_) => self.functions().are_known(),
+            None => self.count_functions().is_some_and(|count| count > 0),
+        }
+    }
+
+    /// Counts the functions in the whole table of symbols; `None` where there is none.
+    fn count_functions(&self) -> Option<usize> {
+        let bytes = FileBytes::of(&self.file)?;
+        let header = Header::parse(&bytes).ok()?;
+        let endian = header.endian().ok()?;
+        let sections = header.sections(endian, &bytes).ok()?;
+        let range = table(&sections, endian, elf::SHT_SYMTAB)?.file_range(endian)?;
+        let mut count = 0;
+        each_function(&Names::InFile(self.file.try_clone().ok()?), range, endian, |_| count += 1)?;
+        Some(count)
+    }
+
     /// Reads the symbols of all functions, from `.symtab`; in a stripped file those that it exports, or keeps compressed.
     pub(super) fn functions(&self) -> FunctionTable {
         let Ok(file) = self.file.try_clone() else { return FunctionTable::default() };
-        let cache = ReadCache::new(file);
-        let table =
-            self.file.try_clone().ok().and_then(|file| FunctionTable::of(&cache, Names::InFile(file)));
+        let table = FileBytes::of(&file).and_then(|bytes| FunctionTable::of(&bytes, Names::InFile(file)));
         let Some(bytes) = self.mini.as_ref().and_then(|mini| mini.inflate(&self.file)) else {
             return table.unwrap_or_default();
         };
@@ -256,14 +277,8 @@ impl FunctionTable {
         let header = Header::parse(data).ok()?;
         let endian = header.endian().ok()?;
         let sections = header.sections(endian, data).ok()?;
-        let of_kind = |kind| {
-            sections.iter().find(move |section| {
-                section.sh_type(endian) == kind
-                    && section.file_range(endian).is_some_and(|(_, size)| size > 0)
-            })
-        };
-        let whole = of_kind(elf::SHT_SYMTAB);
-        let symbols = whole.or_else(|| of_kind(elf::SHT_DYNSYM))?;
+        let whole = table(&sections, endian, elf::SHT_SYMTAB);
+        let symbols = whole.or_else(|| table(&sections, endian, elf::SHT_DYNSYM))?;
         let strings = sections.section(object::SectionIndex(symbols.sh_link(endian) as usize)).ok()?;
         let (begin, _) = strings.file_range(endian)?;
         let range = symbols.file_range(endian)?;
@@ -327,6 +342,17 @@ impl FunctionTable {
     }
 }
 
+/// Finds the table of symbols of a kind, if it has any.
+fn table<'data, R: ReadRef<'data>>(
+    sections: &SectionTable<'data, Header, R>,
+    endian: Endianness,
+    kind: elf::SectionType,
+) -> Option<&'data <Header as FileHeader>::SectionHeader> {
+    sections.iter().find(|section| {
+        section.sh_type(endian) == kind && section.file_range(endian).is_some_and(|(_, size)| size > 0)
+    })
+}
+
 /// Reads a table of symbols piece by piece.
 fn each_function(
     bytes: &Names,
@@ -364,8 +390,8 @@ pub(super) fn build_id(module: &Module) -> Option<Vec<u8>> {
 }
 
 pub(super) fn build_id_in(path: &Path) -> Option<Vec<u8>> {
-    let cache = ReadCache::new(File::open(path).ok()?);
-    let elf = Elf::parse(&cache).ok()?;
+    let bytes = FileBytes::of(&File::open(path).ok()?)?;
+    let elf = Elf::parse(&bytes).ok()?;
     Some(elf.build_id().ok()??.to_vec())
 }
 

@@ -58,7 +58,7 @@ impl FileNames {
         let image = ElfImage::open(&module).ok_or_else(|| {
             failed(&"cannot be read: it is malformed, or of another word size than this program")
         })?;
-        let has_names = image.lines().is_some() || image.functions().are_known();
+        let has_names = image.lines().is_some() || image.has_functions();
         Ok(FileNames {
             bias: image.bias(&module),
             symbols: ModuleSymbols::of(Some((&module, image)), u64::MAX),

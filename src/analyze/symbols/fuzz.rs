@@ -2,6 +2,7 @@
 //!
 //! Seeds are sections of this executable, each cut to its first kilobytes, in a small ELF file of their own.
 
+use super::dwarf_units::drop_number;
 use super::elf::ElfImage;
 use super::loaded_modules::{Module, at_path};
 use crate::base::random_input::{Random, inputs};
@@ -96,7 +97,11 @@ fn seed() -> Vec<u8> {
         while from + 4 <= unit.len() {
             let text = texts.get(number(&unit, from)..).unwrap_or_default();
             let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-            let refers = |text: &str| known.contains(text) || text.contains("rustc version");
+            let refers = |text: &str| {
+                let mut name = text.to_owned();
+                drop_number(&mut name);
+                known.contains(&name) || text.contains("rustc version")
+            };
             if text.len() > 1 && std::str::from_utf8(text).is_ok_and(refers) {
                 let place = (kept_texts.len() as u32).to_le_bytes();
                 unit[from..from + 4].copy_from_slice(&place);
@@ -154,7 +159,7 @@ fn read(module: &Module) -> (usize, usize) {
     let functions = image.functions();
     let known = (0..200u64).filter(|step| !functions.names_at(step * 4096).is_empty()).count();
     let _ = (image.lines_cost(), image.functions_cost(), image.bias(module), image.length());
-    (units.found.len(), if functions.are_known() { known.max(1) } else { 0 })
+    (units.found.len(), if image.has_functions() { known.max(1) } else { 0 })
 }
 
 #[test]

@@ -453,7 +453,7 @@ impl Symbols {
             let lines = self.line_tables(&image);
             let names = match lines {
                 LineTables::Available => "lines",
-                _ if image.functions().are_known() => "functions",
+                _ if image.has_functions() => "functions",
                 _ => "none",
             };
             Quality { names, lines }

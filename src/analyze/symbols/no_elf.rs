@@ -26,6 +26,10 @@ impl ElfImage {
         FunctionTable::default()
     }
 
+    pub(super) fn has_functions(&self) -> bool {
+        false
+    }
+
     pub(super) fn lines_cost(&self) -> u64 {
         0
     }
@@ -50,10 +54,6 @@ pub(super) struct Units {
 pub(super) struct FunctionTable;
 
 impl FunctionTable {
-    pub(super) fn are_known(&self) -> bool {
-        false
-    }
-
     pub(super) fn names_at(&self, _address: u64) -> Vec<String> {
         Vec::new()
     }

@@ -4,11 +4,12 @@
 #![forbid(unsafe_code)]
 
 use super::dwarf_units::read;
+use super::elf::file_bytes::FileBytes;
 use super::elf::{Elf, linked_low};
 use super::loaded_modules::Module;
 use super::module_file;
+use object::elf;
 use object::read::elf::ProgramHeader;
-use object::{ReadCache, elf};
 use std::fs::File;
 
 /// Sorted table of functions in a module's `.eh_frame_hdr`. Every module with unwind rules has it, and no tool that
@@ -27,8 +28,8 @@ pub(super) struct UnwindTable {
 impl UnwindTable {
     pub(super) fn open(module: &Module) -> Option<UnwindTable> {
         let file = File::open(module_file::of(module)?).ok()?;
-        let cache = ReadCache::new(file.try_clone().ok()?);
-        let elf = Elf::parse(&cache).ok()?;
+        let bytes = FileBytes::of(&file)?;
+        let elf = Elf::parse(&bytes).ok()?;
         let endian = elf.endian();
         let bias = module.low.wrapping_sub(linked_low(&elf)? as usize);
         let segments = elf.elf_program_headers();

@@ -97,7 +97,7 @@ const IN_STANDARD: &[&str] = &[
 
 impl DebugRoots {
     /// Collects the directories from `units`: `DW_AT_comp_dir` and `DW_AT_name` of the Rust compilation units. rustc's
-    /// names are `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`.
+    /// names are `src/main.rs/@/my_service.90932d36a0c74be8-cgu.7`; the number may have been dropped.
     pub(super) fn of(units: impl IntoIterator<Item = (String, String)>) -> DebugRoots {
         let mut found = DebugRoots::default();
         let (mut inside, mut all) = (Vec::new(), Vec::new());
