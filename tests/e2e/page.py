@@ -797,7 +797,7 @@ def a_file_has_a_page_without_what_only_a_program_has():
     with page_of_file() as url, Browser(url) as page:
         page.wait("rows", lambda: page.all("#space .row"))
         assert re.fullmatch(r"dump\.json · taken at 26/10/2026, [\d:]+ · reason: limit", page.one("#age").text), page.one("#age").text
-        assert page.js(shown, ".program") == [] and page.js(shown, ".change") == [] and page.js(shown, "#alert") == []
+        assert page.js(shown, ".program, #dot") == [] and page.js(shown, ".change") == [] and page.js(shown, "#alert") == []
         assert page.js(shown, "#head .cell") == ["Site", "Via", "Live", "Blocks", "Share"]
         rows = page.js("return [...document.querySelectorAll('#space .row .fn')].map(one => one.textContent)")
         assert rows == ["shop::cart::add", "shop::<img src=x onerror=alert(1)>", "serde::de::read"], rows
