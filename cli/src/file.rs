@@ -1,19 +1,40 @@
 //! Snapshot files → a page, with names from the binary or its debug file.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use heapgauge::Snapshot;
 use heapgauge::http::SnapshotPage;
+use serde::Deserialize;
 
 use crate::arguments::Files;
 use crate::failure::Failure;
 use crate::progress;
 use crate::text::{bytes, whole};
 
-/// Page of a file, and lines about its names.
+/// Members that only a dump has.
+#[derive(Default, Deserialize)]
+pub struct Dump {
+    /// File name of the program.
+    pub program: Option<String>,
+    pub memory_limit: Option<u64>,
+    pub memory_limit_usage: Option<u64>,
+    pub rest: Option<Rest>,
+}
+
+/// Stacks that found no room in a dump.
+#[derive(Deserialize)]
+pub struct Rest {
+    pub size: u64,
+    pub count: u64,
+}
+
+/// Page of a file, the rest of a dump, and lines about its names.
 pub struct Loaded {
     pub page: SnapshotPage,
+    pub dump: Dump,
     pub notes: Vec<String>,
 }
 
@@ -45,6 +66,13 @@ pub fn load(files: &Files) -> Result<Loaded, Failure> {
     let mut notes = Vec::new();
     let mut snapshot = read(&files.file)?;
     let mut old = files.since.as_deref().map(read).transpose()?;
+    let dump = match snapshot.reason() {
+        // It holds a thousand stacks at most. It may have been replaced since: then it has the members of another.
+        Some(_) => {
+            File::open(&files.file).ok().and_then(|file| serde_json::from_reader(BufReader::new(file)).ok())
+        }
+        None => None,
+    };
     let sources = [&files.debug_file, &files.binary];
     for (at, path) in sources.into_iter().enumerate() {
         let Some(path) = path else { continue };
@@ -57,7 +85,7 @@ pub fn load(files: &Files) -> Result<Loaded, Failure> {
     let name = files.file.file_name().unwrap_or(files.file.as_os_str()).to_string_lossy().into_owned();
     let what = format!("adding up {}", files.file.display());
     let page = progress::during(&what, || SnapshotPage::new(&snapshot, &name, old.as_ref()));
-    Ok(Loaded { page, notes })
+    Ok(Loaded { page, dump: dump.unwrap_or_default(), notes })
 }
 
 /// Names frames from a file, and notes how many. `has_other`: names were read from another file before.

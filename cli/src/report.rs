@@ -2,6 +2,7 @@
 
 use crate::arguments::{Report, Subject};
 use crate::failure::Failure;
+use crate::file::Dump;
 use crate::heap::{Figures, Heap, Site, Sites, Stacks, Summary};
 use crate::text::{bytes, change, one_line, percent, print, span, time, whole};
 use crate::url::Client;
@@ -35,11 +36,11 @@ const PARTS: [(&str, &str); 20] = [
 const AGES: [&str; 6] = ["<1m", "<10m", "<1h", "<6h", "<1d", ">=1d"];
 
 pub fn run(options: &Report) -> Result<(), Failure> {
-    let (heap, of, mut notes) = match &options.subject {
-        Subject::Url(url) => (Heap::Program(Client::new(url)), url.to_string(), Vec::new()),
+    let (heap, of, dump, mut notes) = match &options.subject {
+        Subject::Url(url) => (Heap::Program(Client::new(url)), url.to_string(), Dump::default(), Vec::new()),
         Subject::Files(files) => {
             let loaded = file::load(files)?;
-            (Heap::File(Box::new(loaded.page)), files.file.display().to_string(), loaded.notes)
+            (Heap::File(Box::new(loaded.page)), files.file.display().to_string(), loaded.dump, loaded.notes)
         }
     };
     let summary = progress::during(&format!("waiting for {of}"), || named_summary(&heap))?;
@@ -60,7 +61,7 @@ pub fn run(options: &Report) -> Result<(), Failure> {
     {
         notes.push("frames that go by module and offset are named by --binary or --debug-file".into());
     }
-    let mut text = head(&of, &summary, &notes);
+    let mut text = head(&of, &summary, &dump, &notes);
     text += &memory(&summary);
     text += &lines("Lines that hold most", &sites, &sites.rows, &summary);
     text += &other(&sites);
@@ -88,7 +89,7 @@ fn named_summary(heap: &Heap) -> Result<Summary, Failure> {
     }
 }
 
-fn head(of: &str, summary: &Summary, notes: &[String]) -> String {
+fn head(of: &str, summary: &Summary, dump: &Dump, notes: &[String]) -> String {
     let mut facts = vec![("taken", time(summary.taken_at))];
     if let Some(reason) = &summary.reason {
         let why = match reason.as_str() {
@@ -100,6 +101,15 @@ fn head(of: &str, summary: &Summary, notes: &[String]) -> String {
             _ => "",
         };
         facts.push(("reason", format!("{reason}{why}")));
+    }
+    if let Some(program) = &dump.program {
+        facts.push(("program", program.clone()));
+    }
+    if let Some(limit) = dump.memory_limit {
+        let used =
+            dump.memory_limit_usage.map(|used| (bytes(used as f64), percent(used as f64, limit as f64)));
+        let used = used.map_or(String::new(), |(used, part)| format!(", {used} count against it ({part})"));
+        facts.push(("limit", bytes(limit as f64) + &used));
     }
     if let Some(started) = summary.started_at {
         facts.push(("started", format!("{}, {} before", time(started), span(summary.taken_at - started))));
@@ -122,6 +132,13 @@ fn head(of: &str, summary: &Summary, notes: &[String]) -> String {
         "live",
         format!("{size} ({} bytes) in {} blocks{grown}", whole(summary.size), whole(summary.count)),
     ));
+    if let Some(rest) = dump.rest.as_ref().filter(|rest| rest.count > 0) {
+        let size = bytes(rest.size as f64);
+        facts.push((
+            "besides",
+            format!("{size} in {} blocks of stacks that found no room in the dump", whole(rest.count)),
+        ));
+    }
     if let Some(interval) = summary.sample_interval_bytes.filter(|interval| *interval > 0) {
         let interval = bytes(interval as f64);
         facts.push(("sampled", format!("one stack per {interval}: bytes of lines and stacks are estimates")));

@@ -37,6 +37,24 @@ fn a_report_of_a_file_has_its_reason_and_growth_since_another() {
     assert!(shrunk.contains("\nNo line has grown\n") && shrunk.contains("-1.95 KiB"), "{shrunk}");
 }
 
+/// Members that other snapshots do not have.
+#[test]
+fn a_report_of_a_dump_has_its_limit_and_the_stacks_left_out() {
+    let mut dump = snapshot("limit", [3_000, 50]);
+    let members = json!({"program": "shop", "memory_limit": 209_715_200, "memory_limit_usage": 167_772_160,
+        "rest": {"size": 2_048, "count": 12}});
+    dump.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    let directory = Directory::new();
+    let report = stdout(&["report", &directory.file("dump.json", &dump.to_string())]);
+    for line in [
+        "  program    shop\n",
+        "  limit      200 MiB, 160 MiB count against it (80.0 %)\n",
+        "  besides    2.00 KiB in 12 blocks of stacks that found no room in the dump\n",
+    ] {
+        assert!(report.contains(line), "{line}---\n{report}");
+    }
+}
+
 #[test]
 fn a_diff_is_that_of_the_library() {
     let directory = Directory::new();
