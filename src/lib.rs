@@ -115,6 +115,7 @@ pub use analyze::collector::budget::set_max_overhead;
 pub use analyze::collector::{
     BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes,
 };
+pub use analyze::dump_counts::{DumpCounts, PreviousRun};
 pub use analyze::frame::{Frame, Traceback};
 pub use analyze::live::{Live, LiveChange};
 pub use analyze::profile::{Profile, ProfileValue};
@@ -133,6 +134,7 @@ pub use analyze::traceback_of::traceback_of;
 #[doc(no_inline)]
 pub use axum;
 pub use base::error::{Error, ErrorKind};
+pub use export::dump::{Dumps, DumpsBuilder};
 #[cfg(any(
     feature = "opentelemetry",
     feature = "pprof",

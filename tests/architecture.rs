@@ -33,6 +33,10 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "count/unpublished",
             "stack_id/cache",
             "dropped",
+            "watermark",
+            "failure",
+            "wake_signal",
+            "file_lock",
             "peak",
             "epoch",
             "stack_id/frame_layout",
@@ -58,7 +62,8 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "frame",
             "live",
-            "process",
+            "memory_limit",
+            "dump_counts",
             "symbols",
             "snapshot/domains",
             "profile",
@@ -75,12 +80,24 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "collector",
         ],
     ),
-    ("export", &["input", "short_life", "emit", "http", "server"]),
+    ("export", &["input", "short_life", "emit", "dump", "http", "server"]),
 ];
 
 /// Files of `record/` that `analyze/` and `export/` may import.
-const FACES: &[&str] =
-    &["raw_snapshot", "control", "measure", "global_allocator", "statm", "trim", "file_map", "fork"];
+const FACES: &[&str] = &[
+    "raw_snapshot",
+    "control",
+    "measure",
+    "global_allocator",
+    "statm",
+    "trim",
+    "file_map",
+    "fork",
+    "watermark",
+    "failure",
+    "wake_signal",
+    "file_lock",
+];
 
 /// A source file of the crate.
 struct Source {

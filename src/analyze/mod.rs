@@ -4,9 +4,10 @@
 #[cfg(any(feature = "http", test))]
 pub(crate) mod call_tree;
 pub(crate) mod collector;
+pub(crate) mod dump_counts;
 pub(crate) mod frame;
 pub(crate) mod live;
-pub(crate) mod process;
+pub(crate) mod memory_limit;
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 pub(crate) mod profile;

@@ -8,6 +8,7 @@ use crate::base::hint::unlikely;
 use crate::record::count::sampling::MAX_INTERVAL;
 use crate::record::epoch::{Config, DEFAULT_FRAMES, MAX_FRAMES};
 use crate::record::event;
+use crate::record::failure;
 use crate::record::tag;
 use crate::record::unwind::Entrance;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -227,6 +228,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     #[inline(always)]
     unsafe fn record(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
         if block.is_null() {
+            failure::note(size);
             return block;
         }
         match event::alloc::try_fast(size) {
@@ -248,6 +250,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
     #[inline(always)]
     unsafe fn record_slow(&self, block: *mut u8, size: usize, entrance: Entrance) -> *mut u8 {
         if block.is_null() {
+            failure::note(size);
             return block;
         }
         match event::alloc::try_fast_of_any_size(size) {
@@ -294,6 +297,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
         if moved.is_null() {
             // Nothing has changed: block, tag and counters are as they were.
+            failure::note(new_size);
             return moved;
         }
         // SAFETY: the block now has the new inner layout.
@@ -396,6 +400,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for TrackingAllocator<A> {
         };
         if moved.is_null() {
             // Nothing has changed: block, tag and counters are as they were.
+            failure::note(new_size);
             return moved;
         }
         match event::realloc::try_fast_realloc(old, size, new_size) {

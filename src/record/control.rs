@@ -354,7 +354,6 @@ pub(crate) fn internal() -> InternalGuard {
 ///
 /// A name given to `std` would be copied on the new thread before this can be called there: a block of the
 /// program's, as far as can be told from outside.
-#[cfg(feature = "prometheus")]
 pub(crate) fn internal_for_life() {
     std::mem::forget(internal());
     #[cfg(target_os = "linux")]

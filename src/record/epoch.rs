@@ -7,6 +7,7 @@ use crate::record::count::sampling::SamplingConfig;
 use crate::record::count::unsampled;
 use crate::record::peak::{self, Peak};
 use crate::record::tag;
+use crate::record::watermark;
 
 /// Base while tracking is off: no id is at or above it.
 const OFF: u32 = u32::MAX;
@@ -337,9 +338,16 @@ static PEAK: Peak = Peak::new();
 /// Adds a net change of the epoch of this base and raises the peak.
 pub(crate) fn publish(epoch: u32, net: i64) {
     // Else the epoch ended just now, and its sum with it.
-    if epoch != OFF {
-        PEAK.publish(epoch, base, net);
+    if epoch != OFF
+        && let Some(live) = PEAK.publish(epoch, base, net)
+    {
+        watermark::compare(live);
     }
+}
+
+/// Returns the live bytes as far as threads have published them.
+pub(crate) fn published() -> i64 {
+    PEAK.published(base())
 }
 
 /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not published.

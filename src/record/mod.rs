@@ -2,7 +2,8 @@
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
 //! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], `statm`,
-//! [`trim`], `file_map` and [`fork`], and no other file of this folder.
+//! [`trim`], `file_map`, [`fork`], [`watermark`], [`failure`], [`wake_signal`] and [`file_lock`], and no other file of
+//! this folder.
 
 pub(crate) mod allocator;
 pub(crate) mod append_list;
@@ -13,6 +14,8 @@ pub(crate) mod count;
 pub(crate) mod dropped;
 pub(crate) mod epoch;
 pub(crate) mod event;
+pub(crate) mod failure;
+pub(crate) mod file_lock;
 #[cfg(target_os = "linux")]
 pub(crate) mod file_map;
 pub(crate) mod fork;
@@ -29,3 +32,5 @@ pub(crate) mod tag;
 pub(crate) mod thread;
 pub(crate) mod trim;
 pub(crate) mod unwind;
+pub(crate) mod wake_signal;
+pub(crate) mod watermark;

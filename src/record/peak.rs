@@ -109,17 +109,22 @@ impl Peak {
         Peak { published: Sum::new(), highest: Sum::new() }
     }
 
-    /// Adds a net change of the epoch of this base and raises the peak.
-    pub(crate) fn publish(&self, base: u32, present: impl Fn() -> u32 + Copy, net: i64) {
+    /// Adds a net change of the epoch of this base and raises the peak. Returns the live bytes after a rise.
+    pub(crate) fn publish(&self, base: u32, present: impl Fn() -> u32 + Copy, net: i64) -> Option<i64> {
         let change = join(0, net);
         let live =
-            self.published.update(self.published.word(), base, present, |live| live.wrapping_add(change));
+            self.published.update(self.published.word(), base, present, |live| live.wrapping_add(change))?;
         // A fall raises no peak.
-        if net > 0
-            && let Some(live) = live
-        {
-            self.highest.raise(base, present, live);
+        if net <= 0 {
+            return None;
         }
+        self.highest.raise(base, present, live);
+        Some(bytes_of(live))
+    }
+
+    /// Returns the live bytes that were published in the epoch of this base.
+    pub(crate) fn published(&self, base: u32) -> i64 {
+        bytes_of(of_epoch(self.published.word(), mark(base)))
     }
 
     /// Raises the peak to the present live bytes and returns it. `unpublished` are those that threads have not

@@ -123,7 +123,8 @@ pub(crate) fn take() -> RawSnapshot {
     startup::ensure();
     let _internal = Suspension::new(thread::INTERNAL);
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
-    let (epoch, stacks, totals) = read_epoch();
+    let mut stacks = Vec::new();
+    let (epoch, totals) = read_epoch(&mut stacks);
     RawSnapshot {
         taken_at,
         taken,
@@ -156,7 +157,49 @@ pub(crate) fn dropped() -> Dropped {
 /// Returns the live bytes of all stacks.
 pub(crate) fn live_bytes() -> u64 {
     let _internal = Suspension::new(thread::INTERNAL);
-    read_epoch().2.live_bytes()
+    read_epoch(&mut ()).1.live_bytes()
+}
+
+/// Receiver of the stacks of an epoch, one after the other.
+pub(crate) trait StackSink {
+    /// Begins anew: stacks passed before are of an epoch that has just ended. There are at most `most` of them.
+    fn begin(&mut self, most: usize);
+    fn add(&mut self, stack: RawStack);
+}
+
+impl StackSink for Vec<RawStack> {
+    fn begin(&mut self, most: usize) {
+        self.clear();
+        self.reserve(most);
+    }
+
+    fn add(&mut self, stack: RawStack) {
+        self.push(stack);
+    }
+}
+
+/// Drops the stacks, for a caller that needs the totals alone.
+impl StackSink for () {
+    fn begin(&mut self, _most: usize) {}
+    fn add(&mut self, _stack: RawStack) {}
+}
+
+/// Passes all stacks of the present epoch to `sink`, and returns the epoch and its totals. Allocates nothing itself, for
+/// readers that run where memory is scarce; otherwise as [`take`].
+pub(crate) fn visit(sink: &mut impl StackSink) -> (u32, Counts) {
+    startup::ensure();
+    let _internal = Suspension::new(thread::INTERNAL);
+    read_epoch(sink)
+}
+
+/// Returns the base of the present epoch; `u32::MAX` while tracking is off.
+pub(crate) fn epoch() -> u32 {
+    epoch::base()
+}
+
+/// Returns the live bytes as far as threads have published them: within 64 KiB a thread, at the cost of one read.
+pub(crate) fn published_bytes() -> i64 {
+    epoch::published()
 }
 
 /// Returns the peak, where this many bytes are live by the counters.
@@ -197,23 +240,29 @@ pub(crate) fn set_table_limit(bytes: u64) {
 }
 
 /// Reads all stacks of the present epoch and its totals, whole: read again if a `clear` came between.
-fn read_epoch() -> (u32, Vec<RawStack>, Counts) {
+fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
     let mut tries = 0;
     loop {
         let base = epoch::base();
-        let (stacks, totals) = if base == u32::MAX { Default::default() } else { read_from(base) };
+        let totals = match base {
+            u32::MAX => {
+                sink.begin(0);
+                Counts::default()
+            }
+            base => read_from(base, sink),
+        };
         tries += 1;
         // A program that clears all the time gets the rest of an epoch that has just ended.
         if epoch::base() == base || tries == 4 {
-            return (base, stacks, totals);
+            return (base, totals);
         }
     }
 }
 
 /// Reads the stacks and totals of the epoch of this base.
-fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
+fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
     let end = epoch::end_id();
-    let mut stacks = Vec::with_capacity(end.saturating_sub(base) as usize);
+    sink.begin(end.saturating_sub(base) as usize);
     let mut totals = read_unsampled(epoch::unsampled_id(base));
     for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
         let counts = read_chunk(number);
@@ -235,10 +284,10 @@ fn read_from(base: u32) -> (Vec<RawStack>, Counts) {
                 0 => (exact, 0.0),
                 _ => estimate(&counts[place..], interval),
             };
-            stacks.push(RawStack { id, addresses, truncated, counts, variance });
+            sink.add(RawStack { id, addresses, truncated, counts, variance });
         }
     }
-    (stacks, totals)
+    totals
 }
 
 /// Estimates the counts of a stack from the sums of its sampled blocks (see `event`), and the variance

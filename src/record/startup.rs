@@ -6,10 +6,12 @@
 use crate::base::atomics::{AtomicBool, Ordering};
 use crate::record::count::sampling;
 use crate::record::count::unsampled;
+use crate::record::failure;
 use crate::record::fork::{self, Once, mutex, mutex::ForkMutex};
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
+use crate::record::watermark;
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;
 
@@ -117,8 +119,10 @@ unsafe extern "C" fn after_fork() {
 #[cfg(unix)]
 unsafe extern "C" fn in_child() {
     mutex::begin_process();
-    #[cfg(feature = "http")]
-    fork::sockets::close_in_child();
+    // The thread that waits and prepares is not in this process.
+    watermark::remove();
+    failure::forget();
+    fork::closed_in_child::close_in_child();
     fork::forget_other_threads();
     thread::forget_other_threads();
     // A thread may have been about to, which is not in this process.

@@ -222,7 +222,7 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
 
 /// Checks the line, and that the two snapshots are still kept.
 fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
-    let since = "first, previous, a duration such as 5m, or the id of a snapshot";
+    let since = "first, previous, a duration such as 5m, the id of a snapshot, or the name of a dump";
     let unknown = |id: &str| {
         format!("parameter since: snapshot {id} is not kept, kept are 1, 2, allowed are {since}\n")
     };

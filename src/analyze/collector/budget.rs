@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::analyze::process;
+use crate::analyze::memory_limit;
 use crate::analyze::symbols::{self, DEFAULT_MAX_OVERHEAD};
 use crate::base::error::Error;
 use crate::record::control;
@@ -80,7 +80,7 @@ pub fn set_max_overhead(bytes: u64) -> Result<(), Error> {
 /// Divides the default limit where none was set yet.
 pub(crate) fn divide_default() {
     if LIMIT.load(Ordering::Relaxed) == 0 {
-        let limit = default_limit(process::memory_headroom_bytes(), symbols::global().lines_cost());
+        let limit = default_limit(memory_limit::memory_headroom_bytes(), symbols::global().lines_cost());
         divide(limit, DEFAULT_MAX_OVERHEAD);
     }
 }

@@ -7,6 +7,7 @@ use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use super::site_index::SiteIndex;
 use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
+use crate::analyze::dump_counts;
 use crate::analyze::live::LiveChange;
 use crate::analyze::symbols;
 use crate::record::raw_snapshot::{Dropped, RawSnapshot, RawStack};
@@ -71,6 +72,8 @@ impl State {
             resident_bytes,
             memory_limit_bytes: memory_limit.limit,
             memory_limit_usage_bytes: memory_limit.usage,
+            dumps: dump_counts::counts(),
+            previous_run: dump_counts::previous_run(),
             build: self.build_info(raw.capture),
             followed,
             forgotten: self.forgotten,

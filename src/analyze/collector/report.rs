@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::snapshot::statistic::Totals;
@@ -86,6 +87,10 @@ pub struct Report {
     /// Bytes that count against the limit and that the kernel cannot take back: anonymous and shared memory, and its own for
     /// the cgroup. Where no cgroup sets the limit, those of this process.
     pub memory_limit_usage_bytes: Option<u64>,
+    /// Numbers of dumps; `None` where no directory was chosen for them.
+    pub dumps: Option<DumpCounts>,
+    /// Last dump of an earlier run that ended without a word, in the directory of dumps.
+    pub previous_run: Option<PreviousRun>,
     /// Description of this binary, and how well it can be named.
     pub build: BuildInfo,
 

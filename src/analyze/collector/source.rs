@@ -4,11 +4,12 @@
 use super::budget;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::frame::Traceback;
-use crate::analyze::process::{self, MemoryLimit};
+use crate::analyze::memory_limit::{self, MemoryLimit};
 use crate::analyze::symbols::{self, Progress, Quality, Site};
 use crate::record::control;
 use crate::record::fork;
 use crate::record::raw_snapshot::{self, RawSnapshot, RawStack};
+use crate::record::statm::Statm;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,9 +69,9 @@ impl HeapSource for ThisProcess {
         fork::outside(|| symbols::global().quality())
     }
     fn resident_bytes(&self) -> Option<u64> {
-        fork::outside(process::resident_bytes)
+        fork::outside(|| Statm::read().map(|statm| statm.resident))
     }
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit {
-        fork::outside(|| process::memory_limit(own))
+        fork::outside(|| memory_limit::memory_limit(own))
     }
 }

@@ -20,6 +20,7 @@ use crate::record::control;
 use crate::record::raw_snapshot;
 #[cfg(feature = "http")]
 pub(crate) use json::FileFrames;
+pub(crate) use json::dump;
 #[cfg(feature = "http")]
 pub(crate) use json::pieces;
 use std::path::Path;
@@ -154,7 +155,7 @@ impl Snapshot {
     }
 
     /// Sets the reason for which the process wrote it without being asked.
-    #[allow(dead_code, reason = "for dumps")]
+    #[cfg(any(feature = "http", test))]
     pub(crate) fn with_reason(self, reason: &str) -> Snapshot {
         Snapshot { reason: Some(reason.to_owned()), ..self }
     }

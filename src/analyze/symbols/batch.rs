@@ -11,7 +11,7 @@ use super::module_symbols::{ModuleSymbols, NameDetail, SymbolFrame};
 use super::site::Lost;
 use super::site_rules::{CodeOwner, owner_of_module};
 use crate::analyze::frame::Frame;
-use crate::analyze::process;
+use crate::analyze::memory_limit;
 use crate::record::control;
 use crate::record::fork;
 use crate::record::fork::mutex;
@@ -327,7 +327,7 @@ pub(super) fn room_for_names(symbols: &Symbols, tables: u64) -> u64 {
 /// and the kernel could end it. Names are looked for again when there is room. No memory is reserved for them early: it would be
 /// as much as the line tables, for the whole life of the process.
 pub(super) fn headroom_of_cgroup() -> u64 {
-    process::memory_headroom_bytes().unwrap_or(u64::MAX)
+    memory_limit::memory_headroom_bytes().unwrap_or(u64::MAX)
 }
 
 /// Returns whether something of this size would not fit into the limit if hardly anything else were there. `limit` is the

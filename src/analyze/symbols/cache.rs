@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// Lowest address of code: there is none in the first page.
-const LOWEST_CODE: usize = 4096;
+pub(super) const LOWEST_CODE: usize = 4096;
 
 /// Name of a stack whose addresses were lost.
 pub(super) const UNRECORDED: &str = "[unrecorded]";
@@ -171,6 +171,21 @@ impl NameCache {
             each(0, Arc::new(Frame::new(None, UNKNOWN, 0)), CodeOwner::Standard);
         }
         Some(())
+    }
+
+    /// Returns the frames of an address, most recent first, without looking anything up.
+    pub(super) fn known_frames(
+        &self,
+        address: usize,
+    ) -> Option<impl Iterator<Item = &(Arc<Frame>, CodeOwner)>> {
+        let &(from, count) = self.addresses.get(&address)?;
+        let chain = &self.chains[from as usize..][..count as usize];
+        Some(chain.iter().map(|&index| &self.frames[index as usize]))
+    }
+
+    /// Returns the site of a stack, if it was found before.
+    pub(super) fn known_site(&self, addresses: &'static [usize]) -> Option<&Arc<Site>> {
+        self.stacks.get(&(addresses.as_ptr() as usize, addresses.len()))
     }
 
     /// Returns whether all frames of an address are the standard library's or of what runs below it.

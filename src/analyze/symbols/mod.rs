@@ -29,6 +29,7 @@ mod file_names;
 mod function_starts;
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64", target_endian = "little"))]
 mod fuzz;
+mod known_names;
 #[cfg(target_os = "linux")]
 mod lines;
 mod loaded_modules;
@@ -61,6 +62,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use file_names::{FileNames, module_of, offset_in};
+pub(crate) use known_names::{KnownFrame, StackFrames};
 pub(crate) use loaded_modules::build_id;
 #[cfg(feature = "pprof")]
 pub(crate) use loaded_modules::{Mapping, mappings};
@@ -214,14 +216,12 @@ fn change_rules(setter: &str, settings: SiteSettings) -> Result<(), Error> {
 /// Returns the names of this process.
 pub(crate) fn global() -> &'static Symbols {
     static GLOBAL: Once<Symbols> = Once::new();
-    GLOBAL.get_or_make(|| {
-        let _own = control::internal();
-        Symbols::new()
-    })
+    GLOBAL.get_or_make(Symbols::new)
 }
 
 impl Symbols {
     fn new() -> Symbols {
+        let _own = control::internal();
         Symbols {
             names: ForkMutex::default(),
             batch_of: AtomicU32::new(0),

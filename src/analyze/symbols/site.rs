@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use crate::analyze::frame::Frame;
-#[cfg(feature = "http")]
 use crate::analyze::frame::Traceback;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -45,7 +44,6 @@ impl Site {
     }
 
     /// Returns the site of a traceback that was read from a file.
-    #[cfg(feature = "http")]
     pub(crate) fn of_traceback(traceback: &Traceback) -> Site {
         Site::of(traceback.site(), traceback.via())
     }

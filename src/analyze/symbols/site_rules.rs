@@ -7,6 +7,7 @@
 use super::demangle::{STANDARD, first_segment};
 use super::source_path::SourcePath;
 use crate::analyze::frame::{Frame, via_of};
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -131,6 +132,11 @@ pub(super) fn owner_of(function: &str, path: Option<&SourcePath>) -> CodeOwner {
 pub(super) fn owner_of_module(name: &str) -> CodeOwner {
     let runtime = ["libc.", "libc-", "ld-", "libpthread", "libm.", "libgcc_s", "libstd-", "libdl", "librt"];
     if runtime.iter().any(|begin| name.starts_with(begin)) { CodeOwner::Standard } else { CodeOwner::Program }
+}
+
+/// Returns the name of a crate as code spells it. Allocates only where a package spells it otherwise.
+fn with_underscores(krate: &str) -> Cow<'_, str> {
+    if krate.contains('-') { Cow::Owned(krate.replace('-', "_")) } else { Cow::Borrowed(krate) }
 }
 
 /// Returns whether a frame is of the standard library's containers and ways to the allocator, which give no reason.
@@ -306,7 +312,7 @@ impl SiteRules {
     }
 
     fn is_looked_through(&self, frame: &Frame) -> bool {
-        self.look_through.contains(&*frame.crate_name().replace('-', "_"))
+        self.look_through.contains(&*with_underscores(frame.crate_name()))
     }
 
     fn is_own(&self, frame: &Frame, owner: CodeOwner) -> bool {
@@ -314,7 +320,7 @@ impl SiteRules {
         if self.own_crates.is_empty() && self.named.is_empty() {
             return is_workspaces;
         }
-        let krate = frame.crate_name().replace('-', "_");
+        let krate = with_underscores(frame.crate_name());
         let function = frame.function.as_deref().unwrap_or_default();
         let is_in = |name: &str| {
             name == krate
@@ -322,7 +328,7 @@ impl SiteRules {
         };
         match self.own_crates.iter().find(|(name, _)| is_in(name)) {
             Some((_, is_own)) => *is_own,
-            None => is_workspaces && !self.named.contains(&krate),
+            None => is_workspaces && !self.named.contains(&*krate),
         }
     }
 }

@@ -257,6 +257,30 @@ pub(crate) static MEMORY_LIMIT_USAGE_BYTES: Family = family(
     &[],
     "Memory that counts against the limit and cannot be reclaimed; pages of files are not in it.",
 );
+pub(crate) static DUMPS: Family = family(
+    "heap_dumps_total",
+    "heap.dumps",
+    Counter,
+    Events,
+    &["reason"],
+    "Dumps of the heap that were written, by reason; absent without a directory for them.",
+);
+pub(crate) static DUMP_FAILURES: Family = family(
+    "heap_dump_failures_total",
+    "heap.dump_failures",
+    Counter,
+    Events,
+    &[],
+    "Dumps of the heap that could not be written; absent without a directory for them.",
+);
+pub(crate) static PREVIOUS_RUN_INFO: Family = family(
+    "heap_previous_run_info",
+    "heap.previous_run.info",
+    Gauge,
+    Flag,
+    &["reason", "function", "site"],
+    "1; the labels say what held most in the last dump of an earlier run that was killed or crashed.",
+);
 pub(crate) static SAMPLE_INTERVAL_BYTES: Family = family(
     "heap_sample_interval_bytes",
     "heap.sample_interval",
@@ -276,7 +300,7 @@ pub(crate) static BUILD_INFO: Family = family(
 
 /// Lists all families in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
-pub(crate) static ALL: [&Family; 31] = [
+pub(crate) static ALL: [&Family; 34] = [
     &TRACKING,
     &START,
     &LIVE_BYTES,
@@ -306,6 +330,9 @@ pub(crate) static ALL: [&Family; 31] = [
     &RESIDENT_BYTES,
     &MEMORY_LIMIT_BYTES,
     &MEMORY_LIMIT_USAGE_BYTES,
+    &DUMPS,
+    &DUMP_FAILURES,
+    &PREVIOUS_RUN_INFO,
     &SAMPLE_INTERVAL_BYTES,
     &BUILD_INFO,
 ];

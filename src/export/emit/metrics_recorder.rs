@@ -404,8 +404,14 @@ mod tests {
         let with_units = sorted(describe_and_collect(PrometheusBuilder::new().with_recommended_naming(true)));
         assert_eq!(with_units, plain);
         for family in families::ALL {
-            let has_series =
-                !["heap_memory_limit_bytes", "heap_site_live_stderr_bytes"].contains(&family.name);
+            let has_series = ![
+                "heap_memory_limit_bytes",
+                "heap_site_live_stderr_bytes",
+                "heap_dumps_total",
+                "heap_dump_failures_total",
+                "heap_previous_run_info",
+            ]
+            .contains(&family.name);
             let help = format!("# HELP {} {}", family.name, family.help);
             assert_eq!(plain.contains(&help), has_series, "{help}");
         }

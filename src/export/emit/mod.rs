@@ -28,6 +28,7 @@ mod prometheus_client;
 use std::time::SystemTime;
 
 use crate::analyze::collector::{Report, SiteRow};
+use crate::analyze::dump_counts::DumpReason;
 use families::Family;
 #[cfg(feature = "prometheus")]
 pub use metrics_recorder::{Metrics, Reporter};
@@ -123,12 +124,30 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     if let Some(bytes) = report.memory_limit_usage_bytes {
         one(&families::MEMORY_LIMIT_USAGE_BYTES, Level(bytes));
     }
+    each_series_of_dumps(report, emit);
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
     one(&families::SAMPLE_INTERVAL_BYTES, Level(report.sample_interval_bytes));
 
     let build = &report.build;
     let values =
         [build.version, &build.build_id, &build.release, build.site_scheme, build.capture, build.symbols];
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
+}
+
+/// Hands the series of dumps to `emit`, where the report has them.
+fn each_series_of_dumps(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    if let Some(dumps) = &report.dumps {
+        for reason in DumpReason::ALL {
+            let labels = labels(&families::DUMPS, &[reason.word()]);
+            emit(&families::DUMPS, labels, Value::Count(dumps.of(reason)));
+        }
+        emit(&families::DUMP_FAILURES, Labels::new(), Value::Count(dumps.failures));
+    }
+    if let Some(run) = &report.previous_run {
+        let labels = labels(&families::PREVIOUS_RUN_INFO, &[&run.reason, &run.function, &run.site]);
+        emit(&families::PREVIOUS_RUN_INFO, labels, Value::Level(1));
+    }
 }
 
 /// Series of one family, in order.

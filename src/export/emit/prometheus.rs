@@ -206,6 +206,7 @@ impl Cached {
 mod tests {
     use super::*;
     use crate::analyze::collector::{sample_report, sample_row};
+    use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
     use crate::base::random_input::{Random, inputs};
 
     /// Every family, value and label, line by line.
@@ -227,9 +228,20 @@ mod tests {
         report
     }
 
+    fn with_dumps(mut report: Report) -> Report {
+        report.dumps = Some(DumpCounts { limit: 1, peak: 2, signal: 3, failure: 4, request: 5, failures: 6 });
+        report.previous_run = Some(PreviousRun {
+            reason: "limit".into(),
+            function: "app::cache::Cache::insert".into(),
+            site: "feed00000000002a".into(),
+            dump: "heap-1793000000-7-limit.json".into(),
+        });
+        report
+    }
+
     #[test]
     fn every_family_has_its_help_and_type_once() {
-        let text = render(&sampled_report());
+        let text = render(&with_dumps(sampled_report()));
         for family in families::ALL {
             let kind = if family.kind.is_counter() { "counter" } else { "gauge" };
             for header in [
@@ -284,6 +296,31 @@ mod tests {
         assert!(text.contains("\nheap_tracking 0\n"));
         for absent in ["heap_site_live", "heap_site_info", "heap_resident_bytes", "heap_memory_limit_bytes"] {
             assert!(!text.contains(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn dumps_and_what_an_earlier_run_left_have_series_where_there_is_a_directory() {
+        let mut report = sample_report();
+        assert!(!render(&report).contains("heap_dump"));
+        report.dumps = Some(DumpCounts { limit: 1, peak: 2, signal: 3, failure: 4, request: 5, failures: 6 });
+        report.previous_run = Some(PreviousRun {
+            reason: "limit".into(),
+            function: "app::cache::Cache::insert".into(),
+            site: "feed00000000002a".into(),
+            dump: "heap-1793000000-7-limit.json".into(),
+        });
+        let text = render(&report);
+        for line in [
+            "heap_dumps_total{reason=\"limit\"} 1",
+            "heap_dumps_total{reason=\"peak\"} 2",
+            "heap_dumps_total{reason=\"signal\"} 3",
+            "heap_dumps_total{reason=\"failure\"} 4",
+            "heap_dumps_total{reason=\"request\"} 5",
+            "heap_dump_failures_total 6",
+            "heap_previous_run_info{reason=\"limit\",function=\"app::cache::Cache::insert\",site=\"feed00000000002a\"} 1",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line}");
         }
     }
 

@@ -122,7 +122,7 @@ pub(super) async fn snapshot(outlet: &Outlet, uri: &Uri) -> Response {
         };
         let seconds =
             snapshot.taken_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut response = Response::new(Pieces(Box::new(snapshot::pieces(snapshot))).boxed_unsync());
+        let mut response = Response::new(Pieces(Box::new(snapshot::pieces(snapshot).map(Ok))).boxed_unsync());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap-{seconds}.json\""))
     });
@@ -200,7 +200,7 @@ fn with(mut response: Response, name: HeaderName, value: &str) -> Response {
 }
 
 /// Body of pieces, each made when the client has read those before.
-struct Pieces(Box<dyn Iterator<Item = Vec<u8>> + Send>);
+pub(super) struct Pieces(pub(super) Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>);
 
 impl hyper::body::Body for Pieces {
     type Data = Bytes;
@@ -211,6 +211,6 @@ impl hyper::body::Body for Pieces {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, io::Error>>> {
         let _own = control::internal();
-        Poll::Ready(self.0.next().map(|piece| Ok(hyper::body::Frame::data(piece.into()))))
+        Poll::Ready(self.0.next().map(|piece| piece.map(|piece| hyper::body::Frame::data(piece.into()))))
     }
 }

@@ -14,6 +14,9 @@
 //! | `GET /debug/heap/tree.json` | the call tree of a flame graph: `value`, `nodes`, `since`, `at` |
 //! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
 //! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks` |
+//! | `GET /debug/heap/peak` | what held memory at the highest point so far: `group_by`, `sort`, `top`, `format` |
+//! | `POST /debug/heap/dump` | writes a dump, see [`Dumps`](crate::Dumps); JSON: `name` |
+//! | `GET /debug/heap/dumps`, `/debug/heap/dumps/NAME` | the dumps as JSON, newest first, and one of them |
 //! | `GET /debug/pprof/heap`, `/debug/pprof/allocs` | profiles (feature `pprof`), `?seconds=1` to 59 or `?debug=1` |
 //!
 //! # The JSON of `/debug/heap`
@@ -64,6 +67,7 @@
 #![forbid(unsafe_code)]
 
 mod debug_heap;
+mod dumps;
 mod guard;
 mod heap_query;
 mod negotiation;

@@ -12,6 +12,7 @@ use crate::analyze::collector::Since;
 use crate::analyze::profile::ProfileValue;
 use crate::analyze::snapshot::group::{GROUP_BY, GroupBy};
 use crate::analyze::snapshot::order::Order;
+use crate::export::dump::access;
 use crate::export::input::{self, Quoted, number};
 
 /// Most rows of one answer.
@@ -34,24 +35,39 @@ pub(super) struct Query {
     pub top: usize,
     pub group_by: GroupBy,
     pub since: Since,
+    /// Name of the dump that the heap is compared with, instead of `since`.
+    pub dump: Option<String>,
     pub order: Order,
     pub format: Format,
 }
 
 /// Allowed values of `since`, for a message.
 pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
+/// Allowed values of `since` where it may be a dump.
+const SINCE_OR_DUMP: &str =
+    "first, previous, a duration such as 5m, the id of a snapshot, or the name of a dump";
 
 impl Query {
     /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
+        Query::parse_keys(query, &["top", "group_by", "since", "sort", "format"], Order::Diff)
+    }
+
+    /// Parses the query about one snapshot, which is compared with none.
+    pub(super) fn parse_of_one(query: &str) -> Result<Query, String> {
+        Query::parse_keys(query, &["top", "group_by", "sort", "format"], Order::Size)
+    }
+
+    fn parse_keys(query: &str, keys: &[&str], order: Order) -> Result<Query, String> {
         let mut asked = Query {
             top: 10,
             group_by: GroupBy::File,
             since: Since::First,
-            order: Order::Diff,
+            dump: None,
+            order,
             format: Format::Text,
         };
-        each(query, &["top", "group_by", "since", "sort", "format"], |key, value| {
+        each(query, keys, |key, value| {
             match key {
                 "top" => asked.top = number(value, 1, MAX_TOP).ok_or("1 to 10000")?,
                 "group_by" => {
@@ -65,7 +81,8 @@ impl Query {
                         _ => return Err("text, json"),
                     }
                 }
-                _ => asked.since = since(value).ok_or(SINCE)?,
+                _ if access::is_name(value) => asked.dump = Some(value.to_owned()),
+                _ => asked.since = since(value).ok_or(SINCE_OR_DUMP)?,
             }
             Ok(())
         })?;
@@ -210,6 +227,7 @@ mod tests {
             top: 10,
             group_by: GroupBy::File,
             since: Since::First,
+            dump: None,
             order: Order::Diff,
             format: Format::Text,
         };
@@ -268,11 +286,13 @@ mod tests {
             ("format=xml", "parameter format is xml, allowed are text, json"),
             (
                 "since=",
-                "parameter since is , allowed are first, previous, a duration such as 5m, or the id of a snapshot",
+                "parameter since is , allowed are first, previous, a duration such as 5m, the id of a snapshot, \
+                 or the name of a dump",
             ),
             (
                 "since=5y",
-                "parameter since is 5y, allowed are first, previous, a duration such as 5m, or the id of a snapshot",
+                "parameter since is 5y, allowed are first, previous, a duration such as 5m, the id of a snapshot, \
+                 or the name of a dump",
             ),
             ("tpo=1", "parameter tpo is unknown, allowed are top, group_by, since, sort, format"),
             ("top=1&top=2", "parameter top is 2 the second time, allowed is once"),

@@ -12,7 +12,9 @@ use hyper::{Method, Request, StatusCode};
 
 use super::guard::{self, Access};
 use super::response::{Response, TEXT, answer, refuse, whole};
-use super::{Outlet, SnapshotPage, debug_heap, metrics, negotiation, profiles, response_budget, snapshots};
+use super::{
+    Outlet, SnapshotPage, debug_heap, dumps, metrics, negotiation, profiles, response_budget, snapshots,
+};
 use crate::export::input::Quoted;
 
 /// Path that is served.
@@ -29,6 +31,10 @@ pub(super) enum Endpoint {
     Tree,
     SnapshotFile,
     Folded,
+    Peak,
+    Dump,
+    Dumps,
+    DumpFile,
     #[cfg(feature = "pprof")]
     Heap,
     #[cfg(feature = "pprof")]
@@ -58,6 +64,10 @@ const ENDPOINTS: &[(&str, Endpoint)] = &[
     ("/debug/heap/tree.json", Endpoint::Tree),
     ("/debug/heap/snapshot.json", Endpoint::SnapshotFile),
     ("/debug/heap/folded", Endpoint::Folded),
+    ("/debug/heap/peak", Endpoint::Peak),
+    ("/debug/heap/dump", Endpoint::Dump),
+    ("/debug/heap/dumps", Endpoint::Dumps),
+    ("/debug/heap/dumps/{name}", Endpoint::DumpFile),
     #[cfg(feature = "pprof")]
     ("/debug/pprof/heap", Endpoint::Heap),
     #[cfg(feature = "pprof")]
@@ -72,7 +82,11 @@ pub(super) fn paths() -> Vec<&'static str> {
 
 /// Returns the endpoint of a path.
 pub(super) fn endpoint(path: &str) -> Option<Endpoint> {
-    ENDPOINTS.iter().find(|(known, _)| *known == path).map(|(_, endpoint)| *endpoint)
+    let is_it = |known: &str| match known.strip_suffix("{name}") {
+        Some(folder) => path.strip_prefix(folder).is_some_and(|name| !name.is_empty() && !name.contains('/')),
+        None => known == path,
+    };
+    ENDPOINTS.iter().find(|(known, _)| is_it(known)).map(|(_, endpoint)| *endpoint)
 }
 
 /// Returns the path of an endpoint.
@@ -100,6 +114,8 @@ impl Endpoint {
     /// Answers a request for this path.
     pub(super) async fn answer(self, outlet: &Outlet, request: &Parts) -> Response {
         let response = match (&request.method, self) {
+            (&Method::POST, Endpoint::Dump) => dumps::write(&request.uri).await,
+            (_, Endpoint::Dump) => self.wrong_method(request),
             (&Method::GET | &Method::HEAD, _) => self.get(outlet, request).await,
             (&Method::POST, Endpoint::Snapshots) => snapshots::keep(outlet, &request.uri),
             _ => self.wrong_method(request),
@@ -130,6 +146,10 @@ impl Endpoint {
             Endpoint::Tree => debug_heap::tree(outlet, uri).await,
             Endpoint::SnapshotFile => debug_heap::snapshot(outlet, uri).await,
             Endpoint::Folded => profiles::folded(outlet, uri).await,
+            Endpoint::Peak => dumps::peak(uri).await,
+            Endpoint::Dump => self.wrong_method(request),
+            Endpoint::Dumps => dumps::list(uri),
+            Endpoint::DumpFile => dumps::file(uri),
             #[cfg(feature = "pprof")]
             Endpoint::Heap => profiles::heap(outlet, uri).await,
             #[cfg(feature = "pprof")]
@@ -140,6 +160,7 @@ impl Endpoint {
     pub(super) fn wrong_method(self, request: &Parts) -> Response {
         let (allowed, header) = match self {
             Endpoint::Snapshots => ("GET, HEAD, POST", "GET,HEAD,POST"),
+            Endpoint::Dump => ("POST", "POST"),
             _ => ("GET, HEAD", "GET,HEAD"),
         };
         let mut response = refuse(

@@ -8,7 +8,7 @@ use hyper::{StatusCode, Uri};
 
 use super::query::{self, Format, Query, SINCE};
 use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
-use super::{Outlet, name_all};
+use super::{Outlet, dumps, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
 use crate::analyze::snapshot::statistic::Top;
 use crate::export::emit::diff;
@@ -43,6 +43,9 @@ fn show(collector: &Collector, query: &Query) -> Response {
             return refuse(StatusCode::BAD_REQUEST, line);
         }
     };
+    if let Some(name) = &query.dump {
+        return dumps::since_dump(query, name, &new);
+    }
     let mut rows = new.compare_to(&old, query.group_by);
     query.order.sort(&mut rows);
     let top = Top::of(rows, query.top).of_total(total);

@@ -10,6 +10,7 @@ use super::listener::{is_loopback, listen, listen_for_debugging};
 use super::{LIVE, Listening, Running, Server, failed, run};
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
+use crate::export::dump::{self, DumpSettings};
 use crate::export::http::{self, Access, Expose};
 use crate::export::input::Quoted;
 use crate::export::short_life::say;
@@ -37,6 +38,7 @@ pub struct ServerBuilder {
     pub(super) source_url: Option<String>,
     /// True if the address is not said on stderr; `None`: as `HEAPGAUGE_QUIET` says.
     pub(super) quiet: Option<bool>,
+    pub(super) dumps: DumpSettings,
 }
 
 impl ServerBuilder {
@@ -184,9 +186,14 @@ impl ServerBuilder {
         if !control::has_allocator() {
             say(&control::NO_ALLOCATOR);
         }
+        // A program whose dumps cannot be written is served all the same.
+        let dumps = dump::start_for_server(self.dumps).unwrap_or_else(|error| {
+            say(&error);
+            None
+        });
         let started = std::time::Instant::now();
         let running = Some(Running { process, stop, thread });
-        let server = Server { local_addr, debug_addr, started, collector, running };
+        let server = Server { local_addr, debug_addr, started, collector, running, _dumps: dumps };
         if !self.quiet.unwrap_or_else(is_quiet) {
             say(&Listening(&server));
         }

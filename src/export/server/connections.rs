@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::export::http::{App, REQUEST_TIME};
-use crate::record::fork::sockets::ClosedInChild;
+use crate::record::fork::closed_in_child::ClosedInChild;
 
 /// Longest head of a request, bytes; anything longer is answered 431.
 const MAX_HEADER_BYTES: usize = 16 << 10;

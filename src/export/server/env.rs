@@ -12,6 +12,7 @@ use super::settings;
 use crate::analyze::collector::budget::MIN_MAX_OVERHEAD;
 use crate::analyze::collector::settings::{DEFAULT_DELTA_WINDOW, DEFAULT_TOP_N, MAX_DELTA_WINDOW, MAX_TOP_N};
 use crate::analyze::symbols::SiteSettings;
+use crate::export::dump::{self, DumpSettings};
 use crate::export::http::Expose;
 use crate::export::input::{Quoted, digits, duration, number, size};
 use crate::record::control::MAX_INTERVAL;
@@ -54,8 +55,8 @@ pub(crate) struct Config {
     pub sample: Option<usize>,
     /// `None`: the program's, else the default.
     pub max_overhead: Option<u64>,
-    /// Limit of this process, in bytes; `None`: that of its cgroup alone.
-    pub memory_limit: Option<u64>,
+    /// Dumps, and the limit of this process.
+    pub dumps: DumpSettings,
     /// Release of the program; empty: it has no name.
     pub release: String,
     /// Rules by which sites are chosen.
@@ -78,7 +79,7 @@ impl Default for Config {
             frames: None,
             sample: None,
             max_overhead: None,
-            memory_limit: None,
+            dumps: DumpSettings::default(),
             release: String::new(),
             sites: SiteSettings::default(),
             expose: Expose::Metrics,
@@ -99,8 +100,9 @@ pub(crate) fn parse(variables: impl Iterator<Item = (OsString, OsString)>) -> (C
     let mut config = Config::default();
     let mut problems = Vec::new();
     for (key, value) in &ours {
-        if !KEYS.contains(&key.as_str()) {
-            problems.push(format!("{} is unknown, allowed are {}", Quoted(key), KEYS.join(", ")));
+        if !KEYS.contains(&key.as_str()) && !dump::settings::KEYS.contains(&key.as_str()) {
+            let all: Vec<&str> = KEYS.into_iter().chain(dump::settings::KEYS).collect();
+            problems.push(format!("{} is unknown, allowed are {}", Quoted(key), all.join(", ")));
             continue;
         }
         let value = value.to_string_lossy();
@@ -158,7 +160,8 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
         }
-        "HEAPGAUGE_MEMORY_LIMIT" => config.memory_limit = Some(settings::memory_limit(value)?),
+        "HEAPGAUGE_MEMORY_LIMIT" => config.dumps.apply(key, value)?,
+        _ if dump::settings::KEYS.contains(&key) => config.dumps.apply(key, value)?,
         "HEAPGAUGE_RELEASE" => config.release = value.to_owned(),
         "HEAPGAUGE_SITE" | "HEAPGAUGE_OWN_CRATES" | "HEAPGAUGE_LOOK_THROUGH" => {
             settings::rule_of_sites(&mut config.sites, key, value)?;
@@ -277,7 +280,11 @@ mod tests {
             frames: Some(64),
             sample: Some(512 << 10),
             max_overhead: Some(16 << 20),
-            memory_limit: Some(2 << 30),
+            dumps: {
+                let mut dumps = DumpSettings::default();
+                dumps.memory_limit = Some(2 << 30);
+                dumps
+            },
             release: "2.4.1-rc1".into(),
             sites: SiteSettings {
                 frame: Some(SiteFrame::Nearest),
@@ -384,7 +391,8 @@ mod tests {
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
                  HEAPGAUGE_MEMORY_LIMIT, HEAPGAUGE_RELEASE, HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
-                 HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET"]
+                 HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET, HEAPGAUGE_DUMP_DIR, HEAPGAUGE_DUMP_AT, \
+                 HEAPGAUGE_DUMP_KEEP, HEAPGAUGE_DUMP_MAX_BYTES, HEAPGAUGE_DUMP_SIGNAL, HEAPGAUGE_TERMINATION_LOG"]
         );
     }
 
@@ -423,7 +431,7 @@ mod tests {
         let (_, problems) = read(&[("HEAPGAUGE_TOP_N", &long), ("HEAPGAUGE_\u{1b}[2J", "")]);
         assert_eq!(problems.len(), 2);
         for problem in problems {
-            assert!(problem.chars().count() < 360 && !problem.contains(char::is_control), "{problem:?}");
+            assert!(problem.chars().count() < 540 && !problem.contains(char::is_control), "{problem:?}");
         }
     }
 

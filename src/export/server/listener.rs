@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use super::say;
-use crate::record::fork::sockets::ClosedInChild;
+use crate::record::fork::closed_in_child::ClosedInChild;
 
 /// Number of ports that are tried one after the other where the second listener's is taken; then any free one.
 const DEBUG_PORTS: u16 = 100;

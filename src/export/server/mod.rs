@@ -26,10 +26,11 @@ use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
+use crate::export::dump::{DumpSettings, Dumps};
 use crate::export::http::{Access, App, Expose, Outlet};
 use crate::export::short_life::{say, say_if_short};
 use crate::record::control;
-use crate::record::fork::sockets::{self, ClosedInChild};
+use crate::record::fork::closed_in_child::{self, ClosedInChild};
 use crate::record::fork::{mutex, mutex::ForkMutex};
 pub use builder::ServerBuilder;
 use clock::keep_time;
@@ -107,6 +108,12 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_EXPOSE` | paths on addresses other than loopback: `metrics`, `pprof` or `all`, see [`Expose`] | `metrics` |
 /// | `HEAPGAUGE_DEBUG_ADDR` | `HOST:PORT` on loopback for every path, beside another address; `off` for none | `127.0.0.1:9899` |
 /// | `HEAPGAUGE_SOURCE_URL` | template of links to sources, see [`ServerBuilder::source_url`] | none |
+/// | `HEAPGAUGE_DUMP_DIR` | directory for [`Dumps`](crate::Dumps) | none |
+/// | `HEAPGAUGE_DUMP_AT` | use of memory at which a dump is written: percentages of the limit and sizes | `80%,90%` |
+/// | `HEAPGAUGE_DUMP_KEEP` | dumps kept of each reason, 1 to 1000 | 5 |
+/// | `HEAPGAUGE_DUMP_MAX_BYTES` | bytes of all dumps, at least `64KiB` | `64MiB` |
+/// | `HEAPGAUGE_DUMP_SIGNAL` | signal that makes a dump: `SIGUSR1`, `SIGUSR2`, `SIGHUP` or `SIGQUIT` | none |
+/// | `HEAPGAUGE_TERMINATION_LOG` | file that gets the largest sites as text near the memory limit, such as `/dev/termination-log` | none |
 /// | `HEAPGAUGE_QUIET` | `on`: no line on stderr that says where the server listens | `off` |
 ///
 /// A server that starts is one line on stderr, which names its address, unless `HEAPGAUGE_QUIET=on`.
@@ -153,6 +160,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
     builder.quiet = Some(config.quiet);
+    builder.dumps = config.dumps.clone();
     if let Some(template) = &config.source_url {
         builder = builder.source_url(template);
     }
@@ -201,6 +209,8 @@ pub struct Server {
     started: std::time::Instant,
     collector: Collector,
     running: Option<Running>,
+    /// The thread that watches memory, unless the program has started one itself.
+    _dumps: Option<Dumps>,
 }
 
 /// Thread of a server, and the means to end it.
@@ -255,7 +265,14 @@ impl Server {
     /// ```
     pub fn builder() -> ServerBuilder {
         let debug_addr = Some(DEFAULT_DEBUG_ADDR);
-        ServerBuilder { collector: None, expose: Expose::Metrics, debug_addr, source_url: None, quiet: None }
+        ServerBuilder {
+            collector: None,
+            expose: Expose::Metrics,
+            debug_addr,
+            source_url: None,
+            quiet: None,
+            dumps: DumpSettings::default(),
+        }
     }
 
     /// Returns the address it listens on, with the port it was given.
@@ -336,7 +353,7 @@ fn run(
     ready: mpsc::Sender<std::io::Result<()>>,
 ) {
     control::internal_for_life();
-    sockets::serve_on_this_thread();
+    closed_in_child::serve_on_this_thread();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(ready.send(Err(error))),

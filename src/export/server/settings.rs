@@ -6,7 +6,6 @@ use crate::analyze::collector::budget::set_max_overhead;
 use crate::analyze::collector::{Collector, CollectorBuilder};
 use crate::analyze::symbols::{self, SiteFrame, SiteSettings, signed};
 use crate::base::error::Error;
-use crate::export::input::size;
 use crate::record::control;
 
 /// Applies frames, sampling, tracking, the memory limit and the rules of sites.
@@ -28,17 +27,10 @@ pub(super) fn apply(config: &Config) -> Result<(), Error> {
 /// Returns the settings that are those of a collector.
 pub(super) fn collector(config: &Config) -> CollectorBuilder {
     let mut builder = Collector::builder().top_n(config.top_n).delta_window(config.delta_window);
-    if let Some(bytes) = config.memory_limit {
+    if let Some(bytes) = config.dumps.memory_limit {
         builder = builder.memory_limit(bytes);
     }
     builder.release(config.release.as_str())
-}
-
-/// Reads a memory limit. Err: the line about its value, without its name.
-pub(super) fn memory_limit(value: &str) -> Result<u64, String> {
-    size(value).filter(|&bytes| bytes > 0).ok_or_else(|| {
-        "allowed is a number above 0 with B, KiB, MiB or GiB such as 512MiB, taking the cgroup's limit".into()
-    })
 }
 
 /// Reads one of the variables about sites. Err: the line about its value, without its name.
@@ -76,14 +68,6 @@ fn names(value: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_memory_limit_is_a_size_above_zero() {
-        assert_eq!(memory_limit("512MiB"), Ok(512 << 20));
-        for value in ["0", "much", ""] {
-            assert!(memory_limit(value).unwrap_err().starts_with("allowed is a number above 0 "), "{value}");
-        }
-    }
 
     #[test]
     fn a_rule_of_sites_that_is_none_names_what_is_allowed() {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::record::fork::sockets::ClosedInChild;
+use crate::record::fork::closed_in_child::ClosedInChild;
 
 /// Passes everything on to the connection.
 impl AsyncRead for ClosedInChild<TcpStream> {

@@ -13,6 +13,7 @@ use crate::record::stack_id::table;
 use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
 use crate::record::unwind::{self, Entrance, Registers};
+use crate::record::watermark;
 
 /// Counts a small block (1 to [`SMALL`] - 1 bytes) within the thread's budget, and returns the id for its tag.
 ///
@@ -122,7 +123,7 @@ fn record_and_publish(
     size: usize,
     entrance: Entrance,
 ) -> Option<u32> {
-    let _busy = state.enter_idle();
+    let busy = state.enter_idle();
     // SAFETY: this thread's own state, and it has just been marked.
     let owner = unsafe { state.owner() };
     let id = unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance);
@@ -135,6 +136,8 @@ fn record_and_publish(
         _ => 0,
     };
     state.change(id, size as i64, resized);
+    drop(busy);
+    watermark::notify();
     Some(id)
 }
 
@@ -232,6 +235,7 @@ pub(super) fn refresh_and_record(
     let is_exact = sampling == SamplingConfig::EXACT;
     state.set_generation(if is_exact { generation } else { epoch::generation_of_samples(generation) });
     drop(busy);
+    watermark::notify();
     id
 }
 
@@ -401,6 +405,7 @@ pub(super) fn record_unattributed_shared(size: usize, resized: Resized) -> u32 {
     // may be another one: its sum would have the block and not its free, or the reverse.
     let base = if id == UNTRACKED { epoch::base() } else { id };
     epoch::publish(base, live_bytes(id, size) - resized.bytes_in(base));
+    watermark::notify();
     id
 }
 

@@ -6,6 +6,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, SHARED};
+use crate::record::watermark;
 
 /// Records the free of a block with this tag. The tag has 64 bits here, as the thread's unsampled id has, which it is compared
 /// with: a conversion would cost each free an instruction.
@@ -80,8 +81,10 @@ fn record_free_and_publish(id: u32, size: usize) {
 pub(crate) fn publish() {
     // In a signal handler it is left to the next event.
     if let Some(state) = thread::idle() {
-        let _busy = state.enter_idle();
+        let busy = state.enter_idle();
         state.publish();
+        drop(busy);
+        watermark::notify();
     }
 }
 

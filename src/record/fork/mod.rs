@@ -7,9 +7,8 @@
 //! takes its own locks in between, which a thread that allocates may hold: so the write side waits for a
 //! [bounded](BoundedWait) time.
 
+pub(crate) mod closed_in_child;
 pub(crate) mod mutex;
-#[cfg(feature = "http")]
-pub(crate) mod sockets;
 
 use crate::base::atomics::{AtomicUsize, Ordering};
 use crate::base::hint::unlikely;

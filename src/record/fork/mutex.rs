@@ -16,7 +16,7 @@ use std::ops::{Deref, DerefMut};
 #[cfg(feature = "http")]
 use std::sync::Arc;
 use std::thread::panicking;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Counts the forks between the first process and this one. Relaxed throughout, as the two below: changed only by the
 /// fork handler of a child, which has one thread.
@@ -89,28 +89,38 @@ impl<T> ForkMutex<T> {
     pub(crate) fn lock(&self) -> ForkGuard<'_, T> {
         let mut tries = 0;
         loop {
-            let inside = fork::enter();
-            let here = here();
-            // Acquire: pairs with the Release of the guard's end; what the last holder changed is seen.
-            let mut before = FREE;
-            if let Err(holder) =
-                self.holder.compare_exchange(FREE, here, Ordering::Acquire, Ordering::Relaxed)
-            {
-                before = holder;
+            if let Some(guard) = self.try_lock() {
+                return guard;
             }
-            // Acquire: as above. Of the threads of this process that try, one succeeds.
-            if before == FREE
-                || is_gone(before)
-                    && self
-                        .holder
-                        .compare_exchange(before, here, Ordering::Acquire, Ordering::Relaxed)
-                        .is_ok()
-            {
-                return ForkGuard { mutex: self, was_panicking: panicking(), _inside: inside };
-            }
-            drop(inside);
             fork::outside(|| wait(&mut tries));
         }
+    }
+
+    /// Takes the lock unless another thread keeps it for longer than `longest`.
+    pub(crate) fn try_lock_for(&self, longest: Duration) -> Option<ForkGuard<'_, T>> {
+        let (mut tries, begun) = (0, Instant::now());
+        loop {
+            let guard = self.try_lock();
+            if guard.is_some() || begun.elapsed() >= longest {
+                return guard;
+            }
+            fork::outside(|| wait(&mut tries));
+        }
+    }
+
+    fn try_lock(&self) -> Option<ForkGuard<'_, T>> {
+        let inside = fork::enter();
+        let here = here();
+        // Acquire: pairs with the Release of the guard's end; what the last holder changed is seen.
+        let mut before = FREE;
+        if let Err(holder) = self.holder.compare_exchange(FREE, here, Ordering::Acquire, Ordering::Relaxed) {
+            before = holder;
+        }
+        // Acquire: as above. Of the threads of this process that try, one succeeds.
+        let is_free = before == FREE
+            || is_gone(before)
+                && self.holder.compare_exchange(before, here, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        is_free.then(|| ForkGuard { mutex: self, was_panicking: panicking(), _inside: inside })
     }
 
     /// Returns whether the calling thread is the holder; in a child that it has forked, too.

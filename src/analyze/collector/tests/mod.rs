@@ -10,7 +10,7 @@ mod views;
 
 use super::*;
 use crate::analyze::frame::Traceback;
-use crate::analyze::process::MemoryLimit;
+use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};

@@ -40,6 +40,8 @@ pub(crate) fn sample_report() -> Report {
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
         memory_limit_usage_bytes: Some(7_168),
+        dumps: None,
+        previous_run: None,
         build: BuildInfo {
             version: "0.1.0",
             build_id: "ab12".into(),

@@ -3,6 +3,7 @@
 //! Any thread may use it. A file that was written can be read again. A file may come from anywhere: memory stays in
 //! proportion to its length, and an error is one line of bounded length.
 
+pub(crate) mod dump;
 mod read;
 mod shared;
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Sockets of heapgauge's server → closed in a forked child, where its thread does not exist.
+//! Descriptors of heapgauge's threads → closed in a forked child, where these threads do not exist.
 //!
-//! Open, they would keep the address: it would accept connections that no thread answers, and could not be served
-//! again. A socket is opened and noted, or forgotten and closed, inside the fork lock: a fork never comes between the
-//! two, so what a child closes is a socket of the server's.
+//! An open listener would keep the address: it would accept connections that no thread answers, and could not be served
+//! again. An open file would keep its lock. A descriptor is opened and noted, or forgotten and closed, inside the fork lock:
+//! a fork never comes between the two, so what a child closes is heapgauge's.
 
 use crate::record::fork;
 #[cfg(unix)]
@@ -14,9 +14,10 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 #[cfg(unix)]
 use std::sync::atomic::{AtomicI32, Ordering};
+#[cfg(feature = "http")]
 use std::task::Poll;
 
-/// Sockets there may be at a time: more than a server has listeners and connections.
+/// Descriptors there may be at a time: more than a server has listeners and connections.
 #[cfg(unix)]
 const MOST: usize = 256;
 
@@ -30,13 +31,14 @@ thread_local! {
     static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Marks the calling thread as a server's: a child that it forks, in a signal handler, keeps the sockets it is using.
+#[cfg(feature = "http")]
+/// Marks the calling thread as a server's: a child that it forks, in a signal handler, keeps the descriptors it is using.
 pub(crate) fn serve_on_this_thread() {
     #[cfg(unix)]
     SERVES.set(true);
 }
 
-/// Closes the sockets of the parent's server, in a forked child.
+/// Closes the descriptors of the parent's threads, in a forked child.
 #[cfg(unix)]
 pub(crate) fn close_in_child() {
     if SERVES.try_with(Cell::get).unwrap_or(false) {
@@ -54,25 +56,25 @@ pub(crate) fn close_in_child() {
 
 /// Notes a socket in the table, and returns its place.
 #[cfg(unix)]
-fn note(socket: &impl AsRawFd) -> io::Result<usize> {
-    let noted = socket.as_raw_fd() + 1;
+fn note(descriptor: &impl AsRawFd) -> io::Result<usize> {
+    let noted = descriptor.as_raw_fd() + 1;
     let is_free =
         |place: &AtomicI32| place.compare_exchange(0, noted, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    OPEN.iter().position(is_free).ok_or_else(|| io::Error::other("too many sockets"))
+    OPEN.iter().position(is_free).ok_or_else(|| io::Error::other("too many descriptors"))
 }
 
 /// A type with a descriptor, on systems that have them.
 #[cfg(unix)]
-pub(crate) trait Socket: AsRawFd {}
+pub(crate) trait Descriptor: AsRawFd {}
 #[cfg(unix)]
-impl<S: AsRawFd> Socket for S {}
+impl<S: AsRawFd> Descriptor for S {}
 #[cfg(not(unix))]
-pub(crate) trait Socket {}
+pub(crate) trait Descriptor {}
 #[cfg(not(unix))]
-impl<S> Socket for S {}
+impl<S> Descriptor for S {}
 
 #[cfg(not(unix))]
-fn note(_socket: &impl Socket) -> io::Result<usize> {
+fn note(_descriptor: &impl Descriptor) -> io::Result<usize> {
     Ok(0)
 }
 
@@ -82,33 +84,35 @@ fn forget(_place: usize) {
     OPEN[_place].store(0, Ordering::Relaxed);
 }
 
-/// A socket that a forked child closes. Belongs to a server's thread, which the child does not have.
+/// A descriptor that a forked child closes. Belongs to a thread of heapgauge's, which the child does not have.
 #[derive(Debug)]
-pub(crate) struct ClosedInChild<S: Socket> {
-    socket: ManuallyDrop<S>,
+pub(crate) struct ClosedInChild<S: Descriptor> {
+    descriptor: ManuallyDrop<S>,
     place: usize,
 }
 
-impl<S: Socket> ClosedInChild<S> {
-    /// Opens a socket by `make`, which does not wait.
+impl<S: Descriptor> ClosedInChild<S> {
+    /// Opens a descriptor by `make`, which does not wait.
     pub(crate) fn new(make: impl FnOnce() -> io::Result<S>) -> io::Result<ClosedInChild<S>> {
         let _inside = fork::enter();
         ClosedInChild::noted(make()?)
     }
 
-    /// Opens a socket by `make`, which may have none yet.
+    /// Opens a descriptor by `make`, which may have none yet.
+    #[cfg(feature = "http")]
     pub(crate) fn poll_new(make: impl FnOnce() -> Poll<io::Result<S>>) -> Poll<io::Result<ClosedInChild<S>>> {
         let _inside = fork::enter();
         make().map(|made| ClosedInChild::noted(made?))
     }
 
-    /// Notes a socket that was opened inside the fork lock.
-    fn noted(socket: S) -> io::Result<ClosedInChild<S>> {
-        Ok(ClosedInChild { place: note(&socket)?, socket: ManuallyDrop::new(socket) })
+    /// Notes a descriptor that was opened inside the fork lock.
+    fn noted(descriptor: S) -> io::Result<ClosedInChild<S>> {
+        Ok(ClosedInChild { place: note(&descriptor)?, descriptor: ManuallyDrop::new(descriptor) })
     }
 
+    #[cfg(feature = "http")]
     /// Turns it into another type with the same descriptor; `turn` closes it if it fails, and does not wait.
-    pub(crate) fn try_map<T: Socket>(
+    pub(crate) fn try_map<T: Descriptor>(
         self,
         turn: impl FnOnce(S) -> io::Result<T>,
     ) -> io::Result<ClosedInChild<T>> {
@@ -116,30 +120,30 @@ impl<S: Socket> ClosedInChild<S> {
         forget(self.place);
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is never used again, nor dropped.
-        let socket = unsafe { ManuallyDrop::take(&mut this.socket) };
-        ClosedInChild::noted(turn(socket)?)
+        let descriptor = unsafe { ManuallyDrop::take(&mut this.descriptor) };
+        ClosedInChild::noted(turn(descriptor)?)
     }
 }
 
-impl<S: Socket> Drop for ClosedInChild<S> {
+impl<S: Descriptor> Drop for ClosedInChild<S> {
     fn drop(&mut self) {
         let _inside = fork::enter();
         forget(self.place);
         // SAFETY: it is dropped once, here: `try_map` keeps what it has taken from being dropped.
-        unsafe { ManuallyDrop::drop(&mut self.socket) };
+        unsafe { ManuallyDrop::drop(&mut self.descriptor) };
     }
 }
 
-impl<S: Socket> Deref for ClosedInChild<S> {
+impl<S: Descriptor> Deref for ClosedInChild<S> {
     type Target = S;
 
     fn deref(&self) -> &S {
-        &self.socket
+        &self.descriptor
     }
 }
 
-impl<S: Socket> DerefMut for ClosedInChild<S> {
+impl<S: Descriptor> DerefMut for ClosedInChild<S> {
     fn deref_mut(&mut self) -> &mut S {
-        &mut self.socket
+        &mut self.descriptor
     }
 }

@@ -1,0 +1,151 @@
+//! The largest stacks of the heap, chosen without allocating: the memory for them is set aside.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
+use crate::record::raw_snapshot::{self, Counts, RawStack, StackSink};
+
+/// Stack in the order of its live bytes; of equal ones the older id comes first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BySize(pub RawStack);
+
+impl BySize {
+    fn key(&self) -> (u64, Reverse<u32>) {
+        (self.0.counts.live_bytes(), Reverse(self.0.id))
+    }
+}
+
+impl PartialEq for BySize {
+    fn eq(&self, other: &BySize) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for BySize {}
+
+impl PartialOrd for BySize {
+    fn partial_cmp(&self, other: &BySize) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BySize {
+    fn cmp(&self, other: &BySize) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+/// At most so many stacks with live blocks, and the totals of the heap that they are of.
+#[derive(Debug, Default)]
+pub(super) struct Largest {
+    most: usize,
+    /// The smallest is the first to go.
+    heap: BinaryHeap<Reverse<BySize>>,
+    /// Largest first.
+    pub stacks: Vec<Reverse<BySize>>,
+    pub totals: Counts,
+    pub epoch: u32,
+}
+
+impl StackSink for Largest {
+    fn begin(&mut self, _most: usize) {
+        self.heap.clear();
+    }
+
+    fn add(&mut self, stack: RawStack) {
+        if stack.counts.live_blocks() == 0 {
+            return;
+        }
+        let stack = Reverse(BySize(stack));
+        if self.heap.len() < self.most {
+            self.heap.push(stack);
+        } else if let Some(mut smallest) = self.heap.peek_mut()
+            && stack.0 > smallest.0
+        {
+            *smallest = stack;
+        }
+    }
+}
+
+impl Largest {
+    /// Sets memory aside for so many stacks.
+    pub(super) fn with_room_for(most: usize) -> Largest {
+        Largest { most, heap: BinaryHeap::with_capacity(most), ..Largest::default() }
+    }
+
+    /// Makes one whose memory grows as it is needed, for at most so many stacks.
+    pub(super) fn growing_to(most: usize) -> Largest {
+        Largest { most, ..Largest::default() }
+    }
+
+    /// Reads the heap.
+    pub(super) fn read(&mut self) {
+        let stacks = std::mem::take(&mut self.stacks);
+        self.heap = self.emptied(stacks);
+        (self.epoch, self.totals) = raw_snapshot::visit(self);
+        self.stacks = std::mem::take(&mut self.heap).into_vec();
+        self.stacks.sort_unstable();
+    }
+
+    /// Returns the memory that is set aside, which is in either of the two.
+    fn emptied(&mut self, mut stacks: Vec<Reverse<BySize>>) -> BinaryHeap<Reverse<BySize>> {
+        let heap = std::mem::take(&mut self.heap);
+        if heap.capacity() >= stacks.capacity() {
+            return heap;
+        }
+        stacks.clear();
+        BinaryHeap::from(stacks)
+    }
+
+    /// Takes over the stacks and totals of another one, as far as there is room.
+    pub(super) fn copy_from(&mut self, other: &Largest) {
+        let mut stacks = std::mem::take(&mut self.heap).into_vec();
+        if stacks.capacity() < self.stacks.capacity() {
+            stacks = std::mem::take(&mut self.stacks);
+        }
+        stacks.clear();
+        stacks.extend(other.stacks.iter().take(self.most));
+        (self.stacks, self.totals, self.epoch) = (stacks, other.totals, other.epoch);
+    }
+
+    /// Iterates over the stacks, largest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &RawStack> {
+        self.stacks.iter().map(|Reverse(BySize(stack))| stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(id: u32, bytes: u64) -> RawStack {
+        let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
+        RawStack { id, addresses: &[], truncated: false, counts, variance: 0.0 }
+    }
+
+    #[test]
+    fn the_largest_stay_in_the_memory_that_was_set_aside() {
+        let mut largest = Largest::with_room_for(3);
+        let room = largest.heap.capacity();
+        for round in 0..3 {
+            let stacks = std::mem::take(&mut largest.stacks);
+            largest.heap = largest.emptied(stacks);
+            largest.begin(100);
+            for id in 0..100 {
+                largest.add(stack(id, u64::from((id * 37 + round) % 100)));
+            }
+            largest.stacks = std::mem::take(&mut largest.heap).into_vec();
+            largest.stacks.sort_unstable();
+            let bytes: Vec<u64> = largest.iter().map(|stack| stack.counts.live_bytes()).collect();
+            assert_eq!(bytes, [99, 98, 97]);
+            assert_eq!(largest.stacks.capacity(), room);
+        }
+    }
+
+    #[test]
+    fn stacks_without_blocks_are_left_out() {
+        let mut largest = Largest::with_room_for(3);
+        largest.add(RawStack { counts: Counts::default(), ..stack(1, 0) });
+        assert!(largest.heap.is_empty());
+    }
+}
