@@ -90,7 +90,8 @@
 //! 4. [`sampling`](docs::sampling): less cost, and the error of estimates
 //! 5. [`leak_tests`](docs::leak_tests): tests of your program that fail on a leak
 //! 6. [`limits`](docs::limits): blind spots, and the effect of each limit
-//! 7. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
+//! 7. [`platforms`](docs::platforms): the systems and processors it was tried on
+//! 8. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
 //!
 //! # Coming from `tracemalloc`
 //!
@@ -100,6 +101,12 @@
 #![warn(missing_docs)]
 // On docs.rs each item shows the feature that it needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(target_family = "wasm")]
+compile_error!(
+    "heapgauge does not support WebAssembly, where no call stack can be read: declare the allocator, and depend on this \
+     crate, for `cfg(not(target_family = \"wasm\"))` only"
+);
 
 mod base;
 

@@ -27,6 +27,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "tag/large",
             "count/counters",
             "unwind/rule_cache",
+            "unwind/start_code",
             "tag",
             "count/sampling",
             "count/unsampled",

@@ -147,6 +147,7 @@ pub(crate) fn frames() -> usize {
 }
 
 /// Returns a number that changes when unwind rules may have become wrong: a module was unloaded.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 #[inline(always)]
 pub(crate) fn rules_epoch() -> u32 {
     HOT.rules_epoch.load(Ordering::Relaxed)

@@ -5,9 +5,12 @@
 
 use crate::base::atomics::{AtomicBool, Ordering};
 use crate::record::count::sampling;
+#[cfg(unix)]
 use crate::record::count::unsampled;
 use crate::record::failure;
-use crate::record::fork::{self, Once, mutex, mutex::ForkMutex};
+#[cfg(unix)]
+use crate::record::fork::{self, mutex};
+use crate::record::fork::{Once, mutex::ForkMutex};
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;

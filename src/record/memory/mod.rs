@@ -218,6 +218,7 @@ pub(crate) fn has_room(bytes: usize) -> bool {
 }
 
 /// Returns whether what is reserved fits.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) fn fits(_bytes: usize) -> bool {
     has_room(0)
 }

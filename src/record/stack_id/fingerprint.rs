@@ -4,7 +4,7 @@
 //! rule, with no table of factors and no word that waits for the one before it. Where a program does little but allocate,
 //! the time from the first word to the sum is the cost.
 
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(all(target_os = "linux", any(target_arch = "aarch64", miri)))]
 use crate::record::stack_id::stack_word::read;
 
 /// Number of words in a group, one for each chain. The last group is padded.
@@ -44,7 +44,7 @@ pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
 /// # Safety
 ///
 /// * Their number is a multiple of [`GROUP`] and at most [`MOST`], and the words can be read.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
 #[inline(always)]
 pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     // Each word takes three instructions of 15 bytes. The groups stand in a row, the last one first, and the jump skips
@@ -108,7 +108,7 @@ pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
 /// # Safety
 ///
 /// * The words can be read.
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(all(target_os = "linux", any(target_arch = "aarch64", miri)))]
 #[inline(always)]
 pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     // SAFETY: the caller's duty.

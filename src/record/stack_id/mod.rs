@@ -2,7 +2,10 @@
 
 pub(crate) mod cache;
 pub(crate) mod fingerprint;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod frame_layout;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod frame_layout_cache;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_word;
 pub(crate) mod table;

@@ -34,6 +34,13 @@ static ROOT: [AtomicPtr<Leaf>; ROOT_LEN] = [const { AtomicPtr::new(std::ptr::nul
 static HAS_LEAVES: [AtomicU64; ROOT_LEN.div_ceil(64 * 64)] =
     [const { AtomicU64::new(0) }; ROOT_LEN.div_ceil(64 * 64)];
 
+/// Removes the tag of a pointer from an address, as memory tagging puts one into the upper byte, which aarch64 ignores when
+/// it follows a pointer: a block may come back with another tag.
+#[inline(always)]
+fn untagged(address: usize) -> usize {
+    if cfg!(target_arch = "aarch64") { address & (usize::MAX >> 8) } else { address }
+}
+
 /// Marks a root entry whose leaf could not be mapped. It stays so: a block allocated without a
 /// leaf must not find one when it is freed.
 fn no_leaf() -> *mut Leaf {
@@ -43,6 +50,7 @@ fn no_leaf() -> *mut Leaf {
 /// Keeps `id` for the block at `address`; false when there is no memory for it, now and for good.
 #[inline(always)]
 pub(crate) fn set(address: usize, id: u32) -> bool {
+    let address = untagged(address);
     match entry(address) {
         Some(entry) => {
             entry.store(id, Ordering::Relaxed);
@@ -61,7 +69,7 @@ pub(crate) fn set(address: usize, id: u32) -> bool {
 /// Returns the id that [`set`] kept last for this address, 0 if none.
 #[inline(always)]
 pub(crate) fn get(address: usize) -> u32 {
-    entry(address).map_or(0, |entry| entry.load(Ordering::Relaxed))
+    entry(untagged(address)).map_or(0, |entry| entry.load(Ordering::Relaxed))
 }
 
 /// Returns the entry of an address, if its leaf is there.
@@ -265,6 +273,15 @@ mod tests {
             }
             assert!(resident_bytes() >= before + (8 << 12), "leaf {number}");
         }
+    }
+
+    /// As where glibc tags its blocks.
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn the_tag_of_a_pointer_does_not_count() {
+        let base = 0x1234_9876_0000;
+        assert!(set(base | 3 << 56, 7));
+        assert_eq!((get(base), get(base | 11 << 56)), (7, 7));
     }
 
     #[test]

@@ -15,15 +15,19 @@
 mod exit;
 mod guard;
 mod registry;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_bounds;
 mod state;
 #[cfg(test)]
 mod tests;
+mod walk_state;
 
 pub(crate) use guard::Suspension;
+#[cfg(unix)]
+pub(crate) use registry::forget_other_threads;
 pub(crate) use registry::{
-    SHARED, all, at_generation, current, current_or_make, forget_other_threads, hot_state, idle, prepare,
-    revoke_unpublished, unpublished_bytes, unsuspended,
+    SHARED, all, at_generation, current, current_or_make, hot_state, idle, prepare, revoke_unpublished,
+    unpublished_bytes, unsuspended,
 };
 pub(crate) use state::{
     BUSY, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader, ThreadState,

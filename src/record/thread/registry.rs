@@ -5,8 +5,8 @@ use crate::record::append_list::List;
 use crate::record::count::counters::{Shared, Table};
 use crate::record::epoch;
 use crate::record::memory;
+use crate::record::thread::exit;
 use crate::record::thread::state::{BUSY, FLAGS, HotState, ThreadState};
-use crate::record::thread::{exit, stack_bounds};
 use std::cell::Cell;
 use std::hint::assert_unchecked;
 
@@ -113,9 +113,7 @@ pub(crate) fn current_or_make() -> Option<&'static ThreadState> {
     if let Some(state) = state {
         // SAFETY: this thread has just taken it; `GONE` in LOCAL keeps all other code out.
         let owner = unsafe { state.owner() };
-        owner.bounds = stack_bounds::of_this_thread();
-        owner.layouts.prepare();
-        owner.layouts.move_to(owner.bounds.end);
+        owner.walk.prepare();
         owner.cache.prepare();
         exit::at_thread_end(state);
     }
@@ -189,6 +187,7 @@ pub(super) fn release(state: &ThreadState) {
 }
 
 /// Releases all states but the calling thread's, in a forked child, which has no other thread.
+#[cfg(unix)]
 pub(crate) fn forget_other_threads() {
     let own = current().map_or(std::ptr::null(), |state| &raw const *state);
     for state in all() {
@@ -202,6 +201,7 @@ pub(crate) fn forget_other_threads() {
 
 /// Makes the preparations for a thread's first allocation; called before `main` where that is possible.
 pub(crate) fn prepare() {
-    stack_bounds::prepare();
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    super::stack_bounds::prepare();
     exit::prepare();
 }

@@ -101,22 +101,18 @@ fn main_stack() -> StackBounds {
 
 /// Finds out how to ask; called before `main` where that is possible.
 pub(crate) fn prepare() {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: a plain query.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        if let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) {
-            PAGE_SIZE.store(page, Ordering::Relaxed);
-        }
-        CAN_ASK_KERNEL.store(probe::works(), Ordering::Relaxed);
-        // SAFETY: a NUL-terminated name, the default scope.
-        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
-        if !symbol.is_null() {
-            // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
-            MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
-            CAN_ASK
-                .store(cfg!(target_env = "gnu") && CAN_ASK_KERNEL.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+    // SAFETY: a plain query.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    if let Some(page) = usize::try_from(page).ok().filter(|page| page.is_power_of_two()) {
+        PAGE_SIZE.store(page, Ordering::Relaxed);
+    }
+    CAN_ASK_KERNEL.store(probe::works(), Ordering::Relaxed);
+    // SAFETY: a NUL-terminated name, the default scope.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_stack_end".as_ptr()) };
+    if !symbol.is_null() {
+        // SAFETY: glibc's variable of this name is a pointer, set before any constructor.
+        MAIN_STACK_END.store(unsafe { *symbol.cast::<usize>() }, Ordering::Relaxed);
+        CAN_ASK.store(cfg!(target_env = "gnu") && CAN_ASK_KERNEL.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -176,19 +172,10 @@ impl ForeignPages {
 }
 
 // A processor whose thread pointer we know how to read, with system calls as a Linux kernel has them.
-#[cfg_attr(
-    not(all(
-        target_os = "linux",
-        target_pointer_width = "64",
-        any(target_arch = "x86_64", target_arch = "aarch64"),
-        not(miri)
-    )),
-    path = "stack_bounds/no_probe.rs"
-)]
+#[cfg_attr(any(miri, not(target_pointer_width = "64")), path = "stack_bounds/no_probe.rs")]
 mod probe;
 
 /// Asks the C library for the bounds: in the main thread by a file, in the others under a lock of the thread.
-#[cfg(target_os = "linux")]
 fn as_told() -> StackBounds {
     // SAFETY: plain queries.
     let is_main = unsafe { libc::getpid() == libc::syscall(libc::SYS_gettid) as libc::pid_t };
@@ -213,12 +200,7 @@ fn as_told() -> StackBounds {
     StackBounds { end: (low.addr() + size) & !(align_of::<usize>() - 1), size, may_grow: false }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn as_told() -> StackBounds {
-    StackBounds::default()
-}
-
-#[cfg(all(test, target_os = "linux", target_env = "gnu", not(miri)))]
+#[cfg(all(test, target_env = "gnu", not(miri)))]
 mod tests {
     use super::*;
     use std::cell::RefCell;

@@ -10,10 +10,8 @@ use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::cache::StackCache;
-use crate::record::stack_id::frame_layout_cache::FrameLayoutCache;
 use crate::record::tag::SAMPLED;
-use crate::record::thread::stack_bounds::StackBounds;
-use crate::record::unwind::rule_cache::Rules;
+use crate::record::thread::walk_state::WalkState;
 use std::cell::{Cell, UnsafeCell};
 
 /// Return addresses of one walk, laid out as a recorded stack is: see `stack_id::table`.
@@ -37,13 +35,9 @@ pub(crate) struct StackHeader {
 
 /// The part of a state that only its thread reads and writes.
 pub(crate) struct OwnerState {
-    pub rules: Rules,
-    pub layouts: FrameLayoutCache,
+    pub walk: WalkState,
     pub cache: StackCache,
     pub buffer: StackBuffer,
-    pub bounds: StackBounds,
-    /// Working memory of the unwind-rule parser, see `unwind::cfi`; null until first needed.
-    pub parser: *mut u8,
 }
 
 /// The part of a state that inlined code reads at each event.

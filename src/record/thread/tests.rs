@@ -32,7 +32,7 @@ fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
     let state = make().unwrap();
     assert!(state.counters.add_slow(70, Direction::Freed, 5));
     // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
-    unsafe { state.owner() }.bounds.end = 1;
+    unsafe { state.owner() }.buffer.header.len = 1;
     std::mem::forget(state.enter(INTERNING | BUSY));
     state.inside.store(1, Ordering::SeqCst);
     state.leave_fork_lock();
@@ -40,7 +40,7 @@ fn a_state_left_busy_is_repaired_before_another_thread_has_it() {
     state.reset_for_new_thread();
     assert_eq!(state.flags(), 0);
     // SAFETY: as above.
-    assert_eq!(unsafe { state.owner() }.bounds.end, 0);
+    assert_eq!(unsafe { state.owner() }.buffer.header.len, 0);
     assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
 }
 
@@ -50,13 +50,13 @@ fn a_fork_gives_up_half_changed_tables_and_keeps_counts() {
         let state = make().unwrap();
         assert!(state.counters.add_slow(70, Direction::Freed, 5));
         // SAFETY: made above and known to this thread alone; nothing else has the owner's part.
-        unsafe { state.owner() }.bounds.end = 1;
+        unsafe { state.owner() }.buffer.header.len = 1;
         if busy {
             state.hot.flags.store(BUSY.into(), Ordering::Relaxed);
         }
         state.repair_after_fork();
         // SAFETY: as above.
-        assert_eq!(unsafe { state.owner() }.bounds.end, usize::from(!busy));
+        assert_eq!(unsafe { state.owner() }.buffer.header.len, u16::from(!busy));
         assert_eq!(state.counters.chunk(1).unwrap().read(70 - 64, Direction::Freed), (5, 1));
     }
 }

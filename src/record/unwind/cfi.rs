@@ -71,10 +71,10 @@ impl Registers {
 /// Implements [`super::refresh`].
 #[inline]
 pub(super) fn refresh(owner: &mut OwnerState) {
-    if owner.rules.epoch != epoch::rules_epoch() {
-        owner.rules.forget();
-        owner.layouts.forget();
-        owner.rules.epoch = epoch::rules_epoch();
+    if owner.walk.rules.epoch != epoch::rules_epoch() {
+        owner.walk.rules.forget();
+        owner.walk.layouts.forget();
+        owner.walk.rules.epoch = epoch::rules_epoch();
     }
 }
 
@@ -83,9 +83,9 @@ pub(super) fn refresh(owner: &mut OwnerState) {
 #[inline(always)]
 fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
     // On a foreign stack this is more than the stack's size.
-    let depth = owner.bounds.end.wrapping_sub(stack_pointer);
-    let offset = owner.layouts.discriminators[entrance as usize] as usize;
-    if depth > owner.bounds.size || offset >= depth {
+    let depth = owner.walk.bounds.end.wrapping_sub(stack_pointer);
+    let offset = owner.walk.layouts.discriminators[entrance as usize] as usize;
+    if depth > owner.walk.bounds.size || offset >= depth {
         count_cache!(out_of_bounds);
         return None;
     }
@@ -104,11 +104,14 @@ pub(crate) fn lookup_by_layout<'a>(
     entrance: Entrance,
 ) -> Option<&'a FrameLayout> {
     let key = key(owner, registers.sp, entrance)?;
-    let layout: *mut FrameLayout = owner.layouts.likely(key)?;
+    let layout: *mut FrameLayout = owner.walk.layouts.likely(key)?;
     // SAFETY: borrowed from `owner` just now. A pointer, because the compiler takes a borrow that may be returned for one that
     // lasts, and `owner` is borrowed again below, after the last use of this one.
     let layout = unsafe { &mut *layout };
-    debug_assert!(layout.extent() <= owner.bounds.end - registers.sp, "a layout that ends behind the stack");
+    debug_assert!(
+        layout.extent() <= owner.walk.bounds.end - registers.sp,
+        "a layout that ends behind the stack"
+    );
     // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
     let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
@@ -130,8 +133,11 @@ fn lookup_by_second_layout<'a>(
     registers: Registers,
     key: Key,
 ) -> Option<&'a FrameLayout> {
-    let layout = owner.layouts.at(1, key)?;
-    debug_assert!(layout.extent() <= owner.bounds.end - registers.sp, "a layout that ends behind the stack");
+    let layout = owner.walk.layouts.at(1, key)?;
+    debug_assert!(
+        layout.extent() <= owner.walk.bounds.end - registers.sp,
+        "a layout that ends behind the stack"
+    );
     // SAFETY: as above.
     let check = unsafe { layout.check(registers.sp, || registers.fp) };
     (layout.is_last(check) || lookup_other(layout, &owner.cache, counters, check)).then_some(layout)
@@ -163,14 +169,14 @@ pub(crate) fn lookup_by_every_layout(
     entrance: Entrance,
 ) -> u32 {
     // The first event of a thread that has adopted a state: its layouts and stacks are those of the thread before.
-    if !owner.bounds.extend_to(registers.sp) {
+    if !owner.walk.bounds.extend_to(registers.sp) {
         return 0;
     }
     // That may have found that this is the main thread's stack, whose end is elsewhere.
-    owner.layouts.move_to(owner.bounds.end);
+    owner.walk.layouts.move_to(owner.walk.bounds.end);
     let Some(key) = key(owner, registers.sp, entrance) else { return 0 };
     let found = (0..2).find_map(|number| {
-        let layout = owner.layouts.at(number, key)?;
+        let layout = owner.walk.layouts.at(number, key)?;
         // SAFETY: as above.
         let check = unsafe { layout.check(registers.sp, || registers.fp) };
         // From the stack cache, not the layout's last id: that may be stale.
@@ -190,20 +196,20 @@ pub(super) fn walk_and_learn(
 ) -> Option<Fingerprint> {
     refresh(owner);
     let sp = registers.sp;
-    let is_own_stack = owner.bounds.extend_to(sp);
-    let bounds = owner.bounds;
+    let is_own_stack = owner.walk.bounds.extend_to(sp);
+    let bounds = owner.walk.bounds;
     let mut gather = Gather::new(&mut owner.buffer.addresses, limit);
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read.
     let read = |address: usize| Some(unsafe { word(address) });
-    let mut parser = Parser { memory: &mut owner.parser };
+    let mut parser = Parser { memory: &mut owner.walk.parser };
     let rule_of = |address| parser.rule(address);
     let mut places = SlotOffsets::new();
     let ended = if is_own_stack {
-        walk::<false>(&mut owner.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
+        walk::<false>(&mut owner.walk.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     } else {
         let read = read_foreign(sp);
-        walk::<true>(&mut owner.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
+        walk::<true>(&mut owner.walk.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
     let sum = gather.sum();
     debug_assert!(gather.len <= MAX_ADDRESSES && places.return_addresses().len() <= gather.len);
@@ -219,11 +225,11 @@ pub(super) fn walk_and_learn(
         return Some(Fingerprint::of_addresses(sum));
     };
     debug_assert!(layout.extent() <= bounds.end - sp, "a layout that ends behind the stack");
-    owner.layouts.move_to(bounds.end);
+    owner.walk.layouts.move_to(bounds.end);
     if let Some(entrance) = entrance {
-        owner.layouts.learn_discriminator(entrance as usize, owner.buffer.addresses[0], first_two);
+        owner.walk.layouts.learn_discriminator(entrance as usize, owner.buffer.addresses[0], first_two);
         if let Some(key) = key(owner, sp, entrance) {
-            owner.layouts.learn(key, &layout);
+            owner.walk.layouts.learn(key, &layout);
         }
     }
     // The check that `lookup_by_layout` will compute for this stack.

@@ -5,6 +5,7 @@ use crate::record::memory;
 use crate::record::unwind::arch::{self, WORD};
 use crate::record::unwind::modules;
 use crate::record::unwind::rule_cache::Rule;
+use crate::record::unwind::start_code;
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
     UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
@@ -54,7 +55,8 @@ impl Parser<'_> {
             if matches!(lookup, Lookup::ReturnAddress(_)) { address.wrapping_sub(1) } else { address };
         let lasting = modules::find_lasting(address);
         let stays = lasting.is_some();
-        let unknown = RuleFound { rule: Rule::UNKNOWN, stays };
+        let without_rule = if start_code::contains(address) { Rule::END } else { Rule::UNKNOWN };
+        let unknown = RuleFound { rule: without_rule, stays };
         let (module, segment) = match lasting {
             Some(listed) => (listed.module, listed.segment),
             None => {
@@ -68,7 +70,10 @@ impl Parser<'_> {
         let Some(segment) = segment else { return RuleFound { rule: Rule::OTHER, stays } };
         // SAFETY: the module stays loaded, or as above.
         let section = |start: usize| unsafe { segment.bytes_from(start) };
-        RuleFound { rule: row_rule(context, module.unwind_header, address, section), stays }
+        match row_rule(context, module.unwind_header, address, section) {
+            Rule::UNKNOWN => unknown,
+            rule => RuleFound { rule, stays },
+        }
     }
 
     /// Borrows the parser's working memory, allocated by the first call of a thread.
@@ -188,5 +193,41 @@ pub(super) fn prepare() {
         unsafe { fresh.write(Context::new_in()) };
         // Release: publishes the context; pairs with the Acquire of `Parser::context`.
         FRESH.store(fresh, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the rule behind an instruction of a made section: the return address lies right below the base, which is 16 bytes
+    /// above the stack pointer.
+    fn rule_behind(instruction: u8) -> Rule {
+        const HEADER: usize = 0x20_0000;
+        const CODE: usize = 0x10_0000;
+        let (stack, ra) = (arch::STACK_POINTER.0 as u8, arch::RETURN_ADDRESS.0 as u8);
+        let to_code = |from: usize| (CODE as i32 - from as i32).to_le_bytes();
+        let mut bytes = vec![1, 0x1b, 0x03, 0x3b, 16, 0, 0, 0, 1, 0, 0, 0];
+        bytes.extend(to_code(HEADER));
+        bytes.extend([44, 0, 0, 0]);
+        // The common part, from 20 on.
+        bytes.extend([20, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, ra, 1, 0x1b]);
+        bytes.extend([0x0c, stack, 16, 0x80 | ra, 1, 0, 0]);
+        // The description, from 44 on.
+        bytes.extend([16, 0, 0, 0, 28, 0, 0, 0]);
+        bytes.extend(to_code(HEADER + bytes.len()));
+        bytes.extend([64, 0, 0, 0, 0, 0x44, instruction, 0, 0, 0, 0, 0]);
+        row_rule(&mut Context::new_in(), HEADER, CODE + 8, |start| &bytes[start - HEADER..])
+    }
+
+    /// Signing the return address is followed; signing it by the address of the instruction is left to the platform's unwinder, which
+    /// counts.
+    #[test]
+    fn unknown_instructions_are_left_to_the_platforms_unwinder() {
+        let step = rule_behind(0);
+        assert!(![Rule::END, Rule::OTHER, Rule::UNKNOWN].contains(&step), "{step:?}");
+        assert_eq!(rule_behind(0x2c), Rule::OTHER);
+        let signed = if cfg!(target_arch = "aarch64") { step } else { Rule::OTHER };
+        assert_eq!(rule_behind(0x2d), signed);
     }
 }

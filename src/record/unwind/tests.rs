@@ -239,7 +239,6 @@ impl Drop for OnDrop<'_> {
     }
 }
 
-#[cfg(unix)]
 fn sort_with(rest: &[Kind], model: &mut Model) {
     use std::cell::Cell;
     thread_local! {
@@ -260,11 +259,6 @@ fn sort_with(rest: &[Kind], model: &mut Model) {
     // SAFETY: two numbers of four bytes and a function that compares.
     unsafe { libc::qsort(numbers.as_mut_ptr().cast(), 2, 4, Some(compare)) };
     HERE.set(before);
-}
-
-#[cfg(not(unix))]
-fn sort_with(rest: &[Kind], model: &mut Model) {
-    descend(rest, model);
 }
 
 /// Serialises the tests, which share one epoch and its counters.
@@ -406,8 +400,8 @@ fn caches_hit_what_they_have_seen() {
             let owner = unsafe { state.owner() };
             refresh(owner);
             // An earlier thread may have had them.
-            owner.rules.forget();
-            owner.layouts.forget();
+            owner.walk.rules.forget();
+            owner.walk.layouts.forget();
         }
         cache_counts::take();
         let call = |first: bool, ids: &mut HashMap<Vec<usize>, u32>| {

@@ -12,7 +12,6 @@ pub(super) fn copy(_address: usize, _to: &mut [u8]) -> bool {
     false
 }
 
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(super) fn works() -> bool {
     false
 }
