@@ -90,8 +90,9 @@
 //! 4. [`sampling`](docs::sampling): less cost, and the error of estimates
 //! 5. [`leak_tests`](docs::leak_tests): tests of your program that fail on a leak
 //! 6. [`limits`](docs::limits): blind spots, and the effect of each limit
-//! 7. [`platforms`](docs::platforms): the systems and processors it was tried on
-//! 8. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
+//! 7. [`after_a_kill`](docs::after_a_kill): the dumps of a process that was killed for its memory
+//! 8. [`platforms`](docs::platforms): the systems and processors it was tried on
+//! 9. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
 //!
 //! # Coming from `tracemalloc`
 //!

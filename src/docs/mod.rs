@@ -7,7 +7,8 @@
 //! 5. [`leak_tests`]: tests of your program that fail on a leak
 //! 6. [`limits`]: blind spots, and the effect of each limit
 //! 7. [`after_a_kill`]: the dumps of a process that was killed for its memory
-//! 8. [`coming_from_tracemalloc`]: the names of Python's module
+//! 8. [`platforms`]: the systems and processors it was tried on
+//! 9. [`coming_from_tracemalloc`]: the names of Python's module
 
 #[doc = include_str!("production.md")]
 pub mod production {}
@@ -28,6 +29,9 @@ pub mod limits {}
 
 #[doc = include_str!("after_a_kill.md")]
 pub mod after_a_kill {}
+
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 
 #[doc = include_str!("coming_from_tracemalloc.md")]
 pub mod coming_from_tracemalloc {}

@@ -73,11 +73,13 @@ fn fill_tree(tree: &mut BTreeMap<u32, Box<[u8; 300]>>) -> u32 {
     line!() - 3
 }
 
-/// Returns the size of a hashbrown table: buckets of `entry` bytes, a control byte a bucket and a group of 16.
+/// Returns the size of a hashbrown table: buckets of `entry` bytes, a control byte a bucket and a group
+/// of as many as the processor compares at once.
 fn hashbrown_bytes(capacity: usize, entry: usize) -> u64 {
     let buckets = (capacity * 8 / 7).next_power_of_two();
     assert_eq!(buckets * 7 / 8, capacity);
-    (buckets * entry + buckets + 16) as u64
+    let group = if cfg!(target_arch = "x86_64") { 16 } else { 8 };
+    (buckets * entry + buckets + group) as u64
 }
 
 #[test]

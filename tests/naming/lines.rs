@@ -48,8 +48,8 @@ fn a_map_that_grows_names_the_line_that_fills_it() {
     let line = line!() - 2;
     let (size, count) = at_line(line);
     assert_eq!(count, 1);
-    // 16,384 buckets of 40 bytes, their control bytes and a group more.
-    assert_eq!(size, 16_384 * 40 + 16_384 + 16);
+    // 16,384 buckets of 40 bytes, their control bytes and a group more, of as many as the processor compares at once.
+    assert_eq!(size, 16_384 * 40 + 16_384 + if cfg!(target_arch = "x86_64") { 16 } else { 8 });
     drop(map);
 }
 
@@ -319,7 +319,7 @@ fn names_are_those_of_the_running_file_whatever_is_in_its_place() {
         "deleted" => {}
         // A file with debug information, of other code.
         "replaced" => {
-            let cc = std::process::Command::new("cc")
+            let cc = std::process::Command::new(crate::process::c_compiler())
                 .args(["-g", "-x", "c", "-", "-o"])
                 .arg(&program)
                 .stdin(std::process::Stdio::piped())

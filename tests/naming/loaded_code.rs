@@ -89,7 +89,7 @@ fn library_of(code: &str, name: &str, frame: usize) -> PathBuf {
     std::fs::create_dir_all(&directory).unwrap();
     let (source, library) = (directory.join(format!("{name}.c")), directory.join(format!("lib{name}.so")));
     std::fs::write(&source, code).unwrap();
-    let compiled = Command::new("cc")
+    let compiled = Command::new(process::c_compiler())
         .args(["-g", "-O2", "-shared", "-fPIC", "-fasynchronous-unwind-tables", "-fomit-frame-pointer"])
         .args(["-fno-stack-protector", "-fno-stack-clash-protection"])
         .arg(format!("-DFRAME={frame}"))

@@ -46,6 +46,12 @@ pub fn is_started_for_one_test() -> bool {
     std::env::var_os(OWN_PROCESS).is_some()
 }
 
+/// Returns the name of the C compiler for the processor that the tests run on.
+#[allow(dead_code, reason = "not each test program uses it")]
+pub fn c_compiler() -> std::ffi::OsString {
+    std::env::var_os("CC").unwrap_or("cc".into())
+}
+
 /// Waits for the other tests of this program that take turns.
 #[allow(dead_code, reason = "not each test program uses it")]
 pub fn turn() -> MutexGuard<'static, ()> {

@@ -1,4 +1,6 @@
-//! Prints the sites of six leaks, and how they were captured, as JSON, for `tests/variants.py`.
+//! Prints the sites of six leaks, and how they were captured, as JSON, for `tests/variants.py` and `tests/platforms.py`.
+//!
+//! With the argument `go on` it prints them twice more, for `tests/platforms.py`.
 //!
 //! Each leak allocates in one line, so that a variant with line numbers has as many sites as one with functions only.
 
@@ -77,6 +79,50 @@ fn frame(frame: &Frame) -> Value {
     })
 }
 
+/// Leaks again all that `main` has leaked.
+#[inline(never)]
+fn leak_again() {
+    first_leak();
+    second_leak();
+    third_leak();
+    fourth_leak();
+    fifth_leak();
+    sixth_leak();
+}
+
+/// Prints the sites again after what has broken their names or numbers: a panic that prints a backtrace, for which the
+/// standard library maps the executable once more; the end of the thread that allocates; and a fork, in the child.
+fn go_on() {
+    let panicked = std::panic::catch_unwind(|| panic!("this panic prints a backtrace"));
+    assert!(panicked.is_err());
+    std::thread::spawn(leak_again).join().expect("the thread ends without a panic");
+    print_document();
+    print_in_child();
+}
+
+#[cfg(unix)]
+fn print_in_child() {
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
+    }
+    // SAFETY: both are functions of the C library with these types. No other thread runs, so the child may go on.
+    unsafe {
+        let child = fork();
+        assert!(child >= 0, "no child process could be made");
+        if child == 0 {
+            leak_again();
+            print_document();
+            std::process::exit(0);
+        }
+        let mut status = -1;
+        assert_eq!((waitpid(child, &mut status, 0), status), (child, 0), "the child has failed");
+    }
+}
+
+#[cfg(not(unix))]
+fn print_in_child() {}
+
 fn main() {
     first_leak();
     second_leak();
@@ -86,6 +132,14 @@ fn main() {
     // Nothing is looked through, so that the library's frame is the nearest.
     heapgauge::set_look_through(<[&str; 0]>::default()).expect("no names");
     sixth_leak();
+    print_document();
+    if std::env::args().nth(1).as_deref() == Some("go on") {
+        go_on();
+    }
+}
+
+/// Prints one line.
+fn print_document() {
     let snapshot = Snapshot::take().expect("tracking is on");
     let rows: Vec<Value> = snapshot
         .statistics(GroupBy::Traceback)
@@ -128,6 +182,8 @@ fn main() {
         "symbols": report.build.symbols(),
         "fallback_walks": report.fallback_walks,
         "dropped": dropped.stacks + dropped.memory + dropped.threads + dropped.reentrant,
+        "truncated": report.truncated_stacks,
+        "build_id": report.build.build_id(),
         "tracebacks": rows,
         "sites": sites,
         // Another one in each process that is loaded elsewhere.
