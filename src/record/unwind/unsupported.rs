@@ -33,11 +33,11 @@ impl FrameLayout {
     }
 }
 
-pub(super) fn refresh(_tools: &mut OwnerState) {}
+pub(super) fn refresh(_owner: &mut OwnerState) {}
 
 #[inline(always)]
 pub(crate) fn lookup_by_layout<'a>(
-    _tools: &'a mut OwnerState,
+    _owner: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
     _entrance: Entrance,
@@ -46,7 +46,7 @@ pub(crate) fn lookup_by_layout<'a>(
 }
 
 pub(crate) fn lookup_by_every_layout(
-    _tools: &mut OwnerState,
+    _owner: &mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
     _entrance: Entrance,
@@ -55,7 +55,7 @@ pub(crate) fn lookup_by_every_layout(
 }
 
 pub(super) fn walk_and_learn(
-    _tools: &mut OwnerState,
+    _owner: &mut OwnerState,
     _registers: Registers,
     _limit: usize,
     _entrance: Option<Entrance>,
