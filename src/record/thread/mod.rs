@@ -20,6 +20,10 @@ pub(crate) mod stack_bounds;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod walk_state;
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+#[path = "no_walk_state.rs"]
 mod walk_state;
 
 pub(crate) use guard::Suspension;

@@ -25,9 +25,11 @@ impl FrameLayout {
         match *self {}
     }
 
+    /// Returns nothing: there is no value to call it with.
+    ///
     /// # Safety
     ///
-    /// * It exists.
+    /// * None.
     pub(crate) unsafe fn count(&self) -> &'static Count {
         match *self {}
     }
