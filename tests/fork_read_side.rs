@@ -13,7 +13,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 /// The behaviour of a thread at its allocations.
@@ -185,34 +185,61 @@ fn on_a_new_stack() -> Vec<u8> {
     std::hint::black_box(vec![7; 77])
 }
 
+#[inline(never)]
+fn on_another_stack() -> Vec<u8> {
+    std::hint::black_box(vec![8; 78])
+}
+
 /// Reading debug information takes from 50 ms to half a second, and may wait for a slow disk.
 #[test]
 fn a_fork_does_not_wait_for_debug_information() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     within(500);
     let read_side = ReadSide::new();
+    let snapshot = || drop(Snapshot::take().unwrap());
+    // Holds a lock meanwhile, which the child takes over.
+    let collection = || drop(read_side.collectors[0].collect());
     let kept = on_a_new_stack();
+    fork_while(&snapshot, &read_side, "fork_read_side::on_a_new_stack");
+    let kept = (kept, on_another_stack());
+    // A younger collection would be reused.
+    std::thread::sleep(Duration::from_millis(1_001));
+    fork_while(&collection, &read_side, "fork_read_side::on_another_stack");
+    within(0);
+    drop(kept);
+}
+
+/// Forks while `read` waits in the middle of reading debug information, and looks for a function in the child.
+fn fork_while(read: &(dyn Fn() + Sync), read_side: &ReadSide, function: &str) {
+    STOPPED.store(false, Ordering::Release);
+    GO.store(false, Ordering::Release);
     std::thread::scope(|scope| {
         let reads = scope.spawn(|| {
             AT.set(At::Stop);
-            drop(Snapshot::take().unwrap());
+            read();
             AT.set(At::Nothing);
         });
         while !STOPPED.load(Ordering::Acquire) {
             assert!(!reads.is_finished(), "nothing was read");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let status = in_child(|| {
+        let (tell, forked) = mpsc::channel();
+        let waits = scope.spawn(move || {
+            let waits = forked.recv_timeout(Duration::from_secs(20)).is_err();
+            // A fork that waits goes on, so that the test ends.
+            GO.store(true, Ordering::Release);
+            waits
+        });
+        let process = child(|| {
             // The parent's thread never comes back here.
             read_side.use_all(20);
             let rows = Snapshot::take().unwrap().statistics(GroupBy::Function);
-            i32::from(!rows.iter().any(|row| row.name() == "fork_read_side::on_a_new_stack"))
+            i32::from(!rows.iter().any(|row| row.name() == function))
         });
-        GO.store(true, Ordering::Release);
-        assert_eq!(status, 0);
+        let _ = tell.send(());
+        assert!(!waits.join().unwrap(), "the fork has waited");
+        assert_eq!(ended(process), 0);
     });
-    within(0);
-    drop(kept);
 }
 
 static HANDLED: AtomicUsize = AtomicUsize::new(0);

@@ -88,6 +88,8 @@ impl Counter {
         self.add(times);
         let is_inside = !is_closed();
         if !is_inside {
+            #[cfg(test)]
+            tests::IN_VAIN.set(tests::IN_VAIN.get() + 1);
             self.leave(times);
         }
         is_inside
@@ -301,21 +303,30 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
+    thread_local! {
+        /// Number of times that this thread has entered and left because a fork had begun.
+        pub(super) static IN_VAIN: Cell<usize> = const { Cell::new(0) };
+    }
+
     /// They would keep it waiting, the longer the more they are.
     #[test]
     fn a_thread_that_waits_for_a_fork_is_not_inside() {
-        close();
-        let (tell, state) = mpsc::channel();
-        let waiting = std::thread::spawn(move || {
-            tell.send(thread::current_or_make().unwrap()).unwrap();
-            drop(enter());
-        });
-        let state = state.recv().unwrap();
-        let looks = (0..4_000_000).filter(|_| state.inside.load(Ordering::SeqCst) != 0).count();
-        open();
-        waiting.join().unwrap();
-        assert_eq!(looks, 0, "looks at which it was inside");
-        assert_eq!(state.inside.load(Ordering::SeqCst), 0);
+        let enters: [fn(&'static ThreadState); 2] =
+            [|_| drop(enter()), |state| drop(try_enter(state).expect("the fork ends soon"))];
+        for enters in enters {
+            close();
+            let (tell, begun) = mpsc::channel();
+            let waiting = std::thread::spawn(move || {
+                let state = thread::current_or_make().unwrap();
+                tell.send(()).unwrap();
+                enters(state);
+                (IN_VAIN.get(), state.inside.load(Ordering::SeqCst))
+            });
+            begun.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            open();
+            assert_eq!(waiting.join().unwrap(), (0, 0), "times that it was inside, and that it is");
+        }
     }
 
     /// A fork waited for a thread that held one lock and, to take a second, waited for the fork.
