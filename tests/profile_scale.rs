@@ -57,7 +57,8 @@ fn measured<T>(what: &str, make: impl FnOnce() -> T) -> (T, Duration, usize) {
     (made, time, peak)
 }
 
-/// Reads an answer in parts. Returns its number of bytes.
+/// Reads an answer in parts. Returns its number of bytes. The client of `support/` would keep the whole answer, whose memory
+/// is measured here.
 #[cfg(feature = "http")]
 fn read(addr: std::net::SocketAddr, path: &str) -> usize {
     use std::io::{Read, Write};

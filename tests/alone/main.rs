@@ -4,6 +4,9 @@
 //! select the checks whose names contain one of them.
 
 mod block;
+#[cfg(feature = "http")]
+#[path = "../support/client.rs"]
+mod client;
 mod inner;
 mod life_cycle;
 #[cfg(feature = "http")]

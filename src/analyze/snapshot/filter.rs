@@ -225,7 +225,8 @@ impl Token {
     }
 }
 
-/// Parses the pattern as Python's `fnmatch` does.
+/// Parses the pattern as Python's `fnmatch` does, whose filters those of `tracemalloc` are. Crates of globs match paths: `*` ends
+/// at a `/`, `**` and braces have a meaning, and a set that nothing closes is an error.
 fn tokens(pattern: &str) -> Vec<Token> {
     let chars: Vec<char> = pattern.chars().collect();
     let mut tokens = Vec::new();

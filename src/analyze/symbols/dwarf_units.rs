@@ -1,7 +1,8 @@
 //! Reads from `.debug_info` the directory of each Rust compilation unit, and the root file of its crate.
 //!
-//! Read side only. Reads the head of each unit and the data its root entry refers to, by parts. All of it is
-//! foreign: every sum and product is checked, and each step of the walk ends behind the one before.
+//! Read side only. Reads the head of each unit and the data its root entry refers to, by parts: a unit of `gimli` has all of its
+//! abbreviations in memory. All of it is foreign: every sum and product is checked, and each step of the walk ends behind
+//! the one before.
 #![forbid(unsafe_code)]
 
 use super::section_bytes::inflate;

@@ -1,6 +1,7 @@
 //! Finds the start of a function in the sorted table in front of a module's unwind rules.
 //!
-//! Read side only; a look-up reads some 15 times 8 bytes of the file.
+//! Read side only; a look-up reads some 15 times 8 bytes of the file. `gimli` searches a section that is in memory as a whole, and adds
+//! without a check for overflow.
 #![forbid(unsafe_code)]
 
 use super::dwarf_units::read;

@@ -221,7 +221,8 @@ fn is_still_there(module: Module) -> bool {
     stack_bounds::copy(module.start, &mut head) && described(&head, module.start) == Some(module)
 }
 
-/// Reads a module from the beginning of its ELF file, mapped at `start`.
+/// Reads a module from the beginning of its ELF file, mapped at `start`. `object` parses whole files, with a table of sections,
+/// which is not mapped.
 fn described(head: &[u8], start: usize) -> Option<Module> {
     const HEADER: usize = size_of::<libc::Elf64_Phdr>();
     let bytes = |at: usize| head.get(at..)?.first_chunk::<8>().copied();

@@ -5,23 +5,18 @@ mod cache;
 mod journal;
 mod queue;
 
+use crate::client;
 use cache::Cache;
 use journal::Journal;
 use queue::Queue;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 /// Returns the body of a successful answer. The client is paused, because its allocations are not the service's.
 fn get(addr: SocketAddr, path: &str) -> String {
     let _paused = heapgauge::pause();
-    let mut stream = TcpStream::connect(addr).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(head.contains("content-type: text/plain; charset=utf-8\r\n"), "{head}");
-    body.to_owned()
+    let answer = client::ask(addr, "GET", path, "");
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; charset=utf-8")));
+    answer.text().to_owned()
 }
 
 /// Makes an untracked vector with room for that many blocks.
