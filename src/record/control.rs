@@ -387,7 +387,7 @@ pub(crate) struct OwnFrames {
 /// time.
 pub(crate) fn own_frames() -> OwnFrames {
     startup::ensure();
-    let (stacks, asking) = own_frames::sample();
+    let (stacks, asking) = own_frames::own_allocation_stacks();
     let functions = [
         event::alloc::record_alloc as *const () as usize,
         event::realloc::record_realloc as *const () as usize,

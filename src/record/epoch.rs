@@ -288,7 +288,7 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
     }
 }
 
-/// Packs the word of [`NEXT`].
+/// Packs the next id and the newest base in the word of [`NEXT`].
 fn join_next(next: u32, newest: u32) -> u64 {
     u64::from(newest) << 32 | u64::from(next)
 }

@@ -1,7 +1,7 @@
 //! Allocations on purpose → the return addresses between the program and heapgauge. They serve binaries without
 //! symbols, where nothing else tells heapgauge's functions and the standard library's from the program's.
 //!
-//! The compiler decides which of those functions are there, so they are found by asking: [`sample`] allocates in all
+//! The compiler decides which of those functions are there, so they are found by asking: [`own_allocation_stacks`] allocates in all
 //! the ways a program does, as heapgauge's own, and the walk of each is kept up to the function that asked.
 
 use crate::base::atomics::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ static LEN: AtomicUsize = AtomicUsize::new(0);
 /// Addresses kept of a stack: in a debug build the standard library has a dozen functions of its own there.
 const DEPTH: usize = 24;
 
-/// Keeps the stack of an allocation in a thread marked [`INTERNAL`], if it is one of [`sample`]. The thread is not
+/// Keeps the stack of an allocation in a thread marked [`INTERNAL`], if it is one of [`own_allocation_stacks`]. The thread is not
 /// busy.
 #[inline]
 pub(crate) fn note(state: &'static ThreadState, registers: &Registers) {
@@ -51,9 +51,9 @@ fn note_slow(state: &'static ThreadState, registers: &Registers) {
     LEN.store(len + addresses.len() + 1, Ordering::Relaxed);
 }
 
-/// Returns the stacks of allocations, most recent address first, each with the addresses inside [`allocate`] and
-/// above it; and the start address of `allocate`. One thread at a time.
-pub(crate) fn sample() -> (Vec<Vec<usize>>, usize) {
+/// Allocates in all the ways that a program does, and returns the stacks of that, most recent address first, each with the
+/// addresses inside [`allocate`] and above it; and the start address of `allocate`. One thread at a time.
+pub(crate) fn own_allocation_stacks() -> (Vec<Vec<usize>>, usize) {
     let _internal = Suspension::new(INTERNAL);
     let Some(state) = thread::current_or_make() else { return (Vec::new(), 0) };
     LEN.store(0, Ordering::Relaxed);

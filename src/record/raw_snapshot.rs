@@ -41,7 +41,7 @@ impl Counts {
 }
 
 impl Counts {
-    /// Adds to one side.
+    /// Adds bytes and blocks to what was allocated, or to what was freed.
     fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
         let (in_bytes, in_blocks) = match direction {
             Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),

@@ -88,10 +88,11 @@ impl Count {
         Count(AtomicU64::new(0))
     }
 
-    /// Adds a block of at most [`MOST`] bytes, if neither half has to carry. Only the thread that the count belongs to may call it.
+    /// Adds a block of at most [`MOST`] bytes; where a half would have to carry, changes nothing and returns false. Only the thread
+    /// that the count belongs to may call it.
     #[inline(always)]
     pub(crate) fn add(&self, bytes: u64) -> bool {
-        debug_assert!(bytes <= MOST);
+        debug_assert!(bytes <= MOST, "{bytes} bytes may carry twice");
         let before = self.0.load(Ordering::Relaxed);
         let after = before.wrapping_add(bytes).wrapping_add(BLOCK);
         let fits = (before ^ after) & TOPS == 0;

@@ -135,9 +135,9 @@ pub(crate) struct Sampler {
 pub(crate) const PEAK_STEP: u32 = 60 << 10;
 
 impl Sampler {
-    /// Decides whether a block is sampled that does not fit in the budget, of which `left` bytes remain.
+    /// Decides whether to sample a block that does not fit in the budget, of which `left` bytes remain.
     ///
-    /// Then the next gap begins behind the block, and it is drawn before anything else can go wrong: were
+    /// If so, the next gap begins behind the block, and it is drawn before anything else can go wrong: were
     /// a sample that cannot be taken kept for the next block, that block would count for too much.
     #[cold]
     pub(crate) fn decide(&self, config: SamplingConfig, size: usize, left: i64) -> bool {

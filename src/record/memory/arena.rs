@@ -101,14 +101,14 @@ impl Chunks {
 
     /// Cuts a piece from the current chunk, or from a fresh one; null without memory.
     fn cut(&self, layout: Layout) -> *mut u8 {
-        // Acquire: pairs with the Release of `replace`.
+        // Acquire: pairs with the Release of `replace_chunk`.
         let mut current = self.current.load(Ordering::Acquire);
         loop {
             let piece = cut_from(current, layout);
             if !piece.is_null() {
                 return piece;
             }
-            current = match self.replace(current, layout) {
+            current = match self.replace_chunk(current, layout) {
                 Ok(piece) => return piece,
                 Err(now) => now,
             };
@@ -118,7 +118,7 @@ impl Chunks {
     /// Replaces a chunk without room by a fresh one, and cuts the piece from it: null without memory. `Err` has the chunk of
     /// a thread that was faster.
     #[cold]
-    fn replace(&self, full: *mut Chunk, layout: Layout) -> Result<*mut u8, *mut Chunk> {
+    fn replace_chunk(&self, full: *mut Chunk, layout: Layout) -> Result<*mut u8, *mut Chunk> {
         // Acquire: as in `cut`.
         let now = self.current.load(Ordering::Acquire);
         if now != full {

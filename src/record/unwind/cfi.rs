@@ -257,8 +257,9 @@ enum Ended {
     Other,
 }
 
-/// Walks the stack. Rules come from `rules`, else from `rule_of` (given the address and whether it is a return
-/// address); words come from `read`, which gives `None` where nothing can be read.
+/// Walks the stack from `registers` on: addresses go to `gather`, offsets of the words they depend on to `places`. Returns why
+/// it ended. Rules come from `rules`, else from `rule_of` (given the address and whether it is a return address); words come
+/// from `read`, which gives `None` where nothing can be read.
 #[inline(always)]
 fn walk<const FOREIGN: bool>(
     rules: &mut Rules,
