@@ -19,6 +19,7 @@ from dockerfile_parse import DockerfileParser
 from support import ROOT, SOURCE, Service, fnv1a, get, leak_line, main
 
 MANIFEST = tomllib.loads((ROOT / "Cargo.toml").read_text())
+PATCH = ROOT / "dashboards" / "kubernetes" / "dumps" / "deployment-patch.yaml"
 DOCKERFILE = ROOT / "examples" / "docker" / "Dockerfile"
 # Commands that are recorded with their arguments and checked; those without a check need only be bash.
 COMMANDS = ("benches/", "cargo ", "curl ", "docker ", "go tool ", "heapgauge ", "kubectl ", "promtool ", "tests/")
@@ -101,6 +102,7 @@ def check_prometheus(config):
 def yaml_is_an_excerpt_or_a_configuration():
     """YAML is a part of the shipped deployment, word by word, or Prometheus takes it."""
     deployment = (ROOT / "examples/docker/deployment.yaml").read_text()
+    deployment += PATCH.read_text()
     places = {
         "scrape_configs": "{}",
         "metric_relabel_configs": "scrape_configs:\n  - job_name: j\n{}",
@@ -113,7 +115,7 @@ def yaml_is_an_excerpt_or_a_configuration():
             inside = places[key]
             check_prometheus(inside.format(block if inside == "{}" else textwrap.indent(block, "    ")))
         else:
-            assert block in deployment, f"{name}: not in examples/docker/deployment.yaml:\n{block}"
+            assert block in deployment, f"{name}: neither in examples/docker/deployment.yaml nor in {PATCH}:\n{block}"
         kinds.add(key)
     assert kinds >= set(places) | {"metadata", "env"}, kinds
 
@@ -153,6 +155,39 @@ def kubernetes_takes_the_manifests():
     before, after = port["containerPort"] - 1, port["containerPort"] + 1
     assert (tcp, udp) == ([("TCP", 1, before), ("TCP", after, 65535)], ("UDP", None, None))
     assert loaded["prometheusrule.yaml"]["spec"]["groups"]
+
+
+def patched(whole, patch):
+    """Returns an object with a strategic merge patch, as `kubectl patch` does it: lists of named items are merged by name."""
+    if isinstance(whole, dict) and isinstance(patch, dict):
+        return {key: patched(whole[key], patch[key]) if key in whole and key in patch else (whole | patch)[key] for key in whole | patch}
+    if isinstance(patch, list) and all(isinstance(item, dict) and "name" in item for item in patch):
+        items = {item["name"]: item for item in whole}
+        return [*(items | {item["name"]: patched(items.get(item["name"], {}), item) for item in patch}).values()]
+    return patch
+
+
+def the_patch_makes_a_pod_that_leaves_evidence():
+    """Kubernetes' schema takes the patched Deployment; the dumps are on disk in a volume that outlives the container."""
+    patch = yaml.safe_load(PATCH.read_text())
+    whole = yaml.safe_load((ROOT / "examples/docker/deployment.yaml").read_text())
+    assert patch["metadata"]["name"] == whole["metadata"]["name"]
+    deployment = patched(whole, patch)
+    kubernetes_validate.validate(deployment, "1.31", strict=True)
+    pod = deployment["spec"]["template"]["spec"]
+    container, = pod["containers"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    before = {variable["name"] for variable in whole["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert set(variables) == before | {"HEAPGAUGE_DUMP_DIR", "HEAPGAUGE_TERMINATION_LOG", "HEAPGAUGE_DEBUG_ADDR"}, variables
+    assert container["image"] == "leaky_service:latest" and container["resources"]["limits"], container
+    assert container["terminationMessagePath"] == variables["HEAPGAUGE_TERMINATION_LOG"]
+    assert variables["HEAPGAUGE_DEBUG_ADDR"].startswith("127.0.0.1:")
+    mount, = container["volumeMounts"]
+    volume, = pod["volumes"]
+    assert mount == {"name": volume["name"], "mountPath": variables["HEAPGAUGE_DUMP_DIR"]}
+    assert volume["emptyDir"].keys() == {"sizeLimit"}, volume
+    assert container["securityContext"]["readOnlyRootFilesystem"] and pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 def prometheus_and_alertmanager_take_their_configurations():
@@ -237,12 +272,14 @@ def check_program(call):
 def every_command_can_be_given():
     """Each command of a shell block has existing files, targets, paths and expressions; each URL of a service answers."""
     expressions, seen = [], set()
-    with Service("--leak-rate", "2000000", env={"HEAPGAUGE_EXPOSE": "pprof"}) as service:
+    with tempfile.TemporaryDirectory(prefix="heapgauge-snippets-") as folder, \
+            Service("--leak-rate", "2000000", env={"HEAPGAUGE_EXPOSE": "pprof", "HEAPGAUGE_DUMP_DIR": folder}) as service:
         service.named()
+        dump = json.loads(get(service.port(), "/debug/heap/dump", method="POST").body)["name"]
         for name, call in commands():
             seen.add(call[0])
             try:
-                check_command(call, service.port(), expressions)
+                check_command(call, service.port(), dump, expressions)
             except AssertionError as error:
                 raise AssertionError(f"{name}: {shlex.join(call)}") from error
     check_rules(expressions)
@@ -250,10 +287,10 @@ def every_command_can_be_given():
     assert len(expressions) >= 10, expressions
 
 
-def check_command(call, port, expressions):
+def check_command(call, port, dump, expressions):
     for word in call:
         for path in re.findall(r"http://127\.0\.0\.1:989[89](/\S*)", word):
-            answer = get(port, path)
+            answer = get(port, re.sub(r"\bNAME\b", dump, path))
             assert answer.status == 200, f"{path}: {answer.status} {answer.body}"
     if call[0] == "cargo":
         check_cargo(call)
@@ -269,8 +306,8 @@ def check_command(call, port, expressions):
     elif call[:2] == ["docker", "build"]:
         options = dict(zip(call, call[1:]))
         assert (ROOT / options["-f"]).is_file() and f"AS {options['--target']}\n" in (ROOT / options["-f"]).read_text(), call
-    elif call[:2] == ["kubectl", "apply"]:
-        path = call[call.index("-f") + 1]
+    elif call[:2] in (["kubectl", "apply"], ["kubectl", "patch"]):
+        path = call[call.index("-f" if call[1] == "apply" else "--patch-file") + 1]
         assert (ROOT / path).exists() or (ROOT / "dashboards" / path).exists(), call
     elif call[0] == "sed" and "-i" in call:
         for path in call[3:]:
@@ -293,5 +330,5 @@ def outputs_show_the_planted_leak():
 
 if __name__ == "__main__":
     main([every_block_has_a_check, toml_is_for_this_crate, promql_is_read_by_prometheus, yaml_is_an_excerpt_or_a_configuration,
-          dockerfile_blocks_are_excerpts, kubernetes_takes_the_manifests, prometheus_and_alertmanager_take_their_configurations,
-          every_command_can_be_given, outputs_show_the_planted_leak])
+          dockerfile_blocks_are_excerpts, kubernetes_takes_the_manifests, the_patch_makes_a_pod_that_leaves_evidence,
+          prometheus_and_alertmanager_take_their_configurations, every_command_can_be_given, outputs_show_the_planted_leak])

@@ -1,0 +1,153 @@
+"""A process, minute by minute, as the series that heapgauge and kube-state-metrics export of it, for promtool."""
+
+import math
+import random
+
+MIB = 1 << 20
+HOUR, DAY = 60, 1440
+DELTA_WINDOW = 5  # minutes
+LEAK, OTHER = "00000000000000aa", "00000000000000bb"
+LINES_OF_LEAK = [LEAK] + [f"00000000000000a{number}" for number in range(4)]  # five lines of one function
+SMALL = [f"00000000000000c{number}" for number in range(9)]
+NAMES = {
+    **{site: {"function": "shop::Cache::insert", "file": "src/cache.rs", "line": str(42 + number)}
+       for number, site in enumerate(LINES_OF_LEAK)},
+    OTHER: {"function": "shop::parse", "file": "src/parse.rs", "line": "7"},
+    **{site: {"function": f"shop::small{number}", "file": "src/small.rs", "line": "9"} for number, site in enumerate(SMALL)},
+}
+
+
+class Process:
+    """Describes one scraped process. `sites`: bytes of each at a minute, `None` before it exists. `seen`: first scrape, `until`: last.
+
+    `load`: how much it allocates. `files`: resident pages of files, which count against no limit. `killed`: whether it tells of
+    an earlier run that was killed. `ended`: the reason that kube-state-metrics has for the last end of a
+    container of its pod, `None` where it knows of none.
+    """
+
+    def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
+                 until=1 << 20, tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0,
+                 cluster="east", number=0, release="2.4", load=lambda t: 1, files=lambda t: 0, error=None,
+                 killed=lambda t: False, ended=lambda t: None):
+        self.target = {"cluster": cluster, "namespace": "shop", "pod": f"cart-{number}", "job": "cart",
+                       "instance": f"10.0.0.{number + 7}:9898"}
+        self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
+        self.unaccounted, self.starts, self.seen, self.until, self.tracking = unaccounted, starts, seen, until, tracking
+        self.dropped, self.exported, self.lost, self.release = dropped, exported, lost, release
+        self.load, self.files, self.killed, self.ended = load, files, killed, ended
+        self.error = error  # standard error of a site of a sampled process
+
+    def series(self, kubernetes, job):
+        """Returns the exported series for promtool, with or without the labels of Kubernetes."""
+        target = {**self.target, "job": job}
+        if not kubernetes:
+            target = {name: target[name] for name in ("job", "instance")}
+
+        def line(name, value, **labels):
+            text, there = [], False
+            for t in range(self.minutes + 1):
+                v = value(t) if self.seen <= t <= self.until else None
+                # Prometheus writes a staleness marker when a series is missing from a scrape.
+                text.append(repr(v) if v is not None else "stale" if there else "_")
+                there = v is not None
+            return {"series": name + braces({**target, **labels}), "values": " ".join(text)}
+
+        def start(t):
+            return max(s for s in self.starts if s <= t)
+
+        def baseline(t):
+            return max(start(t), t - DELTA_WINDOW)
+
+        def held(site, t):
+            return int(self.sites[site](t) or 0)
+
+        def live(t):
+            return self.base + sum(held(site, t) for site in self.sites)
+
+        allocated, peaks = [0], [live(0)]
+        for t in range(1, self.minutes + 1):
+            young = t in self.starts
+            allocated.append(0 if young else allocated[-1] + int(6000 * MIB * self.load(t)))
+            peaks.append(live(t) if young else max(peaks[-1], live(t)))
+
+        yield line("heap_start_timestamp_seconds", lambda t: 60 * start(t))
+        if any(map(self.killed, range(self.minutes + 1))):
+            yield line("heap_previous_run_info", lambda t: 1 if self.killed(t) else None, reason="limit", site=LEAK,
+                       function=NAMES[LEAK]["function"])
+        for reason in sorted({self.ended(t) for t in range(self.minutes + 1)} - {None}) if kubernetes else ():
+            yield line("kube_pod_container_status_last_terminated_reason", lambda t: 1 if self.ended(t) == reason else None,
+                       job="kube-state-metrics", instance="10.0.1.1:8080", container="cart", reason=reason)
+        yield line("heap_tracking", self.tracking)
+        yield line("heap_live_bytes", live)
+        yield line("heap_peak_bytes", lambda t: peaks[t])
+        yield line("heap_allocated_bytes_total", lambda t: allocated[t])
+        yield line("heap_untracked_bytes", lambda t: 0)
+        yield line("heap_overhead_bytes", lambda t: 4 * MIB)
+        yield line("heap_unnamed_bytes", self.lost, state="lost")
+        yield line("heap_unnamed_bytes", lambda t: 90 * MIB if t < 3 else 0, state="pending")
+        yield line("heap_resident_bytes", lambda t: live(t) + 4 * MIB + self.unaccounted(t) + self.files(t))
+        yield line("heap_memory_limit_usage_bytes", lambda t: live(t) + 4 * MIB + self.unaccounted(t))
+        yield line("heap_build_info", lambda t: 1, version="0.1.0", build_id="77aa", release=self.release)
+        yield line("heap_delta_window_seconds", lambda t: 60 * (t - baseline(t)))
+        for reason in ("stacks", "memory", "threads", "series", "reentrant"):
+            yield line("heap_dropped_events_total", self.dropped if reason == "stacks" else lambda t: 0, reason=reason)
+        if self.limit:
+            yield line("heap_memory_limit_bytes", lambda t: self.limit * MIB)
+        for site in self.sites:
+            def exported(value):
+                there = lambda t: self.sites[site](t) is not None and self.exported(site, t) and self.tracking(t)
+                return lambda t: value(t) if there(t) else None
+            name = {"site": site, "function": NAMES[site]["function"]}
+            yield line("heap_site_live_bytes", exported(lambda t: held(site, t)), **name)
+            yield line("heap_site_live_delta_bytes", exported(lambda t: held(site, t) - held(site, baseline(t))), **name)
+            yield line("heap_site_info", exported(lambda t: 1), site=site, crate="shop", **NAMES[site])
+            if self.error:
+                yield line("heap_site_live_stderr_bytes", exported(lambda t: self.error(held(site, t))), **name)
+
+
+def braces(labels):
+    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+def leak(per_minute, at=0, begin=20 * MIB):
+    """Starts at `begin` bytes, and grows every minute from minute `at` on."""
+    return lambda t: begin + int(per_minute * max(0, t - at))
+
+
+def steps(size, every, begin=20 * MIB):
+    return lambda t: begin + size * (t // every)
+
+
+def saw(period, height, begin=20 * MIB):
+    """Fills a cache for `period` minutes, then empties it."""
+    return lambda t: begin + height * (t % period) // period
+
+
+def level(value):
+    return lambda t: value
+
+
+def ramp(until, top, at=0, begin=0):
+    """Fills from minute `at` for `until` minutes, then stays."""
+    return lambda t: begin + (top - begin) * min(max(0, t - at), until) // until
+
+
+def wobble(value, share, seed=1):
+    """Varies around `value` by `share`; the same numbers in every run."""
+    dice = random.Random(seed)
+    factors = [1 + share * (2 * dice.random() - 1) for _ in range(1000)]
+    return lambda t: int(value * factors[t])
+
+
+def day(value):
+    """Follows the load of a day: a third less and more, lowest at the beginning."""
+    return lambda t: value * (1 - 0.3 * math.cos(2 * math.pi * t / DAY))
+
+
+def sampled(interval):
+    """Returns the standard error of a site of small blocks, one of which is sampled every `interval` bytes."""
+    return lambda held: round((held * interval) ** 0.5)
+
+
+def plus(*parts):
+    return lambda t: sum(part(t) for part in parts)
