@@ -30,6 +30,8 @@ LEAKS = {"first_leak": (1234 * 48, 1234), "second_leak": (567 * 96, 567), "third
          "fourth_leak": (50 * 3000, 50), "fifth_leak": (60 * 5000, 60)}
 # By its own line only where line tables tell which crates are the program's.
 LEAK_OF_A_LIBRARY = ("sixth_leak", (40 * 2000, 40))
+# Where line tables give the bare name of an inlined method.
+INLINED_LEAK = ("keep", (30 * 700, 30))
 
 
 def run(command, where=ROOT, **settings):
@@ -181,6 +183,9 @@ def check_lines(program, launcher=()):
     places = [(site["name"], site["file"], site["line"]) for site in sites]
     assert places == [(f"variants::{function}", SOURCE, line_of(function))], (places, said["sites"])
     assert sites[0]["via"].startswith("serde"), sites
+    function, expected = INLINED_LEAK
+    places = [(site["name"], site["file"], site["line"]) for site in said["sites"] if (site["size"], site["count"]) == expected]
+    assert places == [(f"variants::Keeper::{function}", SOURCE, line_of(function))], (places, said["sites"])
 
 
 def check_functions(program):
@@ -416,7 +421,7 @@ def remapped(stock):
     assert leaks(said) == whole
     # Inlined closures are named with the crate, too.
     functions = {site["name"] for site in said["sites"] if site["file"] == SOURCE}
-    assert functions == {f"variants::{function}" for function in [*LEAKS, LEAK_OF_A_LIBRARY[0], "main"]}, functions
+    assert functions == {f"variants::{function}" for function in [*LEAKS, LEAK_OF_A_LIBRARY[0], "Keeper::keep", "main"]}, functions
 
 
 def case_62_sites_are_the_same_again(stock):
@@ -452,7 +457,7 @@ fn more(number: u64) -> Vec<u64> {
     assert any(after[function] != before[function] for function in LEAKS), "no leak has moved"
     assert appended == leaks(first), (appended, leaks(first))
     # One more line in front of the second leak: that leak and the code behind it move, the first leak does not.
-    marker = "/// 567 blocks of 96 bytes."
+    marker = "/// Leaks 567 blocks of 96 bytes."
     _, moved = rebuilt("moved", lambda source: source.replace(marker, f"/// One line more.\n{marker}", 1))
     assert moved["first_leak"] == leaks(first)["first_leak"]
     for function in ["second_leak", "third_leak"]:

@@ -10,12 +10,17 @@ use super::debug_sections::{self, SplitUnits};
 use super::module_symbols::SymbolFrame;
 use super::section_bytes::SectionBytes;
 use addr2line::{Context, FrameIter, LookupContinuation, LookupResult};
-use gimli::{AttributeValue, Reader, UnitOffset, UnitRef, constants as dw};
+use gimli::{AttributeValue, DebugInfoOffset, Reader, UnitOffset, UnitRef, constants as dw};
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Rows of a line table that are looked at for a line that the compiler left out.
 const NEIGHBOURS: usize = 64;
+
+/// Rows of a function that are looked at for the line of an inlined one of its name.
+const ROWS_OF_COPY: usize = 256;
 
 /// Bytes on each side of an address that a function of unknown size is assumed to cover.
 const AROUND: u64 = 256;
@@ -24,20 +29,19 @@ const AROUND: u64 = 256;
 pub(super) struct Lines {
     context: Context<SectionBytes>,
     split: SplitUnits,
+    /// Place and [`functions`] of the unit that was asked for last: addresses of one unit come together.
+    functions: RefCell<Option<(DebugInfoOffset, Functions)>>,
 }
 
-/// Frame, and its function's place in the debug information of its unit.
-struct Entry {
-    found: SymbolFrame,
-    function: Option<UnitOffset>,
-}
+/// Functions of a unit: the hash of the name, the beginning as linked and the length of each, sorted.
+type Functions = Vec<(u64, u64, u64)>;
 
 impl Lines {
     /// Opens a file. `supplement`: the file that several debug files share, as `dwz` makes it. `package`: the `.dwp`
     /// file.
     pub(super) fn open(path: &Path, supplement: Option<&Path>, package: Option<&Path>) -> Option<Lines> {
         let context = Context::from_dwarf(debug_sections::read(path, supplement)?).ok()?;
-        Some(Lines { context, split: SplitUnits::open(package) })
+        Some(Lines { context, split: SplitUnits::open(package), functions: RefCell::default() })
     }
 
     /// Returns the frames at an address. `function` is called where a line is missing, for the range of the function
@@ -48,28 +52,26 @@ impl Lines {
         function: &mut dyn FnMut() -> Option<Range<u64>>,
     ) -> Vec<SymbolFrame> {
         let mut entries = self.entries(address);
-        if entries.iter().any(Entry::lacks_line) {
+        if entries.iter().any(lacks_line) {
             let near = address.saturating_sub(AROUND)..address.saturating_add(AROUND);
             let around = function().unwrap_or(near);
             self.find_lines(&mut entries, address, around);
             self.find_declarations(&mut entries, address);
         }
-        entries.into_iter().map(|entry| entry.found).collect()
+        entries
     }
 
-    fn entries(&self, address: u64) -> Vec<Entry> {
+    fn entries(&self, address: u64) -> Vec<SymbolFrame> {
         let mut entries = Vec::new();
         let Some(mut frames) = self.inlined(address) else { return entries };
         while let Ok(Some(frame)) = frames.next() {
             let name = frame.function.as_ref().and_then(|function| function.raw_name().ok());
             let location = frame.location.as_ref();
-            entries.push(Entry {
-                found: SymbolFrame {
-                    name: name.map(|name| name.into_owned()),
-                    file: location.and_then(|location| location.file).map(String::from),
-                    line: location.and_then(|location| location.line).unwrap_or(0),
-                },
-                function: frame.dw_die_offset,
+            entries.push(SymbolFrame {
+                name: name.map(|name| name.into_owned()),
+                file: location.and_then(|location| location.file).map(String::from),
+                line: location.and_then(|location| location.line).unwrap_or(0),
+                entry: frame.dw_die_offset,
             });
         }
         entries
@@ -78,6 +80,34 @@ impl Lines {
     /// Returns the frames of an address with the parts of units in other files, as far as they are there.
     fn inlined(&self, address: u64) -> Option<FrameIter<'_, SectionBytes>> {
         self.with_parts(self.context.find_frames(address)).ok()
+    }
+
+    /// Returns the beginnings of functions in the same unit that have the name of an inlined one and code at its line: copies
+    /// of it that were not inlined.
+    ///
+    /// Not where units are split: those files have whole names.
+    pub(super) fn copies_of(&self, inlined: &SymbolFrame, address: u64) -> Option<Vec<u64>> {
+        let unit = self.with_parts(self.context.find_dwarf_and_unit(address))?;
+        let place = unit.header.debug_info_offset().filter(|_| unit.dwo_id.is_none())?;
+        let mut last = self.functions.borrow_mut();
+        let (_, functions) = match last.take().filter(|(of, _)| *of == place) {
+            Some(known) => last.insert(known),
+            None => last.insert((place, functions(unit).unwrap_or_default())),
+        };
+        let name = hash(inlined.name.as_ref()?.as_bytes());
+        let begin = functions.partition_point(|function| function.0 < name);
+        let same_name = functions[begin..].iter().take_while(|function| function.0 == name);
+        let ranges = same_name.filter_map(|&(_, begin, length)| Some(begin..begin.checked_add(length)?));
+        Some(ranges.filter(|range| self.has_code_at(range, inlined)).map(|range| range.start).collect())
+    }
+
+    /// Returns whether a function has code at the line of a frame, or calls a function there that was inlined.
+    fn has_code_at(&self, function: &Range<u64>, frame: &SymbolFrame) -> bool {
+        let Ok(rows) = self.context.find_location_range(function.start, function.end) else { return false };
+        rows.take(ROWS_OF_COPY).any(|(begin, ..)| {
+            let entries = self.entries(begin);
+            entries.last().is_some_and(|own| own.line == frame.line && own.file == frame.file)
+        })
     }
 
     fn with_parts<L: LookupContinuation<Buf = SectionBytes>>(
@@ -95,46 +125,83 @@ impl Lines {
     }
 
     /// Gives frames that still lack a line the one that their function is declared at.
-    fn find_declarations(&self, entries: &mut [Entry], address: u64) {
-        for entry in entries.iter_mut().filter(|entry| entry.lacks_line()) {
+    fn find_declarations(&self, entries: &mut [SymbolFrame], address: u64) {
+        for entry in entries.iter_mut().filter(|entry| lacks_line(entry)) {
             let unit = self.with_parts(self.context.find_dwarf_and_unit(address));
-            let Some((file, line)) = unit.zip(entry.function).and_then(|(unit, at)| declaration(unit, at))
+            let Some((file, line)) = unit.zip(entry.entry).and_then(|(unit, at)| declaration(unit, at))
             else {
                 continue;
             };
-            entry.found.file = file.or(entry.found.file.take());
-            entry.found.line = line;
+            entry.file = file.or(entry.file.take());
+            entry.line = line;
         }
     }
 
     /// Gives frames whose line is 0, which marks code that the compiler made, the line of the nearest address at
     /// which the same function has one.
-    fn find_lines(&self, entries: &mut [Entry], address: u64, around: Range<u64>) {
+    fn find_lines(&self, entries: &mut [SymbolFrame], address: u64, around: Range<u64>) {
         let Ok(rows) = self.context.find_location_range(around.start, around.end) else { return };
         let mut places: Vec<u64> =
             rows.map(|(begin, ..)| begin).filter(|begin| around.contains(begin)).collect();
         places.sort_by_key(|place| place.abs_diff(address));
         places.dedup();
         for place in places.into_iter().take(NEIGHBOURS) {
-            if !entries.iter().any(Entry::lacks_line) {
+            if !entries.iter().any(lacks_line) {
                 return;
             }
             let near = self.entries(place);
-            for entry in entries.iter_mut().filter(|entry| entry.lacks_line()) {
-                let same = |other: &&Entry| other.function == entry.function && other.found.line > 0;
+            for entry in entries.iter_mut().filter(|entry| lacks_line(entry)) {
+                let same = |other: &&SymbolFrame| other.entry == entry.entry && other.line > 0;
                 if let Some(other) = near.iter().find(same) {
-                    entry.found.file.clone_from(&other.found.file);
-                    entry.found.line = other.found.line;
+                    entry.file.clone_from(&other.file);
+                    entry.line = other.line;
                 }
             }
         }
     }
 }
 
-impl Entry {
-    fn lacks_line(&self) -> bool {
-        self.found.line == 0 && self.function.is_some()
+fn lacks_line(frame: &SymbolFrame) -> bool {
+    frame.line == 0 && frame.entry.is_some()
+}
+
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(name);
+    hasher.finish()
+}
+
+/// Reads the functions of a unit that were not inlined.
+fn functions(unit: UnitRef<'_, SectionBytes>) -> Option<Functions> {
+    let mut found = Functions::new();
+    let mut entries = unit.entries_raw(None).ok()?;
+    while !entries.is_empty() {
+        let Some(abbreviation) = entries.read_abbreviation().ok()? else { continue };
+        if abbreviation.tag() != dw::DW_TAG_subprogram {
+            entries.skip_attributes(abbreviation.attributes()).ok()?;
+            continue;
+        }
+        let (mut name, mut begin, mut length) = (None, None, None);
+        for attribute in abbreviation.attributes() {
+            let attribute = entries.read_attribute(*attribute).ok()?;
+            match (attribute.name(), attribute.value()) {
+                (dw::DW_AT_name, value) => name = unit.attr_string(value).ok(),
+                // It was inlined elsewhere, and both refer to one entry.
+                (dw::DW_AT_abstract_origin, AttributeValue::UnitRef(of)) => {
+                    let of = unit.entry(of).ok().and_then(|of| of.attr_value(dw::DW_AT_name));
+                    name = of.and_then(|name| unit.attr_string(name).ok());
+                }
+                (dw::DW_AT_low_pc, value) => begin = unit.attr_address(value).ok()?,
+                (dw::DW_AT_high_pc, value) => length = value.udata_value(),
+                _ => {}
+            }
+        }
+        if let (Some(name), Some(begin), Some(length)) = (name, begin, length) {
+            found.push((hash(&name.to_slice().ok()?), begin, length));
+        }
     }
+    found.sort_unstable();
+    Some(found)
 }
 
 /// Returns file and line of a function's declaration; debug information of lines alone has none.

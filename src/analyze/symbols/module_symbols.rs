@@ -3,7 +3,8 @@
 //! Line tables (`debug = "line-tables-only"`) name an inlined function by its last segment alone: `insert`. The
 //! path in front is then made from the file (`src/cache.rs` of crate `shop` → `shop::cache::insert`), and a
 //! closure's from the generic arguments of its caller. Functions that were not inlined have their full path from
-//! the symbol table, and `debug = "limited"` gives every path in full.
+//! the symbol table, as have the program's own that were not inlined everywhere, and `debug = "limited"` gives every path in
+//! full.
 #![forbid(unsafe_code)]
 
 use super::batch::fits_never;
@@ -18,6 +19,7 @@ use super::site::Lost;
 use super::site_rules::{self, CodeOwner};
 use super::source_path::{DebugRoots, SourcePath};
 use crate::analyze::frame::{Frame, UNKNOWN};
+use gimli::UnitOffset;
 use std::collections::HashMap;
 
 /// Data of one module's file beside its line tables.
@@ -66,6 +68,8 @@ pub(super) struct SymbolFrame {
     pub name: Option<String>,
     pub file: Option<String>,
     pub line: u32,
+    /// Entry of the function in its unit.
+    pub entry: Option<UnitOffset>,
 }
 
 impl ModuleSymbols {
@@ -168,6 +172,10 @@ impl ModuleSymbols {
                 Some(path) if at + 1 == found.len() => Some(path.clone()),
                 _ => demangle(name),
             };
+            let symbol = match (symbol, &path) {
+                (None, Some(SourcePath { own: true, .. })) => self.copy_of(frame, address),
+                (symbol, _) => symbol,
+            };
             let neighbour = |at: Option<usize>| found.get(at?)?.name.as_deref();
             let (caller, callee) = (neighbour(Some(at + 1)), neighbour(at.checked_sub(1)));
             let is_derived = match &symbol {
@@ -223,7 +231,7 @@ impl ModuleSymbols {
     fn symbol(&mut self, address: usize) -> Option<SymbolFrame> {
         let bias = self.bias;
         let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
-        Some(SymbolFrame { name: Some(name), file: None, line: 0 })
+        Some(SymbolFrame { name: Some(name), file: None, line: 0, entry: None })
     }
 
     fn functions(&mut self) -> Option<&FunctionTable> {
@@ -240,6 +248,31 @@ impl ModuleSymbols {
         let bias = self.bias;
         let symbols = self.functions()?.names_at(address.wrapping_sub(bias) as u64);
         symbols.iter().filter_map(|symbol| demangle(symbol)).find(|path| demangle::same_function(path, &bare))
+    }
+
+    /// Returns the demangled symbol of an inlined function, where copies of it that were not inlined have one.
+    fn copy_of(&mut self, inlined: &SymbolFrame, address: usize) -> Option<String> {
+        let copies = self.copies_of(inlined, address)?;
+        let name = inlined.name.as_deref()?;
+        let bias = self.bias;
+        let mut symbols =
+            copies.into_iter().map(|begin| self.compiled(name, (begin as usize).wrapping_add(bias)));
+        let first = symbols.next()??;
+        let path = demangle::normalise(&first, None);
+        // A macro can make functions of one name for several types at one line.
+        let same =
+            |symbol: Option<String>| symbol.is_some_and(|symbol| demangle::normalise(&symbol, None) == path);
+        symbols.all(same).then_some(first)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn copies_of(&self, inlined: &SymbolFrame, address: usize) -> Option<Vec<u64>> {
+        self.lines.as_ref()?.copies_of(inlined, address.wrapping_sub(self.bias) as u64)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn copies_of(&self, _inlined: &SymbolFrame, _address: usize) -> Option<Vec<u64>> {
+        None
     }
 
     fn source_path(&mut self, path: &str, fallback_crate: Option<&str>) -> SourcePath {

@@ -1,4 +1,4 @@
-//! Prints the sites of six leaks, and how they were captured, as JSON, for `tests/variants.py` and `tests/platforms.py`.
+//! Prints the sites of seven leaks, and how they were captured, as JSON, for `tests/variants.py` and `tests/platforms.py`.
 //!
 //! With the argument `go on` it prints them twice more, for `tests/platforms.py`.
 //!
@@ -69,6 +69,25 @@ fn sixth_leak() {
     }
 }
 
+struct Keeper;
+
+impl Keeper {
+    /// Keeps 30 blocks of 700 bytes, in a method that is inlined.
+    #[inline(always)]
+    fn keep(&self) {
+        for number in 0..black_box(30u8) {
+            forget(black_box(Box::new([number; 700]))); // keep
+        }
+    }
+}
+
+/// Calls the method, and has the address of a copy of it that is not inlined: by its symbol the method has its type.
+#[inline(never)]
+fn seventh_leak() {
+    black_box(Keeper::keep as fn(&Keeper));
+    Keeper.keep();
+}
+
 fn frame(frame: &Frame) -> Value {
     json!({
         "name": frame.name(),
@@ -132,6 +151,7 @@ fn main() {
     // Nothing is looked through, so that the library's frame is the nearest.
     heapgauge::set_look_through(<[&str; 0]>::default()).expect("no names");
     sixth_leak();
+    seventh_leak();
     print_document();
     if std::env::args().nth(1).as_deref() == Some("go on") {
         go_on();
