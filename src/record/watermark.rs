@@ -108,7 +108,7 @@ mod futex {
     }
 
     /// Calls the kernel without the C library, which would leave an error in `errno`: a program may read that after an
-    /// allocation. The result does not matter: whoever waits looks at the word.
+    /// allocation. The result does not matter: a thread that waits looks at the word.
     fn call(word: &AtomicU32, operation: i32, value: usize, time: *const libc::timespec) {
         let operation = (operation | libc::FUTEX_PRIVATE_FLAG) as usize;
         // SAFETY: the word is alive, and this system call reads it and the time and writes neither.

@@ -353,7 +353,7 @@ impl Watch {
     }
 
     /// Sets the mark of live bytes that ends the wait: half of what is left, or a new peak. True if it is passed already:
-    /// threads that passed it before it was set wake nobody.
+    /// threads that passed it before it was set wake no thread.
     fn set_mark(&mut self, published: i64) -> bool {
         let rise = self.limit.headroom().map(|left| (left / 2).max(LEAST_RISE).min(i64::MAX as u64) as i64);
         let of_limit = rise.map_or(i64::MAX, |rise| published.saturating_add(rise));
