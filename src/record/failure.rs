@@ -5,6 +5,7 @@
 //! and `errno` is as it was.
 
 use crate::base::atomics::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(target_os = "linux")]
 use crate::record::watermark;
 
 /// Longest text with its first line. A pipe takes so many bytes whole or not at all.
@@ -12,6 +13,7 @@ pub(crate) const MOST_TEXT: usize = 4096;
 /// Longest first line.
 pub(crate) const MOST_LINE: usize = 128;
 /// Least time between two texts, in seconds.
+#[cfg(target_os = "linux")]
 const REST: u64 = 60;
 /// Texts there are: one that may be written out, one that is prepared, and one between the two.
 const TEXTS: usize = 3;
@@ -32,6 +34,7 @@ static FILE: AtomicI32 = AtomicI32::new(-1);
 /// Largest request that is worth a text. A larger one is no sign of a heap that is full.
 static LARGEST: AtomicU64 = AtomicU64::new(0);
 /// Time of the last text, in seconds of the monotonic clock, plus one; 0 before the first.
+#[cfg(target_os = "linux")]
 static LAST: AtomicU64 = AtomicU64::new(0);
 /// Number of texts so far. Relaxed: a count.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -60,6 +63,10 @@ pub(crate) fn set_file(file: Option<&std::fs::File>) {
     use std::os::fd::AsRawFd;
     FILE.store(file.map_or(-1, AsRawFd::as_raw_fd), Ordering::Relaxed);
 }
+
+/// Does nothing: no text is written here.
+#[cfg(not(unix))]
+pub(crate) fn set_file(_file: Option<&std::fs::File>) {}
 
 /// Forgets the text and the file: in a forked child, and when the thread that prepares them ends.
 pub(crate) fn forget() {

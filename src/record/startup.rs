@@ -7,6 +7,7 @@ use crate::base::atomics::{AtomicBool, Ordering};
 use crate::record::count::sampling;
 #[cfg(unix)]
 use crate::record::count::unsampled;
+#[cfg(unix)]
 use crate::record::failure;
 #[cfg(unix)]
 use crate::record::fork::{self, mutex};
@@ -14,6 +15,7 @@ use crate::record::fork::{Once, mutex::ForkMutex};
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
+#[cfg(unix)]
 use crate::record::watermark;
 use std::hash::{BuildHasher, RandomState};
 use std::time::SystemTime;

@@ -1,6 +1,7 @@
 //! A signal that wakes the thread that waits for the [`watermark`].
 
 use crate::base::atomics::{AtomicBool, Ordering};
+#[cfg(unix)]
 use crate::record::watermark;
 use std::io;
 
