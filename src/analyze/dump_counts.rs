@@ -3,8 +3,8 @@
 //! Written by the thread that dumps, read by any thread. Relaxed throughout: counts that order nothing else.
 #![forbid(unsafe_code)]
 
-use crate::record::fork::mutex::ForkMutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::record::fork::mutex::{self, ForkMutex};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Event that makes a process write a dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,14 +98,15 @@ pub struct PreviousRun {
     pub dump: String,
 }
 
-static IS_ON: AtomicBool = AtomicBool::new(false);
+/// Number of the process that has a directory, 0 for none: a forked child has none before it chooses one.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 static WRITTEN: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 static FAILURES: AtomicU64 = AtomicU64::new(0);
 static PREVIOUS_RUN: ForkMutex<Option<PreviousRun>> = ForkMutex::new(None);
 
 /// Notes that this process has a directory for dumps.
 pub(crate) fn begin(previous_run: Option<PreviousRun>) {
-    IS_ON.store(true, Ordering::Relaxed);
+    PROCESS.store(mutex::process(), Ordering::Relaxed);
     if previous_run.is_some() {
         *PREVIOUS_RUN.lock() = previous_run;
     }
@@ -124,7 +125,7 @@ pub(crate) fn count_failure() {
 /// Returns the numbers; `None` where no directory was chosen.
 pub(crate) fn counts() -> Option<DumpCounts> {
     let of = |reason: DumpReason| WRITTEN[reason as usize].load(Ordering::Relaxed);
-    IS_ON.load(Ordering::Relaxed).then(|| DumpCounts {
+    is_on().then(|| DumpCounts {
         limit: of(DumpReason::Limit),
         peak: of(DumpReason::Peak),
         signal: of(DumpReason::Signal),
@@ -136,5 +137,9 @@ pub(crate) fn counts() -> Option<DumpCounts> {
 
 /// Returns what an earlier run left behind.
 pub(crate) fn previous_run() -> Option<PreviousRun> {
-    PREVIOUS_RUN.lock().clone()
+    if is_on() { PREVIOUS_RUN.lock().clone() } else { None }
+}
+
+fn is_on() -> bool {
+    PROCESS.load(Ordering::Relaxed) == mutex::process()
 }

@@ -404,6 +404,18 @@ def a_directory_in_memory_is_used_sparingly():
             assert document["rest"]["size"] > 0
 
 
+def near_the_limit_nothing_is_allocated():
+    """An allocator's lock may be held by a thread that waits for the kernel to find memory."""
+    with folder() as directory:
+        log = pathlib.Path(directory) / "log"
+        env = {"HEAPGAUGE_MEMORY_LIMIT": "200MiB", "HEAPGAUGE_TERMINATION_LOG": str(log)}
+        with Scenario(directory, "near", 135, 195, env=env) as scenario:
+            assert scenario.process.wait(60) == 0, scenario.output()
+        assert scenario.said("^0 allocations$", "out"), scenario.output()
+        assert len(dumps(directory, "limit")) >= 1, os.listdir(directory)
+        assert f"{SOURCE}:{line_of('leak')}" in log.read_text().splitlines()[2] if log.read_text().strip() else True
+
+
 def four_mib_are_left():
     """The dump is made in memory that was set aside before, in a cgroup that is nearly full."""
     if not REAL_KERNEL:
@@ -464,6 +476,7 @@ if __name__ == "__main__":
         a_leak_of_a_stripped_binary, reading_files_makes_no_dump, a_peak_of_a_moment_is_kept, the_last_allocation_fails,
         a_huge_request_is_no_failure_of_ours, an_allocator_that_refuses_at_random, nobody_reads_stderr, dumps_by_http,
         without_a_directory_there_is_a_line, a_signal_makes_a_dump, a_kill_at_any_moment_leaves_whole_files,
-        a_disk_that_takes_nothing, a_directory_in_memory_is_used_sparingly, four_mib_are_left,
+        a_disk_that_takes_nothing, a_directory_in_memory_is_used_sparingly,
+        near_the_limit_nothing_is_allocated, four_mib_are_left,
         the_log_is_emptied_when_memory_falls, an_idle_process_stays_idle,
     ], at_once=False)

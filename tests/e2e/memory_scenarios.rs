@@ -4,7 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Refuses one request in so many, at least of [`LARGE`] bytes; 0: none.
@@ -23,9 +23,25 @@ impl Refusing {
     }
 }
 
+/// Allocations of heapgauge's threads while they are counted, which is from the moment that this is not negative.
+static OWN: AtomicI32 = AtomicI32::new(-1);
+
+/// Counts an allocation of a thread that is called `heapgauge`.
+fn count_own() {
+    if OWN.load(Ordering::Relaxed) >= 0 {
+        let mut name = [0u8; 16];
+        // SAFETY: a place for the name of the calling thread.
+        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+        if name.starts_with(b"heapgauge\0") {
+            OWN.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 // SAFETY: the system's allocator, or null, which is allowed at any time.
 unsafe impl GlobalAlloc for Refusing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count_own();
         // SAFETY: the caller's duties.
         if self.refuses(layout.size()) { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
     }
@@ -150,6 +166,18 @@ fn main() {
                 let mut file = std::fs::File::open(&path).unwrap();
                 std::io::copy(&mut file, &mut std::io::sink()).unwrap();
             }
+        }
+        // near MIB MIB: counts what heapgauge allocates while memory rises from the one to the other
+        "near" => {
+            (0..number(0)).for_each(|_| leak(MIB));
+            std::thread::sleep(Duration::from_secs(4));
+            OWN.store(0, Ordering::Relaxed);
+            (number(0)..number(1)).for_each(|_| {
+                leak(MIB);
+                std::thread::sleep(Duration::from_millis(5));
+            });
+            std::thread::sleep(Duration::from_millis(300));
+            println!("{} allocations", OWN.swap(-1, Ordering::Relaxed));
         }
         // hold MIB SECONDS
         "hold" => {

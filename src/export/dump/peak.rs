@@ -39,6 +39,9 @@ pub(super) struct PeakKeeper {
     /// Live bytes of the last kept peak, and its epoch.
     bytes: u64,
     epoch: u32,
+    /// Live bytes that the next mark is above: those of the kept peak, or what threads had published when it was looked for.
+    /// The two differ by what threads have not published, and a mark below the latter would be passed at once, for ever.
+    floor: u64,
     /// True if the kept peak has not been written to a dump.
     pub(super) is_new: bool,
 }
@@ -47,12 +50,12 @@ impl PeakKeeper {
     /// Keeps at most so many stacks.
     pub(super) fn new(most: usize) -> PeakKeeper {
         *KEPT.lock() = Some(Kept { taken_at: SystemTime::now(), largest: Largest::growing_to(most) });
-        PeakKeeper { spare: Largest::growing_to(most), bytes: 0, epoch: 0, is_new: false }
+        PeakKeeper { spare: Largest::growing_to(most), bytes: 0, epoch: 0, floor: 0, is_new: false }
     }
 
     /// Returns the live bytes above which there is a new peak.
     pub(super) fn mark(&self) -> i64 {
-        self.bytes.saturating_add((self.bytes / 10).max(LEAST_RISE)).min(i64::MAX as u64) as i64
+        self.floor.saturating_add((self.floor / 10).max(LEAST_RISE)).min(i64::MAX as u64) as i64
     }
 
     /// Keeps the heap if it is higher than the last kept peak by a tenth, or if that is of another epoch or was reset.
@@ -66,6 +69,7 @@ impl PeakKeeper {
         let taken_at = SystemTime::now();
         self.spare.read();
         let bytes = self.spare.totals.live_bytes();
+        self.floor = bytes.max(if is_reset { 0 } else { self.bytes }).max(published.max(0) as u64);
         // It may have fallen since it was published.
         if is_reset || bytes > self.bytes {
             (self.bytes, self.epoch) = (bytes, self.spare.epoch);

@@ -57,7 +57,7 @@ static LIVE: ForkMutex<Option<(u32, SocketAddr)>> = ForkMutex::new(None);
 /// A server that starts is one line on stderr, which names its address, unless `HEAPGAUGE_QUIET=on`: no other variable of the
 /// environment is read here.
 ///
-/// The thread it starts wakes once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once, and
+/// The two threads it starts, for requests and for [`Dumps`](crate::Dumps), wake once a second. Dropping the [`Server`] stops it; `let _ = serve(addr)` drops it at once, and
 /// the compiler does not warn. A server that was dropped within a second is a line on stderr, if the program still runs a
 /// second later and has started no other one.
 ///
