@@ -68,6 +68,11 @@ impl Directory {
         &self.path
     }
 
+    /// Returns the name of the last dump.
+    pub(super) fn last_name(&self) -> &str {
+        &self.name
+    }
+
     /// Begins a dump of at most so many bytes. Allocates nothing where paths are shorter than 384 bytes.
     pub(super) fn create(&mut self, most: u64) -> io::Result<NewDump<'_>> {
         // Of an earlier dump that could not be finished.
@@ -123,15 +128,14 @@ impl NewDump<'_> {
         self.file.write_all(bytes)
     }
 
-    /// Gives the dump its name, and returns that.
-    pub(super) fn finish(self, reason: DumpReason, now: u64) -> io::Result<String> {
+    /// Gives the dump its [name](Directory::last_name).
+    pub(super) fn finish(self, reason: DumpReason, now: u64) -> io::Result<()> {
         let Directory { run, hidden, shown, name, .. } = self.directory;
         let process = run.rsplit('-').next().unwrap_or_default();
         name.clear();
         let _ = write!(name, "heap-{now}-{process}-{}.json", reason.word());
         shown.set_file_name(&*name);
-        fs::rename(hidden, shown)?;
-        Ok(name.clone())
+        fs::rename(hidden, shown)
     }
 
     /// Takes back what was written.
@@ -253,7 +257,8 @@ mod tests {
         dump.write(b"{}").unwrap();
         assert_eq!(dump.left(), 998);
         assert!(Directory::list(&path).unwrap().is_empty(), "it is not finished");
-        let name = dump.finish(DumpReason::Limit, 123).unwrap();
+        dump.finish(DumpReason::Limit, 123).unwrap();
+        let name = directory.last_name().to_owned();
         assert_eq!(name, "heap-123-7-limit.json");
         let mode = fs::metadata(path.join(&name)).unwrap().permissions().mode();
         assert_eq!((mode & 0o777, fs::read_to_string(&victim).unwrap().as_str()), (0o640, "untouched"));

@@ -253,8 +253,10 @@ impl Watch {
             let _ = self.dump_now(DumpReason::Signal, MOST_BYTES);
         }
         for answer in requests {
+            let written = self.dump_now(DumpReason::Request, MOST_BYTES);
+            let name = self.directory.as_ref().map(|directory| directory.last_name().to_owned());
             // The client may have gone.
-            let _ = answer.send(self.dump_now(DumpReason::Request, MOST_BYTES));
+            let _ = answer.send(written.map(|()| name.unwrap_or_default()));
         }
     }
 
@@ -363,25 +365,25 @@ impl Watch {
     }
 
     /// Dumps the heap as it is now.
-    fn dump_now(&mut self, reason: DumpReason, most: u64) -> Result<String, String> {
+    fn dump_now(&mut self, reason: DumpReason, most: u64) -> Result<(), String> {
         self.largest.read();
         self.dump(reason, SystemTime::now(), most)
     }
 
     /// Dumps the stacks that were read. Err: the line about the problem, which was said and counted.
-    fn dump(&mut self, reason: DumpReason, taken_at: SystemTime, most: u64) -> Result<String, String> {
+    fn dump(&mut self, reason: DumpReason, taken_at: SystemTime, most: u64) -> Result<(), String> {
         let Some(directory) = &mut self.directory else {
             return Err("no directory for dumps, HEAPGAUGE_DUMP_DIR names one".into());
         };
         let most = if directory.is_in_memory { most.min(MOST_IN_MEMORY) } else { most };
         let heap = (taken_at, &self.largest);
         match self.writer.write(directory, reason, heap, self.limit, &mut self.frames, most) {
-            Ok(name) => {
+            Ok(()) => {
                 dump_counts::count(reason);
                 if reason != DumpReason::Limit {
                     self.prune();
                 }
-                Ok(name)
+                Ok(())
             }
             Err(error) => {
                 dump_counts::count_failure();

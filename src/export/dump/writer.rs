@@ -34,7 +34,7 @@ impl Writer {
         Writer { buffer, program: program.to_owned(), build_id: symbols::build_id() }
     }
 
-    /// Writes a dump of at most so many bytes, and returns its name.
+    /// Writes a dump of at most so many bytes.
     pub(super) fn write(
         &mut self,
         directory: &mut Directory,
@@ -43,7 +43,7 @@ impl Writer {
         limit: MemoryLimit,
         frames: &mut StackFrames,
         most: u64,
-    ) -> io::Result<String> {
+    ) -> io::Result<()> {
         let Writer { buffer, program, build_id } = self;
         let since = taken_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = std::mem::take(&mut directory.run);
