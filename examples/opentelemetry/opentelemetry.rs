@@ -1,12 +1,16 @@
 //! Sends the metrics of a planted leak by OTLP over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT` (default http://localhost:4318).
 //!
-//! `--for SECONDS` ends by itself. The SDK reads `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and others.
+//! Each process has a `service.instance.id` of its own: receivers make the label `instance` of it, and without one all processes
+//! of a service would write to the same series. `--for SECONDS` ends by itself. The SDK reads `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and others.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::resource::EnvResourceDetector;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
@@ -34,7 +38,8 @@ fn main() {
 
 fn run(length: Option<Duration>) -> Result<(), Box<dyn std::error::Error>> {
     let exporter = opentelemetry_otlp::MetricExporter::builder().with_http().build()?;
-    let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter).build();
+    let provider =
+        SdkMeterProvider::builder().with_resource(resource()).with_periodic_exporter(exporter).build();
 
     let collector = heapgauge::Collector::new();
     heapgauge::emit::OpenTelemetry::new(&collector).register(&provider.meter("heapgauge"));
@@ -52,6 +57,22 @@ fn run(length: Option<Duration>) -> Result<(), Box<dyn std::error::Error>> {
     provider.shutdown()?;
     println!("{} answers were kept", cache.answers.len());
     Ok(())
+}
+
+/// Describes this process. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have precedence.
+fn resource() -> Resource {
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let instance = format!("{}-{}-{:x}", host.trim(), std::process::id(), began.as_millis());
+    let own = [
+        KeyValue::new("service.name", "opentelemetry-example"),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", instance),
+    ];
+    let asked = Resource::builder_empty().with_detector(Box::new(EnvResourceDetector::new())).build();
+    let name = std::env::var("OTEL_SERVICE_NAME").ok().map(|name| KeyValue::new("service.name", name));
+    let asked = asked.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+    Resource::builder().with_attributes(own).with_attributes(asked).with_attributes(name).build()
 }
 
 /// Parses `--for`. Returns `None` without it: the program then runs until a signal.
