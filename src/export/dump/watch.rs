@@ -208,6 +208,10 @@ impl Watch {
         let published = raw_snapshot::published_bytes();
         let is_tick = self.is_time_to_tick(now, published);
         let is_tracking = raw_snapshot::epoch() != u32::MAX;
+        // A peak may be over in a moment, and to keep it takes no system call.
+        if is_tracking {
+            self.look_at_peak(now);
+        }
         self.look_at_limit(now, is_tracking);
         if failure::count() != self.failures {
             self.failures = failure::count();
@@ -215,9 +219,6 @@ impl Watch {
         }
         self.asked.by_signal |= wake_signal::take();
         self.asked.requests.append(&mut requests::take());
-        if is_tracking {
-            self.look_at_peak(now);
-        }
         self.answer_asked(now);
         if is_tick {
             self.ticked = Some(now);
