@@ -5,6 +5,7 @@ import http.server
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import tempfile
 import threading
@@ -599,6 +600,50 @@ def what_is_shown_stays_true_when_answers_fail():
         assert "where it grew" not in page.one("#told").text and "+" not in page.one(".node").text
 
 
+def a_killed_run_is_told_with_its_dump():
+    """After SIGKILL the next run names the function that held most, links its dump and compares with it; a button makes another."""
+    with tempfile.TemporaryDirectory(prefix="heapgauge-page-") as folder:
+        env = {"HEAPGAUGE_DUMP_DIR": folder}
+        with Service("--leak-rate", "10000000", env=env) as service:
+            service.named()
+            with Browser(page_of(service.port())) as page:
+                page.loaded()
+                shown = "return ['killed', 'dumps'].map(id => document.getElementById(id).hidden)"
+                assert page.js(shown) == [True, False]
+                name = json.loads(get(service.port(), "/debug/heap/dump", method="POST").body)["name"]
+                page.wait("the dump", lambda: name in page.one("#dumps-list").text)
+            service.stop(signal.SIGKILL)
+        with Service(env=env) as service:
+            service.named()
+            run, = (sample.labels for sample in service.metrics().samples if sample.name == "heap_previous_run_info")
+            told = json.loads(get(service.port(), "/debug/heap/summary.json").body)
+            dump = told["previous_run"]["dump"]
+            assert {name: told["previous_run"][name] for name in run} == run and run["function"] == INSERT, (told, run)
+            with Browser(page_of(service.port()), width=390, height=1600) as page:
+                page.loaded()
+                assert page.one("#killed").text == (
+                    f"An earlier run of this program was killed or has crashed. In its last dump ({run['reason']}) {INSERT} holds"
+                    f" most: {dump} compare with now"), page.one("#killed").text
+                file, compared = [link.get_attribute("href") for link in page.all("#killed a")]
+                assert file == page_of(service.port()) + f"/dumps/{dump}", file
+                path = urllib.parse.urlsplit(compared)
+                assert (path.path, path.query) == ("/memory/snapshots", f"since={dump}&group_by=line"), compared
+                assert get(service.port(), f"/debug/heap/dumps/{dump}").bytes == pathlib.Path(folder, dump).read_bytes()
+                compared = get(service.port(), f"{path.path}?{path.query}")
+                assert compared.status == 200 and f'  File "{SOURCE}", line {leak_line()}' in compared.body, compared.body
+                rows, listed = page.js("return [[...document.querySelectorAll('#dumps-list li')].map(row => row.textContent), summary.dumps]")
+                assert len(rows) == len(listed) and all(
+                    row.startswith(f"{one['name']}{one['reason']} · ") and row.endswith("compare with now") for row, one in zip(rows, listed)), rows
+                page.one("#dump").click()
+                written = page.wait("a dump", lambda: re.fullmatch(r"Written: (heap-\d+-\d+-request\.json)", page.one("#dumps-told").text))
+                page.wait("its row", lambda: written[1] in page.one("#dumps-list").text)
+                assert pathlib.Path(folder, written[1]).is_file()
+                assert page.js(CONTRAST) == [] and page.js("return document.documentElement.scrollWidth") <= 390
+                # Pruned by those that came later.
+                pathlib.Path(folder, dump).unlink()
+                page.wait("no link", lambda: page.one("#killed").text.endswith(f"{dump}, which is no longer kept"))
+
+
 def all_downloads_are_offered_where_they_are_served():
     """A server with every outlet offers three files."""
     paths = ["/debug/pprof/heap", "/debug/heap/folded", "/debug/heap/snapshot.json"]
@@ -854,5 +899,5 @@ main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, co
       the_policy_is_strict, the_keyboard_reaches_everything, ten_thousand_sites_stay_smooth, names_are_text,
       in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
-      what_is_shown_stays_true_when_answers_fail, all_downloads_are_offered_where_they_are_served,
+      what_is_shown_stays_true_when_answers_fail, a_killed_run_is_told_with_its_dump, all_downloads_are_offered_where_they_are_served,
       estimates_show_their_error, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)

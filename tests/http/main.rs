@@ -9,6 +9,7 @@ mod client;
 mod process;
 
 mod debug_heap;
+mod dumps;
 mod environment;
 #[cfg(unix)]
 mod fork_server;

@@ -19,8 +19,22 @@ use crate::analyze::symbols::LineTables;
 
 pub(crate) const VERSION: u32 = 1;
 
-/// Renders `summary.json`. `paths` are those that this server has.
-pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&str>) -> String {
+/// Dump in the directory of dumps.
+#[derive(Debug, Serialize)]
+pub(crate) struct Dump {
+    pub name: String,
+    pub reason: &'static str,
+    pub bytes: u64,
+    pub modified: f64,
+}
+
+/// Renders `summary.json`. `paths` are those that this server has, `dumps` those of its directory, if it has one.
+pub(crate) fn summary(
+    overview: &Overview,
+    paths: &[&str],
+    source_url: Option<&str>,
+    dumps: Option<&[Dump]>,
+) -> String {
     let Overview { report, naming, history, snapshots } = overview;
     let kept_totals = |id: Option<u64>, past: &PastTotals| KeptTotals {
         id,
@@ -72,6 +86,13 @@ pub(crate) fn summary(overview: &Overview, paths: &[&str], source_url: Option<&s
         },
         paths,
         source_url,
+        previous_run: report.previous_run.as_ref().map(|run| EarlierRun {
+            reason: &run.reason,
+            function: &run.function,
+            site: &run.site,
+            dump: &run.dump,
+        }),
+        dumps,
     })
 }
 
@@ -106,6 +127,16 @@ struct Summary<'a> {
     build: Build<'a>,
     paths: &'a [&'a str],
     source_url: Option<&'a str>,
+    previous_run: Option<EarlierRun<'a>>,
+    dumps: Option<&'a [Dump]>,
+}
+
+#[derive(Serialize)]
+struct EarlierRun<'a> {
+    reason: &'a str,
+    function: &'a str,
+    site: &'a str,
+    dump: &'a str,
 }
 
 #[derive(Serialize)]
@@ -380,7 +411,8 @@ mod tests {
             history: vec![past],
             snapshots: vec![(3, past)],
         };
-        let summary = parsed(&summary(&overview, &["/metrics"], Some("https://git.example/{file}")));
+        let summary = parsed(&summary(&overview, &["/metrics"], Some("https://git.example/{file}"), None));
+        assert_eq!([&summary["previous_run"], &summary["dumps"]], [&Json::Null; 2]);
         assert_eq!((&summary["size"], &summary["count"]), (&json!(600_000), &json!(12_500)));
         assert_eq!(summary["naming"], json!({"named": 1_200, "total": 5_000}));
         assert_eq!(summary["history"], json!([{"taken_at": 5.0, "size": 10, "count": 2}]));

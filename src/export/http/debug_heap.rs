@@ -58,6 +58,7 @@ pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
                 &outlet.collector.overview(),
                 &super::routes::paths(),
                 outlet.source_url.as_deref(),
+                super::dumps::listed().and_then(Result::ok).as_deref(),
             ))
         }),
         Err(refusal) => *refusal,

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::mpsc::TryRecvError;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use hyper::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
@@ -18,7 +18,7 @@ use super::{NAMED_LATE, NAMING_TIME};
 use crate::analyze::snapshot::Snapshot;
 use crate::analyze::snapshot::statistic::Top;
 use crate::export::dump::{access, peak};
-use crate::export::emit::diff;
+use crate::export::emit::{diff, json};
 use crate::export::input::Quoted;
 use crate::record::control;
 
@@ -74,39 +74,38 @@ pub(super) async fn write(uri: &Uri) -> Response {
 pub(super) fn list(uri: &Uri) -> Response {
     let made = catch_panic(|| {
         let _own = control::internal();
-        if let Err(line) = query::no_params(uri.query().unwrap_or("")) {
+        if let Err(line) = query::each(uri.query().unwrap_or(""), &[], |_, _| Ok(())) {
             return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
         }
-        let mut files = match access::list() {
-            Some(Ok(files)) => files,
+        let rows = match listed() {
+            Some(Ok(rows)) => rows,
             Some(Err(error)) => {
                 let line = format_args!("the directory of dumps cannot be read: {error}");
                 return refuse(StatusCode::SERVICE_UNAVAILABLE, line);
             }
             None => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{NO_DIRECTORY}")),
         };
-        files.reverse();
-        let rows: Vec<_> = files.iter().map(row).collect();
         answer(StatusCode::OK, JSON, format!("{}\n", serde_json::json!({ "version": 1, "dumps": rows })))
     });
     no_store(made.unwrap_or_else(|failed| *failed))
 }
 
-fn row(file: &access::DumpFile) -> serde_json::Value {
-    let modified = file.modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    serde_json::json!({
-        "name": file.name,
-        "reason": file.reason(),
-        "bytes": file.bytes,
-        "modified": modified.as_secs_f64(),
-    })
+/// Lists the dumps, newest first. `None` without a directory.
+pub(super) fn listed() -> Option<io::Result<Vec<json::Dump>>> {
+    let row = |file: access::DumpFile| json::Dump {
+        reason: file.reason(),
+        bytes: file.bytes,
+        modified: json::unix_seconds(file.modified),
+        name: file.name,
+    };
+    access::list().map(|files| Ok(files?.into_iter().rev().map(row).collect()))
 }
 
 /// Answers `GET /debug/heap/dumps/NAME` with the file.
 pub(super) fn file(uri: &Uri) -> Response {
     let made = catch_panic(|| {
         let _own = control::internal();
-        if let Err(line) = query::no_params(uri.query().unwrap_or("")) {
+        if let Err(line) = query::each(uri.query().unwrap_or(""), &[], |_, _| Ok(())) {
             return refuse(StatusCode::BAD_REQUEST, format_args!("{line}"));
         }
         let name = uri.path().strip_prefix(DUMPS).unwrap_or_default();

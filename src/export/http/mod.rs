@@ -31,7 +31,9 @@
 //!   `memory_limit_bytes`, `memory_limit_usage_bytes`, `sample_interval_bytes`, `dropped_events`, `build`); `naming`: stacks that are `named`, of the `total`
 //!   that hold memory; `history` and `snapshots`: `taken_at`, `size` and `count` of the snapshots kept for baselines
 //!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here;
-//!   `source_url`: the template of links to sources, or null.
+//!   `source_url`: the template of links to sources, or null; `previous_run`: null, or `reason`, `function`, `site` and `dump` (its
+//!   name) of the last dump of an earlier run that was killed or crashed; `dumps`: null without a directory for them, or the
+//!   list of `/debug/heap/dumps`: `name`, `reason`, `bytes`, `modified`.
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
 //!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
