@@ -44,7 +44,7 @@ pub(super) struct Query {
 /// Allowed values of `since`, for a message.
 pub(super) const SINCE: &str = "first, previous, a duration such as 5m, or the id of a snapshot";
 /// Allowed values of `since` where it may be a dump.
-const SINCE_OR_DUMP: &str =
+pub(super) const SINCE_OR_DUMP: &str =
     "first, previous, a duration such as 5m, the id of a snapshot, or the name of a dump";
 
 impl Query {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use hyper::{StatusCode, Uri};
 
-use super::query::{self, Format, Query, SINCE};
+use super::query::{self, Format, Query, SINCE_OR_DUMP};
 use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, dumps, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
@@ -39,7 +39,7 @@ fn show(collector: &Collector, query: &Query) -> Response {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
         }
         Err(unknown) => {
-            let line = format_args!("parameter since: {unknown}, allowed are {SINCE}");
+            let line = format_args!("parameter since: {unknown}, allowed are {SINCE_OR_DUMP}");
             return refuse(StatusCode::BAD_REQUEST, line);
         }
     };
