@@ -115,6 +115,7 @@ impl Dumps {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn builder() -> DumpsBuilder {
+        let _own = control::internal();
         DumpsBuilder { settings: DumpSettings::default(), problem: None }
     }
 

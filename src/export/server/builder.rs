@@ -38,7 +38,8 @@ pub struct ServerBuilder {
     pub(super) source_url: Option<String>,
     /// True if the address is not said on stderr; `None`: as `HEAPGAUGE_QUIET` says.
     pub(super) quiet: Option<bool>,
-    pub(super) dumps: DumpSettings,
+    /// `None`: the defaults, which are made where allocations are heapgauge's own.
+    pub(super) dumps: Option<DumpSettings>,
 }
 
 impl ServerBuilder {
@@ -187,7 +188,7 @@ impl ServerBuilder {
             say(&control::NO_ALLOCATOR);
         }
         // A program whose dumps cannot be written is served all the same.
-        let dumps = dump::start_for_server(self.dumps).unwrap_or_else(|error| {
+        let dumps = dump::start_for_server(self.dumps.unwrap_or_default()).unwrap_or_else(|error| {
             say(&error);
             None
         });

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 
 use crate::analyze::collector::Collector;
 use crate::base::error::Error;
-use crate::export::dump::{DumpSettings, Dumps};
+use crate::export::dump::Dumps;
 use crate::export::http::{Access, App, Expose, Outlet};
 use crate::export::short_life::{say, say_if_short};
 use crate::record::control;
@@ -160,7 +160,7 @@ fn start(config: &Config) -> Result<Option<Server>, Error> {
     let mut builder =
         Server::builder().collector(&collector).expose(config.expose).debug_addr(config.debug_addr);
     builder.quiet = Some(config.quiet);
-    builder.dumps = config.dumps.clone();
+    builder.dumps = Some(config.dumps.clone());
     if let Some(template) = &config.source_url {
         builder = builder.source_url(template);
     }
@@ -271,7 +271,7 @@ impl Server {
             debug_addr,
             source_url: None,
             quiet: None,
-            dumps: DumpSettings::default(),
+            dumps: None,
         }
     }
 
