@@ -36,8 +36,6 @@ BINFMT = (rb":aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00
 ARM_SETTINGS = {
     "QEMU_LD_PREFIX": "/usr/aarch64-linux-gnu", "CC": "aarch64-linux-gnu-gcc", "CARGO_BUILD_TARGET": ARM,
     "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER": "aarch64-linux-gnu-gcc",
-    # Unoptimised code takes several times as long under emulation. The checks of debug builds stay.
-    "CARGO_PROFILE_DEV_OPT_LEVEL": "1", "CARGO_PROFILE_DEV_DEBUG": "line-tables-only",
 }
 
 

@@ -311,6 +311,7 @@ fn look_up(address: usize) -> Vec<SymbolFrame> {
             name: symbol.name().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned()),
             file: symbol.filename().map(|path| path.to_string_lossy().into_owned()),
             line: symbol.lineno().unwrap_or(0),
+            #[cfg(target_os = "linux")]
             entry: None,
         });
     });

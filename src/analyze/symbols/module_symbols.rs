@@ -19,6 +19,7 @@ use super::site::Lost;
 use super::site_rules::{self, CodeOwner};
 use super::source_path::{DebugRoots, SourcePath};
 use crate::analyze::frame::{Frame, UNKNOWN};
+#[cfg(target_os = "linux")]
 use gimli::UnitOffset;
 use std::collections::HashMap;
 
@@ -69,6 +70,7 @@ pub(super) struct SymbolFrame {
     pub file: Option<String>,
     pub line: u32,
     /// Entry of the function in its unit.
+    #[cfg(target_os = "linux")]
     pub entry: Option<UnitOffset>,
 }
 
@@ -231,7 +233,13 @@ impl ModuleSymbols {
     fn symbol(&mut self, address: usize) -> Option<SymbolFrame> {
         let bias = self.bias;
         let name = self.functions()?.names_at(address.wrapping_sub(bias) as u64).into_iter().next()?;
-        Some(SymbolFrame { name: Some(name), file: None, line: 0, entry: None })
+        Some(SymbolFrame {
+            name: Some(name),
+            file: None,
+            line: 0,
+            #[cfg(target_os = "linux")]
+            entry: None,
+        })
     }
 
     fn functions(&mut self) -> Option<&FunctionTable> {
