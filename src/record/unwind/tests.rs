@@ -412,10 +412,11 @@ fn caches_hit_what_they_have_seen() {
         turns.map(|first| call(first, &mut ids)).collect::<Vec<_>>()
     };
     let counts = loop {
-        let epoch = epoch::rules_epoch();
+        let before = (epoch::rules_epoch(), epoch::generation());
         let counts = std::thread::spawn(run).join().unwrap();
-        // Else another test has changed the number of addresses, or unloaded a module, which empties the caches.
-        if epoch::rules_epoch() == epoch {
+        // Else another test has changed the number of addresses, or unloaded a module, which empties the caches; or it has begun
+        // an epoch or another sample interval, and a stack is looked up once more.
+        if (epoch::rules_epoch(), epoch::generation()) == before {
             break counts;
         }
     };
