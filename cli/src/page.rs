@@ -9,7 +9,7 @@ pub fn run(options: &Page) -> Result<(), Failure> {
     loaded.notes.iter().for_each(|note| failure::say(note));
     let page = loaded.page;
     page.serve(options.addr, |addr| {
-        // Nobody may be reading: the page is served all the same.
+        // Where stdout is closed, the page is served all the same.
         let _ = text::print(&format!(
             "http://{addr}/debug/heap shows {}, until Ctrl-C\n",
             options.files.file.display()

@@ -61,7 +61,7 @@ impl Drop for Screen {
 /// Brings the terminal back, once.
 fn leave() {
     if ENTERED.swap(false, Ordering::SeqCst) {
-        // The terminal may be gone: there is nobody to tell.
+        // An error means that the terminal is closed, and then a message would not be read either.
         let _ = execute!(io::stdout(), EnableLineWrap, Show, LeaveAlternateScreen);
         let _ = terminal::disable_raw_mode();
     }

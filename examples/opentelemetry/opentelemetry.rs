@@ -1,7 +1,9 @@
 //! Sends the metrics of a planted leak by OTLP over HTTP to `OTEL_EXPORTER_OTLP_ENDPOINT` (default http://localhost:4318).
 //!
-//! Each process has a `service.instance.id` of its own: receivers make the label `instance` of it, and without one all processes
-//! of a service would write to the same series. `--for SECONDS` ends by itself. The SDK reads `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and others.
+//! `--for SECONDS` ends by itself. The SDK reads `OTEL_METRIC_EXPORT_INTERVAL` (milliseconds), `OTEL_SERVICE_NAME` and others.
+//!
+//! Each process sets a `service.instance.id` of its own. Receivers make the label `instance` of it; without it all processes of
+//! a service write to the same series.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};

@@ -303,8 +303,8 @@ fn cgroups(root: &Path) -> Vec<Cgroup> {
     found
 }
 
-/// Returns the mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind (and,
-/// for v1, of the memory controller).
+/// Returns the mount point and the directory of the hierarchy it shows, if `line` is a mount of that kind. A mount of
+/// version 1 has to be that of the memory controller.
 fn cgroup_mount<'a>(line: &'a str, kind: &str) -> Option<(PathBuf, &'a str)> {
     // 36 35 98:0 /root /mount/point options [optional fields] - type source superoptions
     let (left, right) = line.split_once(" - ")?;

@@ -28,8 +28,8 @@ static PREPARED: [Text; TEXTS] =
         TEXTS];
 /// Index of the text that is whole, plus one; 0 while there is none.
 static WHOLE: AtomicUsize = AtomicUsize::new(0);
-/// Descriptor of the file that gets the text too; -1 without one. Relaxed: closed only in a process without that thread, or
-/// after a text was possible.
+/// Descriptor of the file that gets the text too; -1 without one. Relaxed: the process that has opened the file never closes it, so
+/// a descriptor that is read late is still that of the file.
 static FILE: AtomicI32 = AtomicI32::new(-1);
 /// Largest request that is worth a text. A larger one is no sign of a heap that is full.
 static LARGEST: AtomicU64 = AtomicU64::new(0);

@@ -1,6 +1,6 @@
 //! Names the frames of a snapshot that go by module and offset, from the executable or its separate debug file.
 //!
-//! For dumps of a process that had no memory left to read its own line tables, or no line tables beside it.
+//! A dump has such frames where the process had no memory left to read its line tables, or no line tables beside it.
 #![forbid(unsafe_code)]
 
 use crate::analyze::snapshot::{Snapshot, Trace};

@@ -82,10 +82,10 @@ impl Lines {
         self.with_parts(self.context.find_frames(address)).ok()
     }
 
-    /// Returns the beginnings of functions in the same unit that have the name of an inlined one and code at its line: copies
-    /// of it that were not inlined.
+    /// Returns the beginnings of the copies of an inlined function that were not inlined: functions in the same unit with its name
+    /// and with code at its line.
     ///
-    /// Not where units are split: those files have whole names.
+    /// Where units are split it returns none, because those files have whole names.
     pub(super) fn copies_of(&self, inlined: &SymbolFrame, address: u64) -> Option<Vec<u64>> {
         let unit = self.with_parts(self.context.find_dwarf_and_unit(address))?;
         let place = unit.header.debug_info_offset().filter(|_| unit.dwo_id.is_none())?;

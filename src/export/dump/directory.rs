@@ -75,7 +75,7 @@ impl Directory {
 
     /// Begins a dump of at most so many bytes. Allocates nothing where paths are shorter than 384 bytes.
     pub(super) fn create(&mut self, most: u64) -> io::Result<NewDump<'_>> {
-        // Of an earlier dump that could not be finished.
+        // An earlier dump that could not be finished may have left its file.
         let _ = fs::remove_file(&self.hidden);
         let file = new_file(&self.hidden, false)?;
         Ok(NewDump { file, directory: self, left: most })

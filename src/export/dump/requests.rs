@@ -13,8 +13,8 @@ pub(super) type Answer = Result<String, String>;
 
 static WAITING: ForkMutex<Vec<Sender<Answer>>> = ForkMutex::new(Vec::new());
 
-#[cfg(feature = "http")]
 /// Asks for a dump. The answer comes some milliseconds later.
+#[cfg(feature = "http")]
 pub(crate) fn ask() -> Receiver<Answer> {
     let (sender, receiver) = channel();
     WAITING.lock().push(sender);

@@ -31,8 +31,8 @@ thread_local! {
     static SERVES: Cell<bool> = const { Cell::new(false) };
 }
 
-#[cfg(feature = "http")]
 /// Marks the calling thread as a server's: a child that it forks, in a signal handler, keeps the descriptors it is using.
+#[cfg(feature = "http")]
 pub(crate) fn serve_on_this_thread() {
     #[cfg(unix)]
     SERVES.set(true);
@@ -54,7 +54,7 @@ pub(crate) fn close_in_child() {
     }
 }
 
-/// Notes a socket in the table, and returns its place.
+/// Notes a descriptor in the table, and returns its place.
 #[cfg(unix)]
 fn note(descriptor: &impl AsRawFd) -> io::Result<usize> {
     let noted = descriptor.as_raw_fd() + 1;
@@ -110,8 +110,8 @@ impl<S: Descriptor> ClosedInChild<S> {
         Ok(ClosedInChild { place: note(&descriptor)?, descriptor: ManuallyDrop::new(descriptor) })
     }
 
-    #[cfg(feature = "http")]
     /// Turns it into another type with the same descriptor; `turn` closes it if it fails, and does not wait.
+    #[cfg(feature = "http")]
     pub(crate) fn try_map<T: Descriptor>(
         self,
         turn: impl FnOnce(S) -> io::Result<T>,

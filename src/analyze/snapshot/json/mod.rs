@@ -48,7 +48,7 @@ struct Watched<'a, T> {
 impl<T: Read> Read for Watched<'_, T> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        // For a display: nothing else is read by it.
+        // Relaxed: the number is displayed, and orders nothing else.
         self.read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
     }
