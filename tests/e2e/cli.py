@@ -14,9 +14,8 @@ import termios
 import threading
 import time
 
-from support import EXAMPLES, ROOT, SOURCE, Program, Service, get, leak_line, main, wait_for
+from support import EXAMPLES, HEAPGAUGE, ROOT, SOURCE, Program, Service, get, leak_line, main, wait_for
 
-HEAPGAUGE = ROOT / "target" / "release" / "heapgauge"
 LEAK = f"{SOURCE}:{leak_line()} leaky_service::Cache::insert"
 # Sequences of a terminal, each with the one that undoes it: its other screen, no cursor, no wrapped lines.
 PAIRS = [(b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?7l", b"\x1b[?7h")]

@@ -24,13 +24,12 @@ import threading
 import time
 
 from cgroup import Cgroup
-from support import EXAMPLES, Exposition, Program, ROOT, fnv1a, get, main, wait_for
+from support import EXAMPLES, Exposition, HEAPGAUGE, Program, ROOT, fnv1a, get, main, wait_for
 
 MIB = 1 << 20
 ROUNDS = int(os.environ.get("EVIDENCE_ROUNDS", "1"))
 SOURCE = "tests/e2e/memory_scenarios.rs"
 LIMIT = 200 * MIB
-HEAPGAUGE = EXAMPLES.parent / "heapgauge"
 
 
 def line_of(marker):

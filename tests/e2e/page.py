@@ -18,11 +18,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from support import EXAMPLES, ROOT, SOURCE, Service, get, leak_line, main, wait_for
+from support import EXAMPLES, HEAPGAUGE, ROOT, SOURCE, Service, get, leak_line, main, wait_for
 
 PAGE = (ROOT / "src" / "export" / "http" / "page.html").read_text()
 LEAK = f"{SOURCE}:{leak_line()}"
-HEAPGAUGE = ROOT / "target" / "release" / "heapgauge"
 INSERT = "leaky_service::Cache::insert"
 
 

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "target" / "release" / "examples"
+HEAPGAUGE = ROOT / "target" / "release" / "heapgauge"
 SOURCE = "examples/leaky_service.rs"
 MARKER = "// the planted leak"
 

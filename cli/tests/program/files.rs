@@ -13,10 +13,7 @@ use super::{Directory, PROGRAM, failure, planted, snapshot, stdout};
 #[test]
 fn a_report_of_a_file_has_its_reason_and_growth_since_another() {
     let directory = Directory::new();
-    let (old, new) = (
-        directory.snapshot("old.json", "peak", [1_000, 50]),
-        directory.snapshot("new.json", "limit", [3_000, 50]),
-    );
+    let (old, new) = directory.old_and_new([3_000, 50]);
     let report = stdout(&["report", &new]);
     let expected = format!(
         "Heap of {new}\n  taken      2026-10-26T08:23:20Z\n  reason     limit: the memory limit was near\n  build id   c0ffee\n  \
@@ -58,10 +55,7 @@ fn a_report_of_a_dump_has_its_limit_and_the_stacks_left_out() {
 #[test]
 fn a_diff_is_that_of_the_library() {
     let directory = Directory::new();
-    let (old, new) = (
-        directory.snapshot("old.json", "peak", [1_000, 50]),
-        directory.snapshot("new.json", "limit", [3_000, 40]),
-    );
+    let (old, new) = directory.old_and_new([3_000, 40]);
     let rows = |group_by| {
         let rows = Snapshot::load(&new).unwrap().compare_to(&Snapshot::load(&old).unwrap(), group_by);
         rows.iter().map(|row| format!("{row}\n")).collect::<String>()
@@ -141,10 +135,7 @@ fn frames_by_offset_are_named_from_the_binary() {
 #[test]
 fn the_page_of_a_file_is_served_on_loopback() {
     let directory = Directory::new();
-    let (old, new) = (
-        directory.snapshot("old.json", "peak", [1_000, 50]),
-        directory.snapshot("new.json", "limit", [3_000, 50]),
-    );
+    let (old, new) = directory.old_and_new([3_000, 50]);
     for arguments in [vec!["page", &new], vec!["page", &new, "--since", &old, "--addr", "localhost:0"]] {
         let mut page = Command::new(PROGRAM).args(&arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();

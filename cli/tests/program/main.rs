@@ -64,6 +64,11 @@ impl Directory {
     fn snapshot(&self, name: &str, reason: &str, sizes: [u64; 2]) -> String {
         self.file(name, &snapshot(reason, sizes).to_string())
     }
+
+    /// Writes a snapshot and a later one with these sizes.
+    fn old_and_new(&self, sizes: [u64; 2]) -> (String, String) {
+        (self.snapshot("old.json", "peak", [1_000, 50]), self.snapshot("new.json", "limit", sizes))
+    }
 }
 
 impl Drop for Directory {

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::export::input::Quoted;
@@ -32,6 +33,9 @@ use crate::record::control;
 use crate::record::fork::mutex::{self, ForkMutex};
 use crate::record::watermark;
 pub(crate) use settings::DumpSettings;
+
+/// Longest wait for names that another thread keeps. Stacks go by module and offset then.
+const WAIT_FOR_NAMES: Duration = Duration::from_millis(20);
 
 /// The thread that watches memory, which is one for the process.
 #[derive(Debug)]

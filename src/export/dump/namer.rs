@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::WAIT_FOR_NAMES;
 use super::largest::Largest;
 use crate::analyze::symbols;
 use crate::record::control;
@@ -12,7 +13,6 @@ use crate::record::control;
 const LONGEST: Duration = Duration::from_secs(5);
 /// Rest after a go that has left stacks without a name.
 const REST: Duration = Duration::from_secs(10);
-const WAIT_FOR_NAMES: Duration = Duration::from_millis(20);
 
 /// The thread, if one is looking names up.
 #[derive(Debug, Default)]

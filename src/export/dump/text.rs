@@ -1,16 +1,15 @@
 //! Largest and fastest growing sites as text, in memory that is set aside: for the termination log and for a failure.
 
 use std::fmt::{self, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::WAIT_FOR_NAMES;
 use super::largest::Largest;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::symbols::{self, KnownFrame, StackFrames};
 
 /// Sites listed by size, and by growth.
 const LISTED: usize = 10;
-/// Wait for names that another thread keeps.
-const WAIT_FOR_NAMES: Duration = Duration::from_millis(20);
 /// Most characters of a function or file in a line.
 const LONGEST_NAME: usize = 160;
 

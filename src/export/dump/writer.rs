@@ -1,8 +1,9 @@
 //! The largest stacks of the heap → the file of a dump, from memory that is set aside.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::WAIT_FOR_NAMES;
 use super::directory::Directory;
 use super::largest::Largest;
 use crate::analyze::dump_counts::DumpReason;
@@ -17,8 +18,6 @@ const PIECE: usize = 64 << 10;
 const LONGEST_STACK: usize = 96 << 10;
 /// Room for the end of the file.
 const END: u64 = 128;
-/// Wait for names that another thread keeps; after that the rest goes by module and offset.
-const WAIT_FOR_NAMES: Duration = Duration::from_millis(20);
 
 /// Writer of dumps.
 pub(super) struct Writer {

@@ -301,16 +301,8 @@ mod tests {
 
     #[test]
     fn dumps_and_what_an_earlier_run_left_have_series_where_there_is_a_directory() {
-        let mut report = sample_report();
-        assert!(!render(&report).contains("heap_dump"));
-        report.dumps = Some(DumpCounts { limit: 1, peak: 2, signal: 3, failure: 4, request: 5, failures: 6 });
-        report.previous_run = Some(PreviousRun {
-            reason: "limit".into(),
-            function: "app::cache::Cache::insert".into(),
-            site: "feed00000000002a".into(),
-            dump: "heap-1793000000-7-limit.json".into(),
-        });
-        let text = render(&report);
+        assert!(!render(&sample_report()).contains("heap_dump"));
+        let text = render(&with_dumps(sample_report()));
         for line in [
             "heap_dumps_total{reason=\"limit\"} 1",
             "heap_dumps_total{reason=\"peak\"} 2",

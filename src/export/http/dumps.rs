@@ -12,13 +12,13 @@ use hyper::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValu
 use hyper::{StatusCode, Uri};
 
 use super::debug_heap::Pieces;
-use super::query::{self, Format, Query};
+use super::query::{self, Query};
 use super::response::{JSON, Refusal, Response, TEXT, answer, catch_panic, refuse};
+use super::snapshots::rows;
 use super::{NAMED_LATE, NAMING_TIME};
 use crate::analyze::snapshot::Snapshot;
-use crate::analyze::snapshot::statistic::Top;
 use crate::export::dump::{access, peak};
-use crate::export::emit::{diff, json};
+use crate::export::emit::json;
 use crate::export::input::Quoted;
 use crate::record::control;
 
@@ -167,29 +167,15 @@ async fn peak_rows(uri: &Uri) -> Result<Response, Refusal> {
     let response = catch_panic(|| {
         let _own = control::internal();
         let snapshot = stacks.snapshot();
-        rows(&query, &snapshot, &Snapshot::of(snapshot.taken_at(), 1, Vec::new()))
+        rows(&query, &snapshot, &Snapshot::of(snapshot.taken_at(), 1, Vec::new()), |top| top)
     })?;
     Ok(no_store(response))
-}
-
-/// Answers with the rows of a snapshot beside another one.
-fn rows(query: &Query, new: &Snapshot, old: &Snapshot) -> Response {
-    let mut rows = new.compare_to(old, query.group_by);
-    query.order.sort(&mut rows);
-    let top = Top::of(rows, query.top);
-    match query.format {
-        Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
-        Format::Json => {
-            let text = diff::json(&top, new.taken_at(), old.taken_at(), new.sample_interval());
-            answer(StatusCode::OK, JSON, text)
-        }
-    }
 }
 
 /// Answers `GET /memory/snapshots?since=NAME`: the heap of `new` beside a dump.
 pub(super) fn since_dump(query: &Query, name: &str, new: &Snapshot) -> Response {
     match access::load(name) {
-        Ok(old) => rows(query, new, &old),
+        Ok(old) => rows(query, new, &old, |top| top),
         Err(error) => refuse(StatusCode::BAD_REQUEST, format_args!("parameter since: {error}")),
     }
 }

@@ -10,6 +10,7 @@ use super::query::{self, Format, Query, SINCE_OR_DUMP};
 use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, dumps, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
+use crate::analyze::snapshot::Snapshot;
 use crate::analyze::snapshot::statistic::Top;
 use crate::export::emit::diff;
 use crate::record::control;
@@ -46,9 +47,19 @@ fn show(collector: &Collector, query: &Query) -> Response {
     if let Some(name) = &query.dump {
         return dumps::since_dump(query, name, &new);
     }
-    let mut rows = new.compare_to(&old, query.group_by);
+    rows(query, &new, &old, |top| top.of_total(total))
+}
+
+/// Answers with the rows of a snapshot beside another one. `finished` may set the exact total.
+pub(super) fn rows(
+    query: &Query,
+    new: &Snapshot,
+    old: &Snapshot,
+    finished: impl FnOnce(Top) -> Top,
+) -> Response {
+    let mut rows = new.compare_to(old, query.group_by);
     query.order.sort(&mut rows);
-    let top = Top::of(rows, query.top).of_total(total);
+    let top = finished(Top::of(rows, query.top));
     match query.format {
         Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
         Format::Json => {
