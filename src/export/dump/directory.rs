@@ -14,6 +14,8 @@ use crate::analyze::dump_counts::DumpReason;
 
 /// Room for a file's name.
 const LONGEST_NAME: usize = 96;
+/// Longest time by which names may be ahead of the clock, in seconds: a program may ask for dumps without end.
+const MOST_AHEAD: u64 = 60;
 
 /// File in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(super) struct Directory {
     hidden: PathBuf,
     shown: PathBuf,
     name: String,
+    /// Second in the name of the last dump of each reason.
+    last: [u64; DumpReason::ALL.len()],
     /// True if the files lie in memory, and count against the same limit.
     pub(super) is_in_memory: bool,
 }
@@ -60,7 +64,7 @@ impl Directory {
         shown.push(&hidden);
         let name = String::with_capacity(LONGEST_NAME);
         let is_in_memory = is_in_memory(path);
-        Directory { path: path.to_owned(), run, hidden, shown, name, is_in_memory }
+        Directory { path: path.to_owned(), run, hidden, shown, name, last: Default::default(), is_in_memory }
     }
 
     /// Returns the path.
@@ -100,12 +104,12 @@ impl Directory {
     /// Removes the oldest dumps beyond `keep` of each reason, and beyond `most` bytes in all but the newest.
     pub(super) fn prune(&self, keep: usize, most: u64) -> io::Result<()> {
         let files = Directory::list(&self.path)?;
-        let (mut of_reason, mut bytes) = ([0_usize; 5], 0_u64);
+        // The last is for texts of failures.
+        let (mut of_reason, mut bytes) = ([0_usize; DumpReason::ALL.len() + 1], 0_u64);
         for (at, file) in files.iter().rev().enumerate() {
-            let number = reason_of(&file.name).map_or(0, |reason| {
-                of_reason[reason as usize] += 1;
-                of_reason[reason as usize]
-            });
+            let kind = reason_of(&file.name).map_or(DumpReason::ALL.len(), |reason| reason as usize);
+            of_reason[kind] += 1;
+            let number = of_reason[kind];
             bytes += file.bytes;
             if number > keep || (bytes > most && at > 0) {
                 // Another process may have been faster.
@@ -128,12 +132,14 @@ impl NewDump<'_> {
         self.file.write_all(bytes)
     }
 
-    /// Gives the dump its [name](Directory::last_name).
+    /// Gives the dump its [name](Directory::last_name): that of the next second where another one has been written in this one.
     pub(super) fn finish(self, reason: DumpReason, now: u64) -> io::Result<()> {
-        let Directory { run, hidden, shown, name, .. } = self.directory;
+        let Directory { run, hidden, shown, name, last, .. } = self.directory;
         let process = run.rsplit('-').next().unwrap_or_default();
+        let second = now.max((last[reason as usize] + 1).min(now + MOST_AHEAD));
+        last[reason as usize] = second;
         name.clear();
-        let _ = write!(name, "heap-{now}-{process}-{}.json", reason.word());
+        let _ = write!(name, "heap-{second}-{process}-{}.json", reason.word());
         shown.set_file_name(&*name);
         fs::rename(hidden, shown)
     }
@@ -262,6 +268,9 @@ mod tests {
         assert_eq!(name, "heap-123-7-limit.json");
         let mode = fs::metadata(path.join(&name)).unwrap().permissions().mode();
         assert_eq!((mode & 0o777, fs::read_to_string(&victim).unwrap().as_str()), (0o640, "untouched"));
+        directory.create(1000).unwrap().finish(DumpReason::Limit, 123).unwrap();
+        assert_eq!(directory.last_name(), "heap-124-7-limit.json", "one of the same second keeps its name");
+        fs::remove_file(path.join(directory.last_name())).unwrap();
         symlink(&victim, path.join("heap-124-7-limit.json")).unwrap();
         assert_eq!(Directory::list(&path).unwrap().len(), 1);
         assert!(open(&path, "heap-124-7-limit.json").is_err());
@@ -290,6 +299,13 @@ mod tests {
             || -> Vec<String> { Directory::list(&path).unwrap().into_iter().map(|file| file.name).collect() };
         directory.prune(2, 1 << 20).unwrap();
         assert_eq!(names(), ["heap-1-7-peak.json", "heap-3-7-limit.json", "heap-4-7-limit.json"]);
+        for second in 5..=7 {
+            write(&format!("heap-{second}-7-failure.txt"), 1, second);
+        }
+        directory.prune(2, 1 << 20).unwrap();
+        assert_eq!(names()[3..], ["heap-6-7-failure.txt", "heap-7-7-failure.txt"]);
+        (6..=7)
+            .for_each(|second| fs::remove_file(path.join(format!("heap-{second}-7-failure.txt"))).unwrap());
         directory.prune(2, 250).unwrap();
         assert_eq!(names(), ["heap-3-7-limit.json", "heap-4-7-limit.json"]);
         // The newest stays, however large.
