@@ -16,23 +16,31 @@ NAMES = {
     **{site: {"function": f"shop::small{number}", "file": "src/small.rs", "line": "9"} for number, site in enumerate(SMALL)},
 }
 
+PARTS = {name: lambda t, size=size: size * MIB for name, size in
+         {"fragments": 30, "foreign": 10, "threads": 8, "mappings": 1, "shared": 2, "container": 5, "rounding": 3}.items()}
+
 
 class Process:
     """Describes one scraped process. `sites`: bytes of each at a minute, `None` before it exists. `seen`: first scrape, `until`: last.
 
-    `load`: how much it allocates. `files`: resident pages of files, which count against no limit. `killed`: whether it tells of
+    `load`: how much it allocates. `files`: resident pages of files, which count against no limit. `parts`: of an allocator that
+    is known, the parts of its memory (`PARTS`) that are not constant, instead of `unaccounted`; `allocator=False`: one that
+    says nothing. `untouched`: live bytes whose pages are not resident. `killed`: whether it tells of
     an earlier run that was killed. `ended`: the reason that kube-state-metrics has for the last end of a
     container of its pod, `None` where it knows of none.
     """
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
                  until=1 << 20, tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0,
-                 cluster="east", number=0, release="2.4", load=lambda t: 1, files=lambda t: 0, error=None,
-                 killed=lambda t: False, ended=lambda t: None):
+                 cluster="east", number=0, release="2.4", load=lambda t: 1, files=lambda t: 0, parts=None, allocator=True,
+                 untouched=lambda t: 0, error=None, killed=lambda t: False, ended=lambda t: None):
         self.target = {"cluster": cluster, "namespace": "shop", "pod": f"cart-{number}", "job": "cart",
                        "instance": f"10.0.0.{number + 7}:9898"}
         self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
-        self.unaccounted, self.starts, self.seen, self.until, self.tracking = unaccounted, starts, seen, until, tracking
+        self.allocator, self.untouched = allocator, untouched
+        self.parts = None if parts is None else {**PARTS, **parts}
+        self.unaccounted = unaccounted if parts is None else lambda t: sum(part(t) for part in self.parts.values())
+        self.starts, self.seen, self.until, self.tracking = starts, seen, until, tracking
         self.dropped, self.exported, self.lost, self.release = dropped, exported, lost, release
         self.load, self.files, self.killed, self.ended = load, files, killed, ended
         self.error = error  # standard error of a site of a sampled process
@@ -64,6 +72,9 @@ class Process:
         def live(t):
             return self.base + sum(held(site, t) for site in self.sites)
 
+        def counted(t):
+            return live(t) - self.untouched(t) + 4 * MIB + self.unaccounted(t)
+
         allocated, peaks = [0], [live(0)]
         for t in range(1, self.minutes + 1):
             young = t in self.starts
@@ -85,8 +96,21 @@ class Process:
         yield line("heap_overhead_bytes", lambda t: 4 * MIB)
         yield line("heap_unnamed_bytes", self.lost, state="lost")
         yield line("heap_unnamed_bytes", lambda t: 90 * MIB if t < 3 else 0, state="pending")
-        yield line("heap_resident_bytes", lambda t: live(t) + 4 * MIB + self.unaccounted(t) + self.files(t))
-        yield line("heap_memory_limit_usage_bytes", lambda t: live(t) + 4 * MIB + self.unaccounted(t))
+        yield line("heap_resident_bytes", lambda t: counted(t) + self.files(t))
+        yield line("heap_memory_limit_usage_bytes", counted)
+        if self.parts and self.allocator:
+            yield line("heap_allocator_free_resident_bytes", self.parts["fragments"])
+            yield line("heap_allocator_internal_fragmentation_bytes", lambda t: 3 * MIB)
+            yield line("heap_foreign_bytes", self.parts["foreign"])
+            yield line("heap_unaccounted_bytes", self.parts["mappings"])
+            yield line("heap_live_untouched_bytes", self.untouched)
+        if self.parts:
+            yield line("heap_thread_stack_bytes", self.parts["threads"])
+            yield line("heap_process_threads", lambda t: self.parts["threads"](t) // MIB)
+            yield line("heap_resident_shared_bytes", self.parts["shared"])
+            yield line("heap_resident_file_bytes", self.files)
+            yield line("heap_resident_anonymous_bytes",
+                       lambda t: counted(t) - self.parts["shared"](t) - self.parts["container"](t))
         yield line("heap_build_info", lambda t: 1, version="0.1.0", build_id="77aa", release=self.release)
         yield line("heap_delta_window_seconds", lambda t: 60 * (t - baseline(t)))
         for reason in ("stacks", "memory", "threads", "series", "reentrant"):
