@@ -168,7 +168,7 @@ def names_in(query):
     text = re.sub(r"\b(by|on|without|group_left|group_right) *\([^)]*\)", "", text)
     # label_join(query, "made", separator, "from", …): the label it makes is not in the exposition.
     labels |= set(re.findall(r", \"(\w+)\"", text)) - set(re.findall(r", \"(\w+)\", \"[^\w\"]", text))
-    labels -= set(re.findall(r", \"\w+\", \"(\w+)\", \"\", \"\"", text))  # label_replace with a constant
+    labels -= set(re.findall(r"\"\w+\", \"(\w+)\", \"\", \"\"", text))  # label_replace with a constant
     text = re.sub(r"\"[^\"]*\"|\[[^]]*\]|\$\w+|\b\d\w*", "", text)
     words = set(re.findall(r"[A-Za-z_:][\w:]*", text))
     metrics = {word for word in words if ":" in word or word.startswith(("heap_", "kube_"))}
