@@ -190,8 +190,8 @@ def names_are_looked_for_again_when_there_is_room():
                 lost = lambda: service.metrics().value("heap_unnamed_bytes", state="lost") > 0
                 wait_for("bytes without a line", lost)
                 cgroup.set_limit(512 * MIB)
-                # Names are looked for again after ever longer times, and a busy machine is slow.
-                service.named(300.0)
+                # Names are looked for again after a minute, and a busy machine is slow.
+                service.named(150.0)
 
     in_each(act)
 

@@ -257,6 +257,7 @@ def two_scrapers_see_the_same_baselines():
 
         baselines = {}  # the moment of a baseline, to the tenth of a second → live of each site then
         course = []  # (moment, live) of the leak, in all samples
+        ages = []  # seconds between a sample and its baseline
         shared = 0
         for scraper, found in samples.items():
             for exposition in found:
@@ -273,10 +274,12 @@ def two_scrapers_see_the_same_baselines():
                         shared += known[0] != scraper
                 course.append((taken, exposition.by_site("heap_site_live_bytes")[site]))
                 uptime = taken - exposition.value("heap_start_timestamp_seconds")
-                # Snapshots are kept every fifth of the window; a busy machine may be late by some seconds.
-                assert age <= window * 1.2 + 5, age
                 assert age >= min(window, uptime - 5), (age, uptime)
+                ages.append(age)
         assert shared > 0, "the two scrapers never met the same baseline"
+        # Snapshots are kept every fifth of the window. A busy machine delays some of them by seconds, but not most.
+        ages.sort()
+        assert ages[len(ages) * 3 // 4] <= window * 1.2 + 1, ages
 
         # The baseline is the size of the leak at that moment: between the samples around it.
         course.sort()

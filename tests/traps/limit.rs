@@ -173,6 +173,52 @@ fn first_names_in_two_mebibytes() {
     trap("limit::first_names_in_two_mebibytes", || first_names_within(2 << 20));
 }
 
+#[inline(never)]
+fn leaf_of<const NUMBER: u64>() -> Block {
+    black_box(Box::new([NUMBER; 3]))
+}
+
+/// Each thread that looked names up once kept what the line tables had taken, in a heap of the C library's that no other
+/// thread uses.
+#[test]
+fn names_leave_no_memory_behind() {
+    trap("limit::names_leave_no_memory_behind", || {
+        // Of it, an eighth may be left over from names.
+        const LIMIT: u64 = 32 << 20;
+        heapgauge::set_max_overhead(LIMIT).unwrap();
+        let collector = Arc::new(Collector::new());
+        let leaves = [leaf_of::<0>, leaf_of::<1>, leaf_of::<2>, leaf_of::<3>, leaf_of::<4>, leaf_of::<5>]
+            as [fn() -> Block; 6];
+        let all = Arc::new(Barrier::new(leaves.len() + 1));
+        let (before, own_before) = (private_bytes(), heapgauge::tracker_memory());
+        let (names, named_by) = std::sync::mpsc::channel();
+        for leaf in leaves {
+            let (collector, all, names) = (collector.clone(), all.clone(), names.clone());
+            std::thread::spawn(move || {
+                let block = leaf();
+                // A younger collection would be reused.
+                std::thread::sleep(Duration::from_millis(1_001));
+                names.send(named(&collector).build.symbols().to_owned()).unwrap();
+                all.wait();
+                drop(block);
+            });
+            assert_eq!(named_by.recv().as_deref(), Ok("lines"));
+        }
+        let own = heapgauge::tracker_memory() - own_before;
+        let grown = private_bytes().saturating_sub(before);
+        all.wait();
+        say(format_args!(
+            "named by {} threads: {} KiB more, {} are counted",
+            leaves.len(),
+            grown >> 10,
+            own >> 10
+        ));
+        // Pages of stacks are touched, and each thread's heap keeps pages that are partly used.
+        let scraps = (leaves.len() as u64) << 20;
+        assert!(grown <= own + LIMIT / 8 + scraps, "{grown} bytes more, {own} of them are counted");
+    });
+}
+
 /// Runs `act` so many calls deeper.
 #[inline(never)]
 fn below<T>(calls: usize, act: &mut dyn FnMut() -> T) -> T {

@@ -31,8 +31,10 @@ const LEAST_PER_PARSE: usize = 16;
 /// Number of parses in a row that serve fewer, after which a module is too large for the overhead limit.
 const MAX_WASTED_PARSES: usize = 4;
 
-/// Bytes left over from a batch below which giving them back is not worth it.
-const LEFT_OVER: usize = 8 << 20;
+/// Most bytes left over from batches, freed but still resident, that are not worth giving back; and the part of the overhead
+/// limit that they may be, as they count for the system.
+const MAX_LEFT_OVER: u64 = 8 << 20;
+const LEFT_OVER_PART: u64 = 8;
 
 /// A run of name look-ups in one thread; the data it reads is dropped when it ends.
 pub(super) struct Batch<'a> {
@@ -286,6 +288,17 @@ impl<'a> Batch<'a> {
         opened.starts.get_or_insert_with(|| FunctionStarts::open(of)).as_ref()
     }
 
+    /// Returns to the system what this batch has freed, and what earlier ones have, where that has become much: each thread that
+    /// names has a heap of its own in the C library, and may leave its share.
+    fn give_back(&self) {
+        let grown = || trim::private_bytes().saturating_sub(self.resident);
+        trim::trim_own_heap(grown());
+        let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
+        let most = (self.symbols.max_overhead.load(Ordering::Relaxed) / LEFT_OVER_PART).min(MAX_LEFT_OVER);
+        let left_over = if left_over > most && trim::trim() { 0 } else { left_over };
+        self.symbols.left_over.store(left_over, Ordering::Relaxed);
+    }
+
     fn clear_backtrace(&mut self) {
         if std::mem::take(&mut self.asked_backtrace) {
             let _inside = fork::enter();
@@ -298,7 +311,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.clear_backtrace();
         self.opened.clear();
-        trim::trim_if_grown(self.resident, LEFT_OVER);
+        self.give_back();
         self.symbols.batch_of.store(0, Ordering::Release);
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct NameCache {
     addresses: HashMap<usize, (u32, u32)>,
     /// Addresses that lack their lines for want of memory.
     pub(super) lost: HashMap<usize, Lost>,
-    /// Time at which lines were last lost for now, and the room they would have needed.
+    /// Time at which lines were first lost for now, and the least room that some of them would have needed.
     pub(super) lost_at: Option<Instant>,
     pub(super) lost_room: u64,
     sites: HashMap<(Arc<Frame>, Arc<str>), Arc<Site>>,
@@ -201,9 +201,10 @@ impl NameCache {
         address <= LOWEST_CODE || self.addresses.contains_key(&address)
     }
 
-    /// Notes that lines were lost which would have needed so much room.
+    /// Notes that lines were lost which would have needed so much room. The time of the first such loss counts: in a
+    /// program that always meets new code, the last one would never be long ago.
     pub(super) fn lose(&mut self, room: u64) {
-        self.lost_at = Some(Instant::now());
+        self.lost_at.get_or_insert_with(Instant::now);
         self.lost_room = self.lost_room.min(room);
     }
 

@@ -38,6 +38,7 @@ mod mini_debug_info;
 #[cfg(target_os = "linux")]
 mod module_file;
 mod module_symbols;
+mod quality;
 #[cfg(target_os = "linux")]
 mod section_bytes;
 mod shared_std;
@@ -66,6 +67,7 @@ pub(crate) use known_names::{KnownFrame, StackFrames};
 pub(crate) use loaded_modules::build_id;
 #[cfg(feature = "pprof")]
 pub(crate) use loaded_modules::{Mapping, mappings};
+pub(crate) use quality::{LineTables, Quality};
 pub(crate) use shared_std::{capture, is_shared as is_standard_library_shared};
 #[cfg(test)]
 pub(crate) use site::Lost;
@@ -98,25 +100,6 @@ pub(crate) struct Progress {
     pub more: bool,
 }
 
-/// Detail of the names of the module that holds this code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Quality {
-    /// `lines`, `functions` or `none`.
-    pub names: &'static str,
-    pub lines: LineTables,
-}
-
-/// Line tables of a module, or the reason why they cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LineTables {
-    Available,
-    Absent,
-    /// They do not fit into the limit that was set.
-    TooLarge,
-    /// They are in other files, which are missing or of another build.
-    PartsMissing,
-}
-
 /// Frame with its position in its stack.
 // Folded stacks read the frame alone.
 #[cfg_attr(not(feature = "pprof"), allow(dead_code))]
@@ -143,6 +126,9 @@ pub(crate) struct Symbols {
     nominal: AtomicU64,
     /// Part of the limit that only names may use.
     share: AtomicU64,
+    /// Bytes by which the process has grown during batches since its free memory was last given back; changed by the thread
+    /// whose batch it is.
+    left_over: AtomicU64,
     /// Number that changes when names that were lost for want of memory have been forgotten, and with the rules.
     lost_epoch: AtomicU64,
     /// True if the overhead limit was reached: addresses without a name yet go by module and offset.
@@ -228,6 +214,7 @@ impl Symbols {
             max_overhead: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
             nominal: AtomicU64::new(DEFAULT_MAX_OVERHEAD),
             share: AtomicU64::new(0),
+            left_over: AtomicU64::new(0),
             lost_epoch: AtomicU64::new(0),
             full: AtomicBool::new(false),
             over_limit: AtomicU64::new(0),

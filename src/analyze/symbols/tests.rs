@@ -159,6 +159,17 @@ fn a_stack_that_was_lost_has_a_name_at_once() {
 }
 
 #[test]
+fn lines_lost_later_do_not_put_off_looking_for_the_first() {
+    let symbols = Symbols::new();
+    symbols.names().lose(2);
+    let first = symbols.names().lost_at;
+    symbols.names().lose(1);
+    let names = symbols.names();
+    assert!(first.is_some());
+    assert_eq!((names.lost_at, names.lost_room), (first, 1));
+}
+
+#[test]
 fn beyond_the_limit_a_stack_goes_by_module_and_offset() {
     let symbols = Symbols::new();
     symbols.set_max_overhead(0);
