@@ -392,7 +392,8 @@ def the_keyboard_reaches_everything():
             if not seen:
                 unseen.append(stop)
         links = ["button"] * len([link for link in page.all("#downloads a") if link.is_displayed()])
-        assert stops == ["button", "auto", "elsewhere", "plot", "since", "take", *links, "group", "by", "filter", "Site", "Live", "Blocks",
+        parts = ["Allocator and mappings"] * page.one("#allocator").is_displayed()
+        assert stops == ["button", "auto", "elsewhere", *parts, "plot", "since", "take", *links, "group", "by", "filter", "Site", "Live", "Blocks",
                          "Change", "A minute", "Share", "site", "value", "fold", "find", "node"], stops
         assert unseen == [], unseen
 
@@ -703,6 +704,51 @@ def what_is_not_obvious_is_explained():
         assert 0 <= box[0] < box[1] <= box[2], box
 
 
+PARTS = {"resident": 400 << 20, "anonymous": 330 << 20, "file": 40 << 20, "shared": 30 << 20, "live": 120 << 20,
+         "live_untouched": 20 << 20, "untracked": 1 << 20, "overhead": 4 << 20, "internal_fragmentation": 10 << 20,
+         "allocator_free_resident": 150 << 20, "foreign": 50 << 20, "thread_stack": 17 << 20, "unaccounted": -2 << 20,
+         "allocator_resident": 310 << 20, "threads": 17}
+
+
+def resident_memory_has_its_parts():
+    """The bar has the parts of resident memory in their proportions, a legend their bytes, and a table the arenas."""
+    arenas = [{"name": "main" if at == 0 else str(at), "size": 9 << 20, "resident": None if at == 1 else 8 << 20,
+               "in_use": 2 << 20, "free": at << 20, "size_classes": []} for at in range(5)]
+    allocator = {"version": 1, "taken_at": time.time(), "allocator": "glibc", "state": "rare", "parts": PARTS, "arenas": arenas,
+                 "mappings": [{"kind": "stack", "count": 17, "size": 34 << 20, "resident": 17 << 20, "anonymous": 17 << 20}],
+                 "mapped_blocks": {"count": 3, "bytes": 12 << 20}, "usage": None, "calls": []}
+    answers = canned(many(20), parts=PARTS)
+    with Canned({**answers, "/debug/heap/allocator.json": lambda _: allocator}) as server, Browser(server.url) as page:
+        page.loaded()
+        widths = page.js("return [...document.querySelectorAll('#share span')].map(part => [part.className, part.getBoundingClientRect().width])")
+        # Without the untouched blocks; a remainder below 0 has no width.
+        sizes = {"live": 100, "untracked": 1, "overhead": 4, "rounding": 10, "free": 150, "foreign": 50, "stacks": 17, "shared": 30,
+                 "mapped": 40, "outside": 0}
+        assert [name for name, _ in widths] == list(sizes), widths
+        whole = sum(width for _, width in widths)
+        for name, width in widths:
+            assert abs(width / whole - sizes[name] / sum(sizes.values())) < 0.003, (name, width, whole)
+        legend = page.one("#legend").text.split("\n")
+        assert legend == ["live 100 MiB", "untracked 1.00 MiB", "overhead 4.00 MiB", "rounding 10.0 MiB", "free in the allocator 150 MiB",
+                          "C libraries 50.0 MiB", "stacks 17.0 MiB", "shared memory 30.0 MiB", "files 40.0 MiB",
+                          "unaccounted −2.00 MiB"], legend
+        assert "free in the allocator 37.5 %" in page.one("#share").get_attribute("aria-label")
+
+        page.one("#allocator summary").click()
+        rows = page.wait("arenas", lambda: [row.text for row in page.all("#allocator-tables tr")])
+        assert rows[:6] == ["Arena Resident In use Free Free share", "4 8.00 MiB 2.00 MiB 4.00 MiB 66.7 %",
+                            "3 8.00 MiB 2.00 MiB 3.00 MiB 60.0 %", "2 8.00 MiB 2.00 MiB 2.00 MiB 50.0 %",
+                            "1 – 2.00 MiB 1.00 MiB 33.3 %", "main 8.00 MiB 2.00 MiB 0 B 0.0 %"], rows
+        assert "stack 17 17.0 MiB 17.0 MiB 34.0 MiB" in rows and "3 12.0 MiB" in rows, rows
+        assert "they are read less often" in page.one("#allocator-told").text
+    # A heapgauge that has no parts yet, as in the first moments.
+    with Canned(canned(many(20), parts=None)) as server, Browser(server.url) as page:
+        page.loaded()
+        names = page.js("return [...document.querySelectorAll('#share span')].map(part => part.className)")
+        assert names == ["live", "untracked", "overhead", "outside"], names
+        assert not page.one("#legend").is_displayed() and not page.one("#allocator").is_displayed()
+
+
 def a_link_shows_the_same():
     """The address holds what is chosen: another browser shows the same rows, and the same site with its links to sources."""
     answers = canned(many(400), source_url="https://git.example/shop/{file}#L{line}")
@@ -896,7 +942,7 @@ def light_dark_wide_and_narrow():
 
 main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, comparing_with_a_snapshot, downloads,
       the_policy_is_strict, the_keyboard_reaches_everything, ten_thousand_sites_stay_smooth, names_are_text,
-      in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, a_link_shows_the_same,
+      in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, resident_memory_has_its_parts, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
       what_is_shown_stays_true_when_answers_fail, a_killed_run_is_told_with_its_dump, all_downloads_are_offered_where_they_are_served,
       estimates_show_their_error, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)
