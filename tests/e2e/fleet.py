@@ -5,6 +5,8 @@ fleet that is scraped already.
 
     tests/e2e/fleet.py                        60 processes, five hours
     tests/e2e/fleet.py --seed 7 --speed 60    another fleet, on a slow machine
+    tests/e2e/fleet.py --outage 90 --minutes 310
+                                              the rules are not evaluated for an hour
 """
 
 import argparse
@@ -87,43 +89,52 @@ def run(options):
 def watched(options, port, rules, prometheus):
     began = time.monotonic()
 
-    def until(simulated):
+    def load(simulated, text):
         time.sleep(max(0, began + simulated * 60 / options.speed - time.monotonic()))
+        rules.write_text(text)
+        prometheus.process.send_signal(signal.SIGHUP)
 
-    until(30)
-    rules.write_text(faster(options.rules.read_text(), options.speed))
-    prometheus.process.send_signal(signal.SIGHUP)
-    until(options.minutes)
-    found, now = fired(prometheus, 10_000), firing(prometheus)
-    truth = json.loads(get(port, "/truth").body)
-    simulated = int(get(port, "/minute").body)
-
-    metrics = get(prometheus.web, "/metrics").body
-    value = lambda name: sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(name + "{"))
-    missed = value("prometheus_rule_group_iterations_missed_total") / value("prometheus_rule_group_iterations_total")
-    failures = value("prometheus_rule_evaluation_failures_total")
-    spent = value("prometheus_rule_evaluation_duration_seconds_sum") / max(value("prometheus_rule_group_iterations_total") / 4, 1)
-
-    expected = {(service["job"], service["function"]): service for service in truth if service["leaking"]}
-    named = {(job, function) for alert, job, function in found if alert in LEAK_ALERTS}
-    # Before its growth can be judged, what leaks may be known by its limit alone.
-    leaking = {job for job, _ in expected}
-    false = {alert: count for alert, count in found.items()
-             if alert[1:] not in expected and not (alert[0] == "HeapWillExceedLimit" and alert[1] in leaking)}
-    kinds = {service["job"]: service["kind"] for service in truth}
-    print(f"seed {options.seed}: {len(expected)} leaks, {len(named & set(expected))} named; {len(false)} false alerts;"
-          f" {simulated} minutes, {100 * missed:.0f} % of evaluations missed, {1000 * spent:.0f} ms of rules a minute")
-    for alert in sorted(false):
-        print(f"  false: {alert} of {kinds[alert[1]]}")
-    for key in sorted(set(expected) - named):
-        print(f"  missing: {key} of {kinds[key[0]]}")
-    problems = [f"missing: {key}" for key in sorted(set(expected) - named)] + [f"false: {alert}" for alert in sorted(false)]
-    problems += [f"more than one: {alert}" for alert, count in found.items() if count > 1]
+    text = faster(options.rules.read_text(), options.speed)
+    load(30, text)
+    if options.outage:
+        load(options.outage, "groups: []\n")
+        load(options.outage + 60, text)
+    time.sleep(max(0, began + options.minutes * 60 / options.speed - time.monotonic()))
+    missed, failures, spent = evaluated(prometheus)
+    named, planted, false, problems = judged(prometheus, port)
+    print(f"seed {options.seed}: {planted} leaks, {named} named; {false} false alerts; {get(port, '/minute').body} minutes,"
+          f" {100 * missed:.0f} % of evaluations missed, {1000 * spent:.0f} ms of rules a minute")
     if failures:
         problems.append(f"{failures:.0f} evaluations failed: {prometheus.errors()[-3:]}")
     if missed > 0.3:
         problems.append(f"{100 * missed:.0f} % of the evaluations were missed: a lower --speed is wanted")
-    for (job, function), service in sorted(expected.items()):
+    return problems, missed
+
+
+def evaluated(prometheus):
+    """Returns the share of missed evaluations since the rules were loaded, the failed ones, and the seconds of one."""
+    metrics = get(prometheus.web, "/metrics").body
+    value = lambda name: sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(name + "{"))
+    total = value("prometheus_rule_group_iterations_total")
+    spent = value("prometheus_rule_evaluation_duration_seconds_sum") / max(total / 4, 1)
+    return value("prometheus_rule_group_iterations_missed_total") / total, value("prometheus_rule_evaluation_failures_total"), spent
+
+
+def judged(prometheus, port):
+    """Compares the alerts with the truth. Returns the leaks named, the leaks planted, the false alerts, and every difference."""
+    found, now = fired(prometheus, 10_000), firing(prometheus)
+    truth = json.loads(get(port, "/truth").body)
+    expected = {(service["job"], service["function"]): service for service in truth if service["leaking"]}
+    named = {(job, function) for alert, job, function in found if alert in LEAK_ALERTS} & set(expected)
+    # Before its growth can be judged, what leaks may be known by its limit alone.
+    leaking = {job for job, _ in expected}
+    false = sorted(alert for alert in found if alert[1:] not in expected
+                   and not (alert[0] == "HeapWillExceedLimit" and alert[1] in leaking))
+    kinds = {service["job"]: service["kind"] for service in truth}
+    problems = [f"missing: {key} of {kinds[key[0]]}" for key in sorted(set(expected) - named)]
+    problems += [f"false: {alert} of {kinds[alert[1]]}" for alert in false]
+    problems += [f"more than one: {alert}" for alert, count in found.items() if count > 1]
+    for (job, _), service in sorted(expected.items()):
         alerts = {name: what for (name, at, _), what in now.items() if at == job}
         if len(alerts) != 1:
             problems.append(f"{job}, {service['kind']}: not one alert at the end, but {sorted(alerts)}")
@@ -131,11 +142,17 @@ def watched(options, port, rules, prometheus):
         (name, (count, words)), = alerts.items()
         print(f"  {name} ({service['kind']}): {words}")
         # Processes that are killed are young, and not all of them are near the limit at once.
-        if service["kind"] != "LeakUntilKilled" and count != service["leaking"]:
-            problems.append(f"{job}, {service['kind']}: {count:.0f} processes, planted {service['leaking']}")
-        if service["kind"] == "LeakOfRelease" and f"{service['leaking']} of {service['leaking']} of 2.4" not in words:
-            problems.append(f"{job}: {words}")
-    return problems, missed
+        if service["kind"] == "LeakUntilKilled":
+            continue
+        leaks, every = service["leaking"], service["processes"]
+        if count != leaks:
+            problems.append(f"{job}, {service['kind']}: {count:.0f} processes, planted {leaks}")
+        builds = f"0 of {every - leaks} of 2.3, {leaks} of {leaks} of 2.4." if service["kind"] == "LeakOfRelease" else \
+            f"{leaks} of {every} of 2.3."
+        for part in (f" in {leaks} of {every} processes of {job} that can be judged", f"; by release: {builds}"):
+            if part not in words:
+                problems.append(f"{job}, {service['kind']}: not “{part}” in: {words}")
+    return len(named), len(expected), len(false), problems
 
 
 def main():
@@ -144,6 +161,7 @@ def main():
     parser.add_argument("--services", type=int, default=12)
     parser.add_argument("--pods", type=int, default=5)
     parser.add_argument("--minutes", type=int, default=290)
+    parser.add_argument("--outage", type=int, help="the minute at which the rules are not evaluated any more, for an hour")
     parser.add_argument("--speed", type=int, default=120)
     parser.add_argument("--rules", type=pathlib.Path, default=RULES)
     options = parser.parse_args()

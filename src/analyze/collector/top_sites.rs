@@ -223,6 +223,7 @@ mod tests {
     fn few_sites_enter_in_a_day() {
         let day = Limits { by_live: 16, by_delta: 4, sticky: 8, sticky_for: Duration::from_secs(86_400) };
         let newcomers = newcomers_of_a_day(day);
+        println!("sites that entered in a day: {newcomers}"); // benches/fleet/run reads it
         assert!(newcomers <= 20, "{newcomers}");
     }
 }
