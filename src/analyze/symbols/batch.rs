@@ -251,6 +251,7 @@ impl<'a> Batch<'a> {
             opened.drop_parsed();
         }
         self.named_since = 0;
+        self.give_back();
     }
 
     fn frames(&mut self, module: Option<usize>, address: usize) -> Vec<(Frame, CodeOwner)> {
@@ -289,14 +290,13 @@ impl<'a> Batch<'a> {
     }
 
     /// Returns to the system what this batch has freed, and what earlier ones have, where that has become much: each thread that
-    /// names has a heap of its own in the C library, and may leave its share.
-    fn give_back(&self) {
+    /// names has a heap of its own in the C library, and may leave its share. Returns the bytes that are still left over.
+    fn give_back(&self) -> u64 {
         let grown = || trim::private_bytes().saturating_sub(self.resident);
         trim::trim_own_heap(grown());
         let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
         let most = (self.symbols.max_overhead.load(Ordering::Relaxed) / LEFT_OVER_PART).min(MAX_LEFT_OVER);
-        let left_over = if left_over > most && trim::trim() { 0 } else { left_over };
-        self.symbols.left_over.store(left_over, Ordering::Relaxed);
+        if left_over > most && trim::trim() { 0 } else { left_over }
     }
 
     fn clear_backtrace(&mut self) {
@@ -311,7 +311,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.clear_backtrace();
         self.opened.clear();
-        self.give_back();
+        self.symbols.left_over.store(self.give_back(), Ordering::Relaxed);
         self.symbols.batch_of.store(0, Ordering::Release);
     }
 }
