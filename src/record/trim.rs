@@ -12,7 +12,7 @@ const LARGEST: usize = 256 << 20;
 /// Size of the blocks that [`trim_own_heap`] asks for: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
 const PIECE: usize = 120 << 10;
 
-/// Returns to the system free memory of the heap that this thread allocates from, about as much as given. `malloc_trim` leaves
+/// Returns to the system free memory of the heap that this thread allocates from, at most as much as given. `malloc_trim` leaves
 /// the free end of each heap but the first, which is most of what a thread has freed in bulk.
 ///
 /// It asks for blocks, tells the system to forget the whole pages in them, and frees them. The caller is heapgauge itself, so
@@ -21,31 +21,20 @@ const PIECE: usize = 120 << 10;
 pub(crate) fn trim_own_heap(bytes: usize) {
     // SAFETY: reads a value of the system.
     let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
-    let mut pieces: Vec<Vec<u8>> = Vec::new();
-    let (mut forgotten, mut absent) = (0, 0);
-    // Some blocks may have been forgotten before; many in a row are memory that was never used.
-    while forgotten < bytes && absent < 8 {
+    // The blocks count as heapgauge's own memory for a moment, so all together are no more than was freed.
+    let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(bytes / PIECE);
+    for _ in 0..bytes / PIECE {
         let mut piece = Vec::new();
         if piece.try_reserve_exact(PIECE).is_err() {
             return;
         }
         let block: *mut u8 = piece.as_mut_ptr();
         let skipped = block.addr().next_multiple_of(page) - block.addr();
-        let length = (PIECE - skipped) / page * page;
-        let mut resident = [0; PIECE / 4096];
-        // SAFETY: the pages lie inside a block of this function, and the array has a byte for each, as no page is smaller.
-        // Nothing was written to the block, so nothing is lost.
-        let is_done = unsafe {
-            let pages = block.add(skipped).cast();
-            libc::mincore(pages, length, resident.as_mut_ptr()) == 0
-                && libc::madvise(pages, length, libc::MADV_DONTNEED) == 0
-        };
-        if !is_done {
+        let length = PIECE.saturating_sub(skipped) / page * page;
+        // SAFETY: the pages lie inside a block of this function. Nothing was written to it, so nothing is lost.
+        if unsafe { libc::madvise(block.add(skipped).cast(), length, libc::MADV_DONTNEED) } != 0 {
             return;
         }
-        let found = resident.iter().filter(|page| **page & 1 == 1).count();
-        forgotten += found * page;
-        absent = if found > 0 { 0 } else { absent + 1 };
         pieces.push(piece);
     }
 }

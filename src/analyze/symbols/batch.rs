@@ -35,6 +35,8 @@ const MAX_WASTED_PARSES: usize = 4;
 /// limit that they may be, as they count for the system.
 const MAX_LEFT_OVER: u64 = 8 << 20;
 const LEFT_OVER_PART: u64 = 8;
+/// Bytes of it that are never worth it.
+const LITTLE: usize = 1 << 20;
 
 /// A run of name look-ups in one thread; the data it reads is dropped when it ends.
 pub(super) struct Batch<'a> {
@@ -293,7 +295,8 @@ impl<'a> Batch<'a> {
     /// names has a heap of its own in the C library, and may leave its share. Returns the bytes that are still left over.
     fn give_back(&self) -> u64 {
         let grown = || trim::private_bytes().saturating_sub(self.resident);
-        trim::trim_own_heap(grown());
+        // The names found are among it, and a batch of few names has freed little.
+        trim::trim_own_heap(grown().saturating_sub(LITTLE));
         let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
         let most = (self.symbols.max_overhead.load(Ordering::Relaxed) / LEFT_OVER_PART).min(MAX_LEFT_OVER);
         if left_over > most && trim::trim() { 0 } else { left_over }
