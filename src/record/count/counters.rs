@@ -229,9 +229,15 @@ impl<C> Table<C> {
     #[inline(always)]
     pub(crate) fn chunk(&self, number: usize) -> Option<&C> {
         // Acquire, here and below: pairs with the Release of `publish`, so that the zeroes are visible.
+        self.chunk_by(number, Ordering::Acquire)
+    }
+
+    /// Returns that chunk, loading the pointer to it by this order.
+    #[inline(always)]
+    fn chunk_by(&self, number: usize, order: Ordering) -> Option<&C> {
         let chunk = match self.first.get(number) {
-            Some(chunk) => chunk.load(Ordering::Acquire),
-            None => self.later(number)?.load(Ordering::Acquire),
+            Some(chunk) => chunk.load(order),
+            None => self.later(number)?.load(order),
         };
         // SAFETY: a published chunk is never freed or moved; zero is a valid one.
         unsafe { chunk.as_ref() }
@@ -283,10 +289,11 @@ impl Table<OwnerCounters> {
         self.count(id, direction).is_some_and(|count| count.add(bytes as u64))
     }
 
-    /// Returns one of the counts of this id, if the table has one. A count is never freed.
+    /// Returns one of the counts of this id, if the table has one, to its own thread. A count is never freed.
     #[inline(always)]
     pub(crate) fn count(&self, id: u32, direction: Direction) -> Option<&Count> {
-        self.chunk(number(id)).map(|chunk| &chunk.low[word(id as usize, direction)])
+        // Relaxed: seen at the latest when the thread took the table. On aarch64 an Acquire waits for earlier Releases.
+        self.chunk_by(number(id), Ordering::Relaxed).map(|chunk| &chunk.low[word(id as usize, direction)])
     }
 
     /// Counts a block of this id, making place for it; false without memory or room, or for 2 GiB and more. The block
@@ -326,8 +333,7 @@ impl Table<Shared> {
 
     /// Counts a block of this id; false if no place was made for it.
     pub(crate) fn add(&self, id: u32, direction: Direction, bytes: u64) -> bool {
-        let chunk = self.chunk(number(id));
-        chunk.inspect(|chunk| chunk.add(id as usize, direction, bytes)).is_some()
+        self.chunk(number(id)).inspect(|chunk| chunk.add(id as usize, direction, bytes)).is_some()
     }
 }
 
@@ -355,8 +361,7 @@ fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) 
         return None;
     }
     debug_assert!(fresh.is_aligned());
-    // Release: publishes the zeroes; Acquire: takes over those of a faster thread (only counters
-    // that threads share have one).
+    // Release: publishes the zeroes; Acquire: takes over those of a faster thread (only shared counters have one).
     match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
         Ok(_) => Some(fresh),
         Err(earlier) => {

@@ -101,6 +101,13 @@ impl Unsampled {
         self.id.load(Ordering::Acquire)
     }
 
+    /// Returns that id, in the thread that the counts belong to.
+    #[inline(always)]
+    pub(crate) fn own_id(&self) -> u64 {
+        // Relaxed: seen at the latest when the thread took the state. On aarch64 an Acquire waits for earlier Releases.
+        self.id.load(Ordering::Relaxed)
+    }
+
     /// Forgets everything and counts blocks of this id from now on. While it is sealed.
     pub(crate) fn begin(&self, id: u32) {
         self.id.store(NO_ID, Ordering::Release);
@@ -123,7 +130,7 @@ impl Unsampled {
         // Before the block is counted: should a signal handler begin a new epoch in between, and allocate in it, this
         // block is counted there and its free is not. Events of handlers in the middle of another event are not exact.
         debug_assert!(size < 1 << 30, "blocks of {size} bytes are not sampled");
-        let id = self.id();
+        let id = self.own_id();
         // Relaxed: a budget that has just been revoked may be spent once more; see `seal` for what is ordered.
         let left = self.budget_end.load(Ordering::Relaxed).wrapping_sub(self.allocated() as i64);
         if unlikely(size as i64 > left) {
@@ -136,7 +143,7 @@ impl Unsampled {
 
     /// Counts a block, and returns its tag.
     pub(crate) fn allocate(&self, size: usize) -> u32 {
-        let id = self.id();
+        let id = self.own_id();
         debug_assert!(id != NO_ID, "a block before the first epoch that samples");
         self.add_allocated(size);
         id as u32

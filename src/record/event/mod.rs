@@ -70,7 +70,7 @@ use crate::record::thread::{self, BUSY};
 #[inline(always)]
 pub(crate) fn unsampled(tag: u64) -> Option<&'static Unsampled> {
     let unsampled = &thread::hot_state().unsampled;
-    (unsampled.id() == tag).then_some(unsampled)
+    (unsampled.own_id() == tag).then_some(unsampled)
 }
 
 /// Returns the ids of a sampled block of this size, each with the amount that is counted there.

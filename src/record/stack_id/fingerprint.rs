@@ -33,10 +33,14 @@ pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
     let mut chains = [0u64; GROUP];
     for group in places.rchunks_exact(GROUP) {
         for (chain, (place, factor)) in chains.iter_mut().zip(group.iter().zip(FACTORS)) {
-            *chain = chain.wrapping_add(word(*place) as u64).wrapping_mul(factor as u64);
+            // The factor of the last group is multiplied at the end: this way aarch64 takes one instruction for the two.
+            *chain = chain.wrapping_mul(factor as u64).wrapping_add(word(*place) as u64);
         }
     }
-    chains.into_iter().fold(0, u64::wrapping_add)
+    chains
+        .into_iter()
+        .zip(FACTORS)
+        .fold(0, |sum, (chain, factor)| sum.wrapping_add(chain.wrapping_mul(factor as u64)))
 }
 
 /// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.

@@ -58,11 +58,9 @@ impl Registers {
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         unsafe {
-            std::arch::asm!(
-                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
+            std::arch::asm!("adr {pc}, .", pc = out(reg) pc, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("mov {sp}, sp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!("mov {fp}, x29", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
         }
         Registers { pc, sp, fp }
     }
