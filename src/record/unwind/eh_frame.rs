@@ -120,7 +120,7 @@ pub(super) fn row_rule<'a>(
     let bases = BaseAddresses::default().set_eh_frame_hdr(header as u64).set_eh_frame(start as u64);
     let mut frames = EhFrame::from(EndianSlice::new(section(start), NativeEndian));
     frames.set_vendor(arch::VENDOR);
-    let Some(offset) = place.checked_sub(start) else { return Rule::UNKNOWN };
+    let Some(offset) = place.and_then(|place| place.checked_sub(start)) else { return Rule::UNKNOWN };
     let Ok(description) = frames.fde_from_offset(&bases, EhFrameOffset(offset), EhFrame::cie_from_offset)
     else {
         return Rule::UNKNOWN;
@@ -141,10 +141,14 @@ pub(super) fn row_rule<'a>(
 }
 
 /// Finds the start of `.eh_frame`, and in it the description of the last function that begins at or before the
-/// address. `None` where the header is not in the one form that linkers write.
+/// address, if there is one. `None` where the header is not in the one form that linkers write.
 ///
 /// `gimli`'s own search adds without a check for overflow, which in a debug build would be a panic.
-pub(super) fn description_place(bytes: &[u8], header: usize, address: usize) -> Option<(usize, usize)> {
+pub(super) fn description_place(
+    bytes: &[u8],
+    header: usize,
+    address: usize,
+) -> Option<(usize, Option<usize>)> {
     // Version and encodings: an address relative to itself, a count, and a sorted table of pairs relative to the
     // header, of 4 bytes each.
     let (form, rest) = bytes.split_first_chunk::<4>()?;
@@ -158,8 +162,8 @@ pub(super) fn description_place(bytes: &[u8], header: usize, address: usize) -> 
     let table = table.get(..(u32::from_ne_bytes(*count) as usize).checked_mul(8)?)?;
     let (pairs, _) = table.as_chunks::<8>();
     let after = pairs.partition_point(|&[a, b, c, d, ..]| from(header, [a, b, c, d]) <= address);
-    let &[.., a, b, c, d] = pairs.get(after.checked_sub(1)?)?;
-    Some((from(header + form.len(), *start), from(header, [a, b, c, d])))
+    let found = after.checked_sub(1).and_then(|before| pairs.get(before));
+    Some((from(header + form.len(), *start), found.map(|&[.., a, b, c, d]| from(header, [a, b, c, d]))))
 }
 
 /// Packs the row in 8 bytes; `None` if it does not fit.
@@ -203,6 +207,11 @@ mod tests {
     /// Returns the rule behind an instruction of a made section: the return address lies right below the base, which is 16 bytes
     /// above the stack pointer.
     fn rule_behind(instruction: u8) -> Rule {
+        rule_at(8, instruction)
+    }
+
+    /// Returns the rule of an address as far behind the first function of a made section.
+    fn rule_at(behind: isize, instruction: u8) -> Rule {
         const HEADER: usize = 0x20_0000;
         const CODE: usize = 0x10_0000;
         let (stack, ra) = (arch::STACK_POINTER.0 as u8, arch::RETURN_ADDRESS.0 as u8);
@@ -217,7 +226,17 @@ mod tests {
         bytes.extend([16, 0, 0, 0, 28, 0, 0, 0]);
         bytes.extend(to_code(HEADER + bytes.len()));
         bytes.extend([64, 0, 0, 0, 0, 0x44, instruction, 0, 0, 0, 0, 0]);
-        row_rule(&mut Context::new_in(), HEADER, CODE + 8, |start| &bytes[start - HEADER..])
+        row_rule(&mut Context::new_in(), HEADER, CODE.wrapping_add_signed(behind), |start| {
+            &bytes[start - HEADER..]
+        })
+    }
+
+    /// Code before and behind all functions has no rule, as has that of some C libraries at the start of the program: no other
+    /// unwinder knows one.
+    #[test]
+    fn code_outside_of_all_functions_has_no_rule() {
+        assert_eq!([rule_at(-4, 0), rule_at(64, 0)], [Rule::UNKNOWN; 2]);
+        assert!(![Rule::END, Rule::OTHER, Rule::UNKNOWN].contains(&rule_at(63, 0)));
     }
 
     /// Signing the return address is followed; signing it by the address of the instruction is left to the platform's unwinder, which

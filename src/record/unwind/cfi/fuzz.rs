@@ -45,7 +45,7 @@ impl Sections {
     /// Returns the offset in `bytes` of the description of an address.
     fn description(&self, address: usize) -> Option<usize> {
         let (_, place) = description_place(&self.bytes, self.header, address)?;
-        place.checked_sub(self.base)
+        place?.checked_sub(self.base)
     }
 }
 
