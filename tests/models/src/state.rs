@@ -124,7 +124,7 @@ impl State {
 /// Repeats `event::unsampled`.
 pub(crate) fn unsampled(state: &State, tag: u64) -> Option<&Unsampled> {
     let unsampled = &state.unsampled;
-    (unsampled.id() == tag).then_some(unsampled)
+    (unsampled.own_id() == tag).then_some(unsampled)
 }
 
 /// Repeats `event::record_free`.
