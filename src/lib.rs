@@ -126,6 +126,9 @@ pub use analyze::collector::{
 pub use analyze::dump_counts::{DumpCounts, PreviousRun};
 pub use analyze::frame::{Frame, Traceback};
 pub use analyze::live::{Live, LiveChange};
+pub use analyze::memory_parts::{
+    AllocatorStatistics, AllocatorUsage, MemoryParts, set_allocator_statistics, trim,
+};
 pub use analyze::profile::{Profile, ProfileValue};
 pub use analyze::snapshot::domains::{track, untrack};
 #[doc(hidden)]
@@ -182,7 +185,7 @@ const _: () = {
     is_shared::<(BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes)>();
     is_shared::<(Frame, Traceback, Live, LiveChange, Profile, ProfileValue, Snapshot, Trace)>();
     is_shared::<(Statistic, StatisticDiff, Top, Totals, Filter, DomainFilter, GroupBy, Order)>();
-    is_shared::<(Error, ErrorKind, TracedMemory, TrackingAllocator)>();
+    is_shared::<(Error, ErrorKind, TracedMemory, TrackingAllocator, MemoryParts, AllocatorUsage)>();
     #[cfg(feature = "http")]
     is_shared::<(Server, ServerBuilder, Expose)>();
     #[cfg(feature = "prometheus")]

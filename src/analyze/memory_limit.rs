@@ -230,7 +230,7 @@ fn read_at(_file: &File, _buffer: &mut [u8], _offset: u64) -> std::io::Result<us
 }
 
 /// Reads a field in kB of `/proc/self/status` or `/proc/meminfo`, in bytes.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -8,6 +8,7 @@ pub(crate) mod dump_counts;
 pub(crate) mod frame;
 pub(crate) mod live;
 pub(crate) mod memory_limit;
+pub(crate) mod memory_parts;
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 pub(crate) mod profile;

@@ -293,10 +293,12 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         // Before the inner allocator may overwrite it.
         // SAFETY: the block was made by one of these methods with this layout, so it has a tag.
         let old = unsafe { tag::read(block, layout.size()) };
+        tag::unmark(block, layout.size());
         // SAFETY: the same layout it was made with; the new inner size is not zero.
         let moved = unsafe { self.inner.realloc(block, tag::inner_layout_unchecked(layout), inner.size()) };
         if moved.is_null() {
             // Nothing has changed: block, tag and counters are as they were.
+            tag::mark_again(block, layout.size());
             failure::note(new_size);
             return moved;
         }
@@ -310,6 +312,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         // SAFETY: as in `realloc_slow`.
         let id = unsafe { tag::read(block, layout.size()) };
         event::free::record_free(id.into(), layout.size());
+        tag::unmark(block, layout.size());
         // SAFETY: the same layout it was made with.
         unsafe { self.inner.dealloc(block, tag::inner_layout_unchecked(layout)) }
     }

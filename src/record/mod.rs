@@ -2,12 +2,13 @@
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
 //! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], `statm`,
-//! [`trim`], `file_map`, [`fork`], [`watermark`], [`failure`], [`wake_signal`] and [`file_lock`], and no other file of
-//! this folder.
+//! [`trim`], [`residency`], [`c_malloc`], `file_map`, [`fork`], [`watermark`], [`failure`], [`wake_signal`] and
+//! [`file_lock`], and no other file of this folder.
 
 pub(crate) mod allocator;
 pub(crate) mod append_list;
 pub(crate) mod bounded_wait;
+pub(crate) mod c_malloc;
 pub(crate) mod cache_counts;
 pub(crate) mod control;
 pub(crate) mod count;
@@ -25,6 +26,7 @@ pub(crate) mod memory;
 pub(crate) mod own_frames;
 pub(crate) mod peak;
 pub(crate) mod raw_snapshot;
+pub(crate) mod residency;
 pub(crate) mod stack_id;
 pub(crate) mod startup;
 pub(crate) mod statm;

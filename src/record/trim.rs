@@ -77,12 +77,13 @@ pub(crate) fn memory_headroom() -> [u64; 2] {
     [u64::MAX; 2]
 }
 
-/// Gives the C library's free pages back to the system.
+/// Gives the C library's free pages back to the system. Locks one arena after the other, each for as long as it takes to look
+/// through its free chunks.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn malloc_trim() {
+pub(crate) fn malloc_trim() {
     // SAFETY: takes the heap's own locks and touches free memory only; any thread may call it at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn malloc_trim() {}
+pub(crate) fn malloc_trim() {}

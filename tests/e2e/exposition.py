@@ -15,7 +15,11 @@ from support import EXAMPLES, ROOT, SOURCE, Exposition, Service, fnv1a, get, lea
 GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live_blocks heap_peak_bytes
     heap_sites heap_sites_exported heap_delta_window_seconds heap_snapshot_timestamp_seconds
     heap_snapshot_duration_seconds heap_untracked_bytes heap_overhead_bytes heap_resident_bytes
-    heap_memory_limit_usage_bytes heap_sample_interval_bytes""".split()
+    heap_memory_limit_usage_bytes heap_sample_interval_bytes
+    heap_resident_anonymous_bytes heap_resident_file_bytes heap_resident_shared_bytes
+    heap_allocator_resident_bytes heap_allocator_free_resident_bytes heap_allocator_internal_fragmentation_bytes
+    heap_foreign_bytes heap_process_threads heap_thread_stack_bytes heap_live_untouched_bytes
+    heap_unaccounted_bytes""".split()
 COUNTERS = """heap_allocated_bytes_total heap_allocations_total heap_deallocated_bytes_total
     heap_deallocations_total heap_truncated_stacks_total heap_fallback_walks_total""".split()
 PER_SITE = ["heap_site_live_bytes", "heap_site_live_blocks", "heap_site_live_delta_bytes", "heap_site_live_delta_blocks"]

@@ -42,6 +42,7 @@ impl State {
         self.number += 1;
         let resident_bytes = self.source.resident_bytes();
         let memory_limit = self.source.memory_limit(self.options.memory_limit);
+        let reading = self.source.memory_parts();
         Report {
             number: self.number,
             taken_at: raw.taken_at,
@@ -72,6 +73,8 @@ impl State {
             resident_bytes,
             memory_limit_bytes: memory_limit.limit,
             memory_limit_usage_bytes: memory_limit.usage,
+            memory_parts: reading.as_ref().map(|reading| reading.parts.clone()),
+            allocator: reading.map(|reading| reading.allocator.clone()),
             dumps: dump_counts::counts(),
             previous_run: dump_counts::previous_run(),
             build: self.build_info(raw.capture),

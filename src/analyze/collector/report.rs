@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
+use crate::analyze::memory_parts::MemoryParts;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::{LineTables, Site};
@@ -87,6 +88,9 @@ pub struct Report {
     /// Bytes that count against the limit and that the kernel cannot take back: anonymous and shared memory, and its own for
     /// the cgroup. Where no cgroup sets the limit, those of this process.
     pub memory_limit_usage_bytes: Option<u64>,
+    /// Parts that resident memory is the sum of; `None` until they were read for the first time, some milliseconds after the
+    /// first collector was made.
+    pub memory_parts: Option<MemoryParts>,
     /// Numbers of dumps; `None` where no directory was chosen for them.
     pub dumps: Option<DumpCounts>,
     /// Last dump of an earlier run that ended without a word, in the directory of dumps.
@@ -94,6 +98,9 @@ pub struct Report {
     /// Description of this binary, and how well it can be named.
     pub build: BuildInfo,
 
+    /// Name of the inner allocator, once it is known.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) allocator: Option<Arc<str>>,
     /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) followed: Vec<SiteRow>,

@@ -4,6 +4,7 @@
 use super::Collector;
 use super::budget;
 use super::source::ThisProcess;
+use crate::analyze::memory_parts::{self, AllocatorStatistics, SharedStatistics};
 use crate::base::error::Error;
 use crate::record::control;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(super) struct Options {
     pub(super) delta_window: Duration,
     pub(super) memory_limit: Option<u64>,
     pub(super) release: Arc<str>,
+    pub(super) statistics: Option<SharedStatistics>,
     #[cfg(any(feature = "http", test))]
     pub(super) snapshots: usize,
     #[cfg(any(feature = "http", test))]
@@ -56,6 +58,7 @@ impl Default for CollectorBuilder {
                 delta_window: DEFAULT_DELTA_WINDOW,
                 memory_limit: None,
                 release: Arc::default(),
+                statistics: None,
                 #[cfg(any(feature = "http", test))]
                 snapshots: SNAPSHOTS,
                 #[cfg(any(feature = "http", test))]
@@ -130,6 +133,35 @@ impl CollectorBuilder {
         self
     }
 
+    /// Sets the statistics of the program's inner allocator when the collector is built, as
+    /// [`set_allocator_statistics`](crate::set_allocator_statistics) does: one for the process, the latest counts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::{AllocatorStatistics, AllocatorUsage};
+    ///
+    /// struct Pool;
+    ///
+    /// impl AllocatorStatistics for Pool {
+    ///     fn read(&self) -> Option<AllocatorUsage> {
+    ///         Some(AllocatorUsage::new("pool").resident(1 << 20))
+    ///     }
+    /// }
+    ///
+    /// let collector = heapgauge::Collector::builder().allocator_statistics(Pool).build()?;
+    /// # drop(collector);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn allocator_statistics(
+        mut self,
+        statistics: impl AllocatorStatistics + 'static,
+    ) -> CollectorBuilder {
+        let _own = control::internal();
+        self.options.statistics = Some(SharedStatistics(Arc::new(statistics)));
+        self
+    }
+
     /// Sets the number of snapshots taken by `POST /memory/snapshots` that are kept, and their age at most: default
     /// 16 and 24 hours. When there is one too many, the oldest goes; one is always kept.
     ///
@@ -186,6 +218,9 @@ impl CollectorBuilder {
     pub(super) fn build_unchecked(self) -> Collector {
         let _own = control::internal();
         budget::divide_default();
+        if let Some(statistics) = self.options.statistics.clone() {
+            memory_parts::set_shared_statistics(statistics);
+        }
         Collector::with_source(self.options, Box::new(ThisProcess))
     }
 }

@@ -5,6 +5,7 @@ use super::budget;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::{self, MemoryLimit};
+use crate::analyze::memory_parts::{self, Reading};
 use crate::analyze::symbols::{self, Progress, Quality, Site};
 use crate::record::control;
 use crate::record::fork;
@@ -28,6 +29,8 @@ pub(crate) trait HeapSource: Send {
     fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
     fn symbols(&self) -> Quality;
     fn resident_bytes(&self) -> Option<u64>;
+    /// Returns the last reading of the parts of memory, and has the next one made if it is due.
+    fn memory_parts(&self) -> Option<Arc<Reading>>;
     /// Returns the memory limit, `own` among the candidates, and what counts against it.
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit;
 }
@@ -70,6 +73,9 @@ impl HeapSource for ThisProcess {
     }
     fn resident_bytes(&self) -> Option<u64> {
         fork::outside(|| Statm::read().map(|statm| statm.resident))
+    }
+    fn memory_parts(&self) -> Option<Arc<Reading>> {
+        fork::outside(memory_parts::latest)
     }
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit {
         fork::outside(|| memory_limit::memory_limit(own))

@@ -147,6 +147,7 @@ impl State {
     }
 
     pub(super) fn tick(&mut self) -> Duration {
+        let _ = self.source.memory_parts();
         #[cfg(any(feature = "http", test))]
         self.forget_old_views(self.source.now());
         if self.baselines.due_in(self.source.now()).is_zero() {

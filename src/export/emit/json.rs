@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::allocator_json::Parts;
 use super::diff::{Figures, Row};
 pub(crate) use super::unix_seconds;
 use crate::analyze::call_tree::{Node, NodeKind, StackTotals, Value};
@@ -42,7 +43,6 @@ pub(crate) fn summary(
         size: past.live.bytes,
         count: past.live.blocks,
     };
-    let dropped = &report.dropped;
     text(&Summary {
         version: VERSION,
         number: report.number,
@@ -63,14 +63,15 @@ pub(crate) fn summary(
         overhead_bytes: report.overhead_bytes,
         unnamed_bytes: Unnamed { pending: report.unnamed.pending, lost: report.unnamed.lost },
         resident_bytes: report.resident_bytes,
+        parts: report.memory_parts.as_ref().map(Parts::from),
         memory_limit_bytes: report.memory_limit_bytes,
         memory_limit_usage_bytes: report.memory_limit_usage_bytes,
         sample_interval_bytes: report.sample_interval_bytes,
         dropped_events: Dropped {
-            memory: dropped.memory,
-            reentrant: dropped.reentrant,
-            stacks: dropped.stacks,
-            threads: dropped.threads,
+            memory: report.dropped.memory,
+            reentrant: report.dropped.reentrant,
+            stacks: report.dropped.stacks,
+            threads: report.dropped.threads,
         },
         naming: Naming { named: naming.named, total: naming.total },
         history: history.iter().map(|past| kept_totals(None, past)).collect(),
@@ -117,6 +118,7 @@ struct Summary<'a> {
     overhead_bytes: u64,
     unnamed_bytes: Unnamed,
     resident_bytes: Option<u64>,
+    parts: Option<Parts>,
     memory_limit_bytes: Option<u64>,
     memory_limit_usage_bytes: Option<u64>,
     sample_interval_bytes: u64,

@@ -110,7 +110,7 @@ impl Metrics {
             let unit = match family.unit {
                 Unit::Bytes => Some(metrics::Unit::Bytes),
                 Unit::Seconds => Some(metrics::Unit::Seconds),
-                Unit::Blocks | Unit::Sites | Unit::Events => Some(metrics::Unit::Count),
+                Unit::Blocks | Unit::Sites | Unit::Events | Unit::Threads => Some(metrics::Unit::Count),
                 Unit::Flag => None,
             };
             metrics::with_recorder(|recorder| {

@@ -7,6 +7,8 @@
 #![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
 
 #[cfg(feature = "http")]
+pub(crate) mod allocator_json;
+#[cfg(feature = "http")]
 pub(crate) mod diff;
 #[cfg(feature = "prometheus")]
 mod exposition_text;
@@ -118,6 +120,9 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     if let Some(bytes) = report.resident_bytes {
         one(&families::RESIDENT_BYTES, Level(bytes));
     }
+    each_series_of_parts(report, emit);
+
+    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
     if let Some(bytes) = report.memory_limit_bytes {
         one(&families::MEMORY_LIMIT_BYTES, Level(bytes));
     }
@@ -133,6 +138,31 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     let values =
         [build.version, &build.build_id, &build.release, build.site_scheme, build.capture, build.symbols];
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
+}
+
+/// Hands the series of the parts of resident memory to `emit`, those that are known.
+fn each_series_of_parts(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    let Some(parts) = &report.memory_parts else { return };
+    let known = |bytes: Option<u64>| bytes.map(Value::Level);
+    let name = report.allocator.as_deref();
+    for (family, value, label) in [
+        (&families::RESIDENT_ANONYMOUS, known(parts.anonymous), None),
+        (&families::RESIDENT_FILE, known(parts.file), None),
+        (&families::RESIDENT_SHARED, known(parts.shared), None),
+        (&families::ALLOCATOR_INFO, known(name.map(|_| 1)), name),
+        (&families::ALLOCATOR_RESIDENT, known(parts.allocator_resident), None),
+        (&families::ALLOCATOR_FREE, known(parts.allocator_free_resident), None),
+        (&families::INTERNAL_FRAGMENTATION, known(parts.internal_fragmentation), None),
+        (&families::FOREIGN, known(parts.foreign), None),
+        (&families::THREADS, known(parts.threads), None),
+        (&families::THREAD_STACK, known(parts.thread_stack), None),
+        (&families::LIVE_UNTOUCHED, known(parts.live_untouched), None),
+        (&families::UNACCOUNTED, parts.unaccounted.map(Value::Change), None),
+    ] {
+        if let Some(value) = value {
+            emit(family, label.map_or_else(Labels::new, |label| labels(family, &[label])), value);
+        }
+    }
 }
 
 /// Hands the series of dumps to `emit`, where the report has them.

@@ -15,6 +15,8 @@
 //! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
 //! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks` |
 //! | `GET /debug/heap/peak` | what held memory at the highest point so far: `group_by`, `sort`, `top`, `format` |
+//! | `GET /debug/heap/allocator.json` | where resident memory is: its parts, mappings, arenas |
+//! | `POST /debug/heap/trim` | gives free pages back, see [`trim`](crate::trim); JSON: `returned` (bytes), `seconds` |
 //! | `POST /debug/heap/dump` | writes a dump, see [`Dumps`](crate::Dumps); JSON: `name` |
 //! | `GET /debug/heap/dumps`, `/debug/heap/dumps/NAME` | the dumps as JSON, newest first, and one of them |
 //! | `GET /debug/pprof/heap`, `/debug/pprof/allocs` | profiles (feature `pprof`), `?seconds=1` to 59 or `?debug=1` |
@@ -33,7 +35,17 @@
 //!   and on request, oldest first, the latter with the `id` that `since` takes; `paths`: the paths that are served here;
 //!   `source_url`: the template of links to sources, or null; `previous_run`: null, or `reason`, `function`, `site` and `dump` (its
 //!   name) of the last dump of an earlier run that was killed or crashed; `dumps`: null without a directory for them, or the
-//!   list of `/debug/heap/dumps`: `name`, `reason`, `bytes`, `modified`.
+//!   list of `/debug/heap/dumps`: `name`, `reason`, `bytes`, `modified`; `parts`: null before the first reading, or as in
+//!   `allocator.json`.
+//! * **allocator.json**: the last reading, at most 10 s old: `parts`, the fields of [`MemoryParts`](crate::MemoryParts) and
+//!   `resident`, null where not known; `allocator`, the label of `heap_allocator_info`; `state`: `read`, `rare` (a call took
+//!   more than 5 ms, the next ones come later), `skipped` (glibc would have held a lock for longer, so it was not asked) or
+//!   `unknown` (the allocator says nothing); `mappings` by `kind`: `heap`, `arena`, `allocator` (that have its name), `stack`,
+//!   `anonymous` (others), `image` (variables of modules), `file`, `shared`, `other`, each with `count`, `size`, `resident` and
+//!   `anonymous`; `arenas` of glibc: `name`, `size`, `resident` (null where it cannot be told), `in_use`, `free`, `free_chunks` and `size_classes` of free
+//!   chunks (`from`, `to`, `count`, `bytes`); `mapped_blocks` of glibc, mappings of their own: `count`, `bytes`; `usage`: the figures of the
+//!   program's [`AllocatorStatistics`](crate::AllocatorStatistics); `calls`: the `seconds` that each source took, and the `longest_seconds` for which it
+//!   may have held a lock that the program needs.
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
 //!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
@@ -68,6 +80,7 @@
 //! takes some 50 ms at most; with 100,000 the tree takes a second, half of it in one go.
 #![forbid(unsafe_code)]
 
+mod allocator;
 mod debug_heap;
 mod dumps;
 mod guard;

@@ -13,7 +13,8 @@ use hyper::{Method, Request, StatusCode};
 use super::guard::{self, Access};
 use super::response::{Response, TEXT, answer, refuse, whole};
 use super::{
-    Outlet, SnapshotPage, debug_heap, dumps, metrics, negotiation, profiles, response_budget, snapshots,
+    Outlet, SnapshotPage, allocator, debug_heap, dumps, metrics, negotiation, profiles, response_budget,
+    snapshots,
 };
 use crate::export::input::Quoted;
 
@@ -32,6 +33,8 @@ pub(super) enum Endpoint {
     SnapshotFile,
     Folded,
     Peak,
+    Allocator,
+    Trim,
     Dump,
     Dumps,
     DumpFile,
@@ -65,6 +68,8 @@ const ENDPOINTS: &[(&str, Endpoint)] = &[
     ("/debug/heap/snapshot.json", Endpoint::SnapshotFile),
     ("/debug/heap/folded", Endpoint::Folded),
     ("/debug/heap/peak", Endpoint::Peak),
+    ("/debug/heap/allocator.json", Endpoint::Allocator),
+    ("/debug/heap/trim", Endpoint::Trim),
     ("/debug/heap/dump", Endpoint::Dump),
     ("/debug/heap/dumps", Endpoint::Dumps),
     ("/debug/heap/dumps/{name}", Endpoint::DumpFile),
@@ -115,7 +120,8 @@ impl Endpoint {
     pub(super) async fn answer(self, outlet: &Outlet, request: &Parts) -> Response {
         let response = match (&request.method, self) {
             (&Method::POST, Endpoint::Dump) => dumps::write(&request.uri).await,
-            (_, Endpoint::Dump) => self.wrong_method(request),
+            (&Method::POST, Endpoint::Trim) => allocator::trim(&request.uri).await,
+            (_, Endpoint::Dump | Endpoint::Trim) => self.wrong_method(request),
             (&Method::GET | &Method::HEAD, _) => self.get(outlet, request).await,
             (&Method::POST, Endpoint::Snapshots) => snapshots::keep(outlet, &request.uri),
             _ => self.wrong_method(request),
@@ -147,7 +153,8 @@ impl Endpoint {
             Endpoint::SnapshotFile => debug_heap::snapshot(outlet, uri).await,
             Endpoint::Folded => profiles::folded(outlet, uri).await,
             Endpoint::Peak => dumps::peak(uri).await,
-            Endpoint::Dump => self.wrong_method(request),
+            Endpoint::Allocator => allocator::reading(uri).await,
+            Endpoint::Dump | Endpoint::Trim => self.wrong_method(request),
             Endpoint::Dumps => dumps::list(uri),
             Endpoint::DumpFile => dumps::file(uri),
             #[cfg(feature = "pprof")]
@@ -160,7 +167,7 @@ impl Endpoint {
     pub(super) fn wrong_method(self, request: &Parts) -> Response {
         let (allowed, header) = match self {
             Endpoint::Snapshots => ("GET, HEAD, POST", "GET,HEAD,POST"),
-            Endpoint::Dump => ("POST", "POST"),
+            Endpoint::Dump | Endpoint::Trim => ("POST", "POST"),
             _ => ("GET, HEAD", "GET,HEAD"),
         };
         let mut response = refuse(

@@ -10,9 +10,10 @@ use super::query::{self, Format, Query, SINCE_OR_DUMP};
 use super::response::{JSON, Response, TEXT, answer, catch_panic, refuse};
 use super::{Outlet, dumps, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
+use crate::analyze::memory_parts;
 use crate::analyze::snapshot::Snapshot;
 use crate::analyze::snapshot::statistic::Top;
-use crate::export::emit::diff;
+use crate::export::emit::{allocator_json, diff};
 use crate::record::control;
 
 /// Answers `GET /memory/snapshots`: the heap of now beside an earlier one.
@@ -47,21 +48,28 @@ fn show(collector: &Collector, query: &Query) -> Response {
     if let Some(name) = &query.dump {
         return dumps::since_dump(query, name, &new);
     }
-    rows(query, &new, &old, |top| top.of_total(total))
+    let resident = memory_parts::latest().and_then(|reading| allocator_json::line(&reading.parts));
+    rows(query, &new, &old, resident, |top| top.of_total(total))
 }
 
-/// Answers with the rows of a snapshot beside another one. `finished` may set the exact total.
+/// Answers with the rows of a snapshot beside another one, and the line about resident memory if it is about now. `finished` may
+/// set the exact total.
 pub(super) fn rows(
     query: &Query,
     new: &Snapshot,
     old: &Snapshot,
+    resident: Option<String>,
     finished: impl FnOnce(Top) -> Top,
 ) -> Response {
     let mut rows = new.compare_to(old, query.group_by);
     query.order.sort(&mut rows);
     let top = finished(Top::of(rows, query.top));
     match query.format {
-        Format::Text => answer(StatusCode::OK, TEXT, diff::text(&top, query.group_by)),
+        Format::Text => {
+            let mut text = diff::text(&top, query.group_by);
+            text.extend(resident.into_iter().flat_map(|line| [line, "\n".into()]));
+            answer(StatusCode::OK, TEXT, text)
+        }
         Format::Json => {
             let text = diff::json(&top, new.taken_at(), old.taken_at(), new.sample_interval());
             answer(StatusCode::OK, JSON, text)

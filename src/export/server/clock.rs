@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::say;
 use crate::analyze::collector::Collector;
+use crate::analyze::memory_parts::{self, State};
 use crate::analyze::symbols;
 use crate::record::raw_snapshot::{self, Dropped};
 
@@ -28,6 +29,7 @@ pub(super) async fn keep_time(collector: &Collector) {
             sleep(NAMING_REST).await;
         }
         losses.look(raw_snapshot::dropped(), symbols::global().over_limit());
+        losses.look_at_allocator();
         sleep(due.clamp(Duration::from_millis(10), CLOCK_STEP)).await;
     }
 }
@@ -38,9 +40,22 @@ struct Losses {
     tables: bool,
     names: bool,
     stacks: bool,
+    allocator: bool,
 }
 
 impl Losses {
+    /// Says once that the allocator's figures have a price that the program is spared.
+    fn look_at_allocator(&mut self) {
+        let state = memory_parts::latest().map(|reading| reading.state);
+        let is_spared = matches!(state, Some(State::Rare | State::Skipped));
+        if is_spared && !std::mem::replace(&mut self.allocator, true) {
+            say(
+                &"asking the allocator for its free memory takes more than 5 ms: it is asked less often, or not at all, \
+                 see /debug/heap/allocator.json",
+            );
+        }
+    }
+
     fn look(&mut self, dropped: Dropped, over_limit: u64) {
         for (said, count, line) in [
             (

@@ -7,6 +7,9 @@
 //!
 //! The entry of a block belongs to the owner of the block, so Relaxed is enough throughout: handing
 //! a block to another thread, or an address to the next block, synchronises already.
+//!
+//! No other block begins in the granules behind the first one of a block, and those of a block of at least [`MARKED`]
+//! bytes tell its exact address and its size: so readers find every large block, see [`visit_marked`].
 
 use crate::base::atomics::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
@@ -124,6 +127,92 @@ fn leaf_slow(address: usize) -> Option<&'static Leaf> {
     if leaf == no_leaf() { None } else { Some(unsafe { &*leaf }) }
 }
 
+// ── Marks of the largest blocks ─────────────────────────────────────────────────────────────────
+
+/// Blocks of at least this size have a mark: three of their entries.
+pub(crate) const MARKED: usize = 64 << 10;
+const _: () = assert!(MARKED >= 5 * GRANULE);
+
+/// The second entry of a marked block, with the place of the block in its first granule in the lower bits: no id of a stack
+/// is that high.
+const MARK: u32 = !(GRANULE as u32 - 1);
+
+/// Marks a block of at least [`MARKED`] bytes. Where there is no memory for it, it has no mark.
+#[cold]
+pub(crate) fn mark(address: usize, size: usize) {
+    let address = untagged(address);
+    // Both are lower than a mark: they stay when the block is freed.
+    let (whole, rest) = ((size >> GRANULE_BITS) as u32, (size & (GRANULE - 1)) as u32);
+    if whole < MARK && set(address + 2 * GRANULE, whole) && set(address + 3 * GRANULE, rest) {
+        set(address + GRANULE, MARK | (address & (GRANULE - 1)) as u32);
+    }
+}
+
+/// Takes the mark away, before the block is freed.
+#[cold]
+pub(crate) fn unmark(address: usize) {
+    if let Some(entry) = entry(untagged(address) + GRANULE) {
+        entry.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Passes the address, the size and the id of every marked block to `visit`. Blocks that come or go meanwhile may be missing,
+/// or gone. Looks at those pages of the map that are resident.
+pub(crate) fn visit_marked(visit: &mut dyn FnMut(usize, usize, u32)) {
+    each_leaf(&mut |number, leaf| {
+        visit_pages(leaf, &mut |range| {
+            for index in range {
+                // SAFETY: `leaf` is a published one, see `entry`.
+                let mark = unsafe { (&(*leaf)[index]).load(Ordering::Relaxed) };
+                if mark < MARK {
+                    continue;
+                }
+                let granule = ((number << LEAF_BITS) + index).wrapping_sub(1) << GRANULE_BITS;
+                let address = granule | mark as usize & (GRANULE - 1);
+                let (whole, rest) = (get(address + 2 * GRANULE), get(address + 3 * GRANULE));
+                visit(address, (whole as usize) << GRANULE_BITS | rest as usize, get(address));
+            }
+        });
+    });
+}
+
+/// Returns whether an id was ever kept for a block between two addresses.
+pub(crate) fn holds_blocks(start: usize, end: usize) -> bool {
+    let mut found = false;
+    each_leaf(&mut |number, leaf| {
+        let first = number << LEAF_BITS;
+        let wanted = (start >> GRANULE_BITS).max(first)..(end >> GRANULE_BITS).min(first + LEAF_LEN);
+        if found || wanted.is_empty() {
+            return;
+        }
+        visit_pages(leaf, &mut |range| {
+            let range = (first + range.start).max(wanted.start)..(first + range.end).min(wanted.end);
+            // SAFETY: `leaf` is a published one, see `entry`; the index is below its length.
+            found = found
+                || range.into_iter().any(|at| unsafe { (&(*leaf)[at - first]).load(Ordering::Relaxed) } != 0);
+        });
+    });
+    found
+}
+
+/// Passes the number of each root entry that has a leaf, and the leaf.
+fn each_leaf(act: &mut dyn FnMut(usize, *mut Leaf)) {
+    for (word, bits) in HAS_LEAVES.iter().enumerate() {
+        let mut bits = bits.load(Ordering::Relaxed);
+        while bits != 0 {
+            let first = (word * 64 + bits.trailing_zeros() as usize) * 64;
+            bits &= bits - 1;
+            for (number, root) in ROOT.iter().enumerate().skip(first).take(64) {
+                // Acquire: pairs with the publication, so that the mapping exists for what follows.
+                let leaf = root.load(Ordering::Acquire);
+                if leaf.addr() > 1 {
+                    act(number, leaf);
+                }
+            }
+        }
+    }
+}
+
 /// Maps a leaf of zeroes.
 #[cfg(target_os = "linux")]
 fn reserve() -> Option<*mut Leaf> {
@@ -168,22 +257,9 @@ fn unreserve(_leaf: *mut Leaf) {}
 
 /// Returns the bytes of the map that are resident now. Asks the kernel once for each leaf.
 pub(crate) fn resident_bytes() -> u64 {
-    let mut pages = 0;
-    for (word, bits) in HAS_LEAVES.iter().enumerate() {
-        let mut bits = bits.load(Ordering::Relaxed);
-        while bits != 0 {
-            let first = (word * 64 + bits.trailing_zeros() as usize) * 64;
-            bits &= bits - 1;
-            for root in ROOT.iter().skip(first).take(64) {
-                // Acquire: pairs with the publication, so that the mapping exists for the call below.
-                let leaf = root.load(Ordering::Acquire);
-                if leaf.addr() > 1 {
-                    pages += resident_pages(leaf);
-                }
-            }
-        }
-    }
-    pages * page_bytes() as u64
+    let mut entries = 0;
+    each_leaf(&mut |_, leaf| visit_pages(leaf, &mut |range| entries += range.len()));
+    (entries * size_of::<AtomicU32>()) as u64
 }
 
 /// Returns the bytes of a page, as the system says.
@@ -200,24 +276,25 @@ pub(crate) fn page_bytes() -> usize {
 
 const SMALLEST_PAGE: usize = 4096;
 
-/// Counts the pages of a leaf that are resident.
+/// Passes the indices of the entries of each page of a leaf that is resident.
 #[cfg(target_os = "linux")]
-fn resident_pages(leaf: *mut Leaf) -> u64 {
+fn visit_pages(leaf: *mut Leaf, act: &mut dyn FnMut(std::ops::Range<usize>)) {
     let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];
     debug_assert!(resident.len() * page_bytes() >= size_of::<Leaf>(), "pages without a byte for them");
     // SAFETY: `leaf` is a mapping of this size; the array has a byte for each page of the smallest size there is (fewer
     // are written where pages are larger).
     let failed = unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0;
     if failed {
-        return 0;
+        return;
     }
-    resident.iter().map(|page| u64::from(page & 1)).sum()
+    let of_page = page_bytes() / size_of::<AtomicU32>();
+    for (page, _) in resident.iter().enumerate().filter(|(_, page)| **page & 1 != 0) {
+        act(page * of_page..(page + 1) * of_page);
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_pages(_leaf: *mut Leaf) -> u64 {
-    0
-}
+fn visit_pages(_leaf: *mut Leaf, _act: &mut dyn FnMut(std::ops::Range<usize>)) {}
 
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
 mod tests {
@@ -261,6 +338,35 @@ mod tests {
             assert_eq!(get(base + block * GRANULE), block as u32 + 7);
         }
         assert!(resident_bytes() >= 12_000 && resident_bytes() < 1 << 20);
+    }
+
+    #[test]
+    fn marked_blocks_are_found_with_their_sizes_until_they_are_freed() {
+        // The last one's mark is in the next leaf.
+        let leaf = GRANULE * LEAF_LEN;
+        let blocks = [
+            (0x3456_7890_0010, MARKED),
+            (0x3456_7892_0ff0, (5 << 32) + 77),
+            (0x3456_8000_0000 / leaf * leaf + leaf - 1000, 1 << 20),
+        ];
+        let found = || {
+            let mut found = Vec::new();
+            visit_marked(&mut |address, size, id| {
+                if id == 7 {
+                    found.push((address, size));
+                }
+            });
+            found.retain(|(address, _)| blocks.iter().any(|(block, _)| block == address));
+            found
+        };
+        for (address, size) in blocks {
+            assert!(set(address, 7));
+            mark(address, size);
+        }
+        assert_eq!(found(), blocks);
+        unmark(blocks[1].0);
+        assert_eq!(found(), [blocks[0], blocks[2]]);
+        assert!(blocks.iter().all(|(address, _)| get(*address) == 7));
     }
 
     #[test]

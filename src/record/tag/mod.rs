@@ -71,11 +71,30 @@ pub(crate) unsafe fn inner_layout_unchecked(layout: Layout) -> Layout {
 #[inline(always)]
 pub(crate) unsafe fn write(block: *mut u8, size: usize, id: u32) -> bool {
     if is_in_map(size) {
+        if size >= large::MARKED {
+            large::mark(block.addr(), size);
+        }
         return large::set(block.addr(), id);
     }
     // SAFETY: it is not in the map, and the caller's duties.
     unsafe { write_behind(block, size, id) };
     true
+}
+
+/// Takes away what [`write()`] kept beside the id, before a block of this size is freed or resized.
+#[inline(always)]
+pub(crate) fn unmark(block: *const u8, size: usize) {
+    if large::AVAILABLE && unlikely(size >= large::MARKED) {
+        large::unmark(block.addr());
+    }
+}
+
+/// Brings back what [`unmark`] took away, where the block stays as it was.
+#[cold]
+pub(crate) fn mark_again(block: *const u8, size: usize) {
+    if large::AVAILABLE && size >= large::MARKED {
+        large::mark(block.addr(), size);
+    }
 }
 
 /// Returns the id that [`write()`] kept for the block.

@@ -11,6 +11,7 @@ mod views;
 use super::*;
 use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
+use crate::analyze::memory_parts::{MemoryParts, Reading};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
@@ -79,6 +80,7 @@ impl Fake {
             delta_window: Duration::from_secs(window),
             memory_limit: None,
             release: "2.4".into(),
+            statistics: None,
             snapshots: 3,
             snapshots_for: Duration::from_secs(600),
         };
@@ -225,6 +227,9 @@ impl HeapSource for Fake {
     }
     fn symbols(&self) -> Quality {
         Quality { names: "lines", lines: LineTables::Available }
+    }
+    fn memory_parts(&self) -> Option<Arc<Reading>> {
+        Some(Arc::new(Reading::of(MemoryParts::sample())))
     }
     fn resident_bytes(&self) -> Option<u64> {
         Some(4096)

@@ -3,6 +3,7 @@
 
 use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use crate::analyze::live::{Live, LiveChange};
+use crate::analyze::memory_parts::MemoryParts;
 use crate::analyze::symbols::{LineTables, Site};
 use crate::record::raw_snapshot::Counts;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(crate) fn sample_report() -> Report {
         resident_bytes: Some(8_192),
         memory_limit_bytes: Some(134_217_728),
         memory_limit_usage_bytes: Some(7_168),
+        memory_parts: Some(MemoryParts::sample()),
+        allocator: Some("glibc".into()),
         dumps: None,
         previous_run: None,
         build: BuildInfo {

@@ -1,0 +1,30 @@
+//! Where resident memory is: the parts that live bytes do not explain.
+//!
+//! ```text
+//! /proc/self/smaps ─▶ classes of mappings ─┐
+//! malloc_info, AllocatorStatistics ────────┼─▶ parts ─▶ the last reading, for reports and allocator.json
+//! live counts, large blocks, mincore ──────┘
+//! ```
+//!
+//! Read by a thread of heapgauge's, at most every ten seconds; who asks gets the last reading and waits for nothing.
+#![forbid(unsafe_code)]
+
+mod classes;
+mod glibc;
+mod large_blocks;
+mod parts;
+mod reading;
+mod rounding;
+mod schedule;
+mod smaps;
+mod usage;
+
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
+pub(crate) use glibc::{Arena, SizeClass};
+pub use parts::MemoryParts;
+pub(crate) use reading::{Reading, State};
+pub(crate) use schedule::{latest, set_shared_statistics};
+pub use schedule::{set_allocator_statistics, trim};
+pub(crate) use usage::SharedStatistics;
+pub use usage::{AllocatorStatistics, AllocatorUsage};
