@@ -2,7 +2,7 @@
 //!
 //! Nothing here panics, blocks on a lock that the program can hold, or allocates through the tracked allocator on a
 //! hit. `analyze` and `export` use [`raw_snapshot`], [`control`], [`mod@measure`], [`mod@global_allocator`], `statm`,
-//! [`trim`], [`residency`], [`c_malloc`], `file_map`, [`fork`], [`watermark`], [`failure`], [`wake_signal`] and
+//! [`trim`], [`unlisted`], [`residency`], [`c_malloc`], `file_map`, [`fork`], [`watermark`], [`failure`], [`wake_signal`] and
 //! [`file_lock`], and no other file of this folder.
 
 pub(crate) mod allocator;
@@ -33,6 +33,7 @@ pub(crate) mod statm;
 pub(crate) mod tag;
 pub(crate) mod thread;
 pub(crate) mod trim;
+pub(crate) mod unlisted;
 pub(crate) mod unwind;
 pub(crate) mod wake_signal;
 pub(crate) mod watermark;

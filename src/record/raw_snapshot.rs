@@ -223,57 +223,6 @@ pub(crate) fn overhead_bytes() -> u64 {
     held_bytes() + large::resident_bytes()
 }
 
-/// Live blocks that are in no stack's counts, and heapgauge's memory that is in no block.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unlisted {
-    /// Blocks allocated while paused or off.
-    pub untracked: Counts,
-    /// heapgauge's own blocks.
-    pub own: Counts,
-    /// Bytes of heapgauge's tables that are mappings, as far as they are resident.
-    pub own_mapped_bytes: u64,
-}
-
-/// Reads the blocks that are in no stack's counts.
-pub(crate) fn unlisted() -> Unlisted {
-    let _internal = Suspension::new(thread::INTERNAL);
-    Unlisted {
-        untracked: read_one(UNTRACKED),
-        own: read_one(OVERHEAD),
-        own_mapped_bytes: memory::bytes() + large::resident_bytes(),
-    }
-}
-
-/// Owner of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Owner {
-    /// The program: the block is live or untracked.
-    Program,
-    Heapgauge,
-    /// The program, but the block was forgotten by `clear` or `stop`.
-    Forgotten,
-}
-
-/// Passes the address and size of every block of at least 64 KiB to `visit`, and whose it is. Blocks that come or go meanwhile
-/// may be missing, or gone.
-pub(crate) fn visit_large_blocks(visit: &mut dyn FnMut(usize, usize, Owner)) {
-    let base = epoch::base();
-    large::visit_marked(&mut |address, size, id| {
-        let owner = match id & !tag::SAMPLED {
-            UNTRACKED => Owner::Program,
-            OVERHEAD => Owner::Heapgauge,
-            id if id >= base => Owner::Program,
-            _ => Owner::Forgotten,
-        };
-        visit(address, size, owner);
-    });
-}
-
-/// Returns whether a block of at least 1 KiB was ever between two addresses.
-pub(crate) fn holds_blocks(start: usize, end: usize) -> bool {
-    large::holds_blocks(start, end)
-}
-
 /// Returns the bytes of heapgauge's own tables without the tag map, which takes a system call.
 pub(crate) fn held_bytes() -> u64 {
     memory::bytes() + read_one(OVERHEAD).live_bytes()
@@ -405,7 +354,7 @@ fn read_unsampled(id: u32) -> Counts {
 ///
 /// Between the reads of frees and of allocations blocks come and go, and look live: a thread may have allocated and freed
 /// megabytes. So it reads again if there were frees meanwhile, and of several reads takes the one with the least.
-fn read_one(id: u32) -> Counts {
+pub(super) fn read_one(id: u32) -> Counts {
     debug_assert!(id < tag::FIRST, "{id} belongs to an epoch");
     let mut least = read_chunk(0)[id as usize];
     let mut last = least;

@@ -196,9 +196,9 @@ fn case_57_defaults_and_one_line_for_what_is_wrong() {
         assert_eq!(place, Some(1), "{text}");
         let marked: Vec<&&str> = lines.iter().filter(|line| line.starts_with("# ")).collect();
         assert!(marked[0].starts_with("# other: ") && marked[1].starts_with("# total: "), "{text}");
-        assert_eq!(lines[lines.len() - 2..], [*marked[0], *marked[1]]);
-        assert_eq!(marked.len(), 2);
-        assert!((lines.len() - 2) / 2 <= 10);
+        assert!(marked.len() == 2 || marked[2].starts_with("# resident: "), "{text}");
+        assert_eq!(lines[lines.len() - marked.len()..], marked.iter().map(|line| **line).collect::<Vec<_>>());
+        assert!(marked.len() <= 3 && (lines.len() - marked.len()) / 2 <= 10);
     }
 
     a_bad_parameter_is_one_line(addr, [one, two]);

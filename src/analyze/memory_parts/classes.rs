@@ -202,7 +202,7 @@ mod tests {
         smaps::parse(include_str!("smaps.txt"))
     }
 
-    /// Of a C program with two threads in arenas of their own and two large blocks.
+    // The text is of a C program with two threads in arenas of their own and two large blocks.
     #[test]
     fn a_kept_text_is_sorted() {
         let told = Told { arenas: vec![0x7fff_e800_0000, 0x7fff_f000_0000], blocks: Vec::new() };

@@ -7,8 +7,8 @@
 use super::classes::{Class, Piece};
 use super::parts::LargeBlocks;
 use super::rounding;
-use crate::record::raw_snapshot::{self, Owner};
 use crate::record::residency;
+use crate::record::unlisted::{self, Owner};
 
 /// Bytes that are looked at in one reading.
 const LOOKED_AT: usize = 4 << 30;
@@ -21,7 +21,7 @@ pub(super) type Block = (usize, usize, Owner);
 /// Lists the blocks by address.
 pub(super) fn list() -> Vec<Block> {
     let mut blocks = Vec::new();
-    raw_snapshot::visit_large_blocks(&mut |address, size, owner| blocks.push((address, size, owner)));
+    unlisted::visit_large_blocks(&mut |address, size, owner| blocks.push((address, size, owner)));
     blocks.sort_unstable();
     blocks
 }
@@ -92,7 +92,7 @@ mod tests {
         Piece { class: Class::Arena, start, end, resident: 0, anonymous: 0 }
     }
 
-    /// The first half of each address range of 1 MiB is in memory.
+    /// Answers as if the first half of each MiB of addresses were in memory.
     fn half(low: usize, high: usize) -> Option<u64> {
         Some((low..high).step_by(4096).filter(|page| page & (1 << 19) == 0).count() as u64 * 4096)
     }

@@ -52,7 +52,7 @@ pub struct MemoryParts {
     pub foreign: Option<u64>,
     /// Stacks of threads.
     pub thread_stack: Option<u64>,
-    /// What is left, of anonymous memory.
+    /// Anonymous memory that is in no other part.
     pub unaccounted: Option<i64>,
 }
 
@@ -105,7 +105,7 @@ pub(super) struct LargeBlocks {
     /// Not in memory, of blocks in heap and arenas, and of others.
     pub untouched_in_arenas: u64,
     pub untouched_elsewhere: u64,
-    /// Of both, that of the program's blocks, and of heapgauge's own; the rest was forgotten by `clear`.
+    /// Share of the program's blocks, and of heapgauge's own, in both; the rest was forgotten by `clear`.
     pub live_untouched: u64,
     pub own_untouched: u64,
     /// Mappings of glibc's blocks that are one each, and what these add beyond the rounding in arenas.
@@ -118,7 +118,7 @@ impl LargeBlocks {
         self.untouched_in_arenas + self.untouched_elsewhere
     }
 
-    /// Forgotten blocks are foreign ones.
+    /// Returns the share of forgotten blocks, which are foreign ones.
     fn forgotten_untouched(&self) -> u64 {
         self.untouched().saturating_sub(self.live_untouched + self.own_untouched)
     }
@@ -206,7 +206,7 @@ fn elsewhere(pieces: &[Piece]) -> u64 {
     anonymous_of(pieces, Class::Anonymous) + anonymous_of(pieces, Class::Allocator)
 }
 
-/// glibc is the inner allocator as well as that of C libraries: both have the same arenas.
+/// Computes the figures where glibc is the inner allocator as well as that of C libraries, in the same arenas.
 fn of_glibc(figures: &Figures<'_>) -> Allocators {
     let Figures { pieces, heap, large, .. } = figures;
     let internal = heap.added + large.mapped_added;
@@ -236,7 +236,7 @@ fn of_glibc(figures: &Figures<'_>) -> Allocators {
     }
 }
 
-/// The inner allocator has figures of its own, and C libraries have those of glibc.
+/// Computes the figures where the inner allocator has its own, and C libraries have those of glibc.
 fn of_another(figures: &Figures<'_>, usage: &AllocatorUsage, found: u64) -> Allocators {
     let Figures { pieces, heap, large, .. } = figures;
     let untouched = large.untouched();
@@ -276,7 +276,7 @@ mod tests {
         Piece { class, start: 0, end: 1, resident: anonymous, anonymous }
     }
 
-    /// Live 10 MiB in arenas and 20 MiB in mappings, of which 4 MiB were never touched; C libraries have 3 MiB.
+    /// Makes figures: live 10 MiB in arenas and 20 MiB in mappings, of which 4 MiB were never touched; C libraries have 3 MiB.
     fn figures<'a>(pieces: &'a [Piece], glibc: Option<&'a Glibc>, inner: Inner) -> Figures<'a> {
         let heap =
             HeapFigures { live: 30 * MIB, untracked: MIB, own: MIB, own_mapped: 2 * MIB, added: MIB / 2 };
@@ -291,7 +291,7 @@ mod tests {
         Figures { pieces, threads: Some(7), shared: 5 * MIB, heap, large, glibc, last_foreign: None, inner }
     }
 
-    /// 12.5 MiB of blocks through heapgauge, 3 MiB of others, and 40 MiB free of which 10 MiB are in memory.
+    /// Makes a state: 12.5 MiB of blocks through heapgauge, 3 MiB of others, and 40 MiB free of which 10 MiB are in memory.
     fn glibc() -> Glibc {
         let in_use = 12 * MIB + MIB / 2 + 3 * MIB;
         let arena = Arena { size: in_use + 40 * MIB, free: 40 * MIB, ..Arena::default() };

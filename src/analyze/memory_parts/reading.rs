@@ -17,7 +17,11 @@ use super::rounding::AddedSum;
 use super::smaps::{self, CallTime};
 use super::usage::{AllocatorStatistics, AllocatorUsage};
 use crate::analyze::memory_limit::kilobytes;
-use crate::record::{c_malloc, control, raw_snapshot, residency};
+use crate::record::c_malloc;
+use crate::record::control;
+use crate::record::raw_snapshot;
+use crate::record::residency;
+use crate::record::unlisted;
 
 /// Longest time for which a call may hold a lock that the program needs.
 pub(super) const LONGEST_LOCK: Duration = Duration::from_millis(5);
@@ -58,10 +62,12 @@ pub(crate) struct Reading {
     pub arenas_resident: Vec<Option<u64>>,
     pub usage: Option<AllocatorUsage>,
     /// Time of each call, by its name.
-    pub calls: Vec<(&'static str, CallTime)>,
+    pub calls: Calls,
     /// Foreign bytes when glibc was last asked.
     pub(super) last_foreign: Option<u64>,
     pub(super) cost: Option<WalkCost>,
+    /// Number of readings with a call that took too long, up to this one, without another between them.
+    pub slow_in_a_row: u32,
 }
 
 /// Measured cost of glibc's walk through its free chunks.
@@ -91,88 +97,49 @@ pub(super) fn take(
     statistics: Option<&dyn AllocatorStatistics>,
     before: Option<&Reading>,
 ) -> Reading {
+    let mut calls = Vec::new();
     let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
     let field = |name: &str| kilobytes(&status, name);
     let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
-    let mut calls = Vec::new();
     let smaps = smaps::read(root);
+    let has_mappings = smaps.is_some();
     let blocks = large_blocks::list();
-    let asked = ThisProcess { blocks: &blocks };
-    let pieces = match &smaps {
-        Some((mappings, time)) => {
-            calls.push(("smaps", *time));
-            classes::classify(mappings, &asked)
-        }
-        None => Vec::new(),
-    };
+    let pieces = smaps.map_or_else(Vec::new, |(mappings, time)| {
+        calls.push(("smaps", time));
+        classes::classify(&mappings, &ThisProcess { blocks: &blocks })
+    });
     let begun = Instant::now();
     let large = large_blocks::look_at(&blocks, &pieces, &residency::resident_bytes);
-    if !blocks.is_empty() {
-        calls.push(("mincore", CallTime { total: begun.elapsed(), longest: Duration::ZERO }));
-    }
-    let is_inner_glibc = statistics.is_none() && is_in_arenas(&pieces);
-    let arenas = Arenas::find(&pieces);
+    calls.push(("mincore", CallTime { total: begun.elapsed(), longest: Duration::ZERO }));
     let (heap, count) = heap_figures();
-    let cost = before.and_then(|before| before.cost).unwrap_or(UNMEASURED);
-    let chunks = arenas.free_chunks_at_most(count, heap, large.mapped);
-    let expected = Duration::from_nanos((chunks as f64 * cost.nanoseconds_a_chunk) as u64);
-    let may_ask = smaps.is_some() && expected <= LONGEST_LOCK;
-    let glibc = if may_ask { glibc::read() } else { None };
+    let arenas = Arenas::find(&pieces);
     let mut cost = before.and_then(|before| before.cost);
-    let glibc = glibc.map(|(glibc, time)| {
-        calls.push(("malloc_info", time));
-        if chunks >= MEASURED_FROM {
-            cost =
-                Some(WalkCost { nanoseconds_a_chunk: time.longest.as_nanos() as f64 * 1.5 / chunks as f64 });
-        }
-        glibc
-    });
-    let usage = statistics.and_then(|statistics| {
-        let begun = Instant::now();
-        let usage = statistics.read();
-        let total = begun.elapsed();
-        calls.push(("statistics", CallTime { total, longest: total }));
-        usage
-    });
+    let chunks = arenas.free_chunks_at_most(count, heap, large.mapped);
+    let may_ask = has_mappings && is_cheap(chunks, cost);
+    let glibc = if may_ask { ask_glibc(chunks, &mut cost, &mut calls) } else { None };
+    let usage = statistics.and_then(|statistics| ask(statistics, &mut calls));
     let inner = match &usage {
         Some(usage) => Inner::Told(usage.clone(), memory_with_blocks(&pieces)),
-        None if is_inner_glibc => Inner::Glibc,
+        None if statistics.is_none() && is_in_arenas(&pieces) => Inner::Glibc,
         None => Inner::Unknown,
     };
-    let state = match (&inner, may_ask || !c_malloc::is_glibc()) {
-        (Inner::Unknown, _) => State::Unknown,
-        (Inner::Glibc, false) => State::Skipped,
-        _ if calls.iter().any(|(_, time)| time.longest > LONGEST_LOCK) => State::Rare,
-        _ => State::Read,
-    };
+    let (allocator, state) = described(&inner, statistics.is_some(), may_ask, &calls);
     let last_foreign = before.and_then(|before| before.last_foreign);
-    let parts = match &smaps {
-        Some(_) => parts::parts(&Figures {
-            pieces: &pieces,
-            threads,
-            shared: field("RssShmem").unwrap_or(0),
-            heap,
-            large,
-            glibc: glibc.as_ref(),
-            last_foreign,
-            inner,
-        }),
-        None => MemoryParts {
+    let shared = field("RssShmem");
+    let parts = if has_mappings {
+        let (pieces, glibc, shared) = (&*pieces, glibc.as_ref(), shared.unwrap_or(0));
+        parts::parts(&Figures { pieces, threads, shared, heap, large, glibc, last_foreign, inner })
+    } else {
+        MemoryParts {
             anonymous: field("RssAnon"),
             file: field("RssFile"),
-            shared: field("RssShmem"),
+            shared,
             threads,
             live: heap.live,
             untracked: heap.untracked,
             overhead: heap.own + heap.own_mapped,
             ..MemoryParts::default()
-        },
-    };
-    let allocator = match &usage {
-        Some(usage) => usage.name().into(),
-        None if is_inner_glibc => "glibc".into(),
-        None if cfg!(target_env = "musl") && statistics.is_none() => "musl".into(),
-        None => "unknown".into(),
+        }
     };
     Reading {
         taken_at: SystemTime::now(),
@@ -184,16 +151,69 @@ pub(super) fn take(
         parts,
         glibc,
         usage,
+        slow_in_a_row: if is_slow(&calls) { 1 + before.map_or(0, |before| before.slow_in_a_row) } else { 0 },
         calls,
         cost,
     }
+}
+
+/// Returns whether a call may have held a lock for too long.
+fn is_slow(calls: &Calls) -> bool {
+    calls.iter().any(|(_, time)| time.longest > LONGEST_LOCK)
+}
+
+/// Times of the calls so far, by their names.
+type Calls = Vec<(&'static str, CallTime)>;
+
+/// Returns whether a walk through so many free chunks keeps within [`LONGEST_LOCK`].
+fn is_cheap(chunks: u64, cost: Option<WalkCost>) -> bool {
+    let cost = cost.unwrap_or(UNMEASURED);
+    chunks as f64 * cost.nanoseconds_a_chunk <= LONGEST_LOCK.as_nanos() as f64
+}
+
+/// Asks glibc, and measures what a chunk costs.
+fn ask_glibc(chunks: u64, cost: &mut Option<WalkCost>, calls: &mut Calls) -> Option<Glibc> {
+    let (glibc, time) = glibc::read()?;
+    calls.push(("malloc_info", time));
+    if chunks >= MEASURED_FROM {
+        // Half as much again: a reading that came from the processor's caches is no promise for the next one.
+        let nanoseconds_a_chunk = time.longest.as_nanos() as f64 * 1.5 / chunks as f64;
+        *cost = Some(WalkCost { nanoseconds_a_chunk });
+    }
+    Some(glibc)
+}
+
+/// Asks the program's statistics.
+fn ask(statistics: &dyn AllocatorStatistics, calls: &mut Calls) -> Option<AllocatorUsage> {
+    let begun = Instant::now();
+    let usage = statistics.read();
+    let total = begun.elapsed();
+    calls.push(("statistics", CallTime { total, longest: total }));
+    usage
+}
+
+/// Returns the name of the inner allocator, and the state of its figures.
+fn described(inner: &Inner, has_statistics: bool, may_ask: bool, calls: &Calls) -> (Arc<str>, State) {
+    let state = match inner {
+        Inner::Unknown => State::Unknown,
+        Inner::Glibc if !may_ask => State::Skipped,
+        _ if is_slow(calls) => State::Rare,
+        _ => State::Read,
+    };
+    let name = match inner {
+        Inner::Told(usage, _) => usage.name().into(),
+        Inner::Glibc => "glibc".into(),
+        Inner::Unknown if cfg!(target_env = "musl") && !has_statistics => "musl".into(),
+        Inner::Unknown => "unknown".into(),
+    };
+    (name, state)
 }
 
 /// Reads heapgauge's counts; the second figure is the number of all live blocks.
 fn heap_figures() -> (HeapFigures, u64) {
     let mut added = AddedSum::default();
     let (_, totals) = raw_snapshot::visit(&mut added);
-    let unlisted = raw_snapshot::unlisted();
+    let unlisted = unlisted::read();
     added.add(unlisted.untracked);
     added.add(unlisted.own);
     let figures = HeapFigures {
@@ -222,7 +242,7 @@ fn is_in_arenas(pieces: &[Piece]) -> bool {
 fn memory_with_blocks(pieces: &[Piece]) -> u64 {
     let of_allocator = |piece: &&Piece| match piece.class {
         Class::Allocator => true,
-        Class::Anonymous => raw_snapshot::holds_blocks(piece.start, piece.end),
+        Class::Anonymous => unlisted::holds_blocks(piece.start, piece.end),
         _ => false,
     };
     pieces.iter().filter(of_allocator).map(|piece| piece.anonymous).sum()
@@ -321,7 +341,7 @@ impl Arenas {
 mod tests {
     use super::*;
 
-    /// A root with some files of `/proc/self`.
+    /// Makes a root with some files of `/proc/self`.
     fn root(name: &str, files: &[(&str, &str)]) -> std::path::PathBuf {
         let root = std::env::temp_dir().join(format!("heapgauge-parts-{name}-{}", std::process::id()));
         fs::create_dir_all(root.join("proc/self")).unwrap();

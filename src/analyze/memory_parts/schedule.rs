@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reading::{self, LONGEST_LOCK, Reading};
+use super::reading::{self, Reading};
 use super::usage::{AllocatorStatistics, SharedStatistics};
+use crate::record::control;
 use crate::record::fork::mutex::{self, ForkMutex};
-use crate::record::{control, trim as of_c};
+use crate::record::trim as of_c;
 
 /// Least time between the beginnings of two readings.
 const REST: Duration = Duration::from_secs(10);
@@ -55,8 +56,10 @@ impl Readings {
     fn end(&mut self, reading: Option<Reading>) {
         self.is_busy = false;
         let Some(reading) = reading else { return };
-        let is_slow = reading.calls.iter().any(|(_, time)| time.longest > LONGEST_LOCK);
-        self.rest = if is_slow { (self.rest * 2).min(LONGEST_REST) } else { REST };
+        self.rest = match reading.slow_in_a_row {
+            0 => REST,
+            _ => (self.rest * 2).min(LONGEST_REST),
+        };
         self.latest = Some(Arc::new(reading));
     }
 }
@@ -157,13 +160,9 @@ pub fn trim() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyze::memory_parts::smaps::CallTime;
 
-    fn reading(longest: u64) -> Reading {
-        let mut reading = reading::take(Path::new("/nowhere"), None, None);
-        reading.calls =
-            vec![("smaps", CallTime { longest: Duration::from_millis(longest), ..CallTime::default() })];
-        reading
+    fn reading(slow_in_a_row: u32) -> Reading {
+        Reading { slow_in_a_row, ..reading::take(Path::new("/nowhere"), None, None) }
     }
 
     #[test]
@@ -171,7 +170,7 @@ mod tests {
         let (mut readings, start) = (Readings::new(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(readings.begin(start, 1) && !readings.begin(at(100), 1));
-        readings.end(Some(reading(1)));
+        readings.end(Some(reading(0)));
         assert!(!readings.begin(at(9), 1) && readings.begin(at(10), 1));
         readings.end(None);
         assert!(readings.latest.is_some() && !readings.begin(at(19), 1) && readings.begin(at(20), 1));
@@ -184,12 +183,12 @@ mod tests {
         let (mut readings, mut now) = (Readings::new(), Instant::now());
         for rest in [20, 40, 80, 160, 320, 600, 600] {
             assert!(readings.begin(now, 1));
-            readings.end(Some(reading(6)));
+            readings.end(Some(reading(1)));
             assert!(!readings.begin(now + Duration::from_secs(rest - 1), 1), "{rest}");
             now += Duration::from_secs(rest);
         }
         assert!(readings.begin(now, 1));
-        readings.end(Some(reading(1)));
+        readings.end(Some(reading(0)));
         assert!(readings.begin(now + REST, 1));
     }
 }

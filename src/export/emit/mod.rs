@@ -31,6 +31,7 @@ use std::time::SystemTime;
 
 use crate::analyze::collector::{Report, SiteRow};
 use crate::analyze::dump_counts::DumpReason;
+use crate::analyze::memory_parts::MemoryParts;
 use families::Family;
 #[cfg(feature = "prometheus")]
 pub use metrics_recorder::{Metrics, Reporter};
@@ -117,18 +118,7 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
     one(&families::TRUNCATED_STACKS, Count(report.truncated_stacks));
     one(&families::FALLBACK_WALKS, Count(report.fallback_walks));
-    if let Some(bytes) = report.resident_bytes {
-        one(&families::RESIDENT_BYTES, Level(bytes));
-    }
-    each_series_of_parts(report, emit);
-
-    let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
-    if let Some(bytes) = report.memory_limit_bytes {
-        one(&families::MEMORY_LIMIT_BYTES, Level(bytes));
-    }
-    if let Some(bytes) = report.memory_limit_usage_bytes {
-        one(&families::MEMORY_LIMIT_USAGE_BYTES, Level(bytes));
-    }
+    each_series_of_memory(report, emit);
     each_series_of_dumps(report, emit);
 
     let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
@@ -140,27 +130,37 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
 }
 
-/// Hands the series of the parts of resident memory to `emit`, those that are known.
-fn each_series_of_parts(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
-    let Some(parts) = &report.memory_parts else { return };
-    let known = |bytes: Option<u64>| bytes.map(Value::Level);
+/// Hands the series of the process's memory to `emit`, those that are known.
+fn each_series_of_memory(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    let of = |part: fn(&MemoryParts) -> Option<u64>| report.memory_parts.as_ref().and_then(part);
     let name = report.allocator.as_deref();
-    for (family, value, label) in [
-        (&families::RESIDENT_ANONYMOUS, known(parts.anonymous), None),
-        (&families::RESIDENT_FILE, known(parts.file), None),
-        (&families::RESIDENT_SHARED, known(parts.shared), None),
-        (&families::ALLOCATOR_INFO, known(name.map(|_| 1)), name),
-        (&families::ALLOCATOR_RESIDENT, known(parts.allocator_resident), None),
-        (&families::ALLOCATOR_FREE, known(parts.allocator_free_resident), None),
-        (&families::INTERNAL_FRAGMENTATION, known(parts.internal_fragmentation), None),
-        (&families::FOREIGN, known(parts.foreign), None),
-        (&families::THREADS, known(parts.threads), None),
-        (&families::THREAD_STACK, known(parts.thread_stack), None),
-        (&families::LIVE_UNTOUCHED, known(parts.live_untouched), None),
-        (&families::UNACCOUNTED, parts.unaccounted.map(Value::Change), None),
+    for (family, value) in [
+        (&families::RESIDENT_BYTES, report.resident_bytes),
+        (&families::RESIDENT_ANONYMOUS, of(|parts| parts.anonymous)),
+        (&families::RESIDENT_FILE, of(|parts| parts.file)),
+        (&families::RESIDENT_SHARED, of(|parts| parts.shared)),
+        (&families::ALLOCATOR_INFO, name.map(|_| 1)),
+        (&families::ALLOCATOR_RESIDENT, of(|parts| parts.allocator_resident)),
+        (&families::ALLOCATOR_FREE, of(|parts| parts.allocator_free_resident)),
+        (&families::INTERNAL_FRAGMENTATION, of(|parts| parts.internal_fragmentation)),
+        (&families::FOREIGN, of(|parts| parts.foreign)),
+        (&families::THREADS, of(|parts| parts.threads)),
+        (&families::THREAD_STACK, of(|parts| parts.thread_stack)),
+        (&families::LIVE_UNTOUCHED, of(|parts| parts.live_untouched)),
     ] {
         if let Some(value) = value {
-            emit(family, label.map_or_else(Labels::new, |label| labels(family, &[label])), value);
+            emit(family, labels(family, name.as_slice()), Value::Level(value));
+        }
+    }
+    if let Some(bytes) = report.memory_parts.as_ref().and_then(|parts| parts.unaccounted) {
+        emit(&families::UNACCOUNTED, Labels::new(), Value::Change(bytes));
+    }
+    for (family, value) in [
+        (&families::MEMORY_LIMIT_BYTES, report.memory_limit_bytes),
+        (&families::MEMORY_LIMIT_USAGE_BYTES, report.memory_limit_usage_bytes),
+    ] {
+        if let Some(value) = value {
+            emit(family, Labels::new(), Value::Level(value));
         }
     }
 }
