@@ -163,7 +163,8 @@ pub(crate) fn visit_marked(visit: &mut dyn FnMut(usize, usize, u32)) {
         visit_pages(leaf, &mut |range| {
             for index in range {
                 // SAFETY: `leaf` is a published one, see `entry`.
-                let mark = unsafe { (&(*leaf)[index]).load(Ordering::Relaxed) };
+                let entry: &AtomicU32 = unsafe { &(*leaf)[index] };
+                let mark = entry.load(Ordering::Relaxed);
                 if mark < MARK {
                     continue;
                 }
@@ -187,9 +188,9 @@ pub(crate) fn holds_blocks(start: usize, end: usize) -> bool {
         }
         visit_pages(leaf, &mut |range| {
             let range = (first + range.start).max(wanted.start)..(first + range.end).min(wanted.end);
-            // SAFETY: `leaf` is a published one, see `entry`; the index is below its length.
-            found = found
-                || range.into_iter().any(|at| unsafe { (&(*leaf)[at - first]).load(Ordering::Relaxed) } != 0);
+            // SAFETY: `leaf` is a published one, see `entry`.
+            let leaf: &Leaf = unsafe { &*leaf };
+            found = found || range.into_iter().any(|at| leaf[at - first].load(Ordering::Relaxed) != 0);
         });
     });
     found
