@@ -8,6 +8,8 @@ pub(crate) mod dump_counts;
 pub(crate) mod frame;
 pub(crate) mod live;
 pub(crate) mod memory_limit;
+// Without `http` nobody asks for arenas and mappings.
+#[cfg_attr(not(feature = "http"), allow(dead_code))]
 pub(crate) mod memory_parts;
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
