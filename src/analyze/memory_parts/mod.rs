@@ -23,7 +23,9 @@ mod usage;
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use glibc::{Arena, SizeClass};
 pub use parts::MemoryParts;
-pub(crate) use reading::{Reading, State};
+pub(crate) use reading::Reading;
+#[cfg(feature = "http")]
+pub(crate) use reading::State;
 pub(crate) use schedule::{latest, set_shared_statistics};
 pub use schedule::{set_allocator_statistics, trim};
 pub(crate) use usage::SharedStatistics;
