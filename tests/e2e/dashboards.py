@@ -251,7 +251,7 @@ def every_query_is_answered_by_a_real_service():
         for _, block, line in expressions:
             metrics, labels = names_in(block or line)
             assert metrics <= set(known) | set(recorded), sorted(metrics - set(known) - set(recorded))
-            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason", "state", "release", "build_id", "part"}, labels
+            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason", "state", "release", "build_id", "history", "part"}, labels
             for inside in re.findall(r"\bon \(([^)]*)\)", block or line):
                 assert inside in ("cluster, namespace, job, function", "cluster, namespace, pod", PROCESS, f"{PROCESS}, site, function",
                                   f"{PROCESS}, function", f"{PROCESS}, function, release", f"{PROCESS}, reason", f"{PROCESS}, part"), inside

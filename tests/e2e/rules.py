@@ -225,6 +225,10 @@ UNEVALUATED = [
     ("rules loaded onto a leak", [one(leak(MIB), minutes=8 * HOUR)], [(GROWING, 330, 480)], (0, 200)),
     ("rules loaded onto processes that are killed every 40 minutes",
      [one(lambda t: leak(18 * MIB)(t % 40), starts=tuple(range(0, 361, 40)), limit=1024)], [(EXHAUSTS, 220, 360)], (0, 200)),
+    # It follows the load three hours late, by an eighth in two hours, and the rules know the load of two hours only.
+    ("rules loaded onto a cache of six hours under the load of a day",
+     [one(functools.cache(lambda t: sum(day(MIB)(t - ago) for ago in range(360)) // 2), load=day(1), base=20,
+          minutes=16 * HOUR)], [], (0, 700)),
     ("no evaluation for an hour, sawteeth",
      [one(saw(period, 200 * MIB), number=period, minutes=8 * HOUR) for period in (20, 35, 50, 70, 90, 110, 120)], [],
      (200, 260)),
