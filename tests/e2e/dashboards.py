@@ -157,7 +157,7 @@ def every_alert_has_a_runbook():
 
 
 WORDS = set("""abs and avg_over_time by changes clamp_min count count_over_time delta deriv end group group_left group_right increase
-    label_join label_replace last_over_time max max_over_time min min_over_time offset on or predict_linear rate resets sum
+    label_join label_replace last_over_time max max_over_time min min_over_time offset on or predict_linear rate resets scalar sum
     time topk unless without""".split())
 
 
