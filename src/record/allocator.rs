@@ -10,6 +10,7 @@ use crate::record::epoch::{Config, DEFAULT_FRAMES, MAX_FRAMES};
 use crate::record::event;
 use crate::record::failure;
 use crate::record::tag;
+use crate::record::thread;
 use crate::record::unwind::Entrance;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::null_mut;
@@ -238,7 +239,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
                 block
             }
             // SAFETY: the caller's duty.
-            None => unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) },
+            None => unsafe {
+                event::alloc::record_alloc(block, size, thread::hot_state(), &self.config, entrance)
+            },
         }
     }
 
@@ -257,7 +260,9 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
             // SAFETY: the caller's duty; it has just been counted.
             Some(id) => unsafe { event::alloc::write_tag(block, size, id) },
             // SAFETY: the caller's duty.
-            None => unsafe { event::alloc::record_alloc(block, size, &self.config, entrance) },
+            None => unsafe {
+                event::alloc::record_alloc(block, size, thread::hot_state(), &self.config, entrance)
+            },
         }
     }
 

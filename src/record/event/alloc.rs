@@ -2,7 +2,7 @@
 
 use super::sampled::{record_alloc_sampled, record_sampled};
 use super::{Resized, free, live_bytes};
-use crate::base::hint::unlikely;
+use crate::base::hint::{opaque, unlikely};
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::SamplingConfig;
 use crate::record::dropped::{self, Reason};
@@ -11,9 +11,12 @@ use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
 use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
-use crate::record::thread::{self, BUSY, INTERNAL, INTERNING, OwnerState, SHARED, ThreadState};
-use crate::record::unwind::{self, Entrance, Registers};
+use crate::record::thread::{
+    self, BUSY, HotState, INTERNAL, INTERNING, Idle, OwnerState, SHARED, ThreadState,
+};
+use crate::record::unwind::{self, Entrance, FrameLayout, Missed, Registers};
 use crate::record::watermark;
+use std::mem::MaybeUninit;
 
 /// Counts a small block (1 to [`SMALL`] - 1 bytes) within the thread's budget, and returns the id for its tag.
 ///
@@ -31,9 +34,18 @@ pub(crate) fn try_fast_of_any_size(size: usize) -> Option<u32> {
     if epoch::sampling().is_sampled_size(size) { thread::hot_state().unsampled.try_spend(size) } else { None }
 }
 
+/// Asked for a block: what only the slow paths of [`record_alloc`] need. In its frame.
+struct Asked<'a> {
+    config: &'a Config,
+    entrance: Entrance,
+    /// Registers of [`record_alloc`].
+    registers: Registers,
+}
+
 /// Records a block that [`try_fast`] has not counted, tags it and returns it.
 ///
-/// The path of a known stack is straight: nothing is written until every precondition has been checked.
+/// The path of a known stack is straight: nothing is written until every precondition has been checked. It calls nothing, and what
+/// it needs after the sum of the stack's words has room in the registers that need not be saved.
 ///
 /// # Safety
 ///
@@ -42,23 +54,29 @@ pub(crate) fn try_fast_of_any_size(size: usize) -> Option<u32> {
 pub(crate) unsafe fn record_alloc(
     block: *mut u8,
     size: usize,
+    hot: &'static HotState,
     config: &Config,
     entrance: Entrance,
 ) -> *mut u8 {
     debug_assert!(!block.is_null(), "no block to record");
-    if let Some(state) = thread::at_generation(epoch::generation())
+    let mut asked = MaybeUninit::<Asked>::uninit();
+    let asked = asked.as_mut_ptr();
+    // Volatile, so that the two leave their registers, and that the whole function has one frame and one stack pointer.
+    // SAFETY: a variable of this function.
+    unsafe {
+        (&raw mut (*asked).config).write_volatile(config);
+        (&raw mut (*asked).entrance).write_volatile(entrance);
+    }
+    if let Some(state) = thread::at_generation(hot, epoch::generation())
         && state.fits(size as i64)
     {
         let busy = state.enter_idle();
         // SAFETY: this thread's own state, and it has just been marked.
         let owner = unsafe { state.owner() };
-        if let Some(layout) = unwind::lookup_by_layout(owner, &state.counters, Registers::here(), entrance) {
-            let id = layout.id();
+        match unwind::lookup_last(owner, entrance) {
             // SAFETY: its last stack is the one that was looked up.
-            let count = unsafe { layout.count() };
-            // An id below the base was met before a `clear`.
-            if id >= state.base() && count.add(size as u64) {
-                state.add_change(size as i64);
+            Ok(layout) if unsafe { count_last(state, layout, size) } => {
+                let id = layout.id();
                 debug_assert!(
                     walk_agrees(id, owner, Registers::here(), entrance),
                     "a guess differs from the walk"
@@ -67,11 +85,100 @@ pub(crate) unsafe fn record_alloc(
                 // SAFETY: the caller's duty.
                 return unsafe { write_tag(block, size, id) };
             }
+            Ok(_) => drop(busy),
+            // SAFETY: a variable of this function, complete now; the caller's duty.
+            Err(missed) => unsafe {
+                (&raw mut (*asked).registers).write(Registers::here());
+                return record_missed(busy, block, size, missed, &*asked);
+            },
         }
-        drop(busy);
     }
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut (*asked).registers).write(Registers::here());
+        record_unknown(block, size, &*asked)
+    }
+}
+
+/// Records a block whose stack is not the last one of its layout, tags it and returns it.
+///
+/// # Safety
+///
+/// * As for [`record_alloc`], which has marked the thread busy and missed the stack.
+#[inline(never)]
+unsafe fn record_missed(
+    busy: Idle<'static>,
+    block: *mut u8,
+    size: usize,
+    missed: Missed,
+    asked: &Asked<'_>,
+) -> *mut u8 {
+    let state = busy.state();
+    // SAFETY: this thread's own state, and it is marked; `record_alloc` does not use it any more.
+    let owner = unsafe { state.owner() };
+    match unwind::lookup_missed(owner, &state.counters, missed) {
+        // SAFETY: its last stack is the one that was looked up.
+        Some(layout) if unsafe { count_last(state, layout, size) } => {
+            let id = layout.id();
+            debug_assert!(
+                walk_agrees(id, owner, asked.registers, asked.entrance),
+                "a guess differs from the walk"
+            );
+            drop(busy);
+            // SAFETY: the caller's duty.
+            unsafe { write_tag(block, size, id) }
+        }
+        // SAFETY: the caller's duty.
+        _ => unsafe { record_by_second_layout(busy, block, size, asked) },
+    }
+}
+
+/// Records a block whose stack may have the second layout of its key, tags it and returns it.
+///
+/// # Safety
+///
+/// * As for [`record_missed`].
+#[inline(never)]
+unsafe fn record_by_second_layout(
+    busy: Idle<'static>,
+    block: *mut u8,
+    size: usize,
+    asked: &Asked<'_>,
+) -> *mut u8 {
+    let (state, registers) = (busy.state(), asked.registers);
+    // SAFETY: as in `record_missed`.
+    let owner = unsafe { state.owner() };
+    let found = unwind::lookup_by_second_layout(owner, &state.counters, registers, asked.entrance);
+    // SAFETY: as above.
+    let id = found.filter(|layout| unsafe { count_last(state, layout, size) }).map(|layout| layout.id());
+    debug_assert!(
+        id.is_none_or(|id| walk_agrees(id, owner, registers, asked.entrance)),
+        "a guess differs from the walk"
+    );
+    drop(busy);
     // SAFETY: the caller's duty.
-    unsafe { record_unknown(block, &Registers::here(), size, config, entrance) }
+    unsafe {
+        match id {
+            Some(id) => write_tag(block, size, id),
+            None => record_unknown(block, size, asked),
+        }
+    }
+}
+
+/// Counts a block at the last stack of a layout; false, and nothing is changed, where that was met before a `clear`, or there is
+/// none.
+///
+/// # Safety
+///
+/// * The layout's last stack, if it has one, is the block's.
+#[inline(always)]
+unsafe fn count_last(state: &ThreadState, layout: &FrameLayout, size: usize) -> bool {
+    // SAFETY: an id at or above a base is not 0.
+    let is_counted = layout.id() >= state.base() && unsafe { layout.count() }.add(size as u64);
+    if is_counted {
+        state.add_change(size as i64);
+    }
+    is_counted
 }
 
 /// Records a block whose stack is not known by its layout, or is not recorded at all, tags it and returns it.
@@ -80,13 +187,8 @@ pub(crate) unsafe fn record_alloc(
 ///
 /// * As for [`record_alloc`].
 #[inline(never)]
-unsafe fn record_unknown(
-    block: *mut u8,
-    registers: &Registers,
-    size: usize,
-    config: &Config,
-    entrance: Entrance,
-) -> *mut u8 {
+unsafe fn record_unknown(block: *mut u8, size: usize, asked: &Asked<'_>) -> *mut u8 {
+    let Asked { config, entrance, ref registers } = *asked;
     let id = 'id: {
         if size as u64 <= MOST
             && let Some(state) = thread::idle()
@@ -112,7 +214,7 @@ unsafe fn record_unknown(
         record_alloc_slow(registers, size, config, Some(entrance))
     };
     // SAFETY: the caller's duty.
-    unsafe { write_tag(block, size, id) }
+    opaque(unsafe { write_tag(block, size, id) })
 }
 
 /// Records a block of a stack that is known by its layout, and publishes the thread's live bytes with it. `None`, and
@@ -168,7 +270,8 @@ unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
     if !unsafe { tag::write(block, size, id) } {
         tag_lost(id, size);
     }
-    block
+    // The compiler, which does not know that it is the same, need not keep the block in `record_alloc`, here and above.
+    opaque(block)
 }
 
 /// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`](tag::SAMPLED) where the block was

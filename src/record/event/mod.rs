@@ -7,7 +7,8 @@
 //! allocation: state of the thread      size        stack          → function                     id in the tag     counter
 //! budget left                          below 1 KiB –              try_fast                       unsampled id      thread's Unsampled
 //! budget left                          sampled     –              try_fast_of_any_size, record_alloc_sampled (a resize) unsampled id thread's Unsampled
-//! up to date                           exact       known layout   record_alloc                   stack id          thread's Table
+//! up to date                           exact       last of layout record_alloc → count_last      stack id          thread's Table
+//! up to date                           exact       known layout   record_missed, record_by_second_layout → count_last stack id thread's Table
 //! up to date, publication is due       exact       known layout   record_unknown → record_and_publish stack id      thread's Table
 //! any other that records               any         –              record_unknown → record_alloc_slow → refresh_and_record, then:
 //!                                      exact       known layout   record_exact → count_alloc     stack id          thread's Table

@@ -44,14 +44,15 @@ pub(crate) unsafe fn record_realloc(
     };
     if old_size <= LARGEST_APART {
         // SAFETY: the caller's duty.
-        let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
+        let block =
+            unsafe { record_alloc(block, new_size, thread::hot_state(), config, Entrance::Reallocate) };
         record_free(old.into(), old_size);
         return block;
     }
     let resized = traced_bytes(old, old_size);
     let interrupted = state.unpublished.set_resizing(resized);
     // SAFETY: the caller's duty.
-    let block = unsafe { record_alloc(block, new_size, config, Entrance::Reallocate) };
+    let block = unsafe { record_alloc(block, new_size, thread::hot_state(), config, Entrance::Reallocate) };
     if state.unpublished.set_resizing(interrupted) == resized {
         // The fast path: it changes the live bytes only as far as nothing has to be published.
         record_free(old.into(), old_size);

@@ -56,7 +56,7 @@ fn allocated(size: usize) -> u32 {
     unsafe {
         let block = match try_fast(size) {
             Some(id) => return id,
-            None => record_alloc(block.as_mut_ptr(), size, &CONFIG, Entrance::Allocate),
+            None => record_alloc(block.as_mut_ptr(), size, thread::hot_state(), &CONFIG, Entrance::Allocate),
         };
         tag::read(block, size)
     }
@@ -157,7 +157,10 @@ fn what_was_forgotten_does_not_raise_the_peak_when_it_grows() {
     let mut block = vec![0u8; 1 << 20];
     // SAFETY: a block of this size that no other code tags.
     let id = unsafe {
-        tag::read(record_alloc(block.as_mut_ptr(), block.len(), &CONFIG, Entrance::Allocate), block.len())
+        tag::read(
+            record_alloc(block.as_mut_ptr(), block.len(), thread::hot_state(), &CONFIG, Entrance::Allocate),
+            block.len(),
+        )
     };
     assert!(peak() >= 1 << 20);
     epoch::clear();

@@ -7,8 +7,8 @@
 #[cfg(all(target_os = "linux", any(target_arch = "aarch64", miri)))]
 use crate::record::stack_id::stack_word::read;
 
-/// Number of words in a group, one for each chain. The last group is padded.
-pub(crate) const GROUP: usize = 4;
+/// Number of words in a group, one for each chain. The last group may have fewer.
+const GROUP: usize = 4;
 
 /// Largest number of words in a sum.
 pub(crate) const MOST: usize = 104;
@@ -26,85 +26,133 @@ const FACTORS: [i32; GROUP] = [0x431e_14f5, 0x6502_c8cd, 0x59e5_4fa5, 0x6be0_fe9
 const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 const SAMPLED: u64 = 0xd6e8_feb8_6659_fd93;
 
-/// Computes Σ word × factor, modulo 2^64, over the words at `places`. Their number is a multiple of [`GROUP`] and at
-/// most [`MOST`].
+/// Computes Σ word × factor, modulo 2^64, over the words at `places`, at most [`MOST`].
 pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
-    debug_assert!(places.len().is_multiple_of(GROUP) && places.len() <= MOST, "{} words", places.len());
+    debug_assert!(places.len() <= MOST, "{} words", places.len());
     let mut chains = [0u64; GROUP];
-    for group in places.rchunks_exact(GROUP) {
+    let mut add = |group: &[P]| {
         for (chain, (place, factor)) in chains.iter_mut().zip(group.iter().zip(FACTORS)) {
             // The factor of the last group is multiplied at the end: this way aarch64 takes one instruction for the two.
             *chain = chain.wrapping_mul(factor as u64).wrapping_add(word(*place) as u64);
         }
-    }
+    };
+    let (whole, rest) = places.split_at(places.len() - places.len() % GROUP);
+    add(rest);
+    whole.rchunks_exact(GROUP).for_each(add);
     chains
         .into_iter()
         .zip(FACTORS)
         .fold(0, |sum, (chain, factor)| sum.wrapping_add(chain.wrapping_mul(factor as u64)))
 }
 
-/// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.
-///
-/// # Safety
-///
-/// * Their number is a multiple of [`GROUP`] and at most [`MOST`], and the words can be read.
+/// Bytes of code for each word in `sum_of_words`.
+const WORD_CODE: usize = 15;
+
+/// Returns the bytes of code that a sum of so many words takes.
+pub(crate) const fn code_of(words: usize) -> u16 {
+    (words * WORD_CODE) as u16
+}
+
+/// Returns the number of words whose sum takes so many bytes of code.
+pub(crate) const fn words_of(code: u16) -> usize {
+    code as usize / WORD_CODE
+}
+
+/// Bytes from the offsets to the address that displacements of one byte count from.
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
-#[inline(always)]
-pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
-    // Each word takes three instructions of 15 bytes. The groups stand in a row, the last one first, and the jump skips
-    // those that the stack has no words for. A loop in Rust takes a sixth more instructions, and more registers, which
-    // `record_alloc` has to save.
-    //
-    // `notrack`: the target is no address that has been taken, so a processor that tracks indirect jumps has to be told.
-    debug_assert!(places.len().is_multiple_of(GROUP) && places.len() <= MOST, "{} words", places.len());
-    debug_assert!(stack_pointer.is_multiple_of(align_of::<usize>()), "no stack is at {stack_pointer:#x}");
-    let sum: u64;
-    // SAFETY: reads memory only, by the caller's duty; the jump leads to the first instruction of a group, or to the end.
-    unsafe {
+const BIAS: usize = 127;
+
+/// Sums words by assembler: so many bytes of code, with offsets that lie [`BIAS`] bytes before `$places`, from the register
+/// `$stack`. Leaves `$places` as it is.
+///
+/// Each word takes three instructions of [`WORD_CODE`] bytes. They stand in a row, those of the last word first, and the jump skips
+/// the words that the stack does not have. A loop in Rust takes a sixth more instructions, and more registers, which
+/// `record_alloc` would have to save.
+///
+/// `notrack`: the target is no address that has been taken, so a processor that tracks indirect jumps has to be told.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
+macro_rules! sum_of_words {
+    ($stack:literal, $code:expr, $places:ident, $sum:ident $(, $($operand:tt)*)?) => {
         std::arch::asm!(
-            "imul {code}, {code}, -15",
             "lea rax, [rip + 2f]",
-            "add {code}, rax",
+            "sub rax, r8",
             "xor r8d, r8d",
             "xor r9d, r9d",
             "xor r10d, r10d",
             "xor r11d, r11d",
-            "notrack jmp {code}",
+            "notrack jmp rax",
             ".irp group, 25,24,23,22,21,20,19,18,17,16,15,14,13,12,11,10,9,8,7,6,5,4,3,2,1,0",
             // Displacements of one byte, none of which is 0: that would have a shorter form.
-            "movzx eax, word ptr [rsi + (8 * \\group - 127)]",
-            "add r8, qword ptr [rdx + 8 * rax]",
-            "imul r8, r8, {f0}",
-            "movzx eax, word ptr [rsi + (8 * \\group - 125)]",
-            "add r9, qword ptr [rdx + 8 * rax]",
-            "imul r9, r9, {f1}",
-            "movzx eax, word ptr [rsi + (8 * \\group - 123)]",
-            "add r10, qword ptr [rdx + 8 * rax]",
-            "imul r10, r10, {f2}",
-            "movzx eax, word ptr [rsi + (8 * \\group - 121)]",
-            "add r11, qword ptr [rdx + 8 * rax]",
+            "movzx eax, word ptr [rcx + (8 * \\group - 121)]",
+            concat!("add r11, qword ptr [", $stack, " + 8 * rax]"),
             "imul r11, r11, {f3}",
+            "movzx eax, word ptr [rcx + (8 * \\group - 123)]",
+            concat!("add r10, qword ptr [", $stack, " + 8 * rax]"),
+            "imul r10, r10, {f2}",
+            "movzx eax, word ptr [rcx + (8 * \\group - 125)]",
+            concat!("add r9, qword ptr [", $stack, " + 8 * rax]"),
+            "imul r9, r9, {f1}",
+            "movzx eax, word ptr [rcx + (8 * \\group - 127)]",
+            concat!("add r8, qword ptr [", $stack, " + 8 * rax]"),
+            "imul r8, r8, {f0}",
             ".endr",
             "2:",
             "add r8, r9",
             "add r10, r11",
             "add r8, r10",
-            code = inout(reg) places.len() => _,
-            in("rsi") places.as_ptr().wrapping_byte_add(127),
-            in("rdx") stack_pointer,
             f0 = const FACTORS[0],
             f1 = const FACTORS[1],
             f2 = const FACTORS[2],
             f3 = const FACTORS[3],
+            inout("rcx") $places,
+            inout("r8") u64::from($code) => $sum,
+            $($($operand)*,)?
             out("rax") _,
-            out("r8") sum,
             out("r9") _,
             out("r10") _,
             out("r11") _,
             options(pure, readonly, nostack),
-        );
-    }
+        )
+    };
+}
+
+/// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.
+///
+/// # Safety
+///
+/// * They are at most [`MOST`], and the words can be read.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
+pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
+    debug_assert!(places.len() <= MOST, "{} words", places.len());
+    debug_assert!(stack_pointer.is_multiple_of(align_of::<usize>()), "no stack is at {stack_pointer:#x}");
+    let mut biased = places.as_ptr().wrapping_byte_add(BIAS);
+    let sum: u64;
+    // SAFETY: reads memory only, by the caller's duty; the jump leads to the first instruction of a word, or to the end.
+    unsafe { sum_of_words!("rdx", code_of(places.len()), biased, sum, in("rdx") stack_pointer) };
+    let _ = biased;
     sum
+}
+
+/// Computes the sum as [`sum_of_stack`] does, from the stack pointer of the function that this is inlined into, of the words that
+/// take so many bytes of code.
+///
+/// Returns the address of the offsets as well. The compiler, which does not know that it is the same, need not keep it twice.
+///
+/// # Safety
+///
+/// * As for [`sum_of_stack`]; the code is [`code_of`] their number.
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
+#[inline(always)]
+pub(crate) unsafe fn sum_of_this_stack(
+    places: *const u16,
+    code: u16,
+    _stack_pointer: usize,
+) -> (u64, *const u16) {
+    let mut biased = places.wrapping_byte_add(BIAS);
+    let sum: u64;
+    // SAFETY: as in `sum_of_stack`.
+    unsafe { sum_of_words!("rsp", code, biased, sum) };
+    (sum, biased.wrapping_byte_sub(BIAS))
 }
 
 /// Computes the [`sum`] of the words at these offsets from the stack pointer, counted in words.
@@ -117,6 +165,22 @@ pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
 pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     // SAFETY: the caller's duty.
     sum(places, |place| unsafe { read(stack_pointer + usize::from(place) * size_of::<usize>()) })
+}
+
+/// Computes the sum as [`sum_of_stack`] does, of the words that take so many bytes of code; and returns the address of the offsets.
+///
+/// # Safety
+///
+/// * As for [`sum_of_stack`]; the code is [`code_of`] their number.
+#[cfg(all(target_os = "linux", any(target_arch = "aarch64", miri)))]
+#[inline(always)]
+pub(crate) unsafe fn sum_of_this_stack(
+    places: *const u16,
+    code: u16,
+    stack_pointer: usize,
+) -> (u64, *const u16) {
+    // SAFETY: the caller's duty.
+    unsafe { (sum_of_stack(std::slice::from_raw_parts(places, words_of(code)), stack_pointer), places) }
 }
 
 /// Fingerprint of a stack: shared by all threads (`sum`), and within one thread (`check`).
@@ -178,7 +242,7 @@ mod tests {
         let stack: Vec<usize> =
             (0..1 << 16).map(|i: usize| i.wrapping_mul(MIX as usize).rotate_left(29)).collect();
         let mut random = Random::new();
-        for len in (0..=MOST).step_by(GROUP) {
+        for len in 0..=MOST {
             let places: Vec<u16> = (0..len).map(|_| random.next() as u16).collect();
             // SAFETY: the words are those of `stack`, which has as many as offsets can have values.
             let found = unsafe { sum_of_stack(&places, stack.as_ptr().expose_provenance()) };

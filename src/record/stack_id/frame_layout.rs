@@ -20,12 +20,12 @@
 use crate::base::hint::unlikely;
 use crate::record::count::counters::Count;
 use crate::record::epoch::MAX_ADDRESSES;
-use crate::record::stack_id::fingerprint::{self, GROUP, MOST};
-use std::hint::assert_unchecked;
+use crate::record::stack_id::fingerprint::{self, MOST};
+use std::mem::offset_of;
 
 /// Largest number of offsets, of return addresses and frame pointers together.
 const MOST_OFFSETS: usize = MOST;
-const _: () = assert!(MOST_OFFSETS > MAX_ADDRESSES && MOST_OFFSETS.is_multiple_of(GROUP));
+const _: () = assert!(MOST_OFFSETS > MAX_ADDRESSES);
 
 /// Factor of the frame pointer that the walk began with; random, and odd.
 const FIRST: u64 = 0x6ea2_eb2d;
@@ -93,28 +93,25 @@ impl SlotOffsets {
 
     /// Builds the layout, on a stack that ends at `end`. `None` if an offset did not fit, or there is no return address.
     pub(crate) fn finish(mut self, end: usize) -> Option<FrameLayout> {
-        let last = *self.return_addresses().last()?;
-        if self.is_too_large {
+        if self.is_too_large || self.len == 0 {
             return None;
         }
         debug_assert!(self.return_addresses().is_sorted(), "a walk ascends");
         let used = self.len + self.frame_pointers;
-        let padded = used.next_multiple_of(GROUP);
         // Moves the frame pointers behind the return addresses; the two ranges may overlap.
         self.offsets.copy_within(MOST_OFFSETS - self.frame_pointers.., self.len);
-        self.offsets[used..padded].fill(last);
         // The sum over ones at their positions is the sum of their factors.
         let mut is_frame_pointer = [0u8; MOST_OFFSETS];
         is_frame_pointer[self.len..used].fill(1);
         let kinds = usize::from(self.is_from_first) << 16 | self.len << 8 | self.frame_pointers;
         let mut layout = FrameLayout {
-            sum: fingerprint::sum(&self.offsets[..padded], usize::from)
+            sum: fingerprint::sum(&self.offsets[..used], usize::from)
                 .rotate_left(32)
                 .wrapping_add(kinds as u64),
-            padded: padded as u16,
+            code: fingerprint::code_of(used),
             is_from_first: self.is_from_first,
             offsets: self.offsets,
-            frame_pointer_factors: fingerprint::sum(&is_frame_pointer[..padded], usize::from),
+            frame_pointer_factors: fingerprint::sum(&is_frame_pointer[..used], usize::from),
             ..FrameLayout::EMPTY
         };
         layout.move_end(end);
@@ -130,16 +127,16 @@ impl SlotOffsets {
 pub(crate) struct FrameLayout {
     /// Key in [`FrameLayoutCache`](super::frame_layout_cache::FrameLayoutCache); 0 in an empty slot.
     pub(super) key: u64,
-    /// [`FrameLayout::check`] of the last stack, 0 before there is one.
-    check: u64,
+    /// [`FrameLayout::words`] of the last stack.
+    last: u64,
     /// This thread's count of what the last stack has allocated; null before there is one.
     count: *const Count,
     /// Sum over the offsets and over the number of each kind, less the end of the stack times `frame_pointer_factors`.
     sum: u64,
-    /// Id of the last stack.
+    /// Id of the last stack, 0 before there is one.
     id: u32,
-    /// Number of return addresses and frame pointers, rounded up to a whole group; at least one.
-    padded: u16,
+    /// Code for the return addresses and frame pointers, at least one: see [`fingerprint::code_of`].
+    code: u16,
     /// Set if an offset depends on the frame pointer that the walk began with.
     is_from_first: bool,
     /// Set by a hit, cleared by [`FrameLayout::take_referenced`].
@@ -159,11 +156,11 @@ impl FrameLayout {
     /// Placeholder in an empty slot.
     pub(crate) const EMPTY: FrameLayout = FrameLayout {
         key: 0,
-        check: 0,
+        last: 0,
         count: std::ptr::null(),
         sum: 0,
         id: 0,
-        padded: 0,
+        code: 0,
         is_from_first: false,
         referenced: false,
         offsets: [0; MOST_OFFSETS],
@@ -175,14 +172,15 @@ impl FrameLayout {
         (self.sum, self.is_from_first) == (other.sum, other.is_from_first)
     }
 
-    /// Returns whether this is the [`FrameLayout::check`] of the last stack, and marks the layout as used if so.
+    /// Returns whether these are the [`FrameLayout::words`] of the last stack, and marks the layout as used if so. Then there is
+    /// one unless its id is 0.
     ///
     /// The processor predicts that it is, and continues with the id while the sum is still being computed: without
     /// that, half of an allocation's time would be spent waiting for the sum. The prediction is right for 94 to 99 in
     /// a hundred allocations of the programs under `benches/`, except in branching recursion, where it never is.
     #[inline(always)]
-    pub(crate) fn is_last(&mut self, check: u64) -> bool {
-        let is_last = self.check == check;
+    pub(crate) fn is_last(&mut self, words: u64) -> bool {
+        let is_last = self.last == words;
         if is_last {
             self.referenced = true;
         }
@@ -199,18 +197,18 @@ impl FrameLayout {
     ///
     /// # Safety
     ///
-    /// * [`FrameLayout::is_last`] was true, or [`FrameLayout::set_last`] has been called.
+    /// * The id of the last stack is not 0.
     #[inline(always)]
     pub(crate) unsafe fn count(&self) -> &'static Count {
         debug_assert!(!self.count.is_null());
-        // SAFETY: set together with a check, which is never 0, and counts are never freed.
+        // SAFETY: set together with the id, which was 0 before, and counts are never freed.
         unsafe { &*self.count }
     }
 
-    /// Sets the last stack.
-    pub(crate) fn set_last(&mut self, check: u64, id: u32, count: &'static Count) {
-        debug_assert!(check & 1 != 0 && id != 0, "no stack: check {check:#x}, id {id}");
-        (self.check, self.id, self.count, self.referenced) = (check, id, count, true);
+    /// Sets the last stack, by its [`FrameLayout::words`].
+    pub(crate) fn set_last(&mut self, words: u64, id: u32, count: &'static Count) {
+        debug_assert!(id != 0, "no stack");
+        (self.last, self.id, self.count, self.referenced) = (words, id, count, true);
     }
 
     /// Returns whether there was a hit since the last call, and clears the mark.
@@ -220,38 +218,72 @@ impl FrameLayout {
 
     /// Makes it a layout of a stack that ends so many bytes higher, modulo 2^64.
     pub(crate) fn move_end(&mut self, bytes: usize) {
-        self.sum = self.sum.wrapping_sub((bytes as u64).wrapping_mul(self.frame_pointer_factors));
+        let change = (bytes as u64).wrapping_mul(self.frame_pointer_factors);
+        (self.sum, self.last) = (self.sum.wrapping_sub(change), self.last.wrapping_add(change));
     }
 
     /// Returns the bytes from the stack pointer to the end of the highest word.
     pub(crate) fn extent(&self) -> usize {
-        let highest = self.offsets[..usize::from(self.padded)].iter().max().copied().unwrap_or(0);
+        let highest = self.places().iter().max().copied().unwrap_or(0);
         (usize::from(highest) + 1) * size_of::<usize>()
     }
 
-    /// Computes the check of the stack under this layout; never 0.
-    ///
-    /// Frame pointers count relative to the stack's end, and the first one to the stack pointer, so that the check is the
-    /// same in all threads.
+    /// Returns the offsets of the words that count.
+    fn places(&self) -> &[u16] {
+        &self.offsets[..fingerprint::words_of(self.code).min(MOST_OFFSETS)]
+    }
+
+    /// Computes the sum of a stack's words under this layout, each times the factor of its place.
     ///
     /// # Safety
     ///
     /// * It comes from [`SlotOffsets::finish`], and the words at its offsets from this stack pointer can be read.
-    #[inline(always)]
-    pub(crate) unsafe fn check(&self, stack_pointer: usize, frame_pointer: impl FnOnce() -> usize) -> u64 {
-        let padded = usize::from(self.padded);
-        debug_assert!(padded != 0, "an empty layout");
-        // SAFETY: `finish` has made it whole groups within MOST_OFFSETS; the words are the caller's duty.
-        let words = unsafe {
-            assert_unchecked(padded <= MOST_OFFSETS);
-            fingerprint::sum_of_stack(self.offsets.get_unchecked(..padded), stack_pointer)
-        };
-        let mut sum = words.wrapping_add(self.sum);
-        if unlikely(self.is_from_first) {
-            sum = sum.wrapping_add((frame_pointer().wrapping_sub(stack_pointer) as u64).wrapping_mul(FIRST));
-        }
-        sum | 1
+    pub(crate) unsafe fn words(&self, stack_pointer: usize, frame_pointer: usize) -> u64 {
+        debug_assert!(self.code != 0, "an empty layout");
+        // SAFETY: `finish` has made it at most MOST_OFFSETS; the words are the caller's duty.
+        let words = unsafe { fingerprint::sum_of_stack(self.places(), stack_pointer) };
+        if self.is_from_first { words.wrapping_add(first(stack_pointer, frame_pointer)) } else { words }
     }
+
+    /// Computes [`FrameLayout::words`] of the stack of the function that this is inlined into, whose stack pointer this is. Returns
+    /// the layout too: the compiler keeps the one that is returned, and has a register more.
+    ///
+    /// # Safety
+    ///
+    /// * As for [`FrameLayout::words`], and no other reference to the layout is in use.
+    #[inline(always)]
+    pub(crate) unsafe fn words_here<'a>(
+        layout: *mut FrameLayout,
+        stack_pointer: usize,
+        frame_pointer: impl FnOnce() -> usize,
+    ) -> (u64, &'a mut FrameLayout) {
+        // SAFETY: a layout that `finish` has made, by the caller's duty, and so are the words. What is returned is where it was.
+        unsafe {
+            debug_assert!((*layout).code != 0, "an empty layout");
+            let places = (&raw const (*layout).offsets).cast::<u16>();
+            let (words, places) = fingerprint::sum_of_this_stack(places, (*layout).code, stack_pointer);
+            let layout =
+                &mut *places.byte_sub(offset_of!(FrameLayout, offsets)).cast::<FrameLayout>().cast_mut();
+            if unlikely(layout.is_from_first) {
+                return (words.wrapping_add(first(stack_pointer, frame_pointer())), layout);
+            }
+            (words, layout)
+        }
+    }
+
+    /// Computes the check of a stack from its words under this layout; never 0.
+    ///
+    /// Frame pointers count relative to the stack's end, and the first one to the stack pointer, so that the check is the
+    /// same in all threads.
+    pub(crate) fn check(&self, words: u64) -> u64 {
+        words.wrapping_add(self.sum) | 1
+    }
+}
+
+/// Returns what the frame pointer that a walk began with adds to the words.
+#[inline(always)]
+fn first(stack_pointer: usize, frame_pointer: usize) -> u64 {
+    (frame_pointer.wrapping_sub(stack_pointer) as u64).wrapping_mul(FIRST)
 }
 
 #[cfg(test)]
@@ -270,7 +302,7 @@ mod tests {
             let layout = offsets.finish(0).unwrap();
             let expected = (0..both).chain((1000..1000 + both).rev());
             assert!(layout.offsets.iter().map(|offset| usize::from(*offset)).take(2 * both).eq(expected));
-            assert_eq!(usize::from(layout.padded), (2 * both).next_multiple_of(GROUP));
+            assert_eq!(layout.places().len(), usize::from(2 * both));
         }
     }
 
@@ -306,7 +338,7 @@ mod tests {
             layout.move_end(moved);
             let stack_pointer = stack.as_ptr().expose_provenance();
             // SAFETY: finished above, and its words are those of `stack`.
-            unsafe { layout.check(stack_pointer, || stack_pointer + 0x18 + first) }
+            layout.check(unsafe { layout.words(stack_pointer, stack_pointer + 0x18 + first) })
         };
         let same = check(0, [0; 3], 0);
         assert_eq!(check(0x1_0000, [0; 3], 0), same);

@@ -36,16 +36,13 @@ impl Key {
             "no stack pointer is {depth} bytes below the end"
         );
         // Words of a stack are aligned, so the lowest bit of a depth carries no information; set, it keeps the key
-        // from 0.
-        Key((word as u64) << 32 | u64::from(depth as u32) | 1)
+        // from 0. What a depth has beyond 32 bits may change the upper half, never the lower one.
+        Key(((word as u64) << 32).wrapping_add(depth as u64).wrapping_add(1))
     }
 
     /// Returns the hash that selects the first slot.
-    #[inline(always)]
     fn first_slot(self) -> usize {
-        // Stack pointers are a multiple of sixteen bytes apart. No more mixing than this: every later load waits for
-        // the address of the entry.
-        (self.0 as u32 >> 4).wrapping_add((self.0 >> 32) as u32) as usize
+        first_slot(self.0 as u32, (self.0 >> 32) as u32)
     }
 
     /// Returns the hash that selects the second slot.
@@ -53,6 +50,14 @@ impl Key {
     fn second_slot(self) -> usize {
         (self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize
     }
+}
+
+/// Returns the hash that selects the first slot, from the lower halves of depth and discriminator.
+#[inline(always)]
+fn first_slot(depth: u32, word: u32) -> usize {
+    // Stack pointers are a multiple of sixteen bytes apart. No more mixing than this: every later load waits for
+    // the address of the entry.
+    (depth >> 4).wrapping_add(word) as usize
 }
 
 /// Statistics of the walks from one entry point of the allocator, by which the discriminator is chosen.
@@ -126,10 +131,13 @@ impl FrameLayoutCache {
         unsafe { &mut *slot }
     }
 
-    /// Looks up the first layout of this key: in the first slot, else in the second.
+    /// Looks up the first layout of this key, of the depth and the discriminator that it was made of: in the first slot, else in
+    /// the second.
     #[inline(always)]
-    pub(crate) fn likely(&mut self, key: Key) -> Option<&mut FrameLayout> {
-        let mut slot = self.slot(key.first_slot());
+    pub(crate) fn likely(&mut self, key: Key, depth: usize, word: usize) -> Option<*mut FrameLayout> {
+        let hash = first_slot(depth as u32, word as u32);
+        debug_assert!(depth > u32::MAX as usize || hash == key.first_slot());
+        let mut slot = self.slot(hash);
         // Most layouts are in their first slot: a table is at most half full.
         // SAFETY: as in `layout`.
         if unlikely(unsafe { (*slot).key } != key.0) {
@@ -140,8 +148,7 @@ impl FrameLayoutCache {
                 return None;
             }
         }
-        // SAFETY: as in `layout`.
-        Some(unsafe { &mut *slot })
+        Some(slot)
     }
 
     /// Looks up the layout of this key in its first slot (0) or its second (1).
@@ -334,7 +341,9 @@ mod tests {
 
     /// Returns the last offset of each layout of this key.
     fn get(layouts: &mut FrameLayoutCache, key: Key) -> Vec<usize> {
-        let likely = layouts.likely(key).map(|layout| layout.extent());
+        let likely = layouts.likely(key, key.0 as u32 as usize, (key.0 >> 32) as usize);
+        // SAFETY: a valid layout, of this thread alone.
+        let likely = likely.map(|layout| unsafe { (*layout).extent() });
         let mut at = |number| layouts.at(number, key).map(|layout| layout.extent());
         let found: Vec<usize> = [at(0), at(1)].into_iter().flatten().collect();
         assert_eq!(likely, found.first().copied());

@@ -34,5 +34,6 @@ pub(crate) use registry::{
     unpublished_bytes, unsuspended,
 };
 pub(crate) use state::{
-    BUSY, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader, ThreadState,
+    BUSY, HotState, INTERNAL, INTERNING, Idle, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader,
+    ThreadState,
 };

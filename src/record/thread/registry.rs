@@ -88,10 +88,10 @@ pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     (!is_suspended).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
 
-/// Returns the state of the calling thread, if it is [at this generation](HotState::is_at_generation).
+/// Returns the state of the calling thread, whose [`hot_state`] this is, if it is
+/// [at this generation](HotState::is_at_generation).
 #[inline(always)]
-pub(crate) fn at_generation(generation: u32) -> Option<&'static ThreadState> {
-    let hot = hot_state();
+pub(crate) fn at_generation(hot: &'static HotState, generation: u32) -> Option<&'static ThreadState> {
     let is_current = hot.is_at_generation(generation);
     debug_assert!(!is_current || is_of_state(hot), "a placeholder at generation {generation}");
     // SAFETY: no placeholder is at a generation, so it is the hot part of a state, which is its first field.

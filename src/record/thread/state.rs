@@ -472,6 +472,14 @@ impl Drop for Busy<'_> {
 /// Clears [`BUSY`], set by [`ThreadState::enter_idle`], when it is dropped.
 pub(crate) struct Idle<'a>(&'a ThreadState);
 
+impl<'a> Idle<'a> {
+    /// Returns the state that is busy.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> &'a ThreadState {
+        self.0
+    }
+}
+
 impl Drop for Idle<'_> {
     #[inline(always)]
     fn drop(&mut self) {

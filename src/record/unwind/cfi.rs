@@ -20,12 +20,14 @@ use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::memory;
 use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::fingerprint::Fingerprint;
-use crate::record::stack_id::frame_layout::{FrameLayout, SlotOffsets};
+pub(crate) use crate::record::stack_id::frame_layout::FrameLayout;
+use crate::record::stack_id::frame_layout::SlotOffsets;
 use crate::record::stack_id::frame_layout_cache::Key;
 use crate::record::stack_id::stack_word::read as word;
 use crate::record::thread::OwnerState;
 use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
 use crate::record::unwind::rule_cache::{EntryRef, Rule, Rules};
+use std::ptr::NonNull;
 
 pub(super) const AVAILABLE: bool = true;
 
@@ -47,23 +49,60 @@ impl Registers {
         let (pc, sp, fp): (usize, usize, usize);
         // SAFETY: copies registers; no memory, no flags. The stack pointer is the same in the whole function, and any of its
         // program counters will do. So does the frame pointer at any place: where the function uses the register for something
-        // else, it has saved it, and the walk takes the saved one. So each block is pure, and the compiler runs it only where it
-        // is used.
+        // else, it has saved it, and the walk takes the saved one.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            std::arch::asm!("lea {pc}, [rip]", pc = out(reg) pc, options(pure, nomem, nostack, preserves_flags));
-            std::arch::asm!("mov {sp}, rsp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
-            std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!(
+                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
         }
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         unsafe {
-            std::arch::asm!("adr {pc}, .", pc = out(reg) pc, options(pure, nomem, nostack, preserves_flags));
-            std::arch::asm!("mov {sp}, sp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
-            std::arch::asm!("mov {fp}, x29", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+            std::arch::asm!(
+                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
         }
         Registers { pc, sp, fp }
     }
+}
+
+/// Reads the stack pointer of the function this is inlined into, as [`Registers::here`] does.
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let sp;
+    // SAFETY: copies a register, whose value is the same in the whole function: so it is pure.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, rsp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, sp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+    }
+    sp
+}
+
+/// Reads the frame pointer of the function this is inlined into, as [`Registers::here`] does.
+#[inline(always)]
+fn frame_pointer() -> usize {
+    let fp;
+    // SAFETY: copies a register; see `Registers::here`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {fp}, x29", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+    }
+    fp
 }
 
 /// Implements [`super::refresh`].
@@ -76,89 +115,109 @@ pub(super) fn refresh(owner: &mut OwnerState) {
     }
 }
 
-/// Returns the key of the layouts at this stack pointer. `None` on a foreign stack, and where the discriminator would be
-/// beyond the stack's end.
+/// Returns depth and discriminator of the layouts at this stack pointer. `None` on a foreign stack, and where the discriminator
+/// would be beyond the stack's end.
 #[inline(always)]
-fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
+fn depth_and_discriminator(
+    owner: &OwnerState,
+    stack_pointer: usize,
+    entrance: Entrance,
+) -> Option<(usize, usize)> {
     // On a foreign stack this is more than the stack's size.
     let depth = owner.walk.bounds.end.wrapping_sub(stack_pointer);
     let offset = owner.walk.layouts.discriminators[entrance as usize] as usize;
-    if depth > owner.walk.bounds.size || offset >= depth {
+    if unlikely(depth > owner.walk.bounds.size) || unlikely(offset >= depth) {
         count_cache!(out_of_bounds);
         return None;
     }
     // SAFETY: between this thread's stack pointer and the end of its own stack, and both are aligned.
-    let discriminator = unsafe { word(stack_pointer + offset) };
-    Some(Key::new(depth, discriminator))
+    Some((depth, unsafe { word(stack_pointer + offset) }))
 }
 
-/// Returns the frame layout of the stack, with the stack's id and its count in this thread, if layout and stack are cached; the id may
-/// be stale. Stores nothing in the buffer. The thread's caches are up to date: see [`super::refresh`].
+/// Returns the key of the layouts at this stack pointer, if there can be one.
+fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<Key> {
+    depth_and_discriminator(owner, stack_pointer, entrance).map(|(depth, word)| Key::new(depth, word))
+}
+
+/// Where a stack is not the last one of the first layout of its key: that layout, with the [`FrameLayout::words`] of the stack, if
+/// the key has one. Valid as long as the thread stays busy.
+pub(crate) type Missed = Option<(NonNull<FrameLayout>, u64)>;
+
+/// Returns the frame layout of the stack if it is cached and the stack is the last one that had it: with the stack's id, which may
+/// be stale, or 0 where there was none yet, and its count in this thread. Stores nothing in the buffer. The thread's caches are up
+/// to date: see [`super::refresh`]. The stack is that of the function that this is inlined into.
 #[inline(always)]
-pub(crate) fn lookup_by_layout<'a>(
+pub(crate) fn lookup_last(owner: &mut OwnerState, entrance: Entrance) -> Result<&FrameLayout, Missed> {
+    let sp = stack_pointer();
+    let Some((depth, word)) = depth_and_discriminator(owner, sp, entrance) else { return Err(None) };
+    let layout = owner.walk.layouts.likely(Key::new(depth, word), depth, word).ok_or(None)?;
+    debug_assert!(
+        // SAFETY: a valid layout, of this thread alone.
+        unsafe { (*layout).extent() } <= owner.walk.bounds.end - sp,
+        "a layout that ends behind the stack"
+    );
+    // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
+    // words are between this stack pointer and the stack's end, and aligned as the stack pointer is. It is borrowed from
+    // `owner`, which is not used meanwhile.
+    let (words, layout) = unsafe { FrameLayout::words_here(layout, sp, frame_pointer) };
+    if unlikely(!layout.is_last(words)) {
+        return Err(Some((NonNull::from(layout), words)));
+    }
+    count_cache!(layout_last);
+    Ok(layout)
+}
+
+/// Looks up a stack that [`lookup_last`] has missed, in the stack cache. The thread has been busy since.
+#[inline(always)]
+pub(crate) fn lookup_missed<'a>(
+    owner: &'a mut OwnerState,
+    counters: &'static Table<OwnerCounters>,
+    missed: Missed,
+) -> Option<&'a FrameLayout> {
+    let (mut layout, words) = missed?;
+    // SAFETY: borrowed from `owner` by `lookup_last`, and the thread is still busy: no other event has changed its layouts.
+    let layout = unsafe { layout.as_mut() };
+    lookup_other(layout, &owner.cache, counters, words).then_some(layout)
+}
+
+/// Looks up a stack that does not have the first layout of its key, by the second one. The registers are those of the function that
+/// [`lookup_last`] was inlined into.
+pub(crate) fn lookup_by_second_layout<'a>(
     owner: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
     entrance: Entrance,
 ) -> Option<&'a FrameLayout> {
     let key = key(owner, registers.sp, entrance)?;
-    let layout: *mut FrameLayout = owner.walk.layouts.likely(key)?;
-    // SAFETY: borrowed from `owner` just now. A pointer, because the compiler takes a borrow that may be returned for one that
-    // lasts, and `owner` is borrowed again below, after the last use of this one.
-    let layout = unsafe { &mut *layout };
-    debug_assert!(
-        layout.extent() <= owner.walk.bounds.end - registers.sp,
-        "a layout that ends behind the stack"
-    );
-    // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
-    // words are between this stack pointer and the stack's end, and aligned as the stack pointer is.
-    let check = unsafe { layout.check(registers.sp, || Registers::here().fp) };
-    if unlikely(!layout.is_last(check)) {
-        if !lookup_other(layout, &owner.cache, counters, check) {
-            return lookup_by_second_layout(owner, counters, registers, key);
-        }
-    } else {
-        count_cache!(layout_last);
-    }
-    Some(layout)
-}
-
-/// Looks up a stack that does not have the first layout of its key, by the second one.
-#[inline(never)]
-fn lookup_by_second_layout<'a>(
-    owner: &'a mut OwnerState,
-    counters: &'static Table<OwnerCounters>,
-    registers: Registers,
-    key: Key,
-) -> Option<&'a FrameLayout> {
     let layout = owner.walk.layouts.at(1, key)?;
     debug_assert!(
         layout.extent() <= owner.walk.bounds.end - registers.sp,
         "a layout that ends behind the stack"
     );
-    // SAFETY: as above.
-    let check = unsafe { layout.check(registers.sp, || registers.fp) };
-    (layout.is_last(check) || lookup_other(layout, &owner.cache, counters, check)).then_some(layout)
+    // SAFETY: as in `lookup_last`.
+    let words = unsafe { layout.words(registers.sp, registers.fp) };
+    let is_last = layout.is_last(words) && layout.id() != 0;
+    (is_last || lookup_other(layout, &owner.cache, counters, words)).then_some(layout)
 }
 
 /// Looks up, in the stack cache, a stack of a known layout that is not the layout's last one, and makes it the last one.
 /// False where it is not in the cache, or has no counters in this thread yet.
-#[inline(never)]
+#[inline(always)]
 fn lookup_other(
     layout: &mut FrameLayout,
     cache: &StackCache,
     counters: &'static Table<OwnerCounters>,
-    check: u64,
+    words: u64,
 ) -> bool {
-    let id = cache.get(check);
+    let id = cache.get(layout.check(words));
     let count = if id == 0 { None } else { counters.count(id, Direction::Allocated) };
     if let Some(count) = count {
-        layout.set_last(check, id, count);
+        layout.set_last(words, id, count);
     }
     count.is_some()
 }
 
-/// Looks the stack up as [`lookup_by_layout`] does, but under every layout of its key, and on a part of the stack that was not
+/// Looks the stack up as [`lookup_last`] and [`lookup_missed`] do, but under every layout of its key, and on a part of the stack that was not
 /// looked at before. Returns its id, 0 where it is not cached.
 pub(crate) fn lookup_by_every_layout(
     owner: &mut OwnerState,
@@ -176,15 +235,16 @@ pub(crate) fn lookup_by_every_layout(
     let found = (0..2).find_map(|number| {
         let layout = owner.walk.layouts.at(number, key)?;
         // SAFETY: as above.
-        let check = unsafe { layout.check(registers.sp, || registers.fp) };
+        let words = unsafe { layout.words(registers.sp, registers.fp) };
+        let check = layout.check(words);
         // From the stack cache, not the layout's last id: that may be stale.
-        lookup_other(layout, &owner.cache, counters, check);
+        lookup_other(layout, &owner.cache, counters, words);
         Some(owner.cache.get(check)).filter(|id| *id != 0)
     });
     found.unwrap_or(0)
 }
 
-/// Walks from `registers` on into the thread's buffer, and stores the layout for [`lookup_by_layout`] of an entrance. `None`
+/// Walks from `registers` on into the thread's buffer, and stores the layout for [`lookup_last`] of an entrance. `None`
 /// when a row on the way needs the other unwinder; the addresses before it are in the buffer.
 pub(super) fn walk_and_learn(
     owner: &mut OwnerState,
@@ -230,9 +290,9 @@ pub(super) fn walk_and_learn(
             owner.walk.layouts.learn(key, &layout);
         }
     }
-    // The check that `lookup_by_layout` will compute for this stack.
+    // The check that a look-up will compute for this stack.
     // SAFETY: finished above, of words that the walk has read.
-    let check = unsafe { layout.check(sp, || registers.fp) };
+    let check = layout.check(unsafe { layout.words(sp, registers.fp) });
     Some(Fingerprint { sum, check })
 }
 

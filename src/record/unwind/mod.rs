@@ -1,6 +1,6 @@
 //! The calling thread's registers → its return addresses, most recent first, and their fingerprint.
 //!
-//! [`lookup_by_layout`] looks the stack up by its frame layout; on a miss, [`walk`] unwinds it. Both use [`cfi`] where
+//! [`lookup_last`] looks the stack up by its frame layout; on a miss, [`walk`] unwinds it. Both use [`cfi`] where
 //! unwind rules are available (Linux on x86-64 and aarch64); [`walk`] uses [`fallback`] elsewhere, and for the rare
 //! row that a packed rule cannot hold. Called inside the allocator: it neither allocates through it, nor locks, nor
 //! panics.
@@ -26,7 +26,7 @@ mod cfi;
 use crate::base::atomics::{AtomicU8, Ordering};
 use crate::record::dropped;
 use crate::record::epoch::{self, MAX_ADDRESSES};
-use crate::record::stack_id::fingerprint::{self, Fingerprint, GROUP};
+use crate::record::stack_id::fingerprint::{self, Fingerprint};
 use crate::record::thread::OwnerState;
 
 /// Return addresses of a walk as they are gathered.
@@ -52,14 +52,9 @@ impl<'a> Gather<'a> {
         self.len < self.limit
     }
 
-    /// Computes the [`fingerprint::sum`] of the addresses, padded with the last one.
-    fn sum(&mut self) -> u64 {
-        let padded = self.len.next_multiple_of(GROUP).min(MAX_ADDRESSES);
-        if self.len > 0 {
-            let last = self.addresses[self.len - 1];
-            self.addresses[self.len..padded].fill(last);
-        }
-        fingerprint::sum(&self.addresses[..padded], |address| address)
+    /// Computes the [`fingerprint::sum`] of the addresses.
+    fn sum(&self) -> u64 {
+        fingerprint::sum(&self.addresses[..self.len], |address| address)
     }
 }
 
@@ -71,13 +66,17 @@ static WALKER: AtomicU8 = AtomicU8::new(BACKTRACE);
 
 /// Entry point of the allocator: each has frames of its own below the program's.
 #[derive(Clone, Copy)]
+#[repr(usize)]
 pub(crate) enum Entrance {
     Allocate = 0,
     AllocateZeroed = 1,
     Reallocate = 2,
 }
 
-pub(crate) use cfi::{Registers, lookup_by_every_layout, lookup_by_layout};
+pub(crate) use cfi::{
+    FrameLayout, Missed, Registers, lookup_by_every_layout, lookup_by_second_layout, lookup_last,
+    lookup_missed,
+};
 
 /// Drops the thread's rules and layouts if they have become outdated since its last walk: see [`epoch::rules_epoch`].
 #[inline]
@@ -88,7 +87,7 @@ pub(crate) fn refresh(owner: &mut OwnerState) {
 /// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one
 /// that the function of the registers returns to.
 ///
-/// With an entrance, the frame layout is stored for [`lookup_by_layout`]. That is called only with `registers` from one
+/// With an entrance, the frame layout is stored for [`lookup_last`]. That is called only with `registers` from one
 /// place in the code: the offset of the first return address depends on it.
 #[inline(never)]
 pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {

@@ -8,8 +8,7 @@ use super::*;
 use crate::base::random_input::Random;
 use crate::record::cache_counts::{self, CacheCounts};
 use crate::record::count::counters::Direction;
-use crate::record::stack_id::frame_layout::FrameLayout;
-use crate::record::thread::{self, BUSY};
+use crate::record::thread::{self, BUSY, ThreadState};
 use std::collections::HashMap;
 use std::future::Future;
 use std::hint::black_box;
@@ -36,8 +35,10 @@ impl Model {
         let owner = unsafe { state.owner() };
         let registers = Registers::here();
         refresh(owner);
-        let layout = lookup_by_layout(owner, &state.counters, registers, Entrance::Allocate);
-        let found_by_layout = layout.map_or(0, FrameLayout::id);
+        let found_by_layout = match lookup_last(owner, Entrance::Allocate) {
+            Ok(layout) => layout.id(),
+            Err(missed) => lookup_after(owner, state, missed, registers),
+        };
         let in_any_way = lookup_by_every_layout(owner, &state.counters, registers, Entrance::Allocate);
         let fallbacks = dropped::fallbacks();
         let stack = walk(owner, registers, Some(Entrance::Allocate));
@@ -65,6 +66,23 @@ impl Model {
         self.checked += 1;
         self.deepest = self.deepest.max(len);
     }
+}
+
+/// Looks up a stack that was missed, as an allocation does. Returns its id, or 0.
+fn lookup_after(
+    owner: &mut OwnerState,
+    state: &'static ThreadState,
+    missed: Missed,
+    registers: Registers,
+) -> u32 {
+    let counters = &state.counters;
+    if let Some(layout) = lookup_missed(owner, counters, missed) {
+        return layout.id();
+    }
+    // Not where no layout was found.
+    missed
+        .and_then(|_| lookup_by_second_layout(owner, counters, registers, Entrance::Allocate))
+        .map_or(0, FrameLayout::id)
 }
 
 /// A kind of frame; the numbers vary its size.
@@ -348,7 +366,8 @@ fn event(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
     // SAFETY: this thread's own state, just marked.
     let owner = unsafe { state.owner() };
     let registers = Registers::here();
-    if lookup_by_layout(owner, &state.counters, registers, Entrance::Allocate).is_none() {
+    let missed = lookup_last(owner, Entrance::Allocate).err();
+    if missed.is_some_and(|missed| lookup_after(owner, state, missed, registers) == 0) {
         let stack = walk(owner, registers, Some(Entrance::Allocate));
         let found = owner.buffer.addresses[..owner.buffer.header.len as usize].to_vec();
         let fresh = ids.len() as u32 + 1;

@@ -37,8 +37,23 @@ impl FrameLayout {
 
 pub(super) fn refresh(_owner: &mut OwnerState) {}
 
+/// A layout that is not the one looked for: there is none.
+pub(crate) type Missed = Option<FrameLayout>;
+
 #[inline(always)]
-pub(crate) fn lookup_by_layout<'a>(
+pub(crate) fn lookup_last(_owner: &mut OwnerState, _entrance: Entrance) -> Result<&FrameLayout, Missed> {
+    Err(None)
+}
+
+pub(crate) fn lookup_missed<'a>(
+    _owner: &'a mut OwnerState,
+    _counters: &'static Table<OwnerCounters>,
+    _missed: Missed,
+) -> Option<&'a FrameLayout> {
+    None
+}
+
+pub(crate) fn lookup_by_second_layout<'a>(
     _owner: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,
