@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Results;
-use crate::sides::{Role, Side};
+use crate::sides::{self, Role, Side};
 
 /// Returns the workspace of the benches.
 pub fn root() -> &'static Path {
@@ -104,16 +104,22 @@ pub fn service_binary(name: &str) -> PathBuf {
 
 /// Builds the service under this allocator: the name of a feature, or `system`.
 pub fn service(name: &str) -> Result<(), String> {
-    let mut cargo = stock_cargo("build");
+    let (mut cargo, target) = match sides::named(name) {
+        Some(side) => (side_cargo("build", side), target(side.frame_pointers)),
+        None => (stock_cargo("build"), target(false)),
+    };
     cargo.args(["-p", "service"]);
     if name != "system" {
         cargo.args(["--features", name]);
     }
-    done(cargo.arg("--target-dir").arg(target(false)))?;
+    if sides::named(name).is_none() {
+        cargo.arg("--target-dir").arg(&target);
+    }
+    done(&mut cargo)?;
     let place = service_binary(name);
     let copied = place.parent().map(std::fs::create_dir_all).transpose();
     copied
-        .and_then(|_| std::fs::copy(target(false).join("release").join("service"), place))
+        .and_then(|_| std::fs::copy(target.join("release").join("service"), place))
         .map(|_| ())
         .map_err(|error| error.to_string())
 }

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,6 +14,7 @@ use crate::build;
 use crate::load;
 use crate::processor::Bound;
 use crate::requests::FILL;
+use crate::sides;
 use crate::stats::{median, quantile};
 
 /// A build of the service: its feature, and the side it is divided by.
@@ -20,16 +23,28 @@ struct Kind {
     base: Option<&'static str>,
 }
 
-const KINDS: [Kind; 8] = [
+const fn kind(name: &'static str, base: &'static str) -> Kind {
+    Kind { name, base: Some(base) }
+}
+
+const KINDS: [Kind; 13] = [
     Kind { name: "system", base: None },
-    Kind { name: "heapgauge", base: Some("system") },
-    Kind { name: "heapgauge-sampled", base: Some("system") },
-    Kind { name: "heapgauge-off", base: Some("system") },
-    Kind { name: "jemalloc", base: Some("system") },
-    Kind { name: "heapgauge-jemalloc", base: Some("jemalloc") },
-    Kind { name: "mimalloc", base: Some("system") },
-    Kind { name: "heapgauge-mimalloc", base: Some("mimalloc") },
+    kind("heapgauge", "system"),
+    kind("heapgauge-sampled", "system"),
+    kind(SCRAPED, "system"),
+    kind("heapgauge-paused", "system"),
+    kind("heapgauge-off", "system"),
+    kind("jemalloc", "system"),
+    kind("heapgauge-jemalloc", "jemalloc"),
+    kind("mimalloc", "system"),
+    kind("heapgauge-mimalloc", "mimalloc"),
+    kind("jemalloc-prof", "system"),
+    kind("dhat", "system"),
+    kind("heapscope", "system"),
 ];
+
+/// As `heapgauge`, with its metrics read each second.
+const SCRAPED: &str = "heapgauge-scraped";
 
 /// A build that counts allocations, which is run once.
 const COUNTING: &str = "counting";
@@ -38,6 +53,8 @@ const COUNTING: &str = "counting";
 const CONNECTIONS: u64 = 16;
 /// Requests before those that are measured, the first orders included.
 const WARM_UP: u64 = FILL + 5_000;
+/// Path of heapgauge's metrics.
+const METRICS: &str = "/heap/metrics";
 
 /// Costs of a request in one process, and the process's resident bytes.
 #[derive(Clone, Copy)]
@@ -54,7 +71,11 @@ struct Sample {
 /// Builds the named sides, or all, and measures them in so many rounds. Returns a table as Markdown, which is empty where
 /// the service has none of these sides.
 pub fn run(names: &[String], rounds: u32, requests: u64, rate: Option<f64>) -> Result<String, String> {
-    let is_named = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
+    // `heapgauge` brings the builds of it that no other workload has.
+    let is_named = |name: &str| {
+        let side = if sides::named(name).is_none() { "heapgauge" } else { name };
+        names.is_empty() || names.iter().any(|other| other == side)
+    };
     let is_base = |name| KINDS.iter().any(|kind| kind.base == Some(name) && is_named(kind.name));
     let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| is_named(kind.name) || is_base(kind.name)).collect();
     if kinds.is_empty() {
@@ -62,20 +83,34 @@ pub fn run(names: &[String], rounds: u32, requests: u64, rate: Option<f64>) -> R
     }
     for name in kinds.iter().map(|kind| kind.name).chain([COUNTING]) {
         eprintln!("        building the service, {name}");
-        build::service(name)?;
+        build::service(name).map_err(|reason| format!("{name}: {reason}"))?;
     }
-    let counted = measure(&build::service_binary(COUNTING), 0, requests, None)?;
+    let counted = measure(COUNTING, 0, requests, None)?;
     let mut samples: Vec<Vec<Sample>> = vec![vec![]; kinds.len()];
+    let mut failed: Vec<Option<String>> = vec![None; kinds.len()];
     for round in 0..rounds {
         eprintln!("        service, round {} of {rounds}", round + 1);
         // Each side comes first, second … equally often.
         for turn in 0..kinds.len() {
             let number = (turn + round as usize) % kinds.len();
-            let sample = measure(&build::service_binary(kinds[number].name), round, requests, rate)?;
-            samples[number].push(sample);
+            if failed[number].is_some() {
+                continue;
+            }
+            match measure(kinds[number].name, round, requests, rate) {
+                Ok(sample) => samples[number].push(sample),
+                // A peer that does not survive it.
+                Err(reason) if round == 0 => failed[number] = Some(reason),
+                Err(reason) => return Err(format!("{}: {reason}", kinds[number].name)),
+            }
         }
     }
-    Ok(table(&kinds, &samples, counted.allocations, rate))
+    let mut text = table(&kinds, &samples, counted.allocations, rate);
+    for (kind, reason) in kinds.iter().zip(failed) {
+        if let Some(reason) = reason {
+            writeln!(text, "\n{}: {reason}", kind.name).expect("a String takes everything");
+        }
+    }
+    Ok(text)
 }
 
 fn table(kinds: &[&Kind], samples: &[Vec<Sample>], allocations: f64, rate: Option<f64>) -> String {
@@ -87,7 +122,7 @@ fn table(kinds: &[&Kind], samples: &[Vec<Sample>], allocations: f64, rate: Optio
          |---|---:|---:|---:|---:|---:|---:|---:|---:|\n",
         samples.first().map_or(0, Vec::len),
     );
-    for (kind, own) in kinds.iter().zip(samples) {
+    for (kind, own) in kinds.iter().zip(samples).filter(|(_, own)| !own.is_empty()) {
         let of = |value: fn(&Sample) -> f64| own.iter().map(value).collect::<Vec<f64>>();
         let base = kinds.iter().position(|other| Some(other.name) == kind.base);
         let ratio = |value: fn(&Sample) -> f64| {
@@ -116,15 +151,35 @@ fn table(kinds: &[&Kind], samples: &[Vec<Sample>], allocations: f64, rate: Optio
 }
 
 /// Starts a service on one processor, sends the requests from the other, and ends it.
-fn measure(binary: &Path, round: u32, requests: u64, rate: Option<f64>) -> Result<Sample, String> {
+fn measure(name: &str, round: u32, requests: u64, rate: Option<f64>) -> Result<Sample, String> {
     let mut service = {
         let _bound = bound(round)?;
-        Service::start(binary)?
+        Service::start(&build::service_binary(name))?
     };
     let _bound = bound(round + 1)?;
-    load::send(service.address, 0..WARM_UP, CONNECTIONS, None)?;
+    let address = service.address;
+    load::send(address, 0..WARM_UP, CONNECTIONS, None)?;
+    if name == SCRAPED {
+        // The first one reads the line tables.
+        load::get(address, METRICS)?;
+    }
     let before = service.used()?;
-    let answered = load::send(service.address, WARM_UP..WARM_UP + requests, CONNECTIONS, rate)?;
+    let (answered, scraped) = std::thread::scope(|scope| {
+        let (done, end) = mpsc::channel::<()>();
+        let scrapes = scope.spawn(move || {
+            // Until the other half is dropped.
+            while name == SCRAPED
+                && end.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout)
+            {
+                load::get(address, METRICS)?;
+            }
+            Ok::<(), String>(())
+        });
+        let answered = load::send(address, WARM_UP..WARM_UP + requests, CONNECTIONS, rate);
+        drop(done);
+        (answered, scrapes.join().expect("the thread that scrapes"))
+    });
+    let (answered, ()) = (answered?, scraped?);
     let after = service.used()?;
     let each = |key: &str| {
         let number = |of: &Value| of[key].as_f64().unwrap_or(f64::NAN);

@@ -1,6 +1,11 @@
 //! The global allocator, which a feature chooses.
 
-#[cfg(any(feature = "heapgauge", feature = "heapgauge-off"))]
+#[cfg(any(
+    feature = "heapgauge",
+    feature = "heapgauge-off",
+    feature = "heapgauge-paused",
+    feature = "heapgauge-scraped"
+))]
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = {
     let allocator = heapgauge::TrackingAllocator::system();
@@ -11,9 +16,14 @@ static ALLOC: heapgauge::TrackingAllocator = {
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system().sample_every(512 << 10);
 
-#[cfg(feature = "jemalloc")]
+#[cfg(any(feature = "jemalloc", feature = "jemalloc-prof"))]
 #[global_allocator]
 static ALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// jemalloc reads its options through this symbol before `main`.
+#[cfg(feature = "jemalloc-prof")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static OPTIONS: &[u8; 46] = b"prof:true,prof_active:true,lg_prof_sample:19\0\0";
 
 #[cfg(feature = "heapgauge-jemalloc")]
 #[global_allocator]
@@ -28,6 +38,29 @@ static ALLOC: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator<mimalloc::MiMalloc> =
     heapgauge::TrackingAllocator::new(mimalloc::MiMalloc);
+
+#[cfg(feature = "dhat")]
+#[global_allocator]
+static ALLOC: dhat::Alloc = dhat::Alloc;
+
+#[cfg(feature = "heapscope")]
+#[global_allocator]
+static ALLOC: heapscope::Alloc = heapscope::Alloc::system();
+
+/// Starts the allocator's profiler, where it does not start by itself. It runs to the end of the process, as a profile is not what
+/// is measured.
+pub fn start() {
+    #[cfg(feature = "dhat")]
+    std::mem::forget(dhat::Profiler::new_heap());
+    #[cfg(feature = "heapscope")]
+    std::mem::forget(heapscope::Profiler::builder().no_output().build().expect("frame pointers"));
+}
+
+/// Pauses the recording of this thread, where that is what is measured.
+pub fn start_thread() {
+    #[cfg(feature = "heapgauge-paused")]
+    std::mem::forget(heapgauge::pause());
+}
 
 /// Returns the number of allocations and resizes so far. `None` where they are not counted.
 pub fn allocations() -> Option<u64> {

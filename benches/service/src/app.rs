@@ -106,7 +106,7 @@ pub fn router() -> Router {
         found: LruCache::new(NonZeroUsize::new(500).expect("not zero")),
     };
     let service = Service { shop: Mutex::new(shop), database: Mutex::new(database), pages, metrics };
-    Router::new()
+    let router = Router::new()
         .route("/orders", post(add))
         .route("/orders/{id}", get(one))
         .route("/search", get(search))
@@ -117,7 +117,10 @@ pub fn router() -> Router {
         .layer(TraceLayer::new_for_http())
         .route("/metrics", get(async |State(service): State<Arc<Service>>| service.metrics.render()))
         .route("/usage", get(async || Json(crate::usage::now())))
-        .with_state(Arc::new(service))
+        .with_state(Arc::new(service));
+    #[cfg(feature = "heapgauge-scraped")]
+    let router = router.nest("/heap", heapgauge::http::router(&heapgauge::Collector::new()));
+    router
 }
 
 /// Counts each request and its time, by method, path and status.

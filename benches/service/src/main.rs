@@ -15,9 +15,11 @@ mod usage;
 use std::io::Read;
 
 fn main() {
+    allocator::start();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
+        .on_thread_start(allocator::start_thread)
         .enable_all()
         .build()
         .expect("a runtime of one thread");
