@@ -1,4 +1,4 @@
-//! Hints to the compiler.
+//! Branch-likelihood hints.
 
 /// Moves the code that follows a true condition out of the way of the common case.
 #[inline(always)]
@@ -10,24 +10,4 @@ pub(crate) fn unlikely(condition: bool) -> bool {
         cold();
     }
     condition
-}
-
-/// Returns a pointer that the compiler does not know to be the same.
-#[inline(always)]
-pub(crate) fn opaque<T>(pointer: *mut T) -> *mut T {
-    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
-    {
-        let same;
-        // SAFETY: no instruction at all.
-        unsafe {
-            std::arch::asm!(
-                "/* {same} */",
-                same = inlateout(reg) pointer => same,
-                options(pure, nomem, nostack, preserves_flags)
-            );
-        }
-        same
-    }
-    #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
-    pointer
 }

@@ -258,7 +258,7 @@ impl<A: GlobalAlloc> TrackingAllocator<A> {
         }
         match event::alloc::try_fast_of_any_size(size) {
             // SAFETY: the caller's duty; it has just been counted.
-            Some(id) => unsafe { event::alloc::write_tag(block, size, id) },
+            Some(id) => unsafe { event::write_tag::write_tag(block, size, id) },
             // SAFETY: the caller's duty.
             None => unsafe {
                 event::alloc::record_alloc(block, size, thread::hot_state(), &self.config, entrance)

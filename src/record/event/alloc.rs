@@ -1,8 +1,9 @@
 //! Records allocations.
 
+use super::check::{is_stack_of_id, walk_agrees};
 use super::sampled::{record_alloc_sampled, record_sampled};
-use super::{Resized, free, live_bytes};
-use crate::base::hint::{opaque, unlikely};
+use super::write_tag::{opaque, write_tag};
+use super::{Resized, live_bytes};
 use crate::record::count::counters::{Direction, MOST};
 use crate::record::count::sampling::SamplingConfig;
 use crate::record::dropped::{self, Reason};
@@ -10,7 +11,7 @@ use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::table;
-use crate::record::tag::{self, OVERHEAD, SAMPLED, SMALL, UNTRACKED};
+use crate::record::tag::{OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{
     self, BUSY, HotState, INTERNAL, INTERNING, Idle, OwnerState, SHARED, ThreadState,
 };
@@ -243,38 +244,7 @@ fn record_and_publish(
     Some(id)
 }
 
-/// Writes the tag of a block that has been counted, and returns the block.
-///
-/// # Safety
-///
-/// * As for [`tag::write`].
-#[inline(always)]
-pub(crate) unsafe fn write_tag(block: *mut u8, size: usize, id: u32) -> *mut u8 {
-    if unlikely(!tag::is_behind(size)) {
-        // SAFETY: the caller's duty.
-        return unsafe { write_tag_slow(block, size, id) };
-    }
-    // SAFETY: the caller's duty; it is of a size that has its tag behind it.
-    unsafe { tag::write_behind(block, size, id) };
-    block
-}
-
-/// Writes the tag of a block of any size.
-///
-/// # Safety
-///
-/// * As for [`tag::write`].
-#[inline(never)]
-unsafe fn write_tag_slow(block: *mut u8, size: usize, id: u32) -> *mut u8 {
-    // SAFETY: the caller's duty.
-    if !unsafe { tag::write(block, size, id) } {
-        tag_lost(id, size);
-    }
-    // The compiler, which does not know that it is the same, need not keep the block in `record_alloc`, here and above.
-    opaque(block)
-}
-
-/// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`](tag::SAMPLED) where the block was
+/// Records an allocation in a thread of any state, and returns its tag: an id, with [`SAMPLED`] where the block was
 /// sampled. The peak gets the size less the bytes of the block that the thread is resizing.
 #[inline(never)]
 pub(super) fn record_alloc_slow(
@@ -389,24 +359,6 @@ fn walk_and_count(
         }
         _ => intern_and_count(state, owner, stack, size),
     }
-}
-
-/// Returns whether a walk finds the stack of this id too. In debug builds.
-fn walk_agrees(id: u32, owner: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
-    unwind::walk(owner, registers, Some(entrance));
-    is_stack_of_id(id, owner)
-}
-
-/// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
-/// has just changed how many addresses are stored.
-fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
-    let header = &owner.buffer.header;
-    let found = &owner.buffer.addresses[..header.len as usize];
-    table::recorded(id).is_none_or(|recorded| {
-        let is_cut = recorded.truncated || header.truncated;
-        (is_cut || recorded.addresses.len() == found.len())
-            && recorded.addresses.iter().zip(found).all(|(recorded, found)| recorded == found)
-    })
 }
 
 /// Records an allocation or a resize in the middle of an event of this thread: by the map of stacks, or by a signal
@@ -537,15 +489,4 @@ pub(super) fn count_alloc_shared(id: u32, size: usize) -> u32 {
     // Every id that is given out has a place there. 0 has a static one, so this ends.
     debug_assert!(id != UNTRACKED, "no place for untracked blocks");
     count_alloc_shared(UNTRACKED, size)
-}
-
-/// Counts a block as untracked instead of at `id`, because there is no memory for its tag.
-#[cold]
-fn tag_lost(id: u32, size: usize) {
-    free::record_free(id.into(), size);
-    // Where its stack was lost already, it has been counted.
-    if id != epoch::base() {
-        dropped::count(Reason::Memory);
-    }
-    count_alloc_shared(UNTRACKED, size);
 }

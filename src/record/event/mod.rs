@@ -50,11 +50,13 @@
 
 pub(crate) mod alloc;
 pub(crate) mod capture;
+mod check;
 pub(crate) mod free;
 pub(crate) mod realloc;
 mod sampled;
 #[cfg(test)]
 mod tests;
+pub(crate) mod write_tag;
 
 use crate::base::hint::unlikely;
 use crate::record::count::sampling::{self, Weight};

@@ -2,9 +2,10 @@
 
 use super::alloc::{
     count_alloc, count_alloc_shared, record_alloc, record_alloc_slow, record_busy,
-    record_unattributed_shared, refresh_and_record, try_fast, write_tag,
+    record_unattributed_shared, refresh_and_record, try_fast,
 };
 use super::free::{count_free, record_free};
+use super::write_tag::write_tag;
 use super::{Resized, publish_shared, traced_bytes, unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};

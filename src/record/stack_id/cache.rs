@@ -2,7 +2,7 @@
 //!
 //! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory. The
 //! fingerprint decides a hit, without a comparison of addresses; debug builds compare those too (see
-//! `event::alloc`). The cache starts small and grows by a quarter when it is three quarters full, so that nearly
+//! `event::check`). The cache starts small and grows by a quarter when it is three quarters full, so that nearly
 //! all stacks are in the first of their two buckets: 17 to 21 bytes a stack, a thread that allocates little costs
 //! little, and branching recursion, which has many stacks, slows down only gradually.
 

@@ -302,7 +302,7 @@ mod tests {
             let layout = offsets.finish(0).unwrap();
             let expected = (0..both).chain((1000..1000 + both).rev());
             assert!(layout.offsets.iter().map(|offset| usize::from(*offset)).take(2 * both).eq(expected));
-            assert_eq!(layout.places().len(), usize::from(2 * both));
+            assert_eq!(layout.places().len(), 2 * both);
         }
     }
 

@@ -5,6 +5,77 @@ pub(super) use this::*;
 /// Bytes of a word on the stack.
 pub(super) const WORD: usize = size_of::<usize>();
 
+/// Registers of a walk: every packed rule counts from one of the last two.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers {
+    pub(super) pc: usize,
+    pub(super) sp: usize,
+    pub(super) fp: usize,
+}
+
+impl Registers {
+    /// Reads the registers of the function this is inlined into.
+    #[inline(always)]
+    pub(crate) fn here() -> Registers {
+        let (pc, sp, fp): (usize, usize, usize);
+        // SAFETY: copies registers; no memory, no flags. The stack pointer is the same in the whole function, and any of its
+        // program counters will do. So does the frame pointer at any place: where the function uses the register for something
+        // else, it has saved it, and the walk takes the saved one.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!(
+                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!(
+                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
+                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        Registers { pc, sp, fp }
+    }
+}
+
+/// Reads the stack pointer of the function this is inlined into, as [`Registers::here`] does.
+#[inline(always)]
+pub(super) fn stack_pointer() -> usize {
+    let sp;
+    // SAFETY: copies a register, whose value is the same in the whole function: so it is pure.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, rsp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {sp}, sp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
+    }
+    sp
+}
+
+/// Reads the frame pointer of the function this is inlined into, as [`Registers::here`] does.
+#[inline(always)]
+pub(super) fn frame_pointer() -> usize {
+    let fp;
+    // SAFETY: copies a register; see `Registers::here`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {fp}, x29", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
+    }
+    fp
+}
+
 #[cfg(target_arch = "x86_64")]
 mod this {
     use super::WORD;

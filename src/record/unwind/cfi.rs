@@ -10,7 +10,8 @@
 //! [`FOREIGN_STEP`], and the kernel is asked whether a page is mapped before it is read. (Code that switches stacks
 //! often has rules that do not describe the switch.)
 
-use super::arch::{self, WORD};
+pub(crate) use super::arch::Registers;
+use super::arch::{self, WORD, frame_pointer, stack_pointer};
 use super::eh_frame::{self, Context, Lookup, Parser, RuleFound};
 use super::{Entrance, Gather, fallback, modules};
 use crate::base::hint::unlikely;
@@ -33,77 +34,6 @@ pub(super) const AVAILABLE: bool = true;
 
 /// Largest frame accepted on a stack whose bounds are unknown, in bytes.
 const FOREIGN_STEP: usize = 1 << 20;
-
-/// Registers of a walk: every packed rule counts from one of the last two.
-#[derive(Clone, Copy)]
-pub(crate) struct Registers {
-    pc: usize,
-    sp: usize,
-    fp: usize,
-}
-
-impl Registers {
-    /// Reads the registers of the function this is inlined into.
-    #[inline(always)]
-    pub(crate) fn here() -> Registers {
-        let (pc, sp, fp): (usize, usize, usize);
-        // SAFETY: copies registers; no memory, no flags. The stack pointer is the same in the whole function, and any of its
-        // program counters will do. So does the frame pointer at any place: where the function uses the register for something
-        // else, it has saved it, and the walk takes the saved one.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            std::arch::asm!(
-                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        unsafe {
-            std::arch::asm!(
-                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-        Registers { pc, sp, fp }
-    }
-}
-
-/// Reads the stack pointer of the function this is inlined into, as [`Registers::here`] does.
-#[inline(always)]
-fn stack_pointer() -> usize {
-    let sp;
-    // SAFETY: copies a register, whose value is the same in the whole function: so it is pure.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        std::arch::asm!("mov {sp}, rsp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
-    }
-    // SAFETY: as above.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("mov {sp}, sp", sp = out(reg) sp, options(pure, nomem, nostack, preserves_flags));
-    }
-    sp
-}
-
-/// Reads the frame pointer of the function this is inlined into, as [`Registers::here`] does.
-#[inline(always)]
-fn frame_pointer() -> usize {
-    let fp;
-    // SAFETY: copies a register; see `Registers::here`.
-    #[cfg(target_arch = "x86_64")]
-    unsafe {
-        std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
-    }
-    // SAFETY: as above.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        std::arch::asm!("mov {fp}, x29", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));
-    }
-    fp
-}
 
 /// Implements [`super::refresh`].
 #[inline]

@@ -1,0 +1,23 @@
+//! Checks of debug builds: an id against a walk.
+
+use crate::record::stack_id::table;
+use crate::record::thread::OwnerState;
+use crate::record::unwind::{self, Entrance, Registers};
+
+/// Returns whether a walk finds the stack of this id too. In debug builds.
+pub(super) fn walk_agrees(id: u32, owner: &mut OwnerState, registers: Registers, entrance: Entrance) -> bool {
+    unwind::walk(owner, registers, Some(entrance));
+    is_stack_of_id(id, owner)
+}
+
+/// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
+/// has just changed how many addresses are stored.
+pub(super) fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
+    let header = &owner.buffer.header;
+    let found = &owner.buffer.addresses[..header.len as usize];
+    table::recorded(id).is_none_or(|recorded| {
+        let is_cut = recorded.truncated || header.truncated;
+        (is_cut || recorded.addresses.len() == found.len())
+            && recorded.addresses.iter().zip(found).all(|(recorded, found)| recorded == found)
+    })
+}
