@@ -8,6 +8,8 @@ mod client;
 #[path = "../support/process.rs"]
 mod process;
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocator;
 mod debug_heap;
 mod dumps;
 mod environment;

@@ -77,8 +77,9 @@ pub(crate) trait Memory {
 
 /// Arenas of glibc begin at multiples of it and are no larger.
 pub(crate) const ARENA: usize = 64 << 20;
-/// Largest guard page below a stack; what is larger is reserved for something else.
-const GUARD: u64 = 1 << 20;
+/// Largest guard below a stack: one page, of any size there is, unless a program asks for more. What is larger is reserved for
+/// something else, such as code that is made at run time.
+const GUARD: u64 = 64 << 10;
 /// Largest stack of a thread, and what larger ones are taken for: memory with a guard page below.
 const STACK: usize = 64 << 20;
 
@@ -254,6 +255,15 @@ mod tests {
         assert_eq!(classes(&classify(&mappings, &told))[1..], expected);
         told.blocks = vec![0x2010];
         assert_eq!(classes(&classify(&mappings, &told))[1..], [(Class::Anonymous, 0x2000, 0x7000)]);
+    }
+
+    #[test]
+    fn memory_between_large_reserved_parts_is_no_stack() {
+        let (guard, end) = (1 << 20, 9 << 20);
+        let mappings = [anonymous(0x1000, guard, false), anonymous(guard, end, true)];
+        assert_eq!(classify(&mappings, &Told::default())[1].class, Class::Anonymous);
+        let mappings = [anonymous(guard - 0x10_000, guard, false), anonymous(guard, end, true)];
+        assert_eq!(classify(&mappings, &Told::default())[1].class, Class::Stack);
     }
 
     #[test]

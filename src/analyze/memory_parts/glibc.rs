@@ -64,7 +64,13 @@ pub(crate) fn read() -> Option<(Glibc, CallTime)> {
         if let Some(since) = locked.take() {
             longest = longest.max(Instant::elapsed(&since));
         }
+        let was_in_heap = parser.is_in_heap;
         parser.push(piece);
+        if parser.is_in_heap && !was_in_heap {
+            // The next arena is not locked yet. With a whole slice of the processor's time ahead, this thread is hardly
+            // interrupted while it is.
+            std::thread::yield_now();
+        }
         if parser.is_in_heap {
             locked = Some(Instant::now());
         }

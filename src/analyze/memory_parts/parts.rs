@@ -93,6 +93,17 @@ pub(super) struct HeapFigures {
 }
 
 impl HeapFigures {
+    /// Returns figures between two, for what was asked between them.
+    pub(super) fn mean(self, other: HeapFigures) -> HeapFigures {
+        HeapFigures {
+            live: self.live.midpoint(other.live),
+            untracked: self.untracked.midpoint(other.untracked),
+            own: self.own.midpoint(other.own),
+            own_mapped: self.own_mapped.midpoint(other.own_mapped),
+            added: self.added.midpoint(other.added),
+        }
+    }
+
     /// Returns the bytes of all blocks that came through heapgauge, as they were asked for.
     fn asked(&self) -> u64 {
         self.live + self.untracked + self.own

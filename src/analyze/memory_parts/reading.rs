@@ -76,6 +76,13 @@ pub(super) struct WalkCost {
     pub nanoseconds_a_chunk: f64,
 }
 
+impl WalkCost {
+    /// Forgets a tenth.
+    fn after_a_reading(self) -> WalkCost {
+        WalkCost { nanoseconds_a_chunk: self.nanoseconds_a_chunk * 0.9 }
+    }
+}
+
 /// Cost that is expected before it was measured: a chunk that is in no cache of the processor.
 const UNMEASURED: WalkCost = WalkCost { nanoseconds_a_chunk: 60.0 };
 /// Chunks from which on the cost of one is worth measuring.
@@ -117,6 +124,11 @@ pub(super) fn take(
     let chunks = arenas.free_chunks_at_most(count, heap, large.mapped);
     let may_ask = has_mappings && is_cheap(chunks, cost);
     let glibc = if may_ask { ask_glibc(chunks, &mut cost, &mut calls) } else { None };
+    let heap = if glibc.is_some() { heap.mean(heap_figures().0) } else { heap };
+    if !may_ask {
+        // A call may have been slow by chance: after a while it is tried again.
+        cost = cost.map(WalkCost::after_a_reading);
+    }
     let usage = statistics.and_then(|statistics| ask(statistics, &mut calls));
     let inner = match &usage {
         Some(usage) => Inner::Told(usage.clone(), memory_with_blocks(&pieces)),
@@ -388,6 +400,19 @@ mod tests {
         assert_eq!(arenas.free_chunks_at_most(1_000, heap, 0), 600);
         assert_eq!(arenas.free_chunks_at_most(u64::MAX >> 20, heap, 0), (10 << 20) / 64 * 3 / 5);
         assert_eq!(arenas.free_chunks_at_most(u64::MAX >> 20, heap, 10 << 20), (20 << 20) / 64 * 3 / 5);
+    }
+
+    /// A hundred times as slow as expected, by a busy machine: it takes minutes, but not for ever.
+    #[test]
+    fn a_slow_walk_is_tried_again_after_a_while() {
+        let mut cost = WalkCost { nanoseconds_a_chunk: UNMEASURED.nanoseconds_a_chunk * 100.0 };
+        let readings = (0..1_000).take_while(|_| {
+            let is_cheap = is_cheap(50_000, Some(cost));
+            cost = cost.after_a_reading();
+            !is_cheap
+        });
+        assert!((30..60).contains(&readings.count()));
+        assert!(is_cheap(50_000, None) && !is_cheap(100_000, None));
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]
