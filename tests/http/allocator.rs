@@ -39,7 +39,12 @@ fn reading(addr: SocketAddr, is_it: impl Fn(&Value) -> bool) -> Value {
 fn fill(seed: usize) -> Vec<Vec<u8>> {
     let block = |number: usize| vec![1; 1 + (number * 7_919 + seed * 977) % 3_000];
     let blocks: Vec<Vec<u8>> = (0..9_000).map(block).collect();
-    blocks.into_iter().enumerate().filter(|(number, _)| number % 3 != 0).map(|(_, block)| block).collect()
+    blocks
+        .into_iter()
+        .enumerate()
+        .filter(|(number, _)| !number.is_multiple_of(3))
+        .map(|(_, block)| block)
+        .collect()
 }
 
 #[test]
@@ -98,7 +103,7 @@ fn parts_add_up_in_a_program_that_touches_what_it_allocates() {
 /// Frees 40 MB in blocks below the size from which on they are mappings, with blocks between them that it returns.
 #[inline(never)]
 fn free_between() -> Vec<Vec<u8>> {
-    let block = |number: usize| vec![1_u8; if number % 2 == 0 { 64 } else { 20_000 }];
+    let block = |number: usize| vec![1_u8; if number.is_multiple_of(2) { 64 } else { 20_000 }];
     let blocks: Vec<Vec<u8>> = (0..4_000).map(block).collect();
     blocks.into_iter().filter(|block| block.len() == 64).collect()
 }
