@@ -126,6 +126,8 @@ CASES = [
     ("large blocks of which more is touched each minute", [one(FLAT, parts={}, untouched=lambda t: max(0, 300 - t) * MIB)], []),
     ("stacks grow where the allocator says nothing",
      [one(FLAT, parts={"threads": leak(MIB)}, allocator=False)], [((OUTSIDE, "threads"), 130, 360)]),
+    ("blocks of a C library grow where the allocator says nothing",
+     [one(FLAT, parts={"foreign": leak(MIB)}, allocator=False)], [((OUTSIDE, "foreign"), 130, 360)]),
     ("anonymous mappings grow where the allocator says nothing",
      [one(FLAT, parts={"mappings": leak(MIB)}, allocator=False)], [(OUTSIDE, 130, 360)]),
     ("attribution dropped for half an hour", [one(FLAT, dropped=lambda t: 5 * min(max(0, t - 100), 30))],

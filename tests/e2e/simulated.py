@@ -101,10 +101,10 @@ class Process:
         if self.parts and self.allocator:
             yield line("heap_allocator_free_resident_bytes", self.parts["fragments"])
             yield line("heap_allocator_internal_fragmentation_bytes", lambda t: 3 * MIB)
-            yield line("heap_foreign_bytes", self.parts["foreign"])
             yield line("heap_unaccounted_bytes", self.parts["mappings"])
             yield line("heap_live_untouched_bytes", self.untouched)
         if self.parts:
+            yield line("heap_foreign_bytes", self.parts["foreign"])
             yield line("heap_thread_stack_bytes", self.parts["threads"])
             yield line("heap_process_threads", lambda t: self.parts["threads"](t) // MIB)
             yield line("heap_resident_shared_bytes", self.parts["shared"])
