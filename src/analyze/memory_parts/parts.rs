@@ -259,16 +259,19 @@ fn of_another(figures: &Figures<'_>, usage: &AllocatorUsage, found: u64) -> Allo
         }
         None => (None, 0, 0),
     };
-    // Pages that were never touched are resident for an allocator that does not ask the kernel.
-    let resident = match usage.resident_bytes() {
-        Some(resident) => resident.saturating_sub(untouched),
-        None => found,
-    };
+    // Pages that were never touched are resident for an allocator that does not ask the kernel. Those of blocks are known; what
+    // is told beyond the kernel's memory is taken for tables, which are reserved ahead, and then for free memory.
+    let of_kernel = elsewhere(pieces)
+        .saturating_sub(heap.own_mapped)
+        .saturating_sub(figures.glibc.map_or(0, |glibc| glibc.mapped_bytes));
+    let told = usage.resident_bytes().map(|resident| resident.saturating_sub(untouched));
+    let resident = told.map_or(found, |told| told.min(of_kernel));
+    let missing = told.map_or(0, |told| told - resident);
     let (internal, free) = match usage.allocated_bytes() {
         Some(allocated) => {
             let used = allocated.saturating_sub(usage.cached_bytes().unwrap_or(0));
-            let metadata = usage.metadata_bytes().unwrap_or(0);
-            (Some(used.saturating_sub(heap.asked())), (resident + untouched).saturating_sub(metadata + used))
+            let tables = usage.metadata_bytes().unwrap_or(0).saturating_sub(missing);
+            (Some(used.saturating_sub(heap.asked())), (resident + untouched).saturating_sub(tables + used))
         }
         // A sum: what is in no block, and what blocks have beyond what was asked for.
         None => (None, (resident + untouched).saturating_sub(heap.asked())),
@@ -387,6 +390,13 @@ mod tests {
         // Its metadata.
         assert_eq!(told.unaccounted, Some(MIB as i64));
         assert_eq!(sum(&told), told.anonymous.unwrap() as i64);
+
+        // Tables and free memory that were never touched.
+        let usage =
+            AllocatorUsage::new("jemalloc").resident(63 * MIB).allocated(36 * MIB).cached(MIB).metadata(MIB);
+        let with_untouched = parts(&figures(&pieces, Some(&glibc), Inner::Told(usage, 0)));
+        assert_eq!(with_untouched.allocator_free_resident, Some(8 * MIB + MIB / 2));
+        assert_eq!(with_untouched.unaccounted, Some(0));
     }
 
     #[test]
