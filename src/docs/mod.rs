@@ -2,19 +2,23 @@
 //!
 //! 1. [`production`]: from a laptop to production, in eight steps
 //! 2. [`metrics`]: the meaning of each figure
-//! 3. [`outlets`]: the ways to serve them, with a snippet each
-//! 4. [`sampling`]: less cost, and the error of estimates
-//! 5. [`leak_tests`]: tests of your program that fail on a leak
-//! 6. [`limits`]: blind spots, and the effect of each limit
-//! 7. [`after_a_kill`]: the dumps of a process that was killed for its memory
-//! 8. [`platforms`]: the systems and processors it was tried on
-//! 9. [`coming_from_tracemalloc`]: the names of Python's module
+//! 3. [`resident_memory`]: the parts of resident memory, and what each allocator tells
+//! 4. [`outlets`]: the ways to serve them, with a snippet each
+//! 5. [`sampling`]: less cost, and the error of estimates
+//! 6. [`leak_tests`]: tests of your program that fail on a leak
+//! 7. [`limits`]: blind spots, and the effect of each limit
+//! 8. [`after_a_kill`]: the dumps of a process that was killed for its memory
+//! 9. [`platforms`]: the systems and processors it was tried on
+//! 10. [`coming_from_tracemalloc`]: the names of Python's module
 
 #[doc = include_str!("production.md")]
 pub mod production {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("resident_memory.md")]
+pub mod resident_memory {}
 
 pub mod outlets;
 
