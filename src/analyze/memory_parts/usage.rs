@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// glibc's allocator needs none: it is known. For another one, give an implementation to
 /// [`set_allocator_statistics`](crate::set_allocator_statistics) or
 /// [`CollectorBuilder::allocator_statistics`](crate::CollectorBuilder::allocator_statistics).
-/// [`metrics`](crate::docs::metrics) says what each figure is used for.
+/// [`resident_memory`](crate::docs::resident_memory) has code for `tikv-jemallocator` and `mimalloc`.
 ///
 /// # Examples
 ///
