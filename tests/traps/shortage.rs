@@ -139,10 +139,35 @@ fn free(block: *mut u8, size: usize) {
     unsafe { std::alloc::dealloc(block, std::alloc::Layout::from_size_align(size, 16).unwrap()) };
 }
 
+/// Waits for the end of the collector's thread that reads where memory is, and has another thread take its state, for good: else
+/// the next thread would need no memory for one.
+fn take_free_state() {
+    while Collector::new().collect().memory_parts.is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let is_reader = |task: std::io::Result<std::fs::DirEntry>| {
+        let name = std::fs::read_to_string(task.unwrap().path().join("comm"));
+        name.is_ok_and(|name| name.trim() == "heapgauge")
+    };
+    while std::fs::read_dir("/proc/self/task").unwrap().any(is_reader) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let (taken, is_taken) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(std::hint::black_box(Box::new(1_u8)));
+        taken.send(()).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    is_taken.recv().unwrap();
+}
+
 #[test]
 fn no_memory_for_the_tables() {
     trap("shortage::no_memory_for_the_tables", || {
         let collector = Collector::new();
+        take_free_state();
         // The program's blocks come from the arena, so that they are still available.
         let no_locks = inner::no_locks();
         let mut thread = 0;
