@@ -130,7 +130,7 @@ unsafe fn record_missed(
             unsafe { write_tag(block, size, id) }
         }
         // SAFETY: the caller's duty.
-        _ => unsafe { record_by_second_layout(busy, block, size, asked) },
+        _ => unsafe { record_by_second_layout(busy, block, size, missed, asked) },
     }
 }
 
@@ -144,12 +144,13 @@ unsafe fn record_by_second_layout(
     busy: Idle<'static>,
     block: *mut u8,
     size: usize,
+    missed: Missed,
     asked: &Asked<'_>,
 ) -> *mut u8 {
     let (state, registers) = (busy.state(), asked.registers);
     // SAFETY: as in `record_missed`.
     let owner = unsafe { state.owner() };
-    let found = unwind::lookup_by_second_layout(owner, &state.counters, registers, asked.entrance);
+    let found = unwind::lookup_by_second_layout(owner, &state.counters, missed, registers, asked.entrance);
     // SAFETY: as above.
     let id = found.filter(|layout| unsafe { count_last(state, layout, size) }).map(|layout| layout.id());
     debug_assert!(

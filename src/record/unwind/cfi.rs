@@ -110,16 +110,18 @@ pub(crate) fn lookup_missed<'a>(
     lookup_other(layout, &owner.cache, counters, words).then_some(layout)
 }
 
-/// Looks up a stack that does not have the first layout of its key, by the second one. The registers are those of the function that
-/// [`lookup_last`] was inlined into.
+/// Looks up a stack that [`lookup_last`] and [`lookup_missed`] have missed, by the second layout of its key, if it has another one
+/// than the first. The registers are those of the function that [`lookup_last`] was inlined into.
 pub(crate) fn lookup_by_second_layout<'a>(
     owner: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
+    missed: Missed,
     registers: Registers,
     entrance: Entrance,
 ) -> Option<&'a FrameLayout> {
+    let (first, _) = missed?;
     let key = key(owner, registers.sp, entrance)?;
-    let layout = owner.walk.layouts.at(1, key)?;
+    let layout = owner.walk.layouts.at(1, key).filter(|layout| !std::ptr::eq(*layout, first.as_ptr()))?;
     debug_assert!(
         layout.extent() <= owner.walk.bounds.end - registers.sp,
         "a layout that ends behind the stack"

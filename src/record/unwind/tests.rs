@@ -79,10 +79,7 @@ fn lookup_after(
     if let Some(layout) = lookup_missed(owner, counters, missed) {
         return layout.id();
     }
-    // Not where no layout was found.
-    missed
-        .and_then(|_| lookup_by_second_layout(owner, counters, registers, Entrance::Allocate))
-        .map_or(0, FrameLayout::id)
+    lookup_by_second_layout(owner, counters, missed, registers, Entrance::Allocate).map_or(0, FrameLayout::id)
 }
 
 /// A kind of frame; the numbers vary its size.

@@ -56,6 +56,7 @@ pub(crate) fn lookup_missed<'a>(
 pub(crate) fn lookup_by_second_layout<'a>(
     _owner: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
+    _missed: Missed,
     _registers: Registers,
     _entrance: Entrance,
 ) -> Option<&'a FrameLayout> {
