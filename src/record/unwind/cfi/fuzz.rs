@@ -19,9 +19,10 @@ impl Sections {
     fn of_this_executable() -> Sections {
         modules::prepare();
         let here = Sections::of_this_executable as *const () as usize;
-        let module = modules::find(here).unwrap();
+        let listed = modules::find_lasting(here).unwrap();
+        let header = listed.module.unwind_header;
         // SAFETY: the module of this very code.
-        let whole = unsafe { module.constant_segment().unwrap().bytes_from(module.unwind_header) };
+        let whole = unsafe { listed.segment.unwrap().bytes_from(header) };
         // Header, table and frames follow each other. The frames end with a length of zero; a megabyte of them is
         // more than enough for the addresses below to be found in.
         let bytes = whole[..whole.len().min(24 << 20)].to_vec();
@@ -33,7 +34,7 @@ impl Sections {
             prepare as *const () as usize,
         ];
         let addresses = functions.iter().flat_map(|&begin| (0..40).map(move |at| begin + at)).collect();
-        Sections { base: module.unwind_header, header: module.unwind_header, bytes, addresses }
+        Sections { base: header, header, bytes, addresses }
     }
 
     fn rule(&self, context: &mut Context, address: usize) -> Rule {
