@@ -290,7 +290,8 @@ def every_command_can_be_given():
 def check_command(call, port, dump, expressions):
     for word in call:
         for path in re.findall(r"http://127\.0\.0\.1:989[89](/\S*)", word):
-            answer = get(port, re.sub(r"\bNAME\b", dump, path))
+            method = call[call.index("-X") + 1] if "-X" in call else "GET"
+            answer = get(port, re.sub(r"\bNAME\b", dump, path), method=method)
             assert answer.status == 200, f"{path}: {answer.status} {answer.body}"
     if call[0] == "cargo":
         check_cargo(call)

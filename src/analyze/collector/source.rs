@@ -51,6 +51,7 @@ impl HeapSource for ThisProcess {
         raw
     }
     fn names_epoch(&self) -> u64 {
+        fork::outside(|| symbols::global().look_again_for_lost());
         // Asks the loader, whose lock a thread that forks may hold. Either changes the names of stacks.
         fork::outside(control::modules_epoch).wrapping_add(symbols::global().lost_epoch() << 48)
     }

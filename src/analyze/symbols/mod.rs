@@ -241,13 +241,18 @@ impl Symbols {
         self.lost_epoch.load(Ordering::Relaxed)
     }
 
-    /// Forgets names without lines if there is room for their lines now, at most once in [`LOST_FOR`].
-    fn look_again_for_lost(&self) {
+    /// Forgets names without lines if there is room for their lines now, at most once in [`LOST_FOR`]. Each collection asks: where
+    /// all stacks have names, however poor, none is resolved.
+    pub(crate) fn look_again_for_lost(&self) {
+        let _own = control::internal();
+        let is_time = self.names().lost_at.is_some_and(|at| at.elapsed() >= LOST_FOR);
+        if !is_time {
+            return;
+        }
         let tables = control::tracker_memory().saturating_sub(self.memory_bytes());
         let mut names = self.names();
-        let is_time = names.lost_at.is_some_and(|at| at.elapsed() >= LOST_FOR);
         let room = room_for_names(self, tables).saturating_sub(names.bytes() as u64);
-        if !is_time || names.lost_room > room.min(headroom_of_cgroup() / 2) {
+        if names.lost_room > room.min(headroom_of_cgroup() / 2) {
             return;
         }
         names.forget();
