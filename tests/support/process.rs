@@ -34,6 +34,7 @@ pub fn name_of_test(path: &str) -> &str {
 #[track_caller]
 pub fn is_own(name: &str) -> bool {
     if is_started_for_one_test() {
+        wait_for_harness();
         return true;
     }
     let _turn = turn();
@@ -44,6 +45,19 @@ pub fn is_own(name: &str) -> bool {
 
 pub fn is_started_for_one_test() -> bool {
     std::env::var_os(OWN_PROCESS).is_some()
+}
+
+/// Waits until the test harness does nothing but wait for the test: its main thread still allocates when the test begins.
+#[allow(dead_code, reason = "not each test program uses it")]
+pub fn wait_for_harness() {
+    let stat = format!("/proc/self/task/{}/stat", std::process::id());
+    // The state follows the name in parentheses; `S` is an interruptible sleep.
+    let is_harness = std::thread::current().name() == Some("main");
+    let is_waiting = || is_harness || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "));
+    let begun = Instant::now();
+    while cfg!(target_os = "linux") && !is_waiting() && begun.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Returns the name of the C compiler for the processor that the tests run on.
