@@ -160,7 +160,7 @@ NOT_EMULATED = {
                                  "where modules are listed, which does not ask for that",
     "first_names_in": "the private memory of the process is the emulator's too, which is megabytes more",
     "a_handler_on_a_stack_of_its_own": "the emulator maps its code that returns from a handler as writable, and rules of such a "
-                                       "module are left to the platform's unwinder, which goes on to what was interrupted",
+                                       "module are left to the platform's unwinder, which goes on to the interrupted function",
     "the_guard_notices": "signals come every 50 microseconds, which is less than the emulator takes for one",
     "no_memory_for_the_tables": "takes minutes, and its limit is four",
     "rows_and_errors": "compiles an example, for minutes; it tests the text of one, and no allocator",
@@ -173,7 +173,7 @@ def aarch64():
 
     Optimised a little, as unoptimised code takes several times as long there; with the assertions of a debug build all the same."""
     launch = launcher("aarch64", {**ARM_SETTINGS, "CARGO_PROFILE_DEV_OPT_LEVEL": "1", "CARGO_PROFILE_DEV_DEBUG": "line-tables-only"})
-    # Without features, which the write side does not know.
+    # The write side has no features.
     programs = [word for name in ["counts", "naming", "snapshots", "traps"] for word in ("--test", name)]
     run([*launch, "cargo", "test", "-q", "--locked", "--no-default-features", "--no-run", "--lib", "--test", "alone", *programs])
     skipped = [word for name in NOT_EMULATED for word in ("--skip", name)]

@@ -8,7 +8,7 @@ pub(crate) mod dump_counts;
 pub(crate) mod frame;
 pub(crate) mod live;
 pub(crate) mod memory_limit;
-// Without `http` nobody asks for arenas and mappings.
+// Only the feature `http` reads arenas and mappings.
 #[cfg_attr(not(feature = "http"), allow(dead_code))]
 pub(crate) mod memory_parts;
 // Each of the two features reads a part of it.

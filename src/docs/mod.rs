@@ -2,7 +2,7 @@
 //!
 //! 1. [`production`]: from a laptop to production, in eight steps
 //! 2. [`metrics`]: the meaning of each figure
-//! 3. [`resident_memory`]: the parts of resident memory, and what each allocator tells
+//! 3. [`resident_memory`]: the parts of resident memory, and the figures that each allocator tells
 //! 4. [`outlets`]: the ways to serve them, with a snippet each
 //! 5. [`sampling`]: less cost, and the error of estimates
 //! 6. [`leak_tests`]: tests of your program that fail on a leak

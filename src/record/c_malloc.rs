@@ -1,8 +1,8 @@
-//! The C library's allocator: whether it is glibc's own, and what glibc says of its arenas.
+//! Asks the C library's allocator: whether it is glibc's own, and glibc for its arenas.
 //!
 //! Part of the border, because it calls the C library; the read side uses it. glibc locks one arena after the other and
 //! walks through its free chunks, some nanoseconds to a tenth of a microsecond each, during which threads that need that
-//! arena wait. It prints what it has found with no arena locked.
+//! arena wait. It prints its findings with no arena locked.
 
 /// Returns whether `malloc` is glibc's, and not that of a library that was preloaded or linked before it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

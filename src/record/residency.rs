@@ -1,4 +1,4 @@
-//! Pages of this process → whether they are in memory, and copies of memory that may not be there.
+//! Tells which pages of this process are in memory, and copies memory that may not be mapped.
 //!
 //! Part of the border, because it calls the system; the read side uses it. Nothing here touches the memory it is asked
 //! about.

@@ -4,23 +4,24 @@
 //! the next allocation: after the debug information of a large program has been read, 60 MB and more, for good.
 
 use crate::record::statm::Statm;
+#[cfg(target_os = "linux")]
+use crate::record::tag::large;
 
 /// Above this a walk through the C library's free lists may take long: of a 256 MiB heap in two million
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// Size of the blocks that [`trim_own_heap`] asks for: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
+/// Size of the blocks that [`trim_thread_heap`] asks for: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
 const PIECE: usize = 120 << 10;
 
-/// Returns to the system free memory of the heap that this thread allocates from, at most as much as given. `malloc_trim` leaves
-/// the free end of each heap but the first, which is most of what a thread has freed in bulk.
+/// Returns free memory of the heap that this thread allocates from to the system, at most so many bytes. `malloc_trim` leaves the
+/// free end of each heap but the first, and most memory that a thread has freed in bulk is there.
 ///
 /// It asks for blocks, tells the system to forget the whole pages in them, and frees them. The caller is heapgauge itself, so
 /// they are of the inner allocator.
 #[cfg(target_os = "linux")]
-pub(crate) fn trim_own_heap(bytes: usize) {
-    // SAFETY: reads a value of the system.
-    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+pub(crate) fn trim_thread_heap(bytes: usize) {
+    let page = large::page_bytes();
     // The blocks count as heapgauge's own memory for a moment, so all together are no more than was freed.
     let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(bytes / PIECE);
     for _ in 0..bytes / PIECE {
@@ -40,10 +41,10 @@ pub(crate) fn trim_own_heap(bytes: usize) {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn trim_own_heap(_bytes: usize) {}
+pub(crate) fn trim_thread_heap(_bytes: usize) {}
 
-/// Returns free memory to the system, unless this process is so large that this could be felt. Returns whether it did.
-pub(crate) fn trim() -> bool {
+/// Calls [`malloc_trim`], unless this process is so large that this could be felt. Returns whether it did.
+pub(crate) fn malloc_trim_if_small() -> bool {
     let is_small = private_bytes() < LARGEST;
     if is_small {
         malloc_trim();

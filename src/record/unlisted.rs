@@ -1,4 +1,4 @@
-//! Blocks and tables that no stack's counts tell: untracked ones, heapgauge's own, and the largest by address.
+//! Reads the blocks and tables that are in no stack's counts: untracked ones, heapgauge's own, and the largest by address.
 //!
 //! Read side, any thread; no thread is stopped.
 

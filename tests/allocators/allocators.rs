@@ -1,4 +1,5 @@
-//! Each cause grows the part of memory that it should, by what the program counted itself, around each allocator.
+//! Tests that each cause grows the part of memory that it should, by the bytes that the program counted itself, around each
+//! allocator.
 //!
 //! `causes.rs` is the program. Of two readings, before and after it has grown, every part is compared.
 
@@ -45,7 +46,7 @@ struct Program {
 }
 
 impl Program {
-    /// Starts the program with freed memory kept: what is given back meanwhile is no part any more.
+    /// Starts the program so that the allocator keeps freed memory: memory that went back is in no part.
     fn start(program: &str, cause: &str) -> Program {
         let name = program.rsplit('/').next().unwrap();
         let file =
@@ -53,7 +54,7 @@ impl Program {
         let mut child = Command::new(program)
             .args([cause, file.to_str().unwrap()])
             .env("_RJEM_MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1")
-            // Of the other causes it gives back at once what is free as a whole, from before the cause as well.
+            // In the other causes it gives free pages back at once, also those from before the cause.
             .env("MIMALLOC_PURGE_DELAY", if cause == "large" { "600000" } else { "0" })
             // In huge pages a block's first byte has 2 MiB in memory. It switches them off for the whole process.
             .env("MIMALLOC_ALLOW_THP", if cause == "huge" { "1" } else { "0" })
@@ -150,13 +151,13 @@ impl Drop for Program {
 fn parts(families: &BTreeMap<String, f64>, json: &serde_json::Value) -> Parts {
     let mut parts: Parts =
         PARTS.iter().map(|(part, family)| (*part, families.get(*family).copied().unwrap_or(0.0))).collect();
-    // What of it is resident, of the same reading as the parts.
+    // The resident part of live bytes, of the same reading as the parts.
     let of = |name: &str| json["parts"][name].as_f64().unwrap_or(0.0);
     parts.insert("live", of("live") - of("live_untouched"));
     parts
 }
 
-/// Tries one cause. Returns what is wrong, a line each.
+/// Tries one cause. Returns a line for each wrong figure.
 fn try_cause(program: &str, cause: &str) -> Vec<String> {
     let mut running = Program::start(program, cause);
     running.wait_for_names();
@@ -202,7 +203,7 @@ fn try_cause(program: &str, cause: &str) -> Vec<String> {
     if cause == "large" {
         let (returned, freed) = (running.trim(), truth["free"]);
         row += &format!(", of which {:.2} MiB went back", returned / MIB);
-        // mimalloc gives back what no thread holds: not the blocks that a thread has freed last.
+        // mimalloc gives back pages that no thread holds: not those of the blocks that a thread has freed last.
         if !program.ends_with("mimalloc") && (returned - freed).abs() > 0.1 * freed {
             wrong.push(format!("{:.2} MiB went back", returned / MIB));
         }
@@ -258,7 +259,7 @@ fn causes_with_mimalloc() {
 fn the_documentation_has_the_tested_statistics() {
     let page = include_str!("../../src/docs/resident_memory.md");
     for statistics in [include_str!("jemalloc_statistics.rs"), include_str!("mimalloc_statistics.rs")] {
-        // Without the first line, which says what the file is.
+        // The first line, which describes the file, is not in the page.
         let (_, code) = statistics.split_once("\n\n").unwrap();
         assert!(page.contains(code), "src/docs/resident_memory.md has other code than this:\n{code}");
     }

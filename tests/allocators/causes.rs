@@ -1,6 +1,6 @@
 //! Grows the memory of this process in one known way, and counts by how much.
 //!
-//!     glibc CAUSE FILE    FILE: what the cause `file` writes and maps
+//!     glibc CAUSE FILE    the cause `file` writes and maps FILE
 //!
 //! Prints `listening on ADDRESS`. On a line of standard input it grows, and prints `PART BYTES` for each part that grows,
 //! then `grown`. The end of standard input ends it.
@@ -66,7 +66,7 @@ fn fragments() -> Truth {
         let step = Arc::clone(&step);
         thread::spawn(move || {
             let mut blocks: Vec<Option<Vec<u8>>> = (0..each).map(|_| Some(vec![1; BLOCK])).collect();
-            // No thread takes what another one has freed.
+            // No thread takes memory that another one has freed.
             step.wait();
             for (number, block) in blocks.iter_mut().enumerate() {
                 if number % 4 != 0 {
@@ -110,7 +110,7 @@ fn mapped_file(path: &str) -> Truth {
 
 fn shared_memory() -> Truth {
     let size = 64 * MIB;
-    // SAFETY: a name; the descriptor that it returns is nobody else's.
+    // SAFETY: the name ends with a NUL, and nothing else closes the descriptor that comes back.
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"causes".as_ptr(), 0)) };
     file.set_len(size as u64).unwrap();
     write_all(map(size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd()), size);
@@ -155,7 +155,7 @@ fn touch_stack() {
     black_box(&mut [1_u8; MIB]);
 }
 
-/// Frees large blocks below one that stays. What is free then are the pages that were not in memory before.
+/// Frees large blocks below one that stays. Free memory grows by the pages that were not in memory before.
 fn large_blocks_freed() -> Truth {
     // glibc maps blocks as large as this one, until it was freed: from then on they are in its heap.
     let first = Pages::allocate(8 * MIB, false);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Larger than what a thread keeps for itself (1,032 bytes), so that each allocation takes the lock.
+/// Size of the blocks: threads keep only smaller ones for themselves (up to 1,032 bytes), so each allocation takes the lock.
 const BLOCK: usize = 2_000;
 
 static WAITS: AtomicU64 = AtomicU64::new(0);

@@ -1,5 +1,5 @@
-//! Tests `/debug/heap/allocator.json` and `/debug/heap/trim` over real connections, where what the program does with its
-//! memory is known.
+//! Tests `/debug/heap/allocator.json` and `/debug/heap/trim` over real connections, with a program whose use of memory is
+//! known.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ fn parts_add_up_in_a_program_that_touches_what_it_allocates() {
     let (large, untouched) = (vec![1_u8; LARGE], Vec::<u8>::with_capacity(UNTOUCHED));
 
     let live = (LARGE + UNTOUCHED + (30 << 20)) as i64;
-    // Only what threads keep for themselves: a debug build has no C library that allocates.
+    // Blocks that threads keep for themselves, and no more: no C library allocates here.
     let foreign = |parts: &Value| MIB + parts["threads"].as_i64().unwrap() * MIB / 4;
     let is_settled = |parts: &Value| {
         let of = |name: &str| parts[name].as_i64().unwrap_or(i64::MAX);
@@ -113,14 +113,14 @@ fn free_memory_goes_back_on_request() {
     own_process!();
     let server = heapgauge::serve("127.0.0.1:0").unwrap();
     let addr = server.local_addr();
-    // heapgauge itself gives back what names took, and with it these blocks, if it comes first.
+    // When heapgauge gives back the memory that names took, these blocks may go with it.
     let went = (0..20).map(|_| {
         let kept = free_between();
         let answer = document(&ask(addr, "POST", "/debug/heap/trim", ""));
         drop(kept);
         answer["returned"].as_u64().unwrap()
     });
-    // Of 40 MB, whole pages go back; 20,000 bytes have three at least.
+    // Whole pages of the 40 MB go back; 20,000 bytes have three at least.
     let went: Vec<u64> = went.collect();
     assert!(went.iter().any(|bytes| (24 << 20..60 << 20).contains(bytes)), "{went:?}");
 

@@ -178,12 +178,12 @@ fn leaf_of<const NUMBER: u64>() -> Block {
     black_box(Box::new([NUMBER; 3]))
 }
 
-/// Each thread that looked names up once kept what the line tables had taken, in a heap of the C library's that no other
+/// Each thread that looked names up once kept the memory of the line tables, in a heap of the C library's that no other
 /// thread uses.
 #[test]
 fn names_leave_no_memory_behind() {
     trap("limit::names_leave_no_memory_behind", || {
-        // Of it, an eighth may be left over from names.
+        // An eighth of it may be left over from names.
         const LIMIT: u64 = 32 << 20;
         heapgauge::set_max_overhead(LIMIT).unwrap();
         let collector = Arc::new(Collector::new());

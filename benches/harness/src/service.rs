@@ -43,7 +43,7 @@ const KINDS: [Kind; 13] = [
     kind("heapscope", "system"),
 ];
 
-/// As `heapgauge`, with its metrics read each second.
+/// Name of the side whose metrics are read each second; else it is `heapgauge`.
 const SCRAPED: &str = "heapgauge-scraped";
 
 /// A build that counts allocations, which is run once.

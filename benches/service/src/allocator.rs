@@ -47,8 +47,8 @@ static ALLOC: dhat::Alloc = dhat::Alloc;
 #[global_allocator]
 static ALLOC: heapscope::Alloc = heapscope::Alloc::system();
 
-/// Starts the allocator's profiler, where it does not start by itself. It runs to the end of the process, as a profile is not what
-/// is measured.
+/// Starts the allocator's profiler, where it does not start by itself. It runs to the end of the process: no
+/// profile is written.
 pub fn start() {
     #[cfg(feature = "dhat")]
     std::mem::forget(dhat::Profiler::new_heap());
@@ -56,7 +56,7 @@ pub fn start() {
     std::mem::forget(heapscope::Profiler::builder().no_output().build().expect("frame pointers"));
 }
 
-/// Pauses the recording of this thread, where that is what is measured.
+/// Pauses the recording of this thread, in the build that measures that.
 pub fn start_thread() {
     #[cfg(feature = "heapgauge-paused")]
     std::mem::forget(heapgauge::pause());

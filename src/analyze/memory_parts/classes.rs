@@ -1,4 +1,4 @@
-//! Mappings → what each is for: heap, arenas, stacks, data of modules, files.
+//! Sorts mappings by use: heap, arenas, stacks, data of modules, files.
 //!
 //! The kernel joins mappings side by side, so one may hold several things: a thread's stack and a block above it.
 #![forbid(unsafe_code)]
@@ -8,7 +8,7 @@ use super::smaps::{Mapping, Name};
 /// Use of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// The main arena of glibc, or what else grows by `brk`.
+    /// The main arena of glibc, or other memory that grows by `brk`.
     Heap,
     /// An arena of glibc.
     Arena,
@@ -16,7 +16,7 @@ pub(crate) enum Class {
     Allocator,
     /// The stack of a thread, or of one that has ended, which the C library keeps for the next one.
     Stack,
-    /// Anonymous memory of another use: large blocks, heapgauge's tables, and what the program has mapped.
+    /// Anonymous memory of another use: large blocks, heapgauge's tables, and mappings of the program.
     Anonymous,
     /// Variables of the executable and of libraries.
     Image,
@@ -77,10 +77,10 @@ pub(crate) trait Memory {
 
 /// Arenas of glibc begin at multiples of it and are no larger.
 pub(crate) const ARENA: usize = 64 << 20;
-/// Largest guard below a stack: one page, of any size there is, unless a program asks for more. What is larger is reserved for
+/// Largest guard below a stack: one page, of any size there is, unless a program asks for more. Larger ones are reserved for
 /// something else, such as code that is made at run time.
 const GUARD: u64 = 64 << 10;
-/// Largest stack of a thread, and what larger ones are taken for: memory with a guard page below.
+/// Largest stack of a thread. A larger mapping above a guard page is taken for other memory.
 const STACK: usize = 64 << 20;
 
 /// Sorts mappings by their use. They are in the order of their addresses.

@@ -1,4 +1,4 @@
-//! The text of `malloc_info` → the arenas of glibc's allocator: their size, and their free chunks by size.
+//! Parses the text of `malloc_info`: the arenas of glibc's allocator, their size, and their free chunks by size.
 //!
 //! Read while it is printed: an arena is locked between the line that begins it and the next piece, and the longest of
 //! these times is measured.
@@ -83,7 +83,7 @@ pub(crate) fn read() -> Option<(Glibc, CallTime)> {
 struct Parser {
     found: Glibc,
     line: Vec<u8>,
-    /// Between `<heap` and `</heap>`: what is outside is the sum of all arenas.
+    /// True between `<heap` and `</heap>`: the lines outside are sums of all arenas.
     is_in_heap: bool,
     /// Flags among the printed sizes of an arena that are not yet taken off its sum.
     excess: u64,
@@ -164,7 +164,7 @@ mod tests {
         }
         assert_eq!(found.arenas.len(), 3);
         let main = &found.arenas[0];
-        // Of the lines `<total … size=` and `<system … size=` of the text, less the flag of each of 818 chunks.
+        // From the lines `<total … size=` and `<system … size=` of the text. Each of 818 printed sizes has a flag in it, which is 1.
         assert_eq!((main.size, main.free, main.free_chunks), (811_008, 307_666 - 818, 819));
         let listed = |arena: &Arena| arena.size_classes.iter().map(|class| class.bytes).sum::<u64>();
         assert_eq!(listed(main), 186_176);

@@ -1,4 +1,4 @@
-//! Large blocks that came through heapgauge → those of their pages that are in memory.
+//! Counts the pages of large blocks of heapgauge's that are not in memory.
 //!
 //! The kernel is asked page by page, some 15 ns each. Beyond [`LOOKED_AT`] only some of the pages are looked at, evenly, and
 //! stand for the others.

@@ -1,4 +1,4 @@
-//! Where resident memory is: the parts that live bytes do not explain.
+//! Divides resident memory into its parts: live blocks, and all that live blocks do not explain.
 //!
 //! ```text
 //! /proc/self/smaps ─▶ classes of mappings ─┐
@@ -6,7 +6,7 @@
 //! live counts, large blocks, mincore ──────┘
 //! ```
 //!
-//! Read by a thread of heapgauge's, at most every ten seconds; who asks gets the last reading and waits for nothing.
+//! A thread of heapgauge's makes a reading, at most every ten seconds. Callers get the last one and never wait.
 #![forbid(unsafe_code)]
 
 mod classes;

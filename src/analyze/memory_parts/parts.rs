@@ -1,7 +1,7 @@
-//! Figures of the kernel, of heapgauge and of the allocators → the parts that anonymous memory is the sum of.
+//! Computes the parts of anonymous memory from figures of the kernel, of heapgauge and of the allocators.
 //!
-//! Pure arithmetic. Memory comes from the top: what each class of mappings has in memory is exact. Blocks are subtracted
-//! from it, so that free memory that was given back to the system is in no part, though the allocator counts it free.
+//! Pure arithmetic, from the top: the resident bytes of each class of mappings are exact. Blocks are subtracted
+//! from them, so that free memory that was given back to the system is in no part, though the allocator counts it free.
 #![forbid(unsafe_code)]
 
 use super::classes::{Class, Piece, anonymous_of};
@@ -13,7 +13,7 @@ use super::usage::AllocatorUsage;
 ///
 /// Together they are the anonymous memory: `anonymous` = `live` − `live_untouched` + `untracked` + `overhead` +
 /// `internal_fragmentation` + `allocator_free_resident` + `foreign` + `thread_stack` + `unaccounted`. A part that is `None`
-/// is not known, and counts as 0: what it holds is then in `unaccounted`.
+/// is not known, and counts as 0: its bytes are then in `unaccounted`.
 ///
 /// # Examples
 ///
@@ -93,7 +93,7 @@ pub(super) struct HeapFigures {
 }
 
 impl HeapFigures {
-    /// Returns figures between two, for what was asked between them.
+    /// Returns the mean of two readings, for figures that were read between them.
     pub(super) fn mean(self, other: HeapFigures) -> HeapFigures {
         HeapFigures {
             live: self.live.midpoint(other.live),
@@ -113,13 +113,13 @@ impl HeapFigures {
 /// Large blocks that came through heapgauge. Bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LargeBlocks {
-    /// Not in memory, of blocks in heap and arenas, and of others.
+    /// Bytes that are not in memory, of blocks in heap and arenas, and of others.
     pub untouched_in_arenas: u64,
     pub untouched_elsewhere: u64,
     /// Share of the program's blocks, and of heapgauge's own, in both; the rest was forgotten by `clear`.
     pub live_untouched: u64,
     pub own_untouched: u64,
-    /// Mappings of glibc's blocks that are one each, and what these add beyond the rounding in arenas.
+    /// Bytes of glibc's blocks that are a mapping each, and the bytes that these add beyond the rounding in arenas.
     pub mapped: u64,
     pub mapped_added: u64,
 }
@@ -228,7 +228,7 @@ fn of_glibc(figures: &Figures<'_>) -> Allocators {
             let (in_use, mapped) = (glibc.in_use(), glibc.mapped_bytes);
             (in_use, mapped, Some((in_use + mapped).saturating_sub(known)))
         }
-        // Not asked: foreign blocks are taken to be as they were.
+        // glibc was not asked: foreign blocks are taken to be as they were.
         None => {
             let foreign = figures.last_foreign;
             (known.saturating_sub(large.mapped) + foreign.unwrap_or(0), large.mapped, foreign)
@@ -259,8 +259,9 @@ fn of_another(figures: &Figures<'_>, usage: &AllocatorUsage, found: u64) -> Allo
         }
         None => (None, 0, 0),
     };
-    // Pages that were never touched are resident for an allocator that does not ask the kernel. Those of blocks are known; what
-    // is told beyond the kernel's memory is taken for tables, which are reserved ahead, and then for free memory.
+    // Pages that were never touched are resident for an allocator that does not ask the kernel. Those of blocks are known. If
+    // the allocator still tells more than the kernel has, the rest is taken for tables, which are reserved ahead, and then for
+    // free memory.
     let of_kernel = elsewhere(pieces)
         .saturating_sub(heap.own_mapped)
         .saturating_sub(figures.glibc.map_or(0, |glibc| glibc.mapped_bytes));
@@ -273,7 +274,7 @@ fn of_another(figures: &Figures<'_>, usage: &AllocatorUsage, found: u64) -> Allo
             let tables = usage.metadata_bytes().unwrap_or(0).saturating_sub(missing);
             (Some(used.saturating_sub(heap.asked())), (resident + untouched).saturating_sub(tables + used))
         }
-        // A sum: what is in no block, and what blocks have beyond what was asked for.
+        // A sum: free memory and rounding.
         None => (None, (resident + untouched).saturating_sub(heap.asked())),
     };
     Allocators { resident: Some(resident + of_glibc), free: Some(free + free_of_glibc), internal, foreign }
@@ -352,7 +353,7 @@ mod tests {
         let (pieces, mut glibc) = (pieces(), glibc());
         glibc.mapped_bytes += 100 * MIB;
         let parts = parts(&figures(&pieces, Some(&glibc), Inner::Glibc));
-        // Of the 2 MiB of heapgauge's tables no one can tell.
+        // The 2 MiB of heapgauge's tables cannot be told from them.
         assert_eq!((parts.foreign, parts.unaccounted), (Some(5 * MIB), Some((300 << 10) - 2 * MIB as i64)));
         assert_eq!(sum(&parts), parts.anonymous.unwrap() as i64);
     }
@@ -383,7 +384,7 @@ mod tests {
             AllocatorUsage::new("jemalloc").resident(43 * MIB).allocated(36 * MIB).cached(MIB).metadata(MIB);
         let told = parts(&figures(&pieces, Some(&glibc), Inner::Told(usage, 0)));
         assert_eq!(told.internal_fragmentation, Some(3 * MIB));
-        // Caches and dirty pages, and what glibc has in memory beyond its blocks.
+        // Caches, dirty pages, and the free memory of glibc.
         assert_eq!(told.allocator_free_resident, Some(7 * MIB + MIB / 2));
         assert_eq!(told.foreign, Some(4 * MIB));
         assert_eq!(told.allocator_resident, Some(39 * MIB + 4 * MIB + MIB / 2));

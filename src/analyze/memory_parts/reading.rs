@@ -1,6 +1,6 @@
-//! One reading: the kernel, heapgauge's counts and the allocators are asked, one after the other.
+//! Makes one reading: asks the kernel, heapgauge's counts and the allocators, one after the other.
 //!
-//! Costs milliseconds, most of them in the kernel. Nothing here holds a lock that the program needs for longer than one
+//! A reading costs milliseconds, most of them in the kernel. Nothing here holds a lock that the program needs for longer than one
 //! call does, and each of these is timed.
 #![forbid(unsafe_code)]
 
@@ -32,9 +32,9 @@ pub(crate) enum State {
     Read,
     /// A call took longer than [`LONGEST_LOCK`]: the next reading is later.
     Rare,
-    /// Not asked, because it would take longer.
+    /// The allocator was not asked, because a call would take longer.
     Skipped,
-    /// It says nothing.
+    /// The allocator tells nothing.
     Unknown,
 }
 
@@ -183,7 +183,7 @@ fn is_cheap(chunks: u64, cost: Option<WalkCost>) -> bool {
     chunks as f64 * cost.nanoseconds_a_chunk <= LONGEST_LOCK.as_nanos() as f64
 }
 
-/// Asks glibc, and measures what a chunk costs.
+/// Asks glibc, and measures the time of a chunk.
 fn ask_glibc(chunks: u64, cost: &mut Option<WalkCost>, calls: &mut Calls) -> Option<Glibc> {
     let (glibc, time) = glibc::read()?;
     calls.push(("malloc_info", time));
@@ -374,7 +374,7 @@ mod tests {
         fs::remove_dir_all(root).unwrap();
     }
 
-    /// As in gVisor, whose `smaps` has no figures, and where `/proc` is restricted.
+    /// gVisor's `smaps` has no figures, and `/proc` may be restricted.
     #[test]
     fn without_figures_of_mappings_the_kernels_split_is_left() {
         let heads = "5000-6000 rw-p 00000000 00:00 0 [heap]\nSize: 4 kB\nRss: 0 kB\n";
@@ -396,7 +396,7 @@ mod tests {
     fn chunks_are_bounded_by_blocks_and_by_memory() {
         let arenas = Arenas { main: 10 << 20, others: vec![(0, 0, 30 << 20), (0, 0, 10 << 20)] };
         let heap = HeapFigures { live: 40 << 20, ..HeapFigures::default() };
-        // Three fifths of what is in the largest; 10 MiB are free.
+        // The largest arena has three fifths of the memory; 10 MiB are free.
         assert_eq!(arenas.free_chunks_at_most(1_000, heap, 0), 600);
         assert_eq!(arenas.free_chunks_at_most(u64::MAX >> 20, heap, 0), (10 << 20) / 64 * 3 / 5);
         assert_eq!(arenas.free_chunks_at_most(u64::MAX >> 20, heap, 10 << 20), (20 << 20) / 64 * 3 / 5);

@@ -1,4 +1,4 @@
-//! Live counts by stack → the bytes that glibc adds to the blocks: headers, tags and rounding.
+//! Estimates the bytes that glibc adds to the blocks, from live counts by stack: headers, tags and rounding.
 //!
 //! glibc does not say. Its rule is known, but of each stack only the number of live blocks and their sum are: where all
 //! blocks of a stack have one size, the result is exact; where sizes differ, rounding adds 7.5 bytes a block on average, and
@@ -20,7 +20,7 @@ fn chunk(block: u64) -> u64 {
     (block + HEADER).next_multiple_of(ALIGN).max(LEAST)
 }
 
-/// Returns what the chunk of a block takes beside it where the block is a mapping of its own, beyond what [`added`] says.
+/// Returns the bytes that a block which is a mapping of its own takes, beyond its chunk in an arena.
 pub(super) fn added_by_mapping(block: u64, page: u64) -> u64 {
     (chunk(block) + HEADER).next_multiple_of(page) - chunk(block)
 }
@@ -83,7 +83,7 @@ mod tests {
             let in_arena = chunk(block) - HEADER;
             let mapped = mapped_chunk(block, 4096) - 2 * HEADER;
             exact += u64::from(usable == in_arena);
-            // What would be left of a free chunk may be too small for one.
+            // The rest of a free chunk may be too small for a chunk of its own, and then stays with the block.
             let is_whole = usable == in_arena + ALIGN;
             assert!(
                 usable == in_arena || is_whole || (block > 100_000 && usable == mapped),

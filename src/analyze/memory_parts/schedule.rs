@@ -1,4 +1,4 @@
-//! When readings are made, the thread that makes them, and the last one.
+//! Schedules readings, makes them on a thread of their own, and keeps the last one.
 //!
 //! The thread ends with its reading. A child of `fork` has its parent's settings and makes readings of its own.
 #![forbid(unsafe_code)]
@@ -117,7 +117,7 @@ pub(crate) fn latest() -> Option<Arc<Reading>> {
             // A fault, of the program's statistics too, costs this reading only.
             let made = catch_unwind(AssertUnwindSafe(|| {
                 let mut reading = reading::take(Path::new("/"), statistics, last.as_deref());
-                // Without this one, which ends now.
+                // This thread ends now.
                 reading.parts.threads = reading.parts.threads.map(|threads| threads.saturating_sub(1));
                 reading
             }));
@@ -134,9 +134,8 @@ pub(crate) fn latest() -> Option<Arc<Reading>> {
 /// [`AllocatorStatistics::trim`], of another inner allocator. Returns the bytes by which the process's private memory fell.
 ///
 /// glibc looks through all free chunks and locks one arena after the other meanwhile: 0.1 s for two million free chunks,
-/// during which threads that need that arena wait. Pages that are given back have to be had again by the next blocks. So
-/// it is for finding out whether memory is free or in use, and for the end of a phase that needed much of it, and not for every
-/// minute.
+/// during which threads that need that arena wait. The next blocks have to get their pages from the system again. Use it to
+/// find out whether memory is free or in use, or at the end of a phase that needed much memory, but not every minute.
 ///
 /// # Examples
 ///
@@ -152,7 +151,7 @@ pub fn trim() -> u64 {
         statistics.0.trim();
     }
     let went = before.saturating_sub(of_c::private_bytes());
-    // What is known is out of date.
+    // The last reading is out of date.
     READINGS.lock().begun = None;
     went as u64
 }

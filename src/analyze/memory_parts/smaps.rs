@@ -1,4 +1,4 @@
-//! `/proc/self/smaps` → the mappings of this process, and the part of each that is in memory.
+//! Reads `/proc/self/smaps`: the mappings of this process, and the part of each that is in memory.
 //!
 //! The file is read as the kernel writes it, some mappings a call: that is how long it holds the lock of the address space,
 //! and the longest call is measured. Exact, where `status` and `statm` are sums that lag by some pages a processor.
@@ -70,7 +70,7 @@ pub(crate) fn read(root: &Path) -> Option<(Vec<Mapping>, CallTime)> {
         };
         longest = longest.max(before.elapsed());
         let text = &buffer[..kept + read];
-        // Without a line's end in all of it, it is no such file.
+        // A text without a line's end is no such file.
         let lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         text[..lines].split(|byte| *byte == b'\n').for_each(|line| add_line(&mut mappings, line));
         if read == 0 || (lines == 0 && kept + read == buffer.len()) {

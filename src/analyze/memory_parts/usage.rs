@@ -1,4 +1,4 @@
-//! Figures of an allocator that the program names: the trait behind which it is asked, and the answer.
+//! Defines the trait by which an allocator of the program's tells its figures, and the figures.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;

@@ -31,11 +31,11 @@ const LEAST_PER_PARSE: usize = 16;
 /// Number of parses in a row that serve fewer, after which a module is too large for the overhead limit.
 const MAX_WASTED_PARSES: usize = 4;
 
-/// Most bytes left over from batches, freed but still resident, that are not worth giving back; and the part of the overhead
-/// limit that they may be, as they count for the system.
+/// Most bytes that may be left over from batches, freed but still resident: less is not worth giving back. They are also at most
+/// this part of the overhead limit, as the system counts them.
 const MAX_LEFT_OVER: u64 = 8 << 20;
 const LEFT_OVER_PART: u64 = 8;
-/// Bytes of it that are never worth it.
+/// Bytes of one batch that are never worth giving back.
 const LITTLE: usize = 1 << 20;
 
 /// A run of name look-ups in one thread; the data it reads is dropped when it ends.
@@ -253,7 +253,7 @@ impl<'a> Batch<'a> {
             opened.drop_parsed();
         }
         self.named_since = 0;
-        self.give_back();
+        self.trim_left_over();
     }
 
     fn frames(&mut self, module: Option<usize>, address: usize) -> Vec<(Frame, CodeOwner)> {
@@ -291,15 +291,15 @@ impl<'a> Batch<'a> {
         opened.starts.get_or_insert_with(|| FunctionStarts::open(of)).as_ref()
     }
 
-    /// Returns to the system what this batch has freed, and what earlier ones have, where that has become much: each thread that
-    /// names has a heap of its own in the C library, and may leave its share. Returns the bytes that are still left over.
-    fn give_back(&self) -> u64 {
+    /// Returns the memory that this batch has freed to the system, and that of earlier ones where it has become much: each thread
+    /// that names has a heap of its own in the C library, and may leave its share. Returns the bytes that are still left over.
+    fn trim_left_over(&self) -> u64 {
         let grown = || trim::private_bytes().saturating_sub(self.resident);
-        // The names found are among it, and a batch of few names has freed little.
-        trim::trim_own_heap(grown().saturating_sub(LITTLE));
+        // The names found are among these bytes, and a batch of few names has freed little.
+        trim::trim_thread_heap(grown().saturating_sub(LITTLE));
         let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
         let most = (self.symbols.max_overhead.load(Ordering::Relaxed) / LEFT_OVER_PART).min(MAX_LEFT_OVER);
-        if left_over > most && trim::trim() { 0 } else { left_over }
+        if left_over > most && trim::malloc_trim_if_small() { 0 } else { left_over }
     }
 
     fn clear_backtrace(&mut self) {
@@ -314,7 +314,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.clear_backtrace();
         self.opened.clear();
-        self.symbols.left_over.store(self.give_back(), Ordering::Relaxed);
+        self.symbols.left_over.store(self.trim_left_over(), Ordering::Relaxed);
         self.symbols.batch_of.store(0, Ordering::Release);
     }
 }

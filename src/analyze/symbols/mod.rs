@@ -127,7 +127,7 @@ pub(crate) struct Symbols {
     /// Part of the limit that only names may use.
     share: AtomicU64,
     /// Bytes by which the process has grown during batches since its free memory was last given back; changed by the thread
-    /// whose batch it is.
+    /// that has the batch.
     left_over: AtomicU64,
     /// Number that changes when names that were lost for want of memory have been forgotten, and with the rules.
     lost_epoch: AtomicU64,

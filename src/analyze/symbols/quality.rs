@@ -1,4 +1,4 @@
-//! Holds the detail that names can have, as the page and `heap_build_info` tell it.
+//! Describes the detail that names can have, for the page and `heap_build_info`.
 #![forbid(unsafe_code)]
 
 /// Detail of the names of the module that holds this code.

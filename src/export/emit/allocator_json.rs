@@ -1,4 +1,4 @@
-//! A reading of the parts of memory → the JSON of `/debug/heap/allocator.json`, and the line of `/memory/snapshots`.
+//! Writes a reading of the parts of memory as the JSON of `/debug/heap/allocator.json`, and as the line of `/memory/snapshots`.
 //!
 //! Pure functions on values.
 #![forbid(unsafe_code)]

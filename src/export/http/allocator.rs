@@ -1,4 +1,4 @@
-//! `/debug/heap/allocator.json`, `/debug/heap/trim` → where resident memory is, and the end of free pages.
+//! Serves `/debug/heap/allocator.json`, the parts of resident memory, and `/debug/heap/trim`, which gives free pages back.
 //!
 //! Any thread of any tokio runtime. The allocators are asked by a thread of heapgauge's; here the last answer is given.
 

@@ -35,8 +35,8 @@ pub(crate) fn try_fast_of_any_size(size: usize) -> Option<u32> {
     if epoch::sampling().is_sampled_size(size) { thread::hot_state().unsampled.try_spend(size) } else { None }
 }
 
-/// Asked for a block: what only the slow paths of [`record_alloc`] need. In its frame.
-struct Asked<'a> {
+/// Holds the arguments of [`record_alloc`] that its slow paths alone need, in its frame.
+struct SlowArguments<'a> {
     config: &'a Config,
     entrance: Entrance,
     /// Registers of [`record_alloc`].
@@ -45,8 +45,8 @@ struct Asked<'a> {
 
 /// Records a block that [`try_fast`] has not counted, tags it and returns it.
 ///
-/// The path of a known stack is straight: nothing is written until every precondition has been checked. It calls nothing, and what
-/// it needs after the sum of the stack's words has room in the registers that need not be saved.
+/// The path of a known stack is straight: nothing is written until every precondition has been checked. It calls nothing, and the
+/// values it needs after the sum of the stack's words fit into registers that need not be saved.
 ///
 /// # Safety
 ///
@@ -60,13 +60,13 @@ pub(crate) unsafe fn record_alloc(
     entrance: Entrance,
 ) -> *mut u8 {
     debug_assert!(!block.is_null(), "no block to record");
-    let mut asked = MaybeUninit::<Asked>::uninit();
-    let asked = asked.as_mut_ptr();
+    let mut arguments = MaybeUninit::<SlowArguments>::uninit();
+    let arguments = arguments.as_mut_ptr();
     // Volatile, so that the two leave their registers, and that the whole function has one frame and one stack pointer.
     // SAFETY: a variable of this function.
     unsafe {
-        (&raw mut (*asked).config).write_volatile(config);
-        (&raw mut (*asked).entrance).write_volatile(entrance);
+        (&raw mut (*arguments).config).write_volatile(config);
+        (&raw mut (*arguments).entrance).write_volatile(entrance);
     }
     if let Some(state) = thread::at_generation(hot, epoch::generation())
         && state.fits(size as i64)
@@ -89,15 +89,15 @@ pub(crate) unsafe fn record_alloc(
             Ok(_) => drop(busy),
             // SAFETY: a variable of this function, complete now; the caller's duty.
             Err(missed) => unsafe {
-                (&raw mut (*asked).registers).write(Registers::here());
-                return record_missed(busy, block, size, missed, &*asked);
+                (&raw mut (*arguments).registers).write(Registers::here());
+                return record_missed(busy, block, size, missed, &*arguments);
             },
         }
     }
     // SAFETY: as above.
     unsafe {
-        (&raw mut (*asked).registers).write(Registers::here());
-        record_unknown(block, size, &*asked)
+        (&raw mut (*arguments).registers).write(Registers::here());
+        record_unknown(block, size, &*arguments)
     }
 }
 
@@ -112,7 +112,7 @@ unsafe fn record_missed(
     block: *mut u8,
     size: usize,
     missed: Missed,
-    asked: &Asked<'_>,
+    arguments: &SlowArguments<'_>,
 ) -> *mut u8 {
     let state = busy.state();
     // SAFETY: this thread's own state, and it is marked; `record_alloc` does not use it any more.
@@ -122,7 +122,7 @@ unsafe fn record_missed(
         Some(layout) if unsafe { count_last(state, layout, size) } => {
             let id = layout.id();
             debug_assert!(
-                walk_agrees(id, owner, asked.registers, asked.entrance),
+                walk_agrees(id, owner, arguments.registers, arguments.entrance),
                 "a guess differs from the walk"
             );
             drop(busy);
@@ -130,7 +130,7 @@ unsafe fn record_missed(
             unsafe { write_tag(block, size, id) }
         }
         // SAFETY: the caller's duty.
-        _ => unsafe { record_by_second_layout(busy, block, size, missed, asked) },
+        _ => unsafe { record_by_second_layout(busy, block, size, missed, arguments) },
     }
 }
 
@@ -145,16 +145,17 @@ unsafe fn record_by_second_layout(
     block: *mut u8,
     size: usize,
     missed: Missed,
-    asked: &Asked<'_>,
+    arguments: &SlowArguments<'_>,
 ) -> *mut u8 {
-    let (state, registers) = (busy.state(), asked.registers);
+    let (state, registers) = (busy.state(), arguments.registers);
     // SAFETY: as in `record_missed`.
     let owner = unsafe { state.owner() };
-    let found = unwind::lookup_by_second_layout(owner, &state.counters, missed, registers, asked.entrance);
+    let found =
+        unwind::lookup_by_second_layout(owner, &state.counters, missed, registers, arguments.entrance);
     // SAFETY: as above.
     let id = found.filter(|layout| unsafe { count_last(state, layout, size) }).map(|layout| layout.id());
     debug_assert!(
-        id.is_none_or(|id| walk_agrees(id, owner, registers, asked.entrance)),
+        id.is_none_or(|id| walk_agrees(id, owner, registers, arguments.entrance)),
         "a guess differs from the walk"
     );
     drop(busy);
@@ -162,7 +163,7 @@ unsafe fn record_by_second_layout(
     unsafe {
         match id {
             Some(id) => write_tag(block, size, id),
-            None => record_unknown(block, size, asked),
+            None => record_unknown(block, size, arguments),
         }
     }
 }
@@ -189,8 +190,8 @@ unsafe fn count_last(state: &ThreadState, layout: &FrameLayout, size: usize) -> 
 ///
 /// * As for [`record_alloc`].
 #[inline(never)]
-unsafe fn record_unknown(block: *mut u8, size: usize, asked: &Asked<'_>) -> *mut u8 {
-    let Asked { config, entrance, ref registers } = *asked;
+unsafe fn record_unknown(block: *mut u8, size: usize, arguments: &SlowArguments<'_>) -> *mut u8 {
+    let SlowArguments { config, entrance, ref registers } = *arguments;
     let id = 'id: {
         if size as u64 <= MOST
             && let Some(state) = thread::idle()

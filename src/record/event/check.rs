@@ -1,4 +1,4 @@
-//! Checks of debug builds: an id against a walk.
+//! Checks an id against a walk, in debug builds.
 
 use crate::record::stack_id::table;
 use crate::record::thread::OwnerState;

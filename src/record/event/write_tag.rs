@@ -1,4 +1,4 @@
-//! Tags of blocks that have been counted.
+//! Writes the tags of blocks that have been counted.
 
 use super::alloc::count_alloc_shared;
 use super::free;

@@ -257,7 +257,8 @@ impl FrameLayout {
         stack_pointer: usize,
         frame_pointer: impl FnOnce() -> usize,
     ) -> (u64, &'a mut FrameLayout) {
-        // SAFETY: a layout that `finish` has made, by the caller's duty, and so are the words. What is returned is where it was.
+        // SAFETY: the layout is one that `finish` has made, and its words can be read: the caller's duties. `places` comes back as it
+        // went in, so the layout is found again around it.
         unsafe {
             debug_assert!((*layout).code != 0, "an empty layout");
             let places = (&raw const (*layout).offsets).cast::<u16>();
@@ -280,7 +281,7 @@ impl FrameLayout {
     }
 }
 
-/// Returns what the frame pointer that a walk began with adds to the words.
+/// Returns the term of the words for the frame pointer that a walk began with.
 #[inline(always)]
 fn first(stack_pointer: usize, frame_pointer: usize) -> u64 {
     (frame_pointer.wrapping_sub(stack_pointer) as u64).wrapping_mul(FIRST)

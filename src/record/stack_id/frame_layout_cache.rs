@@ -36,7 +36,7 @@ impl Key {
             "no stack pointer is {depth} bytes below the end"
         );
         // Words of a stack are aligned, so the lowest bit of a depth carries no information; set, it keeps the key
-        // from 0. What a depth has beyond 32 bits may change the upper half, never the lower one.
+        // from 0. A depth of more than 32 bits may change the upper half, never the lower one.
         Key(((word as u64) << 32).wrapping_add(depth as u64).wrapping_add(1))
     }
 

@@ -204,7 +204,7 @@ fn each_leaf(act: &mut dyn FnMut(usize, *mut Leaf)) {
             let first = (word * 64 + bits.trailing_zeros() as usize) * 64;
             bits &= bits - 1;
             for (number, root) in ROOT.iter().enumerate().skip(first).take(64) {
-                // Acquire: pairs with the publication, so that the mapping exists for what follows.
+                // Acquire: pairs with the publication, so that the mapping exists for the reader.
                 let leaf = root.load(Ordering::Acquire);
                 if leaf.addr() > 1 {
                     act(number, leaf);

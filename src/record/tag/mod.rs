@@ -81,7 +81,7 @@ pub(crate) unsafe fn write(block: *mut u8, size: usize, id: u32) -> bool {
     true
 }
 
-/// Takes away what [`write()`] kept beside the id, before a block of this size is freed or resized.
+/// Removes the mark that [`write()`] set beside the id, before a block of this size is freed or resized.
 #[inline(always)]
 pub(crate) fn unmark(block: *const u8, size: usize) {
     if large::AVAILABLE && unlikely(size >= large::MARKED) {
@@ -89,7 +89,7 @@ pub(crate) fn unmark(block: *const u8, size: usize) {
     }
 }
 
-/// Brings back what [`unmark`] took away, where the block stays as it was.
+/// Sets the mark again that [`unmark`] has removed, where the block stays as it was.
 #[cold]
 pub(crate) fn mark_again(block: *const u8, size: usize) {
     if large::AVAILABLE && size >= large::MARKED {

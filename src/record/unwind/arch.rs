@@ -17,32 +17,22 @@ impl Registers {
     /// Reads the registers of the function this is inlined into.
     #[inline(always)]
     pub(crate) fn here() -> Registers {
-        let (pc, sp, fp): (usize, usize, usize);
-        // SAFETY: copies registers; no memory, no flags. The stack pointer is the same in the whole function, and any of its
-        // program counters will do. So does the frame pointer at any place: where the function uses the register for something
-        // else, it has saved it, and the walk takes the saved one.
+        let pc;
+        // SAFETY: copies a register; no memory, no flags. Any program counter of the function will do.
         #[cfg(target_arch = "x86_64")]
         unsafe {
-            std::arch::asm!(
-                "lea {pc}, [rip]", "mov {sp}, rsp", "mov {fp}, rbp",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
+            std::arch::asm!("lea {pc}, [rip]", pc = out(reg) pc, options(nomem, nostack, preserves_flags));
         }
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         unsafe {
-            std::arch::asm!(
-                "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29",
-                pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp,
-                options(nomem, nostack, preserves_flags)
-            );
+            std::arch::asm!("adr {pc}, .", pc = out(reg) pc, options(nomem, nostack, preserves_flags));
         }
-        Registers { pc, sp, fp }
+        Registers { pc, sp: stack_pointer(), fp: frame_pointer() }
     }
 }
 
-/// Reads the stack pointer of the function this is inlined into, as [`Registers::here`] does.
+/// Reads the stack pointer of the function this is inlined into.
 #[inline(always)]
 pub(super) fn stack_pointer() -> usize {
     let sp;
@@ -59,11 +49,12 @@ pub(super) fn stack_pointer() -> usize {
     sp
 }
 
-/// Reads the frame pointer of the function this is inlined into, as [`Registers::here`] does.
+/// Reads the frame pointer of the function this is inlined into.
 #[inline(always)]
 pub(super) fn frame_pointer() -> usize {
     let fp;
-    // SAFETY: copies a register; see `Registers::here`.
+    // SAFETY: copies a register. Any place will do: where the function uses the register for something else, it has saved it, and the
+    // walk takes the saved one.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!("mov {fp}, rbp", fp = out(reg) fp, options(pure, nomem, nostack, preserves_flags));

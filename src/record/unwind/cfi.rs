@@ -69,8 +69,8 @@ fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<K
     depth_and_discriminator(owner, stack_pointer, entrance).map(|(depth, word)| Key::new(depth, word))
 }
 
-/// Where a stack is not the last one of the first layout of its key: that layout, with the [`FrameLayout::words`] of the stack, if
-/// the key has one. Valid as long as the thread stays busy.
+/// Result of a look-up whose stack is not the last one of the first layout of its key: that layout, if the key has one, with the
+/// [`FrameLayout::words`] of the stack. Valid as long as the thread stays busy.
 pub(crate) type Missed = Option<(NonNull<FrameLayout>, u64)>;
 
 /// Returns the frame layout of the stack if it is cached and the stack is the last one that had it: with the stack's id, which may
