@@ -258,9 +258,9 @@ fn unreserve(_leaf: *mut Leaf) {}
 
 /// Returns the bytes of the map that are resident now. Asks the kernel once for each leaf.
 pub(crate) fn resident_bytes() -> u64 {
-    let mut entries = 0;
-    each_leaf(&mut |_, leaf| visit_pages(leaf, &mut |range| entries += range.len()));
-    (entries * size_of::<AtomicU32>()) as u64
+    let mut pages = 0;
+    each_leaf(&mut |_, leaf| pages += residency(leaf).iter().map(|page| u64::from(page & 1)).sum::<u64>());
+    pages * page_bytes() as u64
 }
 
 /// Returns the bytes of a page, as the system says.
@@ -278,24 +278,28 @@ pub(crate) fn page_bytes() -> usize {
 const SMALLEST_PAGE: usize = 4096;
 
 /// Passes the indices of the entries of each page of a leaf that is resident.
-#[cfg(target_os = "linux")]
 fn visit_pages(leaf: *mut Leaf, act: &mut dyn FnMut(std::ops::Range<usize>)) {
-    let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];
-    debug_assert!(resident.len() * page_bytes() >= size_of::<Leaf>(), "pages without a byte for them");
-    // SAFETY: `leaf` is a mapping of this size; the array has a byte for each page of the smallest size there is (fewer
-    // are written where pages are larger).
-    let failed = unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0;
-    if failed {
-        return;
-    }
     let of_page = page_bytes() / size_of::<AtomicU32>();
-    for (page, _) in resident.iter().enumerate().filter(|(_, page)| **page & 1 != 0) {
+    for (page, _) in residency(leaf).iter().enumerate().filter(|(_, page)| **page & 1 != 0) {
         act(page * of_page..(page + 1) * of_page);
     }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn visit_pages(_leaf: *mut Leaf, _act: &mut dyn FnMut(std::ops::Range<usize>)) {}
+/// Returns for each page of a leaf whether it is resident, in the lowest bit. Pages may be larger than [`SMALLEST_PAGE`]: then the
+/// last ones are 0.
+fn residency(leaf: *mut Leaf) -> [u8; size_of::<Leaf>() / SMALLEST_PAGE] {
+    let mut resident = [0u8; size_of::<Leaf>() / SMALLEST_PAGE];
+    debug_assert!(resident.len() * page_bytes() >= size_of::<Leaf>(), "pages without a byte for them");
+    #[cfg(target_os = "linux")]
+    // SAFETY: `leaf` is a mapping of this size; the array has a byte for each page of the smallest size there is (fewer
+    // are written where pages are larger).
+    if unsafe { libc::mincore(leaf.cast(), size_of::<Leaf>(), resident.as_mut_ptr()) } != 0 {
+        resident.fill(0);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (leaf, &mut resident);
+    resident
+}
 
 #[cfg(all(test, target_os = "linux", target_pointer_width = "64"))]
 mod tests {
