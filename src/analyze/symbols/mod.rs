@@ -436,8 +436,8 @@ impl Symbols {
             let _own = control::internal();
             let modules = loaded_modules::list();
             let Some(image) = loaded_modules::main_module(&modules).and_then(ElfImage::open) else {
-                // Without a list of modules names come from `backtrace`.
-                return match modules.is_empty() {
+                // On other systems names come from `backtrace`; on Linux without `/proc` it finds none, either.
+                return match modules.is_empty() && !cfg!(target_os = "linux") {
                     true => Quality { names: "lines", lines: LineTables::Available },
                     false => Quality { names: "none", lines: LineTables::Absent },
                 };
