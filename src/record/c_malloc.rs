@@ -75,16 +75,21 @@ pub(crate) fn malloc_info(_take: &mut dyn FnMut(&[u8])) -> bool {
     false
 }
 
-/// Returns the bytes that a new block of so many bytes has room for, without heapgauge's tag.
+/// Returns the room of new blocks of so many bytes, without heapgauge's tag: the least of several that live at once, up to the first
+/// that is `enough`. Others are larger, where the rest of a free chunk was too small for a chunk of its own.
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
-pub(crate) fn usable_size(size: usize) -> usize {
-    // SAFETY: a block of its own, freed once.
-    unsafe {
-        let block = libc::malloc(size);
-        let usable = libc::malloc_usable_size(block);
-        libc::free(block);
-        usable
+pub(crate) fn usable_size(size: usize, enough: impl Fn(usize) -> bool) -> usize {
+    let (mut blocks, mut least) = (Vec::new(), usize::MAX);
+    while blocks.len() < 50_000 && !enough(least) {
+        // SAFETY: a block of its own, freed once below.
+        unsafe {
+            blocks.push(libc::malloc(size));
+            least = least.min(libc::malloc_usable_size(blocks[blocks.len() - 1]));
+        }
     }
+    // SAFETY: as above.
+    blocks.into_iter().for_each(|block| unsafe { libc::free(block) });
+    least
 }
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu", not(miri)))]
