@@ -10,7 +10,7 @@ use super::{Resized, publish_shared, traced_bytes, unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
-use crate::record::tag::SAMPLED;
+use crate::record::tag::{FIRST, SAMPLED};
 use crate::record::thread::{self, BUSY, INTERNAL, ThreadState};
 use crate::record::unwind::{Entrance, Registers};
 
@@ -129,7 +129,8 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
     let is_stale = tag & !SAMPLED < base;
     let is_sampled_anew =
         if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
-    if is_stale && tag & SAMPLED != 0 {
+    if is_stale && tag & !SAMPLED >= FIRST {
+        // Its free is not counted either.
         return tag;
     }
     let resized = Resized::new(tag, old_size);

@@ -5,6 +5,7 @@ use super::alloc::{record_alloc, record_unattributed_shared, refresh_and_record,
 use super::free::record_free;
 use super::realloc::{record_realloc, record_resized, resize_suspended, try_fast_realloc};
 use crate::record::bounded_wait::LONGEST;
+use crate::record::count::counters::CHUNK;
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config, DEFAULT_FRAMES};
 use crate::record::fork;
@@ -94,6 +95,20 @@ fn every_change_ends_the_fast_path_at_the_next_block() {
     assert_eq!((resize_suspended(id, 16, 32), try_fast(16)), (id, None));
     drop(suspension);
     epoch::set_sample_interval(0);
+    epoch::stop();
+}
+
+/// Its free is not counted either: counters of it would be memory that nobody reads.
+#[test]
+fn a_suspended_thread_counts_nothing_of_an_epoch_that_is_over() {
+    let _one = started();
+    allocated(16);
+    // Ids of a chunk that this thread has no counters for.
+    let id = epoch::next_ids(64).unwrap();
+    epoch::clear();
+    let _suspension = Suspension::new(PAUSED);
+    assert_eq!(resize_suspended(id, 16, 32), id);
+    assert!(thread::current().unwrap().counters.chunk(id as usize / CHUNK).is_none());
     epoch::stop();
 }
 
