@@ -1,4 +1,5 @@
-"""Counts true and false alerts about a simulated fleet whose leaks are known, by Debian's Prometheus and the shipped rules.
+"""Counts true and false alerts about a simulated fleet whose leaks are known, by the shipped rules: in Debian's Prometheus, or in
+VictoriaMetrics with vmalert.
 
 benches/fleet serves the processes; time runs SPEED times as fast, for both. The rules are loaded after half an hour, onto a
 fleet that is scraped already.
@@ -7,19 +8,20 @@ fleet that is scraped already.
     tests/e2e/fleet.py --seed 7 --speed 60    another fleet, on a slow machine
     tests/e2e/fleet.py --outage 90 --minutes 310
                                               the rules are not evaluated for an hour
+    tests/e2e/fleet.py --victoria-metrics DIRECTORY --speed 30
+                                              by the programs victoria-metrics and vmalert of this directory
 """
 
 import argparse
 import json
 import os
 import pathlib
-import re
-import signal
 import subprocess
 import sys
 import time
 
-from support import ROOT, Program, Prometheus, faster, get, wait_for
+from support import ROOT, Program, Prometheus, faster, get
+from victoria_metrics import VictoriaMetrics
 
 RULES = ROOT / "dashboards" / "rules" / "heapgauge.rules.yml"
 SIMULATOR = ROOT / "benches" / "target" / "release" / "fleet"
@@ -62,14 +64,21 @@ def fired(prometheus, seconds):
 
 def firing(prometheus):
     """Returns the firing alerts with their values and words."""
-    alerts = json.loads(get(prometheus.web, "/api/v1/alerts").body)["data"]["alerts"]
     return {(alert["labels"]["alertname"], alert["labels"]["job"], alert["labels"].get("function", "")):
-            (float(alert["value"]), alert["annotations"]["description"]) for alert in alerts if alert["state"] == "firing"}
+            (float(alert["value"]), alert["annotations"]["description"]) for alert in prometheus.firing()}
 
 
 def build():
     subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--manifest-path", ROOT / "benches" / "Cargo.toml",
                     "--package", "fleet"], check=True, timeout=300)
+
+
+def server(victoria_metrics, port, rules, minute):
+    """Returns the Prometheus that scrapes the fleet, or the VictoriaMetrics, by the programs in that directory."""
+    config = CONFIG.format(minute=minute, rules=rules, port=port)
+    if victoria_metrics:
+        return VictoriaMetrics(victoria_metrics, config, rules, minute)
+    return Prometheus(config, f"--query.lookback-delta={5 * minute}ms")
 
 
 def run(options):
@@ -78,9 +87,8 @@ def run(options):
         port = fleet.port()
         rules = pathlib.Path(os.environ.get("TMPDIR", "/tmp"), f"heapgauge-fleet-{port}.rules.yml")
         rules.write_text("groups: []\n")
-        config = CONFIG.format(minute=minute, rules=rules, port=port)
         try:
-            with Prometheus(config, f"--query.lookback-delta={5 * minute}ms") as prometheus:
+            with server(options.victoria_metrics, port, rules, minute) as prometheus:
                 return watched(options, port, rules, prometheus.ready())
         finally:
             rules.unlink()
@@ -92,7 +100,7 @@ def watched(options, port, rules, prometheus):
     def load(simulated, text):
         time.sleep(max(0, began + simulated * 60 / options.speed - time.monotonic()))
         rules.write_text(text)
-        prometheus.process.send_signal(signal.SIGHUP)
+        prometheus.reload()
 
     text = faster(options.rules.read_text(), options.speed)
     load(30, text)
@@ -100,7 +108,7 @@ def watched(options, port, rules, prometheus):
         load(options.outage, "groups: []\n")
         load(options.outage + 60, text)
     time.sleep(max(0, began + options.minutes * 60 / options.speed - time.monotonic()))
-    missed, failures, spent = evaluated(prometheus)
+    missed, failures, spent = prometheus.evaluated()
     named, planted, false, problems = judged(prometheus, port)
     print(f"seed {options.seed}: {planted} leaks, {named} named; {false} false alerts; {get(port, '/minute').body} minutes,"
           f" {100 * missed:.0f} % of evaluations missed, {1000 * spent:.0f} ms of rules a minute")
@@ -109,15 +117,6 @@ def watched(options, port, rules, prometheus):
     if missed > 0.3:
         problems.append(f"{100 * missed:.0f} % of the evaluations were missed: a lower --speed is wanted")
     return problems, missed
-
-
-def evaluated(prometheus):
-    """Returns the share of missed evaluations since the rules were loaded, the failed ones, and the seconds of one."""
-    metrics = get(prometheus.web, "/metrics").body
-    value = lambda name: sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith(name + "{"))
-    total = value("prometheus_rule_group_iterations_total")
-    spent = value("prometheus_rule_evaluation_duration_seconds_sum") / max(total / 4, 1)
-    return value("prometheus_rule_group_iterations_missed_total") / total, value("prometheus_rule_evaluation_failures_total"), spent
 
 
 def judged(prometheus, port):
@@ -164,6 +163,7 @@ def main():
     parser.add_argument("--outage", type=int, help="the minute at which the rules are not evaluated any more, for an hour")
     parser.add_argument("--speed", type=int, default=120)
     parser.add_argument("--rules", type=pathlib.Path, default=RULES)
+    parser.add_argument("--victoria-metrics", type=pathlib.Path, help="a directory with the programs")
     options = parser.parse_args()
     build()
     problems, missed = run(options)

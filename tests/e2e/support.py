@@ -235,9 +235,48 @@ class Prometheus(Program):
 
     def query(self, expression):
         """Returns the vector of an instant query: a list of (labels, value)."""
-        answer = get(self.web, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+        answer = get(self.web, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}), seconds=120)
         assert answer.status == 200, f"{expression}: {answer.status} {answer.body}"
         return [(row["metric"], float(row["value"][1])) for row in json.loads(answer.body)["data"]["result"]]
+
+    def reload(self):
+        """Has it read its configuration and rules again."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def processes(self):
+        return [self.process]
+
+    def stop_scraping(self):
+        pathlib.Path(self.directory.name, "prometheus.yml").write_text("global: {}\n")
+        self.reload()
+
+    def rules(self):
+        """Returns the rules of all groups, with the time that each took."""
+        groups = json.loads(get(self.web, "/api/v1/rules", seconds=60).body)["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def evaluations(self):
+        """Returns how often the rules were evaluated since they were loaded, all groups together being one."""
+        done = self.figures("prometheus_rule_group_iterations_total")
+        missed = self.figures("prometheus_rule_group_iterations_missed_total")
+        return (sum(done) - sum(missed)) / max(len(done), 1)
+
+    def figures(self, name):
+        """Returns the values of a metric of its own."""
+        lines = get(self.web, "/metrics", seconds=60).body.splitlines()
+        return [float(line.split()[-1]) for line in lines if line.startswith(name + "{")]
+
+    def firing(self):
+        """Returns the firing alerts with their labels, values and annotations."""
+        alerts = json.loads(get(self.web, "/api/v1/alerts").body)["data"]["alerts"]
+        return [alert for alert in alerts if alert["state"] == "firing"]
+
+    def evaluated(self):
+        """Returns the share of missed evaluations since the rules were loaded, the failed ones, and the seconds of one."""
+        total = sum(self.figures("prometheus_rule_group_iterations_total"))
+        missed = sum(self.figures("prometheus_rule_group_iterations_missed_total"))
+        spent = sum(self.figures("prometheus_rule_evaluation_duration_seconds_sum"))
+        return missed / total, sum(self.figures("prometheus_rule_evaluation_failures_total")), spent / max(total / 4, 1)
 
     def __exit__(self, *arguments):
         super().__exit__(*arguments)

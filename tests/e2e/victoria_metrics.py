@@ -1,0 +1,90 @@
+"""Runs VictoriaMetrics, and vmalert beside it, with the interface of `support.Prometheus`."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import tempfile
+
+from support import Program, Prometheus, free_port, get, wait_for
+
+
+class VictoriaMetrics(Program):
+    """Scrapes and keeps, on a free loopback port; `alerts` is the vmalert that evaluates the rules every `minute` milliseconds."""
+
+    def __init__(self, programs, config, rules, minute):
+        def program(name):
+            found = shutil.which(name, path=programs or os.environ["PATH"])
+            assert found, f"there is no {name} in {programs or 'PATH'}; Debian's newest distribution has it in the package victoria-metrics"
+            return found
+
+        self.directory = tempfile.TemporaryDirectory(prefix="heapgauge-victoria-metrics-")
+        folder = pathlib.Path(self.directory.name)
+        # Rules and their interval are vmalert's.
+        lines = [line for line in config.splitlines() if not re.match(r"\s*(rule_files|evaluation_interval|refresh_interval):", line)]
+        (folder / "scrape.yml").write_text("\n".join(lines))
+        self.web = free_port()
+        url = f"http://127.0.0.1:{self.web}"
+        super().__init__([
+            program("victoria-metrics"), f"-storageDataPath={folder / 'data'}", f"-httpListenAddr=127.0.0.1:{self.web}",
+            f"-promscrape.config={folder / 'scrape.yml'}", f"-promscrape.httpSDCheckInterval={minute}ms",
+            f"-search.maxLookback={5 * minute}ms", "-search.latencyOffset=0s", "-search.disableCache",
+            "-search.maxUniqueTimeseries=1000000", "-search.maxSeries=1000000"])
+        wait_for("VictoriaMetrics is ready", lambda: self._answers(self.web))
+        port = free_port()
+        self.alerts = Program([
+            program("vmalert"), f"-rule={rules}", f"-datasource.url={url}", f"-remoteWrite.url={url}", f"-remoteRead.url={url}",
+            f"-httpListenAddr=127.0.0.1:{port}", f"-evaluationInterval={minute}ms", f"-datasource.queryStep={5 * minute}ms",
+            "-rule.evalDelay=0s", f"-remoteWrite.flushInterval={minute // 20}ms", "-notifier.blackhole",
+            "-external.url=http://127.0.0.1"])
+        self.alerts.web = port
+
+    def _answers(self, port):
+        try:
+            return get(port, "/health").status == 200
+        except OSError:
+            return False
+
+    def ready(self):
+        wait_for("vmalert is ready", lambda: self._answers(self.alerts.web))
+        return self
+
+    query = Prometheus.query
+
+    def reload(self):
+        self.alerts.process.send_signal(signal.SIGHUP)
+
+    def processes(self):
+        return [self.process, self.alerts.process]
+
+    def stop_scraping(self):
+        pathlib.Path(self.directory.name, "scrape.yml").write_text("global: {}\n")
+        self.process.send_signal(signal.SIGHUP)
+
+    def rules(self):
+        return Prometheus.rules(self.alerts)
+
+    def evaluations(self):
+        done = self.figures("vmalert_iteration_total")
+        return sum(done) / max(len(done), 1)
+
+    def figures(self, name):
+        return Prometheus.figures(self.alerts, name)
+
+    def firing(self):
+        alerts = Prometheus.firing(self.alerts)
+        for alert in alerts:
+            alert["labels"].setdefault("alertname", alert["name"])
+        return alerts
+
+    def evaluated(self):
+        total, missed = sum(self.figures("vmalert_iteration_total")), sum(self.figures("vmalert_iteration_missed_total"))
+        failed = sum(self.figures("vmalert_alerting_rules_errors_total") + self.figures("vmalert_recording_rules_errors_total"))
+        spent = sum(self.figures("vmalert_iteration_duration_seconds_sum"))
+        return missed / max(total + missed, 1), failed, spent / max(total / 4, 1)
+
+    def __exit__(self, *arguments):
+        self.alerts.__exit__(*arguments)
+        super().__exit__(*arguments)
+        self.directory.cleanup()
