@@ -77,6 +77,10 @@ pub(crate) trait Memory {
 
 /// Arenas of glibc begin at multiples of it and are no larger.
 pub(crate) const ARENA: usize = 64 << 20;
+/// Multiples of [`ARENA`] that are looked at in one mapping.
+const LOOKED_AT: usize = 4096;
+/// Memory at the beginning of an arena: a page, of any size there is.
+const HEADER: usize = 64 << 10;
 /// Largest guard below a stack: one page, of any size there is, unless a program asks for more. Larger ones are reserved for
 /// something else, such as code that is made at run time.
 const GUARD: u64 = 64 << 10;
@@ -111,19 +115,19 @@ pub(crate) fn classify(mappings: &[Mapping], memory: &impl Memory) -> Vec<Piece>
 fn split(mapping: &Mapping, below: &[Mapping], pieces: &mut Vec<Piece>, memory: &impl Memory) {
     let whole = |class| Piece::of(class, mapping);
     let neighbour = below.last().filter(|below| below.end == mapping.start);
-    // Variables that begin as zeroes lie behind those of the file.
-    if neighbour.is_some_and(|below| below.name == Name::File && below.is_writable) {
-        return pieces.push(whole(Class::Image));
+    let arenas = arenas(mapping, memory);
+    if !arenas.is_empty() {
+        let mut rest = whole(Class::Anonymous);
+        for (start, end) in arenas {
+            let [low, high] = cut(rest, start, memory);
+            let [arena, high] = cut(high, end, memory);
+            pieces.extend([low, Piece { class: Class::Arena, ..arena }].into_iter().filter(Piece::has_size));
+            rest = high;
+        }
+        return pieces.extend(Some(rest).filter(Piece::has_size));
     }
-    let first = mapping.start.next_multiple_of(ARENA);
-    if first < mapping.end && memory.is_arena(first) {
-        // An arena that is full has no reserved addresses behind it, and the next one may follow.
-        let arenas = (first..mapping.end).step_by(ARENA).take_while(|start| memory.is_arena(*start)).count();
-        let end = mapping.end.min(first + arenas * ARENA);
-        let [low, rest] = cut(whole(Class::Anonymous), first, memory);
-        let [arena, high] = cut(rest, end, memory);
-        let arena = Piece { class: Class::Arena, ..arena };
-        return pieces.extend([low, arena, high].into_iter().filter(|piece| piece.start < piece.end));
+    if neighbour.is_some_and(|below_it| is_data_of_module(below_it, below)) {
+        return pieces.push(whole(Class::Image));
     }
     let is_guarded = neighbour.is_some_and(|guard| {
         let is_guard = guard.name == Name::Nothing && !guard.is_readable && !guard.is_writable;
@@ -147,6 +151,41 @@ fn split(mapping: &Mapping, below: &[Mapping], pieces: &mut Vec<Piece>, memory: 
     }
 }
 
+/// Finds the arenas in a mapping: the kernel joins them with others, and with memory that a program has mapped beside them.
+fn arenas(mapping: &Mapping, memory: &impl Memory) -> Vec<(usize, usize)> {
+    let mut arenas: Vec<(usize, usize)> = Vec::new();
+    let first = mapping.start.next_multiple_of(ARENA);
+    for start in (first..mapping.end).step_by(ARENA).take(LOOKED_AT) {
+        // To look at a page that is not there would have the kernel make one.
+        let follows = start == first || arenas.last().is_some_and(|arena| arena.1 == start);
+        if (!follows && memory.resident(start, start + HEADER) == Some(0)) || !memory.is_arena(start) {
+            continue;
+        }
+        let end = mapping.end.min(start + ARENA);
+        // An arena that is full has no reserved addresses behind it, and the next one may follow.
+        match arenas.last_mut() {
+            Some(before) if before.1 == start => before.1 = end,
+            _ => arenas.push((start, end)),
+        }
+    }
+    arenas
+}
+
+/// Returns whether a mapping holds variables of the executable or a library. Those that begin as zeroes lie behind it, in memory
+/// without a name.
+fn is_data_of_module(mapping: &Mapping, below: &[Mapping]) -> bool {
+    let mut start = mapping.end;
+    let module = below.iter().rev().take_while(|part| {
+        let joins = part.end == start && part.name == Name::File;
+        start = part.start;
+        joins
+    });
+    mapping.name == Name::File
+        && mapping.is_writable
+        && !mapping.is_shared
+        && module.into_iter().any(|part| part.is_executable)
+}
+
 /// Cuts a piece in two, with the memory of each.
 fn cut(piece: Piece, at: usize, memory: &impl Memory) -> [Piece; 2] {
     let Piece { start, end, resident, anonymous, .. } = piece;
@@ -164,6 +203,10 @@ fn cut(piece: Piece, at: usize, memory: &impl Memory) -> [Piece; 2] {
 }
 
 impl Piece {
+    fn has_size(&self) -> bool {
+        self.start < self.end
+    }
+
     fn of(class: Class, mapping: &Mapping) -> Piece {
         let Mapping { start, end, resident, anonymous, .. } = *mapping;
         Piece { class, start, end, resident, anonymous }
@@ -234,6 +277,7 @@ mod tests {
             end,
             is_readable: is_writable,
             is_writable,
+            is_executable: false,
             is_shared: false,
             name,
             resident: bytes,
@@ -264,6 +308,37 @@ mod tests {
         assert_eq!(classify(&mappings, &Told::default())[1].class, Class::Anonymous);
         let mappings = [anonymous(guard - 0x10_000, guard, false), anonymous(guard, end, true)];
         assert_eq!(classify(&mappings, &Told::default())[1].class, Class::Stack);
+    }
+
+    #[test]
+    fn arenas_are_found_anywhere_in_a_mapping_of_the_program() {
+        let told = Told { arenas: vec![5 * ARENA, 9 * ARENA], blocks: Vec::new() };
+        let mapping = anonymous(ARENA + 0x3000, 9 * ARENA + 0x5000, true);
+        let expected = [
+            (Class::Anonymous, ARENA + 0x3000, 4 * ARENA as u64 - 0x3000),
+            (Class::Arena, 5 * ARENA, ARENA as u64),
+            (Class::Anonymous, 6 * ARENA, 3 * ARENA as u64),
+            (Class::Arena, 9 * ARENA, 0x5000),
+        ];
+        assert_eq!(classes(&classify(&[mapping], &told)), expected);
+        // Right behind a file that the program has mapped, too.
+        let file = Mapping { name: Name::File, anonymous: 0, ..anonymous(ARENA, 5 * ARENA, true) };
+        let mappings = [file, anonymous(5 * ARENA, 5 * ARENA + 0x5000, true)];
+        assert_eq!(classify(&mappings, &told)[1].class, Class::Arena);
+    }
+
+    #[test]
+    fn memory_behind_a_file_is_that_of_a_module_only_where_the_file_has_code() {
+        let file = Mapping { name: Name::File, ..anonymous(0x3000, 0x5000, true) };
+        let class = |mappings: &[Mapping]| classify(mappings, &Told::default()).last().unwrap().class;
+        let memory = anonymous(0x5000, 0x9000, true);
+        assert_eq!(class(&[file, memory]), Class::Anonymous);
+        let code = Mapping { is_executable: true, is_writable: false, start: 0x1000, end: 0x3000, ..file };
+        assert_eq!(class(&[code, file, memory]), Class::Image);
+        let elsewhere = Mapping { end: 0x2000, ..code };
+        assert_eq!(class(&[elsewhere, file, memory]), Class::Anonymous);
+        let shared = Mapping { is_shared: true, ..file };
+        assert_eq!(class(&[code, shared, memory]), Class::Anonymous);
     }
 
     #[test]

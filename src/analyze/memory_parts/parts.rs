@@ -234,16 +234,17 @@ fn of_glibc(figures: &Figures<'_>) -> Allocators {
             (known.saturating_sub(large.mapped) + foreign.unwrap_or(0), large.mapped, foreign)
         }
     };
-    let free = in_arenas.saturating_sub(in_use.saturating_sub(large.untouched_in_arenas));
-    // Blocks of C libraries that are mappings may not have been touched, either: then there is less than they would have.
+    // Blocks of C libraries may not have been touched, either: then there is less memory than they would have.
+    let used = in_use.saturating_sub(large.untouched_in_arenas);
+    let free = in_arenas.saturating_sub(used);
     let expected = mapped.saturating_sub(large.untouched_elsewhere);
     let mapped = expected.min(elsewhere(pieces));
+    let missing = used.saturating_sub(in_arenas) + expected - mapped;
     Allocators {
         resident: Some(in_arenas + mapped),
         free: Some(free),
         internal: Some(internal),
-        foreign: foreign
-            .map(|foreign| foreign.saturating_sub(expected - mapped + large.forgotten_untouched())),
+        foreign: foreign.map(|foreign| foreign.saturating_sub(missing + large.forgotten_untouched())),
     }
 }
 
@@ -272,7 +273,10 @@ fn of_another(figures: &Figures<'_>, usage: &AllocatorUsage, found: u64) -> Allo
         Some(allocated) => {
             let used = allocated.saturating_sub(usage.cached_bytes().unwrap_or(0));
             let tables = usage.metadata_bytes().unwrap_or(0).saturating_sub(missing);
-            (Some(used.saturating_sub(heap.asked())), (resident + untouched).saturating_sub(tables + used))
+            // Whatever it tells, blocks are no larger than all memory that may be theirs.
+            let internal =
+                used.saturating_sub(heap.asked()).min(elsewhere(pieces) + in_arenas(pieces) + untouched);
+            (Some(internal), (resident + untouched).saturating_sub(tables.saturating_add(used)))
         }
         // A sum: free memory and rounding.
         None => (None, (resident + untouched).saturating_sub(heap.asked())),
@@ -356,6 +360,33 @@ mod tests {
         // The 2 MiB of heapgauge's tables cannot be told from them.
         assert_eq!((parts.foreign, parts.unaccounted), (Some(5 * MIB), Some((300 << 10) - 2 * MIB as i64)));
         assert_eq!(sum(&parts), parts.anonymous.unwrap() as i64);
+    }
+
+    #[test]
+    fn blocks_of_c_in_arenas_that_were_never_touched_are_not_in_memory() {
+        let (pieces, mut glibc) = (pieces(), glibc());
+        // 2 MiB more than the 25.5 MiB that heap and arenas have in memory.
+        (glibc.arenas[0].size, glibc.arenas[0].free) = (27 * MIB + MIB / 2, 0);
+        let parts = parts(&figures(&pieces, Some(&glibc), Inner::Glibc));
+        assert_eq!((parts.foreign, parts.allocator_free_resident), (Some(13 * MIB), Some(0)));
+        assert_eq!(parts.unaccounted, Some(300 << 10));
+    }
+
+    #[test]
+    fn figures_that_no_allocator_can_have_do_no_harm() {
+        let (pieces, glibc) = (pieces(), glibc());
+        let usage = || AllocatorUsage::new("absurd");
+        for usage in [
+            usage().allocated(u64::MAX),
+            usage().allocated(u64::MAX).resident(u64::MAX),
+            usage().allocated(MIB).metadata(u64::MAX),
+            usage().allocated(u64::MAX).resident(u64::MAX).metadata(u64::MAX).cached(u64::MAX),
+            usage().allocated(0).resident(0).metadata(0).cached(u64::MAX),
+        ] {
+            let parts = parts(&figures(&pieces, Some(&glibc), Inner::Told(usage.clone(), MIB)));
+            assert_eq!(sum(&parts), parts.anonymous.unwrap() as i64, "{usage:?}");
+            assert!(parts.internal_fragmentation.unwrap() < 100 * MIB, "{usage:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -108,6 +109,8 @@ pub(super) fn take(
     let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
     let field = |name: &str| kilobytes(&status, name);
     let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
+    // Older than the list of mappings, so that its own is in it however fast the heap grows.
+    let block = block();
     let smaps = smaps::read(root);
     let has_mappings = smaps.is_some();
     let blocks = large_blocks::list();
@@ -132,7 +135,7 @@ pub(super) fn take(
     let usage = statistics.and_then(|statistics| ask(statistics, &mut calls));
     let inner = match &usage {
         Some(usage) => Inner::Told(usage.clone(), memory_with_blocks(&pieces)),
-        None if statistics.is_none() && is_in_arenas(&pieces) => Inner::Glibc,
+        None if is_in_arenas(&pieces, (&raw const *block).addr()) => Inner::Glibc,
         None => Inner::Unknown,
     };
     let (allocator, state) = described(&inner, statistics.is_some(), may_ask, &calls);
@@ -195,10 +198,10 @@ fn ask_glibc(chunks: u64, cost: &mut Option<WalkCost>, calls: &mut Calls) -> Opt
     Some(glibc)
 }
 
-/// Asks the program's statistics.
+/// Asks the program's statistics. If they panic they tell nothing.
 fn ask(statistics: &dyn AllocatorStatistics, calls: &mut Calls) -> Option<AllocatorUsage> {
     let begun = Instant::now();
-    let usage = statistics.read();
+    let usage = catch_unwind(AssertUnwindSafe(|| statistics.read())).ok().flatten();
     let total = begun.elapsed();
     calls.push(("statistics", CallTime { total, longest: total }));
     usage
@@ -239,11 +242,14 @@ fn heap_figures() -> (HeapFigures, u64) {
     (figures, blocks)
 }
 
-/// Returns whether the global allocator's blocks lie in heap or arenas of glibc.
-fn is_in_arenas(pieces: &[Piece]) -> bool {
+/// Makes a block of the global allocator's.
+fn block() -> Box<[u8; 48]> {
     let _own = control::internal();
-    let block = std::hint::black_box(Box::new([0u8; 48]));
-    let address = (&raw const *block).addr();
+    std::hint::black_box(Box::new([0; 48]))
+}
+
+/// Returns whether an address, of a block of the global allocator's, lies in heap or arenas of glibc.
+fn is_in_arenas(pieces: &[Piece], address: usize) -> bool {
     c_malloc::is_glibc()
         && pieces.iter().any(|piece| {
             matches!(piece.class, Class::Heap | Class::Arena) && (piece.start..piece.end).contains(&address)
@@ -413,6 +419,22 @@ mod tests {
         });
         assert!((30..60).contains(&readings.count()));
         assert!(is_cheap(50_000, None) && !is_cheap(100_000, None));
+    }
+
+    #[cfg(all(target_os = "linux", not(miri)))]
+    #[test]
+    fn statistics_that_panic_cost_their_own_figures_only() {
+        struct Broken;
+        impl AllocatorStatistics for Broken {
+            fn read(&self) -> Option<AllocatorUsage> {
+                panic!("the program's statistics")
+            }
+        }
+        let reading = take(Path::new("/"), Some(&Broken), None);
+        assert!(reading.usage.is_none() && reading.parts.thread_stack.unwrap() > 0);
+        // Those of another allocator, which has no blocks here.
+        let name = if cfg!(target_env = "gnu") { "glibc" } else { "unknown" };
+        assert_eq!(&*reading.allocator, name);
     }
 
     #[cfg(all(target_os = "linux", target_env = "gnu", not(miri)))]

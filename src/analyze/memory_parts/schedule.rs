@@ -114,7 +114,7 @@ pub(crate) fn latest() -> Option<Arc<Reading>> {
             control::internal_for_life();
             let statistics = statistics();
             let statistics = statistics.as_ref().map(|statistics| &*statistics.0);
-            // A fault, of the program's statistics too, costs this reading only.
+            // A fault costs this reading only.
             let made = catch_unwind(AssertUnwindSafe(|| {
                 let mut reading = reading::take(Path::new("/"), statistics, last.as_deref());
                 // This thread ends now.

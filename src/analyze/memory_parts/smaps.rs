@@ -42,6 +42,7 @@ pub(crate) struct Mapping {
     pub end: usize,
     pub is_readable: bool,
     pub is_writable: bool,
+    pub is_executable: bool,
     pub is_shared: bool,
     pub name: Name,
     /// Bytes in memory.
@@ -119,6 +120,7 @@ fn head(line: &str) -> Option<Mapping> {
         end,
         is_readable: access[0] == b'r',
         is_writable: access[1] == b'w',
+        is_executable: access[2] == b'x',
         is_shared: access[3] == b's',
         name,
         resident: 0,

@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// heapgauge::set_allocator_statistics(Pool);
 /// ```
 pub trait AllocatorStatistics: Send + Sync {
-    /// Reads the figures now; `None` where there are none, as in a build without statistics.
+    /// Reads the figures now; `None` where there are none, as in a build without statistics. A panic counts as `None`.
     ///
     /// Called at most every ten seconds, on a thread of heapgauge's, never in an allocation. A call that takes longer than
     /// 5 ms is made less often.

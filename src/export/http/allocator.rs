@@ -80,7 +80,11 @@ pub(super) async fn trim(uri: &Uri) -> Response {
                 return text.unwrap_or_else(|failed| *failed);
             }
             Err(TryRecvError::Empty) if begun.elapsed() < TRIM_TIME => tokio::time::sleep(STEP).await,
-            Err(_) => {
+            Err(TryRecvError::Disconnected) => {
+                let line = "AllocatorStatistics::trim of the program panicked";
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{line}"));
+            }
+            Err(TryRecvError::Empty) => {
                 let line = format_args!("free memory was not given back within {} s", TRIM_TIME.as_secs());
                 return refuse(StatusCode::SERVICE_UNAVAILABLE, line);
             }
