@@ -177,7 +177,8 @@ fn threads_that_jump_out_of_events_and_end() {
     // One more each after the jump: where its thread is still in the middle of an event, that one is not at its line.
     let made = threads * (KEPT + 1);
     println!("{kept} of {made} kept, {lost} events without a stack");
-    assert!(lost > 0, "no thread was in the middle of an event");
+    // Fewer than all: some thread was in the middle of an event. Its later blocks lose their stack, or, where it was in the map
+    // of stacks, count as heapgauge's own: it may be all of them that are there, waiting for a lock that one has left locked.
     assert!((threads * KEPT..made).contains(&kept), "{kept} of {made}");
     // A forked child and its parent go on.
     // SAFETY: the child ends at once.
