@@ -7,6 +7,10 @@
 /// Returns whether `malloc` is glibc's, and not that of a library that was preloaded or linked before it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(crate) fn is_glibc() -> bool {
+    // The loader knows nothing of a static program. There `malloc_info` below brings `malloc`, which is in the same object.
+    if cfg!(target_feature = "crt-static") {
+        return true;
+    }
     let module = |address: *const libc::c_void| {
         let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
         // SAFETY: a place for the answer, which is there if the call says so.
