@@ -25,6 +25,8 @@ PARTS = OF_STATUS | OF_SMAPS
 RESIDENT = {"heap_resident_bytes"}
 LIMIT, USAGE = "heap_memory_limit_bytes", "heap_memory_limit_usage_bytes"
 WATCHED = PARTS | RESIDENT | {LIMIT, USAGE}
+# The allocator was asked; `rare` is for a call of more than 5 ms, as happens on a busy machine.
+ASKED = {"read", "rare"}
 
 MOUNT_V1 = "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
 MOUNT_V2 = "29 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
@@ -58,7 +60,7 @@ class Around(Service):
         shutil.rmtree(self.folder)
 
 
-def check(service, present, values=None, state=None, has_names=True):
+def check(service, present, values=None, states=None, has_names=True):
     """Checks the families of a reading, their absence, and that scrapes are silent and complete."""
     with service:
         answered = lambda: get(service.port(), "/debug/heap/allocator.json").status == 200
@@ -79,7 +81,7 @@ def check(service, present, values=None, state=None, has_names=True):
         assert symbols == ["lines" if has_names else "none"], symbols
         json = get(service.port(), "/debug/heap/allocator.json").body
         said = re.search(r'"state":"(\w+)"', json)[1]
-        assert state is None or said == state, f"{said}, not {state}: {json}"
+        assert states is None or said in states, f"{said}, not of {states}: {json}"
         for path in ("/debug/heap", "/debug/heap/summary.json", "/debug/heap/memory/snapshots"):
             assert get(service.port(), path).status in (200, 404), path
         assert service.errors() == before, f"scrapes print lines: {service.errors()[len(before):]}"
@@ -100,7 +102,7 @@ def cgroup(of_process, mounts, files):
 
 
 def everything_is_told_here():
-    check(Around("true"), PARTS | RESIDENT | ({USAGE} if not has_limit() else {USAGE, LIMIT}), state="read")
+    check(Around("true"), PARTS | RESIDENT | ({USAGE} if not has_limit() else {USAGE, LIMIT}), states=ASKED)
 
 
 def has_limit():
@@ -115,7 +117,7 @@ def without_proc_counts_are_left():
 
 def other_processes_are_hidden():
     """`hidepid=2` hides the files of other users' processes, never the own ones."""
-    check(Around("mount -o remount,hidepid=2 /proc", user=NOBODY), PARTS | RESIDENT | {USAGE}, state="read")
+    check(Around("mount -o remount,hidepid=2 /proc", user=NOBODY), PARTS | RESIDENT | {USAGE}, states=ASKED)
 
 
 def without_smaps_the_kernels_split_is_left():
