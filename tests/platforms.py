@@ -159,6 +159,7 @@ NOT_EMULATED = {
     "libraries_that_take_turns": "the emulator maps a library below the one before it, not where that was; the test runs all the same "
                                  "where modules are listed, which does not ask for that",
     "first_names_in": "the private memory of the process is the emulator's too, which is megabytes more",
+    "names_leave_no_memory_behind": "as before: the emulator keeps code that it has translated",
     "a_handler_on_a_stack_of_its_own": "the emulator maps its code that returns from a handler as writable, and rules of such a "
                                        "module are left to the platform's unwinder, which goes on to the interrupted function",
     "the_guard_notices": "signals come every 50 microseconds, which is less than the emulator takes for one",

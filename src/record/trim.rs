@@ -11,9 +11,6 @@ use crate::record::tag::large;
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// Size of the blocks that [`trim_thread_heap`] asks for: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
-const PIECE: usize = 120 << 10;
-
 /// Returns free memory of the heap that this thread allocates from to the system, at most so many bytes. `malloc_trim` leaves the
 /// free end of each heap but the first, and most memory that a thread has freed in bulk is there.
 ///
@@ -21,6 +18,8 @@ const PIECE: usize = 120 << 10;
 /// they are of the inner allocator.
 #[cfg(target_os = "linux")]
 pub(crate) fn trim_thread_heap(bytes: usize) {
+    // Size of a block: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
+    const PIECE: usize = 120 << 10;
     let page = large::page_bytes();
     // The blocks count as heapgauge's own memory for a moment, so all together are no more than was freed.
     let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(bytes / PIECE);

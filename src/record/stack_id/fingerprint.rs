@@ -46,14 +46,17 @@ pub(crate) fn sum<P: Copy>(places: &[P], word: impl Fn(P) -> usize) -> u64 {
 }
 
 /// Bytes of code for each word in `sum_of_words`.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 const WORD_CODE: usize = 15;
 
 /// Returns the bytes of code that a sum of so many words takes.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) const fn code_of(words: usize) -> u16 {
     (words * WORD_CODE) as u16
 }
 
 /// Returns the number of words whose sum takes so many bytes of code.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) const fn words_of(code: u16) -> usize {
     code as usize / WORD_CODE
 }

@@ -18,6 +18,7 @@ impl Registers {
 }
 
 /// A stack known by its frame layout: there is none.
+#[derive(Clone, Copy)]
 pub(crate) enum FrameLayout {}
 
 impl FrameLayout {
