@@ -161,6 +161,15 @@ WORDS = set("""abs and avg_over_time by changes clamp_min count count_over_time 
     time topk unless without""".split())
 
 
+def no_rule_needs_its_own_evaluation():
+    """vmalert sees what a rule records at the next evaluation: a rule that asked for five results in five minutes never had them."""
+    counts = re.findall(r"count_over_time\((\w*:[\w:]*)\[(\d+)m\]\) (>=?) (\d+)", RULES.read_text())
+    assert counts, "no rule counts the results of another one"
+    for name, minutes, sign, least in counts:
+        needed = int(least) + (sign == ">")
+        assert needed < int(minutes), f"{name}: {needed} results in {minutes} minutes, one of which is not seen yet"
+
+
 def names_in(query):
     """Returns the metrics and labels of a query. Fails on a word of PromQL that WORDS does not list."""
     text = re.sub(r"#.*", "", query)
@@ -370,5 +379,5 @@ if __name__ == "__main__":
             path.write_text(text)
     else:
         from support import main
-        main([the_dashboard_is_tidy, kubernetes_files_hold_their_sources, every_alert_has_a_runbook,
+        main([the_dashboard_is_tidy, kubernetes_files_hold_their_sources, every_alert_has_a_runbook, no_rule_needs_its_own_evaluation,
               every_query_is_answered_by_a_real_service, sampled_panels_have_data])
