@@ -3,12 +3,14 @@
 //! Part of the border, because it calls the system; the read side uses it. Nothing here touches the memory it is asked
 //! about.
 
+/// Pages asked for in one call: the kernel looks at as many of 4 KiB while it holds the lock of the address space.
+#[cfg(target_os = "linux")]
+const PAGES: usize = 4096;
+
 /// Returns the bytes of the pages from `start` up to `end` that are in memory, both rounded down to pages; `None` where a
 /// part of them is not mapped or the system does not tell.
 #[cfg(target_os = "linux")]
 pub(crate) fn resident_bytes(start: usize, end: usize) -> Option<u64> {
-    // Pages asked for in one call: the kernel looks at as many of 4 KiB while it holds the lock of the address space.
-    const PAGES: usize = 4096;
     let page = page_bytes();
     let mut at = start & !(page - 1);
     let end = end & !(page - 1);
