@@ -11,36 +11,41 @@ use crate::record::tag::large;
 /// pieces, every other one free, 0.1 s, during which other threads wait for that heap.
 const LARGEST: usize = 256 << 20;
 
-/// Returns free memory of the heap that this thread allocates from to the system, at most so many bytes. `malloc_trim` leaves the
-/// free end of each heap but the first, and most memory that a thread has freed in bulk is there.
+/// Returns free memory of the heap that this thread allocates from to the system, until it is enough. `malloc_trim` leaves the free
+/// end of each heap but the first, and most memory that a thread has freed in bulk is there.
 ///
-/// It asks for blocks, tells the system to forget the whole pages in them, and frees them. The caller is heapgauge itself, so
-/// they are of the inner allocator.
+/// It asks C's `malloc` for blocks, at most so many bytes together, tells the system to forget the whole pages in them, and frees
+/// them. No more of them is in memory than before, and they are not counted.
 #[cfg(target_os = "linux")]
-pub(crate) fn trim_thread_heap(bytes: usize) {
+pub(crate) fn trim_thread_heap(most: usize, is_enough: &dyn Fn() -> bool) {
     // Size of a block: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
     const PIECE: usize = 120 << 10;
+    // Blocks between two questions.
+    const ROUND: usize = 16;
     let page = large::page_bytes();
-    // The blocks count as heapgauge's own memory for a moment, so all together are no more than was freed.
-    let mut pieces: Vec<Vec<u8>> = Vec::with_capacity(bytes / PIECE);
-    for _ in 0..bytes / PIECE {
-        let mut piece = Vec::new();
-        if piece.try_reserve_exact(PIECE).is_err() {
-            return;
+    let mut pieces: Vec<*mut libc::c_void> = Vec::with_capacity(most / PIECE);
+    while pieces.len() < pieces.capacity() && !(pieces.len().is_multiple_of(ROUND) && is_enough()) {
+        // SAFETY: a block of this function's own.
+        let block = unsafe { libc::malloc(PIECE) };
+        if block.is_null() {
+            break;
         }
-        let block: *mut u8 = piece.as_mut_ptr();
+        pieces.push(block);
         let skipped = block.addr().next_multiple_of(page) - block.addr();
         let length = PIECE.saturating_sub(skipped) / page * page;
-        // SAFETY: the pages lie inside a block of this function. Nothing was written to it, so nothing is lost.
-        if unsafe { libc::madvise(block.add(skipped).cast(), length, libc::MADV_DONTNEED) } != 0 {
-            return;
+        // SAFETY: the pages lie inside that block. Nothing was written to it, so nothing is lost.
+        if unsafe { libc::madvise(block.byte_add(skipped), length, libc::MADV_DONTNEED) } != 0 {
+            break;
         }
-        pieces.push(piece);
+    }
+    for block in pieces {
+        // SAFETY: a block from above, freed once.
+        unsafe { libc::free(block) };
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn trim_thread_heap(_bytes: usize) {}
+pub(crate) fn trim_thread_heap(_most: usize, _is_enough: &dyn Fn() -> bool) {}
 
 /// Calls [`malloc_trim`], unless this process is so large that this could be felt. Returns whether it did.
 pub(crate) fn malloc_trim_if_small() -> bool {

@@ -189,6 +189,10 @@ impl<'a> Batch<'a> {
             let room = limit.saturating_sub(self.held()).min(private / 2);
             let of = module.map(|at| &self.modules[at]);
             let mut opened = ModuleSymbols::of(of.zip(image), room);
+            if units_cost > LITTLE as u64 {
+                // They were inflated, and are free again.
+                self.trim_left_over();
+            }
             if opened.lacks_roots {
                 // Lines without the directories of crates would be other names.
                 opened.detail = NameDetail::Functions;
@@ -295,10 +299,12 @@ impl<'a> Batch<'a> {
     /// that names has a heap of its own in the C library, and may leave its share. Returns the bytes that are still left over.
     fn trim_left_over(&self) -> u64 {
         let grown = || trim::private_bytes().saturating_sub(self.resident);
-        // The names found are among these bytes, and a batch of few names has freed little.
-        trim::trim_thread_heap(grown().saturating_sub(LITTLE));
+        let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
+        // The names found are among these bytes, and a batch of few names has freed little. Earlier batches of this thread have
+        // left free memory that is not in memory: as much as the limit at most, and blocks are taken from there first.
+        trim::trim_thread_heap(usize::try_from(limit).unwrap_or(0), &|| grown() <= LITTLE);
         let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
-        let most = (self.symbols.max_overhead.load(Ordering::Relaxed) / LEFT_OVER_PART).min(MAX_LEFT_OVER);
+        let most = (limit / LEFT_OVER_PART).min(MAX_LEFT_OVER);
         if left_over > most && trim::malloc_trim_if_small() { 0 } else { left_over }
     }
 
