@@ -179,7 +179,9 @@ fn threads_that_jump_out_of_events_and_end() {
     println!("{kept} of {made} kept, {lost} events without a stack");
     // Fewer than all: some thread was in the middle of an event. Its later blocks lose their stack, or, where it was in the map
     // of stacks, count as heapgauge's own: it may be all of them that are there, waiting for a lock that one has left locked.
-    assert!((threads * KEPT..made).contains(&kept), "{kept} of {made}");
+    // Where a part of the map of stacks stays locked, and it is that of `keep`, its later blocks are counted as lost.
+    let least = (threads * KEPT).saturating_sub(lost).max(KEPT);
+    assert!((least..made).contains(&kept), "{kept} of {made}, {lost} lost");
     // A forked child and its parent go on.
     // SAFETY: the child ends at once.
     let child = unsafe { libc::fork() };
