@@ -19,12 +19,14 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "tests" / "instructions"
 KEPT = PROGRAM / "counts.toml"
+PLACE = pathlib.Path(tempfile.gettempdir(), "heapgauge-instructions")
 # The variants have the same dependencies, built in the same way.
 TARGET = ROOT / "target" / "variants"
 
@@ -49,9 +51,13 @@ def run(command, **settings):
 
 
 def build():
+    """Builds the program by a path that is the same for every working tree: the code of a build, and so the addresses that cache
+    slots are chosen by, depend on it."""
+    PLACE.unlink(missing_ok=True)
+    PLACE.symlink_to(ROOT)
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith(("HEAPGAUGE", "CARGO_PROFILE", "CARGO_BUILD", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"))}
-    run(["cargo", "build", "--release", "--locked", "--manifest-path", PROGRAM / "Cargo.toml"],
+    run(["cargo", "build", "--release", "--locked", "--manifest-path", PLACE / "tests" / "instructions" / "Cargo.toml"],
         env={**kept, "CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"})
     return TARGET / "release" / "instructions"
 
