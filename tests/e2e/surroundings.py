@@ -81,6 +81,8 @@ def check(service, present, values=None, states=None, has_names=True):
         assert symbols == ["lines" if has_names else "none"], symbols
         json = get(service.port(), "/debug/heap/allocator.json").body
         said = re.search(r'"state":"(\w+)"', json)[1]
+        labels = [sample.labels for sample in metrics.samples if sample.name == "heap_allocator_info"]
+        assert all(label["state"] in ("read", "rare", "skipped", "unknown") for label in labels) and len(labels) == 1, labels
         assert states is None or said in states, f"{said}, not of {states}: {json}"
         for path in ("/debug/heap", "/debug/heap/summary.json", "/debug/heap/memory/snapshots"):
             assert get(service.port(), path).status in (200, 404), path

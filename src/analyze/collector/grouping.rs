@@ -74,7 +74,7 @@ impl State {
             memory_limit_bytes: memory_limit.limit,
             memory_limit_usage_bytes: memory_limit.usage,
             memory_parts: reading.as_ref().map(|reading| reading.parts.clone()),
-            allocator: reading.map(|reading| reading.allocator.clone()),
+            allocator: reading.map(|reading| (reading.allocator.clone(), reading.state.word())),
             dumps: dump_counts::counts(),
             previous_run: dump_counts::previous_run(),
             build: self.build_info(raw.capture),

@@ -98,9 +98,9 @@ pub struct Report {
     /// Description of this binary, and how well it can be named.
     pub build: BuildInfo,
 
-    /// Name of the inner allocator, once it is known.
+    /// Name of the inner allocator and the state of its figures, once they are known.
     #[allow(dead_code, reason = "read by outlets that are features")]
-    pub(crate) allocator: Option<Arc<str>>,
+    pub(crate) allocator: Option<(Arc<str>, &'static str)>,
     /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) followed: Vec<SiteRow>,

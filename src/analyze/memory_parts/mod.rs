@@ -24,7 +24,7 @@ mod usage;
 pub(crate) use glibc::{Arena, SizeClass};
 pub use parts::MemoryParts;
 pub(crate) use reading::Reading;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", test))]
 pub(crate) use reading::State;
 pub(crate) use schedule::{latest, set_shared_statistics};
 pub use schedule::{set_allocator_statistics, trim};

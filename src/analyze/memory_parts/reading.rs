@@ -39,6 +39,18 @@ pub(crate) enum State {
     Unknown,
 }
 
+impl State {
+    /// Returns its name in JSON and as a label.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            State::Read => "read",
+            State::Rare => "rare",
+            State::Skipped => "skipped",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
 /// Memory of all mappings of a class.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClassSum {

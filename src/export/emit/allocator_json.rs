@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::json;
-use crate::analyze::memory_parts::{Arena, MemoryParts, Reading, SizeClass, State};
+use crate::analyze::memory_parts::{Arena, MemoryParts, Reading, SizeClass};
 
 /// The parts, for `summary.json` as well.
 #[derive(Serialize)]
@@ -126,12 +126,7 @@ pub(crate) fn allocator(reading: &Reading) -> String {
         version: json::VERSION,
         taken_at: json::unix_seconds(reading.taken_at),
         allocator: &reading.allocator,
-        state: match reading.state {
-            State::Read => "read",
-            State::Rare => "rare",
-            State::Skipped => "skipped",
-            State::Unknown => "unknown",
-        },
+        state: reading.state.word(),
         parts: Parts::from(&reading.parts),
         mappings: (reading.classes.iter())
             .map(|sum| Mappings {

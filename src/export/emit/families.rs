@@ -266,8 +266,8 @@ pub(crate) static ALLOCATOR_INFO: Family = family(
     "heap.allocator.info",
     Sum,
     Flag,
-    &["allocator"],
-    "1; the label says which allocator is inside the tracking one.",
+    &["allocator", "state"],
+    "1; the labels say which allocator is inside the tracking one, and whether its figures are read, rare, skipped or unknown.",
 );
 pub(crate) static ALLOCATOR_RESIDENT: Family = family(
     "heap_allocator_resident_bytes",

@@ -55,9 +55,17 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 pub struct Metrics {
     collector: Collector,
     max_sites: usize,
-    /// Held while values are set, so that those of an earlier snapshot never come last. True once standard
-    /// errors were among them: then they are for ever.
-    turn: Arc<ForkMutex<bool>>,
+    /// Held while values are set, so that those of an earlier snapshot never come last.
+    turn: Arc<ForkMutex<Turn>>,
+}
+
+/// Series that a recorder keeps for ever.
+#[derive(Debug, Default)]
+struct Turn {
+    /// True once standard errors were among them.
+    has_errors: bool,
+    /// Allocator and state of the last turn.
+    allocator: Option<(Arc<str>, &'static str)>,
 }
 
 impl Metrics {
@@ -140,13 +148,19 @@ impl Metrics {
     /// ```
     pub fn collect(&self) {
         let _own = control::internal();
-        let mut has_errors = self.turn.lock();
+        let mut turn = self.turn.lock();
         let report = self.collector.collect_following(self.max_sites).sticky();
-        *has_errors |= report.is_estimated();
-        let falls_to_zero = *has_errors && !report.is_estimated();
+        turn.has_errors |= report.is_estimated();
+        let falls_to_zero = turn.has_errors && !report.is_estimated();
+        let former = std::mem::replace(&mut turn.allocator, report.allocator.clone());
+        let former = former.filter(|former| report.allocator.as_ref() != Some(former));
         // The recorder is the program's, and may take its time.
         fork::outside(|| {
             record(&report);
+            if let Some((name, state)) = &former {
+                let family = &families::ALLOCATOR_INFO;
+                set(family, labels(family, &[name, state]), Value::Level(0));
+            }
             if falls_to_zero {
                 let family = &families::SITE_LIVE_STDERR_BYTES;
                 for site in &report.sites {

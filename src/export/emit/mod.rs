@@ -133,13 +133,14 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
 /// Hands the series of the process's memory to `emit`, those that are known.
 fn each_series_of_memory(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
     let of = |part: fn(&MemoryParts) -> Option<u64>| report.memory_parts.as_ref().and_then(part);
-    let name = report.allocator.as_deref();
+    let allocator = report.allocator.as_ref().map(|(name, state)| [&**name, *state]);
+    let of_allocator = allocator.as_ref().map_or(&[][..], |both| &both[..]);
     for (family, value) in [
         (&families::RESIDENT_BYTES, report.resident_bytes),
         (&families::RESIDENT_ANONYMOUS, of(|parts| parts.anonymous)),
         (&families::RESIDENT_FILE, of(|parts| parts.file)),
         (&families::RESIDENT_SHARED, of(|parts| parts.shared)),
-        (&families::ALLOCATOR_INFO, name.map(|_| 1)),
+        (&families::ALLOCATOR_INFO, allocator.map(|_| 1)),
         (&families::ALLOCATOR_RESIDENT, of(|parts| parts.allocator_resident)),
         (&families::ALLOCATOR_FREE, of(|parts| parts.allocator_free_resident)),
         (&families::INTERNAL_FRAGMENTATION, of(|parts| parts.internal_fragmentation)),
@@ -149,7 +150,7 @@ fn each_series_of_memory(report: &Report, emit: &mut dyn FnMut(&'static Family, 
         (&families::LIVE_UNTOUCHED, of(|parts| parts.live_untouched)),
     ] {
         if let Some(value) = value {
-            emit(family, labels(family, name.as_slice()), Value::Level(value));
+            emit(family, labels(family, of_allocator), Value::Level(value));
         }
     }
     if let Some(bytes) = report.memory_parts.as_ref().and_then(|parts| parts.unaccounted) {
@@ -223,5 +224,36 @@ mod tests {
         assert_eq!(label_value("C:\\src\\a.rs"), "C:/src/a.rs");
         assert_eq!(label_value("a\nb\tc\u{7f}"), "a b c ");
         assert_eq!(label_value("naïve::<\"x\">"), "naïve::<\"x\">");
+    }
+
+    /// A recorder keeps every series: two states of an allocator would both be 1.
+    #[test]
+    fn a_former_state_of_the_allocator_falls_to_zero() {
+        use crate::analyze::collector::Fake;
+        use crate::analyze::memory_parts::State;
+
+        let (fake, recorder) =
+            (Fake::new(), metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder());
+        let outlet = Metrics::new(&fake.collector(25, 300));
+        let state = |state: State, seconds: u64| {
+            fake.heap().allocator_state = state;
+            fake.at(seconds);
+            metrics::with_local_recorder(&recorder, || outlet.collect());
+            let text = recorder.handle().render();
+            let mut rows: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("heap_allocator_info{"))
+                .map(str::to_owned)
+                .collect();
+            rows.sort();
+            rows
+        };
+        let row = |state: &str, value: u8| {
+            format!("heap_allocator_info{{allocator=\"glibc\",state=\"{state}\"}} {value}")
+        };
+        assert_eq!(state(State::Read, 0), [row("read", 1)]);
+        assert_eq!(state(State::Rare, 10), [row("rare", 1), row("read", 0)]);
+        assert_eq!(state(State::Rare, 20), [row("rare", 1), row("read", 0)]);
+        assert_eq!(state(State::Read, 30), [row("rare", 0), row("read", 1)]);
     }
 }

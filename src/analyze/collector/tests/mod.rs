@@ -11,7 +11,7 @@ mod views;
 use super::*;
 use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
-use crate::analyze::memory_parts::{MemoryParts, Reading};
+use crate::analyze::memory_parts::{MemoryParts, Reading, State};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
 use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
@@ -42,6 +42,7 @@ pub(crate) struct Heap {
     /// Duration of a `resolve`, and the budgets it was given.
     pub(crate) naming_takes: Duration,
     pub(crate) budgets: Vec<Duration>,
+    pub(crate) allocator_state: State,
 }
 
 #[derive(Clone)]
@@ -67,6 +68,7 @@ impl Fake {
             totals: None,
             naming_takes: Duration::ZERO,
             budgets: Vec::new(),
+            allocator_state: State::Read,
         })))
     }
 
@@ -229,7 +231,9 @@ impl HeapSource for Fake {
         Quality { names: "lines", lines: LineTables::Available }
     }
     fn memory_parts(&self) -> Option<Arc<Reading>> {
-        Some(Arc::new(Reading::of(MemoryParts::sample())))
+        let mut reading = Reading::of(MemoryParts::sample());
+        reading.state = self.heap().allocator_state;
+        Some(Arc::new(reading))
     }
     fn resident_bytes(&self) -> Option<u64> {
         Some(4096)

@@ -42,7 +42,7 @@ pub(crate) fn sample_report() -> Report {
         memory_limit_bytes: Some(134_217_728),
         memory_limit_usage_bytes: Some(7_168),
         memory_parts: Some(MemoryParts::sample()),
-        allocator: Some("glibc".into()),
+        allocator: Some(("glibc".into(), "read")),
         dumps: None,
         previous_run: None,
         build: BuildInfo {
