@@ -140,7 +140,10 @@ def the_webhook_gets_function_file_and_line():
 
                 # No other alert, sent or fired, and none that is warned of twice.
                 assert {tuple(sorted(other["labels"].items())) for other in webhook.alerts} == {tuple(sorted(labels.items()))}
-                fired = prometheus.query('count by (alertname, function) (last_over_time(ALERTS{alertstate="firing"}[1h]))')
+                # The parts of resident memory are read every ten seconds, which are 20 minutes at this speed: one step of half a
+                # megabyte looks like steady growth. `rules.py` has the alert about them, with a reading a minute.
+                alerts = 'ALERTS{alertstate="firing",alertname!="HeapGrowsOutsideTracker"}'
+                fired = prometheus.query(f"count by (alertname, function) (last_over_time({alerts}[1h]))")
                 assert [row for row, _ in fired] == [{name: labels[name] for name in ("alertname", "function")}], fired
                 # Without this the silence would prove nothing: all three were scraped all the time, and no rule failed. (A busy
                 # machine may miss a scrape.)
