@@ -14,8 +14,8 @@ const LARGEST: usize = 256 << 20;
 /// Returns free memory of the heap that this thread allocates from to the system, until it is enough. `malloc_trim` leaves the free
 /// end of each heap but the first, and most memory that a thread has freed in bulk is there.
 ///
-/// It asks C's `malloc` for blocks, at most so many bytes together, tells the system to forget the whole pages in them, and frees
-/// them. No more of them is in memory than before, and they are not counted.
+/// It asks C's `malloc` for blocks, together at most so many bytes and at most [`LARGEST`], tells the system to forget the whole
+/// pages in them, and frees them. They are not counted. Where the inner allocator is another one, its memory is left alone.
 #[cfg(target_os = "linux")]
 pub(crate) fn trim_thread_heap(most: usize, is_enough: &dyn Fn() -> bool) {
     // Size of a block: less than glibc maps by itself (`M_MMAP_THRESHOLD`, at least 128 KiB).
@@ -23,7 +23,7 @@ pub(crate) fn trim_thread_heap(most: usize, is_enough: &dyn Fn() -> bool) {
     // Blocks between two questions.
     const ROUND: usize = 16;
     let page = large::page_bytes();
-    let mut pieces: Vec<*mut libc::c_void> = Vec::with_capacity(most / PIECE);
+    let mut pieces: Vec<*mut libc::c_void> = Vec::with_capacity(most.min(LARGEST) / PIECE);
     while pieces.len() < pieces.capacity() && !(pieces.len().is_multiple_of(ROUND) && is_enough()) {
         // SAFETY: a block of this function's own.
         let block = unsafe { libc::malloc(PIECE) };

@@ -302,7 +302,7 @@ impl<'a> Batch<'a> {
         let limit = self.symbols.max_overhead.load(Ordering::Relaxed);
         // The names found are among these bytes, and a batch of few names has freed little. Earlier batches of this thread have
         // left free memory that is not in memory: as much as the limit at most, and blocks are taken from there first.
-        trim::trim_thread_heap(usize::try_from(limit).unwrap_or(0), &|| grown() <= LITTLE);
+        trim::trim_thread_heap(usize::try_from(limit).unwrap_or(usize::MAX), &|| grown() <= LITTLE);
         let left_over = self.symbols.left_over.load(Ordering::Relaxed).saturating_add(grown() as u64);
         let most = (limit / LEFT_OVER_PART).min(MAX_LEFT_OVER);
         if left_over > most && trim::malloc_trim_if_small() { 0 } else { left_over }

@@ -130,7 +130,7 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
     let is_sampled_anew =
         if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
     if is_stale && tag & !SAMPLED >= FIRST {
-        // Its free is not counted either.
+        // The free of such a block is not counted, so the resize is not, either.
         return tag;
     }
     let resized = Resized::new(tag, old_size);

@@ -98,7 +98,7 @@ fn every_change_ends_the_fast_path_at_the_next_block() {
     epoch::stop();
 }
 
-/// Its free is not counted either: counters of it would be memory that nobody reads.
+/// A resize of a block of that epoch, like its free, must not make counters: no reader would ever look at them.
 #[test]
 fn a_suspended_thread_counts_nothing_of_an_epoch_that_is_over() {
     let _one = started();
