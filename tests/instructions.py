@@ -3,10 +3,10 @@
 
 A count does not depend on the machine's load, and hardly on the machine. Each path of `instructions/` is taken N
 times and 2 N times, each in a process of its own; what lies between the two counts, divided by N, is one event, whatever
-the process does beside. Addresses are valgrind's, random numbers and time are the program's own.
+the process does beside. The environment is fixed, addresses are valgrind's, random numbers and time are the program's own.
 
-Two stack layouts may fall into one slot of their cache, by the addresses of a build: an event is some 7 instructions longer
-then. So a count is the lowest of several, in which the stack begins at other addresses.
+Two stack layouts may fall into one slot of their cache, by the addresses of a build: an event is 7 instructions longer then. So
+the program is built by a path that is the same for every working tree, and its code is the same to the byte.
 
     tests/instructions.py            counts and compares all paths
     tests/instructions.py free new   those whose names hold one of the words
@@ -26,12 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "tests" / "instructions"
 KEPT = PROGRAM / "counts.toml"
+# The working tree, by a path that does not depend on where it is.
 PLACE = pathlib.Path(tempfile.gettempdir(), "heapgauge-instructions")
 # The variants have the same dependencies, built in the same way.
 TARGET = ROOT / "target" / "variants"
 
-# Bytes in the environment, which lies above the stack: by as many the stack begins lower.
-PLACES = (0, 208, 1040, 3184)
 # Allowed change of a count, without a message: two builds of the same sources differ by less.
 BOUND = 0.01
 # Allowed rise with another compiler or C library than that of the kept counts.
@@ -51,8 +50,7 @@ def run(command, **settings):
 
 
 def build():
-    """Builds the program by a path that is the same for every working tree: the code of a build, and so the addresses that cache
-    slots are chosen by, depend on it."""
+    """Builds the program by PLACE: the lengths of paths move the addresses by which cache slots are chosen."""
     PLACE.unlink(missing_ok=True)
     PLACE.symlink_to(ROOT)
     kept = {name: value for name, value in os.environ.items()
@@ -80,32 +78,22 @@ def paths(program):
     return {name: (int(count), within) for name, count, within in lines}
 
 
-def collected(program, name, count, within, place):
+def collected(program, name, count, within):
     """Counts the instructions of a process that takes a path so many times."""
     # The C library chooses its `memcpy` by the processor; this makes it the same one everywhere.
-    only = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-ERMS", "PLACE": "x" * place}
+    only = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-ERMS"}
     part = [f"--toggle-collect={within}"] if within else []
     _, said = run(["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *part, program, name, count], env=only)
     return int(re.search(r"Collected : (\d+)", said)[1])
 
 
-def count(program, wanted, place):
-    """Returns the instructions of one event by name, with the stack at a place."""
+def count(program, wanted):
+    """Returns the instructions of one event by name."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # The longest first: paths that read names.
-        jobs = {name: [pool.submit(collected, program, name, factor * times, within, place) for factor in (1, 2)]
+        jobs = {name: [pool.submit(collected, program, name, factor * times, within) for factor in (1, 2)]
                 for name, (times, within) in reversed(wanted.items())}
     return {name: (jobs[name][1].result() - jobs[name][0].result()) / wanted[name][0] for name in wanted}
-
-
-def lowest(program, wanted, is_enough):
-    """Returns the lowest count of each path, of as many places as it takes until it is low enough."""
-    lowest = {}
-    for place in PLACES:
-        left = {name: path for name, path in wanted.items() if name not in lowest or not is_enough(name, lowest[name])}
-        for name, now in count(program, left, place).items():
-            lowest[name] = min(now, lowest.get(name, now))
-    return {name: lowest[name] for name in wanted}
 
 
 def read_kept():
@@ -134,11 +122,6 @@ def comparable(tables, here):
     return tables[other], BOUND_ELSEWHERE
 
 
-def rises(kept, now, bound):
-    """Returns whether a count is over the kept one by more than is allowed. The table has two decimals."""
-    return now - kept * (1 + bound) > 0.005
-
-
 def compare(kept, now, bound):
     """Prints the changes, and how many rows passed and failed."""
     failed, changed = 0, []
@@ -148,7 +131,8 @@ def compare(kept, now, bound):
             changed.append((name, kept.get(name), now.get(name), "FAILED: in the table or the program alone"))
             continue
         change = now[name] / kept[name] - 1
-        if rises(kept[name], now[name], bound):
+        # The table has two decimals.
+        if now[name] - kept[name] * (1 + bound) > 0.005:
             failed += 1
             changed.append((name, kept[name], now[name], f"{change:+.2%} FAILED"))
         elif kept[name] * (1 - bound) - now[name] > 0.005:
@@ -173,14 +157,14 @@ def main():
     assert wanted, f"no path has {' or '.join(words)} in its name; there are: {', '.join(every)}"
     tables = read_kept()
     if "--renew" in sys.argv[1:]:
-        now = lowest(program, wanted, lambda name, now: False)
+        now = count(program, wanted)
         before = tables.get(here, {})
         tables[here] = {name: now.get(name, before.get(name)) for name in every if name in now or name in before}
         write_kept(tables)
         print(f"{len(now)} counts of {here} written to {KEPT.relative_to(ROOT)}")
         return
     kept, bound = comparable(tables, here)
-    now = lowest(program, wanted, lambda name, now: name in kept and not rises(kept[name], now, bound))
+    now = count(program, wanted)
     if words:
         kept = {name: value for name, value in kept.items() if name in wanted}
     sys.exit(1 if compare(kept, now, bound) else 0)

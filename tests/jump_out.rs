@@ -177,9 +177,8 @@ fn threads_that_jump_out_of_events_and_end() {
     // One more each after the jump: where its thread is still in the middle of an event, that one is not at its line.
     let made = threads * (KEPT + 1);
     println!("{kept} of {made} kept, {lost} events without a stack");
-    // Fewer than all: some thread was in the middle of an event. Its later blocks lose their stack, or, where it was in the map
-    // of stacks, count as heapgauge's own: it may be all of them that are there, waiting for a lock that one has left locked.
-    // Where a part of the map of stacks stays locked, and it is that of `keep`, its later blocks are counted as lost.
+    // Some thread was in the middle of an event, so not all are kept. Where it was in the map of stacks, a part of the map stays
+    // locked. If the stack of `keep` belongs to that part, later blocks of it have no stack, and are counted as lost.
     let least = (threads * KEPT).saturating_sub(lost).max(KEPT);
     assert!((least..made).contains(&kept), "{kept} of {made}, {lost} lost");
     // A forked child and its parent go on.

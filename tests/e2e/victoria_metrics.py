@@ -1,6 +1,5 @@
 """Runs VictoriaMetrics, and vmalert beside it, with the interface of `support.Prometheus`."""
 
-import os
 import pathlib
 import re
 import shutil
@@ -14,11 +13,8 @@ class VictoriaMetrics(Program):
     """Scrapes and keeps, on a free loopback port; `alerts` is the vmalert that evaluates the rules every `minute` milliseconds."""
 
     def __init__(self, programs, config, rules, minute):
-        def program(name):
-            found = shutil.which(name, path=programs or os.environ["PATH"])
-            assert found, f"there is no {name} in {programs or 'PATH'}; Debian's newest distribution has it in the package victoria-metrics"
-            return found
-
+        database, alerts = (shutil.which(name, path=programs) for name in ("victoria-metrics", "vmalert"))
+        assert database and alerts, f"victoria-metrics or vmalert is not in {programs}: Debian's newest distribution has a package of both"
         self.directory = tempfile.TemporaryDirectory(prefix="heapgauge-victoria-metrics-")
         folder = pathlib.Path(self.directory.name)
         # Rules and their interval are vmalert's.
@@ -27,14 +23,14 @@ class VictoriaMetrics(Program):
         self.web = free_port()
         url = f"http://127.0.0.1:{self.web}"
         super().__init__([
-            program("victoria-metrics"), f"-storageDataPath={folder / 'data'}", f"-httpListenAddr=127.0.0.1:{self.web}",
+            database, f"-storageDataPath={folder / 'data'}", f"-httpListenAddr=127.0.0.1:{self.web}",
             f"-promscrape.config={folder / 'scrape.yml'}", f"-promscrape.httpSDCheckInterval={minute}ms",
             f"-search.maxLookback={5 * minute}ms", "-search.latencyOffset=0s", "-search.disableCache",
             "-search.maxUniqueTimeseries=1000000", "-search.maxSeries=1000000"])
         wait_for("VictoriaMetrics is ready", lambda: self._answers(self.web))
         port = free_port()
         self.alerts = Program([
-            program("vmalert"), f"-rule={rules}", f"-datasource.url={url}", f"-remoteWrite.url={url}", f"-remoteRead.url={url}",
+            alerts, f"-rule={rules}", f"-datasource.url={url}", f"-remoteWrite.url={url}", f"-remoteRead.url={url}",
             f"-httpListenAddr=127.0.0.1:{port}", f"-evaluationInterval={minute}ms", f"-datasource.queryStep={5 * minute}ms",
             "-rule.evalDelay=0s", f"-remoteWrite.flushInterval={minute // 20}ms", "-notifier.blackhole",
             "-external.url=http://127.0.0.1"])
