@@ -162,7 +162,7 @@ WORDS = set("""abs and avg_over_time by changes clamp_min count count_over_time 
 
 
 def no_rule_needs_its_own_evaluation():
-    """vmalert sees what a rule records at the next evaluation: a rule that asked for five results in five minutes never had them."""
+    """vmalert sees the result of a rule at the next evaluation: a rule that asked for five results in five minutes never had them."""
     counts = re.findall(r"count_over_time\((\w*:[\w:]*)\[(\d+)m\]\) (>=?) (\d+)", RULES.read_text())
     assert counts, "no rule counts the results of another one"
     for name, minutes, sign, least in counts:

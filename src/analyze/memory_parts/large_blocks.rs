@@ -1,7 +1,7 @@
 //! Counts the pages of large blocks of heapgauge's that are not in memory.
 //!
 //! The kernel is asked page by page, some 15 ns each. Beyond [`LOOKED_AT`] only some of the pages are looked at, evenly, and
-//! stand for the others. What is found is bounded by the memory of each mapping, which is exact. So pages that were only read
+//! stand for the others. The result is bounded by the memory of each mapping, which is exact. So pages that were only read
 //! are no memory, though `mincore` counts them: the kernel has one page of zeros for all of them.
 #![forbid(unsafe_code)]
 
