@@ -227,6 +227,7 @@ mod tests {
     }
 
     /// A recorder keeps every series: two states of an allocator would both be 1.
+    #[cfg(feature = "prometheus")]
     #[test]
     fn a_former_state_of_the_allocator_falls_to_zero() {
         use crate::analyze::collector::Fake;
