@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 /// Folders of `src/`, lowest first, each with its files and folders in order: an entry imports only from entries
 /// before it. `tag` means `tag.rs`, `tag/mod.rs` and each file of `tag/` that has no entry of its own.
-///
 /// `record/` is listed by file where its folders use one another: a thread's state holds caches of `stack_id/`, the walk
 /// in `unwind/` needs the thread's state, and the table in `stack_id/` interns the result of a walk.
 const FOLDERS: &[(&str, &[&str])] = &[
@@ -23,6 +22,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "thread/stack_bounds",
             "memory",
             "tag/large",
+            "count/chunk_table",
             "count/counters",
             "unwind/rule_cache",
             "unwind/start_code",
@@ -42,6 +42,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "stack_id/frame_layout_cache",
             "thread",
             "fork",
+            "stack_id/reclaim",
             "unwind",
             "own_frames",
             "stack_id/table",

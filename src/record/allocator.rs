@@ -104,6 +104,7 @@ impl<A> TrackingAllocator<A> {
             start_disabled: false,
             sample_every: 0,
             exact_from: 0,
+            reclaims: true,
             is_global: false,
         };
         TrackingAllocator { inner, config }
@@ -204,6 +205,22 @@ impl<A> TrackingAllocator<A> {
     pub const fn exact_from(mut self, bytes: usize) -> TrackingAllocator<A> {
         assert!(bytes <= MAX_INTERVAL, "exact_from: allowed are 0 to 1073741824 bytes");
         self.config.exact_from = bytes as u32;
+        self
+    }
+
+    /// Sets whether the tables of stacks that [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop) has forgotten are
+    /// used again, as they are by default. `HEAPGAUGE_RECLAIM` changes it at run time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use heapgauge::TrackingAllocator;
+    ///
+    /// static ALLOC: TrackingAllocator = TrackingAllocator::system().reclaim(false);
+    /// # let _ = &ALLOC;
+    /// ```
+    pub const fn reclaim(mut self, on: bool) -> TrackingAllocator<A> {
+        self.config.reclaims = on;
         self
     }
 

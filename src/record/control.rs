@@ -9,6 +9,7 @@ use crate::record::epoch::{self, MAX_FRAMES};
 use crate::record::event;
 use crate::record::own_frames;
 use crate::record::raw_snapshot;
+use crate::record::stack_id::reclaim;
 use crate::record::startup;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
@@ -43,6 +44,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
         epoch::set_frames(frames);
         epoch::start();
         thread::revoke_unpublished();
+        reclaim::give_back();
     }
     Ok(())
 }
@@ -102,6 +104,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 pub fn stop() {
     epoch::stop();
     thread::revoke_unpublished();
+    reclaim::give_back();
 }
 
 /// Returns whether allocations are being recorded.
@@ -181,6 +184,12 @@ pub fn seed_samples(seed: u64) {
         // The next block is decided anew.
         state.hot.unsampled.revoke();
     }
+}
+
+/// Sets whether the memory of stacks that are forgotten is given back from now on.
+#[doc(hidden)]
+pub fn set_reclaims(reclaims: bool) {
+    epoch::set_reclaims(reclaims);
 }
 
 /// Ends the process, in a debug build, at an allocation in the middle of an event, for tests whose handlers do not allocate.
@@ -269,6 +278,7 @@ pub fn reset_peak() {
 pub fn clear_traces() {
     epoch::clear();
     thread::revoke_unpublished();
+    reclaim::give_back();
 }
 
 /// Returns the bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.

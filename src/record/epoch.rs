@@ -2,7 +2,7 @@
 //!
 //! Any thread may call anything here, inside or outside the allocator; nothing blocks.
 
-use crate::base::atomics::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::base::atomics::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::record::count::sampling::SamplingConfig;
 use crate::record::count::unsampled;
 use crate::record::peak::{self, Peak};
@@ -38,6 +38,10 @@ static HOT: Hot = Hot {
 /// The next id in the low half; in the high half the newest base that a `clear` or `start` has taken. One word, so that the
 /// thread that takes an id knows the epoch that it belongs to.
 static NEXT: AtomicU64 = AtomicU64::new(tag::FIRST as u64);
+/// The ids below it, but for the first, are over: each thread that marks itself busy from now on finds that.
+static ENDED: AtomicU32 = AtomicU32::new(0);
+/// The memory of ids that are over is given back. Relaxed: a switch.
+static RECLAIMS: AtomicBool = AtomicBool::new(true);
 /// Relaxed: only compared with itself.
 static SAMPLINGS: AtomicU32 = AtomicU32::new(0);
 static FRAMES: AtomicU32 = AtomicU32::new(DEFAULT_FRAMES);
@@ -169,6 +173,8 @@ pub(crate) struct Config {
     pub sample_every: u32,
     /// Blocks of that size are recorded without exception, 0 for the interval.
     pub exact_from: u32,
+    /// The memory of ids that are over is given back, see `reclaim`.
+    pub reclaims: bool,
     /// The instance is the program's global allocator, by its declaration.
     pub is_global: bool,
 }
@@ -219,6 +225,7 @@ fn configure_slow(config: &Config) -> bool {
     if is_first {
         set_frames(config.frames.into());
         EXACT_FROM.store(config.exact_from, Ordering::Relaxed);
+        set_reclaims(config.reclaims);
         set_sample_interval(config.sample_every);
         if !config.start_disabled {
             start();
@@ -248,7 +255,10 @@ pub(crate) fn start() -> bool {
 pub(crate) fn stop() {
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
+    // No later base is below this.
+    let end = end_id();
     next_generation_and_revoke();
+    end_ids(end);
     PEAK.begin(OFF, self::base);
 }
 
@@ -282,10 +292,33 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         // A thread that took an id meanwhile may have moved it to the same base, see `next_ids`.
         if moved.is_ok() || moved == Err(next) {
             next_generation_and_revoke();
+            end_ids(next);
             PEAK.begin(next, self::base);
             return true;
         }
     }
+}
+
+/// Ends all ids below this one, after base and generation have changed: a thread of the new generation looks up no count of
+/// theirs.
+fn end_ids(end: u32) {
+    // AcqRel: pairs with the Acquire of `ended`.
+    ENDED.fetch_max(end, Ordering::AcqRel);
+}
+
+/// Sets whether the memory of ids that are over is given back from now on.
+pub(crate) fn set_reclaims(reclaims: bool) {
+    RECLAIMS.store(reclaims, Ordering::Relaxed);
+}
+
+/// Returns whether the memory of ids that are over is given back.
+pub(crate) fn reclaims() -> bool {
+    RECLAIMS.load(Ordering::Relaxed)
+}
+
+/// Returns the id below which all are over, but for the first.
+pub(crate) fn ended() -> u32 {
+    ENDED.load(Ordering::Acquire)
 }
 
 /// Packs the next id and the newest base in the word of [`NEXT`].

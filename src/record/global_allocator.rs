@@ -10,6 +10,7 @@ use crate::record::epoch;
 use crate::record::raw_snapshot::{Counts, RawStack};
 use crate::record::stack_id::table;
 use crate::record::tag::{self, FIRST, SAMPLED};
+use crate::record::thread::Reading;
 use std::hint::black_box;
 
 /// Declares the program's global allocator, so that [`traceback_of`](crate::traceback_of) can tell where a value was
@@ -139,6 +140,7 @@ pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<RawStack> {
     // SAFETY: `value` is borrowed, so its block lives and keeps its size. Only `Box`, `Vec` and `String` are `Block`s;
     // theirs come from the global allocator, which is a `TrackingAllocator` by its declaration.
     let id = unsafe { tag::read(block, size) } & !SAMPLED;
+    let _reading = Reading::new();
     if id < FIRST || id < epoch::base() || id >= epoch::end_id() {
         return None;
     }

@@ -9,7 +9,7 @@ use crate::record::count::sampling::SamplingConfig;
 use crate::record::epoch;
 use crate::record::raw_snapshot::{self, Counts, Dropped, RawStack};
 use crate::record::stack_id::table;
-use crate::record::thread::{self, BUSY, PAUSED, SpanBytes, ThreadState};
+use crate::record::thread::{self, BUSY, PAUSED, Reading, SpanBytes, ThreadState};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -274,6 +274,7 @@ impl Drop for Span {
 
 /// Hands over the counts of each id of this epoch in a table.
 fn each<C: Chunk>(table: &Table<C>, base: u32, mut take: impl FnMut(u32, Counts)) {
+    let _reading = Reading::new();
     let end = if base == u32::MAX { 0 } else { epoch::end_id() };
     for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
         let Some(chunk) = table.chunk(number) else { continue };
@@ -314,6 +315,7 @@ impl OwnStacks {
     /// Returns what this thread allocated and freed since then, by stack.
     pub(crate) fn since(&self) -> Vec<RawStack> {
         let _internal = control::internal();
+        let _reading = Reading::new();
         let now = OwnStacks::now();
         if now.base != self.base {
             return Vec::new();

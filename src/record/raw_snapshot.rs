@@ -9,12 +9,13 @@ use crate::record::count::unsampled::{self, Unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
+use crate::record::stack_id::reclaim;
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
 use crate::record::startup;
 use crate::record::tag::large;
 use crate::record::tag::{self, OVERHEAD, UNTRACKED};
-use crate::record::thread::{self, Suspension};
+use crate::record::thread::{self, Reading, Suspension};
 use crate::record::unwind;
 use std::time::{Instant, SystemTime};
 
@@ -122,6 +123,7 @@ pub(crate) struct RawSnapshot {
 pub(crate) fn take() -> RawSnapshot {
     startup::ensure();
     let _internal = Suspension::new(thread::INTERNAL);
+    reclaim::give_back();
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
     let mut stacks = Vec::new();
     let (epoch, totals) = read_epoch(&mut stacks);
@@ -241,6 +243,7 @@ pub(crate) fn set_table_limit(bytes: u64) {
 
 /// Reads all stacks of the present epoch and its totals, whole: read again if a `clear` came between.
 fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
+    let _reading = Reading::new();
     let mut tries = 0;
     loop {
         let base = epoch::base();

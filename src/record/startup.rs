@@ -54,6 +54,7 @@ fn prepare_slow() {
     // `RandomState` takes its keys from the system's random numbers.
     sampling::reseed(RandomState::new().hash_one(0));
     table::prepare();
+    thread::process_barrier::prepare();
     at_fork();
     pin();
     DONE.store(true, Ordering::Release);

@@ -51,7 +51,7 @@ fn on(signal: libc::c_int, flags: libc::c_int) {
     set_handler(handler, signal, flags);
 }
 
-fn set_handler(handler: extern "C" fn(libc::c_int), signal: libc::c_int, flags: libc::c_int) {
+pub fn set_handler(handler: extern "C" fn(libc::c_int), signal: libc::c_int, flags: libc::c_int) {
     // SAFETY: a handler of the right type; all zero is an empty mask.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

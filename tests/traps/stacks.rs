@@ -81,34 +81,26 @@ fn more_stacks_than_there_may_be() {
     });
 }
 
-/// Each `clear` gives stacks new ids, and the memory of old ones is not reused: the limit still holds, and later stacks are
-/// not known.
+/// Each `clear` gives stacks new ids, and the memory of old ones is given back: all stacks stay known within the limit.
 #[test]
 fn clearing_without_end() {
     trap("stacks::clearing_without_end", || {
         const DEPTH: usize = 10;
         const LIMIT: u64 = 6 << 20;
         heapgauge::set_max_overhead(LIMIT).unwrap();
-        let collector = Collector::new();
         let mut kept: Vec<Block> = Vec::with_capacity(1 << DEPTH);
-        let mut last_known = 0;
+        let mut most = 0;
         for round in 1..=100 {
             heapgauge::clear_traces();
             kept.extend((0..1 << DEPTH).map(|path| on_path(path, DEPTH, &mut || leaf(path))));
             if round % 10 == 0 {
-                let (known, lost) = (of_function(LEAF), of_function("[unrecorded]"));
-                assert_eq!((known.0 + lost.0, known.1 + lost.1), (24 << DEPTH, 1 << DEPTH), "round {round}");
-                let overhead = heapgauge::tracker_memory();
-                assert!(overhead <= LIMIT, "round {round}: {overhead} bytes of tables, {LIMIT} allowed");
-                if lost.1 == 0 {
-                    last_known = round;
-                }
+                assert_eq!(of_function(LEAF), (24 << DEPTH, 1 << DEPTH), "round {round}");
+                most = heapgauge::tracker_memory().max(most);
+                assert!(most <= LIMIT, "round {round}: {most} bytes of tables, {LIMIT} allowed");
             }
             kept.clear();
         }
-        assert!((10..100).contains(&last_known), "{last_known}");
-        assert!(collector.collect().dropped.memory > 1 << DEPTH);
-        say(format_args!("{last_known} times 1024 stacks known within {} MiB", LIMIT >> 20));
+        say(format_args!("100 times 1024 stacks known within {} KiB", most >> 10));
     });
 }
 

@@ -24,7 +24,7 @@ pub(crate) const DEFAULT_DEBUG_ADDR: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
 
 /// Names of all variables, in the order of the documentation.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "HEAPGAUGE",
     "HEAPGAUGE_ADDR",
     "HEAPGAUGE_TOP_N",
@@ -32,6 +32,7 @@ const KEYS: [&str; 16] = [
     "HEAPGAUGE_FRAMES",
     "HEAPGAUGE_SAMPLE",
     "HEAPGAUGE_MAX_OVERHEAD",
+    "HEAPGAUGE_RECLAIM",
     "HEAPGAUGE_MEMORY_LIMIT",
     "HEAPGAUGE_RELEASE",
     "HEAPGAUGE_SITE",
@@ -55,6 +56,8 @@ pub(crate) struct Config {
     pub sample: Option<usize>,
     /// `None`: the program's, else the default.
     pub max_overhead: Option<u64>,
+    /// The memory of stacks that are forgotten is given back.
+    pub reclaim: Option<bool>,
     /// Dumps, and the limit of this process.
     pub dumps: DumpSettings,
     /// Release of the program; empty: it has no name.
@@ -79,6 +82,7 @@ impl Default for Config {
             frames: None,
             sample: None,
             max_overhead: None,
+            reclaim: None,
             dumps: DumpSettings::default(),
             release: String::new(),
             sites: SiteSettings::default(),
@@ -159,6 +163,10 @@ fn apply(config: &mut Config, key: &str, value: &str) -> Result<(), String> {
             if bytes < MIN_MAX_OVERHEAD {
                 return Err(format!("this is {bytes} bytes, allowed is at least 1MiB, taking 1MiB"));
             }
+        }
+        "HEAPGAUGE_RECLAIM" => {
+            config.reclaim =
+                Some(switch(value).ok_or_else(|| format!("{SWITCH}, keeping what the program has set"))?);
         }
         "HEAPGAUGE_MEMORY_LIMIT" => config.dumps.apply(key, value)?,
         _ if dump::settings::KEYS.contains(&key) => config.dumps.apply(key, value)?,
@@ -262,6 +270,7 @@ mod tests {
             ("HEAPGAUGE_SAMPLE", "512KiB"),
             ("HEAPGAUGE_MAX_OVERHEAD", "16MiB"),
             ("HEAPGAUGE_MEMORY_LIMIT", "2GiB"),
+            ("HEAPGAUGE_RECLAIM", "off"),
             ("HEAPGAUGE_RELEASE", "2.4.1-rc1"),
             ("HEAPGAUGE_SITE", "nearest"),
             ("HEAPGAUGE_OWN_CRATES", "+tasks, -common::cache,"),
@@ -280,6 +289,7 @@ mod tests {
             frames: Some(64),
             sample: Some(512 << 10),
             max_overhead: Some(16 << 20),
+            reclaim: Some(false),
             dumps: {
                 let mut dumps = DumpSettings::default();
                 dumps.memory_limit = Some(2 << 30);
@@ -390,7 +400,7 @@ mod tests {
             problems,
             ["HEAPGAUGE_TOPN is unknown, allowed are HEAPGAUGE, HEAPGAUGE_ADDR, HEAPGAUGE_TOP_N, \
                  HEAPGAUGE_DELTA_WINDOW, HEAPGAUGE_FRAMES, HEAPGAUGE_SAMPLE, HEAPGAUGE_MAX_OVERHEAD, \
-                 HEAPGAUGE_MEMORY_LIMIT, HEAPGAUGE_RELEASE, HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
+                 HEAPGAUGE_RECLAIM, HEAPGAUGE_MEMORY_LIMIT, HEAPGAUGE_RELEASE, HEAPGAUGE_SITE, HEAPGAUGE_OWN_CRATES, HEAPGAUGE_LOOK_THROUGH, HEAPGAUGE_EXPOSE, \
                  HEAPGAUGE_DEBUG_ADDR, HEAPGAUGE_SOURCE_URL, HEAPGAUGE_QUIET, HEAPGAUGE_DUMP_DIR, HEAPGAUGE_DUMP_AT, \
                  HEAPGAUGE_DUMP_KEEP, HEAPGAUGE_DUMP_MAX_BYTES, HEAPGAUGE_DUMP_SIGNAL, HEAPGAUGE_TERMINATION_LOG"]
         );

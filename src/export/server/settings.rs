@@ -19,6 +19,9 @@ pub(super) fn apply(config: &Config) -> Result<(), Error> {
     if config.on == Some(true) && control::has_allocator() {
         control::start(control::traceback_limit())?;
     }
+    if let Some(reclaims) = config.reclaim {
+        control::set_reclaims(reclaims);
+    }
     config.max_overhead.map(set_max_overhead).transpose()?;
     symbols::global().set_site_rules(&config.sites);
     Ok(())

@@ -1,13 +1,13 @@
 //! Stack id → four monotone numbers: bytes and blocks, allocated and freed.
 //!
 //! ```text
-//! Table ─ 192 chunk pointers, then segments of 256, 512 … more, allocated when first needed
+//! Table ─ chunk pointers, see `chunk_table`
 //!           └─ OwnerCounters:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
 //!           │            └─ high: the carries of both halves, made when first needed
-//!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks)        (32 bytes an id)
+//!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks), the stack     (40 bytes an id)
 //! ```
 //!
-//! Nothing moves and nothing is freed, so a reader may follow the pointers at any time. A thread's
+//! Nothing moves, and nothing is freed before all that may have found it is done with it (see `reclaim`). A thread's
 //! own counters are written by load and store, without a read-modify-write; those that threads share
 //! use atomic adds. Live is never negative for a reader that reads freed before allocated: a free is
 //! stored with Release after everything that led to it, the allocation among it, and loaded with
@@ -22,19 +22,14 @@
 //! in the shared counters), so it is never behind by more.
 
 use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
+pub(crate) use crate::record::count::chunk_table::Table;
+use crate::record::count::chunk_table::publish;
 use crate::record::memory;
-use std::ptr::null_mut;
+use std::ptr::{NonNull, null_mut};
 
 /// Ids in a chunk.
 pub(crate) const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 6;
-
-/// Chunk pointers that every table has: enough for 12,288 ids.
-const FIRST: usize = 192;
-/// Chunk pointers in segment 0; segment `k` has `FIRST_SEGMENT << k`.
-const FIRST_SEGMENT: usize = 256;
-/// Enough segments for every 32-bit id.
-const SEGMENTS: usize = 19;
 
 /// The side that an event changes: allocated or freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,7 +104,7 @@ impl OwnerCounters {
     /// Adds a block of at most [`MOST`] bytes whatever the halves hold; false without memory.
     #[cold]
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
-        let Some(high) = publish(&self.high, 1, Some(memory::thread_may_grow)) else { return false };
+        let Some(high) = publish(&self.high, Some(memory::thread_may_grow)) else { return false };
         let (word, low) = (word(place, direction), &self.low[word(place, direction)].0);
         // SAFETY: `publish` gives zeroed words that are never freed.
         let high = unsafe { &(*high)[word].0 };
@@ -135,6 +130,22 @@ impl OwnerCounters {
         let high = unsafe { self.high.load(Ordering::Acquire).as_ref() };
         // Acquire: pairs with the Release of `add_slow`.
         high.map_or(0, |high| high[word].0.load(Ordering::Acquire))
+    }
+
+    /// Frees a chunk that was unlinked.
+    ///
+    /// # Safety
+    ///
+    /// * It came from a thread's table, and nothing follows it any more.
+    pub(crate) unsafe fn free(chunk: NonNull<OwnerCounters>) {
+        // SAFETY: the caller's duty.
+        let high = unsafe { chunk.as_ref() }.high.load(Ordering::Acquire);
+        if !high.is_null() {
+            // SAFETY: made by `publish` for this chunk alone.
+            unsafe { memory::free_array_of_thread(high, 1) };
+        }
+        // SAFETY: as above.
+        unsafe { memory::free_array_of_thread(chunk.as_ptr(), 1) };
     }
 
     /// Completes the carry that a thread has left half done. While no thread writes.
@@ -188,13 +199,22 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 32);
 
-/// Counts that several threads write.
-pub(crate) struct Shared([Slot; CHUNK]);
+/// Counts that several threads write, and the stacks of their ids.
+pub(crate) struct Shared {
+    slots: [Slot; CHUNK],
+    /// Pointers to the stacks, as `stack_id::table` has them; null for an id that no stack has.
+    stacks: [AtomicPtr<()>; CHUNK],
+}
 
 impl Shared {
+    /// Returns the pointer to the stack of the id at this place.
+    pub(crate) fn stack(&self, place: usize) -> &AtomicPtr<()> {
+        &self.stacks[place % CHUNK]
+    }
+
     /// Adds a block.
     fn add(&self, place: usize, direction: Direction, bytes: u64) {
-        let [in_bytes, in_blocks] = &self.0[place % CHUNK].counts[direction as usize];
+        let [in_bytes, in_blocks] = &self.slots[place % CHUNK].counts[direction as usize];
         // Release: as in `OwnerCounters::add`.
         in_bytes.fetch_add(bytes, Ordering::Release);
         in_blocks.fetch_add(1, Ordering::Release);
@@ -203,7 +223,7 @@ impl Shared {
 
 impl Chunk for Shared {
     fn read(&self, place: usize, direction: Direction) -> (u64, u64) {
-        let [bytes, blocks] = &self.0[place % CHUNK].counts[direction as usize];
+        let [bytes, blocks] = &self.slots[place % CHUNK].counts[direction as usize];
         // Acquire: pairs with the Release of `add`.
         (bytes.load(Ordering::Acquire), blocks.load(Ordering::Acquire))
     }
@@ -211,73 +231,9 @@ impl Chunk for Shared {
 
 // ── Tables ──────────────────────────────────────────────────────────────────────────────────────
 
-/// Chunks by their number. All zero bytes are an empty one.
-pub(crate) struct Table<C> {
-    first: [AtomicPtr<C>; FIRST],
-    segments: [AtomicPtr<AtomicPtr<C>>; SEGMENTS],
-}
-
-impl<C> Table<C> {
-    pub(crate) const fn new() -> Table<C> {
-        Table {
-            first: [const { AtomicPtr::new(null_mut()) }; FIRST],
-            segments: [const { AtomicPtr::new(null_mut()) }; SEGMENTS],
-        }
-    }
-
-    /// Returns the chunk of the ids from `CHUNK * number` on, if one of them was used.
-    #[inline(always)]
-    pub(crate) fn chunk(&self, number: usize) -> Option<&C> {
-        // Acquire, here and below: pairs with the Release of `publish`, so that the zeroes are visible.
-        self.chunk_by(number, Ordering::Acquire)
-    }
-
-    /// Returns that chunk, loading the pointer to it by this order.
-    #[inline(always)]
-    fn chunk_by(&self, number: usize, order: Ordering) -> Option<&C> {
-        let chunk = match self.first.get(number) {
-            Some(chunk) => chunk.load(order),
-            None => self.later(number)?.load(order),
-        };
-        // SAFETY: a published chunk is never freed or moved; zero is a valid one.
-        unsafe { chunk.as_ref() }
-    }
-
-    /// Returns the pointer to a chunk that is not among the first.
-    #[inline(always)]
-    fn later(&self, number: usize) -> Option<&AtomicPtr<C>> {
-        let (segment, offset) = place(number);
-        let segment = self.segments.get(segment)?.load(Ordering::Acquire);
-        if segment.is_null() {
-            return None;
-        }
-        debug_assert!(offset < FIRST_SEGMENT << place(number).0, "chunk {number} is behind its segment");
-        // SAFETY: a published segment has `FIRST_SEGMENT << k` pointers, `place` stays below, and it
-        // is never freed.
-        Some(unsafe { &*segment.add(offset) })
-    }
-
-    /// Returns the chunk of these ids, made if need be; `None` when there is no memory for it. In the table of one
-    /// thread: also where `may` says that there is no room for so many bytes.
-    #[cold]
-    #[inline(never)]
-    fn chunk_or_make(&self, number: usize, may: Option<fn(usize) -> bool>) -> Option<&C> {
-        let chunk = match self.first.get(number) {
-            Some(chunk) => chunk,
-            None => {
-                let (segment, _) = place(number);
-                publish(self.segments.get(segment)?, FIRST_SEGMENT << segment, may)?;
-                self.later(number)?
-            }
-        };
-        // SAFETY: `publish` gives zeroed memory that is never freed.
-        publish(chunk, 1, may).map(|chunk| unsafe { &*chunk })
-    }
-}
-
 /// Returns the number of the chunk that contains an id.
 #[inline(always)]
-fn number(id: u32) -> usize {
+pub(crate) fn number(id: u32) -> usize {
     (id >> CHUNK_BITS) as usize
 }
 
@@ -310,17 +266,20 @@ impl Table<OwnerCounters> {
             })
     }
 
-    /// Completes the carries that an exited thread has left half done, for the ids below `end`.
-    pub(crate) fn complete_carry(&self, end: u32) {
-        (0..=number(end)).filter_map(|number| self.chunk(number)).for_each(OwnerCounters::complete_carry);
+    /// Completes the carries that an exited thread has left half done, for the ids that no epoch ends and those of this range.
+    pub(crate) fn complete_carry(&self, ids: std::ops::Range<u32>) {
+        let numbers = std::iter::once(0).chain(number(ids.start).max(1)..=number(ids.end));
+        numbers.filter_map(|number| self.chunk(number)).for_each(OwnerCounters::complete_carry);
     }
 }
 
 impl Table<Shared> {
     /// Makes a table that is empty, but for a place for the ids below [`CHUNK`] that no lack of memory can refuse.
     pub(crate) const fn with_first_ids() -> Table<Shared> {
-        static CHUNK_0: Shared =
-            Shared([const { Slot { counts: [const { [const { AtomicU64::new(0) }; 2] }; 2] } }; CHUNK]);
+        static CHUNK_0: Shared = Shared {
+            slots: [const { Slot { counts: [const { [const { AtomicU64::new(0) }; 2] }; 2] } }; CHUNK],
+            stacks: [const { AtomicPtr::new(null_mut()) }; CHUNK],
+        };
         let mut table = Table::new();
         table.first[0] = AtomicPtr::new((&raw const CHUNK_0).cast_mut());
         table
@@ -337,60 +296,11 @@ impl Table<Shared> {
     }
 }
 
-/// Returns the segment of a chunk number that is not among the first, and its place therein.
-#[inline(always)]
-fn place(number: usize) -> (usize, usize) {
-    debug_assert!(number >= FIRST, "chunk {number} is among the first");
-    let shifted = number - FIRST + FIRST_SEGMENT;
-    let segment = (shifted.ilog2() - FIRST_SEGMENT.ilog2()) as usize;
-    (segment, shifted - (FIRST_SEGMENT << segment))
-}
-
-/// Sets a null pointer to `len` zeroed values, or takes what another thread has set meanwhile. With `may`: values of
-/// one thread, where that says that there is room for so many bytes.
-fn publish<T>(place: &AtomicPtr<T>, len: usize, may: Option<fn(usize) -> bool>) -> Option<*mut T> {
-    let present = place.load(Ordering::Acquire);
-    if !present.is_null() {
-        return Some(present);
-    }
-    let fresh = match may {
-        Some(may) => memory::zeroed_array_of_thread::<T>(len, may),
-        None => memory::zeroed_array::<T>(len),
-    };
-    if fresh.is_null() {
-        return None;
-    }
-    debug_assert!(fresh.is_aligned());
-    // Release: publishes the zeroes; Acquire: takes over those of a faster thread (only shared counters have one).
-    match place.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
-        Ok(_) => Some(fresh),
-        Err(earlier) => {
-            // SAFETY: made above with this length and not published; as memory that threads share, since a thread's own
-            // has no other thread that could be faster.
-            unsafe { memory::free_array(fresh, len) };
-            Some(earlier)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::Direction::{Allocated, Freed};
     use super::*;
     use std::sync::atomic::AtomicBool;
-
-    #[test]
-    fn places_are_dense_and_distinct() {
-        let mut expected = (0, 0);
-        for number in FIRST..10_000 {
-            assert_eq!(place(number), expected);
-            expected.1 += 1;
-            if expected.1 == FIRST_SEGMENT << expected.0 {
-                expected = (expected.0 + 1, 0);
-            }
-        }
-        assert!(place(number(u32::MAX)).0 < SEGMENTS);
-    }
 
     impl Table<OwnerCounters> {
         fn count_block(&self, id: u32, direction: Direction, bytes: usize) -> bool {
@@ -448,7 +358,7 @@ mod tests {
         for start in [u64::from(u32::MAX >> 1), u64::from(u32::MAX)] {
             // As if that many had been counted.
             chunk.low[word(3, Allocated)].0.store(start << 32 | 5, Ordering::Relaxed);
-            let high = publish(&chunk.high, 1, None).unwrap();
+            let high = publish(&chunk.high, None).unwrap();
             // SAFETY: just published.
             unsafe { &(*high)[word(3, Allocated)].0 }.store((start >> 31) << 32, Ordering::Relaxed);
             for more in 1..4 {
@@ -470,7 +380,7 @@ mod tests {
             let high = unsafe { &(*chunk.high.load(Ordering::Relaxed))[word(9, Allocated)].0 };
             high.store(expected - 1, Ordering::Relaxed);
             assert_eq!(read(&table, 9, Allocated), (expected << 31, 2 * expected));
-            table.complete_carry(9);
+            table.complete_carry(2..9);
             assert_eq!(high.load(Ordering::Relaxed), expected);
         }
     }

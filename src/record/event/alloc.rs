@@ -68,10 +68,10 @@ pub(crate) unsafe fn record_alloc(
         (&raw mut (*arguments).config).write_volatile(config);
         (&raw mut (*arguments).entrance).write_volatile(entrance);
     }
-    if let Some(state) = thread::at_generation(hot, epoch::generation())
-        && state.fits(size as i64)
+    if let Some(busy) = thread::enter_at_generation(hot)
+        && busy.state().fits(size as i64)
     {
-        let busy = state.enter_idle();
+        let state = busy.state();
         // SAFETY: this thread's own state, and it has just been marked.
         let owner = unsafe { state.owner() };
         match unwind::lookup_last(owner, entrance) {
@@ -194,12 +194,12 @@ unsafe fn record_unknown(block: *mut u8, size: usize, arguments: &SlowArguments<
     let SlowArguments { config, entrance, ref registers } = *arguments;
     let id = 'id: {
         if size as u64 <= MOST
-            && let Some(state) = thread::idle()
+            && let Some((state, flags)) = thread::idle_with_flags()
         {
-            if state.flags() != 0 || !epoch::is_on() {
+            if flags != 0 || !epoch::is_on() {
                 if epoch::is_configured_by(config) {
                     own_frames::note(state, registers);
-                    let id = suspended_id(state);
+                    let id = suspended_id(flags);
                     let _busy = state.enter_idle();
                     if state.counters.add(id, Direction::Allocated, size) {
                         break 'id id;
@@ -385,13 +385,13 @@ fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u
     if resized != 0 {
         state.change(UNTRACKED, 0, resized);
     }
-    count_alloc(state, suspended_id(state), size)
+    count_alloc(state, suspended_id(state.flags()), size)
 }
 
-/// Returns the id of a block that a suspended thread allocates, or any while tracking is off.
+/// Returns the id of a block that a thread with these flags allocates while it is suspended, or any while tracking is off.
 #[inline(always)]
-fn suspended_id(state: &ThreadState) -> u32 {
-    if state.flags() & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }
+fn suspended_id(flags: u8) -> u32 {
+    if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }
 }
 
 /// Interns a stack that this thread's cache does not hold, and counts the block at its id.
@@ -457,7 +457,7 @@ pub(super) fn record_unattributed(state: Option<&'static ThreadState>, size: usi
 /// block that is being resized.
 #[cold]
 pub(super) fn record_unattributed_shared(size: usize, resized: Resized) -> u32 {
-    let id = record_unattributed(None, size);
+    let id = thread::in_event(|| record_unattributed(None, size));
     // Published for the epoch that the block is counted in, whose base is its id. A base that is read before or after
     // may be another one: its sum would have the block and not its free, or the reverse.
     let base = if id == UNTRACKED { epoch::base() } else { id };

@@ -100,51 +100,57 @@ fn record_free_slow(id: u32, size: usize) {
 #[inline(never)]
 pub(super) fn count_free(id: u32, size: usize) {
     if id & SAMPLED != 0 {
-        return count_free_sampled(id & !SAMPLED, size);
+        count_free_sampled(id & !SAMPLED, size);
+        return;
     }
     if let Some(unsampled) = unsampled(id.into()) {
         return unsampled.free_published(size);
     }
-    if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
-        // Stale; or no id that was ever given out: the program has written past the end of a block.
-        return;
-    }
-    if let Some(state) = thread::current_or_make().filter(|state| state.flags() & BUSY == 0) {
-        let _busy = state.enter(BUSY);
-        if size as u64 <= MOST && state.counters.add(id, Direction::Freed, size)
-            || state.counters.add_slow(id, Direction::Freed, size)
+    let state = thread::current_or_make().filter(|state| state.flags() & BUSY == 0);
+    thread::in_event(|| {
+        if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
+            // Stale; or no id that was ever given out: the program has written past the end of a block.
+            return;
+        }
+        if let Some(state) = state
+            && (size as u64 <= MOST && state.counters.add(id, Direction::Freed, size)
+                || state.counters.add_slow(id, Direction::Freed, size))
         {
             return;
         }
-    }
-    // Every id that is in a tag has a place here, made before the id was given out.
-    if !SHARED.add(id, Direction::Freed, size as u64) {
-        dropped::count(Reason::Memory);
-    }
+        // Every id that is in a tag has a place here, made before the id was given out.
+        if !SHARED.add(id, Direction::Freed, size as u64) {
+            dropped::count(Reason::Memory);
+        }
+    });
 }
 
 /// Records the free of a sampled block with this tag.
 #[cold]
 #[inline(never)]
 fn record_free_sampled(tag: u32, size: usize) {
-    let id = tag & !SAMPLED;
-    if let Some(interval) = interval_of(id) {
-        change_live_bytes(tag, (size as i64).wrapping_neg());
-        count_amounts(id, size, interval);
+    let (id, change) = (tag & !SAMPLED, (size as i64).wrapping_neg());
+    if let Some(state) = thread::idle() {
+        let _busy = state.enter_idle();
+        if count_amounts(id, size) {
+            state.change(id, change, 0);
+        }
+    } else if count_free_sampled(id, size) {
+        change_live_bytes(tag, change);
     }
 }
 
-/// Counts the free of a sampled block of this id, whose bytes have been published to the peak.
+/// Counts the free of a sampled block of this id; false where the id is stale. The caller publishes its bytes to the peak.
 #[cold]
-fn count_free_sampled(id: u32, size: usize) {
-    if let Some(interval) = interval_of(id) {
-        count_amounts(id, size, interval);
-    }
+fn count_free_sampled(id: u32, size: usize) -> bool {
+    thread::in_event(|| count_amounts(id, size))
 }
 
-/// Counts the free of a sampled block, by the amounts it was allocated with.
-fn count_amounts(id: u32, size: usize, interval: u32) {
+/// Counts the free of a sampled block, by the amounts it was allocated with; false where the id is stale. In an event.
+fn count_amounts(id: u32, size: usize) -> bool {
+    let Some(interval) = interval_of(id) else { return false };
     for (id, amount) in sampled_amounts(id, size, interval) {
         SHARED.add(id, Direction::Freed, amount);
     }
+    true
 }

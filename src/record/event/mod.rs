@@ -83,7 +83,7 @@ fn sampled_amounts(id: u32, size: usize, interval: u32) -> [(u32, u64); IDS_PER_
     [(id, size as u64), (id + 1, bytes), (id + 2, blocks), (id + 3, variance)]
 }
 
-/// Returns the sample interval of blocks of this id. `None` if it is stale, or no id of a sampled block.
+/// Returns the sample interval of blocks of this id. `None` if it is stale, or no id of a sampled block. In an event.
 fn interval_of(id: u32) -> Option<u32> {
     let recorded = (id >= epoch::base() && id < epoch::end_id()).then(|| table::recorded(id)).flatten();
     recorded.map(|recorded| recorded.interval).filter(|interval| *interval != 0)
@@ -93,7 +93,7 @@ fn interval_of(id: u32) -> Option<u32> {
 #[inline(always)]
 fn traced_bytes(tag: u32, size: usize) -> i64 {
     let is_traced = if unlikely(tag & SAMPLED != 0) {
-        interval_of(tag & !SAMPLED).is_some()
+        thread::in_event(|| interval_of(tag & !SAMPLED)).is_some()
     } else {
         tag >= epoch::base() && tag < epoch::end_id()
     };

@@ -129,8 +129,9 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
     let is_stale = tag & !SAMPLED < base;
     let is_sampled_anew =
         if is_stale { false } else { tag & SAMPLED != 0 || tag == epoch::unsampled_id(base) };
-    if is_stale && tag & !SAMPLED >= FIRST {
-        // The free of such a block is not counted, so the resize is not, either.
+    // Its free will not be counted either.
+    let is_over = |tag: u32| tag & !SAMPLED >= FIRST && tag & !SAMPLED < epoch::base();
+    if is_over(tag) {
         return tag;
     }
     let resized = Resized::new(tag, old_size);
@@ -140,6 +141,9 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
         }),
         Some(state) => {
             let _busy = state.enter(BUSY);
+            if is_over(tag) {
+                return tag;
+            }
             if !is_stale {
                 state.change(tag & !SAMPLED, new_size as i64 - resized.bytes, 0);
             }
@@ -150,7 +154,7 @@ pub(super) fn resize_suspended(tag: u32, old_size: usize, new_size: usize) -> u3
             if !is_stale {
                 publish_shared(tag, new_size as i64 - resized.bytes);
             }
-            count_alloc_shared(tag, new_size)
+            thread::in_event(|| if is_over(tag) { tag } else { count_alloc_shared(tag, new_size) })
         }
     }
 }

@@ -22,6 +22,7 @@ const CONFIG: Config = Config {
     start_disabled: false,
     sample_every: 0,
     exact_from: 0,
+    reclaims: true,
     is_global: false,
 };
 

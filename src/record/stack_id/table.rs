@@ -8,7 +8,7 @@
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::bounded_wait::BoundedWait;
-use crate::record::count::counters::CHUNK;
+use crate::record::count::counters::{CHUNK, number};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::fork;
@@ -259,16 +259,6 @@ fn unrecord(stack: Key) {
 
 // ── Id → stack ──────────────────────────────────────────────────────────────────────────────────
 
-type Leaf = [AtomicPtr<StackHeader>; 1 << 10];
-type Branch = [AtomicPtr<Leaf>; 1 << 11];
-static ROOT: [AtomicPtr<Branch>; 1 << 11] = [const { AtomicPtr::new(null_mut()) }; 1 << 11];
-
-/// Splits an id into its indices in [`ROOT`], a branch and a leaf.
-fn indices(id: u32) -> (usize, usize, usize) {
-    let id = id as usize;
-    (id >> 21, (id >> 10) & 0x7ff, id & 0x3ff)
-}
-
 /// Number of ids of a stack whose blocks are sampled: consecutive, in one chunk of counters. The first counts its
 /// blocks at their size, the others count their weight; always in the counters that threads share: see `event`.
 pub(crate) const IDS_PER_SAMPLED_STACK: u32 = 4;
@@ -288,41 +278,16 @@ fn publish(stack: Key) -> Result<u32, Reason> {
     }
     debug_assert!(slot.load(Ordering::Relaxed).is_null(), "the id {id} leads to a stack already");
     // Release: pairs with the Acquire of `recorded`.
-    slot.store(stack.0.as_ptr(), Ordering::Release);
+    slot.store(stack.0.as_ptr().cast(), Ordering::Release);
     Ok(id)
 }
 
-/// Returns the slot from which an id leads to its stack. Makes it if need be, and the counters that blocks with this
-/// id or one of the ids after it need.
+/// Returns the slot from which an id leads to its stack. Makes it if need be, with the counters that blocks with this
+/// id or one of the ids after it need: those of a whole chunk, see [`IDS_PER_SAMPLED_STACK`].
 #[inline(always)]
-fn place(id: u32) -> Option<&'static AtomicPtr<StackHeader>> {
+fn place(id: u32) -> Option<&'static AtomicPtr<()>> {
     debug_assert!(id < SAMPLED, "{id:#x} is a tag, not an id");
-    // Makes the counters of a whole chunk, so those of the ids after it too: see `IDS_PER_SAMPLED_STACK`.
-    SHARED.make(id).then_some(())?;
-    let (root, branch, leaf) = indices(id);
-    Some(&child(&child(&ROOT[root])?[branch])?[leaf])
-}
-
-/// Returns the target of a pointer; allocates it, zeroed, if there is none.
-fn child<T>(pointer: &AtomicPtr<T>) -> Option<&'static T> {
-    // Acquire: pairs with the Release below.
-    let mut present = pointer.load(Ordering::Acquire);
-    if present.is_null() {
-        let fresh = memory::zeroed::<T>();
-        if fresh.is_null() {
-            return None;
-        }
-        present = match pointer.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
-            Ok(_) => fresh,
-            Err(earlier) => {
-                // SAFETY: made above and never published.
-                unsafe { memory::free_array(fresh, 1) };
-                earlier
-            }
-        };
-    }
-    // SAFETY: not null, zeroed (an array of null pointers), and never freed once published.
-    Some(unsafe { &*present })
+    SHARED.make(id).then(|| SHARED.chunk(number(id))).flatten().map(|chunk| chunk.stack(id as usize))
 }
 
 /// A recorded stack.
@@ -336,18 +301,12 @@ pub(crate) struct Recorded {
     pub interval: u32,
 }
 
-/// Returns the stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example).
+/// Returns the stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example). In an event, or in
+/// [`thread::Reading`].
 pub(crate) fn recorded(id: u32) -> Option<Recorded> {
-    let (root, branch, leaf) = indices(id);
-    // Acquire, each: pairs with the Release of `child` and `publish`.
-    let level = ROOT[root].load(Ordering::Acquire);
-    // SAFETY: null, or published by `child` and never freed.
-    let level = unsafe { level.as_ref() }?;
-    let level = level[branch].load(Ordering::Acquire);
-    // SAFETY: as above.
-    let level = unsafe { level.as_ref() }?;
-    let level = level[leaf].load(Ordering::Acquire);
-    let key = Key(NonNull::new(level)?);
+    // Acquire: pairs with the Release of `publish`.
+    let stack = SHARED.chunk(number(id))?.stack(id as usize).load(Ordering::Acquire);
+    let key = Key(NonNull::new(stack)?.cast());
     // SAFETY: a recorded stack lives as long as the process and is never written again.
     let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
     let StackHeader { truncated, interval, .. } = *key.header();

@@ -12,9 +12,12 @@
 //!
 //! A thread without a state (it is starting, ending, or there was no memory) counts at [`SHARED`].
 
+mod busy;
 mod exit;
 mod guard;
+pub(crate) mod process_barrier;
 mod registry;
+mod section;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_bounds;
 mod state;
@@ -26,14 +29,15 @@ mod walk_state;
 #[path = "no_walk_state.rs"]
 mod walk_state;
 
+pub(crate) use busy::Idle;
 pub(crate) use guard::Suspension;
 #[cfg(unix)]
 pub(crate) use registry::forget_other_threads;
 pub(crate) use registry::{
-    SHARED, all, at_generation, current, current_or_make, hot_state, idle, prepare, revoke_unpublished,
-    unpublished_bytes, unsuspended,
+    SHARED, all, current, current_or_make, enter_at_generation, hot_state, idle, idle_with_flags, prepare,
+    revoke_unpublished, unpublished_bytes, unsuspended,
 };
+pub(crate) use section::{LOOKS, Reading, in_event, no_stateless_section};
 pub(crate) use state::{
-    BUSY, HotState, INTERNAL, INTERNING, Idle, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader,
-    ThreadState,
+    BUSY, HotState, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader, ThreadState,
 };

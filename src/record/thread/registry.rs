@@ -5,6 +5,7 @@ use crate::record::append_list::List;
 use crate::record::count::counters::{Shared, Table};
 use crate::record::epoch;
 use crate::record::memory;
+use crate::record::thread::busy::Idle;
 use crate::record::thread::exit;
 use crate::record::thread::state::{BUSY, FLAGS, HotState, ThreadState};
 use std::cell::Cell;
@@ -71,11 +72,18 @@ fn is_of_state(hot: *const HotState) -> bool {
 /// Returns the state of the calling thread, if it has one that is not busy.
 #[inline(always)]
 pub(crate) fn idle() -> Option<&'static ThreadState> {
+    idle_with_flags().map(|(state, _)| state)
+}
+
+/// Returns the state of the calling thread and its flags, if it has one that is not busy.
+#[inline(always)]
+pub(crate) fn idle_with_flags() -> Option<(&'static ThreadState, u8)> {
     let hot = hot_state();
-    let is_busy = hot.flags.load(Ordering::Relaxed) & u32::from(BUSY) != 0;
+    let flags = (hot.flags.load(Ordering::Relaxed) & FLAGS) as u8;
+    let is_busy = flags & BUSY != 0;
     debug_assert!(is_busy || is_of_state(hot), "a placeholder that is idle");
     // SAFETY: placeholders are busy, so it is the hot part of a state, which is its first field.
-    (!is_busy).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
+    (!is_busy).then(|| (unsafe { &*(&raw const *hot).cast::<ThreadState>() }, flags))
 }
 
 /// Returns the state of the calling thread, if it has one that is neither busy nor suspended.
@@ -88,14 +96,21 @@ pub(crate) fn unsuspended() -> Option<&'static ThreadState> {
     (!is_suspended).then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
 }
 
-/// Returns the state of the calling thread, whose [`hot_state`] this is, if it is
-/// [at this generation](HotState::is_at_generation).
+/// Marks the calling thread busy, whose [`hot_state`] this is, if it has a state without flags whose caches are of the present
+/// generation.
+///
+/// The generation is read when the thread is marked: a round of `reclaim` that sees it idle has begun a generation that it
+/// finds here, however long it has slept before.
 #[inline(always)]
-pub(crate) fn at_generation(hot: &'static HotState, generation: u32) -> Option<&'static ThreadState> {
-    let is_current = hot.is_at_generation(generation);
-    debug_assert!(!is_current || is_of_state(hot), "a placeholder at generation {generation}");
+pub(crate) fn enter_at_generation(hot: &'static HotState) -> Option<Idle<'static>> {
+    let before = hot.mark_busy();
+    if before != epoch::generation() {
+        hot.unmark_busy_unless(before);
+        return None;
+    }
+    debug_assert!(is_of_state(hot), "a placeholder at generation {before}");
     // SAFETY: no placeholder is at a generation, so it is the hot part of a state, which is its first field.
-    is_current.then(|| unsafe { &*(&raw const *hot).cast::<ThreadState>() })
+    Some(Idle::of_marked(unsafe { &*(&raw const *hot).cast::<ThreadState>() }))
 }
 
 /// Returns the state of the calling thread, made if it may have one; `None` near the thread's end.

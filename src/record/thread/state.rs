@@ -11,6 +11,8 @@ use crate::record::count::unsampled::Unsampled;
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::cache::StackCache;
 use crate::record::tag::SAMPLED;
+use crate::record::thread::busy::{Busy, Idle};
+use crate::record::thread::section::Readings;
 use crate::record::thread::walk_state::WalkState;
 use std::cell::{Cell, UnsafeCell};
 
@@ -51,7 +53,7 @@ pub(crate) struct HotState {
     pub(super) flags: AtomicU32,
 }
 
-// SAFETY: as for `ThreadState`; a placeholder is never written.
+// SAFETY: as for `ThreadState`; in a placeholder no bit is ever changed.
 unsafe impl Sync for HotState {}
 
 impl HotState {
@@ -98,6 +100,10 @@ pub(crate) struct ThreadState {
     internal_depth: Cell<u32>,
     /// Number of times that the thread is inside the fork lock, see `fork`.
     pub inside: AtomicUsize,
+    /// Readings of counters by this thread, see `section`.
+    pub(super) readings: Readings,
+    /// Number of the last round of `reclaim` that has seen the thread outside of all sections.
+    passed: AtomicUsize,
     /// Times the key destructor has re-armed itself.
     pub(super) exit_rounds: Cell<u32>,
     /// Number of measurements that this thread is inside, see `measure`; while there is one, no change of live bytes fits.
@@ -140,7 +146,7 @@ impl Linked for ThreadState {
 
 /// Asserts that a thread is busy where it changes its own part.
 #[inline(always)]
-fn assert_busy(state: &ThreadState) {
+pub(super) fn assert_busy(state: &ThreadState) {
     debug_assert!(state.flags() & BUSY != 0, "a thread's own part is changed while it is not busy");
 }
 
@@ -181,7 +187,7 @@ impl ThreadState {
         debug_assert!(self.flags() & BUSY == 0, "busy already");
         change_own_bits!(HotState, &self.hot, flags, "or", fetch_or, const BUSY as u32);
         compiler_fence(Ordering::SeqCst);
-        Idle(self)
+        Idle::of_marked(self)
     }
 
     /// Returns the parts that only the owner touches.
@@ -418,7 +424,8 @@ impl ThreadState {
     #[cold]
     #[inline(never)]
     fn repair(&self) {
-        self.counters.complete_carry(epoch::end_id());
+        let end = epoch::end_id();
+        self.counters.complete_carry(epoch::base().min(end)..end);
         debug_assert!(self.flags() & BUSY != 0, "nothing to repair");
         // SAFETY: only that thread used them; zero bytes are a fresh value, prepared by the thread that adopts it.
         // The tables are given up with their contents, because they may have been in the middle of a free.
@@ -445,46 +452,31 @@ impl ThreadState {
         self.paused_depth.set(0);
         self.internal_depth.set(0);
         self.exit_rounds.set(0);
+        self.readings.reset();
+    }
+
+    /// Notes the readings that a round has to wait for.
+    pub(crate) fn note_readings(&self) {
+        self.readings.note();
+    }
+
+    /// Returns whether the thread was seen outside of all sections in this round, now or before. Called in rounds only.
+    pub(crate) fn has_passed(&self, round: usize) -> bool {
+        if self.passed.load(Ordering::Relaxed) == round {
+            return true;
+        }
+        // Relaxed: the barriers of the round order it. Without a thread, an interrupted event never goes on, and a thread that
+        // adopts the state later loads pointers later. Acquire: pairs with the Release of `release`.
+        let is_outside = self.flags() & BUSY == 0 && self.readings.have_passed();
+        let has_passed = is_outside || self.taken.load(Ordering::Acquire) == 0;
+        if has_passed {
+            self.passed.store(round, Ordering::Relaxed);
+        }
+        has_passed
     }
 
     /// Returns the number of levels of a kind of suspension.
     fn depth(&self, kind: u8) -> &Cell<u32> {
         if kind == PAUSED { &self.paused_depth } else { &self.internal_depth }
-    }
-}
-
-/// Clears the flags that [`ThreadState::enter`] set when it is dropped.
-pub(crate) struct Busy<'a> {
-    state: &'a ThreadState,
-    /// The flags that were not set before.
-    set: u32,
-}
-
-impl Drop for Busy<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        debug_assert!(u32::from(self.state.flags()) & self.set == self.set, "cleared before");
-        compiler_fence(Ordering::SeqCst);
-        change_own_bits!(HotState, &self.state.hot, flags, "and", fetch_and, !self.set);
-    }
-}
-
-/// Clears [`BUSY`], set by [`ThreadState::enter_idle`], when it is dropped.
-pub(crate) struct Idle<'a>(&'a ThreadState);
-
-impl<'a> Idle<'a> {
-    /// Returns the state that is busy.
-    #[inline(always)]
-    pub(crate) fn state(&self) -> &'a ThreadState {
-        self.0
-    }
-}
-
-impl Drop for Idle<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        assert_busy(self.0);
-        compiler_fence(Ordering::SeqCst);
-        change_own_bits!(HotState, &self.0.hot, flags, "and", fetch_and, const !(BUSY as u32));
     }
 }

@@ -8,6 +8,7 @@
 mod base;
 mod live_bytes;
 mod models;
+mod reclaim;
 mod record;
 mod sources;
 mod state;

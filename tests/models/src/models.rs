@@ -5,14 +5,14 @@ use crate::record::count::counters::Direction::{Allocated, Freed};
 use crate::record::count::counters::{Chunk, Direction};
 use crate::record::{epoch, tag};
 use crate::state::*;
-use crate::{live_bytes, sources};
+use crate::{live_bytes, reclaim, sources};
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 use std::sync::Arc;
 
 /// States that were there before the threads of the model.
-static FIRST: State = State::new();
-static SECOND: State = State::new();
+pub(crate) static FIRST: State = State::new();
+pub(crate) static SECOND: State = State::new();
 
 /// Puts a state into the list, and touches what is not zero.
 fn enlist(state: &'static State) {
@@ -31,7 +31,7 @@ pub(crate) fn begin() {
     epoch::start();
 }
 
-fn begin_with_both() {
+pub(crate) fn begin_with_both() {
     begin();
     enlist(&SECOND);
 }
@@ -47,11 +47,11 @@ fn begin_with_places() {
 type Model = fn() -> String;
 
 /// Switches between threads in the middle of what they do: more take longer, some minutes with 4.
-fn preemptions() -> usize {
+pub(crate) fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 24] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 29] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when the freeing thread has counters for it already", || {
         orders_from(begin_with_places, handed_over)
@@ -78,6 +78,11 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 24] = [
     ("what a thread allocates after a clear is in its epoch", || orders_from(begin_closed, cleared_before)),
     ("nor does it pass after the plan has changed", || orders_from(begin_closed, planned_before)),
     ("the same in threads that begin", || orders_from(begin_closed, cleared_before_it_began)),
+    ("nothing is used after it was given back, by events", reclaim::recorded),
+    ("nor by events that make a place anew", reclaim::made_anew),
+    ("nor in threads without a state", reclaim::recorded_without_a_state),
+    ("nor by readers of what was given back", reclaim::read),
+    ("rounds that are wrong are noticed", reclaim::mistakes),
     ("readers that are wrong are noticed", mistakes),
     ("the models are those of the sources", sources::as_in_the_sources),
 ];

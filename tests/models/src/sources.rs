@@ -62,10 +62,11 @@ fn constants_of_stand_ins() {
 
 /// Checks that the repeated code has the same atomic operations with the same orderings as its original.
 pub(crate) fn as_in_the_sources() -> String {
-    let [here, registry, state, raw, event, alloc, sampled, event_free] = [
+    let [here, registry, state, busy, raw, event, alloc, sampled, event_free] = [
         include_str!("state.rs"),
         include_str!("../../../src/record/thread/registry.rs"),
         include_str!("../../../src/record/thread/state.rs"),
+        include_str!("../../../src/record/thread/busy.rs"),
         include_str!("../../../src/record/raw_snapshot.rs"),
         include_str!("../../../src/record/event/mod.rs"),
         include_str!("../../../src/record/event/alloc.rs"),
@@ -80,10 +81,15 @@ pub(crate) fn as_in_the_sources() -> String {
             .collect();
         assert_eq!(operations(here, function), theirs, "{function}");
     }
+    assert_eq!(operations(here, "has_passed"), operations(state, "has_passed"));
     let unsampled = ["unsampled.", "epoch::base", "epoch::generation", "epoch::unsampled"];
     for (source, function, beginnings) in [
         (registry, "make", &["enlist", "ALL"][..]),
         (registry, "all", &["ALL"]),
+        (registry, "enter_at_generation", &["mark_busy", "epoch::generation", "unmark_busy"]),
+        (busy, "mark_busy", &["flags.load", "compiler_fence"]),
+        (busy, "unmark_busy", &["compiler_fence"]),
+        (busy, "unmark_busy_unless", &["compiler_fence"]),
         (state, "publish_in", &unsampled),
         (alloc, "try_fast", &unsampled),
         (alloc, "refresh_and_record", &unsampled),

@@ -1,13 +1,15 @@
 //! Repeats the thread states, the way of an event to its counter and the order of reading, for `models`. `sources` compares them
 //! with their originals.
 
-use crate::base::atomics::{AtomicPtr, AtomicU8, Ordering};
+use crate::base::atomics::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 use crate::record::append_list::{Linked, List};
 use crate::record::count::counters::Direction::{Allocated, Freed};
-use crate::record::count::counters::{CHUNK, Chunk, Direction, OwnerCounters, Shared, Table};
+use crate::record::count::counters::{CHUNK, Chunk, Count, Direction, OwnerCounters, Shared, Table};
 use crate::record::count::sampling::PEAK_STEP;
 use crate::record::count::unsampled::{self, Unsampled};
+use crate::record::thread::section::Readings;
 use crate::record::{epoch, memory, tag};
+use std::cell::Cell;
 
 /// The modelled part of a `ThreadState`. All zero bytes are a new state.
 #[repr(C, align(128))]
@@ -15,6 +17,12 @@ pub(crate) struct State {
     pub(crate) taken: AtomicU8,
     pub(crate) unsampled: Unsampled,
     pub(crate) counters: Table<OwnerCounters>,
+    /// `hot.flags`.
+    pub(crate) flags: AtomicU32,
+    /// `unpublished.base`.
+    pub(crate) base: AtomicU32,
+    pub(crate) readings: Readings,
+    pub(crate) passed: AtomicUsize,
     pub(crate) next: AtomicPtr<State>,
 }
 
@@ -224,4 +232,144 @@ pub(crate) fn read_epoch() -> (u32, Counts) {
 
 pub(crate) fn never_negative(counts: Counts) {
     assert!(counts.is_never_negative(), "{counts:?}");
+}
+
+// ── Sections and rounds ─────────────────────────────────────────────────────────────────────────
+
+loom::thread_local! {
+    static CURRENT: Cell<Option<&'static State>> = Cell::new(None);
+}
+
+/// Gives the calling thread a state.
+pub(crate) fn set_current(state: &'static State) {
+    CURRENT.with(|current| current.set(Some(state)));
+}
+
+/// Repeats `thread::current`.
+pub(crate) fn current() -> Option<&'static State> {
+    CURRENT.with(Cell::get)
+}
+
+/// Repeats `thread::current_or_make`, of threads that have one.
+pub(crate) fn current_or_make() -> Option<&'static State> {
+    current()
+}
+
+pub(crate) const BUSY: u8 = 1;
+/// The flags below the generation.
+const FLAGS: u32 = epoch::GENERATION - 1;
+
+/// Repeats `Busy` and `Idle`.
+pub(crate) struct Busy<'a> {
+    state: &'a State,
+    set: u32,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if self.set != 0 {
+            self.state.unmark_busy();
+        }
+    }
+}
+
+impl State {
+    /// Repeats `ThreadState::flags`.
+    pub(crate) fn flags(&self) -> u8 {
+        (self.flags.load(Ordering::Relaxed) & FLAGS) as u8
+    }
+
+    /// Repeats `HotState::mark_busy`.
+    fn mark_busy(&self) -> u32 {
+        let before = self.flags.load(Ordering::Relaxed);
+        self.flags.fetch_or(BUSY.into(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        before
+    }
+
+    /// Repeats `HotState::unmark_busy`.
+    fn unmark_busy(&self) {
+        compiler_fence(Ordering::SeqCst);
+        self.flags.fetch_and(!u32::from(BUSY), Ordering::Relaxed);
+    }
+
+    /// Repeats `HotState::unmark_busy_unless`.
+    fn unmark_busy_unless(&self, before: u32) {
+        compiler_fence(Ordering::SeqCst);
+        self.flags.fetch_and(before | !u32::from(BUSY), Ordering::Relaxed);
+    }
+
+    /// Repeats `ThreadState::enter`.
+    pub(crate) fn enter(&self, with: u8) -> Busy<'_> {
+        let set = u32::from(with) & !self.mark_busy();
+        Busy { state: self, set }
+    }
+
+    /// Repeats `ThreadState::note_readings`.
+    pub(crate) fn note_readings(&self) {
+        self.readings.note();
+    }
+
+    /// Repeats `ThreadState::has_passed`.
+    pub(crate) fn has_passed(&self, round: usize) -> bool {
+        if self.passed.load(Ordering::Relaxed) == round {
+            return true;
+        }
+        let is_outside = self.flags() & BUSY == 0 && self.readings.have_passed();
+        let has_passed = is_outside || self.taken.load(Ordering::Acquire) == 0;
+        if has_passed {
+            self.passed.store(round, Ordering::Relaxed);
+        }
+        has_passed
+    }
+
+    /// Repeats the parts of `event::refresh_and_record` that bring a state up to date, in a busy one.
+    pub(crate) fn refresh(&self) {
+        let generation = epoch::generation_slow();
+        self.base.store(epoch::base(), Ordering::Relaxed);
+        self.flags.store(generation | u32::from(BUSY), Ordering::Relaxed);
+    }
+}
+
+/// Repeats `thread::enter_at_generation`.
+pub(crate) fn enter_at_generation(state: &State) -> Option<Busy<'_>> {
+    let before = state.mark_busy();
+    if before != epoch::generation() {
+        state.unmark_busy_unless(before);
+        return None;
+    }
+    Some(Busy { state, set: BUSY.into() })
+}
+
+/// A layout's last stack: its id, and the count of it in the thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Last {
+    pub(crate) id: u32,
+    pub(crate) count: &'static Count,
+}
+
+/// Repeats `event::count_last`.
+pub(crate) fn count_last(state: &State, last: Last, size: u64) -> bool {
+    last.id >= state.base.load(Ordering::Relaxed) && last.count.add(size)
+}
+
+/// Counts a block at the last stack of a layout, as `event::record_alloc` does; false where it is not up to date.
+pub(crate) fn record_last(state: &State, last: Last, size: u64) -> bool {
+    enter_at_generation(state).is_some_and(|_busy| count_last(state, last, size))
+}
+
+/// Counts a free as `event::try_fast_free` does: the base is read before the thread is marked.
+pub(crate) fn try_fast_free_marked(state: &State, id: u32, size: usize) -> bool {
+    id >= epoch::base() && {
+        let _busy = state.enter(BUSY);
+        state.counters.add(id, Freed, size)
+    }
+}
+
+/// Counts a free as `event::count_free` does: it makes the place that it needs.
+pub(crate) fn count_free(state: &State, id: u32, size: usize) {
+    let _busy = state.enter(BUSY);
+    if id >= epoch::base() {
+        assert!(state.counters.add(id, Freed, size) || state.counters.add_slow(id, Freed, size));
+    }
 }

@@ -2,7 +2,12 @@
 //! beside them by address, and made at the first use; at the end of a model they are dropped, and statics have their initial
 //! values again.
 
-pub(crate) use std::sync::atomic::{Ordering, compiler_fence};
+pub(crate) use std::sync::atomic::Ordering;
+
+/// Orders accesses of several threads, too: see `process_barrier`.
+pub(crate) fn compiler_fence(order: Ordering) {
+    loom::sync::atomic::fence(order);
+}
 
 use crate::record::memory;
 use loom::sync::atomic::AtomicU64 as Controlled;
@@ -130,6 +135,17 @@ macro_rules! word {
 
 word!(AtomicU8 u8, AtomicU32 u32, AtomicU64 u64, AtomicI64 i64, AtomicUsize usize);
 
+impl Word for bool {
+    fn to(self) -> u64 {
+        self.into()
+    }
+    fn from(word: u64) -> bool {
+        word != 0
+    }
+}
+
+pub(crate) type AtomicBool = Atomic<bool>;
+
 impl<T> Word for *mut T {
     fn to(self) -> u64 {
         self.expose_provenance() as u64
@@ -159,6 +175,7 @@ impl<W> Atomic<W> {
 
 impl<W: Word> Atomic<W> {
     fn beside(&self) -> &'static Controlled {
+        assert!(!memory::is_freed(self.0.get().addr()), "used after it was freed");
         // SAFETY: never written.
         bind(self.0.get().addr(), unsafe { *self.0.get() }.to())
     }
@@ -187,6 +204,18 @@ impl<W: Word> Atomic<W> {
 
     pub(crate) fn fetch_add(&self, value: W, order: Ordering) -> W {
         W::from(self.beside().fetch_add(value.to(), order))
+    }
+
+    pub(crate) fn fetch_sub(&self, value: W, order: Ordering) -> W {
+        W::from(self.beside().fetch_sub(value.to(), order))
+    }
+
+    pub(crate) fn fetch_or(&self, value: W, order: Ordering) -> W {
+        W::from(self.beside().fetch_or(value.to(), order))
+    }
+
+    pub(crate) fn fetch_and(&self, value: W, order: Ordering) -> W {
+        W::from(self.beside().fetch_and(value.to(), order))
     }
 
     pub(crate) fn fetch_update(

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 thread_local! {
     // loom's threads take turns on one thread.
     static MADE: RefCell<Vec<(*mut u8, Layout)>> = RefCell::default();
+    static FREED: RefCell<Vec<std::ops::Range<usize>>> = RefCell::default();
 }
 
 pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
@@ -17,14 +18,30 @@ pub(crate) fn zeroed_array<T>(len: usize) -> *mut T {
     made.cast()
 }
 
-pub(crate) unsafe fn free_array<T>(_pointer: *mut T, _len: usize) {}
+pub(crate) unsafe fn free_array<T>(pointer: *mut T, len: usize) {
+    let begin = pointer.addr();
+    FREED.with_borrow_mut(|freed| freed.push(begin..begin + len * size_of::<T>()));
+}
+
+/// Returns whether this address is in memory that was freed: it stays, so that a thread that still follows a pointer to it is
+/// noticed.
+pub(crate) fn is_freed(address: usize) -> bool {
+    FREED.with_borrow(|freed| freed.iter().any(|range| range.contains(&address)))
+}
+
+/// Returns how many times memory was freed in this run.
+pub(crate) fn frees() -> usize {
+    FREED.with_borrow(Vec::len)
+}
 
 /// Returns memory, which is never short here.
 pub(crate) fn zeroed_array_of_thread<T>(len: usize, _may: fn(usize) -> bool) -> *mut T {
     zeroed_array(len)
 }
 
-pub(crate) unsafe fn free_array_of_thread<T>(_pointer: *mut T, _len: usize) {}
+pub(crate) unsafe fn free_array_of_thread<T>(pointer: *mut T, len: usize) {
+    unsafe { free_array(pointer, len) }
+}
 
 pub(crate) fn thread_may_grow(_bytes: usize) -> bool {
     true
@@ -36,6 +53,7 @@ pub(crate) fn always(_bytes: usize) -> bool {
 
 /// Frees everything. Called between two runs of a model, when all threads have ended.
 pub(crate) fn free_all() {
+    FREED.take();
     for (made, layout) in MADE.take() {
         // SAFETY: made above with this layout, and no longer in the list.
         unsafe { dealloc(made, layout) };

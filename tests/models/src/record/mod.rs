@@ -1,4 +1,4 @@
-//! The crate's counters, budgets and epochs, above stand-ins of `memory` and `tag`.
+//! The crate's counters, budgets and epochs, above stand-ins of `memory`, `tag`, `thread` and `fork`.
 
 #[path = "../../../../src/record/append_list.rs"]
 pub(crate) mod append_list;
@@ -8,7 +8,17 @@ pub(crate) mod epoch;
 pub(crate) mod memory;
 #[path = "../../../../src/record/peak.rs"]
 pub(crate) mod peak;
+#[path = "../../../../src/record/stack_id/reclaim.rs"]
+pub(crate) mod reclaim;
 pub(crate) mod tag;
+pub(crate) mod thread;
+
+/// Replaces `fork.rs`: no model forks.
+pub(crate) mod fork {
+    pub(crate) fn try_enter(_state: &'static crate::state::State) -> Option<()> {
+        Some(())
+    }
+}
 
 /// Replaces `watermark.rs`: no reader is to be woken.
 pub(crate) mod watermark {
