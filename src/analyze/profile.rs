@@ -3,19 +3,18 @@
 //! Any thread may use it. Taking a profile copies counters and stops no thread; naming its stacks takes the time.
 #![forbid(unsafe_code)]
 
-use crate::analyze::symbols;
+use crate::analyze::symbols::{self, Unnamed};
 use crate::base::error::Error;
 use crate::record::control;
-use crate::record::raw_snapshot::{self, Counts, RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{self, Addresses, Counts, RawSnapshot, RawStack};
 use std::cmp::Reverse;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 #[cfg(test)]
 use {
-    crate::analyze::frame::Frame,
-    crate::analyze::symbols::Placed,
-    crate::base::random_input::Random,
-    std::{collections::HashMap, sync::Arc},
+    crate::analyze::frame::Frame, crate::analyze::symbols::Placed, crate::base::random_input::Random,
+    std::collections::HashMap,
 };
 
 /// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
@@ -109,6 +108,8 @@ pub struct Profile {
     pub(crate) sample_interval_bytes: u64,
     /// Stacks, ascending by id, none with zeros alone.
     pub(crate) stacks: Vec<RawStack>,
+    /// Return addresses of the stacks, and of others: a difference shares them.
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 impl Profile {
@@ -186,6 +187,7 @@ impl Profile {
             taken_at: earlier.taken_at,
             over: Some(self.taken.saturating_duration_since(earlier.taken)),
             stacks,
+            addresses: self.addresses.clone(),
             ..*self
         }
     }
@@ -208,16 +210,23 @@ impl Profile {
             traceback_limit: raw.traceback_limit,
             sample_interval_bytes: raw.sample_interval_bytes,
             stacks: raw.stacks,
+            addresses: raw.addresses.into(),
         })
     }
 
     /// Returns the stacks whose names are not final; those that hold or have allocated most last.
-    pub(crate) fn without_names(&self) -> Vec<&'static [usize]> {
+    pub(crate) fn without_names(&self) -> Vec<Unnamed> {
         let symbols = symbols::global();
         let mut stacks: Vec<&RawStack> =
-            self.stacks.iter().filter(|stack| !symbols.is_named(stack.addresses)).collect();
+            self.stacks.iter().filter(|stack| !symbols.is_named(self.addresses(stack))).collect();
         stacks.sort_by_key(|stack| (stack.counts.live_bytes(), stack.counts.allocated_bytes));
-        stacks.into_iter().map(|stack| stack.addresses).collect()
+        let unnamed = |stack: &RawStack| Unnamed { id: stack.id, addresses: self.addresses(stack).into() };
+        stacks.into_iter().map(unnamed).collect()
+    }
+
+    /// Returns the return addresses of one of its stacks, most recent first.
+    pub(crate) fn addresses(&self, stack: &RawStack) -> &[usize] {
+        self.addresses.of(stack.addresses)
     }
 
     /// Leaves out the stacks that hold nothing.
@@ -243,13 +252,16 @@ impl Profile {
 
 /// Builds a profile of stacks with their allocated and freed bytes and blocks, for the tests of the outlets.
 #[cfg(test)]
-pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
+pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
+    let mut all = Addresses::default();
     let numbered = (2..).zip(stacks);
-    let stacks = numbered.map(|(id, &(addresses, counts))| {
-        let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
-        let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-        RawStack { id, addresses, truncated: false, counts, variance: 0.0 }
-    });
+    let stacks: Vec<RawStack> = numbered
+        .map(|(id, &(addresses, counts))| {
+            let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
+            let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
+            RawStack { id, addresses: all.push(addresses), truncated: false, counts, variance: 0.0 }
+        })
+        .collect();
     Profile {
         taken: Instant::now(),
         epoch: 2,
@@ -257,14 +269,15 @@ pub(crate) fn sample(stacks: &[(&'static [usize], [u64; 4])]) -> Profile {
         over: None,
         traceback_limit: 32,
         sample_interval_bytes: 0,
-        stacks: stacks.collect(),
+        stacks,
+        addresses: all.into(),
     }
 }
 
 /// Random calls of a made-up process, with unlikely names, and profiles of them, for the encoders' tests.
 #[cfg(test)]
 pub(crate) struct Calls {
-    stacks: Vec<&'static [usize]>,
+    stacks: Vec<Vec<usize>>,
     /// Frames by address; frames inlined there first.
     frames: HashMap<usize, Vec<Arc<Frame>>>,
 }
@@ -287,27 +300,29 @@ impl Calls {
         let frames = addresses.iter().map(|&at| (at, (0..1 + at % 3).map(|_| frame()).collect())).collect();
         let mut stack = || {
             let calls = (0..1 + random.below(6)).map(|_| random.one(&addresses));
-            &*calls.collect::<Vec<usize>>().leak()
+            calls.collect()
         };
         Calls { stacks: (0..64).map(|_| stack()).collect(), frames }
     }
 
     /// Counts are those a process can reach: eight terabytes.
     pub(crate) fn profile(&self, random: &mut Random) -> Profile {
-        let mut one = || (random.one(&self.stacks), [0; 4].map(|_: u64| random.edge() % (1 << 43)));
-        let stacks: Vec<(&'static [usize], [u64; 4])> = (0..8).map(|_| one()).collect();
+        let mut one = || {
+            (&*self.stacks[random.below(self.stacks.len())], [0; 4].map(|_: u64| random.edge() % (1 << 43)))
+        };
+        let stacks: Vec<(&[usize], [u64; 4])> = (0..8).map(|_| one()).collect();
         sample(&stacks[..random.below(9)])
     }
 
     /// Returns the frames of a stack. The first call may lack some inlined frames, as where the site is further out.
-    pub(crate) fn placed(&self, stack: &RawStack) -> Vec<Placed> {
-        let skipped = stack.id as usize % 2;
-        let calls = stack.addresses.iter().enumerate().flat_map(|(at, address)| {
+    pub(crate) fn placed(&self, addresses: &[usize]) -> Vec<Placed> {
+        let skipped = addresses.len() % 2;
+        let calls = addresses.iter().enumerate().flat_map(|(at, address)| {
             let frames = self.frames[address].iter().enumerate();
             frames.map(move |(inlined, frame)| Placed { at, inlined, frame: frame.clone() })
         });
         let skip = |placed: &Placed| placed.at == 0 && placed.inlined < skipped;
-        calls.filter(|placed| !skip(placed) || self.frames[&stack.addresses[0]].len() == 1).collect()
+        calls.filter(|placed| !skip(placed) || self.frames[&addresses[0]].len() == 1).collect()
     }
 }
 
@@ -335,7 +350,7 @@ mod tests {
         let values: Vec<(&[usize], [i64; 4])> = during
             .stacks
             .iter()
-            .map(|stack| (stack.addresses, ProfileValue::ALL.map(|value| value.of(&stack.counts))))
+            .map(|stack| (during.addresses(stack), ProfileValue::ALL.map(|value| value.of(&stack.counts))))
             .collect();
         // Freed without allocating: live falls. Allocated and freed: live stays, and yet it is there.
         assert_eq!(values, [(TWO, [0, 0, -3, -30]), (THREE, [2, 16, 0, 0])]);

@@ -11,7 +11,7 @@ use crate::analyze::snapshot::{Snapshot, Trace, named};
 use crate::analyze::symbols;
 use crate::record::control;
 use crate::record::measure::{Measurement, OwnStacks, measure, obstacle};
-use crate::record::raw_snapshot::{Counts, RawStack};
+use crate::record::raw_snapshot::{AllStacks, Counts, RawStack};
 use std::fmt::Write as _;
 use std::ops::{Bound, RangeBounds};
 use std::time::{Duration, SystemTime};
@@ -62,7 +62,7 @@ pub fn assert_no_growth(mut f: impl FnMut()) {
 
 /// Calls it eight times, and returns the work and its stacks if memory was kept.
 #[track_caller]
-fn growth(f: &mut impl FnMut()) -> Option<(Measurement, Vec<RawStack>)> {
+fn growth(f: &mut impl FnMut()) -> Option<(Measurement, AllStacks)> {
     let before = OwnStacks::now();
     let ((), work) = measure(|| (0..CALLS).for_each(|_| f()));
     demand_exact("assert_no_growth", &work);
@@ -138,14 +138,15 @@ fn shown(range: &impl RangeBounds<u64>) -> String {
 }
 
 /// Lists the lines of code of these stacks with bytes and blocks, those of most bytes first.
-fn lines(stacks: Vec<RawStack>, figures: impl Fn(&Counts) -> (u64, u64)) -> String {
+fn lines(stacks: AllStacks, figures: impl Fn(&Counts) -> (u64, u64)) -> String {
     let _own = control::internal();
     let symbols = symbols::global();
-    symbols.resolve(&mut stacks.iter().map(|stack| stack.addresses), Duration::MAX);
+    let AllStacks { stacks, addresses } = stacks;
+    symbols.resolve(&mut stacks.iter().map(|stack| addresses.of(stack.addresses)), Duration::MAX);
     let limit = control::traceback_limit();
     let trace = |stack: RawStack| {
         let (size, count) = figures(&stack.counts);
-        let traceback = named(symbols, stack.addresses, limit, stack.truncated);
+        let traceback = named(symbols, addresses.of(stack.addresses), limit, stack.truncated);
         (count > 0).then_some(Trace { domain: 0, size, count, stderr: 0, traceback })
     };
     let traces = stacks.into_iter().filter_map(trace).collect();

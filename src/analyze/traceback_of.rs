@@ -37,6 +37,6 @@ pub fn traceback_of<T: Traced + ?Sized>(value: &T) -> Option<Traceback> {
     }
     let stack = global_allocator::stack_of(value)?;
     let symbols = symbols::global();
-    symbols.resolve(&mut std::iter::once(stack.addresses), Duration::MAX);
-    symbols.traceback(stack.addresses, control::traceback_limit(), stack.truncated)
+    symbols.resolve(&mut std::iter::once(&stack.addresses), Duration::MAX);
+    symbols.traceback(&stack.addresses, control::traceback_limit(), stack.truncated)
 }

@@ -7,7 +7,6 @@
 
 use crate::record::control;
 use crate::record::epoch;
-use crate::record::raw_snapshot::{Counts, RawStack};
 use crate::record::stack_id::table;
 use crate::record::tag::{self, FIRST, SAMPLED};
 use crate::record::thread::Reading;
@@ -130,9 +129,17 @@ impl Block for String {
     }
 }
 
+/// Stack of one block.
+pub(crate) struct BlockStack {
+    /// Return addresses, most recent first.
+    pub addresses: Vec<usize>,
+    /// Set if the walk ended at its limit or at an unknown address.
+    pub truncated: bool,
+}
+
 /// Returns the recorded stack of the block that `value` owns. `None` if the block is not traced, and where the
 /// program has not declared heapgauge as its global allocator: then nothing behind the block is read.
-pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<RawStack> {
+pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<BlockStack> {
     let (block, size) = value.block()?;
     if global_allocator() != GlobalAllocator::Heapgauge {
         return None;
@@ -145,11 +152,5 @@ pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<RawStack> {
         return None;
     }
     let recorded = table::recorded(id)?;
-    Some(RawStack {
-        id,
-        addresses: recorded.addresses,
-        truncated: recorded.truncated,
-        counts: Counts { allocated_bytes: size as u64, allocated_blocks: 1, ..Default::default() },
-        variance: 0.0,
-    })
+    Some(BlockStack { addresses: recorded.addresses.to_vec(), truncated: recorded.truncated })
 }

@@ -7,8 +7,8 @@ use crate::record::control;
 use crate::record::count::counters::{CHUNK, Chunk, Direction, Table};
 use crate::record::count::sampling::SamplingConfig;
 use crate::record::epoch;
-use crate::record::raw_snapshot::{self, Counts, Dropped, RawStack};
-use crate::record::stack_id::table;
+use crate::record::raw_snapshot::{self, AllStacks, Counts, Dropped, RawStack};
+use crate::record::stack_id::table::{self, Recorded};
 use crate::record::thread::{self, BUSY, PAUSED, Reading, SpanBytes, ThreadState};
 use std::future::Future;
 use std::marker::PhantomData;
@@ -313,18 +313,19 @@ impl OwnStacks {
     }
 
     /// Returns what this thread allocated and freed since then, by stack.
-    pub(crate) fn since(&self) -> Vec<RawStack> {
+    pub(crate) fn since(&self) -> AllStacks {
         let _internal = control::internal();
         let _reading = Reading::new();
         let now = OwnStacks::now();
         if now.base != self.base {
-            return Vec::new();
+            return AllStacks::default();
         }
+        let mut all = AllStacks::default();
         let before = |id| match self.counts.binary_search_by_key(&id, |(id, _)| *id) {
             Ok(at) => self.counts[at].1,
             Err(_) => Counts::default(),
         };
-        let changed = now.counts.into_iter().filter_map(|(id, now)| {
+        for (id, now) in now.counts {
             let before = before(id);
             let counts = Counts {
                 allocated_bytes: now.allocated_bytes - before.allocated_bytes,
@@ -332,15 +333,12 @@ impl OwnStacks {
                 freed_bytes: now.freed_bytes - before.freed_bytes,
                 freed_blocks: now.freed_blocks - before.freed_blocks,
             };
-            let recorded = table::recorded(id).filter(|_| counts != Counts::default())?;
-            Some(RawStack {
-                id,
-                addresses: recorded.addresses,
-                truncated: recorded.truncated,
-                counts,
-                variance: 0.0,
-            })
-        });
-        changed.collect()
+            if let Some(recorded) = table::recorded(id).filter(|_| counts != Counts::default()) {
+                let Recorded { addresses, truncated, .. } = recorded;
+                let addresses = all.addresses.push(addresses);
+                all.stacks.push(RawStack { id, addresses, truncated, counts, variance: 0.0 });
+            }
+        }
+        all
     }
 }

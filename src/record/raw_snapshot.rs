@@ -1,7 +1,7 @@
 //! Counters of all threads → [`RawSnapshot`]: the border between the write side and the read side.
 //!
-//! The data that crosses is owned or never changes: counts by stack id, and the addresses of a stack, which stay
-//! where they are for the life of the process. No thread is stopped.
+//! The data that crosses is owned by the reader: counts by stack id, and copies of the addresses of stacks. No thread is
+//! stopped.
 
 use crate::record::count::counters::{CHUNK, Chunk, Direction};
 use crate::record::count::sampling;
@@ -9,6 +9,7 @@ use crate::record::count::unsampled::{self, Unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
+pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::reclaim;
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
@@ -68,8 +69,8 @@ impl std::ops::AddAssign for Counts {
 pub(crate) struct RawStack {
     /// Never reused, so equal ids of two snapshots are the same stack.
     pub id: u32,
-    /// Return addresses, most recent first; empty for `[unrecorded]`.
-    pub addresses: &'static [usize],
+    /// Place of its return addresses in the [`Addresses`] beside it.
+    pub addresses: AddressesAt,
     /// The walk ended at its limit, not at the thread's first frame.
     pub truncated: bool,
     pub counts: Counts,
@@ -100,6 +101,8 @@ pub(crate) struct RawSnapshot {
     /// Ascending by id. The sum of their counts is the total where every block is recorded, and right on
     /// average where they are sampled.
     pub stacks: Vec<RawStack>,
+    /// Return addresses of the stacks, most recent first; none for `[unrecorded]`.
+    pub addresses: Addresses,
     /// Exact, of all traced blocks.
     pub totals: Counts,
     /// Live bytes allocated while paused or off, without heapgauge's own.
@@ -125,15 +128,16 @@ pub(crate) fn take() -> RawSnapshot {
     let _internal = Suspension::new(thread::INTERNAL);
     reclaim::give_back();
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
-    let mut stacks = Vec::new();
-    let (epoch, totals) = read_epoch(&mut stacks);
+    let mut all = AllStacks::default();
+    let (epoch, totals) = read_epoch(&mut all);
     RawSnapshot {
         taken_at,
         taken,
         tracking: epoch != u32::MAX,
         traceback_limit: epoch::frames(),
         epoch,
-        stacks,
+        stacks: all.stacks,
+        addresses: all.addresses,
         totals,
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
@@ -166,24 +170,40 @@ pub(crate) fn live_bytes() -> u64 {
 pub(crate) trait StackSink {
     /// Begins anew: stacks passed before are of an epoch that has just ended. There are at most `most` of them.
     fn begin(&mut self, most: usize);
-    fn add(&mut self, stack: RawStack);
+    /// Takes a stack. Its place is not set; its addresses are there until [`end`](StackSink::end) has returned.
+    fn add(&mut self, stack: RawStack, addresses: &[usize]);
+    /// Ends the reading, before the addresses of its stacks may be freed.
+    fn end(&mut self) {}
 }
 
-impl StackSink for Vec<RawStack> {
+/// All stacks of an epoch with their addresses.
+#[derive(Debug, Default)]
+pub(crate) struct AllStacks {
+    pub stacks: Vec<RawStack>,
+    pub addresses: Addresses,
+}
+
+impl StackSink for AllStacks {
     fn begin(&mut self, most: usize) {
-        self.clear();
-        self.reserve(most);
+        self.stacks.clear();
+        self.stacks.reserve(most);
+        self.addresses.clear();
     }
 
-    fn add(&mut self, stack: RawStack) {
-        self.push(stack);
+    fn add(&mut self, stack: RawStack, addresses: &[usize]) {
+        self.stacks.push(RawStack { addresses: self.addresses.push(addresses), ..stack });
     }
+}
+
+/// Hands over the addresses of a stack within [`StackSink::end`].
+pub(crate) fn with_addresses<T>(id: u32, take: impl FnOnce(&[usize]) -> T) -> T {
+    take(table::recorded(id).map_or(&[], |recorded| recorded.addresses))
 }
 
 /// Drops the stacks, for a caller that needs the totals alone.
 impl StackSink for () {
     fn begin(&mut self, _most: usize) {}
-    fn add(&mut self, _stack: RawStack) {}
+    fn add(&mut self, _stack: RawStack, _addresses: &[usize]) {}
 }
 
 /// Passes all stacks of the present epoch to `sink`, and returns the epoch and its totals. Allocates nothing itself, for
@@ -257,6 +277,7 @@ fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
         tries += 1;
         // A program that clears all the time gets the rest of an epoch that has just ended.
         if epoch::base() == base || tries == 4 {
+            sink.end();
             return (base, totals);
         }
     }
@@ -287,7 +308,8 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
                 0 => (exact, 0.0),
                 _ => estimate(&counts[place..], interval),
             };
-            sink.add(RawStack { id, addresses, truncated, counts, variance });
+            let stack = RawStack { id, addresses: AddressesAt::default(), truncated, counts, variance };
+            sink.add(stack, addresses);
         }
     }
     totals
@@ -383,10 +405,11 @@ fn freed_blocks(id: u32) -> u64 {
     own + thread::SHARED.chunk(0).map_or(0, |chunk| chunk.read(id as usize, Direction::Freed).1)
 }
 
-/// Interns the calling code's stack and returns its addresses, for memory that the program reports itself.
-pub(crate) fn capture() -> &'static [usize] {
+/// Returns the addresses of the calling code's stack, for memory that the program reports itself.
+pub(crate) fn capture() -> Vec<usize> {
     startup::ensure();
-    crate::record::event::capture::stack_of_caller().map_or(&[], |recorded| recorded.addresses)
+    let _internal = Suspension::new(thread::INTERNAL);
+    crate::record::event::capture::stack_of_caller()
 }
 
 #[cfg(test)]

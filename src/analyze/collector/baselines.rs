@@ -206,7 +206,7 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{Counts, Dropped, RawStack};
+    use crate::record::raw_snapshot::{Addresses, AddressesAt, Counts, Dropped, RawStack};
 
     fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
         RawSnapshot {
@@ -219,7 +219,7 @@ mod tests {
                 .iter()
                 .map(|&(id, bytes, blocks)| RawStack {
                     id,
-                    addresses: &[],
+                    addresses: AddressesAt::default(),
                     truncated: false,
                     counts: Counts {
                         allocated_bytes: bytes + 7,
@@ -230,6 +230,7 @@ mod tests {
                     variance: 0.0,
                 })
                 .collect(),
+            addresses: Addresses::default(),
             totals: Counts::default(),
             untracked_bytes: 0,
             overhead_bytes: 0,

@@ -203,7 +203,8 @@ impl Tracebacks<'_> {
     fn of(&mut self, at: usize) -> Traceback {
         let (state, stack): (_, &RawStack) = (self.state, &self.raw.stacks[at]);
         let limit = self.raw.traceback_limit;
-        let make = || state.source.traceback(stack, limit).unwrap_or_else(unknown);
+        let addresses = self.raw.addresses.of(stack.addresses);
+        let make = || state.source.traceback(addresses, stack.truncated, limit).unwrap_or_else(unknown);
         self.made[at].get_or_insert_with(make).clone()
     }
 }

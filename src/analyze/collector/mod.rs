@@ -159,7 +159,7 @@ impl Collector {
 
     /// Names some of these stacks, the last first, and takes those away. False: no more can be named.
     #[cfg(feature = "http")]
-    pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<&'static [usize]>) -> bool {
+    pub(crate) fn name_stacks_slice(&self, unnamed: &mut Vec<crate::analyze::symbols::Unnamed>) -> bool {
         let _own = control::internal();
         let mut state = self.lock();
         let slice = state.slice;

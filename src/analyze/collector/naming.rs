@@ -3,6 +3,7 @@
 
 use super::baselines::KeptCounts;
 use super::state::State;
+use crate::analyze::symbols::Unnamed;
 use crate::record::raw_snapshot::RawSnapshot;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -15,7 +16,7 @@ const LONGEST_SLICE: Duration = Duration::from_secs(1);
 
 /// Returns the most recent calls of a stack: about as many as lie between the allocator and the line that asked for
 /// the block.
-fn recent(addresses: &'static [usize]) -> &'static [usize] {
+fn recent(addresses: &[usize]) -> &[usize] {
     const CALLS: usize = 8;
     &addresses[..addresses.len().min(CALLS)]
 }
@@ -34,9 +35,9 @@ impl State {
         more
     }
 
-    pub(super) fn name(&mut self, unnamed: &mut Vec<&'static [usize]>, budget: Duration) -> bool {
+    pub(super) fn name(&mut self, unnamed: &mut Vec<Unnamed>, budget: Duration) -> bool {
         let begun = self.source.now();
-        let progress = self.source.resolve(&mut unnamed.iter().rev().copied(), budget);
+        let progress = self.source.resolve(&mut unnamed.iter().rev().map(AsRef::as_ref), budget);
         let spent = self.source.now().saturating_duration_since(begun);
         if spent > budget.saturating_mul(2) {
             self.slice = self.slice.max(spent.saturating_mul(2).min(LONGEST_SLICE));
@@ -46,7 +47,7 @@ impl State {
         } else {
             // Those named are not only the first: later ones may share all their addresses.
             let source = &self.source;
-            unnamed.retain(|addresses| source.site(addresses).is_none());
+            unnamed.retain(|stack| source.site(stack.id, stack.as_ref()).is_none());
         }
         progress.more
     }
@@ -67,21 +68,22 @@ impl State {
             if !is_wanted || self.names.get(stack.id).is_some() {
                 continue;
             }
-            match self.source.site(stack.addresses) {
+            let addresses = raw.addresses.of(stack.addresses);
+            match self.source.site(stack.id, addresses) {
                 Some(site) => self.names.insert(stack.id, site),
                 None => {
-                    *groups.entry(recent(stack.addresses)).or_default() += stack.counts.live_bytes();
-                    unnamed.push((stack.counts.live_bytes(), stack.addresses));
+                    *groups.entry(recent(addresses)).or_default() += stack.counts.live_bytes();
+                    unnamed.push((stack.counts.live_bytes(), stack.id, addresses));
                 }
             }
         }
-        unnamed.sort_by_key(|&(live_bytes, addresses)| (groups[recent(addresses)], live_bytes));
-        self.unnamed = unnamed.into_iter().map(|(_, addresses)| addresses).collect();
+        unnamed.sort_by_key(|&(live_bytes, _, addresses)| (groups[recent(addresses)], live_bytes));
         // The largest of each group, in the same order, comes before all others.
         let mut met = HashSet::new();
         let (mut first, mut others) = (Vec::new(), Vec::new());
-        for addresses in std::mem::take(&mut self.unnamed).into_iter().rev() {
-            if met.insert(recent(addresses)) { first.push(addresses) } else { others.push(addresses) }
+        for (_, id, addresses) in unnamed.into_iter().rev() {
+            let stack = Unnamed { id, addresses: addresses.into() };
+            if met.insert(recent(addresses)) { first.push(stack) } else { others.push(stack) }
         }
         self.unnamed = others.into_iter().rev().chain(first.into_iter().rev()).collect();
     }

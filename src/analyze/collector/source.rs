@@ -20,13 +20,13 @@ pub(crate) trait HeapSource: Send {
     fn take(&self) -> RawSnapshot;
     /// Returns a number that changes when names given before may be wrong.
     fn names_epoch(&self) -> u64;
-    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
+    fn site(&self, id: u32, addresses: &[usize]) -> Option<Arc<Site>>;
     /// Returns the nearest frame of a stack as a site.
     #[cfg(any(feature = "http", test))]
-    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>>;
-    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress;
+    fn nearest(&self, addresses: &[usize]) -> Option<Arc<Site>>;
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &[usize]>, budget: Duration) -> Progress;
     #[cfg(any(feature = "http", test))]
-    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback>;
+    fn traceback(&self, addresses: &[usize], truncated: bool, limit: usize) -> Option<Traceback>;
     fn symbols(&self) -> Quality;
     fn resident_bytes(&self) -> Option<u64>;
     /// Returns the last reading of the parts of memory, and has the next one made if it is due.
@@ -47,7 +47,7 @@ impl HeapSource for ThisProcess {
         let mut raw = fork::outside(raw_snapshot::take);
         // An address that no memory was left to name is attribution lost for want of memory, too.
         raw.dropped.memory += symbols::global().over_limit();
-        budget::fit_tables(raw.stacks.capacity() * size_of::<RawStack>());
+        budget::fit_tables(raw.stacks.capacity() * size_of::<RawStack>() + raw.addresses.bytes());
         raw
     }
     fn names_epoch(&self) -> u64 {
@@ -55,19 +55,19 @@ impl HeapSource for ThisProcess {
         // Asks the loader, whose lock a thread that forks may hold. Either changes the names of stacks.
         fork::outside(control::modules_epoch).wrapping_add(symbols::global().lost_epoch() << 48)
     }
-    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
-        symbols::global().site(addresses)
+    fn site(&self, id: u32, addresses: &[usize]) -> Option<Arc<Site>> {
+        symbols::global().site(id, addresses)
     }
     #[cfg(any(feature = "http", test))]
-    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+    fn nearest(&self, addresses: &[usize]) -> Option<Arc<Site>> {
         symbols::global().nearest(addresses).map(Arc::new)
     }
-    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &[usize]>, budget: Duration) -> Progress {
         fork::outside(|| symbols::global().resolve(stacks, budget))
     }
     #[cfg(any(feature = "http", test))]
-    fn traceback(&self, stack: &RawStack, limit: usize) -> Option<Traceback> {
-        symbols::global().traceback(stack.addresses, limit, stack.truncated)
+    fn traceback(&self, addresses: &[usize], truncated: bool, limit: usize) -> Option<Traceback> {
+        symbols::global().traceback(addresses, limit, truncated)
     }
     fn symbols(&self) -> Quality {
         fork::outside(|| symbols::global().quality())

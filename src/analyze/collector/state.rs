@@ -13,7 +13,7 @@ use super::site_index::SiteIndex;
 use super::source::HeapSource;
 #[cfg(any(feature = "http", test))]
 use super::views;
-use crate::analyze::symbols;
+use crate::analyze::symbols::{self, Unnamed};
 use crate::record::control;
 use crate::record::raw_snapshot::{Counts, RawSnapshot};
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ pub(super) struct State {
     #[cfg(any(feature = "http", test))]
     pub(super) nearest: SiteIndex,
     /// Stacks with live blocks and without a name, coldest first: the hottest is popped next.
-    pub(super) unnamed: Vec<&'static [usize]>,
+    pub(super) unnamed: Vec<Unnamed>,
     /// Time that the next go of naming may take.
     pub(super) slice: Duration,
     pub(super) baselines: Baselines,

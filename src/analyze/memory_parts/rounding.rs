@@ -62,7 +62,7 @@ impl StackSink for AddedSum {
         *self = AddedSum::default();
     }
 
-    fn add(&mut self, stack: RawStack) {
+    fn add(&mut self, stack: RawStack, _addresses: &[usize]) {
         AddedSum::add(self, stack.counts);
     }
 }

@@ -8,13 +8,14 @@ use crate::record::control;
 use crate::record::fork;
 use crate::record::fork::mutex::ForkMutex;
 use crate::record::raw_snapshot;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// One block that [`track`] was told of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Block {
     size: u64,
-    addresses: &'static [usize],
+    addresses: Arc<[usize]>,
 }
 
 /// Tracked blocks, by domain and address, since the last `clear`.
@@ -22,13 +23,27 @@ struct Block {
 struct Table {
     epoch: u32,
     blocks: HashMap<(u32, usize), Block>,
+    /// Addresses of the stacks of blocks, each stack once.
+    stacks: HashSet<Arc<[usize]>>,
+}
+
+impl Table {
+    /// Returns the kept addresses of a stack.
+    fn stack(&mut self, addresses: Vec<usize>) -> Arc<[usize]> {
+        if let Some(kept) = self.stacks.get(&*addresses) {
+            return kept.clone();
+        }
+        let kept: Arc<[usize]> = addresses.into();
+        self.stacks.insert(kept.clone());
+        kept
+    }
 }
 
 /// All blocks of one domain that were reported from one stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DomainStack {
     pub domain: u32,
-    pub addresses: &'static [usize],
+    pub addresses: Arc<[usize]>,
     pub size: u64,
     pub count: u64,
 }
@@ -66,7 +81,10 @@ pub fn track(domain: u32, address: usize, size: usize) -> Result<(), Error> {
         return Err(Error::tracking_off(format_args!("track: {}", control::off_reason())));
     }
     let addresses = raw_snapshot::capture();
-    with_table(|table| table.blocks.insert((domain, address), Block { size: size as u64, addresses }));
+    with_table(|table| {
+        let addresses = table.stack(addresses);
+        table.blocks.insert((domain, address), Block { size: size as u64, addresses })
+    });
     Ok(())
 }
 
@@ -85,13 +103,12 @@ pub fn untrack(domain: u32, address: usize) {
 /// Returns the blocks tracked now, by domain and stack, in a fixed order.
 pub(crate) fn stacks() -> Vec<DomainStack> {
     let _own = control::internal();
-    let mut sums: HashMap<(u32, usize, usize), DomainStack> = HashMap::new();
+    let mut sums: HashMap<(u32, usize), DomainStack> = HashMap::new();
     let mut add = |table: &Table| {
         for (&(domain, _), block) in &table.blocks {
-            let none = DomainStack { domain, addresses: block.addresses, size: 0, count: 0 };
-            let sum = sums
-                .entry((domain, block.addresses.as_ptr() as usize, block.addresses.len()))
-                .or_insert(none);
+            let none = || DomainStack { domain, addresses: block.addresses.clone(), size: 0, count: 0 };
+            // The address decides, for each stack is kept once.
+            let sum = sums.entry((domain, Arc::as_ptr(&block.addresses).addr())).or_insert_with(none);
             sum.size = sum.size.saturating_add(block.size);
             sum.count += 1;
         }
@@ -99,7 +116,7 @@ pub(crate) fn stacks() -> Vec<DomainStack> {
     // There may be many, and nothing of the table changes meanwhile.
     with_table(|table| fork::outside(|| add(table)));
     let mut sums: Vec<DomainStack> = sums.into_values().collect();
-    sums.sort_by_key(|sum| (sum.domain, sum.addresses));
+    sums.sort_by(|one, other| (one.domain, &one.addresses).cmp(&(other.domain, &other.addresses)));
     sums
 }
 
@@ -110,7 +127,7 @@ fn with_table<T>(use_it: impl FnOnce(&mut Table) -> T) -> T {
     let table = table.get_or_insert_default();
     let epoch = control::epoch_base();
     if table.epoch != epoch {
-        *table = Table { epoch, blocks: HashMap::new() };
+        *table = Table { epoch, ..Table::default() };
     }
     use_it(table)
 }

@@ -115,8 +115,8 @@ impl Snapshot {
         stacks.retain(|stack| stack.counts.live_blocks() > 0);
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.counts.live_bytes()), stack.id));
         let domains = domains::stacks();
-        let addresses = stacks.iter().map(|stack| stack.addresses);
-        let mut addresses = addresses.chain(domains.iter().map(|stack| stack.addresses));
+        let addresses = stacks.iter().map(|stack| raw.addresses.of(stack.addresses));
+        let mut addresses = addresses.chain(domains.iter().map(|stack| &*stack.addresses));
         symbols.resolve(&mut addresses, Duration::MAX);
         let limit = raw.traceback_limit;
         let allocated = stacks.iter().map(|stack| Trace {
@@ -124,14 +124,14 @@ impl Snapshot {
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
             stderr: stack.variance.sqrt().round() as u64,
-            traceback: named(symbols, stack.addresses, limit, stack.truncated),
+            traceback: named(symbols, raw.addresses.of(stack.addresses), limit, stack.truncated),
         });
         let tracked = domains.iter().map(|stack| Trace {
             domain: stack.domain,
             size: stack.size,
             count: stack.count,
             stderr: 0,
-            traceback: named(symbols, stack.addresses, limit, false),
+            traceback: named(symbols, &stack.addresses, limit, false),
         });
         let traces = allocated.chain(tracked).collect();
         Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
@@ -322,12 +322,7 @@ impl Snapshot {
 }
 
 /// Returns the traceback of a stack, with names looked up again if the program loaded a library meanwhile.
-pub(crate) fn named(
-    symbols: &Symbols,
-    addresses: &'static [usize],
-    limit: usize,
-    truncated: bool,
-) -> Traceback {
+pub(crate) fn named(symbols: &Symbols, addresses: &[usize], limit: usize, truncated: bool) -> Traceback {
     for _ in 0..3 {
         if let Some(traceback) = symbols.traceback(addresses, limit, truncated) {
             return traceback;

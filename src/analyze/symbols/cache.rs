@@ -37,8 +37,10 @@ pub(super) struct NameCache {
     pub(super) lost_at: Option<Instant>,
     pub(super) lost_room: u64,
     sites: HashMap<(Arc<Frame>, Arc<str>), Arc<Site>>,
-    /// Sites by address and length of a stack's interned addresses.
-    stacks: HashMap<(usize, usize), Arc<Site>>,
+    /// Sites by id of the stack. No id is given out twice, so none can get the site of another stack.
+    stacks: HashMap<u32, Arc<Site>>,
+    /// Epoch of the traces that these stacks are of.
+    stacks_epoch: u32,
     /// Start of the function, by a frame that goes by module and offset.
     pub(super) starts: HashMap<Frame, u64>,
     /// Modules, read when the first address has to go by module and offset.
@@ -61,6 +63,7 @@ impl Default for NameCache {
             lost_room: u64::MAX,
             sites: HashMap::default(),
             stacks: HashMap::default(),
+            stacks_epoch: 0,
             starts: HashMap::default(),
             modules: OnceCell::new(),
         }
@@ -68,11 +71,10 @@ impl Default for NameCache {
 }
 
 impl NameCache {
-    /// Returns the site of a stack, or `None` while it has no final name. `full`: nothing is kept, and an address without
-    /// a name goes by module and offset.
-    pub(super) fn site(&mut self, addresses: &'static [usize], full: bool) -> Option<Arc<Site>> {
-        let key = (addresses.as_ptr() as usize, addresses.len());
-        if let Some(site) = self.stacks.get(&key) {
+    /// Returns the site of the stack with this id, or `None` while it has no final name. `full`: nothing is kept, and an
+    /// address without a name goes by module and offset.
+    pub(super) fn site(&mut self, id: u32, addresses: &[usize], full: bool) -> Option<Arc<Site>> {
+        if let Some(site) = self.stacks.get(&id) {
             return Some(site.clone());
         }
         let frames = self.frames(addresses, full)?;
@@ -82,20 +84,20 @@ impl NameCache {
         if let Some(lost) = self.lost(addresses, full) {
             let site = Arc::new(Site { lost: Some(lost), ..Site::of(&frame, via) });
             if !full {
-                self.stacks.insert(key, site.clone());
+                self.stacks.insert(id, site.clone());
             }
             return Some(site);
         }
         let of = (frame, Arc::from(via));
         if let Some(site) = self.sites.get(&of) {
             let site = site.clone();
-            self.stacks.insert(key, site.clone());
+            self.stacks.insert(id, site.clone());
             return Some(site);
         }
         let site = Arc::new(Site::of(&of.0, via));
         if !full {
             self.sites.insert(of, site.clone());
-            self.stacks.insert(key, site.clone());
+            self.stacks.insert(id, site.clone());
         }
         Some(site)
     }
@@ -183,9 +185,9 @@ impl NameCache {
         Some(chain.iter().map(|&index| &self.frames[index as usize]))
     }
 
-    /// Returns the site of a stack, if it was found before.
-    pub(super) fn known_site(&self, addresses: &'static [usize]) -> Option<&Arc<Site>> {
-        self.stacks.get(&(addresses.as_ptr() as usize, addresses.len()))
+    /// Returns the site of the stack with this id, if it was found before.
+    pub(super) fn known_site(&self, id: u32) -> Option<&Arc<Site>> {
+        self.stacks.get(&id)
     }
 
     /// Returns whether all frames of an address are the standard library's or of what runs below it.
@@ -225,6 +227,14 @@ impl NameCache {
     pub(super) fn set_rules(&mut self, settings: &SiteSettings) {
         self.rules.set(settings);
         self.stacks.clear();
+    }
+
+    /// Forgets the sites of stacks of another epoch: the same stacks have new ids.
+    pub(super) fn follow_epoch(&mut self, epoch: u32) {
+        if self.stacks_epoch != epoch {
+            self.stacks_epoch = epoch;
+            self.stacks.clear();
+        }
     }
 
     /// Forgets all names.
@@ -292,7 +302,7 @@ impl NameCache {
             + buckets::<(usize, Lost)>(self.lost.capacity())
             + buckets::<((Arc<Frame>, Arc<str>), Arc<Site>)>(self.sites.capacity())
             + self.sites.len() * (size_of::<Site>() + COUNTERS)
-            + buckets::<((usize, usize), Arc<Site>)>(self.stacks.capacity())
+            + buckets::<(u32, Arc<Site>)>(self.stacks.capacity())
             + buckets::<(Frame, u64)>(self.starts.capacity())
     }
 }

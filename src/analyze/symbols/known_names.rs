@@ -44,9 +44,9 @@ impl Symbols {
 }
 
 impl KnownNames<'_> {
-    /// Returns the site of a stack, if it has been asked for before.
-    pub(crate) fn site(&self, addresses: &'static [usize]) -> Option<&Arc<Site>> {
-        self.0.known_site(addresses)
+    /// Returns the site of the stack with this id, if it has been asked for before.
+    pub(crate) fn site(&self, id: u32) -> Option<&Arc<Site>> {
+        self.0.known_site(id)
     }
 }
 
@@ -163,15 +163,12 @@ mod tests {
 
     #[test]
     fn names_that_were_found_are_read_without_looking_them_up() {
-        let stack: &'static [usize] =
-            Box::leak(Box::new(
-                [names_that_were_found_are_read_without_looking_them_up as fn() as usize + 1],
-            ));
+        let stack = &[names_that_were_found_are_read_without_looking_them_up as fn() as usize + 1];
         let symbols = Symbols::new();
         symbols.resolve(&mut std::iter::once(stack), Duration::MAX);
-        let site = symbols.site(stack).unwrap();
+        let site = symbols.site(7, stack).unwrap();
         let names = symbols.known(Duration::ZERO).unwrap();
-        assert_eq!(names.site(stack).unwrap().id, site.id);
+        assert_eq!(names.site(7).unwrap().id, site.id);
         let mut frames = StackFrames::new();
         frames.read(stack, Some(&names));
         let shown: Vec<_> = frames.shown(32).map(|at| frames.frame(at)).collect();

@@ -53,6 +53,7 @@ use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork::Once;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
+use crate::record::raw_snapshot;
 use batch::{Batch, LEAST_PER_BATCH, fits_never, headroom_of_cgroup, room_for_names};
 use cache::NameCache;
 use elf::ElfImage;
@@ -71,7 +72,7 @@ pub(crate) use quality::{LineTables, Quality};
 pub(crate) use shared_std::{capture, is_shared as is_standard_library_shared};
 #[cfg(test)]
 pub(crate) use site::Lost;
-pub(crate) use site::{SITE_SCHEME, Site};
+pub(crate) use site::{SITE_SCHEME, Site, Unnamed};
 pub(crate) use site_rules::SiteSettings;
 #[cfg(feature = "http")]
 pub(crate) use site_rules::signed;
@@ -222,15 +223,17 @@ impl Symbols {
         }
     }
 
-    /// Returns the site of a stack, or `None` while it has no final name.
-    pub(crate) fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+    /// Returns the site of the stack with this id, or `None` while it has no final name.
+    pub(crate) fn site(&self, id: u32, addresses: &[usize]) -> Option<Arc<Site>> {
         let _own = control::internal();
-        self.names().site(addresses, self.is_full())
+        let mut names = self.names();
+        names.follow_epoch(raw_snapshot::epoch());
+        names.site(id, addresses, self.is_full())
     }
 
     /// Returns the nearest frame of a stack as a site, or `None` while it has no name.
     #[cfg(any(feature = "http", test))]
-    pub(crate) fn nearest(&self, addresses: &'static [usize]) -> Option<Site> {
+    pub(crate) fn nearest(&self, addresses: &[usize]) -> Option<Site> {
         let _own = control::internal();
         self.names().nearest(addresses, self.is_full())
     }
@@ -262,12 +265,7 @@ impl Symbols {
 
     /// Returns at most `limit` frames from the nearest on, and as many as it takes to the site's; `None` while the stack
     /// has no names. `truncated`: the walk ended before the thread's first frame.
-    pub(crate) fn traceback(
-        &self,
-        addresses: &'static [usize],
-        limit: usize,
-        truncated: bool,
-    ) -> Option<Traceback> {
+    pub(crate) fn traceback(&self, addresses: &[usize], limit: usize, truncated: bool) -> Option<Traceback> {
         let _own = control::internal();
         let names = self.names();
         let frames = names.frames(addresses, self.is_full())?;
@@ -282,7 +280,7 @@ impl Symbols {
 
     /// Returns at most `limit` frames from the nearest on, like [`traceback`](Symbols::traceback). An address that has
     /// no name goes by module and offset, so that every stack can be shown.
-    pub(crate) fn placed(&self, addresses: &'static [usize], limit: usize) -> Vec<Placed> {
+    pub(crate) fn placed(&self, addresses: &[usize], limit: usize) -> Vec<Placed> {
         let _own = control::internal();
         let names = self.names();
         let (mut frames, mut places) = (Vec::new(), Vec::new());
@@ -302,15 +300,15 @@ impl Symbols {
     }
 
     /// Returns whether every address of the stack has its final name.
-    pub(crate) fn is_named(&self, addresses: &'static [usize]) -> bool {
+    pub(crate) fn is_named(&self, addresses: &[usize]) -> bool {
         self.is_full() || self.names().missing(addresses).is_empty()
     }
 
     /// Names stacks in the given order until all are or the time is used up; some of it may be spent waiting for the
     /// batch of another thread.
-    pub(crate) fn resolve(
+    pub(crate) fn resolve<S: AsRef<[usize]>>(
         &self,
-        stacks: &mut dyn Iterator<Item = &'static [usize]>,
+        stacks: &mut dyn Iterator<Item = S>,
         budget: Duration,
     ) -> Progress {
         let _own = control::internal();
@@ -327,8 +325,8 @@ impl Symbols {
             window.clear();
             let mut missing = Vec::new();
             for stack in &mut *stacks {
+                missing.extend(self.names().missing(stack.as_ref()));
                 window.push(stack);
-                missing.extend(self.names().missing(stack));
                 if missing.len() >= wanted {
                     break;
                 }
@@ -362,7 +360,7 @@ impl Symbols {
                 batch.name(*address);
             }
             let names = self.names();
-            let is_named = |stack: &&&[usize]| names.missing(stack).is_empty();
+            let is_named = |stack: &&S| names.missing(stack.as_ref()).is_empty();
             progress.total += window.len();
             progress.named += match self.is_full() {
                 true => window.len(),

@@ -37,6 +37,19 @@ pub(crate) enum Lost {
     ForNow,
 }
 
+/// Stack that is to be named.
+#[derive(Debug)]
+pub(crate) struct Unnamed {
+    pub id: u32,
+    pub addresses: Box<[usize]>,
+}
+
+impl AsRef<[usize]> for Unnamed {
+    fn as_ref(&self) -> &[usize] {
+        &self.addresses
+    }
+}
+
 impl Site {
     /// Returns whether the id would be the same if there had been more memory when it was named.
     pub(crate) fn is_final(&self) -> bool {

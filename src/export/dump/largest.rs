@@ -3,7 +3,10 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use crate::record::raw_snapshot::{self, Counts, RawStack, StackSink};
+use crate::record::raw_snapshot::{self, Addresses, Counts, RawStack, StackSink};
+
+/// Words set aside for the addresses of a stack, on average.
+const WORDS: usize = 33;
 
 /// Stack in the order of its live bytes; of equal ones the older id comes first.
 #[derive(Clone, Copy, Debug)]
@@ -36,13 +39,16 @@ impl Ord for BySize {
 }
 
 /// At most so many stacks with live blocks, and the totals of the heap that they are of.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Largest {
     most: usize,
     /// The smallest is the first to go.
     heap: BinaryHeap<Reverse<BySize>>,
     /// Largest first.
     pub stacks: Vec<Reverse<BySize>>,
+    addresses: Addresses,
+    /// Whether memory for more addresses may be allocated.
+    is_growing: bool,
     pub totals: Counts,
     pub epoch: u32,
 }
@@ -52,7 +58,7 @@ impl StackSink for Largest {
         self.heap.clear();
     }
 
-    fn add(&mut self, stack: RawStack) {
+    fn add(&mut self, stack: RawStack, _addresses: &[usize]) {
         if stack.counts.live_blocks() == 0 {
             return;
         }
@@ -65,17 +71,44 @@ impl StackSink for Largest {
             *smallest = stack;
         }
     }
+
+    fn end(&mut self) {
+        self.stacks = std::mem::take(&mut self.heap).into_vec();
+        self.stacks.sort_unstable();
+        self.addresses.clear();
+        for Reverse(BySize(stack)) in &mut self.stacks {
+            raw_snapshot::with_addresses(stack.id, |addresses| {
+                keep(&mut self.addresses, stack, addresses, self.is_growing);
+            });
+        }
+    }
+}
+
+/// Keeps the addresses of a stack, as far as there is room. Those cut off are the first of its thread.
+fn keep(kept: &mut Addresses, stack: &mut RawStack, addresses: &[usize], is_growing: bool) {
+    if is_growing {
+        stack.addresses = kept.push(addresses);
+    } else {
+        let (at, is_whole) = kept.push_within(addresses);
+        stack.addresses = at;
+        stack.truncated |= !is_whole;
+    }
 }
 
 impl Largest {
     /// Sets memory aside for so many stacks.
     pub(super) fn with_room_for(most: usize) -> Largest {
-        Largest { most, heap: BinaryHeap::with_capacity(most), ..Largest::default() }
+        Largest {
+            most,
+            heap: BinaryHeap::with_capacity(most),
+            addresses: Addresses::with_capacity(most * WORDS),
+            ..Largest::default()
+        }
     }
 
     /// Makes one whose memory grows as it is needed, for at most so many stacks.
     pub(super) fn growing_to(most: usize) -> Largest {
-        Largest { most, ..Largest::default() }
+        Largest { most, is_growing: true, ..Largest::default() }
     }
 
     /// Reads the heap.
@@ -83,8 +116,6 @@ impl Largest {
         let stacks = std::mem::take(&mut self.stacks);
         self.heap = self.emptied(stacks);
         (self.epoch, self.totals) = raw_snapshot::visit(self);
-        self.stacks = std::mem::take(&mut self.heap).into_vec();
-        self.stacks.sort_unstable();
     }
 
     /// Returns the memory that is set aside, which is in either of the two.
@@ -105,6 +136,10 @@ impl Largest {
         }
         stacks.clear();
         stacks.extend(other.stacks.iter().take(self.most));
+        self.addresses.clear();
+        for Reverse(BySize(stack)) in &mut stacks {
+            keep(&mut self.addresses, stack, other.addresses(&*stack), self.is_growing);
+        }
         (self.stacks, self.totals, self.epoch) = (stacks, other.totals, other.epoch);
     }
 
@@ -112,15 +147,21 @@ impl Largest {
     pub(super) fn iter(&self) -> impl Iterator<Item = &RawStack> {
         self.stacks.iter().map(|Reverse(BySize(stack))| stack)
     }
+
+    /// Returns the addresses of one of its stacks.
+    pub(super) fn addresses(&self, stack: &RawStack) -> &[usize] {
+        self.addresses.of(stack.addresses)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::raw_snapshot::AddressesAt;
 
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
-        RawStack { id, addresses: &[], truncated: false, counts, variance: 0.0 }
+        RawStack { id, addresses: AddressesAt::default(), truncated: false, counts, variance: 0.0 }
     }
 
     #[test]
@@ -132,10 +173,9 @@ mod tests {
             largest.heap = largest.emptied(stacks);
             largest.begin(100);
             for id in 0..100 {
-                largest.add(stack(id, u64::from((id * 37 + round) % 100)));
+                largest.add(stack(id, u64::from((id * 37 + round) % 100)), &[]);
             }
-            largest.stacks = std::mem::take(&mut largest.heap).into_vec();
-            largest.stacks.sort_unstable();
+            largest.end();
             let bytes: Vec<u64> = largest.iter().map(|stack| stack.counts.live_bytes()).collect();
             assert_eq!(bytes, [99, 98, 97]);
             assert_eq!(largest.stacks.capacity(), room);
@@ -145,7 +185,7 @@ mod tests {
     #[test]
     fn stacks_without_blocks_are_left_out() {
         let mut largest = Largest::with_room_for(3);
-        largest.add(RawStack { counts: Counts::default(), ..stack(1, 0) });
+        largest.add(RawStack { counts: Counts::default(), ..stack(1, 0) }, &[]);
         assert!(largest.heap.is_empty());
     }
 }

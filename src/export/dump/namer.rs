@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::WAIT_FOR_NAMES;
 use super::largest::Largest;
-use crate::analyze::symbols;
+use crate::analyze::symbols::{self, Unnamed};
 use crate::record::control;
 
 /// Longest time for one go.
@@ -38,8 +38,10 @@ impl Namer {
             return false;
         }
         let Some(names) = symbols::global().known(WAIT_FOR_NAMES) else { return false };
-        let unnamed: Vec<&'static [usize]> =
-            largest.iter().map(|stack| stack.addresses).filter(|stack| names.site(stack).is_none()).collect();
+        let without = largest.iter().filter(|stack| names.site(stack.id).is_none());
+        let unnamed =
+            without.map(|stack| Unnamed { id: stack.id, addresses: largest.addresses(stack).into() });
+        let unnamed: Vec<Unnamed> = unnamed.collect();
         drop(names);
         let is_tried =
             self.begun.is_some_and(|(begun, count)| count == unnamed.len() && begun.elapsed() < REST);
@@ -53,10 +55,10 @@ impl Namer {
         let look_up = move || {
             control::internal_for_life();
             let symbols = symbols::global();
-            symbols.resolve(&mut unnamed.iter().copied(), LONGEST);
+            symbols.resolve(&mut unnamed.iter(), LONGEST);
             for stack in unnamed {
                 // The site is kept with the names.
-                let _ = symbols.site(stack);
+                let _ = symbols.site(stack.id, stack.as_ref());
             }
             is_busy.store(false, Ordering::Relaxed);
         };

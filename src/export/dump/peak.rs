@@ -16,8 +16,6 @@ use crate::analyze::symbols;
 use crate::record::control;
 use crate::record::fork::mutex::ForkMutex;
 use crate::record::raw_snapshot;
-#[cfg(feature = "http")]
-use crate::record::raw_snapshot::RawStack;
 
 /// Least rise that is a new peak: a thread may have as much that it has not published.
 const LEAST_RISE: u64 = 64 << 10;
@@ -100,7 +98,7 @@ impl Drop for PeakKeeper {
 #[cfg(feature = "http")]
 pub(crate) struct PeakStacks {
     taken_at: SystemTime,
-    stacks: Vec<RawStack>,
+    largest: Largest,
 }
 
 /// Returns the stacks of the kept peak. `None` where no thread keeps one.
@@ -109,25 +107,26 @@ pub(crate) fn stacks() -> Option<PeakStacks> {
     let _own = control::internal();
     let kept = KEPT.lock();
     let kept = kept.as_ref()?;
-    Some(PeakStacks { taken_at: kept.taken_at, stacks: kept.largest.iter().copied().collect() })
+    Some(PeakStacks { taken_at: kept.taken_at, largest: kept.largest.clone() })
 }
 
 #[cfg(feature = "http")]
 impl PeakStacks {
     /// Names stacks for a moment. False: no more are left.
     pub(crate) fn name_slice(&self, slice: Duration) -> bool {
-        symbols::global().resolve(&mut self.stacks.iter().map(|stack| stack.addresses), slice).more
+        let largest = &self.largest;
+        symbols::global().resolve(&mut largest.iter().map(|stack| largest.addresses(stack)), slice).more
     }
 
     /// Makes the snapshot. What has no name yet is looked up.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let limit = control::traceback_limit();
-        let traces = self.stacks.iter().map(|stack| Trace {
+        let traces = self.largest.iter().map(|stack| Trace {
             domain: 0,
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
             stderr: stack.variance.sqrt().round() as u64,
-            traceback: named(symbols::global(), stack.addresses, limit, stack.truncated),
+            traceback: named(symbols::global(), self.largest.addresses(stack), limit, stack.truncated),
         });
         Snapshot::of(self.taken_at, limit, traces.collect())
             .sampled_every(control::sample_interval() as u64)

@@ -59,11 +59,11 @@ impl SiteText {
         self.sums.clear();
         for (stack, raw) in largest.iter().enumerate() {
             let names = symbols::global().known(WAIT_FOR_NAMES);
-            let site = names.as_ref().and_then(|names| names.site(raw.addresses));
+            let site = names.as_ref().and_then(|names| names.site(raw.id));
             let key = match site {
                 Some(site) => site.id,
                 None => {
-                    frames.read(raw.addresses, names.as_ref());
+                    frames.read(largest.addresses(raw), names.as_ref());
                     frames.place_of_site()
                 }
             };
@@ -123,7 +123,7 @@ impl SiteText {
 fn write_site(text: &mut String, largest: &Largest, stack: usize, frames: &mut StackFrames) -> fmt::Result {
     let Some(raw) = largest.iter().nth(stack) else { return Ok(()) };
     let names = symbols::global().known(WAIT_FOR_NAMES);
-    if let Some(site) = names.as_ref().and_then(|names| names.site(raw.addresses)) {
+    if let Some(site) = names.as_ref().and_then(|names| names.site(raw.id)) {
         let function = shortened(&site.function);
         return writeln!(
             text,
@@ -133,7 +133,7 @@ fn write_site(text: &mut String, largest: &Largest, stack: usize, frames: &mut S
             site.id
         );
     }
-    frames.read(raw.addresses, names.as_ref());
+    frames.read(largest.addresses(raw), names.as_ref());
     match frames.frame(frames.shown(1).start + frames.site_index()) {
         KnownFrame::Named(frame) => {
             let function = frame.function().map_or("<unknown>", shortened);

@@ -68,7 +68,7 @@ impl Writer {
             for stack in largest.iter() {
                 let names = if has_names { symbols::global().known(WAIT_FOR_NAMES) } else { None };
                 has_names = names.is_some();
-                frames.read(stack.addresses, names.as_ref());
+                frames.read(largest.addresses(stack), names.as_ref());
                 drop(names);
                 let before = buffer.len();
                 dump::add(buffer, is_first, stack, frames, control::traceback_limit());

@@ -12,7 +12,6 @@ use crate::analyze::frame::Frame;
 use crate::analyze::profile::{Profile, ProfileValue};
 use crate::analyze::symbols::{self, Placed};
 use crate::record::control;
-use crate::record::raw_snapshot::RawStack;
 
 /// Number of stacks that are added up in one piece; some ten milliseconds.
 const STACKS: usize = 2_048;
@@ -76,17 +75,17 @@ impl Folder {
     pub(crate) fn fold_piece(&mut self, profile: &Profile) -> bool {
         let _own = control::internal();
         let symbols = symbols::global();
-        self.fold(profile, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
+        self.fold(profile, &|stack| symbols.placed(stack, profile.traceback_limit))
     }
 
-    fn fold(&mut self, profile: &Profile, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> bool {
+    fn fold(&mut self, profile: &Profile, placed: &dyn Fn(&[usize]) -> Vec<Placed>) -> bool {
         let end = profile.stacks.len().min(self.done + STACKS);
         for stack in &profile.stacks[self.done..end] {
             let amount = self.value.of(&stack.counts);
             if amount == 0 {
                 continue;
             }
-            let frames = placed(stack);
+            let frames = placed(profile.addresses(stack));
             let line = frames.iter().map(|placed| {
                 let next = self.names.len() as u32;
                 *self.names.entry(name(&placed.frame)).or_insert(next)
@@ -160,8 +159,8 @@ mod tests {
     const THREE: &[usize] = &[0x1000_0004];
 
     /// Returns the function names by address, most recent first.
-    fn placed(stack: &RawStack) -> Vec<Placed> {
-        let functions: &[(usize, usize, &str)] = match stack.addresses[0] {
+    fn placed(stack: &[usize]) -> Vec<Placed> {
+        let functions: &[(usize, usize, &str)] = match stack[0] {
             0x1000_0001 => &[(0, 0, "shop::inlined"), (0, 1, "shop::load"), (1, 0, "shop::main")],
             0x1000_0003 => &[(0, 0, "shop::inlined"), (0, 1, "shop::load"), (1, 0, "shop::main")],
             _ => &[(0, 0, "a;b\nc")],
@@ -170,7 +169,7 @@ mod tests {
         functions.iter().map(|&(at, inlined, name)| Placed { at, inlined, frame: frame(name) }).collect()
     }
 
-    fn lines(profile: &Profile, value: ProfileValue, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> Lines {
+    fn lines(profile: &Profile, value: ProfileValue, placed: &dyn Fn(&[usize]) -> Vec<Placed>) -> Lines {
         let mut folder = Folder::new(value);
         while folder.fold(profile, placed) {}
         folder.finish()
@@ -194,11 +193,11 @@ mod tests {
 
     #[test]
     fn long_texts_come_in_pieces_of_whole_lines() {
-        let stacks: Vec<(&'static [usize], [u64; 4])> =
-            (1..=20_000).map(|at| (&*vec![at << 16].leak(), [1, 1, 0, 0])).collect();
+        let addresses: Vec<[usize; 1]> = (1..=20_000).map(|at| [at << 16]).collect();
+        let stacks: Vec<(&[usize], [u64; 4])> = addresses.iter().map(|at| (&at[..], [1, 1, 0, 0])).collect();
         let profile = sample(&stacks);
-        let own = |stack: &RawStack| {
-            let frame = Arc::new(Frame::new(Some(&format!("f{}", stack.addresses[0] >> 16)), "a.rs", 1));
+        let own = |stack: &[usize]| {
+            let frame = Arc::new(Frame::new(Some(&format!("f{}", stack[0] >> 16)), "a.rs", 1));
             vec![Placed { at: 0, inlined: 0, frame }]
         };
         let mut lines = lines(&profile, ProfileValue::LiveBytes, &own);
@@ -225,7 +224,7 @@ mod tests {
                 let mut expected: HashMap<Vec<String>, i64> = HashMap::new();
                 for stack in &profile.stacks {
                     let names =
-                        calls.placed(stack).into_iter().rev().map(|placed| {
+                        calls.placed(profile.addresses(stack)).into_iter().rev().map(|placed| {
                             placed.frame.name().replace(';', ",").replace(char::is_control, " ")
                         });
                     *expected.entry(names.collect()).or_default() += value.of(&stack.counts);

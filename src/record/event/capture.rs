@@ -1,22 +1,23 @@
-//! The calling code's stack → its record in the interner, without an event.
+//! The calling code's stack, without an event.
 
-use crate::record::stack_id::table;
-use crate::record::thread::{self, BUSY, INTERNING};
+use crate::record::epoch::MAX_ADDRESSES;
+use crate::record::thread::{self, BUSY};
 use crate::record::unwind::{self, Registers};
 
-/// Interns the calling code's stack as that of an allocation; `None` if it could not be.
+/// Returns the addresses of the calling code's stack as that of an allocation; none if it could not be walked.
 #[inline(never)]
-pub(crate) fn stack_of_caller() -> Option<table::Recorded> {
-    let state = thread::current_or_make()?;
-    if state.flags() & BUSY != 0 {
-        return None;
+pub(crate) fn stack_of_caller() -> Vec<usize> {
+    // Before the thread is busy, when it may not allocate.
+    let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
+    if let Some(state) = thread::current_or_make()
+        && state.flags() & BUSY == 0
+    {
+        let _busy = state.enter(BUSY);
+        // SAFETY: this thread's own state, just marked.
+        let owner = unsafe { state.owner() };
+        unwind::walk(owner, Registers::here(), None);
+        let found = owner.buffer.addresses.iter().take(owner.buffer.header.len.into());
+        addresses.extend(found.take(MAX_ADDRESSES));
     }
-    let _busy = state.enter(BUSY);
-    // SAFETY: this thread's own state, just marked.
-    let owner = unsafe { state.owner() };
-    let stack = unwind::walk(owner, Registers::here(), None);
-    let _interning = state.enter(INTERNING);
-    // Allocations of the map of stacks are no blocks of the program.
-    state.hot.unsampled.revoke();
-    table::recorded(table::intern(state, &mut owner.buffer, stack.hash(), 0).ok()?)
+    addresses
 }

@@ -1,5 +1,6 @@
 //! Stack of return addresses → stack id: fingerprint, per-thread caches, and the shared interner.
 
+pub(crate) mod addresses;
 pub(crate) mod cache;
 pub(crate) mod fingerprint;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]

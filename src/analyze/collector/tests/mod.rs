@@ -13,7 +13,7 @@ use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::memory_parts::{MemoryParts, Reading, State};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
-use crate::record::raw_snapshot::{Counts, Dropped, RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{Addresses, Counts, Dropped, RawSnapshot, RawStack};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
@@ -25,6 +25,7 @@ pub(crate) struct Heap {
     pub(crate) epoch: u32,
     pub(crate) tracking: bool,
     pub(crate) stacks: BTreeMap<u32, RawStack>,
+    pub(crate) addresses: Addresses,
     /// Sites by first address; a stack without an entry here has no name yet.
     pub(crate) sites: HashMap<usize, Arc<Site>>,
     /// Stacks that get their name in the next `resolve`, whose budget holds one each.
@@ -57,6 +58,7 @@ impl Fake {
             epoch: 0,
             tracking: true,
             stacks: BTreeMap::new(),
+            addresses: Addresses::default(),
             sites: HashMap::new(),
             nameable: HashMap::new(),
             names_epoch: 0,
@@ -102,9 +104,10 @@ impl Fake {
 
     pub(crate) fn holds_unnamed(&self, id: u32, bytes: u64, blocks: u64) {
         let mut heap = self.heap();
-        let stack = heap.stacks.entry(id).or_insert_with(|| RawStack {
+        let Heap { stacks, addresses, .. } = &mut *heap;
+        let stack = stacks.entry(id).or_insert_with(|| RawStack {
             id,
-            addresses: Box::leak(Box::new([id as usize])),
+            addresses: addresses.push(&[id as usize]),
             truncated: false,
             counts: Counts::default(),
             variance: 0.0,
@@ -188,6 +191,7 @@ impl HeapSource for Fake {
             peak_bytes: stacks.iter().map(|stack| stack.counts.live_bytes()).sum(),
             totals: heap.totals.unwrap_or_else(|| sum(&stacks)),
             stacks,
+            addresses: heap.addresses.clone(),
             untracked_bytes: 11,
             overhead_bytes: 22,
             dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4 },
@@ -200,13 +204,13 @@ impl HeapSource for Fake {
     fn names_epoch(&self) -> u64 {
         self.heap().names_epoch
     }
-    fn site(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
+    fn site(&self, _: u32, addresses: &[usize]) -> Option<Arc<Site>> {
         self.heap().sites.get(&addresses[0]).cloned()
     }
-    fn nearest(&self, addresses: &'static [usize]) -> Option<Arc<Site>> {
-        self.site(addresses)
+    fn nearest(&self, addresses: &[usize]) -> Option<Arc<Site>> {
+        self.site(0, addresses)
     }
-    fn resolve(&self, stacks: &mut dyn Iterator<Item = &'static [usize]>, budget: Duration) -> Progress {
+    fn resolve(&self, stacks: &mut dyn Iterator<Item = &[usize]>, budget: Duration) -> Progress {
         let mut heap = self.heap();
         let takes = heap.naming_takes;
         heap.now += takes;
@@ -223,8 +227,8 @@ impl HeapSource for Fake {
         let total = 1 + stacks.count();
         Progress { named, total, more: named == 1 && total > 1 }
     }
-    fn traceback(&self, stack: &RawStack, _: usize) -> Option<Traceback> {
-        let site = self.site(stack.addresses)?;
+    fn traceback(&self, addresses: &[usize], _: bool, _: usize) -> Option<Traceback> {
+        let site = self.site(0, addresses)?;
         Some(Traceback::new([crate::Frame::new(Some(&site.function), &site.file, site.line)]))
     }
     fn symbols(&self) -> Quality {

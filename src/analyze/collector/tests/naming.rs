@@ -218,14 +218,16 @@ fn stacks_of_one_cause_are_named_by_what_they_hold_together() {
         fake.holds_unnamed(id, 10, 1);
         let addresses: Vec<usize> = [&[1_000 + id as usize][..]].concat();
         let addresses = if id < 15 { [&recent[..], &addresses].concat() } else { addresses };
-        fake.heap().stacks.get_mut(&id).unwrap().addresses = addresses.leak();
+        let mut heap = fake.heap();
+        let at = heap.addresses.push(&addresses);
+        heap.stacks.get_mut(&id).unwrap().addresses = at;
     }
     // Larger than any of them, and smaller than all.
     fake.holds_unnamed(20, 100, 1);
     let collector = fake.collector(25, 300);
     let _ = collector.collect();
     let state = collector.lock();
-    let order: Vec<usize> = state.unnamed.iter().rev().map(|addresses| addresses[0]).collect();
+    let order: Vec<usize> = state.unnamed.iter().rev().map(|stack| stack.addresses[0]).collect();
     assert_eq!((order[0], order[1]), (1, 20), "{order:?}");
     assert_eq!(order.iter().filter(|first| **first == 1).count(), 13);
 }

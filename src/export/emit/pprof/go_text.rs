@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crate::analyze::profile::{Profile, ProfileValue};
 use crate::analyze::symbols::{self, Placed};
 use crate::record::control;
-use crate::record::raw_snapshot::{Counts, RawStack};
+use crate::record::raw_snapshot::Counts;
 
 /// Most stacks that are listed, a few megabytes at most; the others are summed up.
 pub(super) const LISTED: usize = 1_000;
@@ -17,11 +17,11 @@ pub(super) const LISTED: usize = 1_000;
 pub(crate) fn text(profile: &Profile) -> String {
     let _own = control::internal();
     let symbols = symbols::global();
-    render(profile, LISTED, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
+    render(profile, LISTED, &|stack| symbols.placed(stack, profile.traceback_limit))
 }
 
 /// Renders the text, by the frames that `placed` gives.
-pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> String {
+pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&[usize]) -> Vec<Placed>) -> String {
     let four = |counts: &Counts| {
         let [allocations, allocated, blocks, bytes] = ProfileValue::ALL.map(|value| value.of(counts));
         format!("{blocks}: {bytes} [{allocations}: {allocated}] @")
@@ -32,8 +32,9 @@ pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&RawStack
     let stacks = profile.largest_first();
     let (shown, others) = stacks.split_at(stacks.len().min(listed));
     for stack in shown {
-        let frames = placed(stack);
-        let address = |frame: &Placed| stack.addresses.get(frame.at).copied().unwrap_or(0);
+        let addresses = profile.addresses(stack);
+        let frames = placed(addresses);
+        let address = |frame: &Placed| addresses.get(frame.at).copied().unwrap_or(0);
         out += &four(&stack.counts);
         for call in frames.chunk_by(|one, next| one.at == next.at) {
             // Writing to a text cannot fail, here and below.

@@ -23,7 +23,6 @@ use crate::analyze::frame::{Frame, UNKNOWN};
 use crate::analyze::profile::{Profile, ProfileValue};
 use crate::analyze::symbols::{self, Mapping, Placed};
 use crate::record::control;
-use crate::record::raw_snapshot::RawStack;
 #[cfg(feature = "http")]
 pub(crate) use go_text::text;
 use profile_proto as proto;
@@ -130,18 +129,17 @@ impl Encoder {
     pub(crate) fn encode_piece(&mut self, profile: &Profile) -> bool {
         let _own = control::internal();
         let symbols = symbols::global();
-        self.encode(profile, &|stack| symbols.placed(stack.addresses, profile.traceback_limit))
+        self.encode(profile, &|stack| symbols.placed(stack, profile.traceback_limit))
     }
 
-    fn encode(&mut self, profile: &Profile, placed: &dyn Fn(&RawStack) -> Vec<Placed>) -> bool {
+    fn encode(&mut self, profile: &Profile, placed: &dyn Fn(&[usize]) -> Vec<Placed>) -> bool {
         let end = profile.stacks.len().min(self.done + PIECE);
         let mut sample = Vec::with_capacity(end - self.done);
         for stack in &profile.stacks[self.done..end] {
             let value = ProfileValue::ALL.iter().map(|value| value.of(&stack.counts)).collect();
-            sample.push(proto::Sample {
-                location_id: self.location_ids(stack.addresses, &placed(stack)),
-                value,
-            });
+            let addresses = profile.addresses(stack);
+            let location_id = self.location_ids(addresses, &placed(addresses));
+            sample.push(proto::Sample { location_id, value });
         }
         self.done = end;
         self.write(&proto::Profile { sample, ..proto::Profile::default() });

@@ -24,7 +24,7 @@ fn mappings() -> Vec<Mapping> {
     vec![mapping(0x10000, "/srv/shop", "ab12"), mapping(0x20000, "/lib/libc.so.6", "")]
 }
 
-fn placed(stack: &RawStack) -> Vec<Placed> {
+fn placed(stack: &[usize]) -> Vec<Placed> {
     let named = |at, inlined, function, line| Placed {
         at,
         inlined,
@@ -39,7 +39,7 @@ fn placed(stack: &RawStack) -> Vec<Placed> {
             ..Frame::new(None, UNKNOWN, 0)
         }),
     };
-    match stack.addresses {
+    match stack {
         FIRST => {
             vec![named(0, 0, "shop::inlined", 5), named(0, 1, "shop::load", 7), named(1, 0, "shop::main", 9)]
         }
@@ -188,8 +188,9 @@ fn case_58_every_mapping_has_its_build_id() {
 #[test]
 fn case_58_pieces_are_one_profile() {
     let begin = Encoder::finish as *const () as usize;
-    let stacks: Vec<(&'static [usize], [u64; 4])> =
-        (1..=2 * PIECE + 1).map(|at| (&*vec![begin + at % 7].leak(), [at as u64, 1, 0, 0])).collect();
+    let addresses: Vec<[usize; 1]> = (1..=2 * PIECE + 1).map(|at| [begin + at % 7]).collect();
+    let stacks: Vec<(&[usize], [u64; 4])> =
+        (1..).zip(&addresses).map(|(at, stack)| (&stack[..], [at, 1, 0, 0])).collect();
     let profile = sample(&stacks);
     let profile = decoded(&profile.to_pprof(ProfileValue::LiveBytes));
     assert_eq!(profile.sample.len(), stacks.len());
@@ -239,12 +240,12 @@ fn any_profile_reads_back() {
         assert_eq!(profile.sample.len(), heap.stacks.len());
         for (sample, held) in profile.sample.iter().zip(&heap.stacks) {
             assert_eq!(sample.value, ProfileValue::ALL.map(|value| value.of(&held.counts)));
-            let placed = calls.placed(held);
+            let placed = calls.placed(heap.addresses(held));
             let read = stack(&profile, sample);
             let expected: Vec<&[Placed]> = placed.chunk_by(|one, next| one.at == next.at).collect();
             assert_eq!(read.len(), expected.len());
             for ((address, mapping, lines), frames) in read.iter().zip(expected) {
-                assert_eq!(*address, held.addresses[frames[0].at] as u64 - 1);
+                assert_eq!(*address, heap.addresses(held)[frames[0].at] as u64 - 1);
                 let mapping = profile.mapping.iter().find(|at| at.id == *mapping);
                 let lies = |at: &proto::Mapping| (at.memory_start..at.memory_limit).contains(address);
                 assert_eq!(mapping, profile.mapping.iter().find(|at| lies(at)));
