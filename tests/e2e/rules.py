@@ -21,7 +21,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 from simulated import (DAY, HOUR, LEAK, LINES_OF_LEAK, MIB, NAMES, OTHER, SMALL, Process, braces, day, leak, level, plus, ramp,
-                       sampled, saw, steps, wobble)
+                       sampled, saw, sessions, steps, wobble)
 
 RULES = pathlib.Path(__file__).resolve().parents[2] / "dashboards" / "rules" / "heapgauge.rules.yml"
 
@@ -236,6 +236,19 @@ UNEVALUATED = [
      (200, 260)),
     ("no evaluation for an hour, jump to a new level",
      [one(lambda t: (20 if t < 230 else 150) * MIB, minutes=8 * HOUR)], [], (200, 260)),
+    # The processes before the release were never judged by their growth, but were seen two hours apart.
+    ("no evaluation for an hour and a half, then the release of sessions under rising load",
+     [one(day(60 * MIB), load=day(1), until=180 + 10 * number, number=number, release="2.3") for number in range(3)]
+     + [one(sessions(day(60 * MIB), 90, at=at), load=day(1), starts=(at,), seen=at, number=at, minutes=8 * HOUR)
+        for at in (180, 190, 200)], [], (60, 150)),
+    ("no evaluation for an hour and a half, then the release of a cache that fills for five hours",
+     [one(level(300 * MIB), until=180 + 10 * number, number=number, release="2.3") for number in range(3)]
+     + [one(ramp(300, 300 * MIB, at=at), starts=(at,), seen=at, number=at, minutes=8 * HOUR) for at in (180, 190, 200)],
+     [], (60, 150)),
+    ("no evaluation for an hour and a half, then the release of a leak",
+     [one(level(80 * MIB), until=180 + 10 * number, number=number, release="2.3") for number in range(3)]
+     + [one(leak(MIB, at=at), starts=(at,), seen=at, number=at, minutes=8 * HOUR) for at in (180, 190, 200)],
+     [(GROWING, 310, 480)], (60, 150)),
 ]
 
 
@@ -440,9 +453,9 @@ def main(words):
                     rules = files.enter_context(unevaluated(*outage))
                     waiting[f", minutes {outage[0]} to {outage[1]}"] = pool.submit(all_cases, cases, kubernetes, rules.name)
             for alert in SENTENCES:
-                words = f"the words of {alert if isinstance(alert, str) else ', '.join(alert)}"
-                if chosen(words):
-                    waiting[words + plain] = pool.submit(promtool, sentence(alert, kubernetes))
+                title = f"the words of {alert if isinstance(alert, str) else ', '.join(alert)}"
+                if chosen(title):
+                    waiting[title + plain] = pool.submit(promtool, sentence(alert, kubernetes))
         for name, result in waiting.items():
             found = result.result()
             problems |= {case + name: problem for case, problem in found.items()} if isinstance(found, dict) else {name: found}

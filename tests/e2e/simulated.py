@@ -156,6 +156,11 @@ def ramp(until, top, at=0, begin=0):
     return lambda t: begin + (top - begin) * min(max(0, t - at), until) // until
 
 
+def sessions(value, mean, at=0):
+    """What requests or users hold who stay for `mean` minutes on average: fills ever more slowly from minute `at` on."""
+    return lambda t: int(value(t) * (1 - math.exp(-max(0, t - at) / mean)))
+
+
 def wobble(value, share, seed=1):
     """Varies around `value` by `share`; the same numbers in every run."""
     dice = random.Random(seed)

@@ -211,6 +211,10 @@ def fnv1a(function, file, line, via=""):
     return f"{value:016x}"
 
 
+# Three groups of the shipped rules are evaluated every minute, two every second one, and one every fifth.
+GROUPS_A_MINUTE = 4.2
+
+
 class Prometheus(Program):
     """Runs Debian's Prometheus on a free loopback port, with its data in a temporary directory."""
 
@@ -256,10 +260,9 @@ class Prometheus(Program):
         return [rule for group in groups for rule in group["rules"]]
 
     def evaluations(self):
-        """Returns how often the rules were evaluated since they were loaded, all groups together being one."""
-        done = self.figures("prometheus_rule_group_iterations_total")
-        missed = self.figures("prometheus_rule_group_iterations_missed_total")
-        return (sum(done) - sum(missed)) / max(len(done), 1)
+        """Returns how often the groups of rules were evaluated since they were loaded, and how often that was due."""
+        due = sum(self.figures("prometheus_rule_group_iterations_total"))
+        return due - sum(self.figures("prometheus_rule_group_iterations_missed_total")), due
 
     def figures(self, name):
         """Returns the values of a metric of its own."""
@@ -276,7 +279,8 @@ class Prometheus(Program):
         total = sum(self.figures("prometheus_rule_group_iterations_total"))
         missed = sum(self.figures("prometheus_rule_group_iterations_missed_total"))
         spent = sum(self.figures("prometheus_rule_evaluation_duration_seconds_sum"))
-        return missed / total, sum(self.figures("prometheus_rule_evaluation_failures_total")), spent / max(total / 4, 1)
+        failed = sum(self.figures("prometheus_rule_evaluation_failures_total"))
+        return missed / total, failed, spent / max(total / GROUPS_A_MINUTE, 1)
 
     def __exit__(self, *arguments):
         super().__exit__(*arguments)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 
-from support import Program, Prometheus, free_port, get, wait_for
+from support import GROUPS_A_MINUTE, Program, Prometheus, free_port, get, wait_for
 
 
 class VictoriaMetrics(Program):
@@ -62,8 +62,8 @@ class VictoriaMetrics(Program):
         return Prometheus.rules(self.alerts)
 
     def evaluations(self):
-        done = self.figures("vmalert_iteration_total")
-        return sum(done) / max(len(done), 1)
+        done = sum(self.figures("vmalert_iteration_total"))
+        return done, done + sum(self.figures("vmalert_iteration_missed_total"))
 
     def figures(self, name):
         return Prometheus.figures(self.alerts, name)
@@ -78,7 +78,7 @@ class VictoriaMetrics(Program):
         total, missed = sum(self.figures("vmalert_iteration_total")), sum(self.figures("vmalert_iteration_missed_total"))
         failed = sum(self.figures("vmalert_alerting_rules_errors_total") + self.figures("vmalert_recording_rules_errors_total"))
         spent = sum(self.figures("vmalert_iteration_duration_seconds_sum"))
-        return missed / max(total + missed, 1), failed, spent / max(total / 4, 1)
+        return missed / max(total + missed, 1), failed, spent / max(total / GROUPS_A_MINUTE, 1)
 
     def __exit__(self, *arguments):
         self.alerts.__exit__(*arguments)
