@@ -267,7 +267,7 @@ class Prometheus(Program):
     def figures(self, name):
         """Returns the values of a metric of its own."""
         lines = get(self.web, "/metrics", seconds=60).body.splitlines()
-        return [float(line.split()[-1]) for line in lines if line.startswith(name + "{")]
+        return [float(line.split()[-1]) for line in lines if line.startswith((name + "{", name + " "))]
 
     def firing(self):
         """Returns the firing alerts with their labels, values and annotations."""
