@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Runs the project where people run it: with Debian's Rust, on aarch64 under emulation, with musl and linked statically; and
-checks that it compiles for other systems.
+"""Runs the project where people run it: with Debian's Rust, on aarch64 under emulation, with musl, linked statically, and for Windows
+under Wine; and checks that it compiles for other systems.
 
 Everything comes from Debian packages, in a tree of Debian's newest distribution that `debootstrap` makes once in
 target/platforms/root. Commands run there by chroot, in namespaces of their own, with the working tree and Cargo's home at their own
@@ -29,6 +29,7 @@ AS_ROOT = [] if os.geteuid() == 0 else ["sudo"]
 PROGRAM = ["--locked", "--manifest-path", "tests/variants/Cargo.toml"]
 RUST = ["rustc", "cargo", "gcc", "libc6-dev"]
 ARM, X86, MUSL = "aarch64-unknown-linux-gnu", "x86_64-unknown-linux-gnu", "x86_64-unknown-linux-musl"
+WINDOWS = "x86_64-pc-windows-gnu"
 # Programs for aarch64 start by qemu, in these namespaces alone: the header of an ELF file, and its mask, as in qemu's own list.
 EMULATOR = "/usr/bin/qemu-aarch64"
 BINFMT = (rb":aarch64:M::\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
@@ -130,27 +131,35 @@ def check_program(program, launch):
     has leaked them again has ended, and in a forked child. Nothing is lost, and no stack is cut."""
     variants.check_lines(program, launch)
     documents = variants.answers([*launch, program, "go on"])
-    leaks = dict([*variants.LEAKS.items(), variants.LEAK_OF_A_LIBRARY])
     assert len(documents) == 3, documents
+    check_leaks(documents, dict([*variants.LEAKS.items(), variants.LEAK_OF_A_LIBRARY]), variants.SOURCE)
+    return documents
+
+
+def check_leaks(documents, leaks, source):
+    """Each document has each leak once more than the one before."""
     for times, said in enumerate(documents, 1):
         assert said["symbols"] == "lines", said["symbols"]
         for function, (size, count) in leaks.items():
-            place = (variants.SOURCE, variants.line_of(function))
+            place = (source, variants.line_of(function))
             sites = [site for site in said["sites"] if (site["file"], site["line"]) == place]
             assert variants.figures(sites) == [(times * size, times * count)], (times, function, said["sites"])
             assert sites[0]["name"] == f"variants::{function}", sites
-    return documents
 
 
 def debian():
     """Debian's own Rust, whose standard library has other paths; and started through the loader, as some tools do."""
     launch = launcher("debian")
-    tests = test(launch, "--test", "naming") + test(launch, "--lib", "symbols::")
     program = build_program("debian", launch, X86)
     said = check_program(program, launch)[0]
     by_loader = check_program(program, [*launch, "/lib64/ld-linux-x86-64.so.2"])[0]
     assert said["build_id"] == by_loader["build_id"] == variants.build_id_of(program), (said["build_id"], by_loader["build_id"])
-    return tests
+
+
+def debian_tests():
+    """The tests that name things."""
+    launch = launcher("debian")
+    return test(launch, "--test", "naming") + test(launch, "--lib", "symbols::")
 
 
 # Tests that emulation cannot run, and why.
@@ -168,21 +177,28 @@ NOT_EMULATED = {
 }
 
 
+def launch_aarch64():
+    # Optimised a little, as unoptimised code takes several times as long there; with the assertions of a debug build all the same.
+    return launcher("aarch64", {**ARM_SETTINGS, "CARGO_PROFILE_DEV_OPT_LEVEL": "1", "CARGO_PROFILE_DEV_DEBUG": "line-tables-only"})
+
+
 def aarch64():
     """aarch64 under emulation, which shows the instructions, the unwind rules and the layouts of the C library as they are there, and
-    nothing of a weak memory order: x86-64 orders loads and stores more strictly. tests/models stands in for that.
+    nothing of a weak memory order: x86-64 orders loads and stores more strictly. tests/models stands in for that."""
+    launch = launch_aarch64()
+    said = check_program(build_program("aarch64", launch, ARM), launch)[0]
+    assert said["build_id"], said
 
-    Optimised a little, as unoptimised code takes several times as long there; with the assertions of a debug build all the same."""
-    launch = launcher("aarch64", {**ARM_SETTINGS, "CARGO_PROFILE_DEV_OPT_LEVEL": "1", "CARGO_PROFILE_DEV_DEBUG": "line-tables-only"})
+
+def aarch64_tests():
+    """The tests of the write side, of names and of snapshots, and the traps."""
+    launch = launch_aarch64()
     # The write side has no features.
     programs = [word for name in ["counts", "naming", "snapshots", "traps"] for word in ("--test", name)]
     run([*launch, "cargo", "test", "-q", "--locked", "--no-default-features", "--no-run", "--lib", "--test", "alone", *programs])
     skipped = [word for name in NOT_EMULATED for word in ("--skip", name)]
     tests = test(launch, "--no-default-features", "--lib", "record::") + test(launch, "--no-default-features", "--test", "alone")
-    tests += test(launch, "--no-default-features", *programs, "--", *skipped)
-    said = check_program(build_program("aarch64", launch, ARM), launch)[0]
-    assert said["build_id"], said
-    return tests
+    return tests + test(launch, "--no-default-features", *programs, "--", *skipped)
 
 
 def musl():
@@ -212,6 +228,26 @@ def static():
     assert said["build_id"] == variants.build_id_of(program), said["build_id"]
 
 
+def windows():
+    """A program for Windows, whose standard library is compiled for it, under Wine: walked and named by the crate `backtrace`, which
+    knows no workspace, so that a line that a library allocates for has the library's name."""
+    folder = MADE / "windows-support"
+    folder.mkdir(parents=True, exist_ok=True)
+    launch = launcher("windows", {
+        "RUSTC_BOOTSTRAP": "1", "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER": "x86_64-w64-mingw32-gcc", "WINEDEBUG": "-all",
+        "RUSTFLAGS": f"-L native={folder} -C link-self-contained=no",
+    })
+    run([*launch, "sh", "-ec", f"""
+        for part in rsbegin rsend; do
+            rustc --edition 2021 --target {WINDOWS} -C panic=abort --crate-type=lib --emit=obj={folder}/$part.o \\
+                /usr/src/rustc-*/library/rtstartup/$part.rs
+        done"""])
+    program = build_program("windows", launch, WINDOWS, "-Zbuild-std=std,panic_unwind").with_suffix(".exe")
+    documents = list(map(json.loads, variants.run([*launch, "wine", program, "go on"]).splitlines()))
+    assert [(said["capture"], said["dropped"]) for said in documents] == [("backtrace", 0)] * 2, documents
+    check_leaks(documents, variants.LEAKS, f"variants/{variants.SOURCE}")
+
+
 def compiles(target, features):
     """Returns what the compiler says about the library, whose standard library it compiles as well."""
     command = ["cargo", "check", "-q", "--locked", "--lib", *features, "--target", target, "-Zbuild-std=std,panic_unwind"]
@@ -221,7 +257,7 @@ def compiles(target, features):
 
 def others():
     """Compiles without a warning for the other systems, with no feature and with all of them."""
-    for target in ["x86_64-apple-darwin", "aarch64-apple-darwin", "x86_64-pc-windows-gnu"]:
+    for target in ["x86_64-apple-darwin", "aarch64-apple-darwin", WINDOWS]:
         for features in ["--no-default-features", "--all-features"]:
             done = compiles(target, [features])
             assert (done.returncode, done.stdout) == (0, ""), f"{target} {features}\n{done.stdout[-6000:]}"
@@ -229,14 +265,18 @@ def others():
     assert done.returncode != 0 and "heapgauge does not support WebAssembly" in done.stdout, done.stdout[-6000:]
 
 
-# Function of a row: Debian packages.
+ON_ARM = [*RUST, "libstd-rust-dev:arm64", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"]
+# Function of a row: Debian packages. The longest first.
 ROWS = {
-    debian: RUST,
-    aarch64: [*RUST, "libstd-rust-dev:arm64", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"],
-    musl: [*RUST, "rust-src", "musl-tools"],
-    static: RUST,
+    aarch64_tests: ON_ARM,
     # The standard library for Windows is compiled with a tool for its import libraries.
     others: [*RUST, "rust-src", "binutils-mingw-w64-x86-64"],
+    debian_tests: RUST,
+    musl: [*RUST, "rust-src", "musl-tools"],
+    windows: [*RUST, "rust-src", "gcc-mingw-w64-x86-64-win32", "wine", "wine64"],
+    aarch64: ON_ARM,
+    static: RUST,
+    debian: RUST,
 }
 
 

@@ -28,8 +28,12 @@ pub(super) struct Module {
     pub deleted: bool,
 }
 
-/// Returns everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file.
+/// Returns everything `/proc/self/maps` shows that has a file behind it. Empty where there is no such file, and on other systems
+/// than Linux: Wine shows a program for Windows that of the process around it.
 pub(super) fn list() -> Vec<Module> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Vec::new();
+    }
     std::fs::read_to_string("/proc/self/maps").map(|maps| parse_maps(&maps)).unwrap_or_default()
 }
 

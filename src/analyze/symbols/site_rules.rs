@@ -151,6 +151,21 @@ fn only_allocates(frame: &Frame) -> bool {
             .any(|file| frame.file.starts_with(file))
 }
 
+/// Returns the position behind the frames of the global allocator.
+fn first_outside_of_allocator(frames: &[(Arc<Frame>, CodeOwner)]) -> usize {
+    // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
+    if let Some(shim) = frames.iter().position(|(_, owner)| *owner == CodeOwner::AllocatorShim) {
+        return shim + 1;
+    }
+    // A walk by the platform's unwinder begins in the walker. The shim has no frame where it was inlined, or ends by a jump.
+    let is_walker = |(frame, _): &(Arc<Frame>, CodeOwner)| {
+        frame.function.as_deref().is_some_and(|function| function.starts_with("heapgauge::record::unwind::"))
+    };
+    let Some(walker) = frames.iter().position(is_walker) else { return 0 };
+    let trackers = frames[walker..].iter().take_while(|(_, owner)| *owner == CodeOwner::Heapgauge);
+    walker + trackers.count()
+}
+
 /// Returns whether it is a C function below `main` or below a thread's first function.
 fn is_runtime(function: &str) -> bool {
     matches!(
@@ -284,9 +299,7 @@ impl SiteRules {
     /// recent after the allocator's; else the most recent of all. The site's is the most recent of own code, one that was
     /// written rather than derived if there is such; failing that the nearest.
     pub(super) fn choose(&self, frames: &[(Arc<Frame>, CodeOwner)]) -> Choice {
-        // All before the compiler's shim runs inside the global allocator, whatever crate it is of.
-        let shim = frames.iter().position(|(_, owner)| *owner == CodeOwner::AllocatorShim);
-        let begin = shim.map_or(0, |at| at + 1);
+        let begin = first_outside_of_allocator(frames);
         let after = || frames.iter().enumerate().skip(begin);
         let programs = || after().filter(|(_, (_, owner))| owner.is_programs());
         let first = programs().find(|(_, (frame, _))| !self.is_looked_through(frame));
@@ -336,7 +349,7 @@ impl SiteRules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use CodeOwner::{Derived, Own, Program, Standard};
+    use CodeOwner::{AllocatorShim, Derived, Heapgauge, Own, Program, Standard};
 
     type Stack = Vec<(Arc<Frame>, CodeOwner)>;
 
@@ -384,6 +397,19 @@ mod tests {
         check(&usual, &stack(&[("std::thread::spawn", Standard)]), 0, 0, "");
         // An own crate of a name that is looked through by default.
         check(&usual, &stack(&[("bytes::grow", Own), ("shop::main", Own)]), 0, 0, "");
+    }
+
+    #[test]
+    fn frames_inside_of_the_allocator_are_no_site() {
+        let walker = [
+            ("backtrace::backtrace::win64::trace", Program),
+            ("heapgauge::record::unwind::fallback::walk", Heapgauge),
+            ("heapgauge::record::allocator::alloc_slow", Heapgauge),
+        ];
+        let library = ("serde_json::de::from_str", Program);
+        check(&SiteRules::default(), &stack(&[&walker[..], &[library]].concat()), 3, 3, "");
+        let shim = ("__rustc::__rust_alloc", AllocatorShim);
+        check(&SiteRules::default(), &stack(&[&walker[..], &[shim, library]].concat()), 4, 4, "");
     }
 
     #[test]
