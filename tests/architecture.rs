@@ -13,6 +13,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     (
         "record",
         &[
+            "stack_id/packed",
             "stack_id/addresses",
             "stack_id/stack_word",
             "stack_id/fingerprint",

@@ -218,15 +218,15 @@ impl Profile {
     pub(crate) fn without_names(&self) -> Vec<Unnamed> {
         let symbols = symbols::global();
         let mut stacks: Vec<&RawStack> =
-            self.stacks.iter().filter(|stack| !symbols.is_named(self.addresses(stack))).collect();
+            self.stacks.iter().filter(|stack| !symbols.is_named(&self.addresses(stack))).collect();
         stacks.sort_by_key(|stack| (stack.counts.live_bytes(), stack.counts.allocated_bytes));
         let unnamed = |stack: &RawStack| Unnamed { id: stack.id, addresses: self.addresses(stack).into() };
         stacks.into_iter().map(unnamed).collect()
     }
 
     /// Returns the return addresses of one of its stacks, most recent first.
-    pub(crate) fn addresses(&self, stack: &RawStack) -> &[usize] {
-        self.addresses.of(stack.addresses)
+    pub(crate) fn addresses(&self, stack: &RawStack) -> Vec<usize> {
+        self.addresses.to_vec(stack.addresses)
     }
 
     /// Leaves out the stacks that hold nothing.
@@ -259,7 +259,7 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
         .map(|(id, &(addresses, counts))| {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-            RawStack { id, addresses: all.push(addresses), truncated: false, counts, variance: 0.0 }
+            RawStack { id, addresses: all.push_stack(addresses), truncated: false, counts, variance: 0.0 }
         })
         .collect();
     Profile {
@@ -347,13 +347,13 @@ mod tests {
         after.taken = before.taken + Duration::from_secs(5);
         after.taken_at = before.taken_at + Duration::from_secs(5);
         let during = after.since(&before);
-        let values: Vec<(&[usize], [i64; 4])> = during
+        let values: Vec<(Vec<usize>, [i64; 4])> = during
             .stacks
             .iter()
             .map(|stack| (during.addresses(stack), ProfileValue::ALL.map(|value| value.of(&stack.counts))))
             .collect();
         // Freed without allocating: live falls. Allocated and freed: live stays, and yet it is there.
-        assert_eq!(values, [(TWO, [0, 0, -3, -30]), (THREE, [2, 16, 0, 0])]);
+        assert_eq!(values, [(TWO.to_vec(), [0, 0, -3, -30]), (THREE.to_vec(), [2, 16, 0, 0])]);
         assert_eq!((during.taken_at, during.over), (before.taken_at, Some(Duration::from_secs(5))));
 
         // Cleared in between: ids begin anew and so do the counts.

@@ -142,11 +142,11 @@ fn lines(stacks: AllStacks, figures: impl Fn(&Counts) -> (u64, u64)) -> String {
     let _own = control::internal();
     let symbols = symbols::global();
     let AllStacks { stacks, addresses } = stacks;
-    symbols.resolve(&mut stacks.iter().map(|stack| addresses.of(stack.addresses)), Duration::MAX);
+    symbols.resolve(&mut stacks.iter().map(|stack| addresses.to_vec(stack.addresses)), Duration::MAX);
     let limit = control::traceback_limit();
     let trace = |stack: RawStack| {
         let (size, count) = figures(&stack.counts);
-        let traceback = named(symbols, addresses.of(stack.addresses), limit, stack.truncated);
+        let traceback = named(symbols, &addresses.to_vec(stack.addresses), limit, stack.truncated);
         (count > 0).then_some(Trace { domain: 0, size, count, stderr: 0, traceback })
     };
     let traces = stacks.into_iter().filter_map(trace).collect();

@@ -152,5 +152,5 @@ pub(crate) fn stack_of<T: Traced + ?Sized>(value: &T) -> Option<BlockStack> {
         return None;
     }
     let recorded = table::recorded(id)?;
-    Some(BlockStack { addresses: recorded.addresses.to_vec(), truncated: recorded.truncated })
+    Some(BlockStack { addresses: recorded.addresses().to_vec(), truncated: recorded.truncated })
 }

@@ -334,8 +334,8 @@ impl OwnStacks {
                 freed_blocks: now.freed_blocks - before.freed_blocks,
             };
             if let Some(recorded) = table::recorded(id).filter(|_| counts != Counts::default()) {
-                let Recorded { addresses, truncated, .. } = recorded;
-                let addresses = all.addresses.push(addresses);
+                let Recorded { packed, truncated, .. } = recorded;
+                let addresses = all.addresses.push(packed);
                 all.stacks.push(RawStack { id, addresses, truncated, counts, variance: 0.0 });
             }
         }

@@ -10,6 +10,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
 pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
+pub(crate) use crate::record::stack_id::packed::Unpacked;
 use crate::record::stack_id::reclaim;
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
@@ -170,8 +171,8 @@ pub(crate) fn live_bytes() -> u64 {
 pub(crate) trait StackSink {
     /// Begins anew: stacks passed before are of an epoch that has just ended. There are at most `most` of them.
     fn begin(&mut self, most: usize);
-    /// Takes a stack. Its place is not set; its addresses are there until [`end`](StackSink::end) has returned.
-    fn add(&mut self, stack: RawStack, addresses: &[usize]);
+    /// Takes a stack and its packed addresses, whose place is not set yet.
+    fn add(&mut self, stack: RawStack, packed: &[u8]);
     /// Ends the reading, before the addresses of its stacks may be freed.
     fn end(&mut self) {}
 }
@@ -190,20 +191,20 @@ impl StackSink for AllStacks {
         self.addresses.clear();
     }
 
-    fn add(&mut self, stack: RawStack, addresses: &[usize]) {
-        self.stacks.push(RawStack { addresses: self.addresses.push(addresses), ..stack });
+    fn add(&mut self, stack: RawStack, packed: &[u8]) {
+        self.stacks.push(RawStack { addresses: self.addresses.push(packed), ..stack });
     }
 }
 
-/// Hands over the addresses of a stack within [`StackSink::end`].
-pub(crate) fn with_addresses<T>(id: u32, take: impl FnOnce(&[usize]) -> T) -> T {
-    take(table::recorded(id).map_or(&[], |recorded| recorded.addresses))
+/// Hands over the packed addresses of a stack within [`StackSink::end`].
+pub(crate) fn with_addresses<T>(id: u32, take: impl FnOnce(&[u8]) -> T) -> T {
+    take(table::recorded(id).map_or(&[], |recorded| recorded.packed))
 }
 
 /// Drops the stacks, for a caller that needs the totals alone.
 impl StackSink for () {
     fn begin(&mut self, _most: usize) {}
-    fn add(&mut self, _stack: RawStack, _addresses: &[usize]) {}
+    fn add(&mut self, _stack: RawStack, _packed: &[u8]) {}
 }
 
 /// Passes all stacks of the present epoch to `sink`, and returns the epoch and its totals. Allocates nothing itself, for
@@ -297,19 +298,19 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
             }
             let recorded = match table::recorded(id) {
                 Some(recorded) => recorded,
-                None if id == base => Recorded { addresses: &[], truncated: false, interval: 0 },
+                None if id == base => Recorded { packed: &[], truncated: false, interval: 0 },
                 // Blocks that were not sampled, read already; or weights of sampled blocks, which are read with the
                 // id they are counted at.
                 None => continue,
             };
             totals += exact;
-            let Recorded { addresses, truncated, interval } = recorded;
+            let Recorded { packed, truncated, interval } = recorded;
             let (counts, variance) = match interval {
                 0 => (exact, 0.0),
                 _ => estimate(&counts[place..], interval),
             };
             let stack = RawStack { id, addresses: AddressesAt::default(), truncated, counts, variance };
-            sink.add(stack, addresses);
+            sink.add(stack, packed);
         }
     }
     totals

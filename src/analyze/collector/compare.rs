@@ -203,8 +203,10 @@ impl Tracebacks<'_> {
     fn of(&mut self, at: usize) -> Traceback {
         let (state, stack): (_, &RawStack) = (self.state, &self.raw.stacks[at]);
         let limit = self.raw.traceback_limit;
-        let addresses = self.raw.addresses.of(stack.addresses);
-        let make = || state.source.traceback(addresses, stack.truncated, limit).unwrap_or_else(unknown);
+        let make = || {
+            let addresses = self.raw.addresses.to_vec(stack.addresses);
+            state.source.traceback(&addresses, stack.truncated, limit).unwrap_or_else(unknown)
+        };
         self.made[at].get_or_insert_with(make).clone()
     }
 }

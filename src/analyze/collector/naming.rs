@@ -16,10 +16,10 @@ const LONGEST_SLICE: Duration = Duration::from_secs(1);
 
 /// Returns the most recent calls of a stack: about as many as lie between the allocator and the line that asked for
 /// the block.
-fn recent(addresses: &[usize]) -> &[usize] {
-    const CALLS: usize = 8;
-    &addresses[..addresses.len().min(CALLS)]
+fn recent(addresses: &[usize]) -> [usize; CALLS] {
+    std::array::from_fn(|at| addresses.get(at).copied().unwrap_or(0))
 }
+const CALLS: usize = 8;
 
 impl State {
     #[cfg(any(feature = "prometheus", test))]
@@ -59,7 +59,7 @@ impl State {
         let mut unnamed = Vec::new();
         // A leak may come from very many stacks, none of them large: those that share their most recent calls are named
         // together, one of each group first.
-        let mut groups: HashMap<&[usize], u64> = HashMap::new();
+        let mut groups: HashMap<[usize; CALLS], u64> = HashMap::new();
         for stack in &raw.stacks {
             // Both ascend.
             while then.next_if(|id| *id < stack.id).is_some() {}
@@ -68,22 +68,22 @@ impl State {
             if !is_wanted || self.names.get(stack.id).is_some() {
                 continue;
             }
-            let addresses = raw.addresses.of(stack.addresses);
-            match self.source.site(stack.id, addresses) {
+            let addresses = raw.addresses.to_vec(stack.addresses);
+            match self.source.site(stack.id, &addresses) {
                 Some(site) => self.names.insert(stack.id, site),
                 None => {
-                    *groups.entry(recent(addresses)).or_default() += stack.counts.live_bytes();
-                    unnamed.push((stack.counts.live_bytes(), stack.id, addresses));
+                    *groups.entry(recent(&addresses)).or_default() += stack.counts.live_bytes();
+                    let addresses = addresses.into_boxed_slice();
+                    unnamed.push((stack.counts.live_bytes(), Unnamed { id: stack.id, addresses }));
                 }
             }
         }
-        unnamed.sort_by_key(|&(live_bytes, _, addresses)| (groups[recent(addresses)], live_bytes));
+        unnamed.sort_by_key(|(live_bytes, stack)| (groups[&recent(&stack.addresses)], *live_bytes));
         // The largest of each group, in the same order, comes before all others.
         let mut met = HashSet::new();
         let (mut first, mut others) = (Vec::new(), Vec::new());
-        for (_, id, addresses) in unnamed.into_iter().rev() {
-            let stack = Unnamed { id, addresses: addresses.into() };
-            if met.insert(recent(addresses)) { first.push(stack) } else { others.push(stack) }
+        for (_, stack) in unnamed.into_iter().rev() {
+            if met.insert(recent(&stack.addresses)) { first.push(stack) } else { others.push(stack) }
         }
         self.unnamed = others.into_iter().rev().chain(first.into_iter().rev()).collect();
     }

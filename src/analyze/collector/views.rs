@@ -294,7 +294,7 @@ impl State {
         for stack in &raw.stacks {
             if self.names.get(stack.id).is_some()
                 && self.nearest.get(stack.id).is_none()
-                && let Some(site) = self.source.nearest(raw.addresses.of(stack.addresses))
+                && let Some(site) = self.source.nearest(&raw.addresses.to_vec(stack.addresses))
             {
                 self.nearest.insert(stack.id, site);
             }
@@ -337,7 +337,7 @@ impl State {
             while known.next_if(|stack| stack.id < id).is_some() {}
             let stack = known.peek().filter(|stack| stack.id == id);
             let traceback = stack.and_then(|stack| {
-                self.source.traceback(raw.addresses.of(stack.addresses), stack.truncated, limit)
+                self.source.traceback(&raw.addresses.to_vec(stack.addresses), stack.truncated, limit)
             });
             stacks.held.push(StackTotals { traceback, totals: LiveChange { now, since }.into() });
         }

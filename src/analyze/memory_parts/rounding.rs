@@ -62,7 +62,7 @@ impl StackSink for AddedSum {
         *self = AddedSum::default();
     }
 
-    fn add(&mut self, stack: RawStack, _addresses: &[usize]) {
+    fn add(&mut self, stack: RawStack, _packed: &[u8]) {
         AddedSum::add(self, stack.counts);
     }
 }

@@ -115,16 +115,17 @@ impl Snapshot {
         stacks.retain(|stack| stack.counts.live_blocks() > 0);
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.counts.live_bytes()), stack.id));
         let domains = domains::stacks();
-        let addresses = stacks.iter().map(|stack| raw.addresses.of(stack.addresses));
-        let mut addresses = addresses.chain(domains.iter().map(|stack| &*stack.addresses));
-        symbols.resolve(&mut addresses, Duration::MAX);
+        let addresses: Vec<Vec<usize>> =
+            stacks.iter().map(|stack| raw.addresses.to_vec(stack.addresses)).collect();
+        let tracked = domains.iter().map(|stack| &*stack.addresses);
+        symbols.resolve(&mut addresses.iter().map(|stack| &**stack).chain(tracked), Duration::MAX);
         let limit = raw.traceback_limit;
-        let allocated = stacks.iter().map(|stack| Trace {
+        let allocated = stacks.iter().zip(&addresses).map(|(stack, addresses)| Trace {
             domain: 0,
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
             stderr: stack.variance.sqrt().round() as u64,
-            traceback: named(symbols, raw.addresses.of(stack.addresses), limit, stack.truncated),
+            traceback: named(symbols, addresses, limit, stack.truncated),
         });
         let tracked = domains.iter().map(|stack| Trace {
             domain: stack.domain,

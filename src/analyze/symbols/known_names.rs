@@ -71,14 +71,19 @@ impl StackFrames {
     }
 
     /// Reads the frames of a stack; without names all of them go by module and offset.
-    pub(crate) fn read(&mut self, addresses: &[usize], names: Option<&KnownNames<'_>>) {
+    pub(crate) fn read(
+        &mut self,
+        addresses: impl IntoIterator<Item = usize>,
+        names: Option<&KnownNames<'_>>,
+    ) {
         self.frames.clear();
         self.unnamed.clear();
-        if addresses.is_empty() {
+        let mut addresses = addresses.into_iter().peekable();
+        if addresses.peek().is_none() {
             self.frames.push((self.unrecorded.clone(), CodeOwner::Program));
             self.unnamed.push(0);
         }
-        for &address in addresses.iter().filter(|address| **address > LOWEST_CODE) {
+        for address in addresses.filter(|address| *address > LOWEST_CODE) {
             if self.frames.len() == MOST_FRAMES {
                 break;
             }
@@ -151,13 +156,13 @@ mod tests {
     fn an_address_without_a_name_goes_by_its_module() {
         let mut frames = StackFrames::new();
         let here = an_address_without_a_name_goes_by_its_module as fn() as usize + 1;
-        frames.read(&[here, 1], None);
+        frames.read([here, 1], None);
         assert_eq!((frames.len(), frames.shown(32), frames.site_index()), (1, 0..1, 0));
         let KnownFrame::Unnamed { module, offset } = frames.frame(0) else { panic!("it has a name") };
         assert!(!module.is_empty() && offset > 0);
-        frames.read(&[], None);
+        frames.read([], None);
         assert!(matches!(frames.frame(0), KnownFrame::Named(frame) if frame.name() == UNRECORDED));
-        frames.read(&[1], None);
+        frames.read([1], None);
         assert!(matches!(frames.frame(0), KnownFrame::Named(frame) if frame.name() == UNKNOWN));
     }
 
@@ -170,7 +175,7 @@ mod tests {
         let names = symbols.known(Duration::ZERO).unwrap();
         assert_eq!(names.site(7).unwrap().id, site.id);
         let mut frames = StackFrames::new();
-        frames.read(stack, Some(&names));
+        frames.read(*stack, Some(&names));
         let shown: Vec<_> = frames.shown(32).map(|at| frames.frame(at)).collect();
         assert!(matches!(shown[frames.site_index()], KnownFrame::Named(frame) if frame.line() == site.line));
         assert!(symbols.known(Duration::ZERO).is_none(), "the names are held");

@@ -3,10 +3,10 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use crate::record::raw_snapshot::{self, Addresses, Counts, RawStack, StackSink};
+use crate::record::raw_snapshot::{self, Addresses, Counts, RawStack, StackSink, Unpacked};
 
-/// Words set aside for the addresses of a stack, on average.
-const WORDS: usize = 33;
+/// Bytes set aside for the packed addresses of a stack, on average.
+const PACKED: usize = 200;
 
 /// Stack in the order of its live bytes; of equal ones the older id comes first.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ impl StackSink for Largest {
         self.heap.clear();
     }
 
-    fn add(&mut self, stack: RawStack, _addresses: &[usize]) {
+    fn add(&mut self, stack: RawStack, _packed: &[u8]) {
         if stack.counts.live_blocks() == 0 {
             return;
         }
@@ -77,19 +77,19 @@ impl StackSink for Largest {
         self.stacks.sort_unstable();
         self.addresses.clear();
         for Reverse(BySize(stack)) in &mut self.stacks {
-            raw_snapshot::with_addresses(stack.id, |addresses| {
-                keep(&mut self.addresses, stack, addresses, self.is_growing);
+            raw_snapshot::with_addresses(stack.id, |packed| {
+                keep(&mut self.addresses, stack, packed, self.is_growing);
             });
         }
     }
 }
 
 /// Keeps the addresses of a stack, as far as there is room. Those cut off are the first of its thread.
-fn keep(kept: &mut Addresses, stack: &mut RawStack, addresses: &[usize], is_growing: bool) {
+fn keep(kept: &mut Addresses, stack: &mut RawStack, packed: &[u8], is_growing: bool) {
     if is_growing {
-        stack.addresses = kept.push(addresses);
+        stack.addresses = kept.push(packed);
     } else {
-        let (at, is_whole) = kept.push_within(addresses);
+        let (at, is_whole) = kept.push_within(packed);
         stack.addresses = at;
         stack.truncated |= !is_whole;
     }
@@ -101,7 +101,7 @@ impl Largest {
         Largest {
             most,
             heap: BinaryHeap::with_capacity(most),
-            addresses: Addresses::with_capacity(most * WORDS),
+            addresses: Addresses::with_room_for(most, PACKED),
             ..Largest::default()
         }
     }
@@ -138,7 +138,7 @@ impl Largest {
         stacks.extend(other.stacks.iter().take(self.most));
         self.addresses.clear();
         for Reverse(BySize(stack)) in &mut stacks {
-            keep(&mut self.addresses, stack, other.addresses(&*stack), self.is_growing);
+            keep(&mut self.addresses, stack, other.addresses(&*stack).packed(), self.is_growing);
         }
         (self.stacks, self.totals, self.epoch) = (stacks, other.totals, other.epoch);
     }
@@ -148,8 +148,8 @@ impl Largest {
         self.stacks.iter().map(|Reverse(BySize(stack))| stack)
     }
 
-    /// Returns the addresses of one of its stacks.
-    pub(super) fn addresses(&self, stack: &RawStack) -> &[usize] {
+    /// Returns the addresses of one of its stacks, most recent first.
+    pub(super) fn addresses(&self, stack: &RawStack) -> Unpacked<'_> {
         self.addresses.of(stack.addresses)
     }
 }

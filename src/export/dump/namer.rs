@@ -39,8 +39,8 @@ impl Namer {
         }
         let Some(names) = symbols::global().known(WAIT_FOR_NAMES) else { return false };
         let without = largest.iter().filter(|stack| names.site(stack.id).is_none());
-        let unnamed =
-            without.map(|stack| Unnamed { id: stack.id, addresses: largest.addresses(stack).into() });
+        let unnamed = without
+            .map(|stack| Unnamed { id: stack.id, addresses: largest.addresses(stack).to_vec().into() });
         let unnamed: Vec<Unnamed> = unnamed.collect();
         drop(names);
         let is_tried =

@@ -115,7 +115,9 @@ impl PeakStacks {
     /// Names stacks for a moment. False: no more are left.
     pub(crate) fn name_slice(&self, slice: Duration) -> bool {
         let largest = &self.largest;
-        symbols::global().resolve(&mut largest.iter().map(|stack| largest.addresses(stack)), slice).more
+        symbols::global()
+            .resolve(&mut largest.iter().map(|stack| largest.addresses(stack).to_vec()), slice)
+            .more
     }
 
     /// Makes the snapshot. What has no name yet is looked up.
@@ -126,7 +128,12 @@ impl PeakStacks {
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
             stderr: stack.variance.sqrt().round() as u64,
-            traceback: named(symbols::global(), self.largest.addresses(stack), limit, stack.truncated),
+            traceback: named(
+                symbols::global(),
+                &self.largest.addresses(stack).to_vec(),
+                limit,
+                stack.truncated,
+            ),
         });
         Snapshot::of(self.taken_at, limit, traces.collect())
             .sampled_every(control::sample_interval() as u64)

@@ -85,7 +85,7 @@ impl Folder {
             if amount == 0 {
                 continue;
             }
-            let frames = placed(profile.addresses(stack));
+            let frames = placed(&profile.addresses(stack));
             let line = frames.iter().map(|placed| {
                 let next = self.names.len() as u32;
                 *self.names.entry(name(&placed.frame)).or_insert(next)
@@ -224,7 +224,7 @@ mod tests {
                 let mut expected: HashMap<Vec<String>, i64> = HashMap::new();
                 for stack in &profile.stacks {
                     let names =
-                        calls.placed(profile.addresses(stack)).into_iter().rev().map(|placed| {
+                        calls.placed(&profile.addresses(stack)).into_iter().rev().map(|placed| {
                             placed.frame.name().replace(';', ",").replace(char::is_control, " ")
                         });
                     *expected.entry(names.collect()).or_default() += value.of(&stack.counts);

@@ -16,8 +16,7 @@ pub(crate) fn stack_of_caller() -> Vec<usize> {
         // SAFETY: this thread's own state, just marked.
         let owner = unsafe { state.owner() };
         unwind::walk(owner, Registers::here(), None);
-        let found = owner.buffer.addresses.iter().take(owner.buffer.header.len.into());
-        addresses.extend(found.take(MAX_ADDRESSES));
+        addresses.extend_from_slice(owner.buffer.addresses());
     }
     addresses
 }

@@ -13,11 +13,13 @@ pub(super) fn walk_agrees(id: u32, owner: &mut OwnerState, registers: Registers,
 /// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
 /// has just changed how many addresses are stored.
 pub(super) fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
-    let header = &owner.buffer.header;
-    let found = &owner.buffer.addresses[..header.len as usize];
+    let found = owner.buffer.addresses().iter().copied();
     table::recorded(id).is_none_or(|recorded| {
-        let is_cut = recorded.truncated || header.truncated;
-        (is_cut || recorded.addresses.len() == found.len())
-            && recorded.addresses.iter().zip(found).all(|(recorded, found)| recorded == found)
+        let is_cut = recorded.truncated || owner.buffer.header.truncated;
+        if is_cut {
+            recorded.addresses().zip(found).all(|(recorded, found)| recorded == found)
+        } else {
+            recorded.addresses().eq(found)
+        }
     })
 }

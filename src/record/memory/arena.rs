@@ -13,7 +13,7 @@
 //! head with what it was a moment ago, which could be the same piece with another one behind it (the trouble with
 //! taking only the first). Meanwhile others find that list empty, and cut from the chunk.
 
-use super::mapping;
+use super::{UNIT, mapping};
 use crate::base::atomics::{AtomicPtr, AtomicUsize, Ordering};
 use std::alloc::Layout;
 use std::ptr::null_mut;
@@ -23,9 +23,6 @@ const CHUNK: usize = 256 << 10;
 
 /// Alignments are up to a page, so that any piece fits into an empty chunk.
 pub(super) const MOST_ALIGNED: usize = 4096;
-
-/// Sizes are multiples of it: what is left of a piece is then nothing, or enough for a [`Free`].
-const UNIT: usize = 16;
 
 /// Header of a chunk.
 struct Chunk {
@@ -41,6 +38,7 @@ struct Free {
     size: usize,
 }
 
+// What is left of a piece is nothing, or enough for a `Free`.
 const _: () = assert!(size_of::<Free>() == UNIT && size_of::<Chunk>() <= UNIT);
 
 /// The arena of small tables.

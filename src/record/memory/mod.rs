@@ -19,6 +19,9 @@ use std::alloc::Layout;
 #[cfg(not(target_os = "linux"))]
 use std::alloc::{GlobalAlloc, System};
 
+/// Sizes of small pieces are rounded up to a multiple of it.
+pub(crate) const UNIT: usize = 16;
+
 /// Bytes handed out and not returned. Relaxed: a figure for people, orders nothing.
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
@@ -38,7 +41,7 @@ static FIRST_CACHES: AtomicU64 = AtomicU64::new(0);
 /// The most that all of these may hold. Relaxed: late by an event at most.
 static LIMIT: AtomicU64 = AtomicU64::new(DEFAULT_LIMIT);
 
-/// 40 MiB, five eighths of the default overhead limit: about 130,000 distinct stacks of 16 frames
+/// 40 MiB, five eighths of the default overhead limit: about 170,000 distinct stacks of 16 frames
 /// with two threads.
 const DEFAULT_LIMIT: u64 = 40 << 20;
 

@@ -1,18 +1,19 @@
 //! Interner: a stack → its id, and an id → the stack's addresses.
 //!
 //! A thread asks the map only after a miss in its own cache. The map compares whole stacks, so an id is exactly one
-//! stack. A recorded stack keeps its address for the life of the process: readers follow ids to addresses without a
+//! stack. It keeps their addresses packed, a third of what they take in a walk. A recorded stack keeps its address for the life of the process: readers follow ids to addresses without a
 //! lock.
 //!
 //! An id below `epoch::base` is stale; the stack gets a new one when it is seen again.
 
-use crate::base::atomics::{AtomicPtr, Ordering};
+use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
 use crate::record::bounded_wait::BoundedWait;
 use crate::record::count::counters::{CHUNK, number};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::fork;
-use crate::record::memory;
+use crate::record::memory::{self, UNIT};
+use crate::record::stack_id::packed::{self, LONGEST, Unpacked};
 use crate::record::tag::SAMPLED;
 use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, StackHeader, ThreadState};
 use dashmap::{DashMap, SharedValue};
@@ -20,52 +21,75 @@ use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ptr::{NonNull, null_mut};
 
-/// Pointer to a stack's header with the addresses behind it: in the map for ever, or in a walk's buffer during a
-/// lookup.
-#[derive(Clone, Copy)]
-struct Key(NonNull<StackHeader>);
+/// A recorded stack. The packed bytes of its addresses go on behind it.
+#[repr(C)]
+struct Record {
+    /// Hash of the stack: the map asks for it when it grows.
+    hash: u64,
+    /// Latest id of the stack. Relaxed: read and written under the lock of its shard.
+    id: AtomicU32,
+    /// Average bytes between samples of its blocks; 0: all are recorded.
+    interval: u32,
+    /// Number of packed bytes.
+    len: u16,
+    /// Set if the walk ended at its limit or at an unknown address.
+    truncated: bool,
+    /// The first packed bytes.
+    first: [u8; 5],
+}
 
-// SAFETY: the stack of a key in the map is never written again, and never freed.
+/// Bytes from the beginning of a record to its packed bytes.
+const PACKED_AT: usize = std::mem::offset_of!(Record, first);
+const _: () = assert!(PACKED_AT + 5 == size_of::<Record>() && MAX_ADDRESSES * LONGEST <= u16::MAX as usize);
+
+/// Pointer to a recorded stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key(NonNull<Record>);
+
+// SAFETY: a recorded stack is never written again, but for its atomic id, and never freed.
 unsafe impl Send for Key {}
 // SAFETY: as above.
 unsafe impl Sync for Key {}
 
 impl Key {
-    /// Returns the stack's header.
-    fn header(&self) -> &StackHeader {
-        // SAFETY: a key points to a header, see the type.
+    /// Returns the record without its packed bytes.
+    fn record(&self) -> &Record {
+        // SAFETY: a key points to a record, see the type.
         unsafe { self.0.as_ref() }
     }
 
-    /// Returns the return addresses behind the header.
-    fn addresses(&self) -> &[usize] {
-        debug_assert!(usize::from(self.header().len) <= MAX_ADDRESSES, "{} addresses", self.header().len);
-        // SAFETY: `len` addresses follow the header: `StackBuffer` and `record` lay them out so.
+    /// Returns the packed bytes of the addresses.
+    fn packed(&self) -> &[u8] {
+        // SAFETY: `record` writes `len` bytes there.
         unsafe {
-            let first = self.0.byte_add(ADDRESSES_AT).cast::<usize>();
-            std::slice::from_raw_parts(first.as_ptr(), self.header().len as usize)
+            let first = self.0.byte_add(PACKED_AT).cast::<u8>();
+            std::slice::from_raw_parts(first.as_ptr(), self.record().len.into())
         }
     }
-}
 
-const ADDRESSES_AT: usize = std::mem::offset_of!(StackBuffer, addresses);
-const _: () =
-    assert!(std::mem::offset_of!(StackBuffer, header) == 0 && ADDRESSES_AT == size_of::<StackHeader>());
+    /// Returns whether the stack in the buffer is this one.
+    fn is(&self, sought: &StackBuffer) -> bool {
+        let (record, header) = (self.record(), &sought.header);
+        (record.hash, record.interval, record.truncated) == (header.hash, header.interval, header.truncated)
+            && Unpacked::new(self.packed()).eq(sought.addresses().iter().copied())
+    }
 
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
-        self.header().hash == other.header().hash
-            && self.header().interval == other.header().interval
-            && self.header().truncated == other.header().truncated
-            && self.addresses() == other.addresses()
+    /// Returns the latest id of the stack.
+    fn id(&self) -> u32 {
+        self.record().id.load(Ordering::Relaxed)
+    }
+
+    /// Gives the stack a new id.
+    fn publish(&self) -> Result<u32, Reason> {
+        let id = publish(*self)?;
+        self.record().id.store(id, Ordering::Relaxed);
+        Ok(id)
     }
 }
-
-impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.header().hash);
+        state.write_u64(self.record().hash);
     }
 }
 
@@ -85,7 +109,8 @@ impl Hasher for Ready {
     }
 }
 
-type Map = DashMap<Key, u32, BuildHasherDefault<Ready>>;
+/// The stacks; their ids are in the records.
+type Map = DashMap<Key, (), BuildHasherDefault<Ready>>;
 
 /// Number of shards. Fixed, so that memory does not depend on the machine.
 const SHARDS: usize = 32;
@@ -137,7 +162,7 @@ fn shard_bytes(capacity: usize) -> usize {
     if capacity == 0 {
         0
     } else {
-        (capacity * 8 / 7).next_power_of_two() * (size_of::<(Key, SharedValue<u32>)>() + 1)
+        (capacity * 8 / 7).next_power_of_two() * (size_of::<(Key, SharedValue<()>)>() + 1)
     }
 }
 
@@ -166,8 +191,7 @@ pub(crate) fn intern(
         state.flags()
     );
     (buffer.header.hash, buffer.header.interval) = (hash, interval);
-    // The whole buffer, not only the header: the key reads the addresses behind it.
-    let sought = Key(NonNull::from(&mut *buffer).cast());
+    let sought = &*buffer;
     let _inside = fork::try_enter(state).ok_or(Reason::Reentrant)?;
     let map = map();
     let base = epoch::base();
@@ -176,43 +200,40 @@ pub(crate) fn intern(
     // By trying, not by waiting in the lock's queue: a thread that does so for the first time gets memory of the C
     // library, which a signal handler may not ask for, and the program's own locks may use the same queue.
     let shared = wait.until(|| shard.try_read()).ok_or(Reason::Reentrant)?;
-    let known = shared.get(hash, |(key, _)| *key == sought).map(|(_, id)| *id.get());
+    let known = shared.get(hash, |(key, _)| key.is(sought)).map(|(key, _)| key.id());
     drop(shared);
     if let Some(id) = known.filter(|id| *id >= base) {
         return Ok(id);
     }
     let mut shard = wait.until(|| shard.try_write()).ok_or(Reason::Reentrant)?;
-    let known = shard.get_mut(hash, |(key, _)| *key == sought);
+    let known = shard.get(hash, |(key, _)| key.is(sought)).map(|(key, _)| *key);
     // Another thread may have been faster.
-    if let Some((_, id)) = &known
-        && *id.get() >= base
-    {
-        return Ok(*id.get());
+    if let Some(id) = known.map(|key| key.id()).filter(|id| *id >= base) {
+        return Ok(id);
     }
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
-    if let Some((key, id)) = known {
+    if let Some(known) = known {
         // It was seen before the last `clear`. The counters of the old id stay: another thread may be counting there.
-        *id.get_mut() = publish(*key)?;
-        return Ok(*id.get());
+        return known.publish();
     }
     let before = shard.capacity();
     if shard.len() == before && !memory::has_room(2 * shard_bytes(before)) {
         return Err(Reason::Memory);
     }
     // `DashMap::insert` would end the process where the map cannot grow.
-    shard.try_reserve(1, |(key, _)| key.header().hash).map_err(|_| Reason::Memory)?;
+    shard.try_reserve(1, |(key, _)| key.record().hash).map_err(|_| Reason::Memory)?;
     if shard.capacity() != before {
         memory::map_grew(shard_bytes(shard.capacity()).saturating_sub(shard_bytes(before)));
     }
-    let recorded = record(&sought).ok_or(Reason::Memory)?;
-    match publish(recorded) {
+    let recorded = record(sought).ok_or(Reason::Memory)?;
+    match recorded.publish() {
         Ok(id) => {
-            if recorded.header().truncated {
+            if recorded.record().truncated {
                 dropped::count_truncated();
             }
-            shard.insert_entry(hash, (recorded, SharedValue::new(id)), |(key, _)| key.header().hash);
+            shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
             Ok(id)
         }
         Err(reason) => {
@@ -230,28 +251,32 @@ pub(crate) fn lock_all_while(act: impl FnOnce()) {
     act();
 }
 
-/// Returns the layout of a recorded stack of so many addresses.
+/// Returns the layout of a recorded stack of so many packed bytes.
 fn layout(len: usize) -> Option<Layout> {
-    Layout::from_size_align(ADDRESSES_AT + len * size_of::<usize>(), align_of::<StackHeader>()).ok()
+    // A record takes so much anyway, see `memory`.
+    let size = (PACKED_AT + len).next_multiple_of(UNIT);
+    Layout::from_size_align(size, align_of::<Record>()).ok()
 }
 
-/// Copies a stack to permanent memory.
-fn record(stack: &Key) -> Option<Key> {
-    let len = stack.addresses().len();
+/// Copies a stack to permanent memory. It has no id yet.
+fn record(stack: &StackBuffer) -> Option<Key> {
+    let len = packed::len(stack.addresses());
     let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
-    debug_assert!(copy.cast::<StackHeader>().is_aligned());
-    // SAFETY: fresh memory, as long as the layout says; the source is `len` addresses.
-    unsafe {
-        copy.cast::<StackHeader>().write(*stack.header());
-        let first = copy.byte_add(ADDRESSES_AT).cast::<usize>();
-        first.copy_from_nonoverlapping(NonNull::from(stack.addresses()).cast(), len);
-    }
+    debug_assert!(copy.cast::<Record>().is_aligned());
+    let StackHeader { hash, interval, truncated, .. } = stack.header;
+    let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, truncated, first: [0; 5] };
+    // SAFETY: fresh memory, as long as the layout says: at least a record, and `len` bytes from its packed bytes on.
+    let packed = unsafe {
+        copy.cast::<Record>().write(record);
+        std::slice::from_raw_parts_mut(copy.byte_add(PACKED_AT).as_ptr(), len)
+    };
+    packed::pack(stack.addresses(), packed);
     Some(Key(copy.cast()))
 }
 
 /// Frees a copy of [`record`] that was never published.
 fn unrecord(stack: Key) {
-    if let Some(layout) = layout(stack.addresses().len()) {
+    if let Some(layout) = layout(stack.packed().len()) {
         // SAFETY: made by `record` with the same layout.
         unsafe { memory::free_bytes(stack.0.as_ptr().cast(), layout) };
     }
@@ -267,7 +292,7 @@ const _: () = assert!(CHUNK.is_multiple_of(IDS_PER_SAMPLED_STACK as usize));
 /// Assigns the stack an id that leads to it, and makes counters in which frees of it can always be counted.
 #[inline(always)]
 fn publish(stack: Key) -> Result<u32, Reason> {
-    let ids = if stack.header().interval == 0 { 1 } else { IDS_PER_SAMPLED_STACK };
+    let ids = if stack.record().interval == 0 { 1 } else { IDS_PER_SAMPLED_STACK };
     // An id once taken is never returned, so none is taken without memory: this makes the slot of the next ids,
     // unless another thread takes those first.
     let expected = epoch::first_id(epoch::end_id(), ids);
@@ -293,12 +318,19 @@ fn place(id: u32) -> Option<&'static AtomicPtr<()>> {
 /// A recorded stack.
 #[derive(Clone, Copy)]
 pub(crate) struct Recorded {
-    /// Return addresses, most recent first.
-    pub addresses: &'static [usize],
+    /// Packed return addresses, see `packed`.
+    pub packed: &'static [u8],
     /// Set if the walk ended at its limit or at an unknown address.
     pub truncated: bool,
     /// Average bytes between samples of its blocks; 0: all are recorded.
     pub interval: u32,
+}
+
+impl Recorded {
+    /// Returns the return addresses, most recent first.
+    pub(crate) fn addresses(&self) -> Unpacked<'static> {
+        Unpacked::new(self.packed)
+    }
 }
 
 /// Returns the stack of an id; `None` for an id that no stack has (those of `[unrecorded]`, for example). In an event, or in
@@ -308,8 +340,8 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     let stack = SHARED.chunk(number(id))?.stack(id as usize).load(Ordering::Acquire);
     let key = Key(NonNull::new(stack)?.cast());
     // SAFETY: a recorded stack lives as long as the process and is never written again.
-    let addresses = unsafe { std::mem::transmute::<&[usize], &'static [usize]>(key.addresses()) };
-    let StackHeader { truncated, interval, .. } = *key.header();
+    let packed = unsafe { std::mem::transmute::<&[u8], &'static [u8]>(key.packed()) };
+    let Record { truncated, interval, .. } = *key.record();
     debug_assert!(interval == 0 || id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} counts a weight");
-    Some(Recorded { addresses, truncated, interval })
+    Some(Recorded { packed, truncated, interval })
 }

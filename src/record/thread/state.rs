@@ -16,16 +16,22 @@ use crate::record::thread::section::Readings;
 use crate::record::thread::walk_state::WalkState;
 use std::cell::{Cell, UnsafeCell};
 
-/// Return addresses of one walk, laid out as a recorded stack is: see `stack_id::table`.
-#[repr(C)]
+/// Return addresses of one walk.
 pub(crate) struct StackBuffer {
     pub header: StackHeader,
     pub addresses: [usize; MAX_ADDRESSES],
 }
 
+impl StackBuffer {
+    /// Returns the addresses that were found, most recent first.
+    pub(crate) fn addresses(&self) -> &[usize] {
+        debug_assert!(usize::from(self.header.len) <= MAX_ADDRESSES, "{} addresses", self.header.len);
+        self.addresses.get(..self.header.len.into()).unwrap_or_default()
+    }
+}
+
 /// Header of the addresses of a stack.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub(crate) struct StackHeader {
     pub hash: u64,
     /// Average bytes between samples when its blocks were sampled; 0 where all are recorded.

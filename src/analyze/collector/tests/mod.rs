@@ -107,7 +107,7 @@ impl Fake {
         let Heap { stacks, addresses, .. } = &mut *heap;
         let stack = stacks.entry(id).or_insert_with(|| RawStack {
             id,
-            addresses: addresses.push(&[id as usize]),
+            addresses: addresses.push_stack(&[id as usize]),
             truncated: false,
             counts: Counts::default(),
             variance: 0.0,

@@ -219,7 +219,7 @@ fn stacks_of_one_cause_are_named_by_what_they_hold_together() {
         let addresses: Vec<usize> = [&[1_000 + id as usize][..]].concat();
         let addresses = if id < 15 { [&recent[..], &addresses].concat() } else { addresses };
         let mut heap = fake.heap();
-        let at = heap.addresses.push(&addresses);
+        let at = heap.addresses.push_stack(&addresses);
         heap.stacks.get_mut(&id).unwrap().addresses = at;
     }
     // Larger than any of them, and smaller than all.

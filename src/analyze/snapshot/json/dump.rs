@@ -159,7 +159,7 @@ mod tests {
         let stack =
             RawStack { id: 2, addresses: AddressesAt::default(), truncated: true, counts, variance: 16.0 };
         let mut frames = StackFrames::new();
-        frames.read(here, None);
+        frames.read(*here, None);
         let mut buffer = Vec::new();
         begin(&mut buffer, &head);
         add(&mut buffer, true, &stack, &frames, 32);

@@ -33,7 +33,7 @@ pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&[usize])
     let (shown, others) = stacks.split_at(stacks.len().min(listed));
     for stack in shown {
         let addresses = profile.addresses(stack);
-        let frames = placed(addresses);
+        let frames = placed(&addresses);
         let address = |frame: &Placed| addresses.get(frame.at).copied().unwrap_or(0);
         out += &four(&stack.counts);
         for call in frames.chunk_by(|one, next| one.at == next.at) {

@@ -138,7 +138,7 @@ impl Encoder {
         for stack in &profile.stacks[self.done..end] {
             let value = ProfileValue::ALL.iter().map(|value| value.of(&stack.counts)).collect();
             let addresses = profile.addresses(stack);
-            let location_id = self.location_ids(addresses, &placed(addresses));
+            let location_id = self.location_ids(&addresses, &placed(&addresses));
             sample.push(proto::Sample { location_id, value });
         }
         self.done = end;

@@ -240,7 +240,7 @@ fn any_profile_reads_back() {
         assert_eq!(profile.sample.len(), heap.stacks.len());
         for (sample, held) in profile.sample.iter().zip(&heap.stacks) {
             assert_eq!(sample.value, ProfileValue::ALL.map(|value| value.of(&held.counts)));
-            let placed = calls.placed(heap.addresses(held));
+            let placed = calls.placed(&heap.addresses(held));
             let read = stack(&profile, sample);
             let expected: Vec<&[Placed]> = placed.chunk_by(|one, next| one.at == next.at).collect();
             assert_eq!(read.len(), expected.len());
