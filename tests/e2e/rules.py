@@ -384,7 +384,7 @@ def promtool(test, rules=RULES):
         path = pathlib.Path(directory, "test.yml")  # JSON is YAML
         path.write_text(json.dumps({"rule_files": [str(rules)], "evaluation_interval": "1m", "group_eval_order": GROUPS,
                                     "tests": [test]}))
-        done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=900)
     said = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if line.strip())
     return said if done.returncode else ""
 
