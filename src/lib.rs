@@ -171,7 +171,9 @@ pub use record::control::{
     set_sample_interval, start, stop, traceback_limit, traced_memory, tracker_memory,
 };
 #[doc(hidden)]
-pub use record::control::{end_at_reentrance, list_modules, seed_samples, set_reclaims};
+pub use record::control::{
+    end_at_reentrance, list_modules, look_for_dead_stacks, seed_samples, set_idle_time, set_reclaims,
+};
 pub use record::global_allocator::Traced;
 pub use record::measure::{MeasureFuture, Measurement, measure, measure_future};
 #[cfg(feature = "prometheus")]

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Folders of `src/`, lowest first, each with its files and folders in order: an entry imports only from entries
 /// before it. `tag` means `tag.rs`, `tag/mod.rs` and each file of `tag/` that has no entry of its own.
-/// `record/` is listed by file where its folders use one another: a thread's state holds caches of `stack_id/`, the walk
-/// in `unwind/` needs the thread's state, and the table in `stack_id/` interns the result of a walk.
+/// `record/` is listed by file where folders use one another: `unwind/` needs a thread's state, which has caches of `stack_id/`.
 const FOLDERS: &[(&str, &[&str])] = &[
     ("base", &["atomics", "error", "hint", "splitmix", "random_input"]),
     (
@@ -44,10 +43,13 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "stack_id/frame_layout_cache",
             "thread",
             "fork",
+            "stack_id/sums",
+            "stack_id/table",
+            "stack_id/unlinked",
+            "stack_id/life",
             "stack_id/reclaim",
             "unwind",
             "own_frames",
-            "stack_id/table",
             "event",
             "startup",
             "allocator",
@@ -282,8 +284,7 @@ fn analyze_and_export_forbid_unsafe_code() {
     }
 }
 
-/// A forked child waits for ever for what another thread of its parent was in the middle of: a lock, or the first value of a
-/// cell. `record/fork` has a lock and a cell without that.
+/// A forked child waits for ever for a lock, or a cell's first value, that another thread held; not for those of `record/fork`.
 #[test]
 fn locks_and_cells_are_those_that_a_forked_child_can_use() {
     const BLOCKING: &[&str] =

@@ -208,8 +208,8 @@ impl<A> TrackingAllocator<A> {
         self
     }
 
-    /// Sets whether the tables of stacks that [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop) has forgotten are
-    /// used again, as they are by default. `HEAPGAUGE_RECLAIM` changes it at run time.
+    /// Sets whether the memory of stacks that have died, or that [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop) has
+    /// forgotten, is used again, as it is by default. `HEAPGAUGE_RECLAIM` changes it at run time.
     ///
     /// # Examples
     ///

@@ -24,6 +24,11 @@ impl BoundedWait {
         BoundedWait { given_up: AtomicBool::new(false) }
     }
 
+    /// Returns whether the last wait was in vain: the lock is one that stays locked.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
     /// Repeats an attempt until it succeeds, for [`LONGEST`] at most. After a wait in vain each call makes one attempt,
     /// until one succeeds: a lock that stays locked costs the program that time once, and not at each event.
     #[inline(always)]

@@ -9,6 +9,7 @@ use crate::record::epoch::{self, MAX_FRAMES};
 use crate::record::event;
 use crate::record::own_frames;
 use crate::record::raw_snapshot;
+use crate::record::stack_id::life;
 use crate::record::stack_id::reclaim;
 use crate::record::startup;
 use crate::record::thread::{self, Suspension};
@@ -44,7 +45,7 @@ pub fn start(frames: usize) -> Result<(), Error> {
         epoch::set_frames(frames);
         epoch::start();
         thread::revoke_unpublished();
-        reclaim::give_back();
+        reclaim::give_back(reclaim::ENDER);
     }
     Ok(())
 }
@@ -104,7 +105,7 @@ pub(crate) fn set_traceback_limit(frames: usize) -> Result<(), Error> {
 pub fn stop() {
     epoch::stop();
     thread::revoke_unpublished();
-    reclaim::give_back();
+    reclaim::give_back(reclaim::ENDER);
 }
 
 /// Returns whether allocations are being recorded.
@@ -190,6 +191,18 @@ pub fn seed_samples(seed: u64) {
 #[doc(hidden)]
 pub fn set_reclaims(reclaims: bool) {
     epoch::set_reclaims(reclaims);
+}
+
+/// Looks for stacks that have died, as each reading of all stacks does, which takes longer: for tests.
+#[doc(hidden)]
+pub fn look_for_dead_stacks() {
+    reclaim::give_back(reclaim::READER);
+}
+
+/// Sets after how many milliseconds without being met a stack is taken for dead, instead of an hour: for tests.
+#[doc(hidden)]
+pub fn set_idle_time(milliseconds: u64) {
+    life::set_idle(milliseconds);
 }
 
 /// Ends the process, in a debug build, at an allocation in the middle of an event, for tests whose handlers do not allocate.
@@ -278,7 +291,7 @@ pub fn reset_peak() {
 pub fn clear_traces() {
     epoch::clear();
     thread::revoke_unpublished();
-    reclaim::give_back();
+    reclaim::give_back(reclaim::ENDER);
 }
 
 /// Returns the bytes of heapgauge's own tables, names and snapshots. They are not part of the traced memory.

@@ -40,6 +40,8 @@ static HOT: Hot = Hot {
 static NEXT: AtomicU64 = AtomicU64::new(tag::FIRST as u64);
 /// The ids below it, but for the first, are over: each thread that marks itself busy from now on finds that.
 static ENDED: AtomicU32 = AtomicU32::new(0);
+/// Times that ids were closed, see `stack_id::life`.
+static CLOSINGS: AtomicU32 = AtomicU32::new(0);
 /// The memory of ids that are over is given back. Relaxed: a switch.
 static RECLAIMS: AtomicBool = AtomicBool::new(true);
 /// Relaxed: only compared with itself.
@@ -304,6 +306,18 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
 fn end_ids(end: u32) {
     // AcqRel: pairs with the Acquire of `ended`.
     ENDED.fetch_max(end, Ordering::AcqRel);
+}
+
+/// Makes every thread forget ids that were closed, before it looks one up again.
+pub(crate) fn ids_closed() {
+    // Release: pairs with the Acquire of `closings`.
+    CLOSINGS.fetch_add(1, Ordering::Release);
+    next_generation();
+}
+
+/// Returns how often ids were closed; read after the generation.
+pub(crate) fn closings() -> u32 {
+    CLOSINGS.load(Ordering::Acquire)
 }
 
 /// Sets whether the memory of ids that are over is given back from now on.

@@ -3,66 +3,26 @@
 //! The data that crosses is owned by the reader: counts by stack id, and copies of the addresses of stacks. No thread is
 //! stopped.
 
-use crate::record::count::counters::{CHUNK, Chunk, Direction};
+use crate::record::count::counters::{CHUNK, Chunk, Direction, number};
 use crate::record::count::sampling;
 use crate::record::count::unsampled::{self, Unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
 pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
+use crate::record::stack_id::life;
 pub(crate) use crate::record::stack_id::packed::Unpacked;
 use crate::record::stack_id::reclaim;
+pub(crate) use crate::record::stack_id::sums::Counts;
+use crate::record::stack_id::sums::read_chunk;
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
 use crate::record::startup;
 use crate::record::tag::large;
 use crate::record::tag::{self, OVERHEAD, UNTRACKED};
-use crate::record::thread::{self, Reading, Suspension};
+use crate::record::thread::{self, Reading, SHARED, Suspension};
 use crate::record::unwind;
 use std::time::{Instant, SystemTime};
-
-/// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Where the blocks of a
-/// stack are sampled, these are estimates.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub(crate) struct Counts {
-    pub allocated_bytes: u64,
-    pub allocated_blocks: u64,
-    pub freed_bytes: u64,
-    pub freed_blocks: u64,
-}
-
-impl Counts {
-    /// Returns bytes allocated less bytes freed.
-    pub(crate) fn live_bytes(&self) -> u64 {
-        self.allocated_bytes.saturating_sub(self.freed_bytes)
-    }
-
-    /// Returns blocks allocated less blocks freed.
-    pub(crate) fn live_blocks(&self) -> u64 {
-        self.allocated_blocks.saturating_sub(self.freed_blocks)
-    }
-}
-
-impl Counts {
-    /// Adds bytes and blocks to what was allocated, or to what was freed.
-    fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
-        let (in_bytes, in_blocks) = match direction {
-            Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),
-            Direction::Freed => (&mut self.freed_bytes, &mut self.freed_blocks),
-        };
-        *in_bytes += bytes;
-        *in_blocks += blocks;
-    }
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Counts) {
-        self.allocated_bytes += other.allocated_bytes;
-        self.allocated_blocks += other.allocated_blocks;
-        self.freed_bytes += other.freed_bytes;
-        self.freed_blocks += other.freed_blocks;
-    }
-}
 
 /// One distinct stack that has been allocated from since the last `clear`. One whose blocks were
 /// recorded in several ways (exactly, sampled at this interval, at that one) is several.
@@ -99,8 +59,8 @@ pub(crate) struct RawSnapshot {
     pub traceback_limit: usize,
     /// Base of the epoch; differs after each `clear`, `stop` and `start`: counts of different epochs do not compare.
     pub epoch: u32,
-    /// Ascending by id. The sum of their counts is the total where every block is recorded, and right on
-    /// average where they are sampled.
+    /// Ascending by id. The sum of their live counts is the total where every block is recorded, and right on average where they
+    /// are sampled. Stacks that have died may be missing, see `stack_id::life`.
     pub stacks: Vec<RawStack>,
     /// Return addresses of the stacks, most recent first; none for `[unrecorded]`.
     pub addresses: Addresses,
@@ -127,7 +87,7 @@ pub(crate) struct RawSnapshot {
 pub(crate) fn take() -> RawSnapshot {
     startup::ensure();
     let _internal = Suspension::new(thread::INTERNAL);
-    reclaim::give_back();
+    reclaim::give_back(reclaim::READER);
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
     let mut all = AllStacks::default();
     let (epoch, totals) = read_epoch(&mut all);
@@ -267,7 +227,7 @@ fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
     let _reading = Reading::new();
     let mut tries = 0;
     loop {
-        let base = epoch::base();
+        let (base, changes) = (epoch::base(), life::changes());
         let totals = match base {
             u32::MAX => {
                 sink.begin(0);
@@ -276,8 +236,10 @@ fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
             base => read_from(base, sink),
         };
         tries += 1;
-        // A program that clears all the time gets the rest of an epoch that has just ended.
-        if epoch::base() == base || tries == 4 {
+        let is_whole = epoch::base() == base && changes.is_some() && changes == life::changes();
+        // A program that clears all the time gets the rest of an epoch that has just ended. Where stacks that died go to the
+        // totals all the time, what one of them had allocated, and freed, may be missing in those, or be in them twice.
+        if is_whole || tries == 8 {
             sink.end();
             return (base, totals);
         }
@@ -287,10 +249,11 @@ fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
 /// Reads the stacks and totals of the epoch of this base.
 fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
     let end = epoch::end_id();
-    sink.begin(end.saturating_sub(base) as usize);
+    let numbers = || SHARED.numbers(number(base)..(end as usize).div_ceil(CHUNK));
+    sink.begin((numbers().count() * CHUNK).min(end.saturating_sub(base) as usize));
     let mut totals = read_unsampled(epoch::unsampled_id(base));
-    for number in base as usize / CHUNK..(end as usize).div_ceil(CHUNK) {
-        let counts = read_chunk(number);
+    for number in numbers() {
+        let Some(counts) = read_chunk(number) else { continue };
         for (place, &exact) in counts.iter().enumerate() {
             let id = (number * CHUNK + place) as u32;
             if id < base || id >= end || exact == Counts::default() {
@@ -313,6 +276,10 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
             sink.add(stack, packed);
         }
     }
+    let (bytes, blocks) =
+        SHARED.chunk(number(epoch::unsampled_id(base))).map_or((0, 0), |chunk| chunk.life.read_over());
+    totals.add(Direction::Freed, bytes, blocks);
+    totals.add(Direction::Allocated, bytes, blocks);
     totals
 }
 
@@ -333,32 +300,6 @@ fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
     (counts, sampling::square_bytes(variance.live_bytes(), interval))
 }
 
-/// Reads the counts of 64 neighbouring ids, summed over all threads.
-///
-/// Reads frees first, of all threads; then the list of threads and their chunks again, and allocations. A free that
-/// was seen was preceded by its allocation, which is therefore seen too: live is never negative. In between blocks
-/// may come and go, which is why this is done chunk by chunk: over the whole table it would be hundreds.
-fn read_chunk(number: usize) -> [Counts; CHUNK] {
-    let mut counts = [Counts::default(); CHUNK];
-    for direction in [Direction::Freed, Direction::Allocated] {
-        for chunk in thread::all().filter_map(|state| state.counters.chunk(number)) {
-            add_chunk(&mut counts, chunk, direction);
-        }
-        if let Some(chunk) = thread::SHARED.chunk(number) {
-            add_chunk(&mut counts, chunk, direction);
-        }
-    }
-    counts
-}
-
-/// Adds one side of a chunk's counts.
-fn add_chunk(counts: &mut [Counts; CHUNK], chunk: &impl Chunk, direction: Direction) {
-    for (place, counts) in counts.iter_mut().enumerate() {
-        let (bytes, blocks) = chunk.read(place, direction);
-        counts.add(direction, bytes, blocks);
-    }
-}
-
 /// Reads the counts of the blocks of this id, which were not sampled. They are allocated in states alone; a thread
 /// that met none of its own frees them in its counters.
 fn read_unsampled(id: u32) -> Counts {
@@ -368,12 +309,17 @@ fn read_unsampled(id: u32) -> Counts {
     for (bytes, blocks) in threads().map(Unsampled::read_freed) {
         freed.add(Direction::Freed, bytes, blocks);
     }
-    let mut counts = read_chunk(id as usize / CHUNK)[id as usize % CHUNK];
+    let mut counts = read_at(id);
     counts += freed;
     for (bytes, blocks) in threads().map(Unsampled::read_allocated) {
         counts.add(Direction::Allocated, bytes, blocks);
     }
     counts
+}
+
+/// Reads the counts of this id.
+fn read_at(id: u32) -> Counts {
+    read_chunk(number(id)).map_or(Counts::default(), |counts| counts[id as usize % CHUNK])
 }
 
 /// Reads the counts of one of the ids that no epoch ends.
@@ -382,13 +328,13 @@ fn read_unsampled(id: u32) -> Counts {
 /// megabytes. So it reads again if there were frees meanwhile, and of several reads takes the one with the least.
 pub(super) fn read_one(id: u32) -> Counts {
     debug_assert!(id < tag::FIRST, "{id} belongs to an epoch");
-    let mut least = read_chunk(0)[id as usize];
+    let mut least = read_at(id);
     let mut last = least;
     for _ in 0..READS_AGAIN {
         if last.freed_blocks == freed_blocks(id) {
             break;
         }
-        last = read_chunk(0)[id as usize];
+        last = read_at(id);
         if last.live_bytes() < least.live_bytes() {
             least = last;
         }

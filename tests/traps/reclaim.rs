@@ -80,13 +80,13 @@ fn clears_without_end() {
 const MOST: u64 = 64 << 20;
 
 /// Checks that no total is negative.
-fn read() {
+pub(crate) fn read() {
     let memory = heapgauge::traced_memory();
     assert!(memory.current <= MOST && memory.peak <= MOST, "{memory:?}");
 }
 
 /// Checks that no figure of a stack is negative.
-fn read_stacks() {
+pub(crate) fn read_stacks() {
     if let Ok(snapshot) = Snapshot::take() {
         assert!(snapshot.traces().iter().all(|trace| trace.size <= MOST && trace.count <= MOST));
     }
@@ -116,7 +116,7 @@ fn child() -> i32 {
 }
 
 /// Forks, and waits for the child.
-fn fork() {
+pub(crate) fn fork(child: fn() -> i32) {
     // SAFETY: the child does what this test is about, and then leaves at once.
     let process = unsafe { libc::fork() };
     assert!(process >= 0, "fork");
@@ -132,12 +132,12 @@ fn fork() {
 }
 
 /// Allocates from the handler of a signal: blocks that it frees at once.
-extern "C" fn handler(_signal: libc::c_int) {
+pub(crate) extern "C" fn handler(_signal: libc::c_int) {
     drop(keep(7));
 }
 
 /// Works until the end, and sleeps now and then longer than a clear takes, with blocks and stacks from before it.
-fn sleep_and_work(worker: usize, over: &AtomicBool) {
+pub(crate) fn sleep_and_work(worker: usize, over: &AtomicBool) {
     let mut kept = Vec::with_capacity(40);
     while !over.load(Ordering::Relaxed) {
         kept.extend((0..20).map(|path| on_path(path + worker, 4, &mut || keep(path))));
@@ -147,7 +147,7 @@ fn sleep_and_work(worker: usize, over: &AtomicBool) {
 }
 
 /// Lets threads live for moments, which adopt each other's states, until the end.
-fn live_shortly(over: &AtomicBool) {
+pub(crate) fn live_shortly(over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         let blocks =
             std::thread::spawn(|| (0..10).map(|path| on_path(path, 4, &mut || keep(path))).collect());
@@ -212,7 +212,7 @@ fn ids_end_while_everything_goes_on() {
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end || forks < 3 {
                 (0..100).for_each(|_| read());
-                fork();
+                fork(child);
                 (reads, forks) = (reads + 100, forks + 1);
             }
             read_stacks();
@@ -245,7 +245,7 @@ struct Durations {
 }
 
 /// Allocates until the end, half of the time by the clock and half by the processor's time for this thread.
-fn measure(worker: usize, over: &AtomicBool, reclaims: &AtomicBool, all: &Mutex<Durations>) {
+fn measure(worker: usize, depth: usize, over: &AtomicBool, reclaims: &AtomicBool, all: &Mutex<Durations>) {
     const MOST: usize = 1 << 20;
     let mut durations = Durations::default();
     for list in durations.by_clock.iter_mut().chain(&mut durations.of_processor) {
@@ -256,7 +256,7 @@ fn measure(worker: usize, over: &AtomicBool, reclaims: &AtomicBool, all: &Mutex<
         number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_041);
         let phase = usize::from(reclaims.load(Ordering::Relaxed));
         let by_clock = number >> 60 & 1 == 0;
-        let (list, took) = on_path(number >> 40, 2, &mut || {
+        let (list, took) = on_path(number >> 40, depth, &mut || {
             let took = if by_clock {
                 let begin = Instant::now();
                 drop(keep(number));
@@ -290,47 +290,58 @@ fn figures(mut durations: Vec<u32>) -> [u32; 4] {
 /// Measures allocations of four threads beside clears, of which every other hundred gives memory back.
 #[test]
 fn rounds_delay_no_allocation() {
-    trap("reclaim::rounds_delay_no_allocation", || {
-        let seconds = std::env::var("RECLAIM_SECONDS").map_or(4, |text| text.parse().expect("a number"));
-        let (over, reclaims) = (AtomicBool::new(false), AtomicBool::new(false));
-        let all = Mutex::new(Durations::default());
-        std::thread::scope(|scope| {
-            let _end = SetAtEnd(&over);
-            for worker in 0..4 {
-                let (over, reclaims, all) = (&over, &reclaims, &all);
-                scope.spawn(move || measure(worker, over, reclaims, all));
-            }
-            let end = Instant::now() + Duration::from_secs(seconds);
-            for round in 0u64.. {
-                if round % 100 == 0 {
-                    if Instant::now() > end {
-                        break;
-                    }
-                    let reclaim = round / 100 % 2 == 1;
-                    heapgauge::set_reclaims(reclaim);
-                    reclaims.store(reclaim, Ordering::Relaxed);
-                }
-                heapgauge::clear_traces();
-                std::thread::sleep(Duration::from_micros(500));
-            }
-        });
-        heapgauge::set_reclaims(true);
-        let Durations { by_clock, of_processor } = all.into_inner().unwrap();
-        let [[off, on], [off_processor, on_processor]] =
-            [by_clock, of_processor].map(|both| both.map(figures));
-        for (kind, off, on) in [("clock", off, on), ("processor", off_processor, on_processor)] {
-            say(format_args!(
-                "by the {kind}, without and with rounds: {} and {} allocations, median {} and {} ns, one in 10,000 above {} and \
-                 {} ns, longest {} and {} ns",
-                off[0], on[0], off[1], on[1], off[2], on[2], off[3], on[3]
-            ));
-        }
-        // Processor time does not depend on other programs. A round that made allocations wait would spin or sleep for as
-        // long as another thread is busy, and each clear makes one.
-        assert!(
-            on_processor[2] < 4 * off_processor[2] + 50_000,
-            "{on_processor:?} beside rounds, {off_processor:?} without"
-        );
-        nothing_is_lost();
+    trap("reclaim::rounds_delay_no_allocation", || delay(2, heapgauge::clear_traces));
+}
+
+/// Measures them beside looks for stacks that have died: here those without a block.
+#[test]
+fn deaths_delay_no_allocation() {
+    trap("reclaim::deaths_delay_no_allocation", || {
+        heapgauge::set_idle_time(0);
+        delay(9, heapgauge::look_for_dead_stacks);
     });
+}
+
+/// Measures allocations of four threads on stacks of so many calls, beside that which ends the life of ids.
+fn delay(depth: usize, end_life: fn()) {
+    let seconds = std::env::var("RECLAIM_SECONDS").map_or(4, |text| text.parse().expect("a number"));
+    let (over, reclaims) = (AtomicBool::new(false), AtomicBool::new(false));
+    let all = Mutex::new(Durations::default());
+    std::thread::scope(|scope| {
+        let _end = SetAtEnd(&over);
+        for worker in 0..4 {
+            let (over, reclaims, all) = (&over, &reclaims, &all);
+            scope.spawn(move || measure(worker, depth, over, reclaims, all));
+        }
+        let end = Instant::now() + Duration::from_secs(seconds);
+        for round in 0u64.. {
+            if round % 100 == 0 {
+                if Instant::now() > end {
+                    break;
+                }
+                let reclaim = round / 100 % 2 == 1;
+                heapgauge::set_reclaims(reclaim);
+                reclaims.store(reclaim, Ordering::Relaxed);
+            }
+            end_life();
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    });
+    heapgauge::set_reclaims(true);
+    let Durations { by_clock, of_processor } = all.into_inner().unwrap();
+    let [[off, on], [off_processor, on_processor]] = [by_clock, of_processor].map(|both| both.map(figures));
+    for (kind, off, on) in [("clock", off, on), ("processor", off_processor, on_processor)] {
+        say(format_args!(
+            "by the {kind}, without and with rounds: {} and {} allocations, median {} and {} ns, one in 10,000 above {} and \
+                 {} ns, longest {} and {} ns",
+            off[0], on[0], off[1], on[1], off[2], on[2], off[3], on[3]
+        ));
+    }
+    // Processor time does not depend on other programs. A round that made allocations wait would spin or sleep for as
+    // long as another thread is busy, and each clear makes one.
+    assert!(
+        on_processor[2] < 4 * off_processor[2] + 50_000,
+        "{on_processor:?} beside rounds, {off_processor:?} without"
+    );
+    nothing_is_lost();
 }

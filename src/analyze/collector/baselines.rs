@@ -172,7 +172,6 @@ impl Baselines {
     }
 
     /// Iterates over all snapshots kept, oldest first; the first of the epoch is one of them.
-    #[cfg(any(feature = "http", test))]
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<KeptCounts>> {
         let front = self.kept.front();
         let gone =

@@ -171,14 +171,14 @@ impl State {
                 })
             })
             .collect();
-        // Both ascend by id, and a stack that was live then is one of the same epoch now.
+        // Both ascend by id. A stack that was live then has died where it is not among those of now.
         let mut at = 0;
         let then = old.stacks().map(|then| {
             while raw.stacks.get(at).is_some_and(|stack| stack.id < then.id) {
                 at += 1;
             }
             let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
-            let traceback = if is_here { tracebacks.of(at) } else { unknown() };
+            let traceback = if is_here { tracebacks.of(at) } else { tracebacks.of_dead(then.id) };
             let KeptStack { live: Live { bytes: size, blocks: count }, stderr, .. } = then;
             Trace { size, count, stderr, domain: 0, traceback }
         });
@@ -208,6 +208,17 @@ impl Tracebacks<'_> {
             state.source.traceback(&addresses, stack.truncated, limit).unwrap_or_else(unknown)
         };
         self.made[at].get_or_insert_with(make).clone()
+    }
+}
+
+impl Tracebacks<'_> {
+    /// Returns the traceback of a stack that has died, whose addresses are gone: its site, as far as that is known.
+    fn of_dead(&self, id: u32) -> Traceback {
+        let names = &self.state.names;
+        names.get(id).map_or_else(unknown, |index| {
+            let site = &names.sites[index];
+            Traceback::new([Frame::new(Some(&site.function), &site.file, site.line)])
+        })
     }
 }
 

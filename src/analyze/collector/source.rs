@@ -47,6 +47,7 @@ impl HeapSource for ThisProcess {
         let mut raw = fork::outside(raw_snapshot::take);
         // An address that no memory was left to name is attribution lost for want of memory, too.
         raw.dropped.memory += symbols::global().over_limit();
+        symbols::global().forget_dead(&raw.stacks);
         budget::fit_tables(raw.stacks.capacity() * size_of::<RawStack>() + raw.addresses.bytes());
         raw
     }

@@ -143,7 +143,17 @@ impl State {
         } else if self.baselines.due_in(raw.taken).is_zero() {
             self.baselines.push(Arc::new(KeptCounts::new(&raw)));
         }
+        self.forget_dead(&raw);
         raw
+    }
+
+    /// Forgets the sites of stacks that are neither alive nor in a snapshot kept.
+    fn forget_dead(&mut self, raw: &RawSnapshot) {
+        let kept = || self.baselines.all().chain(&self.previous).flat_map(|kept| kept.stacks());
+        let ids = || raw.stacks.iter().map(|stack| stack.id).chain(kept().map(|stack| stack.id));
+        self.names.forget_dead(raw.stacks.len(), ids);
+        #[cfg(any(feature = "http", test))]
+        self.nearest.forget_dead(raw.stacks.len(), ids);
     }
 
     pub(super) fn tick(&mut self) -> Duration {

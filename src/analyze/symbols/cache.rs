@@ -7,6 +7,7 @@ use super::site::{Lost, Site};
 use super::site_rules::{Choice, CodeOwner, SiteRules, SiteSettings};
 use crate::analyze::frame::{Frame, UNKNOWN};
 use crate::record::fork;
+use crate::record::raw_snapshot::RawStack;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use std::time::Instant;
 
 /// Lowest address of code: there is none in the first page.
 pub(super) const LOWEST_CODE: usize = 4096;
+
+/// Sites of dead stacks that are kept in any case.
+const FEW_DEAD: usize = 4096;
 
 /// Name of a stack whose addresses were lost.
 pub(super) const UNRECORDED: &str = "[unrecorded]";
@@ -227,6 +231,14 @@ impl NameCache {
     pub(super) fn set_rules(&mut self, settings: &SiteSettings) {
         self.rules.set(settings);
         self.stacks.clear();
+    }
+
+    /// Forgets the sites of stacks that are not among these, ascending by id, once most of what is kept are such.
+    pub(super) fn forget_dead(&mut self, alive: &[RawStack]) {
+        if self.stacks.len() > 2 * alive.len() + FEW_DEAD {
+            self.stacks.retain(|id, _| alive.binary_search_by_key(id, |stack| stack.id).is_ok());
+            self.stacks.shrink_to(2 * alive.len());
+        }
     }
 
     /// Forgets the sites of stacks of another epoch: the same stacks have new ids.

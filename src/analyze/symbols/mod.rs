@@ -53,7 +53,7 @@ use crate::base::error::Error;
 use crate::record::control;
 use crate::record::fork::Once;
 use crate::record::fork::mutex::{ForkGuard, ForkMutex};
-use crate::record::raw_snapshot;
+use crate::record::raw_snapshot::{self, RawStack};
 use batch::{Batch, LEAST_PER_BATCH, fits_never, headroom_of_cgroup, room_for_names};
 use cache::NameCache;
 use elf::ElfImage;
@@ -229,6 +229,12 @@ impl Symbols {
         let mut names = self.names();
         names.follow_epoch(raw_snapshot::epoch());
         names.site(id, addresses, self.is_full())
+    }
+
+    /// Forgets the sites of stacks that have died: those that are not among these, ascending by id.
+    pub(crate) fn forget_dead(&self, alive: &[RawStack]) {
+        let _own = control::internal();
+        self.names().forget_dead(alive);
     }
 
     /// Returns the nearest frame of a stack as a site, or `None` while it has no name.

@@ -100,7 +100,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | the program's, else `64MiB` or a quarter to half of what a cgroup leaves |
-/// | `HEAPGAUGE_RECLAIM` | `off`: the tables of stacks that `clear_traces` or `stop` has forgotten are not used again, see [`reclaim`](crate::TrackingAllocator::reclaim) | the program's, else `on` |
+/// | `HEAPGAUGE_RECLAIM` | `off`: the memory of stacks that have died, or that `clear_traces` or `stop` has forgotten, is not used again, see [`reclaim`](crate::TrackingAllocator::reclaim) | the program's, else `on` |
 /// | `HEAPGAUGE_MEMORY_LIMIT` | limit of this process, such as `512MiB`, where its cgroup has none or a wider one | the cgroup's |
 /// | `HEAPGAUGE_RELEASE` | release of the program, for `heap_build_info` | none |
 /// | `HEAPGAUGE_SITE` | frame that a block is charged to: `own`, the program's own line, or `nearest`, the library's | the program's, else `own` |

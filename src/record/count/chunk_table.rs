@@ -10,6 +10,7 @@
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::memory;
+use std::ops::Range;
 use std::ptr::{NonNull, null_mut};
 
 /// Chunk pointers that every table has: enough for 12,288 ids.
@@ -104,6 +105,33 @@ impl<C> Table<C> {
             None => self.later(number)?,
         };
         take(chunk)
+    }
+
+    /// Iterates over the numbers of this range that have a chunk. Pages without chunks are passed by.
+    pub(crate) fn numbers(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
+        let mut next = range.start;
+        std::iter::from_fn(move || {
+            while next < range.end {
+                if next >= FIRST && next.is_multiple_of(PAGE) && self.is_empty_page(next) {
+                    next += PAGE;
+                    continue;
+                }
+                next += 1;
+                if self.chunk(next - 1).is_some() {
+                    return Some(next - 1);
+                }
+            }
+            None
+        })
+    }
+
+    /// Returns whether the page that begins with this number has no chunk, or is not there.
+    pub(crate) fn is_empty_page(&self, number: usize) -> bool {
+        debug_assert!(number.is_multiple_of(PAGE) && number >= FIRST, "chunk {number} begins no page");
+        let page = self.page(number).map_or(null_mut(), |page| page.load(Ordering::Acquire));
+        // SAFETY: as in `later`.
+        unsafe { page.as_ref() }
+            .is_none_or(|page| page.iter().all(|chunk| chunk.load(Ordering::Acquire).is_null()))
     }
 
     /// Unlinks the page of this number, whose chunks are all unlinked already.

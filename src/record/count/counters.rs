@@ -4,7 +4,7 @@
 //! Table ─ chunk pointers, see `chunk_table`
 //!           └─ OwnerCounters:  64 × (allocated, freed), each one word: blocks ‖ bytes     (18 bytes an id)
 //!           │            └─ high: the carries of both halves, made when first needed
-//!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks), the stack     (40 bytes an id)
+//!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks), the stack; life (42 bytes an id)
 //! ```
 //!
 //! Nothing moves, and nothing is freed before all that may have found it is done with it (see `reclaim`). A thread's
@@ -21,7 +21,7 @@
 //! the high one is behind by one. One addition stays below 2^31 (a larger block is counted
 //! in the shared counters), so it is never behind by more.
 
-use crate::base::atomics::{AtomicPtr, AtomicU64, Ordering};
+use crate::base::atomics::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 pub(crate) use crate::record::count::chunk_table::Table;
 use crate::record::count::chunk_table::publish;
 use crate::record::memory;
@@ -106,7 +106,7 @@ impl OwnerCounters {
     fn add_slow(&self, place: usize, direction: Direction, bytes: u64) -> bool {
         let Some(high) = publish(&self.high, Some(memory::thread_may_grow)) else { return false };
         let (word, low) = (word(place, direction), &self.low[word(place, direction)].0);
-        // SAFETY: `publish` gives zeroed words that are never freed.
+        // SAFETY: `publish` gives zeroed words, freed with this chunk.
         let high = unsafe { &(*high)[word].0 };
         let before = low.load(Ordering::Relaxed);
         debug_assert!(bytes <= MOST, "more than one carry: {bytes}");
@@ -126,7 +126,7 @@ impl OwnerCounters {
     /// Reads the high halves of a word's two counts.
     fn high(&self, word: usize) -> u64 {
         // Acquire: pairs with the Release of `publish`; the zeroes are visible.
-        // SAFETY: null, or published and never freed.
+        // SAFETY: null, or published and freed with this chunk.
         let high = unsafe { self.high.load(Ordering::Acquire).as_ref() };
         // Acquire: pairs with the Release of `add_slow`.
         high.map_or(0, |high| high[word].0.load(Ordering::Acquire))
@@ -150,7 +150,7 @@ impl OwnerCounters {
 
     /// Completes the carry that a thread has left half done. While no thread writes.
     fn complete_carry(&self) {
-        // SAFETY: null, or published and never freed.
+        // SAFETY: null, or published and freed with this chunk.
         let Some(high) = (unsafe { self.high.load(Ordering::Acquire).as_ref() }) else { return };
         for (Count(low), Count(high)) in self.low.iter().zip(high) {
             let held = high.load(Ordering::Relaxed);
@@ -204,6 +204,54 @@ pub(crate) struct Shared {
     slots: [Slot; CHUNK],
     /// Pointers to the stacks, as `stack_id::table` has them; null for an id that no stack has.
     stacks: [AtomicPtr<()>; CHUNK],
+    pub(crate) life: Life,
+}
+
+/// State of the ids of a chunk while their epoch lasts, see `stack_id::life`.
+pub(crate) struct Life {
+    /// No thread that begins an event now allocates at them.
+    closed: AtomicBool,
+    /// Blocks that were allocated when they were last looked at. This and the next are of the thread that looks.
+    pub(crate) met: AtomicU64,
+    /// When that was another number.
+    pub(crate) since: AtomicU64,
+    /// In the chunk of the id of blocks that are not sampled: bytes and blocks, allocated and freed, of ids of that epoch that
+    /// are over.
+    over: [AtomicU64; 2],
+}
+
+impl Life {
+    const fn new() -> Life {
+        Life {
+            closed: AtomicBool::new(false),
+            met: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            over: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    /// Closes the chunk.
+    pub(crate) fn close(&self) {
+        // Release: pairs with the Acquire of `is_closed`.
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Returns whether it is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Adds bytes and blocks of ids that are over.
+    pub(crate) fn add_over(&self, bytes: u64, blocks: u64) {
+        // Releases: pair with the Acquires of `read_over`, whose reader then finds the change announced.
+        self.over[0].fetch_add(bytes, Ordering::Release);
+        self.over[1].fetch_add(blocks, Ordering::Release);
+    }
+
+    /// Reads bytes and blocks of ids that are over.
+    pub(crate) fn read_over(&self) -> (u64, u64) {
+        (self.over[0].load(Ordering::Acquire), self.over[1].load(Ordering::Acquire))
+    }
 }
 
 impl Shared {
@@ -245,7 +293,8 @@ impl Table<OwnerCounters> {
         self.count(id, direction).is_some_and(|count| count.add(bytes as u64))
     }
 
-    /// Returns one of the counts of this id, if the table has one, to its own thread. A count is never freed.
+    /// Returns one of the counts of this id, if the table has one, to its own thread. It is freed with its chunk,
+    /// see `reclaim`.
     #[inline(always)]
     pub(crate) fn count(&self, id: u32, direction: Direction) -> Option<&Count> {
         // Relaxed: seen at the latest when the thread took the table. On aarch64 an Acquire waits for earlier Releases.
@@ -279,6 +328,7 @@ impl Table<Shared> {
         static CHUNK_0: Shared = Shared {
             slots: [const { Slot { counts: [const { [const { AtomicU64::new(0) }; 2] }; 2] } }; CHUNK],
             stacks: [const { AtomicPtr::new(null_mut()) }; CHUNK],
+            life: Life::new(),
         };
         let mut table = Table::new();
         table.first[0] = AtomicPtr::new((&raw const CHUNK_0).cast_mut());
@@ -288,6 +338,11 @@ impl Table<Shared> {
     /// Makes a place for an id; false when there is no memory for it.
     pub(crate) fn make(&self, id: u32) -> bool {
         self.chunk(number(id)).is_some() || self.chunk_or_make(number(id), None).is_some()
+    }
+
+    /// Returns whether stacks may still be met at this id: it is neither over nor about to be.
+    pub(crate) fn is_open(&self, id: u32) -> bool {
+        self.chunk(number(id)).is_some_and(|chunk| !chunk.life.is_closed())
     }
 
     /// Counts a block of this id; false if no place was made for it.

@@ -10,6 +10,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
 use crate::record::stack_id::fingerprint::Fingerprint;
+use crate::record::stack_id::reclaim;
 use crate::record::stack_id::table;
 use crate::record::tag::{OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{
@@ -207,8 +208,7 @@ unsafe fn record_unknown(block: *mut u8, size: usize, arguments: &SlowArguments<
                 }
             } else if epoch::sampling().is_sampled_size(size) {
                 break 'id record_alloc_sampled(registers, size, config, entrance);
-            } else if state.hot.is_at_generation(epoch::generation())
-                && !state.fits(size as i64)
+            } else if !state.fits(size as i64)
                 && let Some(id) = record_and_publish(state, registers, size, entrance)
             {
                 break 'id id;
@@ -228,7 +228,7 @@ fn record_and_publish(
     size: usize,
     entrance: Entrance,
 ) -> Option<u32> {
-    let busy = state.enter_idle();
+    let busy = thread::enter_at_generation(&state.hot)?;
     // SAFETY: this thread's own state, and it has just been marked.
     let owner = unsafe { state.owner() };
     let id = unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance);
@@ -302,6 +302,7 @@ pub(super) fn refresh_and_record(
     // SAFETY: this thread's own state, just marked.
     let owner = unsafe { state.owner() };
     unwind::refresh(owner);
+    owner.forget_closed();
     let id = if sampling.is_sampled_size(size) {
         record_sampled(state, owner, registers, size, resized, base, sampling)
     } else {
@@ -311,6 +312,7 @@ pub(super) fn refresh_and_record(
     state.set_generation(if is_exact { generation } else { epoch::generation_of_samples(generation) });
     drop(busy);
     watermark::notify();
+    reclaim::give_back_if_wanted();
     id
 }
 
@@ -427,10 +429,12 @@ pub(super) fn intern_slow(
     match interned {
         Ok(id) => {
             owner.cache.insert(stack, id);
+            reclaim::note_interned(Some(id));
             Some(id)
         }
         Err(reason) => {
             dropped::count(reason);
+            reclaim::note_interned(None);
             None
         }
     }

@@ -149,7 +149,8 @@ fn count_free_sampled(id: u32, size: usize) -> bool {
 /// Counts the free of a sampled block, by the amounts it was allocated with; false where the id is stale. In an event.
 fn count_amounts(id: u32, size: usize) -> bool {
     let Some(interval) = interval_of(id) else { return false };
-    for (id, amount) in sampled_amounts(id, size, interval) {
+    // Its own id last: where that has no live block, the ids of weights have none, see `life`.
+    for (id, amount) in sampled_amounts(id, size, interval).into_iter().rev() {
         SHARED.add(id, Direction::Freed, amount);
     }
     true

@@ -267,7 +267,7 @@ fn a_new_stack_does_not_wait_for_a_fork_without_end() {
 /// A thread that has left the map of stacks by a jump out of a signal handler holds its locks for ever. Here it is one
 /// that waits, inside the fork lock, too.
 #[test]
-fn a_lock_of_the_map_that_stays_locked_loses_stacks_and_stops_neither_events_nor_forks() {
+fn a_lock_of_the_map_that_stays_locked_loses_no_stack_and_stops_neither_events_nor_forks() {
     let _one = started();
     let (forks, locked) = mpsc::channel();
     let (end, ended) = mpsc::channel::<()>();
@@ -281,8 +281,9 @@ fn a_lock_of_the_map_that_stays_locked_loses_stacks_and_stops_neither_events_nor
     });
     locked.recv().unwrap();
     let before = dropped::events(Reason::Reentrant);
-    assert_eq!(on_new_stacks().0, [epoch::base(); 2], "[unrecorded]");
-    assert!(dropped::events(Reason::Reentrant) >= before + 2);
+    // Ids apart from the map.
+    assert!(on_new_stacks().0.iter().all(|id| *id > epoch::base()), "[unrecorded]");
+    assert_eq!(dropped::events(Reason::Reentrant), before);
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         fork::close();

@@ -199,7 +199,7 @@ impl<T> Once<T> {
 
 /// Returns whether another thread forks.
 #[inline(always)]
-fn is_closed() -> bool {
+pub(crate) fn is_closed() -> bool {
     let closed_by = CLOSED_BY.load(Ordering::SeqCst);
     unlikely(closed_by != 0) && is_another(closed_by)
 }

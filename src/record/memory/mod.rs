@@ -215,6 +215,11 @@ pub(crate) fn may_grow() -> bool {
     counted() < LIMIT.load(Ordering::Relaxed)
 }
 
+/// Returns whether three quarters of the room are taken.
+pub(crate) fn is_short() -> bool {
+    counted() >= LIMIT.load(Ordering::Relaxed) / 4 * 3
+}
+
 /// Returns whether there is room for a table of so many bytes that no thread can do without.
 pub(crate) fn has_room(bytes: usize) -> bool {
     counted() + bytes as u64 <= LIMIT.load(Ordering::Relaxed)

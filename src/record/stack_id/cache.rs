@@ -148,6 +148,22 @@ impl StackCache {
         false
     }
 
+    /// Forgets all stacks but those whose ids are to be kept.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        for index in 0..self.len {
+            // SAFETY: within the table; `&mut self` makes it the only access.
+            let bucket = unsafe { &mut *self.buckets.add(index) };
+            for way in 0..WAYS {
+                if bucket.checks[way] != 0 && !keep(bucket.ids[way]) {
+                    bucket.set(way, 0, 0);
+                    self.used -= 1;
+                }
+            }
+        }
+    }
+
     /// Moves the stacks to a table a quarter larger; leaves them where they are without room for it.
     #[cold]
     fn grow(&mut self) {

@@ -148,8 +148,7 @@ pub(crate) struct FrameLayout {
 
 const _: () = assert!(size_of::<FrameLayout>() == 256);
 
-// SAFETY: the pointer leads to a count, which is never freed and which any thread may read. Only the static empty layout
-// is shared.
+// SAFETY: the pointer leads to a count, which any thread may read. Only the static empty layout is shared.
 unsafe impl Sync for FrameLayout {}
 
 impl FrameLayout {
@@ -201,7 +200,8 @@ impl FrameLayout {
     #[inline(always)]
     pub(crate) unsafe fn count(&self) -> &'static Count {
         debug_assert!(!self.count.is_null());
-        // SAFETY: set together with the id, which was 0 before, and counts are never freed.
+        // SAFETY: set together with the id, which was 0 before. It is freed only where every thread has forgotten it, see
+        // `reclaim`.
         unsafe { &*self.count }
     }
 
@@ -209,6 +209,11 @@ impl FrameLayout {
     pub(crate) fn set_last(&mut self, words: u64, id: u32, count: &'static Count) {
         debug_assert!(id != 0, "no stack");
         (self.last, self.id, self.count, self.referenced) = (words, id, count, true);
+    }
+
+    /// Forgets the last stack.
+    pub(crate) fn forget_last(&mut self) {
+        (self.last, self.id, self.count) = (0, 0, std::ptr::null());
     }
 
     /// Returns whether there was a hit since the last call, and clears the mark.

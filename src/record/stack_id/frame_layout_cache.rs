@@ -302,6 +302,14 @@ impl FrameLayoutCache {
         }
     }
 
+    /// Forgets the last stack of each layout, but those whose ids are to be kept.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn retain_last(&mut self, keep: impl Fn(u32) -> bool) {
+        let forgotten = |layout: &&mut FrameLayout| layout.key != 0 && layout.id() != 0 && !keep(layout.id());
+        self.all().iter_mut().filter(forgotten).for_each(|layout| layout.forget_last());
+    }
+
     /// Forgets all layouts: the rules they come from may have changed, or the number of addresses.
     pub(crate) fn forget(&mut self) {
         self.all().iter_mut().for_each(|layout| layout.key = 0);

@@ -7,8 +7,11 @@ pub(crate) mod fingerprint;
 pub(crate) mod frame_layout;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod frame_layout_cache;
+pub(crate) mod life;
 pub(crate) mod packed;
 pub(crate) mod reclaim;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_word;
+pub(crate) mod sums;
 pub(crate) mod table;
+mod unlinked;

@@ -1,29 +1,33 @@
-//! Gives the memory of ids that are over back: their counts in all threads, and their places in the tables.
+//! Gives the memory of ids that are over back: their counts in all threads, their places in the tables, and their stacks.
 //!
 //! An id is never given out twice. So whatever keeps one (the tag of a block that outlives its epoch, a baseline, a name) can
 //! never take it for another stack, and what has to be proven is only that nothing follows a *pointer* any more.
 //!
 //! ```text
-//! id         given out ──▶ present: at or above the base ──▶ over: below `epoch::ended`, for ever
+//! id         given out ──▶ present: at or above the base ──▶ over for ever: below `epoch::ended`, or as `life` finds
 //! its chunk  linked ──────────────────────────────────────▶ unlinked ──▶ every thread was seen outside ──▶ freed
 //! ```
+//!
+//! This file has the rounds, and ids that end with their epoch; `life` has those of stacks that die before.
 //!
 //! # Who may hold a pointer to a chunk
 //!
 //! * An event: its thread is `BUSY` from before it loads the pointer (or the base, or the generation) until after it has
 //!   last used it. A signal handler in the middle of an event has the mark of the event around it.
 //! * A frame layout, from event to event. It is used only in an event that finds its thread at the present generation, which
-//!   is loaded after the mark, and only where its id is not below the base that the thread read in that generation.
+//!   is loaded after the mark, and only where its id is not below the base that the thread read in that generation, and was not
+//!   closed before it.
 //! * A part of an event in a thread without a state: inside `in_event`, counted for all such threads together.
 //! * A reader: inside `Reading`.
 //!
-//! Stack caches, tags and the map of stacks have ids, not pointers. An id that is over is refused by its number, after the
-//! mark, or leads to an empty place.
+//! Stack caches and tags have ids, not pointers. An id that is over is refused by its number, after the mark, or leads to an
+//! empty place. The map of stacks has pointers to stacks: a stack is taken out of it before its chunk is unlinked, under the lock
+//! of its part. It is freed with the chunk, to which all others go to find it.
 //!
 //! # A round
 //!
-//! 1. The base has moved, then the generation, then `epoch::ended`. Chunks of ids that are over are unlinked from the tables
-//!    of all threads.
+//! 1. The base has moved, then the generation, then `epoch::ended`; or `life` has found that ids are over. Their chunks are
+//!    unlinked from the tables of all threads.
 //! 2. All threads pass a memory barrier. A thread that marks itself after that finds the new base and generation, and no
 //!    unlinked pointer. One that had marked itself before is seen busy.
 //! 3. Each thread has to be seen outside once, now or in a later round; none is waited for. A state without a thread is
@@ -32,63 +36,36 @@
 //! 4. All threads pass a barrier again: what they wrote to the chunks in earlier events comes before the free.
 //! 5. The chunks are freed.
 //!
-//! An event that began before the barrier may still make a chunk of an id that is over. So each number is looked at in two
-//! rounds, and its page is unlinked after the second.
+//! An event that began before the barrier may still make a chunk of an id that has ended with its epoch. So each such number is
+//! looked at in two rounds, and its page is unlinked after the second.
 //!
-//! A round is made by threads that clear, stop, start or read, one at a time, inside the fork lock. What is unlinked in a round is
-//! bounded. Without the barrier (see `process_barrier`) nothing is unlinked, nor where it is switched off. A thread that has left an event by a jump stays
-//! busy, and nothing is freed until it exits.
+//! A round is made by threads that clear, stop, start or read, and where the tables are nearly full by one that has met a new
+//! stack, after its event; one at a time, inside the fork lock. What is unlinked in a round is bounded. Without the barrier (see
+//! `process_barrier`) nothing is unlinked, nor where it is switched off. A thread that has left an event by a jump stays busy, and
+//! nothing is freed until it exits.
 
-use crate::base::atomics::{AtomicBool, Ordering};
-use crate::record::count::chunk_table::{PAGE, Page};
-use crate::record::count::counters::{OwnerCounters, Shared, number};
+use crate::base::atomics::{AtomicBool, AtomicU32, Ordering};
+use crate::base::hint::unlikely;
+use crate::record::count::chunk_table::PAGE;
+use crate::record::count::counters::{CHUNK, number};
 use crate::record::epoch;
 use crate::record::fork;
 use crate::record::memory;
-use crate::record::thread::{self, BUSY, LOOKS, SHARED, process_barrier};
+use crate::record::stack_id::life::Looks;
+use crate::record::stack_id::unlinked::Unlinked;
+use crate::record::thread::{self, BUSY, LOOKS, process_barrier};
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
-use std::ptr::NonNull;
-
-/// Chunks and pages that a round unlinks at most.
-const MOST: usize = 2048;
-/// Rounds that one call makes at most.
-const MOST_ROUNDS: usize = 64;
-
-/// Memory that was unlinked.
-#[derive(Clone, Copy)]
-enum Unlinked {
-    Own(NonNull<OwnerCounters>),
-    Shared(NonNull<Shared>),
-    OwnPage(NonNull<Page<OwnerCounters>>),
-    SharedPage(NonNull<Page<Shared>>),
-}
-
-impl Unlinked {
-    /// Frees it.
-    ///
-    /// # Safety
-    ///
-    /// * Nothing follows the pointer any more.
-    unsafe fn free(self) {
-        // SAFETY: each came from a table, which makes it in this way; and the caller's duty.
-        unsafe {
-            match self {
-                Unlinked::Own(chunk) => OwnerCounters::free(chunk),
-                Unlinked::Shared(chunk) => memory::free_array(chunk.as_ptr(), 1),
-                Unlinked::OwnPage(page) => memory::free_array_of_thread(page.as_ptr(), 1),
-                Unlinked::SharedPage(page) => memory::free_array(page.as_ptr(), 1),
-            }
-        }
-    }
-}
 
 /// The present round.
 struct Round {
     /// Number of the round: [`ThreadState::has_passed`](thread::ThreadState::has_passed) compares it.
     number: usize,
-    unlinked: [Option<Unlinked>; MOST],
-    len: usize,
+    unlinked: Unlinked,
+    /// The looks for ids of the present epoch that are over.
+    looks: Looks,
+    /// It was begun, and has not ended.
+    is_begun: bool,
     /// Below this number of a chunk nothing is linked any more.
     swept: usize,
     /// Below this number all chunks were unlinked, and no event makes one any more.
@@ -115,9 +92,63 @@ unsafe impl Sync for Rounds {}
 
 static ROUNDS: Rounds = Rounds::new();
 
+/// Amounts that [`give_back`] handles for a reader.
+pub(crate) const READER: Looked = Looked { usually: 64, when_short: 2048, over: 2048, rounds: 64 };
+/// Amounts that it handles for a thread that ends ids.
+pub(crate) const ENDER: Looked = Looked { usually: 0, when_short: 0, over: 0, rounds: 64 };
+/// Amounts that it handles in a thread that has met a new stack: few, as this is part of an allocation.
+const EVENT: Looked = Looked { usually: 0, when_short: 128, over: 16, rounds: 2 };
+/// Ids that are given out between two such rounds. Fewer would have threads look through their caches more often.
+const IDS_BETWEEN: usize = 8 * CHUNK;
+
+/// The most that one call does: numbers of chunks that are looked at in a round, also where the tables are nearly full.
+#[derive(Clone, Copy)]
+pub(crate) struct Looked {
+    usually: usize,
+    when_short: usize,
+    /// Those of them that are unlinked in a round.
+    over: usize,
+    /// Rounds.
+    rounds: usize,
+}
+
+/// The next thread that comes by makes a round, because the tables are nearly full. Relaxed: a hint.
+static WANTED: AtomicBool = AtomicBool::new(false);
+/// New stacks for which there was no room. Relaxed: as above.
+static REFUSED: AtomicU32 = AtomicU32::new(0);
+
 /// Gives back what can be given back now. Never waits; where a thread is in the middle of an event, a later call goes on.
-pub(crate) fn give_back() {
-    ROUNDS.give_back();
+pub(crate) fn give_back(looked: Looked) {
+    ROUNDS.give_back(looked);
+}
+
+/// Wants a round soon, where the tables are nearly full: after some ids have been given out, and now and then where there was no
+/// room for a stack.
+#[cold]
+pub(crate) fn note_interned(id: Option<u32>) {
+    let is_due = match id {
+        Some(id) => (id as usize).is_multiple_of(IDS_BETWEEN),
+        None => REFUSED.fetch_add(1, Ordering::Relaxed).is_multiple_of(256),
+    };
+    if is_due && memory::is_short() {
+        WANTED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Makes a round if one is [wanted](note_interned). After an event, by the thread that had it.
+#[inline(always)]
+pub(crate) fn give_back_if_wanted() {
+    if unlikely(WANTED.load(Ordering::Relaxed)) {
+        give_back_slow();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn give_back_slow() {
+    if WANTED.swap(false, Ordering::Relaxed) {
+        give_back(EVENT);
+    }
 }
 
 impl Rounds {
@@ -126,10 +157,14 @@ impl Rounds {
     }
 
     /// Implements [`give_back`].
-    pub(crate) fn give_back(&self) {
+    pub(crate) fn give_back(&self, looked: Looked) {
         let Some(state) = thread::current_or_make() else { return };
-        // In a signal handler, in the middle of an event.
-        if state.flags() & BUSY != 0 || !epoch::reclaims() || !process_barrier::is_available() {
+        // In a signal handler, in the middle of an event; or it would wait for a fork.
+        if state.flags() & BUSY != 0
+            || !epoch::reclaims()
+            || !process_barrier::is_available()
+            || fork::is_closed()
+        {
             return;
         }
         let Some(_inside) = fork::try_enter(state) else { return };
@@ -139,8 +174,9 @@ impl Rounds {
         }
         // SAFETY: no other thread uses it before the store below. A signal handler of this one finds the mark.
         let round = unsafe { &mut *self.round.get() };
-        for _ in 0..MOST_ROUNDS {
-            if round.len == 0 && !round.begin() || !round.has_passed() {
+        for _ in 0..looked.rounds {
+            round.is_begun = round.is_begun || round.begin(looked);
+            if !round.is_begun || !round.has_passed() {
                 break;
             }
             round.end();
@@ -153,8 +189,9 @@ impl Round {
     const fn new() -> Round {
         Round {
             number: 0,
-            unlinked: [None; MOST],
-            len: 0,
+            unlinked: Unlinked::new(),
+            looks: Looks::new(),
+            is_begun: false,
             swept: 0,
             passed: 0,
             reached: 0,
@@ -164,19 +201,26 @@ impl Round {
         }
     }
 
-    /// Unlinks what is over; false where that is nothing.
-    fn begin(&mut self) -> bool {
+    /// Unlinks what is over, and closes what may become so; false where that is nothing.
+    fn begin(&mut self, looked: Looked) -> bool {
         let end = number(epoch::ended());
-        if end <= self.passed {
-            return false;
-        }
-        // Chunk 0 has the ids that no epoch ends.
-        self.reached = self.unlink(self.swept.max(1)..end).max(self.passed);
-        while (self.page + 1) * PAGE <= self.swept && self.unlink_page(self.page * PAGE + PAGE - 1) {
-            self.page += 1;
-        }
+        let has_more = if end > self.passed {
+            // Chunk 0 has the ids that no epoch ends.
+            let unlinked = (self.swept.max(1)..end).find(|number| !self.unlinked.unlink(*number));
+            self.reached = unlinked.unwrap_or(end).max(self.passed);
+            while (self.page + 1) * PAGE <= self.swept
+                && self.unlinked.unlink_page(self.page * PAGE + PAGE - 1)
+            {
+                self.page += 1;
+            }
+            // Else a part of the map of stacks is locked just now.
+            self.reached > self.swept
+        } else {
+            let most = if memory::is_short() { looked.when_short } else { looked.usually };
+            self.looks.look(most, looked.over, &mut self.unlinked)
+        };
         self.is_after_barrier = false;
-        true
+        has_more || !self.unlinked.is_empty()
     }
 
     /// Makes all threads pass a barrier after [`begin`](Round::begin); false where that is not possible.
@@ -187,36 +231,6 @@ impl Round {
             thread::all().for_each(thread::ThreadState::note_readings);
         }
         self.is_after_barrier
-    }
-
-    /// Unlinks the chunks of these numbers, and returns the number up to which that was possible.
-    fn unlink(&mut self, numbers: std::ops::Range<usize>) -> usize {
-        let end = numbers.end;
-        for number in numbers {
-            let own = thread::all().filter_map(|state| state.counters.unlink(number).map(Unlinked::Own));
-            let shared = || SHARED.unlink(number).map(Unlinked::Shared);
-            if !self.add_all(own) || !self.add_all(std::iter::from_fn(shared)) {
-                return number;
-            }
-        }
-        end
-    }
-
-    /// Unlinks the pages of this number of a chunk; false where some may be left.
-    fn unlink_page(&mut self, number: usize) -> bool {
-        let own = thread::all().filter_map(|state| state.counters.unlink_page(number).map(Unlinked::OwnPage));
-        let shared = || SHARED.unlink_page(number).map(Unlinked::SharedPage);
-        self.add_all(own) && self.add_all(std::iter::from_fn(shared))
-    }
-
-    /// Adds what is unlinked one by one; false where there is no room for more.
-    fn add_all(&mut self, mut unlinked: impl Iterator<Item = Unlinked>) -> bool {
-        while let Some(place) = self.unlinked.get_mut(self.len) {
-            let Some(one) = unlinked.next() else { return true };
-            *place = Some(one);
-            self.len += 1;
-        }
-        false
     }
 
     /// Returns whether every thread was seen outside since [`begin`](Round::begin).
@@ -236,11 +250,9 @@ impl Round {
 
     /// Frees what was unlinked.
     fn end(&mut self) {
-        for unlinked in self.unlinked[..self.len].iter_mut().filter_map(Option::take) {
-            // SAFETY: it was unlinked before a barrier, and after that each thread was seen outside: see the module.
-            unsafe { unlinked.free() };
-        }
-        self.len = 0;
+        // SAFETY: it was unlinked before a barrier, and after that each thread was seen outside: see the module.
+        unsafe { self.unlinked.free() };
         (self.swept, self.passed) = (self.passed, self.reached);
+        self.is_begun = false;
     }
 }

@@ -1,14 +1,17 @@
 //! Interner: a stack → its id, and an id → the stack's addresses.
 //!
 //! A thread asks the map only after a miss in its own cache. The map compares whole stacks, so an id is exactly one
-//! stack. It keeps their addresses packed, a third of what they take in a walk. A recorded stack keeps its address for the life of the process: readers follow ids to addresses without a
-//! lock.
+//! stack. It keeps their addresses packed, a third of what they take in a walk. Readers follow ids to addresses without a lock.
 //!
-//! An id below `epoch::base` is stale; the stack gets a new one when it is seen again.
+//! A recorded stack belongs to one id, whose place in the chunks leads to it, and to an entry of the map where that has this
+//! id; it is freed with the chunk, see `reclaim`. Where a stack gets a new id, an id that is below the base hands its copy on,
+//! and one of this epoch keeps it, as it may have live blocks.
+//!
+//! An id below `epoch::base` is stale, and one that is closed or over, see `life`; the stack gets a new one when it is seen again.
 
 use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
 use crate::record::bounded_wait::BoundedWait;
-use crate::record::count::counters::{CHUNK, number};
+use crate::record::count::counters::{CHUNK, Shared, number};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::fork;
@@ -46,7 +49,7 @@ const _: () = assert!(PACKED_AT + 5 == size_of::<Record>() && MAX_ADDRESSES * LO
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key(NonNull<Record>);
 
-// SAFETY: a recorded stack is never written again, but for its atomic id, and never freed.
+// SAFETY: a recorded stack is never written again, but for its atomic id, and freed after its entry is gone.
 unsafe impl Send for Key {}
 // SAFETY: as above.
 unsafe impl Sync for Key {}
@@ -140,10 +143,12 @@ fn map() -> &'static Map {
 #[inline(never)]
 fn make_map() -> &'static Map {
     let hasher = BuildHasherDefault::default();
-    let fresh = Box::into_raw(Box::new(Map::with_capacity_and_hasher_and_shard_amount(ROOM, hasher, SHARDS)));
+    let map = Map::with_capacity_and_hasher_and_shard_amount(ROOM, hasher, SHARDS);
+    let places: usize = map.shards().iter().map(|shard| shard.read().buckets()).sum();
+    let fresh = Box::into_raw(Box::new(map));
     let present = match MAP.compare_exchange(null_mut(), fresh, Ordering::Release, Ordering::Acquire) {
         Ok(_) => {
-            memory::map_grew(SHARDS * shard_bytes(ROOM / SHARDS));
+            memory::map_grew(places * ENTRY);
             fresh
         }
         Err(earlier) => {
@@ -156,14 +161,72 @@ fn make_map() -> &'static Map {
     unsafe { &*present }
 }
 
-/// Computes the bytes of a shard of this capacity: a power of two of entries, each with a byte of control, of which
-/// one in eight stays empty.
-fn shard_bytes(capacity: usize) -> usize {
-    if capacity == 0 {
-        0
-    } else {
-        (capacity * 8 / 7).next_power_of_two() * (size_of::<(Key, SharedValue<()>)>() + 1)
+/// Bytes of a place in the map, with its byte of control.
+const ENTRY: usize = size_of::<(Key, SharedValue<()>)>() + 1;
+
+/// Returns how many of so many places, a power of two, can be taken: one in eight stays empty.
+fn full(places: usize) -> usize {
+    places / 8 * 7
+}
+
+/// Gives a stack that is in the map a new id, as the one that it has is stale. Under the lock of its part of the map.
+fn renew(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason> {
+    let stale = key.id();
+    if stale >= base {
+        // The counters and the copy of the old id stay: blocks of it may be live.
+        let (copy, id) = record_and_publish(sought)?;
+        *key = copy;
+        return Ok(id);
     }
+    // It was seen before the last `clear`.
+    let id = key.publish()?;
+    if let Some(chunk) = SHARED.chunk(number(stale)) {
+        // Release: as in `publish`.
+        chunk.stack(stale as usize).store(null_mut(), Ordering::Release);
+    }
+    Ok(id)
+}
+
+/// Takes the stacks of a chunk whose ids are over out of the map. Returns false where that has to wait, because a part of the map
+/// is locked. Inside the fork lock, in the only thread that does this.
+pub(crate) fn take_out(state: &ThreadState, chunk: &Shared) -> bool {
+    (0..CHUNK).all(|place| take_out_one(state, chunk.stack(place)))
+}
+
+/// Takes the stack to which this place leads out of the map, as [`take_out`] does.
+fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>) -> bool {
+    let stack = || NonNull::new(place.load(Ordering::Acquire)).map(|stack| Key(stack.cast()));
+    let Some(key) = stack() else { return true };
+    let (map, hash) = (map(), key.record().hash);
+    let index = map.determine_shard(hash as usize);
+    let Some((shard, wait)) = map.shards().get(index).zip(WAITS.get(index)) else { return false };
+    let _interning = state.enter(BUSY | INTERNING);
+    let Some(mut shard) = shard.try_write() else {
+        if wait.has_given_up() {
+            // It stays locked: a thread has left it by a jump. The stack stays, too.
+            place.store(null_mut(), Ordering::Release);
+        }
+        return wait.has_given_up();
+    };
+    // It may have been handed on meanwhile.
+    if let Some(Key(stack)) = stack() {
+        shard.remove_entry(hash, |(Key(other), _)| *other == stack);
+    }
+    true
+}
+
+/// Iterates over the stacks to which a chunk leads.
+pub(crate) fn stacks_of(chunk: &Shared) -> impl Iterator<Item = NonNull<()>> {
+    (0..CHUNK).filter_map(|place| NonNull::new(chunk.stack(place).load(Ordering::Acquire)))
+}
+
+/// Frees a recorded stack.
+///
+/// # Safety
+///
+/// * It was [taken out](take_out), and nothing follows the pointer any more.
+pub(crate) unsafe fn free(stack: NonNull<()>) {
+    unrecord(Key(stack.cast()));
 }
 
 /// Creates the map before it is needed.
@@ -177,8 +240,8 @@ pub(crate) fn prepare() {
 /// blocks. It has [`IDS_PER_SAMPLED_STACK`] ids: see there.
 ///
 /// `state` is the calling thread's, and marked `INTERNING`: allocations of the map are overhead. Takes a lock of the map, under
-/// which nothing else is locked. Only threads in this function hold it, so it is free soon; where it is not, and where a
-/// fork does not end, the stack is lost after a [bounded time](BoundedWait).
+/// which nothing else is locked. Only threads in this function and in [`take_out`] hold it, so it is free soon; where it is not, the
+/// stack gets an id apart after a [bounded time](BoundedWait), and where a fork does not end it is lost.
 pub(crate) fn intern(
     state: &'static ThreadState,
     buffer: &mut StackBuffer,
@@ -199,42 +262,61 @@ pub(crate) fn intern(
     let (shard, wait) = map.shards().get(index).zip(WAITS.get(index)).ok_or(Reason::Stacks)?;
     // By trying, not by waiting in the lock's queue: a thread that does so for the first time gets memory of the C
     // library, which a signal handler may not ask for, and the program's own locks may use the same queue.
-    let shared = wait.until(|| shard.try_read()).ok_or(Reason::Reentrant)?;
+    let Some(shared) = wait.until(|| shard.try_read()) else { return intern_apart(sought) };
     let known = shared.get(hash, |(key, _)| key.is(sought)).map(|(key, _)| key.id());
     drop(shared);
-    if let Some(id) = known.filter(|id| *id >= base) {
+    let is_present = |id: u32| id >= base && SHARED.is_open(id);
+    if let Some(id) = known.filter(|id| is_present(*id)) {
         return Ok(id);
     }
-    let mut shard = wait.until(|| shard.try_write()).ok_or(Reason::Reentrant)?;
-    let known = shard.get(hash, |(key, _)| key.is(sought)).map(|(key, _)| *key);
+    let Some(mut shard) = wait.until(|| shard.try_write()) else { return intern_apart(sought) };
+    let known = shard.get_mut(hash, |(key, _)| key.is(sought)).map(|(key, _)| key);
     // Another thread may have been faster.
-    if let Some(id) = known.map(|key| key.id()).filter(|id| *id >= base) {
+    if let Some(id) = known.as_ref().map(|key| key.id()).filter(|id| is_present(*id)) {
         return Ok(id);
     }
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
-    if let Some(known) = known {
-        // It was seen before the last `clear`. The counters of the old id stay: another thread may be counting there.
-        return known.publish();
+    if let Some(key) = known {
+        return renew(key, base, sought);
     }
-    let before = shard.capacity();
-    if shard.len() == before && !memory::has_room(2 * shard_bytes(before)) {
+    let before = shard.buckets();
+    // Where fewer than half of the places are taken, the rest are of stacks that were taken out, and are made free again.
+    let grows = shard.len() == shard.capacity() && shard.len() >= full(before) / 2;
+    if grows && !memory::has_room(2 * before * ENTRY) {
         return Err(Reason::Memory);
     }
     // `DashMap::insert` would end the process where the map cannot grow.
     shard.try_reserve(1, |(key, _)| key.record().hash).map_err(|_| Reason::Memory)?;
-    if shard.capacity() != before {
-        memory::map_grew(shard_bytes(shard.capacity()).saturating_sub(shard_bytes(before)));
+    if shard.buckets() != before {
+        memory::map_grew((shard.buckets() - before) * ENTRY);
     }
+    let (recorded, id) = record_and_publish(sought)?;
+    shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
+    Ok(id)
+}
+
+/// Gives a stack an id without the map, whose lock for it stays locked: no other thread finds this id, and the stack may get
+/// several.
+#[cold]
+#[inline(never)]
+fn intern_apart(sought: &StackBuffer) -> Result<u32, Reason> {
+    if !memory::may_grow() {
+        return Err(Reason::Memory);
+    }
+    record_and_publish(sought).map(|(_, id)| id)
+}
+
+/// Copies a stack to memory of its own, and gives it an id.
+fn record_and_publish(sought: &StackBuffer) -> Result<(Key, u32), Reason> {
     let recorded = record(sought).ok_or(Reason::Memory)?;
     match recorded.publish() {
         Ok(id) => {
             if recorded.record().truncated {
                 dropped::count_truncated();
             }
-            shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
-            Ok(id)
+            Ok((recorded, id))
         }
         Err(reason) => {
             unrecord(recorded);
@@ -339,7 +421,8 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     // Acquire: pairs with the Release of `publish`.
     let stack = SHARED.chunk(number(id))?.stack(id as usize).load(Ordering::Acquire);
     let key = Key(NonNull::new(stack)?.cast());
-    // SAFETY: a recorded stack lives as long as the process and is never written again.
+    // SAFETY: a recorded stack is never written again, and freed after the event or the reading has ended. Callers keep no address
+    // longer.
     let packed = unsafe { std::mem::transmute::<&[u8], &'static [u8]>(key.packed()) };
     let Record { truncated, interval, .. } = *key.record();
     debug_assert!(interval == 0 || id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} counts a weight");

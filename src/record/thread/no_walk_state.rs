@@ -4,4 +4,6 @@ pub(crate) struct WalkState;
 
 impl WalkState {
     pub(super) fn prepare(&mut self) {}
+
+    pub(super) fn retain(&mut self, _keep: impl Fn(u32) -> bool) {}
 }

@@ -12,6 +12,7 @@ use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::stack_id::cache::StackCache;
 use crate::record::tag::SAMPLED;
 use crate::record::thread::busy::{Busy, Idle};
+use crate::record::thread::registry::SHARED;
 use crate::record::thread::section::Readings;
 use crate::record::thread::walk_state::WalkState;
 use std::cell::{Cell, UnsafeCell};
@@ -46,6 +47,21 @@ pub(crate) struct OwnerState {
     pub walk: WalkState,
     pub cache: StackCache,
     pub buffer: StackBuffer,
+    /// The [`epoch::closings`] that the caches know of.
+    closings: u32,
+}
+
+impl OwnerState {
+    /// Forgets the ids that were closed since the last call: before one is looked up, in each new generation.
+    #[inline(always)]
+    pub(crate) fn forget_closed(&mut self) {
+        let closings = epoch::closings();
+        if self.closings != closings {
+            self.cache.retain(|id| SHARED.is_open(id));
+            self.walk.retain(|id| SHARED.is_open(id));
+            self.closings = closings;
+        }
+    }
 }
 
 /// The part of a state that inlined code reads at each event.
@@ -66,13 +82,6 @@ impl HotState {
     /// Makes a placeholder for the state of a thread that has none: busy, of no generation, without blocks.
     pub(super) const fn placeholder() -> HotState {
         HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
-    }
-
-    /// Returns whether no flag is set, tracking is on, and the owner's caches are of this generation. A placeholder
-    /// never is.
-    #[inline(always)]
-    pub(crate) fn is_at_generation(&self, generation: u32) -> bool {
-        self.flags.load(Ordering::Relaxed) == generation
     }
 }
 

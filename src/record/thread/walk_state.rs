@@ -20,4 +20,9 @@ impl WalkState {
         self.layouts.prepare();
         self.layouts.move_to(self.bounds.end);
     }
+
+    /// Forgets the last stack of each layout, but those whose ids are to be kept.
+    pub(super) fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.layouts.retain_last(keep);
+    }
 }

@@ -6,6 +6,7 @@
 //! the last check compares them with their originals.
 
 mod base;
+mod life;
 mod live_bytes;
 mod models;
 mod reclaim;
@@ -17,7 +18,8 @@ mod state;
 fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
-    for (name, model) in models::ALL_OF_THEM.into_iter().filter(|(name, _)| name.contains(&wanted)) {
+    let all = models::ALL_OF_THEM.into_iter().chain(life::ALL_OF_THEM);
+    for (name, model) in all.filter(|(name, _)| name.contains(&wanted)) {
         let begun = std::time::Instant::now();
         match std::panic::catch_unwind(model) {
             Ok(what) => {

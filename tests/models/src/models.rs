@@ -44,7 +44,7 @@ fn begin_with_places() {
     }
 }
 
-type Model = fn() -> String;
+pub(crate) type Model = fn() -> String;
 
 /// Switches between threads in the middle of what they do: more take longer, some minutes with 4.
 pub(crate) fn preemptions() -> usize {
@@ -118,8 +118,8 @@ const ID: u32 = 5;
 
 fn hand_over(free: fn()) {
     let give = || count(&FIRST, ID, Allocated, 48);
-    hand_over_while(give, || (), free, || never_negative(read_chunk(ID)));
-    assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
+    hand_over_while(give, || (), free, || never_negative(read_at(ID)));
+    assert_eq!(read_at(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
 /// Starts a thread that works and then sets a flag with Release. Returns both.
@@ -151,9 +151,9 @@ fn hand_over_while(give: fn(), before: fn(), free: fn(), look: fn()) {
 
 /// Begins the thread that allocates and the one that frees: their states come into the list while it is read.
 fn threads_begin() {
-    let look = || never_negative(read_chunk(ID));
+    let look = || never_negative(read_at(ID));
     hand_over_while(|| count(make(), ID, Allocated, 48), || (), || count(make(), ID, Freed, 48), look);
-    assert_eq!(read_chunk(ID), Counts { allocated: (48, 1), freed: (48, 1) });
+    assert_eq!(read_at(ID), Counts { allocated: (48, 1), freed: (48, 1) });
 }
 
 /// Offers one state to two threads: one gets it, and adds to what the thread before it has left, by load and store.
@@ -175,7 +175,7 @@ fn adopted() {
     before.join().unwrap();
     one.join().unwrap();
     other.join().unwrap();
-    assert_eq!(read_chunk(ID).allocated, (12, 3));
+    assert_eq!(read_at(ID).allocated, (12, 3));
     assert_eq!(read_unsampled(UNSAMPLED).allocated, (12, 3));
 }
 
@@ -191,13 +191,13 @@ fn cleared() {
     });
     let reader = thread::spawn(|| {
         for id in epoch::base()..epoch::end_id() {
-            never_negative(read_chunk(id));
+            never_negative(read_at(id));
         }
     });
     reader.join().unwrap();
     clearing.join().unwrap();
     let id = recording.join().unwrap();
-    let live = || (epoch::base()..epoch::end_id()).map(|id| read_chunk(id).live()).sum::<u64>();
+    let live = || (epoch::base()..epoch::end_id()).map(|id| read_at(id).live()).sum::<u64>();
     let is_stale = id < epoch::base();
     assert_eq!(live(), if is_stale { 0 } else { 48 });
     record_free(&FIRST, id, 48);
@@ -334,7 +334,7 @@ fn unsampled_handed_over() -> String {
     };
     let of_none = || {
         hand_over_while(give, || (), free_by_second, look);
-        assert_eq!(read_chunk(UNSAMPLED), Counts { allocated: (0, 0), freed: (48, 1) });
+        assert_eq!(read_at(UNSAMPLED), Counts { allocated: (0, 0), freed: (48, 1) });
         assert_eq!(read_unsampled(UNSAMPLED), Counts { allocated: (48, 1), freed: (48, 1) });
     };
     let first_counts = || {
@@ -459,8 +459,8 @@ fn planned_before() {
 fn mistakes() -> String {
     let allocated_first = || {
         let look = || {
-            let allocated = read_chunk(ID).allocated;
-            never_negative(Counts { allocated, freed: read_chunk(ID).freed });
+            let allocated = read_at(ID).allocated;
+            never_negative(Counts { allocated, freed: read_at(ID).freed });
         };
         hand_over_while(|| count(&FIRST, ID, Allocated, 48), || (), || count(&SECOND, ID, Freed, 48), look);
     };

@@ -8,7 +8,7 @@ use crate::record::count::counters::Count;
 use crate::record::count::counters::Direction::{Allocated, Freed};
 use crate::record::epoch;
 use crate::record::memory;
-use crate::record::reclaim::Rounds;
+use crate::record::stack_id::reclaim::{ENDER, Rounds};
 use crate::record::thread::{Reading, in_event};
 use crate::state::*;
 use loom::thread;
@@ -18,22 +18,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::models::FIRST;
 
 /// In chunk 1, which a clear ends.
-const ID: u32 = 70;
+const ID: u32 = 64;
 
-struct Fresh(UnsafeCell<Rounds>);
+pub(crate) struct Fresh(UnsafeCell<Rounds>);
 
 // SAFETY: replaced where no thread uses it.
 unsafe impl Sync for Fresh {}
 
-static ROUNDS: Fresh = Fresh(UnsafeCell::new(Rounds::new()));
+impl Fresh {
+    pub(crate) fn get(&self) -> &Rounds {
+        // SAFETY: replaced in `begin_rounds` only, where there is no other thread.
+        unsafe { &*self.0.get() }
+    }
+}
+
+/// The rounds of one run of a model.
+pub(crate) static ROUNDS_OF_A_RUN: Fresh = Fresh(UnsafeCell::new(Rounds::new()));
+
+/// Begins without a round.
+pub(crate) fn begin_rounds() {
+    static INITIAL: Rounds = Rounds::new();
+    // Copied, because it is larger than the stacks of loom's threads.
+    // SAFETY: no other thread is there, and it has no destructor.
+    unsafe { ROUNDS_OF_A_RUN.0.get().copy_from_nonoverlapping(&raw const INITIAL, 1) };
+}
 
 fn give_back() {
-    // SAFETY: replaced in `begin` only, where there is no other thread.
-    unsafe { &*ROUNDS.0.get() }.give_back();
+    ROUNDS_OF_A_RUN.get().give_back(ENDER);
 }
 
 /// Times that something was freed, in all orders.
-static FREED: AtomicUsize = AtomicUsize::new(0);
+pub(crate) static FREED: AtomicUsize = AtomicUsize::new(0);
 
 /// Address of the first thread's count of [`ID`], as its layout has had it since before the ids ended.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -48,10 +63,7 @@ fn last() -> Last {
 /// Begins with two threads that have counters of [`ID`], one of them up to date.
 pub(crate) fn begin() {
     models::begin_with_both();
-    static INITIAL: Rounds = Rounds::new();
-    // Copied, because it is larger than the stacks of loom's threads.
-    // SAFETY: no other thread is there, and it has no destructor.
-    unsafe { ROUNDS.0.get().copy_from_nonoverlapping(&raw const INITIAL, 1) };
+    begin_rounds();
     let _touched = (epoch::next_ids(128), epoch::ended(), epoch::reclaims());
     for state in [&FIRST, &SECOND] {
         assert!(state.counters.add_slow(ID, Allocated, 8));
@@ -62,7 +74,6 @@ pub(crate) fn begin() {
     let _busy = FIRST.enter(BUSY);
     FIRST.refresh();
     give_back();
-    FREED.store(0, Ordering::Relaxed);
 }
 
 /// Clears and gives back in a thread while others do what they do; afterwards it is given back.
@@ -93,6 +104,7 @@ fn while_given_back(others: &[(&'static State, fn())]) {
 }
 
 fn orders(model: fn()) -> String {
+    FREED.store(0, Ordering::Relaxed);
     let runs = models::orders_from(begin, model);
     assert!(FREED.load(Ordering::Relaxed) > 0, "nothing is freed while other threads work");
     runs
@@ -162,7 +174,7 @@ pub(crate) fn read() -> String {
     orders(|| {
         while_given_back(&[(&FIRST, || {
             let _reading = Reading::new();
-            read_chunk(ID);
+            read_at(ID);
         })]);
     })
 }
@@ -187,7 +199,7 @@ pub(crate) fn mistakes() -> String {
     };
     let read_without_section = || {
         while_given_back(&[(&FIRST, || {
-            read_chunk(ID);
+            read_at(ID);
         })]);
     };
     let base_before_section = || {
@@ -199,7 +211,7 @@ pub(crate) fn mistakes() -> String {
         let recording = thread::spawn(|| {
             if let Some(shared) = SHARED.chunk(1) {
                 in_event(|| {
-                    crate::record::count::counters::Chunk::read(shared, 6, Freed);
+                    crate::record::count::counters::Chunk::read(shared, 0, Freed);
                 });
             }
         });

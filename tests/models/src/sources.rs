@@ -62,11 +62,12 @@ fn constants_of_stand_ins() {
 
 /// Checks that the repeated code has the same atomic operations with the same orderings as its original.
 pub(crate) fn as_in_the_sources() -> String {
-    let [here, registry, state, busy, raw, event, alloc, sampled, event_free] = [
+    let [here, registry, state, busy, sums, raw, event, alloc, sampled, event_free] = [
         include_str!("state.rs"),
         include_str!("../../../src/record/thread/registry.rs"),
         include_str!("../../../src/record/thread/state.rs"),
         include_str!("../../../src/record/thread/busy.rs"),
+        include_str!("../../../src/record/stack_id/sums.rs"),
         include_str!("../../../src/record/raw_snapshot.rs"),
         include_str!("../../../src/record/event/mod.rs"),
         include_str!("../../../src/record/event/alloc.rs"),
@@ -98,8 +99,10 @@ pub(crate) fn as_in_the_sources() -> String {
         (event_free, "record_free", &unsampled),
         (event_free, "try_fast_free", &unsampled),
         (event_free, "record_free_other", &unsampled),
-        (raw, "read_chunk", &["Direction::", "all", "SHARED"]),
-        (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_chunk("]),
+        (sums, "read_chunk", &["Direction::", "all", "SHARED"]),
+        (raw, "read_at", &["read_chunk"]),
+        (raw, "read_unsampled", &["unsampled::all", "unsampled.id", "Unsampled::", "read_at("]),
+        (state, "forget_closed", &["epoch::closings"]),
         (raw, "read_epoch", &["epoch::base"]),
     ] {
         let theirs = names(source, function, beginnings);

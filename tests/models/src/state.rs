@@ -23,6 +23,10 @@ pub(crate) struct State {
     pub(crate) base: AtomicU32,
     pub(crate) readings: Readings,
     pub(crate) passed: AtomicUsize,
+    /// `owner.closings`.
+    pub(crate) closings: AtomicU32,
+    /// The one stack of `owner.cache`.
+    pub(crate) cached: AtomicU32,
     pub(crate) next: AtomicPtr<State>,
 }
 
@@ -185,19 +189,23 @@ impl Counts {
     }
 }
 
-/// Repeats `raw_snapshot::read_chunk`, of one id.
-pub(crate) fn read_chunk(id: u32) -> Counts {
+/// Repeats `sums::read_chunk`, of one id.
+pub(crate) fn read_chunk(id: u32) -> Option<Counts> {
     let (number, place) = (id as usize / CHUNK, id as usize % CHUNK);
+    let shared = SHARED.chunk(number)?;
     let mut counts = Counts::default();
     for direction in [Direction::Freed, Direction::Allocated] {
         for chunk in all().filter_map(|state| state.counters.chunk(number)) {
             counts.add(direction, chunk.read(place, direction));
         }
-        if let Some(chunk) = SHARED.chunk(number) {
-            counts.add(direction, chunk.read(place, direction));
-        }
+        counts.add(direction, shared.read(place, direction));
     }
-    counts
+    SHARED.chunk(number).is_some_and(|again| std::ptr::eq(again, shared)).then_some(counts)
+}
+
+/// Repeats `raw_snapshot::read_at`.
+pub(crate) fn read_at(id: u32) -> Counts {
+    read_chunk(id).unwrap_or_default()
 }
 
 /// Repeats `raw_snapshot::read_unsampled`.
@@ -207,7 +215,7 @@ pub(crate) fn read_unsampled(id: u32) -> Counts {
     for sum in threads().map(Unsampled::read_freed) {
         freed.add(Freed, sum);
     }
-    let mut counts = read_chunk(id);
+    let mut counts = read_at(id);
     counts.add(Freed, freed.freed);
     for sum in threads().map(Unsampled::read_allocated) {
         counts.add(Allocated, sum);
@@ -372,4 +380,64 @@ pub(crate) fn count_free(state: &State, id: u32, size: usize) {
     if id >= epoch::base() {
         assert!(state.counters.add(id, Freed, size) || state.counters.add_slow(id, Freed, size));
     }
+}
+
+// ── Ids of stacks that died ─────────────────────────────────────────────────────────────────────
+
+impl State {
+    /// Repeats `OwnerState::forget_closed`.
+    pub(crate) fn forget_closed(&self) {
+        let closings = epoch::closings();
+        if self.closings.load(Ordering::Relaxed) != closings {
+            if !SHARED.is_open(self.cached.load(Ordering::Relaxed)) {
+                self.cached.store(0, Ordering::Relaxed);
+            }
+            self.closings.store(closings, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The map of stacks, which has one: its id.
+pub(crate) static MAP: AtomicU32 = AtomicU32::new(0);
+
+/// Returns the id of the stack, as `table::intern` does for one thread. `is_open` is [`Table::is_open`].
+pub(crate) fn intern(is_open: fn(u32) -> bool) -> u32 {
+    let known = MAP.load(Ordering::Acquire);
+    if known >= epoch::base() && is_open(known) {
+        return known;
+    }
+    let fresh = epoch::next_ids(1).unwrap();
+    assert!(SHARED.make(fresh));
+    MAP.store(fresh, Ordering::Release);
+    fresh
+}
+
+/// Allocates a block of the stack as `event::refresh_and_record` does, and returns its id. `forget` is
+/// [`State::forget_closed`].
+pub(crate) fn record_stack(state: &State, size: usize, forget: fn(&State), is_open: fn(u32) -> bool) -> u32 {
+    let _busy = state.enter(BUSY);
+    state.refresh();
+    forget(state);
+    let known = state.cached.load(Ordering::Relaxed);
+    let id = if known >= state.base.load(Ordering::Relaxed) { known } else { intern(is_open) };
+    state.cached.store(id, Ordering::Relaxed);
+    count(state, id, Allocated, size);
+    id
+}
+
+/// Reads the totals of stacks as `raw_snapshot::read_epoch` does: `read` sums those whose ids are not over.
+pub(crate) fn read_totals(changes: fn() -> Option<usize>, read: impl Fn() -> Counts) -> Counts {
+    let base = epoch::base();
+    for _ in 0..8 {
+        let before = changes();
+        let mut counts = read();
+        let over = SHARED.chunk(epoch::unsampled_id(base) as usize / CHUNK).unwrap().life.read_over();
+        counts.add(Freed, over);
+        counts.add(Allocated, over);
+        if before.is_some() && before == changes() {
+            return counts;
+        }
+        loom::thread::yield_now();
+    }
+    panic!("no model goes on so long");
 }

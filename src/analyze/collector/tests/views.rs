@@ -54,6 +54,19 @@ fn two_readers_compare_with_different_pasts() {
     assert_eq!(ago(99_999), compared(&collector, Since::First));
 }
 
+/// Its addresses are gone, and its site is known.
+#[test]
+fn a_stack_that_died_is_compared_by_its_site() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 100, 1);
+    fake.holds(3, 20, 50, 5);
+    let collector = fake.collector(25, 300);
+    collector.tick();
+    fake.at(60);
+    fake.heap().stacks.remove(&3);
+    assert_eq!(compared(&collector, Since::First), [(20, 0, -50, 0, -5), (10, 100, 0, 1, 0)]);
+}
+
 #[test]
 fn stacks_that_appeared_meanwhile_are_named_too() {
     let fake = Fake::new();

@@ -8,8 +8,7 @@ pub(crate) mod epoch;
 pub(crate) mod memory;
 #[path = "../../../../src/record/peak.rs"]
 pub(crate) mod peak;
-#[path = "../../../../src/record/stack_id/reclaim.rs"]
-pub(crate) mod reclaim;
+pub(crate) mod stack_id;
 pub(crate) mod tag;
 pub(crate) mod thread;
 
@@ -17,6 +16,10 @@ pub(crate) mod thread;
 pub(crate) mod fork {
     pub(crate) fn try_enter(_state: &'static crate::state::State) -> Option<()> {
         Some(())
+    }
+
+    pub(crate) fn is_closed() -> bool {
+        false
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod state {
     pub(crate) use crate::state::{BUSY, State as ThreadState};
 }
 
-pub(crate) use crate::state::{BUSY, SHARED, State as ThreadState, all, current_or_make};
+pub(crate) use crate::state::{BUSY, SHARED, State as ThreadState, all, current, current_or_make};
 pub(crate) use section::{Reading, in_event, no_stateless_section};
 
 /// Replaces `process_barrier.rs`. loom has no barrier that other threads pass without a step of their own; so each thread has one
