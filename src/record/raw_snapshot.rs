@@ -238,7 +238,7 @@ fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
         tries += 1;
         let is_whole = epoch::base() == base && changes.is_some() && changes == life::changes();
         // A program that clears all the time gets the rest of an epoch that has just ended. Where stacks that died go to the
-        // totals all the time, what one of them had allocated, and freed, may be missing in those, or be in them twice.
+        // totals all the time, the allocations and frees of one of them may be missing in those, or be in them twice.
         if is_whole || tries == 8 {
             sink.end();
             return (base, totals);

@@ -233,7 +233,7 @@ impl NameCache {
         self.stacks.clear();
     }
 
-    /// Forgets the sites of stacks that are not among these, ascending by id, once most of what is kept are such.
+    /// Forgets the sites of stacks that are not among these, ascending by id, once most kept sites are such.
     pub(super) fn forget_dead(&mut self, alive: &[RawStack]) {
         if self.stacks.len() > 2 * alive.len() + FEW_DEAD {
             self.stacks.retain(|id, _| alive.binary_search_by_key(id, |stack| stack.id).is_ok());

@@ -15,12 +15,12 @@
 //! * where it resizes a block while it is suspended, because the block is live until the free of its old size is counted, which
 //!   comes later.
 //!
-//! So once each thread was seen outside after that barrier, no more is allocated there, whatever is freed.
+//! So once each thread was seen outside after that barrier, no more is allocated there; blocks may still be freed.
 //!
 //! # Over
 //!
 //! Freed is read first. Where it equals allocated, in blocks and bytes, over all threads and those that share counters, nothing was
-//! live when the last of what was freed had been read; and as nothing is allocated any more, nothing will be. No tag holds the id,
+//! live when the last free had been read; and as nothing is allocated any more, nothing will be. No tag holds the id,
 //! no event looks for its counts, and the order of a free of a sampled block, its own id last, makes this hold for the ids of its
 //! weights. The sums stay in the totals of the epoch.
 //!
@@ -50,7 +50,7 @@ pub(crate) fn set_idle(milliseconds: u64) {
 
 /// Returns a number that differs after sums have gone to the totals; `None` while they are on the way.
 pub(crate) fn changes() -> Option<usize> {
-    // Acquire: pairs with the Releases of `retire`. What is read before the second of two calls is loaded with Acquire, too.
+    // Acquire: pairs with the Releases of `retire`. Counts that are read before the second of two calls are loaded with Acquire, too.
     let changes = CHANGES.load(Ordering::Acquire);
     changes.is_multiple_of(2).then_some(changes)
 }
@@ -157,7 +157,7 @@ impl Looks {
     fn is_idle(&self, shared: &Shared, counts: &[Counts], now: u64) -> bool {
         let life = &shared.life;
         let blocks = counts.iter().fold(0u64, |sum, counts| sum.wrapping_add(counts.allocated_blocks));
-        // Ids that are not yet counted at look idle, too: 0 blocks are never what was noted.
+        // Ids that are not yet counted at look idle, too: so 0, which a fresh chunk has, is never noted.
         if life.met.load(Ordering::Relaxed) != blocks.wrapping_add(1) {
             life.met.store(blocks.wrapping_add(1), Ordering::Relaxed);
             life.since.store(now, Ordering::Relaxed);
@@ -168,7 +168,7 @@ impl Looks {
     }
 }
 
-/// Sums bytes and blocks of the ids that stacks have: what was allocated, and freed.
+/// Sums bytes and blocks, allocated and freed, of the ids that stacks have.
 fn sums_of_stacks(shared: &Shared, counts: &[Counts]) -> (u64, u64) {
     let of_stacks = counts
         .iter()

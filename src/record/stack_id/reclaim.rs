@@ -1,7 +1,7 @@
 //! Gives the memory of ids that are over back: their counts in all threads, their places in the tables, and their stacks.
 //!
-//! An id is never given out twice. So whatever keeps one (the tag of a block that outlives its epoch, a baseline, a name) can
-//! never take it for another stack, and what has to be proven is only that nothing follows a *pointer* any more.
+//! An id is never given out twice. So a holder of one (the tag of a block that outlives its epoch, a baseline, a name) can never
+//! take it for another stack, and the proof has to show only that nothing follows a *pointer* any more.
 //!
 //! ```text
 //! id         given out ──▶ present: at or above the base ──▶ over for ever: below `epoch::ended`, or as `life` finds
@@ -10,7 +10,7 @@
 //!
 //! This file has the rounds, and ids that end with their epoch; `life` has those of stacks that die before.
 //!
-//! # Who may hold a pointer to a chunk
+//! # Holders of a pointer to a chunk
 //!
 //! * An event: its thread is `BUSY` from before it loads the pointer (or the base, or the generation) until after it has
 //!   last used it. A signal handler in the middle of an event has the mark of the event around it.
@@ -33,14 +33,14 @@
 //! 3. Each thread has to be seen outside once, now or in a later round; none is waited for. A state without a thread is
 //!    outside: its thread will not go on with an event, and one that adopts it begins after the barrier. So are the threads
 //!    that a forked child does not have.
-//! 4. All threads pass a barrier again: what they wrote to the chunks in earlier events comes before the free.
+//! 4. All threads pass a barrier again: their writes to the chunks in earlier events come before the free.
 //! 5. The chunks are freed.
 //!
 //! An event that began before the barrier may still make a chunk of an id that has ended with its epoch. So each such number is
 //! looked at in two rounds, and its page is unlinked after the second.
 //!
 //! A round is made by threads that clear, stop, start or read, and where the tables are nearly full by one that has met a new
-//! stack, after its event; one at a time, inside the fork lock. What is unlinked in a round is bounded. Without the barrier (see
+//! stack, after its event; one at a time, inside the fork lock. Each unlinks a bounded number of chunks. Without the barrier (see
 //! `process_barrier`) nothing is unlinked, nor where it is switched off. A thread that has left an event by a jump stays busy, and
 //! nothing is freed until it exits.
 
@@ -201,7 +201,7 @@ impl Round {
         }
     }
 
-    /// Unlinks what is over, and closes what may become so; false where that is nothing.
+    /// Unlinks chunks whose ids are over, and closes those that may become so; false where there are none.
     fn begin(&mut self, looked: Looked) -> bool {
         let end = number(epoch::ended());
         let has_more = if end > self.passed {

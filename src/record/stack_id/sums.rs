@@ -31,7 +31,7 @@ impl Counts {
 }
 
 impl Counts {
-    /// Adds bytes and blocks to what was allocated, or to what was freed.
+    /// Adds bytes and blocks to the allocated ones, or to the freed ones.
     pub(crate) fn add(&mut self, direction: Direction, bytes: u64, blocks: u64) {
         let (in_bytes, in_blocks) = match direction {
             Direction::Allocated => (&mut self.allocated_bytes, &mut self.allocated_blocks),

@@ -1,7 +1,7 @@
 //! Interner: a stack → its id, and an id → the stack's addresses.
 //!
 //! A thread asks the map only after a miss in its own cache. The map compares whole stacks, so an id is exactly one
-//! stack. It keeps their addresses packed, a third of what they take in a walk. Readers follow ids to addresses without a lock.
+//! stack. It keeps their addresses packed, in a third of the bytes that they take in a walk. Readers follow ids to addresses without a lock.
 //!
 //! A recorded stack belongs to one id, whose place in the chunks leads to it, and to an entry of the map where that has this
 //! id; it is freed with the chunk, see `reclaim`. Where a stack gets a new id, an id that is below the base hands its copy on,

@@ -85,7 +85,7 @@ impl Unlinked {
         self.add_all(own) && self.add_all(std::iter::from_fn(shared))
     }
 
-    /// Adds what is unlinked one by one; false where there is no room for more.
+    /// Adds pieces that are unlinked one by one; false where there is no room for more.
     fn add_all(&mut self, mut unlinked: impl Iterator<Item = Piece>) -> bool {
         while let Some(place) = self.pieces.get_mut(self.len) {
             let Some(one) = unlinked.next() else { return true };

@@ -75,7 +75,7 @@ fn begin_with_a_live_one() {
     give_back();
 }
 
-/// Gives back in a thread while the first one does what it does.
+/// Gives back in a thread while the first one acts.
 fn while_given_back(act: fn()) {
     let reclaiming = thread::spawn(|| {
         set_current(&SECOND);
