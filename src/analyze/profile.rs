@@ -68,7 +68,7 @@ impl ProfileValue {
 ///
 /// It covers the same memory as the `heap_*` metrics, since the program began or since
 /// [`clear_traces`](crate::clear_traces), and never changes. A stack begins with the frame of its site and shows
-/// as many frames as a traceback does. Holds about 60 bytes a stack.
+/// as many frames as a traceback does. Holds about 130 bytes a stack.
 ///
 /// # Examples
 ///

@@ -144,6 +144,9 @@ fn a_stack_takes_few_bytes() {
             short_frames >= 16 && short_bytes <= 200,
             "{short_bytes} bytes a stack of {short_frames} frames"
         );
+        assert!(idle <= 8 << 10, "{idle} bytes an idle thread");
+        // Counters of 18 bytes, and an entry of the stack cache of 17 to 21.
+        assert!(more <= 40, "{more} bytes for a stack in one more thread");
         assert!(long_frames >= 40 && long_bytes <= 350, "{long_bytes} bytes a stack of {long_frames} frames");
     });
 }

@@ -247,6 +247,11 @@ pub(crate) fn always(bytes: usize) -> bool {
     true
 }
 
+/// Allows a table beyond the limit that takes the place of one of half its size, for which [`always`] has taken as much already.
+pub(crate) fn always_doubled(bytes: usize) -> bool {
+    always(bytes / 2)
+}
+
 /// Returns zeroed memory for the state of one more thread, and reserves bytes for the caches that it cannot do without;
 /// null where there is no room. A sixteenth beyond the limit of all other tables is for states alone: where stacks have
 /// taken the rest, a new thread still counts where it belongs.

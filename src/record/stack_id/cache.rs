@@ -2,7 +2,7 @@
 //!
 //! Five entries to a bucket of one cache line, owned by one thread, so a hit touches no shared memory. The
 //! fingerprint decides a hit, without a comparison of addresses; debug builds compare those too (see
-//! `event::check`). The cache starts small and grows by a quarter when it is three quarters full, so that nearly
+//! `event::check`). The cache starts small and, from 1 KiB on, grows by a quarter when it is three quarters full, so that nearly
 //! all stacks are in the first of their two buckets: 17 to 21 bytes a stack, a thread that allocates little costs
 //! little, and branching recursion, which has many stacks, slows down only gradually.
 
@@ -50,7 +50,9 @@ impl Bucket {
 }
 
 /// Buckets of the smallest table: 1 KiB.
-const SMALLEST: usize = 16;
+const SMALLEST: usize = 4;
+/// Buckets of the table that a thread may have whatever the limit: 1 KiB, reserved with its state.
+const GRANTED: usize = 16;
 /// Buckets of the largest table: 1 MiB, 80,000 stacks.
 const LARGEST: usize = 1 << 14;
 
@@ -164,11 +166,14 @@ impl StackCache {
         }
     }
 
-    /// Moves the stacks to a table a quarter larger; leaves them where they are without room for it.
+    /// Moves the stacks to a larger table; leaves them where they are without room for it.
     #[cold]
     fn grow(&mut self) {
-        let len = (self.len + self.len / 4).clamp(SMALLEST, LARGEST);
-        let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
+        let (len, may): (usize, fn(usize) -> bool) = match self.len {
+            0 => (SMALLEST, memory::always),
+            1..GRANTED => (self.len * 2, memory::always_doubled),
+            _ => ((self.len + self.len / 4).min(LARGEST), memory::thread_may_grow),
+        };
         let Some(buckets) = NonNull::new(memory::zeroed_array_of_thread::<Bucket>(len, may)) else { return };
         let old = std::mem::replace(self, StackCache { buckets: buckets.as_ptr(), len, used: 0 });
         for index in 0..old.len {

@@ -5,8 +5,10 @@ use crate::record::cache_counts::count_cache;
 use crate::record::memory;
 use crate::record::stack_id::frame_layout::FrameLayout;
 
-/// Entries of the smallest table: 4 KiB.
-const SMALLEST: usize = 16;
+/// Entries of the smallest table: 1 KiB.
+const SMALLEST: usize = 4;
+/// Entries of the table that a thread may have whatever the limit: 4 KiB, reserved with its state.
+const GRANTED: usize = 16;
 /// Entries of the largest table: 256 KiB.
 const LARGEST: usize = 1024;
 /// Layouts evicted in a row without a hit before their keys go into cooldown.
@@ -175,8 +177,13 @@ impl FrameLayoutCache {
 
     /// Stores the layout of a walk under its key, unless the key is in cooldown.
     pub(crate) fn learn(&mut self, key: Key, found: &FrameLayout) {
-        let is_full = self.used * 2 >= self.len || self.evicted > self.len / 4;
-        if self.len == 0 || (is_full && self.len < LARGEST) {
+        // A small table grows sooner, so that layouts are in their first slots and find an empty one.
+        let is_small = self.len < GRANTED;
+        let part = if is_small { 4 } else { 2 };
+        let is_full = self.used * part >= self.len || self.evicted > self.len / 4;
+        let is_cramped =
+            is_small && self.len != 0 && self.slots(key).iter().all(|slot| self.entry(*slot).key != 0);
+        if self.len == 0 || ((is_full || is_cramped) && self.len < LARGEST) {
             self.grow();
         }
         let history = self.history(key);
@@ -280,7 +287,13 @@ impl FrameLayoutCache {
     fn grow(&mut self) {
         self.evicted = 0;
         let len = (self.len * 2).max(SMALLEST);
-        let may = if self.len == 0 { memory::always } else { memory::thread_may_grow };
+        let may = if len <= SMALLEST {
+            memory::always
+        } else if len <= GRANTED {
+            memory::always_doubled
+        } else {
+            memory::thread_may_grow
+        };
         let entries = memory::zeroed_array_of_thread::<FrameLayout>(len, may);
         if entries.is_null() {
             return;
@@ -389,9 +402,11 @@ mod tests {
         assert_ne!(layouts.slots(key)[0], layouts.slots(key)[1]);
         assert_eq!(get(&mut layouts, key), [1, 2]);
         static COUNT: Count = Count::new();
-        layouts.at(0, key).unwrap().set_last(7, 7, &COUNT);
+        let of_use = layouts.at(0, key).unwrap();
+        let offset = of_use.extent() / size_of::<usize>() - 1;
+        of_use.set_last(7, 7, &COUNT);
         layouts.learn(key, &layout(3));
-        assert_eq!(get(&mut layouts, key), [1, 3], "the one of use stays");
+        assert_eq!(get(&mut layouts, key), [offset, 3], "the one of use stays");
     }
 
     #[test]

@@ -9,8 +9,6 @@ pub(crate) struct WalkState {
     pub rules: Rules,
     pub layouts: FrameLayoutCache,
     pub bounds: StackBounds,
-    /// Working memory of the unwind-rule parser, see `unwind::eh_frame`; null until first needed.
-    pub parser: *mut u8,
 }
 
 impl WalkState {

@@ -12,13 +12,12 @@
 
 pub(crate) use super::arch::Registers;
 use super::arch::{self, WORD, frame_pointer, stack_pointer};
-use super::eh_frame::{self, Context, Lookup, Parser, RuleFound};
+use super::eh_frame::{self, Lookup, Parser, RuleFound};
 use super::{Entrance, Gather, fallback, modules};
 use crate::base::hint::unlikely;
 use crate::record::cache_counts::count_cache;
 use crate::record::count::counters::{Direction, OwnerCounters, Table};
 use crate::record::epoch::{self, MAX_ADDRESSES};
-use crate::record::memory;
 use crate::record::stack_id::cache::StackCache;
 use crate::record::stack_id::fingerprint::Fingerprint;
 pub(crate) use crate::record::stack_id::frame_layout::FrameLayout;
@@ -192,7 +191,7 @@ pub(super) fn walk_and_learn(
     // SAFETY: `walk` asks for words between the stack pointer and the stack's end, which the running
     // thread may read.
     let read = |address: usize| Some(unsafe { word(address) });
-    let mut parser = Parser { memory: &mut owner.walk.parser };
+    let mut parser = Parser::new();
     let rule_of = |address| parser.rule(address);
     let mut places = SlotOffsets::new();
     let ended = if is_own_stack {
@@ -201,6 +200,7 @@ pub(super) fn walk_and_learn(
         let read = read_foreign(sp);
         walk::<true>(&mut owner.walk.rules, registers, bounds, &mut gather, &mut places, read, rule_of)
     };
+    parser.end();
     let sum = gather.sum();
     debug_assert!(gather.len <= MAX_ADDRESSES && places.return_addresses().len() <= gather.len);
     owner.buffer.header.len = gather.len as u16;
@@ -407,10 +407,9 @@ pub(super) fn forget_find_object() {
 #[inline(never)]
 pub(super) fn self_test() -> bool {
     let mut rules = Rules::new();
-    let mut parser_memory = std::ptr::null_mut();
     let mut addresses = [0; MAX_ADDRESSES];
     let mut gather = Gather::new(&mut addresses, MAX_ADDRESSES);
-    let mut parser = Parser { memory: &mut parser_memory };
+    let mut parser = Parser::new();
     // The bounds of this stack may not be known yet; the test is about the rules.
     let registers = Registers::here();
     let read = read_foreign(registers.sp);
@@ -419,6 +418,7 @@ pub(super) fn self_test() -> bool {
     let rule_of = |address| parser.rule(address);
     let ended = walk::<true>(&mut rules, registers, bounds, &mut gather, &mut places, read, rule_of);
     let found = gather.len;
+    parser.end();
     let mut reference = [0; MAX_ADDRESSES];
     let mut reference_gather = Gather::new(&mut reference, MAX_ADDRESSES);
     fallback::walk(&mut reference_gather, addresses.first().copied());
@@ -426,10 +426,6 @@ pub(super) fn self_test() -> bool {
     // Frames above `main`'s caller may have no rules (`_start` of some C libraries).
     let common = found.min(expected);
     rules.free();
-    if !parser_memory.is_null() {
-        // SAFETY: made by `Parser::context` as one `Context`, and not used any more.
-        unsafe { memory::free_array(parser_memory.cast::<Context>(), 1) };
-    }
     ended != Ended::Other && common >= 2 && addresses[..common] == reference[..common]
 }
 

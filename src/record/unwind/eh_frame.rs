@@ -10,6 +10,7 @@ use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, NativeEndian, Register, RegisterRule,
     UnwindContext, UnwindContextStorage, UnwindSection, UnwindTableRow,
 };
+use std::ptr::{NonNull, null_mut};
 
 /// Address to look a rule up for.
 #[derive(Clone, Copy)]
@@ -40,12 +41,16 @@ impl UnwindContextStorage<usize> for Fixed {
 pub(super) type Context = UnwindContext<usize, Fixed>;
 
 /// Unwind-rule parser with its working memory, which is too large for a small thread's stack.
-pub(super) struct Parser<'a> {
-    /// Pointer in the thread's state: null until first needed.
-    pub(super) memory: &'a mut *mut u8,
+pub(super) struct Parser {
+    /// Taken when it is first needed.
+    context: Option<NonNull<Context>>,
 }
 
-impl Parser<'_> {
+impl Parser {
+    pub(super) fn new() -> Parser {
+        Parser { context: None }
+    }
+
     /// Looks up the rule of an address.
     #[cold]
     #[inline(never)]
@@ -76,34 +81,68 @@ impl Parser<'_> {
         }
     }
 
-    /// Borrows the parser's working memory, allocated by the first call of a thread.
+    /// Borrows the parser's working memory; `None` without memory.
     fn context(&mut self) -> Option<&mut Context> {
-        if self.memory.is_null() {
-            let memory = memory::zeroed::<Context>();
-            if memory.is_null() {
-                return None;
-            }
-            // Acquire: pairs with the Release of `prepare`.
-            let fresh = FRESH.load(Ordering::Acquire);
-            if fresh.is_null() {
-                // SAFETY: fresh memory of its size and alignment.
-                unsafe { memory.write(Context::new_in()) };
-            } else {
-                // SAFETY: both are a `Context`, which holds its rows within itself: a copy byte by byte is
-                // another one, and neither is ever dropped.
-                unsafe { memory.copy_from_nonoverlapping(fresh, 1) };
-            }
-            *self.memory = memory.cast();
-        }
-        debug_assert!(self.memory.cast::<Context>().is_aligned());
-        // SAFETY: not null, so written above, in memory that only this thread's state refers to.
-        Some(unsafe { &mut *self.memory.cast::<Context>() })
+        let mut context = match self.context {
+            Some(context) => context,
+            None => spare().or_else(fresh)?,
+        };
+        self.context = Some(context);
+        // SAFETY: a context, which this parser alone has until it ends.
+        Some(unsafe { context.as_mut() })
     }
+
+    /// Gives the working memory back. Not by `Drop`, whose cleanup makes each walk longer.
+    #[inline(always)]
+    pub(super) fn end(self) {
+        if let Some(context) = self.context {
+            give_back(context);
+        }
+    }
+}
+
+/// Contexts that no parser has at the moment: a thread needs one only where it meets code for the first time.
+static SPARE: [AtomicPtr<Context>; 4] = [const { AtomicPtr::new(null_mut()) }; 4];
+
+/// Takes a context that no parser has.
+fn spare() -> Option<NonNull<Context>> {
+    // Acquire: pairs with the Release of `give_back`, after which the context was last used.
+    SPARE.iter().find_map(|place| NonNull::new(place.swap(null_mut(), Ordering::Acquire)))
+}
+
+/// Gives a context back that no parser uses any more.
+#[cold]
+#[inline(never)]
+fn give_back(context: NonNull<Context>) {
+    // Relaxed: of a place that is taken nothing is read. Release: pairs with the Acquire of `spare`.
+    let takes = |place: &AtomicPtr<Context>| {
+        place.compare_exchange(null_mut(), context.as_ptr(), Ordering::Release, Ordering::Relaxed).is_ok()
+    };
+    if !SPARE.iter().any(takes) {
+        // SAFETY: made by `fresh` as one context, which nothing uses any more.
+        unsafe { memory::free_array(context.as_ptr(), 1) };
+    }
+}
+
+/// Makes a context.
+fn fresh() -> Option<NonNull<Context>> {
+    let memory = NonNull::new(memory::zeroed::<Context>())?;
+    // Acquire: pairs with the Release of `prepare`.
+    let fresh = FRESH.load(Ordering::Acquire);
+    if fresh.is_null() {
+        // SAFETY: fresh memory of its size and alignment.
+        unsafe { memory.write(Context::new_in()) };
+    } else {
+        // SAFETY: both are a `Context`, which holds its rows within itself: a copy byte by byte is
+        // another one, and neither is ever dropped.
+        unsafe { memory.as_ptr().copy_from_nonoverlapping(fresh, 1) };
+    }
+    Some(memory)
 }
 
 /// Fresh context to copy, null until prepared. A debug build makes one by way of several copies on the stack, and a
 /// thread's stack may be small: a copy from here takes none of it.
-static FRESH: AtomicPtr<Context> = AtomicPtr::new(std::ptr::null_mut());
+static FRESH: AtomicPtr<Context> = AtomicPtr::new(null_mut());
 
 /// Looks the row of `address` up in the module whose `.eh_frame_hdr` is at `header`, and packs it. `section` gives
 /// the bytes from an address to the end of the header's segment, none for an address outside of it.

@@ -75,8 +75,10 @@ struct Nowhere(Entry);
 unsafe impl Sync for Nowhere {}
 static NOWHERE: Nowhere = Nowhere(Entry { address: 0, rule: Rule::UNKNOWN, link: &raw const NOWHERE.0 });
 
-/// Entries of the smallest table: 3 KiB.
-const SMALLEST: usize = 128;
+/// Entries of the smallest table: 1.5 KiB.
+const SMALLEST: usize = 64;
+/// Entries of the table that a thread may have whatever the limit: 3 KiB, reserved with its state.
+const GRANTED: usize = 128;
 /// Entries of the largest table: 768 KiB, more return addresses than the paths to the allocator have in a large
 /// service. A table that would need more is emptied and fills again.
 const LARGEST: usize = 1 << 15;
@@ -256,6 +258,8 @@ impl Rules {
         let len = (self.len * 2).max(SMALLEST);
         let may = if len <= SMALLEST {
             memory::always
+        } else if len <= GRANTED {
+            memory::always_doubled
         } else if len <= NEEDED {
             memory::fits
         } else {

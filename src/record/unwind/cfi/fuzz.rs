@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::random_input::{Random, inputs};
-use crate::record::unwind::eh_frame::{description_place, row_rule};
+use crate::record::unwind::eh_frame::{Context, description_place, row_rule};
 use std::cell::Cell;
 
 /// Copy of this executable's own unwind sections.
