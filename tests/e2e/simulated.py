@@ -157,7 +157,7 @@ def ramp(until, top, at=0, begin=0):
 
 
 def sessions(value, mean, at=0):
-    """What requests or users hold who stay for `mean` minutes on average: fills ever more slowly from minute `at` on."""
+    """Memory of requests or users that stay for `mean` minutes on average: fills ever more slowly from minute `at` on."""
     return lambda t: int(value(t) * (1 - math.exp(-max(0, t - at) / mean)))
 
 

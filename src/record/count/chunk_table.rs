@@ -146,11 +146,11 @@ fn take<T>(place: &AtomicPtr<T>) -> Option<NonNull<T>> {
     if place.load(Ordering::Relaxed).is_null() {
         return None;
     }
-    // AcqRel: the Acquire pairs with the Release of `publish`, for what is in it is freed.
+    // AcqRel: the Acquire pairs with the Release of `publish`, for the value itself is freed.
     NonNull::new(place.swap(null_mut(), Ordering::AcqRel))
 }
 
-/// Returns a number that the compiler does not know to be the same: what is computed from it does not change how the number
+/// Returns a number that the compiler does not know to be the same, so that its later use does not change how the number
 /// itself was computed.
 #[inline(always)]
 fn opaque(number: usize) -> usize {

@@ -38,7 +38,7 @@ struct Free {
     size: usize,
 }
 
-// What is left of a piece is nothing, or enough for a `Free`.
+// The rest of a piece is empty, or large enough for a `Free`.
 const _: () = assert!(size_of::<Free>() == UNIT && size_of::<Chunk>() <= UNIT);
 
 /// The arena of small tables.

@@ -117,7 +117,7 @@ static WANTED: AtomicBool = AtomicBool::new(false);
 /// New stacks for which there was no room. Relaxed: as above.
 static REFUSED: AtomicU32 = AtomicU32::new(0);
 
-/// Gives back what can be given back now. Never waits; where a thread is in the middle of an event, a later call goes on.
+/// Gives all memory back that can be given back now. Never waits; where a thread is in the middle of an event, a later call goes on.
 pub(crate) fn give_back(looked: Looked) {
     ROUNDS.give_back(looked);
 }
@@ -248,7 +248,7 @@ impl Round {
         false
     }
 
-    /// Frees what was unlinked.
+    /// Frees the unlinked memory.
     fn end(&mut self) {
         // SAFETY: it was unlinked before a barrier, and after that each thread was seen outside: see the module.
         unsafe { self.unlinked.free() };

@@ -1,7 +1,7 @@
 //! A memory barrier in all threads of the process at once, so that the frequent side of a pair needs none.
 //!
-//! Where the system has no `membarrier` or does not allow it (Linux before 4.14, some sandboxes), there is none, and whoever
-//! asks for it learns that.
+//! Where the system has no `membarrier` or does not allow it (Linux before 4.14, some sandboxes), there is none, and
+//! callers learn that.
 
 #[cfg(all(target_os = "linux", not(miri)))]
 use crate::base::atomics::{AtomicBool, Ordering};

@@ -1,6 +1,6 @@
 //! Models of memory that is given back while threads record and read.
 //!
-//! A stand-in of `memory` keeps what is freed, and each use of an atomic in it fails.
+//! A stand-in of `memory` keeps freed memory, and each use of an atomic in it fails.
 
 use crate::base::atomics::every_order;
 use crate::models::{self, SECOND};
@@ -76,7 +76,7 @@ pub(crate) fn begin() {
     give_back();
 }
 
-/// Clears and gives back in a thread while others do what they do; afterwards it is given back.
+/// Clears and gives back in a thread beside other threads; afterwards the memory is given back.
 fn while_given_back(others: &[(&'static State, fn())]) {
     let clearing = thread::spawn(|| {
         set_current(&SECOND);
