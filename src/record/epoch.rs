@@ -40,6 +40,8 @@ static HOT: Hot = Hot {
 static NEXT: AtomicU64 = AtomicU64::new(tag::FIRST as u64);
 /// The ids below it, but for the first, are over: each thread that marks itself busy from now on finds that.
 static ENDED: AtomicU32 = AtomicU32::new(0);
+/// Moves of the base: those in flight in the lower half, all that have begun in the upper half.
+static MOVES: AtomicU64 = AtomicU64::new(0);
 /// Times that ids were closed, see `stack_id::life`.
 static CLOSINGS: AtomicU32 = AtomicU32::new(0);
 /// The memory of ids that are over is given back. Relaxed: a switch.
@@ -255,12 +257,12 @@ pub(crate) fn start() -> bool {
 
 /// Ends tracking and forgets all blocks.
 pub(crate) fn stop() {
+    let moving = Move::begin();
     // AcqRel: pairs with `move_base`; the totals below follow the base.
     HOT.base.swap(OFF, Ordering::AcqRel);
-    // No later base is below this.
     let end = end_id();
     next_generation_and_revoke();
-    end_ids(end);
+    moving.end_ids(end);
     PEAK.begin(OFF, self::base);
 }
 
@@ -271,6 +273,7 @@ pub(crate) fn clear() {
 
 /// Begins a new epoch if `when` accepts the present base; false where it does not.
 fn move_base(when: impl Fn(u32) -> bool) -> bool {
+    let moving = Move::begin();
     loop {
         // AcqRel/Acquire: two callers see each other's base in order, and never move it back.
         let base = HOT.base.load(Ordering::Acquire);
@@ -294,18 +297,51 @@ fn move_base(when: impl Fn(u32) -> bool) -> bool {
         // A thread that took an id meanwhile may have moved it to the same base, see `next_ids`.
         if moved.is_ok() || moved == Err(next) {
             next_generation_and_revoke();
-            end_ids(next);
+            moving.end_ids(next);
             PEAK.begin(next, self::base);
             return true;
         }
     }
 }
 
-/// Ends all ids below this one, after base and generation have changed: a thread of the new generation looks up no count of
-/// theirs.
-fn end_ids(end: u32) {
-    // AcqRel: pairs with the Acquire of `ended`.
-    ENDED.fetch_max(end, Ordering::AcqRel);
+/// A move of the base, from before it reads one.
+struct Move {
+    /// [`MOVES`] before it.
+    before: u64,
+}
+
+impl Move {
+    /// Adds one to each half of [`MOVES`].
+    const ONE: u64 = 1 << 32 | 1;
+
+    fn begin() -> Move {
+        // AcqRel: a move whose base comes from before that of this one is seen by the load below.
+        Move { before: MOVES.fetch_add(Move::ONE, Ordering::AcqRel) }
+    }
+
+    /// Ends all ids below this one, after base and generation have changed: a thread of the new generation looks up no count of
+    /// theirs. Not where another move is in flight, or was since this one began: it may still set a base below. A later move ends
+    /// them then. One that begins after the load below takes its base after `end` was read, so that is not below.
+    fn end_ids(&self, end: u32) {
+        if self.before as u32 == 0 && MOVES.load(Ordering::Acquire) == self.before.wrapping_add(Move::ONE) {
+            // AcqRel: pairs with the Acquire of `ended`.
+            ENDED.fetch_max(end, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Move {
+    fn drop(&mut self) {
+        // A forked child has begun to count anew.
+        let in_flight = |moves: u64| (moves as u32 != 0).then(|| moves - 1);
+        let _ = MOVES.fetch_update(Ordering::AcqRel, Ordering::Acquire, in_flight);
+    }
+}
+
+/// Forgets, in a forked child, moves of threads that it does not have.
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(crate) fn forget_moves() {
+    MOVES.fetch_and(!u64::from(u32::MAX), Ordering::AcqRel);
 }
 
 /// Makes every thread forget ids that were closed, before it looks one up again.

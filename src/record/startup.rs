@@ -8,6 +8,7 @@ use crate::record::count::sampling;
 #[cfg(unix)]
 use crate::record::count::unsampled;
 #[cfg(unix)]
+use crate::record::epoch;
 use crate::record::failure;
 #[cfg(unix)]
 use crate::record::fork::{self, mutex};
@@ -131,6 +132,7 @@ unsafe extern "C" fn in_child() {
     fork::closed_in_child::close_in_child();
     fork::forget_other_threads();
     thread::forget_other_threads();
+    epoch::forget_moves();
     // A thread may have been about to, which is not in this process.
     unsampled::revoke_all();
     fork::open();

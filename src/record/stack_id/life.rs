@@ -96,7 +96,12 @@ impl Looks {
         let now = self.begun.get_or_insert_with(Instant::now).elapsed().as_millis() as u64;
         let before = self.next;
         let mut has_closed = false;
-        for _ in 0..most.min(end.saturating_sub(begin)) {
+        // Once around at most: a chunk that is closed is looked at again in another round, after a barrier.
+        let mut rest = end.saturating_sub(begin);
+        for _ in 0..most {
+            if rest == 0 {
+                break;
+            }
             if !(begin..end).contains(&self.next) {
                 self.next = begin;
             }
@@ -106,6 +111,7 @@ impl Looks {
                     break;
                 }
                 self.next += PAGE;
+                rest = rest.saturating_sub(PAGE);
                 continue;
             }
             match self.look_at(at, now) {
@@ -126,6 +132,7 @@ impl Looks {
                 }
             }
             self.next += 1;
+            rest -= 1;
         }
         if has_closed {
             epoch::ids_closed();

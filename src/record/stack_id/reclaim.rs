@@ -70,8 +70,8 @@ struct Round {
     swept: usize,
     /// Below this number all chunks were unlinked, and no event makes one any more.
     passed: usize,
-    /// Below this number all chunks were unlinked, by this round.
-    reached: usize,
+    /// Below this number all chunks were unlinked, by this round; nothing where it has looked at none of them.
+    reached: Option<usize>,
     /// Number of the first page that is not unlinked.
     page: usize,
     /// All threads have passed a barrier after it was unlinked.
@@ -93,11 +93,12 @@ unsafe impl Sync for Rounds {}
 static ROUNDS: Rounds = Rounds::new();
 
 /// Amounts that [`give_back`] handles for a reader.
-pub(crate) const READER: Looked = Looked { usually: 64, when_short: 2048, over: 2048, rounds: 64 };
+pub(crate) const READER: Looked =
+    Looked { usually: 64, when_short: 2048, over: 2048, swept: 65_536, rounds: 64 };
 /// Amounts that it handles for a thread that ends ids.
-pub(crate) const ENDER: Looked = Looked { usually: 0, when_short: 0, over: 0, rounds: 64 };
+pub(crate) const ENDER: Looked = Looked { usually: 0, when_short: 0, over: 0, swept: 65_536, rounds: 64 };
 /// Amounts that it handles in a thread that has met a new stack: few, as this is part of an allocation.
-const EVENT: Looked = Looked { usually: 0, when_short: 128, over: 16, rounds: 2 };
+const EVENT: Looked = Looked { usually: 0, when_short: 128, over: 16, swept: 128, rounds: 2 };
 /// Ids that are given out between two such rounds. Fewer would have threads look through their caches more often.
 const IDS_BETWEEN: usize = 8 * CHUNK;
 
@@ -108,6 +109,8 @@ pub(crate) struct Looked {
     when_short: usize,
     /// Those of them that are unlinked in a round.
     over: usize,
+    /// Numbers of chunks of earlier epochs, whatever is there.
+    swept: usize,
     /// Rounds.
     rounds: usize,
 }
@@ -194,7 +197,7 @@ impl Round {
             is_begun: false,
             swept: 0,
             passed: 0,
-            reached: 0,
+            reached: None,
             page: 0,
             is_after_barrier: false,
             has_passed_stateless: false,
@@ -204,18 +207,21 @@ impl Round {
     /// Unlinks chunks whose ids are over, and closes those that may become so; false where there are none.
     fn begin(&mut self, looked: Looked) -> bool {
         let end = number(epoch::ended());
-        let has_more = if end > self.passed {
+        let has_more = if end > self.swept {
             // Chunk 0 has the ids that no epoch ends.
-            let unlinked = (self.swept.max(1)..end).find(|number| !self.unlinked.unlink(*number));
-            self.reached = unlinked.unwrap_or(end).max(self.passed);
+            let begin = self.swept.max(1);
+            let end = end.min(begin + looked.swept);
+            let reached = (begin..end).find(|number| !self.unlinked.unlink(*number)).unwrap_or(end);
+            self.reached = Some(reached);
             while (self.page + 1) * PAGE <= self.swept
                 && self.unlinked.unlink_page(self.page * PAGE + PAGE - 1)
             {
                 self.page += 1;
             }
             // Else a part of the map of stacks is locked just now.
-            self.reached > self.swept
+            reached > self.swept
         } else {
+            self.reached = None;
             let most = if memory::is_short() { looked.when_short } else { looked.usually };
             self.looks.look(most, looked.over, &mut self.unlinked)
         };
@@ -252,7 +258,9 @@ impl Round {
     fn end(&mut self) {
         // SAFETY: it was unlinked before a barrier, and after that each thread was seen outside: see the module.
         unsafe { self.unlinked.free() };
-        (self.swept, self.passed) = (self.passed, self.reached);
+        if let Some(reached) = self.reached {
+            (self.swept, self.passed) = (self.passed.min(reached), self.passed.max(reached));
+        }
         self.is_begun = false;
     }
 }

@@ -187,37 +187,41 @@ fn renew(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason> 
     Ok(id)
 }
 
-/// Takes the stacks of a chunk whose ids are over out of the map. Returns false where that has to wait, because a part of the map
-/// is locked. Inside the fork lock, in the only thread that does this.
-pub(crate) fn take_out(state: &ThreadState, chunk: &Shared) -> bool {
-    (0..CHUNK).all(|place| take_out_one(state, chunk.stack(place)))
+/// Takes the stacks of a chunk whose ids are over out of the map. Returns their places, a bit for each; `None` where that has to
+/// wait, because a part of the map is locked. The caller is inside the fork lock, and no other thread calls this meanwhile.
+///
+/// A stack that a thread is just interning may come to its place later: it has no bit, stays in the map with an id that is
+/// stale, and is handed on.
+pub(crate) fn take_out(state: &ThreadState, chunk: &Shared) -> Option<u64> {
+    const { assert!(CHUNK == u64::BITS as usize) };
+    (0..CHUNK).try_fold(0, |taken, place| {
+        take_out_one(state, chunk.stack(place)).map(|is_taken| taken | u64::from(is_taken) << place)
+    })
 }
 
-/// Takes the stack to which this place leads out of the map, as [`take_out`] does.
-fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>) -> bool {
+/// Takes the stack to which this place leads out of the map, as [`take_out`] does. Returns whether it was.
+fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>) -> Option<bool> {
     let stack = || NonNull::new(place.load(Ordering::Acquire)).map(|stack| Key(stack.cast()));
-    let Some(key) = stack() else { return true };
+    let Some(key) = stack() else { return Some(false) };
     let (map, hash) = (map(), key.record().hash);
     let index = map.determine_shard(hash as usize);
-    let Some((shard, wait)) = map.shards().get(index).zip(WAITS.get(index)) else { return false };
+    let (shard, wait) = map.shards().get(index).zip(WAITS.get(index))?;
     let _interning = state.enter(BUSY | INTERNING);
     let Some(mut shard) = shard.try_write() else {
-        if wait.has_given_up() {
-            // It stays locked: a thread has left it by a jump. The stack stays, too.
-            place.store(null_mut(), Ordering::Release);
-        }
-        return wait.has_given_up();
+        // A thread has probably left the lock by a jump, so the stack stays.
+        return wait.has_given_up().then_some(false);
     };
     // It may have been handed on meanwhile.
-    if let Some(Key(stack)) = stack() {
-        shard.remove_entry(hash, |(Key(other), _)| *other == stack);
-    }
-    true
+    let Some(Key(stack)) = stack() else { return Some(false) };
+    shard.remove_entry(hash, |(Key(other), _)| *other == stack);
+    Some(true)
 }
 
-/// Iterates over the stacks to which a chunk leads.
-pub(crate) fn stacks_of(chunk: &Shared) -> impl Iterator<Item = NonNull<()>> {
-    (0..CHUNK).filter_map(|place| NonNull::new(chunk.stack(place).load(Ordering::Acquire)))
+/// Iterates over the stacks of these places of a chunk, a bit for each.
+pub(crate) fn stacks_of(chunk: &Shared, places: u64) -> impl Iterator<Item = NonNull<()>> {
+    let is_asked = move |place: &usize| places >> place & 1 == 1;
+    let stack = |place| NonNull::new(chunk.stack(place).load(Ordering::Acquire));
+    (0..CHUNK).filter(is_asked).filter_map(stack)
 }
 
 /// Frees a recorded stack.

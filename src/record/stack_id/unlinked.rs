@@ -65,11 +65,10 @@ impl Unlinked {
     pub(super) fn unlink_shared(&mut self, number: usize) -> bool {
         let Some(chunk) = SHARED.chunk(number) else { return true };
         let is_room = MOST - self.len > CHUNK + 1;
-        if !is_room || !thread::current().is_some_and(|state| table::take_out(state, chunk)) {
-            return false;
-        }
-        // The stacks are in the map no more, so none is handed on any more.
-        self.add_all(table::stacks_of(chunk).map(Piece::Stack))
+        let taken_out = || thread::current().and_then(|state| table::take_out(state, chunk));
+        let Some(stacks) = is_room.then(taken_out).flatten() else { return false };
+        // These are in the map no more, so none is handed on any more.
+        self.add_all(table::stacks_of(chunk, stacks).map(Piece::Stack))
             && self.add_all(SHARED.unlink(number).into_iter().map(Piece::Shared))
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::record::file_map::FileMap;
+use crate::record::trim;
 use object::{ReadCache, ReadRef};
 use std::fs::File;
 use std::ops::Range;
@@ -18,7 +19,11 @@ pub(in crate::analyze::symbols) enum FileBytes {
 impl FileBytes {
     /// Opens a file that stays as it is.
     pub(in crate::analyze::symbols) fn of(file: &File) -> Option<FileBytes> {
-        match FileMap::of(file) {
+        let length = file.metadata().ok()?.len();
+        let [address_space, _] = trim::memory_headroom();
+        // The other half is for the tables made of it, and for allocations of the program meanwhile.
+        let map = if length <= address_space / 2 { FileMap::of(file) } else { None };
+        match map {
             Some(map) => Some(FileBytes::Mapped(map)),
             None => Some(FileBytes::ByParts(ReadCache::new(file.try_clone().ok()?))),
         }
