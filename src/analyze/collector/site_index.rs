@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Number of stack ids in one page of [`SiteIndex`].
 const PAGE: usize = 4096;
 
-/// Pages without a stack that is alive which are kept in any case.
+/// Number of pages without a live stack that are kept in any case.
 const FEW_DEAD: usize = 16;
 
 /// Site of each stack id. Ids of one epoch are dense, so pages answer without hashing;

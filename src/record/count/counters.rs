@@ -7,7 +7,7 @@
 //!           └─ Shared: 64 × (allocated bytes, blocks; freed bytes, blocks), the stack; life (42 bytes an id)
 //! ```
 //!
-//! Nothing moves, and nothing is freed before all that may have found it is done with it (see `reclaim`). A thread's
+//! Nothing moves, and nothing is freed before every thread that may have found it is done with it (see `reclaim`). A thread's
 //! own counters are written by load and store, without a read-modify-write; those that threads share
 //! use atomic adds. Live is never negative for a reader that reads freed before allocated: a free is
 //! stored with Release after everything that led to it, the allocation among it, and loaded with
@@ -211,9 +211,9 @@ pub(crate) struct Shared {
 pub(crate) struct Life {
     /// No thread that begins an event now allocates at them.
     closed: AtomicBool,
-    /// Blocks that were allocated when they were last looked at. This and the next are of the thread that looks.
+    /// Number of blocks allocated at the last look. Only the thread that makes a round uses this and the next.
     pub(crate) met: AtomicU64,
-    /// When that was another number.
+    /// Time of the last look that found another number.
     pub(crate) since: AtomicU64,
     /// In the chunk of the id of blocks that are not sampled: bytes and blocks, allocated and freed, of ids of that epoch that
     /// are over.
@@ -307,7 +307,7 @@ impl Table<OwnerCounters> {
     #[inline(never)]
     pub(crate) fn add_slow(&self, id: u32, direction: Direction, bytes: usize) -> bool {
         let (place, bytes) = (id as usize, bytes as u64);
-        // The ids that every thread counts at have their place whatever the limit.
+        // The ids that every thread counts at have their place under any limit.
         let may: fn(usize) -> bool = if number(id) == 0 { memory::always } else { memory::thread_may_grow };
         bytes <= MOST
             && self.chunk_or_make(number(id), Some(may)).is_some_and(|chunk| {

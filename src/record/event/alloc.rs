@@ -175,9 +175,10 @@ unsafe fn record_by_second_layout(
 /// # Safety
 ///
 /// * The layout's last stack, if it has one, is the block's.
+/// * The thread is busy, and has compared its generation since it is.
 #[inline(always)]
 unsafe fn count_last(state: &ThreadState, layout: &FrameLayout, size: usize) -> bool {
-    // SAFETY: an id at or above a base is not 0.
+    // SAFETY: an id at or above a base is not 0; and the caller's duty.
     let is_counted = layout.id() >= state.base() && unsafe { layout.count() }.add(size as u64);
     if is_counted {
         state.add_change(size as i64);

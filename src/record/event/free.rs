@@ -109,7 +109,7 @@ pub(super) fn count_free(id: u32, size: usize) {
     let state = thread::current_or_make().filter(|state| state.flags() & BUSY == 0);
     thread::in_event(|| {
         if (id >= FIRST && id < epoch::base()) || id >= epoch::end_id() {
-            // Stale; or no id that was ever given out: the program has written past the end of a block.
+            // Stale, or never given out: the program has written past the end of a block.
             return;
         }
         if let Some(state) = state

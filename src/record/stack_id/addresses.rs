@@ -5,7 +5,7 @@ use crate::record::stack_id::packed::{self, Unpacked};
 /// Packed addresses of many stacks, each found by the place that [`Addresses::push`] has returned.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Addresses {
-    /// By stack: the number of its bytes, and the bytes.
+    /// Packed addresses: of each stack, the number of its bytes and then the bytes.
     bytes: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ impl Addresses {
     }
 
     /// Appends as many of a stack's addresses, most recent first, as fit into the memory that was set aside. Returns whether
-    /// that are all.
+    /// these are all.
     pub(crate) fn push_within(&mut self, packed: &[u8]) -> (AddressesAt, bool) {
         let room = self.bytes.capacity() - self.bytes.len();
         let Some(room) = room.checked_sub(HEAD) else { return (AddressesAt(usize::MAX), packed.is_empty()) };

@@ -51,7 +51,7 @@ impl Bucket {
 
 /// Buckets of the smallest table: 1 KiB.
 const SMALLEST: usize = 4;
-/// Buckets of the table that a thread may have whatever the limit: 1 KiB, reserved with its state.
+/// Buckets of the table that a thread may have under any limit: 1 KiB, reserved with its state.
 const GRANTED: usize = 16;
 /// Buckets of the largest table: 1 MiB, 80,000 stacks.
 const LARGEST: usize = 1 << 14;

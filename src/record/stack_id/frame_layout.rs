@@ -196,12 +196,13 @@ impl FrameLayout {
     ///
     /// # Safety
     ///
-    /// * The id of the last stack is not 0.
+    /// * The id of the last stack is not 0, nor below the base that the thread has read in the present generation.
+    /// * The thread is busy, and has loaded that generation since it is.
     #[inline(always)]
     pub(crate) unsafe fn count(&self) -> &'static Count {
         debug_assert!(!self.count.is_null());
-        // SAFETY: set together with the id, which was 0 before. It is freed only where every thread has forgotten it, see
-        // `reclaim`.
+        // SAFETY: set together with the id, which was 0 before. It is freed only after the id has ended, a generation has begun, and
+        // this thread was seen outside of an event since: see `reclaim`.
         unsafe { &*self.count }
     }
 

@@ -7,7 +7,7 @@ use crate::record::stack_id::frame_layout::FrameLayout;
 
 /// Entries of the smallest table: 1 KiB.
 const SMALLEST: usize = 4;
-/// Entries of the table that a thread may have whatever the limit: 4 KiB, reserved with its state.
+/// Entries of the table that a thread may have under any limit: 4 KiB, reserved with its state.
 const GRANTED: usize = 16;
 /// Entries of the largest table: 256 KiB.
 const LARGEST: usize = 1024;

@@ -11,11 +11,12 @@
 //!
 //! * by a frame layout or its stack cache, because a generation has begun. It forgets closed ids when it refreshes, before it looks
 //!   one up;
-//! * by the map of stacks, which takes an id that is closed, or over, for stale;
-//! * where it resizes a block while it is suspended, because the block is live until the free of its old size is counted, which
-//!   comes later.
+//! * by the map of stacks, which takes an id that is closed, or over, for stale.
 //!
-//! So once each thread was seen outside after that barrier, no more is allocated there; blocks may still be freed.
+//! One exception: a resize in a suspended thread counts an allocation at the block's own id. The block is live until the free of its
+//! old size is counted, which comes later, so the chunk is not drained meanwhile.
+//!
+//! So once each thread was seen outside after that barrier, no new block is counted there; blocks may still be freed.
 //!
 //! # Over
 //!

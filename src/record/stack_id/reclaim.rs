@@ -41,8 +41,8 @@
 //!
 //! A round is made by threads that clear, stop, start or read, and where the tables are nearly full by one that has met a new
 //! stack, after its event; one at a time, inside the fork lock. Each unlinks a bounded number of chunks. Without the barrier (see
-//! `process_barrier`) nothing is unlinked, nor where it is switched off. A thread that has left an event by a jump stays busy, and
-//! nothing is freed until it exits.
+//! `process_barrier`), or where reclaiming is switched off, nothing is unlinked. A thread that has left an event by a jump stays busy, and
+//! nothing is freed until it exits. After a jump out of a round no other round is made.
 
 use crate::base::atomics::{AtomicBool, AtomicU32, Ordering};
 use crate::base::hint::unlikely;
@@ -107,11 +107,11 @@ const IDS_BETWEEN: usize = 8 * CHUNK;
 pub(crate) struct Looked {
     usually: usize,
     when_short: usize,
-    /// Those of them that are unlinked in a round.
+    /// Chunks that are unlinked in a round.
     over: usize,
-    /// Numbers of chunks of earlier epochs, whatever is there.
+    /// Numbers of chunks of earlier epochs that are looked at in a round.
     swept: usize,
-    /// Rounds.
+    /// The most rounds of one call.
     rounds: usize,
 }
 
@@ -162,7 +162,7 @@ impl Rounds {
     /// Implements [`give_back`].
     pub(crate) fn give_back(&self, looked: Looked) {
         let Some(state) = thread::current_or_make() else { return };
-        // In a signal handler, in the middle of an event; or it would wait for a fork.
+        // A signal handler has interrupted an event, or the call would wait for a fork.
         if state.flags() & BUSY != 0
             || !epoch::reclaims()
             || !process_barrier::is_available()

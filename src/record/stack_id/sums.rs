@@ -24,7 +24,7 @@ impl Counts {
         self.allocated_blocks.saturating_sub(self.freed_blocks)
     }
 
-    /// Returns whether all that was allocated was freed. Read as by [`read_chunk`], it was so at one moment at least.
+    /// Returns whether every allocated block was freed. Read as by [`read_chunk`], it was so at one moment at least.
     pub(crate) fn is_drained(&self) -> bool {
         (self.allocated_bytes, self.allocated_blocks) == (self.freed_bytes, self.freed_blocks)
     }

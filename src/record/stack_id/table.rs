@@ -7,7 +7,7 @@
 //! id; it is freed with the chunk, see `reclaim`. Where a stack gets a new id, an id that is below the base hands its copy on,
 //! and one of this epoch keeps it, as it may have live blocks.
 //!
-//! An id below `epoch::base` is stale, and one that is closed or over, see `life`; the stack gets a new one when it is seen again.
+//! An id is stale below `epoch::base`, and where it is closed or over (see `life`): its stack gets a new one when it is met again.
 
 use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
 use crate::record::bounded_wait::BoundedWait;
@@ -169,7 +169,7 @@ fn full(places: usize) -> usize {
     places / 8 * 7
 }
 
-/// Gives a stack that is in the map a new id, as the one that it has is stale. Under the lock of its part of the map.
+/// Gives a stack that is in the map a new id, as the one that it has is stale. The caller holds the lock of its part of the map.
 fn renew(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason> {
     let stale = key.id();
     if stale >= base {

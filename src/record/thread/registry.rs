@@ -154,7 +154,7 @@ fn adopt() -> Option<&'static ThreadState> {
     Some(state)
 }
 
-/// Bytes of the caches that a thread may have whatever the limit. An idle one takes less.
+/// Bytes of the caches that a thread may have under any limit. An idle one takes less.
 const IDLE_CACHES: usize = 8 << 10;
 
 /// Makes a state, and pushes it to the list; `None` without memory.

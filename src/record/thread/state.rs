@@ -148,7 +148,8 @@ pub(crate) const INTERNAL: u8 = 8;
 /// Mask of these flags; the generation is in the bits above.
 pub(super) const FLAGS: u32 = epoch::GENERATION - 1;
 
-// SAFETY: other threads reach `flags`, `taken`, `inside`, `unsampled`, `counters` and `next`, which are atomic; the
+// SAFETY: other threads reach `flags`, `taken`, `inside`, `readings`, `passed`, `unpublished`, `unsampled`, `counters` and `next`,
+// which are atomic; the
 // cells and the owner's part are used by the one thread that has taken the state, and change hands by `taken`
 // (Release in `release`, Acquire in `adopt`).
 unsafe impl Sync for ThreadState {}

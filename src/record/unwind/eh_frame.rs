@@ -92,7 +92,7 @@ impl Parser {
         Some(unsafe { context.as_mut() })
     }
 
-    /// Gives the working memory back. Not by `Drop`, whose cleanup makes each walk longer.
+    /// Gives the working memory back. `Drop` does not do this, because its cleanup would make each walk longer.
     #[inline(always)]
     pub(super) fn end(self) {
         if let Some(context) = self.context {

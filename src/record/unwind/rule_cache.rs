@@ -77,7 +77,7 @@ static NOWHERE: Nowhere = Nowhere(Entry { address: 0, rule: Rule::UNKNOWN, link:
 
 /// Entries of the smallest table: 1.5 KiB.
 const SMALLEST: usize = 64;
-/// Entries of the table that a thread may have whatever the limit: 3 KiB, reserved with its state.
+/// Entries of the table that a thread may have under any limit: 3 KiB, reserved with its state.
 const GRANTED: usize = 128;
 /// Entries of the largest table: 768 KiB, more return addresses than the paths to the allocator have in a large
 /// service. A table that would need more is emptied and fills again.
