@@ -9,6 +9,7 @@ use crate::record::count::sampling;
 use crate::record::count::unsampled;
 #[cfg(unix)]
 use crate::record::epoch;
+#[cfg(unix)]
 use crate::record::failure;
 #[cfg(unix)]
 use crate::record::fork::{self, mutex};
