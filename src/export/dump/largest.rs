@@ -76,6 +76,10 @@ impl StackSink for Largest {
         self.stacks = std::mem::take(&mut self.heap).into_vec();
         self.stacks.sort_unstable();
         self.addresses.clear();
+        if self.is_growing {
+            // For as many as there is room for beside them, so that it grows as rarely.
+            self.addresses.reserve(self.stacks.capacity(), PACKED);
+        }
         for Reverse(BySize(stack)) in &mut self.stacks {
             raw_snapshot::with_addresses(stack.id, |packed| {
                 keep(&mut self.addresses, stack, packed, self.is_growing);

@@ -22,6 +22,11 @@ impl Addresses {
         Addresses { bytes: Vec::with_capacity(stacks * (HEAD + average)) }
     }
 
+    /// Sets memory aside as [`Addresses::with_room_for`] does.
+    pub(crate) fn reserve(&mut self, stacks: usize, average: usize) {
+        self.bytes.reserve(stacks * (HEAD + average));
+    }
+
     /// Appends a stack by its packed addresses.
     pub(crate) fn push(&mut self, packed: &[u8]) -> AddressesAt {
         let at = AddressesAt(self.bytes.len());
