@@ -2,7 +2,7 @@
 
 use crate::at_end::SetAtEnd;
 use crate::random::Random;
-use crate::reclaim::{fork, handler, live_shortly, read, read_stacks, sleep_and_work};
+use crate::reclaim::{fork, handler, live_shortly, read, read_stacks, sleep_and_work, spawn_signalled};
 use crate::signals::set_handler;
 use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use heapgauge::Collector;
@@ -136,7 +136,7 @@ fn serve(hour: usize, sessions: &mut VecDeque<Vec<Block>>, made: &mut u64) {
         sessions.push_back(std::thread::spawn(serve).join().unwrap());
         *made += 400;
     }
-    // Of nine hours.
+    // They are kept for nine hours.
     while sessions.len() > 36 {
         sessions.pop_front();
     }
@@ -239,27 +239,9 @@ fn stacks_die_while_everything_goes_on() {
         std::thread::scope(|scope| {
             let _end = SetAtEnd(&over);
             let (over, events) = (&over, &events);
-            let (tell, told) = std::sync::mpsc::channel();
-            for worker in 0..3 {
-                let tell = tell.clone();
-                scope.spawn(move || {
-                    // SAFETY: a plain query.
-                    tell.send(unsafe { libc::gettid() }).unwrap();
-                    work(worker, over, events);
-                });
-            }
-            let workers: Vec<_> = told.iter().take(3).collect();
+            spawn_signalled(scope, over, |worker| work(worker, over, events));
             scope.spawn(move || sleep_and_work(5, over));
             scope.spawn(|| live_shortly(over));
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    for worker in &workers {
-                        // SAFETY: numbers; a thread that has ended is not found.
-                        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *worker, libc::SIGUSR1) };
-                    }
-                    std::thread::sleep(Duration::from_micros(300));
-                }
-            });
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end || forks < 3 {
                 for _ in 0..100 {

@@ -7,6 +7,7 @@ use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 type Block = Box<[u64; 3]>;
@@ -176,6 +177,33 @@ fn end_ids(over: &AtomicBool) {
     }
 }
 
+/// Spawns three threads that work, and one that sends them signals until the end.
+pub(super) fn spawn_signalled<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    over: &'scope AtomicBool,
+    work: impl Fn(usize) + Copy + Send + 'scope,
+) {
+    let (tell, told) = std::sync::mpsc::channel();
+    for worker in 0..3 {
+        let tell = tell.clone();
+        scope.spawn(move || {
+            // SAFETY: a plain query.
+            tell.send(unsafe { libc::gettid() }).unwrap();
+            work(worker);
+        });
+    }
+    let workers: Vec<_> = told.iter().take(3).collect();
+    scope.spawn(move || {
+        while !over.load(Ordering::Relaxed) {
+            for worker in &workers {
+                // SAFETY: numbers; a thread that has ended is not found.
+                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *worker, libc::SIGUSR1) };
+            }
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    });
+}
+
 /// Threads that work, sleep, begin and exit, handlers, forks and readers, while ids end all the time.
 #[test]
 fn ids_end_while_everything_goes_on() {
@@ -187,28 +215,10 @@ fn ids_end_while_everything_goes_on() {
         std::thread::scope(|scope| {
             let _end = SetAtEnd(&over);
             let (over, events) = (&over, &events);
-            let (tell, told) = std::sync::mpsc::channel();
-            for worker in 0..3 {
-                let tell = tell.clone();
-                scope.spawn(move || {
-                    // SAFETY: a plain query.
-                    tell.send(unsafe { libc::gettid() }).unwrap();
-                    work(worker, over, events);
-                });
-            }
-            let workers: Vec<_> = told.iter().take(3).collect();
+            spawn_signalled(scope, over, |worker| work(worker, over, events));
             (0..2).for_each(|worker| _ = scope.spawn(move || sleep_and_work(worker, over)));
             scope.spawn(|| live_shortly(over));
             scope.spawn(|| end_ids(over));
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    for worker in &workers {
-                        // SAFETY: numbers; a thread that has ended is not found.
-                        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *worker, libc::SIGUSR1) };
-                    }
-                    std::thread::sleep(Duration::from_micros(300));
-                }
-            });
             let end = Instant::now() + Duration::from_secs(4);
             while Instant::now() < end || forks < 3 {
                 (0..100).for_each(|_| read());

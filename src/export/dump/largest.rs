@@ -77,7 +77,7 @@ impl StackSink for Largest {
         self.stacks.sort_unstable();
         self.addresses.clear();
         if self.is_growing {
-            // For as many as there is room for beside them, so that it grows as rarely.
+            // The stacks have room for so many: both grow at the same time, and so as rarely.
             self.addresses.reserve(self.stacks.capacity(), PACKED);
         }
         for Reverse(BySize(stack)) in &mut self.stacks {

@@ -21,8 +21,8 @@
 //! * A reader: inside `Reading`.
 //!
 //! Stack caches and tags have ids, not pointers. An id that is over is refused by its number, after the mark, or leads to an
-//! empty place. The map of stacks has pointers to stacks: a stack is taken out of it before its chunk is unlinked, under the lock
-//! of its part. It is freed with the chunk, to which all others go to find it.
+//! empty place. The map of stacks has pointers to stacks. A stack is taken out of it before its chunk is unlinked, under the lock
+//! of its part, and is freed together with that chunk, which is the only other way to it.
 //!
 //! # A round
 //!

@@ -76,14 +76,17 @@ pub(crate) fn begin() {
     give_back();
 }
 
+/// Clears and gives back in the second thread.
+fn clear_and_give_back() {
+    set_current(&SECOND);
+    epoch::clear();
+    give_back();
+    FREED.fetch_add(memory::frees(), Ordering::Relaxed);
+}
+
 /// Clears and gives back in a thread beside other threads; afterwards the memory is given back.
 fn while_given_back(others: &[(&'static State, fn())]) {
-    let clearing = thread::spawn(|| {
-        set_current(&SECOND);
-        epoch::clear();
-        give_back();
-        FREED.fetch_add(memory::frees(), Ordering::Relaxed);
-    });
+    let clearing = thread::spawn(clear_and_give_back);
     let others: Vec<_> = others
         .iter()
         .map(|&(state, act)| {
@@ -125,12 +128,7 @@ pub(crate) fn recorded() -> String {
 /// Makes the place of a count anew, of an id that ends just then: it is found by the next round.
 pub(crate) fn made_anew() -> String {
     let model = || {
-        let clearing = thread::spawn(|| {
-            set_current(&SECOND);
-            epoch::clear();
-            give_back();
-            FREED.fetch_add(memory::frees(), Ordering::Relaxed);
-        });
+        let clearing = thread::spawn(clear_and_give_back);
         let recording = thread::spawn(|| {
             set_current(&FIRST);
             count_free(&FIRST, ID, 8);
@@ -150,12 +148,7 @@ pub(crate) fn made_anew() -> String {
 /// Counts in a thread without a state.
 pub(crate) fn recorded_without_a_state() -> String {
     let model = || {
-        let clearing = thread::spawn(|| {
-            set_current(&SECOND);
-            epoch::clear();
-            give_back();
-            FREED.fetch_add(memory::frees(), Ordering::Relaxed);
-        });
+        let clearing = thread::spawn(clear_and_give_back);
         let recording = thread::spawn(|| {
             in_event(|| {
                 if ID >= epoch::base() {
