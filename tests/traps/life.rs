@@ -47,7 +47,8 @@ const BATCH: usize = 20_000;
 #[test]
 fn ten_million_stacks() {
     trap("life::ten_million_stacks", || {
-        let all = asked("LIFE_STACKS", 300_000, 10_000_000).max(15 * BATCH);
+        // A third of them has to fill three quarters of the room, where rounds begin.
+        let all = asked("LIFE_STACKS", 600_000, 10_000_000).max(15 * BATCH);
         let (made, over, turn) = (AtomicUsize::new(0), AtomicBool::new(false), Barrier::new(WORKERS + 1));
         end_at_panic();
         let (mut early, mut most, mut checks) = (0, 0, 0u64);

@@ -51,7 +51,7 @@ pub(crate) fn preemptions() -> usize {
     std::env::var("MODEL_PREEMPTIONS").map_or(2, |text| text.parse().expect("MODEL_PREEMPTIONS is a number"))
 }
 
-pub(crate) const ALL_OF_THEM: [(&str, Model); 29] = [
+pub(crate) const ALL_OF_THEM: [(&str, Model); 30] = [
     ("live is never negative while a block changes hands", || orders(handed_over)),
     ("nor when the freeing thread has counters for it already", || {
         orders_from(begin_with_places, handed_over)
@@ -61,6 +61,7 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 29] = [
     ("an adopted state loses no count", || orders(adopted)),
     ("a clear takes a block whole or not at all", || orders(cleared)),
     ("bases only rise", || orders(bases)),
+    ("no id ends of an epoch that is on, or comes", || orders_from(begin_stopped, ended)),
     ("what is published is of the epoch it is added to", || orders(live_bytes::published_while_cleared)),
     ("nor are bytes that a thread has not published", || {
         orders_from(live_bytes::begin, live_bytes::unpublished_while_cleared)
@@ -81,7 +82,7 @@ pub(crate) const ALL_OF_THEM: [(&str, Model); 29] = [
     ("nothing is used after it was given back, by events", reclaim::recorded),
     ("nor by events that make a place anew", reclaim::made_anew),
     ("nor in threads without a state", reclaim::recorded_without_a_state),
-    ("nor by readers of what was given back", reclaim::read),
+    ("nor by readers", reclaim::read),
     ("rounds that are wrong are noticed", reclaim::mistakes),
     ("readers that are wrong are noticed", mistakes),
     ("the models are those of the sources", sources::as_in_the_sources),
@@ -219,6 +220,29 @@ fn bases() {
     assert!(epoch::base() > first && epoch::base() < epoch::end_id());
     assert!(epoch::generation() != generation);
     assert!(epoch::next_ids(1).unwrap() > epoch::unsampled_id(epoch::base()));
+}
+
+fn begin_stopped() {
+    begin();
+    epoch::stop();
+    let _touched = epoch::ended();
+}
+
+/// Stops once more in one thread, and starts in another, which gives out ids.
+fn ended() {
+    let stopping = thread::spawn(epoch::stop);
+    let starting = thread::spawn(|| {
+        if epoch::start() {
+            epoch::next_ids(4).unwrap();
+        }
+    });
+    stopping.join().unwrap();
+    starting.join().unwrap();
+    epoch::start();
+    assert!(epoch::ended() <= epoch::base(), "{} have ended, the base is {}", epoch::ended(), epoch::base());
+    // A later move ends those that were left.
+    epoch::clear();
+    assert_eq!(epoch::ended(), epoch::base());
 }
 
 // ── Half words with a carry ───────────────────────────────────────────────────────────────────────

@@ -6,9 +6,11 @@ use crate::base::atomics::every_order;
 use crate::models::{self, SECOND};
 use crate::record::count::counters::Count;
 use crate::record::count::counters::Direction::{Allocated, Freed};
+use crate::record::count::counters::number;
 use crate::record::epoch;
 use crate::record::memory;
-use crate::record::stack_id::reclaim::{ENDER, Rounds};
+use crate::record::stack_id::life;
+use crate::record::stack_id::reclaim::{ENDER, READER, Rounds};
 use crate::record::thread::{Reading, in_event};
 use crate::state::*;
 use loom::thread;
@@ -64,7 +66,9 @@ fn last() -> Last {
 pub(crate) fn begin() {
     models::begin_with_both();
     begin_rounds();
-    let _touched = (epoch::next_ids(128), epoch::ended(), epoch::reclaims());
+    let _touched =
+        (epoch::next_ids(128), epoch::ended(), epoch::reclaims(), epoch::closings(), life::changes());
+    life::set_idle(0);
     for state in [&FIRST, &SECOND] {
         assert!(state.counters.add_slow(ID, Allocated, 8));
     }
@@ -137,7 +141,11 @@ pub(crate) fn made_anew() -> String {
         recording.join().unwrap();
         set_current(&SECOND);
         give_back();
-        let _ids = epoch::next_ids(128);
+        // Rounds of another kind: the chunk of a stack that died.
+        let id = epoch::next_ids(128).unwrap();
+        assert!(SHARED.make(id));
+        (0..3).for_each(|_| ROUNDS_OF_A_RUN.get().give_back(READER));
+        assert!(SHARED.chunk(number(id)).is_none(), "the chunk of a stack that died stays");
         epoch::clear();
         give_back();
         assert!(FIRST.counters.chunk(1).is_none(), "a chunk of an id that is over stays");
