@@ -5,8 +5,8 @@ use crate::signals::set_handler;
 use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
@@ -32,43 +32,57 @@ fn work(worker: usize, over: &AtomicBool, events: &AtomicU64) {
     }
 }
 
-/// Clears all the time while four threads work: each clear ends ids, and their memory is used again.
+/// Clears all the time while four threads work: each clear ends ids, and their memory is used again. How much of it waits depends on
+/// how long a thread lies in the middle of an event without a processor; where all threads rest now and then, it is none.
 #[test]
 fn clears_without_end() {
     trap("reclaim::clears_without_end", || {
+        const PARTS: u64 = 20;
         let clears: u64 = std::env::var("RECLAIM_CLEARS").map_or_else(
             |_| if cfg!(debug_assertions) { 20_000 } else { 1_000_000 },
             |text| text.parse().expect("RECLAIM_CLEARS is a number"),
         );
-        let (over, events) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (mut early, mut most) = (0, 0);
+        let (rests, over, events) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+        let turn = Barrier::new(5);
+        let (mut at_rest, mut most) = (Vec::new(), 0);
         std::thread::scope(|scope| {
-            let _end = SetAtEnd(&over);
             for worker in 0..4 {
-                let (over, events) = (&over, &events);
-                scope.spawn(move || work(worker, over, events));
-            }
-            for round in 0..clears {
-                heapgauge::clear_traces();
-                if round % 100 == 0 {
-                    let memory = heapgauge::tracker_memory();
-                    if round < clears / 10 {
-                        early = memory.max(early);
+                let (rests, over, events, turn) = (&rests, &over, &events, &turn);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        work(worker, rests, events);
+                        turn.wait();
+                        turn.wait();
                     }
-                    most = memory.max(most);
+                });
+            }
+            for part in 1..=PARTS {
+                for round in 0..clears / PARTS {
+                    heapgauge::clear_traces();
+                    if round % 100 == 0 {
+                        most = heapgauge::tracker_memory().max(most);
+                    }
                 }
+                rests.store(true, Ordering::Relaxed);
+                turn.wait();
+                heapgauge::clear_traces();
+                at_rest.push(heapgauge::tracker_memory());
+                rests.store(false, Ordering::Relaxed);
+                over.store(part == PARTS, Ordering::Relaxed);
+                turn.wait();
             }
         });
         heapgauge::clear_traces();
         let last = heapgauge::tracker_memory();
         say(format_args!(
-            "{clears} clears, {} events: {} KiB in the first tenth, {} at most, {} at the end",
+            "{clears} clears, {} events: {most} bytes at most, {at_rest:?} at rest, {last} at the end",
             events.into_inner(),
-            early >> 10,
-            most >> 10,
-            last >> 10
         ));
-        assert!(most < early + (4 << 20), "{early} bytes of tables in the first tenth, {most} later");
+        let flat = at_rest[0] + (256 << 10);
+        assert!(
+            at_rest.iter().all(|memory| *memory < flat) && last < flat,
+            "{at_rest:?} bytes of tables, {last} at the end"
+        );
         let kept: Vec<_> = (0..300).map(|number| on_path(number, 4, &mut || keep(number))).collect();
         assert_eq!(of_function(KEEP), (24 * 300, 300));
         drop(kept);
