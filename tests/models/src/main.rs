@@ -6,6 +6,7 @@
 //! the last check compares them with their originals.
 
 mod base;
+mod carries;
 mod life;
 mod live_bytes;
 mod models;
@@ -18,7 +19,7 @@ mod state;
 fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
-    let all = models::ALL_OF_THEM.into_iter().chain(life::ALL_OF_THEM);
+    let all = models::ALL_OF_THEM.into_iter().chain(carries::ALL_OF_THEM).chain(life::ALL_OF_THEM);
     for (name, model) in all.filter(|(name, _)| name.contains(&wanted)) {
         let begun = std::time::Instant::now();
         match std::panic::catch_unwind(model) {
