@@ -176,6 +176,7 @@ pub use record::control::{
 };
 pub use record::global_allocator::Traced;
 pub use record::measure::{MeasureFuture, Measurement, measure, measure_future};
+pub use record::scope::{Scope, ScopeGuard};
 #[cfg(feature = "prometheus")]
 #[doc(no_inline)]
 pub use {metrics, metrics_exporter_prometheus};
@@ -187,7 +188,7 @@ const _: () = {
     is_shared::<(BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes)>();
     is_shared::<(Frame, Traceback, Live, LiveChange, Profile, ProfileValue, Snapshot, Trace)>();
     is_shared::<(Statistic, StatisticDiff, Top, Totals, Filter, DomainFilter, GroupBy, Order)>();
-    is_shared::<(Error, ErrorKind, TracedMemory, TrackingAllocator, MemoryParts, AllocatorUsage)>();
+    is_shared::<(Error, ErrorKind, Scope, TracedMemory, TrackingAllocator, MemoryParts, AllocatorUsage)>();
     #[cfg(feature = "http")]
     is_shared::<(Server, ServerBuilder, Expose)>();
     #[cfg(feature = "prometheus")]

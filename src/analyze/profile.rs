@@ -259,7 +259,8 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
         .map(|(id, &(addresses, counts))| {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-            RawStack { id, addresses: all.push_stack(addresses), truncated: false, counts, variance: 0.0 }
+            let (addresses, scope) = (all.push_stack(addresses), raw_snapshot::ScopeId::NONE);
+            RawStack { id, addresses, scope, truncated: false, counts, variance: 0.0 }
         })
         .collect();
     Profile {

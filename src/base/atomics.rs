@@ -1,8 +1,8 @@
 //! Atomics of the write side: all of its code imports them from here, so that a model checker can replace them.
 
 pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-    compiler_fence,
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering, compiler_fence,
 };
 
 /// Adds a block to two fields of a struct, bytes and blocks, that only this thread writes, each by one instruction where

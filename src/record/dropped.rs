@@ -4,7 +4,7 @@
 use crate::base::atomics::AtomicBool;
 use crate::base::atomics::{AtomicU64, Ordering};
 
-/// Reason for lost attribution; the bytes of such an event are counted at `[unrecorded]`.
+/// Reason for lost attribution; the bytes of such an event are counted at `[unrecorded]`, but for the last.
 #[derive(Clone, Copy)]
 pub(crate) enum Reason {
     /// Stack ids are used up.
@@ -16,10 +16,12 @@ pub(crate) enum Reason {
     /// The allocation came from inside heapgauge's own hook, as from a signal handler, or needed a lock that stayed
     /// locked: see `bounded_wait`.
     Reentrant,
+    /// A combination of scopes, or a stack in one, found no room: it counts as `[other]`, and at its stack as always.
+    Scopes,
 }
 
 /// Relaxed: counts for people.
-static DROPPED: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+static DROPPED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 
 static TRUNCATED: AtomicU64 = AtomicU64::new(0);
 

@@ -334,9 +334,9 @@ impl OwnStacks {
                 freed_blocks: now.freed_blocks - before.freed_blocks,
             };
             if let Some(recorded) = table::recorded(id).filter(|_| counts != Counts::default()) {
-                let Recorded { packed, truncated, .. } = recorded;
+                let Recorded { packed, truncated, scope, .. } = recorded;
                 let addresses = all.addresses.push(packed);
-                all.stacks.push(RawStack { id, addresses, truncated, counts, variance: 0.0 });
+                all.stacks.push(RawStack { id, addresses, scope, truncated, counts, variance: 0.0 });
             }
         }
         all

@@ -27,6 +27,7 @@ pub(crate) mod own_frames;
 pub(crate) mod peak;
 pub(crate) mod raw_snapshot;
 pub(crate) mod residency;
+pub(crate) mod scope;
 pub(crate) mod stack_id;
 pub(crate) mod startup;
 pub(crate) mod statm;

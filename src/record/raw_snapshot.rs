@@ -9,6 +9,10 @@ use crate::record::count::unsampled::{self, Unsampled};
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
+pub(crate) use crate::record::scope::id::ScopeId;
+pub(crate) use crate::record::scope::names::ScopeNames;
+use crate::record::scope::pass::Pass;
+use crate::record::scope::table as scopes;
 pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::life;
 pub(crate) use crate::record::stack_id::packed::Unpacked;
@@ -32,6 +36,8 @@ pub(crate) struct RawStack {
     pub id: u32,
     /// Place of its return addresses in the [`Addresses`] beside it.
     pub addresses: AddressesAt,
+    /// Scopes that its blocks were allocated in. A stack that was met in several is several, too.
+    pub scope: ScopeId,
     /// The walk ended at its limit, not at the thread's first frame.
     pub truncated: bool,
     pub counts: Counts,
@@ -46,6 +52,7 @@ pub(crate) struct Dropped {
     pub memory: u64,
     pub threads: u64,
     pub reentrant: u64,
+    pub scopes: u64,
 }
 
 /// State of the write side at one moment.
@@ -64,6 +71,9 @@ pub(crate) struct RawSnapshot {
     pub stacks: Vec<RawStack>,
     /// Return addresses of the stacks, most recent first; none for `[unrecorded]`.
     pub addresses: Addresses,
+    /// Keys and values of the scopes of the stacks; none for a combination that is over, without a live block.
+    #[allow(dead_code, reason = "for the outlets")]
+    pub scopes: ScopeNames,
     /// Exact, of all traced blocks.
     pub totals: Counts,
     /// Live bytes allocated while paused or off, without heapgauge's own.
@@ -89,8 +99,14 @@ pub(crate) fn take() -> RawSnapshot {
     let _internal = Suspension::new(thread::INTERNAL);
     reclaim::give_back(reclaim::READER);
     let (taken_at, taken) = (SystemTime::now(), Instant::now());
+    let names = scopes::Kept::new();
     let mut all = AllStacks::default();
-    let (epoch, totals) = read_epoch(&mut all);
+    let (epoch, totals, ended) = read_epoch_and_pass(&mut all);
+    let scopes = names.names_of(all.stacks.iter().map(|stack| stack.scope));
+    drop(names);
+    if ended > 0 {
+        reclaim::give_back(reclaim::SCOPES);
+    }
     RawSnapshot {
         taken_at,
         taken,
@@ -99,6 +115,7 @@ pub(crate) fn take() -> RawSnapshot {
         epoch,
         stacks: all.stacks,
         addresses: all.addresses,
+        scopes,
         totals,
         untracked_bytes: read_one(UNTRACKED).live_bytes(),
         overhead_bytes: overhead_bytes(),
@@ -118,6 +135,7 @@ pub(crate) fn dropped() -> Dropped {
         memory: dropped::events(Reason::Memory),
         threads: dropped::events(Reason::Threads),
         reentrant: dropped::events(Reason::Reentrant),
+        scopes: dropped::events(Reason::Scopes),
     }
 }
 
@@ -159,6 +177,18 @@ impl StackSink for AllStacks {
 /// Hands over the packed addresses of a stack within [`StackSink::end`].
 pub(crate) fn with_addresses<T>(id: u32, take: impl FnOnce(&[u8]) -> T) -> T {
     take(table::recorded(id).map_or(&[], |recorded| recorded.packed))
+}
+
+/// Hands over the keys and values of the scopes of a stack, ascending by key; none where they are over. Allocates nothing, for a
+/// [`StackSink`], which gets no [`ScopeNames`]. `take` must not wait.
+#[allow(dead_code, reason = "for the outlets")]
+pub(crate) fn with_scope<T>(
+    id: ScopeId,
+    take: impl FnOnce(&mut dyn Iterator<Item = (&str, &str)>) -> T,
+) -> T {
+    scopes::with_names(id, |names| {
+        take(&mut names.into_iter().flat_map(|names| names.iter()).map(|(key, value)| (*key, &**value)))
+    })
 }
 
 /// Drops the stacks, for a caller that needs the totals alone.
@@ -222,6 +252,50 @@ pub(crate) fn set_table_limit(bytes: u64) {
     memory::set_limit(bytes);
 }
 
+/// Notes the stacks that have live blocks for a pass, and hands them on.
+struct Passing<'a, S> {
+    sink: &'a mut S,
+    pass: Pass,
+}
+
+impl<S: StackSink> StackSink for Passing<'_, S> {
+    fn begin(&mut self, most: usize) {
+        self.sink.begin(most);
+    }
+
+    fn add(&mut self, stack: RawStack, packed: &[u8]) {
+        // Where its blocks are sampled, the counts are weights, and as equal as the blocks are.
+        if !stack.counts.is_drained() {
+            self.pass.note_live(stack.scope);
+        }
+        self.sink.add(stack, packed);
+    }
+
+    fn end(&mut self) {
+        self.sink.end();
+    }
+}
+
+/// Reads all stacks of the present epoch, as [`read_epoch`] does, and ends the combinations of scopes that are over. Returns how
+/// many as well.
+fn read_epoch_and_pass(sink: &mut impl StackSink) -> (u32, Counts, usize) {
+    let Some(pass) = Pass::begin() else {
+        let (base, totals) = read_epoch(sink);
+        return (base, totals, 0);
+    };
+    let mut passing = Passing { sink, pass };
+    let (base, totals) = read_epoch(&mut passing);
+    (base, totals, passing.pass.end(base))
+}
+
+/// Ends the combinations of scopes that are over, where a new one has found no slot, and gives the memory of their stacks back.
+pub(crate) fn end_scopes() {
+    let _internal = Suspension::new(thread::INTERNAL);
+    if read_epoch_and_pass(&mut ()).2 > 0 {
+        reclaim::give_back(reclaim::SCOPES);
+    }
+}
+
 /// Reads all stacks of the present epoch and its totals, whole: read again if a `clear` came between.
 fn read_epoch(sink: &mut impl StackSink) -> (u32, Counts) {
     let _reading = Reading::new();
@@ -261,18 +335,21 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
             }
             let recorded = match table::recorded(id) {
                 Some(recorded) => recorded,
-                None if id == base => Recorded { packed: &[], truncated: false, interval: 0 },
+                None if id == base => {
+                    Recorded { packed: &[], truncated: false, interval: 0, scope: ScopeId::NONE }
+                }
                 // Blocks that were not sampled, read already; or weights of sampled blocks, which are read with the
                 // id they are counted at.
                 None => continue,
             };
             totals += exact;
-            let Recorded { packed, truncated, interval } = recorded;
+            let Recorded { packed, truncated, interval, scope } = recorded;
             let (counts, variance) = match interval {
                 0 => (exact, 0.0),
                 _ => estimate(&counts[place..], interval),
             };
-            let stack = RawStack { id, addresses: AddressesAt::default(), truncated, counts, variance };
+            let addresses = AddressesAt::default();
+            let stack = RawStack { id, addresses, scope, truncated, counts, variance };
             sink.add(stack, packed);
         }
     }

@@ -14,6 +14,10 @@ use crate::record::failure;
 #[cfg(unix)]
 use crate::record::fork::{self, mutex};
 use crate::record::fork::{Once, mutex::ForkMutex};
+#[cfg(unix)]
+use crate::record::scope::pass;
+#[cfg(unix)]
+use crate::record::scope::table as scopes;
 use crate::record::stack_id::table;
 use crate::record::thread::{self, Suspension};
 use crate::record::unwind;
@@ -134,6 +138,8 @@ unsafe extern "C" fn in_child() {
     fork::forget_other_threads();
     thread::forget_other_threads();
     epoch::forget_moves();
+    scopes::forget_readings();
+    pass::forget_pass();
     // A thread may have been about to, which is not in this process.
     unsampled::revoke_all();
     fork::open();

@@ -205,7 +205,9 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{Addresses, AddressesAt, Counts, Dropped, RawStack};
+    use crate::record::raw_snapshot::{
+        Addresses, AddressesAt, Counts, Dropped, RawStack, ScopeId, ScopeNames,
+    };
 
     fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
         RawSnapshot {
@@ -219,6 +221,7 @@ mod tests {
                 .map(|&(id, bytes, blocks)| RawStack {
                     id,
                     addresses: AddressesAt::default(),
+                    scope: ScopeId::NONE,
                     truncated: false,
                     counts: Counts {
                         allocated_bytes: bytes + 7,
@@ -230,6 +233,7 @@ mod tests {
                 })
                 .collect(),
             addresses: Addresses::default(),
+            scopes: ScopeNames::default(),
             totals: Counts::default(),
             untracked_bytes: 0,
             overhead_bytes: 0,

@@ -99,10 +99,10 @@ impl State {
     }
 
     fn dropped(&self, dropped: Dropped) -> DroppedEvents {
-        let Dropped { stacks, memory, threads, reentrant } = dropped;
+        let Dropped { stacks, memory, threads, reentrant, scopes } = dropped;
         // The collector leaves sites in *other*, which loses nothing; only an outlet that cannot remove a series has to
         // turn one away.
-        DroppedEvents { stacks, memory, threads, series: self.followed.refused(), reentrant }
+        DroppedEvents { stacks, memory, threads, series: self.followed.refused(), reentrant, scopes }
     }
 
     fn build_info(&self, walker: &'static str) -> BuildInfo {

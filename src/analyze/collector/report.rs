@@ -341,6 +341,8 @@ pub struct DroppedEvents {
     pub series: u64,
     /// Events inside the tracker, as in a signal handler, and those that met a lock that stayed locked.
     pub reentrant: u64,
+    /// Scopes that found no room, and stacks in one: they count as `[other]`.
+    pub scopes: u64,
 }
 
 /// Description of this binary.

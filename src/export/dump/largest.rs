@@ -165,7 +165,8 @@ mod tests {
 
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
-        RawStack { id, addresses: AddressesAt::default(), truncated: false, counts, variance: 0.0 }
+        let (addresses, scope) = (AddressesAt::default(), raw_snapshot::ScopeId::NONE);
+        RawStack { id, addresses, scope, truncated: false, counts, variance: 0.0 }
     }
 
     #[test]

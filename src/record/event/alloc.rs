@@ -1,6 +1,7 @@
 //! Records allocations.
 
 use super::check::{is_stack_of_id, walk_agrees};
+use super::intern::intern_and_count;
 use super::sampled::{record_alloc_sampled, record_sampled};
 use super::write_tag::{opaque, write_tag};
 use super::{Resized, live_bytes};
@@ -9,9 +10,7 @@ use crate::record::count::sampling::SamplingConfig;
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, Config};
 use crate::record::own_frames;
-use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::reclaim;
-use crate::record::stack_id::table;
 use crate::record::tag::{OVERHEAD, SAMPLED, SMALL, UNTRACKED};
 use crate::record::thread::{
     self, BUSY, HotState, INTERNAL, INTERNING, Idle, OwnerState, SHARED, ThreadState,
@@ -75,7 +74,7 @@ pub(crate) unsafe fn record_alloc(
         let state = busy.state();
         // SAFETY: this thread's own state, and it has just been marked.
         let owner = unsafe { state.owner() };
-        match unwind::lookup_last(owner, entrance) {
+        match unwind::lookup_last(hot, owner, entrance) {
             // SAFETY: its last stack is the one that was looked up.
             Ok(layout) if unsafe { count_last(state, layout, size) } => {
                 let id = layout.id();
@@ -151,8 +150,14 @@ unsafe fn record_by_second_layout(
     let (state, registers) = (busy.state(), arguments.registers);
     // SAFETY: as in `record_missed`.
     let owner = unsafe { state.owner() };
-    let found =
-        unwind::lookup_by_second_layout(owner, &state.counters, missed, registers, arguments.entrance);
+    let found = unwind::lookup_by_second_layout(
+        &state.hot,
+        owner,
+        &state.counters,
+        missed,
+        registers,
+        arguments.entrance,
+    );
     // SAFETY: as above.
     let id = found.filter(|layout| unsafe { count_last(state, layout, size) }).map(|layout| layout.id());
     debug_assert!(
@@ -232,7 +237,7 @@ fn record_and_publish(
     let busy = thread::enter_at_generation(&state.hot)?;
     // SAFETY: this thread's own state, and it has just been marked.
     let owner = unsafe { state.owner() };
-    let id = unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance);
+    let id = unwind::lookup_by_every_layout(&state.hot, owner, &state.counters, *registers, entrance);
     if id < epoch::base() || !state.counters.add(id, Direction::Allocated, size) {
         return None;
     }
@@ -328,8 +333,9 @@ fn record_exact(
     entrance: Option<Entrance>,
 ) -> u32 {
     debug_assert!(base != u32::MAX, "tracking is off");
-    let known = entrance
-        .map_or(0, |entrance| unwind::lookup_by_every_layout(owner, &state.counters, *registers, entrance));
+    let known = entrance.map_or(0, |entrance| {
+        unwind::lookup_by_every_layout(&state.hot, owner, &state.counters, *registers, entrance)
+    });
     let id = if known >= base {
         debug_assert!(
             entrance.is_some_and(|entrance| walk_agrees(known, owner, *registers, entrance)),
@@ -395,50 +401,6 @@ fn record_suspended(state: &'static ThreadState, size: usize, resized: i64) -> u
 #[inline(always)]
 fn suspended_id(flags: u8) -> u32 {
     if flags & INTERNAL != 0 { OVERHEAD } else { UNTRACKED }
-}
-
-/// Interns a stack that this thread's cache does not hold, and counts the block at its id.
-#[cold]
-#[inline(never)]
-fn intern_and_count(
-    state: &'static ThreadState,
-    owner: &mut OwnerState,
-    stack: Fingerprint,
-    size: usize,
-) -> u32 {
-    match intern_slow(state, owner, stack, 0) {
-        Some(id) => count_alloc(state, id, size),
-        None => record_unattributed(Some(state), size),
-    }
-}
-
-/// Interns the stack in the buffer, whose blocks are sampled every `interval` bytes or, at 0, all recorded. `None`,
-/// counted, where there is no room for it. The budget is sealed meanwhile: a block of the map of stacks is not the
-/// program's.
-#[cold]
-#[inline(never)]
-pub(super) fn intern_slow(
-    state: &'static ThreadState,
-    owner: &mut OwnerState,
-    stack: Fingerprint,
-    interval: u32,
-) -> Option<u32> {
-    let interned = {
-        let _interning = state.enter(INTERNING);
-        table::intern(state, &mut owner.buffer, stack.hash(), interval)
-    };
-    match interned {
-        Ok(id) => {
-            owner.cache.insert(stack, id);
-            reclaim::note_interned(Some(id));
-            Some(id)
-        }
-        Err(reason) => {
-            dropped::count(reason);
-            reclaim::note_interned(None);
-            None
-        }
-    }
 }
 
 /// Counts a block at `[unrecorded]`, or as untracked while off. The caller changes the peak.

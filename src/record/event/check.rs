@@ -1,5 +1,6 @@
 //! Checks an id against a walk, in debug builds.
 
+use crate::record::scope::slots;
 use crate::record::stack_id::table;
 use crate::record::thread::OwnerState;
 use crate::record::unwind::{self, Entrance, Registers};
@@ -10,11 +11,17 @@ pub(super) fn walk_agrees(id: u32, owner: &mut OwnerState, registers: Registers,
     is_stack_of_id(id, owner)
 }
 
-/// Returns whether the id is the one of the stack in the buffer. One of the two may be longer where another thread
+/// Returns whether the id is the one of the stack in the buffer, in its scopes. One of the two may be longer where another thread
 /// has just changed how many addresses are stored.
 pub(super) fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
     let found = owner.buffer.addresses().iter().copied();
+    let scope = owner.buffer.header.scope;
     table::recorded(id).is_none_or(|recorded| {
+        // Where there was no room for the pair.
+        let is_other = recorded.scope == slots::other_of(scope);
+        if recorded.scope != scope && !is_other {
+            return false;
+        }
         let is_cut = recorded.truncated || owner.buffer.header.truncated;
         if is_cut {
             recorded.addresses().zip(found).all(|(recorded, found)| recorded == found)

@@ -52,6 +52,7 @@ pub(crate) mod alloc;
 pub(crate) mod capture;
 mod check;
 pub(crate) mod free;
+mod intern;
 pub(crate) mod realloc;
 mod sampled;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Records allocations of a size that is sampled.
 
-use super::alloc::{intern_slow, record_alloc_slow, record_unattributed, try_fast_of_any_size};
+use super::alloc::{record_alloc_slow, record_unattributed, try_fast_of_any_size};
+use super::intern::intern_slow;
 use super::{live_bytes, sampled_amounts};
 use crate::record::count::counters::Direction;
 use crate::record::count::sampling::SamplingConfig;

@@ -124,7 +124,7 @@ impl<T> ForkMutex<T> {
     }
 
     /// Returns whether the calling thread is the holder; in a child that it has forked, too.
-    fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.holder.load(Ordering::Relaxed) & THREAD == here() & THREAD
     }
 

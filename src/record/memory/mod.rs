@@ -215,6 +215,12 @@ pub(crate) fn may_grow() -> bool {
     counted() < LIMIT.load(Ordering::Relaxed)
 }
 
+/// Returns whether there is room for a stack in one more scope. A sixteenth is left to new stacks.
+pub(crate) fn may_grow_in_scope() -> bool {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    counted() < limit - limit / 16
+}
+
 /// Returns whether three quarters of the room are taken.
 pub(crate) fn is_short() -> bool {
     counted() >= LIMIT.load(Ordering::Relaxed) / 4 * 3

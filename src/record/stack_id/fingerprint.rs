@@ -209,6 +209,12 @@ impl Fingerprint {
         Fingerprint { sum: self.sum.wrapping_add(term), check: self.check.wrapping_add(term << 1) }
     }
 
+    /// Returns the fingerprint of this stack in the scopes of this term, which is even.
+    pub(crate) fn in_scope(self, term: u64) -> Fingerprint {
+        debug_assert!(term.is_multiple_of(2), "a check stays odd");
+        Fingerprint { sum: self.sum.wrapping_add(term), check: self.check.wrapping_add(term) }
+    }
+
     /// Hashes the sum; the hash is the same in all threads.
     #[inline(always)]
     pub(crate) fn hash(self) -> u64 {

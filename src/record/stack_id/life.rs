@@ -1,5 +1,5 @@
 //! Ids of the present epoch whose stacks have died: no block of theirs is live, and they were not met for an hour, or the
-//! tables are nearly full. `reclaim` gives their memory back.
+//! tables are nearly full, or the scopes that they were met in are over. `reclaim` gives their memory back.
 //!
 //! ```text
 //! open ── all 64 ids were given out, nothing is live ──▶ closed ── every thread was seen outside, nothing is live ──▶ over
@@ -34,6 +34,7 @@ use crate::record::count::counters::{Shared, number};
 use crate::record::epoch;
 use crate::record::memory;
 use crate::record::stack_id::sums::{Counts, read_chunk};
+use crate::record::stack_id::table;
 use crate::record::stack_id::unlinked::Unlinked;
 use crate::record::thread::SHARED;
 use std::time::Instant;
@@ -148,13 +149,14 @@ impl Looks {
         let Some((shared, counts)) = SHARED.chunk(at).zip(read_chunk(at)) else { return Found::Nothing };
         let life = &shared.life;
         let is_drained = counts.iter().all(Counts::is_drained);
+        let is_idle = self.is_idle(shared, &counts, now);
         if life.is_closed() {
             // The round that closed it has ended.
             if is_drained {
                 let (bytes, blocks) = sums_of_stacks(shared, &counts);
                 return Found::Over(bytes, blocks);
             }
-        } else if self.is_idle(shared, &counts, now) && is_drained {
+        } else if is_drained && (is_idle || table::are_of_ended_scopes(shared)) {
             life.close();
             return Found::Closed;
         }

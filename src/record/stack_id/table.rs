@@ -1,7 +1,7 @@
 //! Interner: a stack → its id, and an id → the stack's addresses.
 //!
-//! A thread asks the map only after a miss in its own cache. The map compares whole stacks, so an id is exactly one
-//! stack. It keeps their addresses packed, in a third of the bytes that they take in a walk. Readers follow ids to addresses without a lock.
+//! A thread asks the map only after a miss in its own cache. The map compares whole stacks and their scopes, so an id is exactly one
+//! stack in one combination of scopes. It keeps their addresses packed, in a third of the bytes that they take in a walk. Readers follow ids to addresses without a lock.
 //!
 //! A recorded stack belongs to one id, whose place in the chunks leads to it, and to an entry of the map where that has this
 //! id; it is freed with the chunk, see `reclaim`. Where a stack gets a new id, an id that is below the base hands its copy on,
@@ -16,6 +16,8 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch::{self, MAX_ADDRESSES};
 use crate::record::fork;
 use crate::record::memory::{self, UNIT};
+use crate::record::scope::id::ScopeId;
+use crate::record::scope::slots;
 use crate::record::stack_id::packed::{self, LONGEST, Unpacked};
 use crate::record::tag::SAMPLED;
 use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, StackHeader, ThreadState};
@@ -24,7 +26,7 @@ use std::alloc::Layout;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::ptr::{NonNull, null_mut};
 
-/// A recorded stack. The packed bytes of its addresses go on behind it.
+/// A recorded stack. The number of its scopes, if it has any, and the packed bytes of its addresses go on behind it.
 #[repr(C)]
 struct Record {
     /// Hash of the stack: the map asks for it when it grows.
@@ -35,15 +37,25 @@ struct Record {
     interval: u32,
     /// Number of packed bytes.
     len: u16,
-    /// Set if the walk ended at its limit or at an unknown address.
-    truncated: bool,
-    /// The first packed bytes.
+    /// [`TRUNCATED`] and [`IN_SCOPE`].
+    flags: u8,
+    /// The first bytes of the number of its scopes or of the packed ones.
     first: [u8; 5],
 }
 
-/// Bytes from the beginning of a record to its packed bytes.
+/// The walk ended at its limit or at an unknown address.
+const TRUNCATED: u8 = 1;
+/// The number of the stack's scopes comes before its packed bytes.
+const IN_SCOPE: u8 = 2;
+
+/// Bytes from the beginning of a record to the bytes that go on behind it.
 const PACKED_AT: usize = std::mem::offset_of!(Record, first);
 const _: () = assert!(PACKED_AT + 5 == size_of::<Record>() && MAX_ADDRESSES * LONGEST <= u16::MAX as usize);
+
+/// Returns the bytes that the number of a stack's scopes takes in its record.
+fn scope_len(scope: ScopeId) -> usize {
+    if scope.is_none() { 0 } else { size_of::<ScopeId>() }
+}
 
 /// Pointer to a recorded stack.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,17 +75,38 @@ impl Key {
 
     /// Returns the packed bytes of the addresses.
     fn packed(&self) -> &[u8] {
+        let at = PACKED_AT + if self.is_in_scope() { size_of::<ScopeId>() } else { 0 };
         // SAFETY: `record` writes `len` bytes there.
         unsafe {
-            let first = self.0.byte_add(PACKED_AT).cast::<u8>();
+            let first = self.0.byte_add(at).cast::<u8>();
             std::slice::from_raw_parts(first.as_ptr(), self.record().len.into())
         }
+    }
+
+    fn is_in_scope(&self) -> bool {
+        self.record().flags & IN_SCOPE != 0
+    }
+
+    fn is_truncated(&self) -> bool {
+        self.record().flags & TRUNCATED != 0
+    }
+
+    /// Returns the scopes of the stack.
+    fn scope(&self) -> ScopeId {
+        if !self.is_in_scope() {
+            return ScopeId::NONE;
+        }
+        // SAFETY: `record` writes them there, before the packed ones.
+        let bytes = unsafe { self.0.byte_add(PACKED_AT).cast::<[u8; size_of::<ScopeId>()]>().read() };
+        ScopeId::from_bytes(bytes)
     }
 
     /// Returns whether the stack in the buffer is this one.
     fn is(&self, sought: &StackBuffer) -> bool {
         let (record, header) = (self.record(), &sought.header);
-        (record.hash, record.interval, record.truncated) == (header.hash, header.interval, header.truncated)
+        (record.hash, record.interval, self.is_truncated())
+            == (header.hash, header.interval, header.truncated)
+            && self.scope() == header.scope
             && Unpacked::new(self.packed()).eq(sought.addresses().iter().copied())
     }
 
@@ -224,6 +257,12 @@ pub(crate) fn stacks_of(chunk: &Shared, places: u64) -> impl Iterator<Item = Non
     (0..CHUNK).filter(is_asked).filter_map(stack)
 }
 
+/// Returns whether all stacks of a chunk, one at least, are of scopes that are over: none of them is met again. In a round.
+pub(crate) fn are_of_ended_scopes(chunk: &Shared) -> bool {
+    let mut scopes = stacks_of(chunk, u64::MAX).map(|stack| Key(stack.cast()).scope()).peekable();
+    scopes.peek().is_some() && scopes.all(slots::is_over)
+}
+
 /// Frees a recorded stack.
 ///
 /// # Safety
@@ -282,6 +321,10 @@ pub(crate) fn intern(
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
+    let scope = sought.header.scope;
+    if !scope.is_none() && !memory::may_grow_in_scope() && slots::other_of(scope) != scope {
+        return Err(Reason::Scopes);
+    }
     if let Some(key) = known {
         return renew(key, base, sought);
     }
@@ -317,7 +360,7 @@ fn record_and_publish(sought: &StackBuffer) -> Result<(Key, u32), Reason> {
     let recorded = record(sought).ok_or(Reason::Memory)?;
     match recorded.publish() {
         Ok(id) => {
-            if recorded.record().truncated {
+            if recorded.is_truncated() {
                 dropped::count_truncated();
             }
             Ok((recorded, id))
@@ -337,7 +380,7 @@ pub(crate) fn lock_all_while(act: impl FnOnce()) {
     act();
 }
 
-/// Returns the layout of a recorded stack of so many packed bytes.
+/// Returns the layout of a recorded stack that so many bytes go on behind.
 fn layout(len: usize) -> Option<Layout> {
     // A record takes so much anyway, see `memory`.
     let size = (PACKED_AT + len).next_multiple_of(UNIT);
@@ -347,22 +390,29 @@ fn layout(len: usize) -> Option<Layout> {
 /// Copies a stack to permanent memory. It has no id yet.
 fn record(stack: &StackBuffer) -> Option<Key> {
     let len = packed::len(stack.addresses());
-    let copy = NonNull::new(memory::zeroed_bytes(layout(len)?))?;
+    let StackHeader { hash, scope, interval, truncated, .. } = stack.header;
+    let copy = NonNull::new(memory::zeroed_bytes(layout(scope_len(scope) + len)?))?;
     debug_assert!(copy.cast::<Record>().is_aligned());
-    let StackHeader { hash, interval, truncated, .. } = stack.header;
-    let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, truncated, first: [0; 5] };
-    // SAFETY: fresh memory, as long as the layout says: at least a record, and `len` bytes from its packed bytes on.
-    let packed = unsafe {
+    let flags = u8::from(truncated) * TRUNCATED | u8::from(!scope.is_none()) * IN_SCOPE;
+    let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, flags, first: [0; 5] };
+    // SAFETY: fresh memory, as long as the layout says: at least a record, and from its `first` bytes on those of the number of its
+    // scopes and `len` packed ones.
+    let bytes = unsafe {
         copy.cast::<Record>().write(record);
-        std::slice::from_raw_parts_mut(copy.byte_add(PACKED_AT).as_ptr(), len)
+        std::slice::from_raw_parts_mut(copy.byte_add(PACKED_AT).as_ptr(), scope_len(scope) + len)
     };
+    let (before, packed) = bytes.split_at_mut(scope_len(scope));
+    if !before.is_empty() {
+        before.copy_from_slice(&scope.to_bytes());
+        slots::note_recorded(scope);
+    }
     packed::pack(stack.addresses(), packed);
     Some(Key(copy.cast()))
 }
 
 /// Frees a copy of [`record`] that was never published.
 fn unrecord(stack: Key) {
-    if let Some(layout) = layout(stack.packed().len()) {
+    if let Some(layout) = layout(scope_len(stack.scope()) + stack.packed().len()) {
         // SAFETY: made by `record` with the same layout.
         unsafe { memory::free_bytes(stack.0.as_ptr().cast(), layout) };
     }
@@ -410,6 +460,8 @@ pub(crate) struct Recorded {
     pub truncated: bool,
     /// Average bytes between samples of its blocks; 0: all are recorded.
     pub interval: u32,
+    /// Scopes that its blocks were allocated in.
+    pub scope: ScopeId,
 }
 
 impl Recorded {
@@ -428,7 +480,7 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     // SAFETY: a recorded stack is never written again, and freed after the event or the reading has ended. Callers keep no address
     // longer.
     let packed = unsafe { std::mem::transmute::<&[u8], &'static [u8]>(key.packed()) };
-    let Record { truncated, interval, .. } = *key.record();
+    let interval = key.record().interval;
     debug_assert!(interval == 0 || id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} counts a weight");
-    Some(Recorded { packed, truncated, interval })
+    Some(Recorded { packed, truncated: key.is_truncated(), interval, scope: key.scope() })
 }

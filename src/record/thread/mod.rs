@@ -17,9 +17,11 @@ mod exit;
 mod guard;
 pub(crate) mod process_barrier;
 mod registry;
+mod scopes;
 mod section;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_bounds;
+mod stack_buffer;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,5 @@ pub(crate) use registry::{
     revoke_unpublished, unpublished_bytes, unsuspended,
 };
 pub(crate) use section::{LOOKS, Reading, in_event, no_stateless_section};
-pub(crate) use state::{
-    BUSY, HotState, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, StackBuffer, StackHeader, ThreadState,
-};
+pub(crate) use stack_buffer::{StackBuffer, StackHeader};
+pub(crate) use state::{BUSY, HotState, INTERNAL, INTERNING, OwnerState, PAUSED, SpanBytes, ThreadState};

@@ -195,6 +195,7 @@ pub(crate) fn unpublished_bytes(base: u32) -> i64 {
 /// Gives the state of an ended thread to the next one.
 pub(super) fn release(state: &ThreadState) {
     assert_taken(state);
+    state.leave_scopes();
     state.leave_fork_lock();
     // Release: pairs with the Acquire of `adopt`.
     state.taken.store(0, Ordering::Release);

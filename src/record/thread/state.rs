@@ -1,52 +1,31 @@
 //! State of one thread, and the flags of its current activity.
 
 use crate::base::atomics::{
-    AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, change_own_bits, compiler_fence,
+    AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, change_own_bits, compiler_fence,
 };
 use crate::record::append_list::Linked;
 use crate::record::count::counters::{OwnerCounters, Table};
 use crate::record::count::sampling::{PEAK_STEP, Sampler, SamplingConfig};
 use crate::record::count::unpublished::Unpublished;
 use crate::record::count::unsampled::Unsampled;
-use crate::record::epoch::{self, MAX_ADDRESSES};
+use crate::record::epoch;
+use crate::record::scope::entered::Entered;
 use crate::record::stack_id::cache::StackCache;
 use crate::record::tag::SAMPLED;
 use crate::record::thread::busy::{Busy, Idle};
 use crate::record::thread::registry::SHARED;
 use crate::record::thread::section::Readings;
+use crate::record::thread::stack_buffer::StackBuffer;
 use crate::record::thread::walk_state::WalkState;
 use std::cell::{Cell, UnsafeCell};
-
-/// Return addresses of one walk.
-pub(crate) struct StackBuffer {
-    pub header: StackHeader,
-    pub addresses: [usize; MAX_ADDRESSES],
-}
-
-impl StackBuffer {
-    /// Returns the addresses that were found, most recent first.
-    pub(crate) fn addresses(&self) -> &[usize] {
-        debug_assert!(usize::from(self.header.len) <= MAX_ADDRESSES, "{} addresses", self.header.len);
-        self.addresses.get(..self.header.len.into()).unwrap_or_default()
-    }
-}
-
-/// Header of the addresses of a stack.
-#[derive(Clone, Copy)]
-pub(crate) struct StackHeader {
-    pub hash: u64,
-    /// Average bytes between samples when its blocks were sampled; 0 where all are recorded.
-    pub interval: u32,
-    pub len: u16,
-    /// The walk ended at its limit or at an unknown address, not at the thread's first frame.
-    pub truncated: bool,
-}
 
 /// The part of a state that only its thread reads and writes.
 pub(crate) struct OwnerState {
     pub walk: WalkState,
     pub cache: StackCache,
     pub buffer: StackBuffer,
+    /// The scopes that the thread is in.
+    pub entered: Entered,
     /// The [`epoch::closings`] that the caches know of.
     closings: u32,
 }
@@ -73,6 +52,8 @@ pub(crate) struct HotState {
     /// comparison tells whether the next event can. Written by its thread only; atomic because a signal handler of
     /// that thread reads it.
     pub(super) flags: AtomicU32,
+    /// Term of the scopes that the thread is in, see `scope`. Written by its thread only, while it is busy.
+    pub(super) scope_term: AtomicU64,
 }
 
 // SAFETY: as for `ThreadState`; in a placeholder no bit is ever changed.
@@ -81,7 +62,11 @@ unsafe impl Sync for HotState {}
 impl HotState {
     /// Makes a placeholder for the state of a thread that has none: busy, of no generation, without blocks.
     pub(super) const fn placeholder() -> HotState {
-        HotState { unsampled: Unsampled::placeholder(), flags: AtomicU32::new(BUSY as u32) }
+        HotState {
+            unsampled: Unsampled::placeholder(),
+            flags: AtomicU32::new(BUSY as u32),
+            scope_term: AtomicU64::new(0),
+        }
     }
 }
 

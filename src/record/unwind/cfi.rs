@@ -24,8 +24,8 @@ pub(crate) use crate::record::stack_id::frame_layout::FrameLayout;
 use crate::record::stack_id::frame_layout::SlotOffsets;
 use crate::record::stack_id::frame_layout_cache::Key;
 use crate::record::stack_id::stack_word::read as word;
-use crate::record::thread::OwnerState;
 use crate::record::thread::stack_bounds::{ForeignPages, StackBounds};
+use crate::record::thread::{HotState, OwnerState};
 use crate::record::unwind::rule_cache::{EntryRef, Rule, Rules};
 use std::ptr::NonNull;
 
@@ -69,14 +69,18 @@ fn key(owner: &OwnerState, stack_pointer: usize, entrance: Entrance) -> Option<K
 }
 
 /// Result of a look-up whose stack is not the last one of the first layout of its key: that layout, if the key has one, with the
-/// [`FrameLayout::words`] of the stack. Valid as long as the thread stays busy.
+/// [`FrameLayout::words`] of the stack and the term of its scopes, in one sum. Valid as long as the thread stays busy.
 pub(crate) type Missed = Option<(NonNull<FrameLayout>, u64)>;
 
 /// Returns the frame layout of the stack if it is cached and the stack is the last one that had it: with the stack's id, which may
 /// be stale, or 0 where there was none yet, and its count in this thread. Stores nothing in the buffer. The thread's caches are up
-/// to date: see [`super::refresh`]. The stack is that of the function that this is inlined into.
+/// to date: see [`super::refresh`]. The stack is that of the function that this is inlined into, `hot` the thread's.
 #[inline(always)]
-pub(crate) fn lookup_last(owner: &mut OwnerState, entrance: Entrance) -> Result<&FrameLayout, Missed> {
+pub(crate) fn lookup_last<'a>(
+    hot: &HotState,
+    owner: &'a mut OwnerState,
+    entrance: Entrance,
+) -> Result<&'a FrameLayout, Missed> {
     let sp = stack_pointer();
     let Some((depth, word)) = depth_and_discriminator(owner, sp, entrance) else { return Err(None) };
     let layout = owner.walk.layouts.likely(Key::new(depth, word), depth, word).ok_or(None)?;
@@ -89,6 +93,7 @@ pub(crate) fn lookup_last(owner: &mut OwnerState, entrance: Entrance) -> Result<
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is. It is borrowed from
     // `owner`, which is not used meanwhile.
     let (words, layout) = unsafe { FrameLayout::words_here(layout, sp, frame_pointer) };
+    let words = words.wrapping_add(hot.scope_term());
     if unlikely(!layout.is_last(words)) {
         return Err(Some((NonNull::from(layout), words)));
     }
@@ -112,6 +117,7 @@ pub(crate) fn lookup_missed<'a>(
 /// Looks up a stack that [`lookup_last`] and [`lookup_missed`] have missed, by the second layout of its key, if it has another one
 /// than the first. The registers are those of the function that [`lookup_last`] was inlined into.
 pub(crate) fn lookup_by_second_layout<'a>(
+    hot: &HotState,
     owner: &'a mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     missed: Missed,
@@ -126,7 +132,7 @@ pub(crate) fn lookup_by_second_layout<'a>(
         "a layout that ends behind the stack"
     );
     // SAFETY: as in `lookup_last`.
-    let words = unsafe { layout.words(registers.sp, registers.fp) };
+    let words = unsafe { layout.words(registers.sp, registers.fp) }.wrapping_add(hot.scope_term());
     let is_last = layout.is_last(words) && layout.id() != 0;
     (is_last || lookup_other(layout, &owner.cache, counters, words)).then_some(layout)
 }
@@ -151,6 +157,7 @@ fn lookup_other(
 /// Looks the stack up as [`lookup_last`] and [`lookup_missed`] do, but under every layout of its key, and on a part of the stack that was not
 /// looked at before. Returns its id, 0 where it is not cached.
 pub(crate) fn lookup_by_every_layout(
+    hot: &HotState,
     owner: &mut OwnerState,
     counters: &'static Table<OwnerCounters>,
     registers: Registers,
@@ -166,7 +173,7 @@ pub(crate) fn lookup_by_every_layout(
     let found = (0..2).find_map(|number| {
         let layout = owner.walk.layouts.at(number, key)?;
         // SAFETY: as above.
-        let words = unsafe { layout.words(registers.sp, registers.fp) };
+        let words = unsafe { layout.words(registers.sp, registers.fp) }.wrapping_add(hot.scope_term());
         let check = layout.check(words);
         // From the stack cache, not the layout's last id: that may be stale.
         lookup_other(layout, &owner.cache, counters, words);

@@ -84,7 +84,7 @@ pub(crate) fn refresh(owner: &mut OwnerState) {
     cfi::refresh(owner);
 }
 
-/// Walks the calling thread's stack from `registers` on into the buffer of its state. The first address is the one
+/// Walks the calling thread's stack from `registers` on into the buffer of its state, with the scopes that it is in. The first address is the one
 /// that the function of the registers returns to.
 ///
 /// With an entrance, the frame layout is stored for [`lookup_last`]. That is called only with `registers` from one
@@ -93,13 +93,14 @@ pub(crate) fn refresh(owner: &mut OwnerState) {
 pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Option<Entrance>) -> Fingerprint {
     let limit = epoch::address_limit();
     debug_assert!((1..=MAX_ADDRESSES).contains(&limit), "{limit} addresses");
-    owner.buffer.header.len = 0;
+    let scope = owner.entered.current();
+    (owner.buffer.header.len, owner.buffer.header.scope) = (0, scope);
     if WALKER.load(Ordering::Relaxed) == CFI
         && let Some(fingerprint) = cfi::walk_and_learn(owner, registers, limit, entrance)
     {
-        return fingerprint;
+        return fingerprint.in_scope(scope.term());
     }
-    walk_slow(owner, limit)
+    walk_slow(owner, limit).in_scope(scope.term())
 }
 
 /// Walks by the platform's unwinder.

@@ -35,11 +35,12 @@ impl Model {
         let owner = unsafe { state.owner() };
         let registers = Registers::here();
         refresh(owner);
-        let found_by_layout = match lookup_last(owner, Entrance::Allocate) {
+        let found_by_layout = match lookup_last(&state.hot, owner, Entrance::Allocate) {
             Ok(layout) => layout.id(),
             Err(missed) => lookup_after(owner, state, missed, registers),
         };
-        let in_any_way = lookup_by_every_layout(owner, &state.counters, registers, Entrance::Allocate);
+        let in_any_way =
+            lookup_by_every_layout(&state.hot, owner, &state.counters, registers, Entrance::Allocate);
         let fallbacks = dropped::fallbacks();
         let stack = walk(owner, registers, Some(Entrance::Allocate));
         assert_eq!(dropped::fallbacks(), fallbacks, "the quick walk gave up");
@@ -79,7 +80,9 @@ fn lookup_after(
     if let Some(layout) = lookup_missed(owner, counters, missed) {
         return layout.id();
     }
-    lookup_by_second_layout(owner, counters, missed, registers, Entrance::Allocate).map_or(0, FrameLayout::id)
+    let hot = &state.hot;
+    lookup_by_second_layout(hot, owner, counters, missed, registers, Entrance::Allocate)
+        .map_or(0, FrameLayout::id)
 }
 
 /// A kind of frame; the numbers vary its size.
@@ -363,7 +366,7 @@ fn event(ids: &mut HashMap<Vec<usize>, u32>) -> usize {
     // SAFETY: this thread's own state, just marked.
     let owner = unsafe { state.owner() };
     let registers = Registers::here();
-    let missed = lookup_last(owner, Entrance::Allocate).err();
+    let missed = lookup_last(&state.hot, owner, Entrance::Allocate).err();
     if missed.is_some_and(|missed| lookup_after(owner, state, missed, registers) == 0) {
         let stack = walk(owner, registers, Some(Entrance::Allocate));
         let found = owner.buffer.addresses[..owner.buffer.header.len as usize].to_vec();

@@ -3,7 +3,7 @@
 use super::Entrance;
 use crate::record::count::counters::{Count, OwnerCounters, Table};
 use crate::record::stack_id::fingerprint::Fingerprint;
-use crate::record::thread::OwnerState;
+use crate::record::thread::{HotState, OwnerState};
 
 pub(super) const AVAILABLE: bool = false;
 
@@ -42,7 +42,11 @@ pub(super) fn refresh(_owner: &mut OwnerState) {}
 pub(crate) type Missed = Option<FrameLayout>;
 
 #[inline(always)]
-pub(crate) fn lookup_last(_owner: &mut OwnerState, _entrance: Entrance) -> Result<&FrameLayout, Missed> {
+pub(crate) fn lookup_last<'a>(
+    _hot: &HotState,
+    _owner: &'a mut OwnerState,
+    _entrance: Entrance,
+) -> Result<&'a FrameLayout, Missed> {
     Err(None)
 }
 
@@ -55,6 +59,7 @@ pub(crate) fn lookup_missed<'a>(
 }
 
 pub(crate) fn lookup_by_second_layout<'a>(
+    _hot: &HotState,
     _owner: &'a mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _missed: Missed,
@@ -65,6 +70,7 @@ pub(crate) fn lookup_by_second_layout<'a>(
 }
 
 pub(crate) fn lookup_by_every_layout(
+    _hot: &HotState,
     _owner: &mut OwnerState,
     _counters: &'static Table<OwnerCounters>,
     _registers: Registers,

@@ -13,7 +13,7 @@ use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::memory_parts::{MemoryParts, Reading, State};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
-use crate::record::raw_snapshot::{Addresses, Counts, Dropped, RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{Addresses, Counts, Dropped, RawSnapshot, RawStack, ScopeId, ScopeNames};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
@@ -108,6 +108,7 @@ impl Fake {
         let stack = stacks.entry(id).or_insert_with(|| RawStack {
             id,
             addresses: addresses.push_stack(&[id as usize]),
+            scope: ScopeId::NONE,
             truncated: false,
             counts: Counts::default(),
             variance: 0.0,
@@ -192,9 +193,10 @@ impl HeapSource for Fake {
             totals: heap.totals.unwrap_or_else(|| sum(&stacks)),
             stacks,
             addresses: heap.addresses.clone(),
+            scopes: ScopeNames::default(),
             untracked_bytes: 11,
             overhead_bytes: 22,
-            dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4 },
+            dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4, scopes: 5 },
             truncated_stacks: 5,
             fallback_walks: 6,
             sample_interval_bytes: heap.sample_interval,

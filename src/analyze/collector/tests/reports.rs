@@ -16,7 +16,7 @@ fn stacks_of_one_line_are_one_site() {
     assert_eq!(rows(&report), [(20, 500, 5, 0, 0), (10, 130, 3, 0, 0)]);
     assert_eq!((report.live.now.bytes, report.live.now.blocks), (630, 8));
     assert_eq!((report.sites_with_blocks, report.other), (2, LiveChange::default()));
-    let dropped = DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 0, reentrant: 4 };
+    let dropped = DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 0, reentrant: 4, scopes: 5 };
     assert_eq!(report.dropped, dropped);
     assert_eq!((report.untracked_bytes, report.overhead_bytes), (11, 22));
     assert_eq!((report.truncated_stacks, report.fallback_walks), (5, 6));

@@ -34,7 +34,7 @@ pub(crate) fn sample_report() -> Report {
         untracked_bytes: 64,
         overhead_bytes: 4_096,
         unnamed: UnnamedBytes { pending: 128, lost: 256 },
-        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5 },
+        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5, scopes: 6 },
         truncated_stacks: 6,
         fallback_walks: 7,
         sample_interval_bytes: 0,

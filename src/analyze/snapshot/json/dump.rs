@@ -139,7 +139,7 @@ impl Serialize for DumpFrame<'_> {
 mod tests {
     use super::*;
     use crate::analyze::snapshot::Snapshot;
-    use crate::record::raw_snapshot::{AddressesAt, Counts};
+    use crate::record::raw_snapshot::{AddressesAt, Counts, ScopeId};
 
     #[test]
     fn a_dump_is_a_snapshot_file() {
@@ -156,8 +156,8 @@ mod tests {
         };
         let here = &[a_dump_is_a_snapshot_file as fn() as usize + 1];
         let counts = Counts { allocated_bytes: 70, allocated_blocks: 3, freed_bytes: 20, freed_blocks: 1 };
-        let stack =
-            RawStack { id: 2, addresses: AddressesAt::default(), truncated: true, counts, variance: 16.0 };
+        let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
+        let stack = RawStack { id: 2, addresses, scope, truncated: true, counts, variance: 16.0 };
         let mut frames = StackFrames::new();
         frames.read(*here, None);
         let mut buffer = Vec::new();

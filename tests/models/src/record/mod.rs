@@ -8,6 +8,7 @@ pub(crate) mod epoch;
 pub(crate) mod memory;
 #[path = "../../../../src/record/peak.rs"]
 pub(crate) mod peak;
+pub(crate) mod scope;
 pub(crate) mod stack_id;
 pub(crate) mod tag;
 pub(crate) mod thread;

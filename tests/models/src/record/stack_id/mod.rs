@@ -21,6 +21,10 @@ pub(crate) mod table {
         std::iter::empty()
     }
 
+    pub(crate) fn are_of_ended_scopes(_chunk: &Shared) -> bool {
+        false
+    }
+
     pub(crate) unsafe fn free(_stack: NonNull<()>) {}
 }
 

@@ -1,0 +1,229 @@
+//! Scopes that a thread is in, in the order in which it entered them, and the combination that they make.
+//!
+//! A thread's own, changed while it is busy. Memory comes from `memory`, so that a signal handler may enter and leave.
+
+use crate::record::memory;
+use crate::record::scope::id::ScopeId;
+use crate::record::scope::slots;
+use std::ptr::NonNull;
+
+/// A scope that was entered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The combination that was entered. Its guard borrows a holder of it.
+    pub given: ScopeId,
+    /// The combination from here on: of the scopes before and this one.
+    pub both: ScopeId,
+    /// This entry holds `both`; otherwise a holder of `given` or the entry before does.
+    pub is_holder: bool,
+    /// Number that tells its guard from others of this thread.
+    pub token: u32,
+}
+
+impl Entry {
+    fn release(self) {
+        if self.is_holder {
+            slots::release(self.both);
+        }
+    }
+}
+
+/// Combination of two that was made before.
+#[derive(Clone, Copy)]
+struct Union {
+    outer: ScopeId,
+    inner: ScopeId,
+    both: ScopeId,
+}
+
+/// Number of combinations that are remembered.
+const UNIONS: usize = 4;
+/// Entries of the smallest list.
+const SMALLEST: usize = 8;
+
+/// Scopes of one thread. Zeroed memory is one that is in none.
+pub(crate) struct Entered {
+    entries: *mut Entry,
+    len: usize,
+    capacity: usize,
+    /// The last token that was given out.
+    token: u32,
+    /// Next victim of `unions`.
+    next_victim: u32,
+    unions: [Union; UNIONS],
+}
+
+/// Result of [`Entered::remove`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removed {
+    /// It was the last, or there was none.
+    Last,
+    /// Others were entered after it: from this place on their combinations have to be made anew.
+    Before(usize),
+}
+
+impl Entered {
+    fn entries(&self) -> &[Entry] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: so many entries of the list are written, and only this thread has them.
+        unsafe { std::slice::from_raw_parts(self.entries, self.len) }
+    }
+
+    fn entries_mut(&mut self) -> &mut [Entry] {
+        if self.len == 0 {
+            return &mut [];
+        }
+        // SAFETY: as above, and `&mut self` makes it the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.entries, self.len) }
+    }
+
+    /// Returns the combination that the thread is in.
+    #[inline]
+    pub(crate) fn current(&self) -> ScopeId {
+        self.entries().last().map_or(ScopeId::NONE, |entry| entry.both)
+    }
+
+    /// Returns the entry at this place.
+    pub(crate) fn get(&self, at: usize) -> Option<Entry> {
+        self.entries().get(at).copied()
+    }
+
+    /// Returns the combination before the entry at this place.
+    pub(crate) fn before(&self, at: usize) -> ScopeId {
+        at.checked_sub(1).and_then(|before| self.get(before)).map_or(ScopeId::NONE, |entry| entry.both)
+    }
+
+    /// Adds a scope, and returns its token; `None`, and nothing is changed, without memory.
+    #[inline]
+    pub(crate) fn push(&mut self, given: ScopeId, both: ScopeId, is_holder: bool) -> Option<u32> {
+        if self.len == self.capacity && !self.grow() {
+            return None;
+        }
+        // Never 0, which a guard without an entry has.
+        self.token = self.token.wrapping_add(1).max(1);
+        debug_assert!(self.len < self.capacity);
+        // SAFETY: within the list, of this thread alone.
+        unsafe { self.entries.add(self.len).write(Entry { given, both, is_holder, token: self.token }) };
+        self.len += 1;
+        Some(self.token)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) -> bool {
+        let capacity = (self.capacity * 2).max(SMALLEST);
+        let fresh = memory::zeroed_array_of_thread::<Entry>(capacity, memory::thread_may_grow);
+        let Some(fresh) = NonNull::new(fresh) else { return false };
+        // SAFETY: the fresh list is longer, and another one.
+        unsafe { fresh.as_ptr().copy_from_nonoverlapping(self.entries().as_ptr(), self.len) };
+        if self.capacity != 0 {
+            // SAFETY: made here with this length, and nothing refers to it any more.
+            unsafe { memory::free_array_of_thread(self.entries, self.capacity) };
+        }
+        (self.entries, self.capacity) = (fresh.as_ptr(), capacity);
+        true
+    }
+
+    /// Removes the scope of this token.
+    #[inline]
+    pub(crate) fn remove(&mut self, token: u32) -> Removed {
+        if let Some(last) = self.entries().last()
+            && last.token == token
+        {
+            last.release();
+            self.len -= 1;
+            return Removed::Last;
+        }
+        self.remove_slow(token)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn remove_slow(&mut self, token: u32) -> Removed {
+        let Some(at) = self.entries().iter().rposition(|entry| entry.token == token) else {
+            return Removed::Last;
+        };
+        let entries = self.entries_mut();
+        entries[at].release();
+        entries.copy_within(at + 1.., at);
+        self.len -= 1;
+        Removed::Before(at)
+    }
+
+    /// Gives the entry at this place another combination, if it is still this one; false where it is not.
+    pub(crate) fn replace(&mut self, at: usize, entry: Entry, both: ScopeId, is_holder: bool) -> bool {
+        let present = self.entries_mut().get_mut(at).filter(|present| **present == entry);
+        let is_present = present.is_some();
+        if let Some(present) = present {
+            (present.both, present.is_holder) = (both, is_holder);
+            entry.release();
+        }
+        is_present
+    }
+
+    /// Returns the combination of two, if it is remembered. It may be over.
+    pub(crate) fn union(&self, outer: ScopeId, inner: ScopeId) -> Option<ScopeId> {
+        let known = self.unions.iter().find(|union| (union.outer, union.inner) == (outer, inner));
+        known.map(|union| union.both).filter(|both| !both.is_none())
+    }
+
+    /// Remembers the combination of two.
+    pub(crate) fn note_union(&mut self, outer: ScopeId, inner: ScopeId, both: ScopeId) {
+        let known = self.unions.iter().position(|union| (union.outer, union.inner) == (outer, inner));
+        let at = known.unwrap_or_else(|| {
+            self.next_victim = self.next_victim.wrapping_add(1);
+            self.next_victim as usize % UNIONS
+        });
+        self.unions[at] = Union { outer, inner, both };
+    }
+
+    /// Leaves all scopes.
+    pub(crate) fn clear(&mut self) {
+        self.entries().iter().for_each(|entry| entry.release());
+        self.len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty() -> Entered {
+        // SAFETY: numbers and a null pointer, for which zero is a value.
+        unsafe { std::mem::zeroed() }
+    }
+
+    #[test]
+    fn scopes_are_left_in_any_order() {
+        let mut entered = empty();
+        let id = |slot| ScopeId::new(slot, 1 << 30);
+        assert_eq!((entered.current(), entered.remove(0)), (ScopeId::NONE, Removed::Last));
+        let tokens: Vec<u32> = (0..20).map(|at| entered.push(id(at), id(at), false).unwrap()).collect();
+        assert_eq!((entered.current(), entered.before(1), entered.before(0)), (id(19), id(0), ScopeId::NONE));
+        assert_eq!(entered.remove(tokens[3]), Removed::Before(3));
+        assert_eq!((entered.get(3).unwrap().given, entered.current()), (id(4), id(19)));
+        let last = entered.get(18).unwrap();
+        assert!(entered.replace(18, last, id(7), false) && !entered.replace(18, last, id(8), false));
+        assert_eq!(entered.current(), id(7));
+        assert_eq!((entered.remove(tokens[19]), entered.current()), (Removed::Last, id(18)));
+        assert_eq!(entered.remove(tokens[19]), Removed::Last);
+        assert_eq!(entered.entries().len(), 18);
+        entered.clear();
+        assert_eq!(entered.current(), ScopeId::NONE);
+    }
+
+    #[test]
+    fn unions_are_remembered() {
+        let mut entered = empty();
+        let id = |slot| ScopeId::new(slot, 1);
+        assert_eq!(entered.union(ScopeId::NONE, ScopeId::NONE), None);
+        (0..5).for_each(|n| entered.note_union(id(n), id(50), id(100 + n)));
+        assert_eq!(entered.union(id(4), id(50)), Some(id(104)));
+        assert_eq!(entered.union(id(0), id(50)), None, "the oldest goes");
+        entered.note_union(id(4), id(50), id(200));
+        assert_eq!(entered.union(id(4), id(50)), Some(id(200)));
+        assert_eq!(entered.union(id(50), id(4)), None);
+    }
+}

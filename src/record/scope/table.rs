@@ -1,0 +1,298 @@
+//! Keys and values → the number of their combination, and back. One lock, which no allocation of the program ever takes.
+//!
+//! A combination is known by a hash of its keys and values. Where two have one hash, the later one takes the place of the earlier,
+//! which stays until it is over; the program would get a second slot for it.
+//!
+//! Readers keep the names of combinations that end meanwhile, see [`Kept`].
+
+use crate::base::atomics::{AtomicUsize, Ordering};
+use crate::base::splitmix::{self, INCREMENT};
+use crate::record::dropped::{self, Reason};
+use crate::record::fork::Once;
+use crate::record::fork::mutex::ForkMutex;
+use crate::record::scope::id::ScopeId;
+use crate::record::scope::names::{Names, Pairs, ScopeNames};
+use crate::record::scope::slot::Candidate;
+use crate::record::scope::slots::{self, COMBINATIONS, OTHERS, SLOTS};
+use crate::record::thread::{INTERNAL, Suspension};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+
+/// Hasher that passes on a hash.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {}
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+/// A combination that has a slot.
+struct Named {
+    id: ScopeId,
+    hash: u64,
+    names: Names,
+}
+
+/// The combinations.
+struct Table {
+    /// Place of the slot, by hash.
+    by_hash: HashMap<u64, usize, BuildHasherDefault<Ready>>,
+    /// By place of the slot.
+    named: BTreeMap<usize, Named>,
+    /// Free slots that were taken before, in the order in which they became free.
+    free: VecDeque<usize>,
+    /// Number of slots for combinations, and for those of `[other]`, that were ever taken.
+    taken: usize,
+    others: usize,
+    /// Combinations that were new or found no slot since the last pass in vain.
+    since_pass: usize,
+    /// Names of combinations that ended while there were readers.
+    ended: BTreeMap<ScopeId, Names>,
+}
+
+static TABLE: ForkMutex<Table> = ForkMutex::new(Table {
+    by_hash: HashMap::with_hasher(BuildHasherDefault::new()),
+    named: BTreeMap::new(),
+    free: VecDeque::new(),
+    taken: 0,
+    others: 0,
+    since_pass: LEAST_BETWEEN,
+    ended: BTreeMap::new(),
+});
+
+/// Readings that are under way.
+static READINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// Names of this many combinations are kept for readers; beyond them none ends while there are readers.
+const MOST_ENDED: usize = 4 * COMBINATIONS;
+
+/// A pass that frees fewer slots is in vain: the next one for want of a slot comes after so many combinations at least, since it reads
+/// the counts of all stacks.
+const LEAST_BETWEEN: usize = 64;
+
+/// Result of [`intern`] where there is no slot.
+pub(crate) struct Full {
+    /// A pass may free some.
+    pub is_pass_due: bool,
+}
+
+/// Returns whether the calling thread is in the middle of a change of the table, which a signal handler has interrupted.
+pub(crate) fn is_changing() -> bool {
+    TABLE.is_held()
+}
+
+/// Hashes keys and values, otherwise in each process: values may be those of a client.
+fn hash(pairs: &Pairs<'_>) -> u64 {
+    static SEED: Once<u64> = Once::new();
+    let seed = *SEED.get_or_make(|| RandomState::new().hash_one(0));
+    let texts = pairs.as_slice().iter().flat_map(|(key, value)| [*key, *value]);
+    texts.fold(seed, |hash, text| {
+        let (words, rest) = text.as_bytes().as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let words = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+        words.fold(hash ^ text.len() as u64, |hash, word| splitmix::mix(hash.wrapping_add(INCREMENT) ^ word))
+    })
+}
+
+/// Returns the combination of these keys and values, held once more for the caller. [`ScopeId::NONE`] of none.
+pub(crate) fn intern(pairs: &Pairs<'_>) -> Result<ScopeId, Full> {
+    if pairs.as_slice().is_empty() {
+        return Ok(ScopeId::NONE);
+    }
+    let hash = hash(pairs);
+    let mut table = TABLE.lock();
+    if let Some(id) = table.find(hash, pairs) {
+        return Ok(if slots::hold(id) { id } else { ScopeId::NONE });
+    }
+    let _internal = Suspension::new(INTERNAL);
+    table.since_pass += 1;
+    let other = table.other(&pairs.others());
+    match table.insert(hash, pairs, other) {
+        Some(id) => Ok(id),
+        None => Err(Full { is_pass_due: table.since_pass > LEAST_BETWEEN }),
+    }
+}
+
+/// Returns the combination of the same keys with `[other]` as values, where [`intern`] has found no slot. Counts that.
+pub(crate) fn intern_other(pairs: &Pairs<'_>) -> ScopeId {
+    dropped::count(Reason::Scopes);
+    let mut table = TABLE.lock();
+    let _internal = Suspension::new(INTERNAL);
+    let other = table.other(&pairs.others()).and_then(slots::id_at);
+    other.filter(|id| slots::hold(*id)).unwrap_or_default()
+}
+
+/// Hands over the keys and values of a combination, none if it is over. `take` must not wait.
+pub(crate) fn with_names<T>(id: ScopeId, take: impl FnOnce(Option<&Names>) -> T) -> T {
+    if id.is_none() || is_changing() {
+        return take(None);
+    }
+    let table = TABLE.lock();
+    take(table.names(id))
+}
+
+/// Copies the keys and values of a combination; `None` for [`ScopeId::NONE`], and if it is over.
+pub(crate) fn names(id: ScopeId) -> Option<Names> {
+    with_names(id, |names| names.cloned())
+}
+
+/// Returns the number of slots that were ever taken, those of `[other]` apart.
+pub(crate) fn taken() -> usize {
+    TABLE.lock().taken
+}
+
+/// Notes that a pass would find nothing.
+pub(crate) fn pass_in_vain() {
+    TABLE.lock().since_pass = 0;
+}
+
+/// Frees the slots of combinations that no one holds and no stack was recorded in. Returns how many.
+pub(crate) fn free_unrecorded() -> usize {
+    let mut table = TABLE.lock();
+    let _internal = Suspension::new(INTERNAL);
+    let free = (0..table.taken).filter(|at| slots::free_unrecorded(*at)).collect::<Vec<_>>();
+    free.iter().for_each(|at| table.remove(*at));
+    free.len()
+}
+
+/// Frees the slots of candidates of which nothing is live, by their places, those apart that were held meanwhile. Returns how many.
+pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>) -> usize {
+    let mut table = TABLE.lock();
+    let _internal = Suspension::new(INTERNAL);
+    let mut freed = 0;
+    for (at, candidate) in candidates {
+        if (READINGS.load(Ordering::SeqCst) == 0 || table.ended.len() < MOST_ENDED)
+            && slots::free(at, candidate)
+        {
+            table.remove(at);
+            freed += 1;
+        }
+    }
+    if freed < LEAST_BETWEEN {
+        table.since_pass = 0;
+    }
+    freed
+}
+
+/// Forgets, in a forked child, readings of threads that it does not have.
+#[cfg_attr(not(unix), allow(dead_code))]
+pub(crate) fn forget_readings() {
+    READINGS.store(0, Ordering::SeqCst);
+}
+
+/// Keeps the names of combinations that end, until it is dropped.
+pub(crate) struct Kept(());
+
+impl Kept {
+    pub(crate) fn new() -> Kept {
+        // SeqCst: a combination that ends after this is found among those kept.
+        READINGS.fetch_add(1, Ordering::SeqCst);
+        Kept(())
+    }
+
+    /// Copies the names of these combinations, of which some may be the same.
+    pub(crate) fn names_of(&self, ids: impl Iterator<Item = ScopeId>) -> ScopeNames {
+        let mut ids: Vec<ScopeId> = ids.filter(|id| !id.is_none()).collect();
+        if ids.is_empty() {
+            return ScopeNames::default();
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        let table = TABLE.lock();
+        ScopeNames::new(ids.into_iter().filter_map(|id| Some((id, table.names(id)?.clone()))))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let fewer = |readings: usize| Some(readings.saturating_sub(1));
+        if READINGS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer) == Ok(1) {
+            let mut table = TABLE.lock();
+            // Another one may have begun.
+            if READINGS.load(Ordering::SeqCst) == 0 && !table.ended.is_empty() {
+                let _internal = Suspension::new(INTERNAL);
+                table.ended.clear();
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Finds a combination.
+    fn find(&self, hash: u64, pairs: &Pairs<'_>) -> Option<ScopeId> {
+        let named = self.named.get(self.by_hash.get(&hash)?)?;
+        pairs.are(&named.names).then_some(named.id)
+    }
+
+    /// Returns the names of a combination.
+    fn names(&self, id: ScopeId) -> Option<&Names> {
+        let named = self.named.get(&id.slot()).filter(|named| named.id == id);
+        named.map(|named| &named.names).or_else(|| self.ended.get(&id))
+    }
+
+    /// Returns the place of the combination of these keys, whose values are `[other]`; makes it if there is room.
+    fn other(&mut self, others: &Pairs<'_>) -> Option<usize> {
+        let hash = hash(others);
+        let known = self.by_hash.get(&hash).copied();
+        if let Some(at) = known.filter(|at| *at >= COMBINATIONS) {
+            return Some(at);
+        }
+        let at = COMBINATIONS + self.others;
+        if self.others == OTHERS {
+            return None;
+        }
+        // Held for good.
+        let id = slots::begin(at, at)?;
+        self.others += 1;
+        self.name(Named { id, hash, names: others.to_names() });
+        Some(at)
+    }
+
+    /// Gives a combination a slot; `None` where there is none.
+    fn insert(&mut self, hash: u64, pairs: &Pairs<'_>, other: Option<usize>) -> Option<ScopeId> {
+        // It may be the one that was just made.
+        if let Some(id) = self.find(hash, pairs) {
+            return slots::hold(id).then_some(id);
+        }
+        let at = match self.free.pop_front() {
+            Some(at) => at,
+            None if self.taken < COMBINATIONS => {
+                self.taken += 1;
+                self.taken - 1
+            }
+            None => return None,
+        };
+        // A slot whose lives are used up stays away.
+        let id = slots::begin(at, other.unwrap_or(0))?;
+        self.name(Named { id, hash, names: pairs.to_names() });
+        Some(id)
+    }
+
+    fn name(&mut self, named: Named) {
+        debug_assert!(named.id.slot() < SLOTS);
+        self.by_hash.insert(named.hash, named.id.slot());
+        self.named.insert(named.id.slot(), named);
+    }
+
+    /// Forgets the combination in a slot that was freed.
+    fn remove(&mut self, at: usize) {
+        if let Some(Named { id, hash, names }) = self.named.remove(&at) {
+            if self.by_hash.get(&hash) == Some(&at) {
+                self.by_hash.remove(&hash);
+            }
+            if READINGS.load(Ordering::SeqCst) != 0 {
+                self.ended.insert(id, names);
+            }
+            self.free.push_back(at);
+        }
+    }
+}
