@@ -6,7 +6,7 @@
 //! thread it was locked, so the child takes it over, with its value: that changes only inside the [fork lock](fork),
 //! where a fork waits, or lies between two changes in [`fork::outside`], where the fork does not.
 //!
-//! Only the read side uses it: a waiting thread sleeps up to a millisecond at a time.
+//! The read side uses it, and the making of scopes: a waiting thread sleeps up to a millisecond at a time.
 
 use crate::base::atomics::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::record::fork::{self, Inside};

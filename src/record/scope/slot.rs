@@ -112,7 +112,7 @@ impl Slot {
     /// Takes note of a combination without a holder. In a pass.
     pub(crate) fn candidate(&self) -> Option<Candidate> {
         let noted = |word: u64| (word & USED != 0 && word & HOLDERS == 0).then_some(word & !HELD_AGAIN);
-        // Acquire: pairs with the Release of `release`; what the holders counted is seen.
+        // Acquire: pairs with the Release of `release`; all counts of the holders are seen.
         let before = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, noted).ok()?;
         Some(Candidate(before & !HELD_AGAIN))
     }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_life_ends_once_nobody_holds_it() {
+    fn a_life_ends_once_it_is_not_held() {
         let slot = Slot::new();
         assert!(!slot.hold(0) && !slot.is(0) && slot.life().is_none() && slot.candidate().is_none());
         let first = slot.begin().unwrap();

@@ -64,7 +64,7 @@ pub(crate) fn other_of(id: ScopeId) -> ScopeId {
     if id.is_none() || other == 0 { ScopeId::NONE } else { id_at(other.into()).unwrap_or_default() }
 }
 
-/// Takes note of the combination in the slot at this place, if no one holds it. In a pass.
+/// Takes note of the combination in the slot at this place, if it has no holder. In a pass.
 pub(crate) fn candidate(at: usize) -> Option<Candidate> {
     ALL.get(at)?.candidate()
 }
@@ -74,7 +74,7 @@ pub(crate) fn free(at: usize, candidate: Candidate) -> bool {
     ALL.get(at).is_some_and(|slot| slot.free(candidate))
 }
 
-/// Frees the slot at this place if no one holds its combination and no stack was ever recorded in it.
+/// Frees the slot at this place if its combination has no holder and no stack was ever recorded in it.
 pub(crate) fn free_unrecorded(at: usize) -> bool {
     ALL.get(at).is_some_and(Slot::free_unrecorded)
 }

@@ -155,7 +155,7 @@ pub(crate) fn pass_in_vain() {
     TABLE.lock().since_pass = 0;
 }
 
-/// Frees the slots of combinations that no one holds and no stack was recorded in. Returns how many.
+/// Frees the slots of combinations without a holder that no stack was recorded in. Returns how many.
 pub(crate) fn free_unrecorded() -> usize {
     let mut table = TABLE.lock();
     let _internal = Suspension::new(INTERNAL);

@@ -99,7 +99,7 @@ pub(crate) const READER: Looked =
 pub(crate) const ENDER: Looked = Looked { usually: 0, when_short: 0, over: 0, swept: 65_536, rounds: 64 };
 /// Amounts that it handles where scopes have ended.
 pub(crate) const SCOPES: Looked =
-    Looked { usually: 2048, when_short: 2048, over: 2048, swept: 2048, rounds: 16 };
+    Looked { usually: 1024, when_short: 2048, over: 1024, swept: 2048, rounds: 4 };
 /// Amounts that it handles in a thread that has met a new stack: few, as this is part of an allocation.
 const EVENT: Looked = Looked { usually: 0, when_short: 128, over: 16, swept: 128, rounds: 2 };
 /// Ids that are given out between two such rounds. Fewer would have threads look through their caches more often.

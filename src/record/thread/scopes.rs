@@ -28,8 +28,8 @@ impl ThreadState {
         Some(done)
     }
 
-    /// Leaves all scopes, for a thread that has ended. In the middle of an event, which it has left by a jump, what its scopes hold
-    /// stays held.
+    /// Leaves all scopes, for a thread that has ended. In the middle of an event, which it has left by a jump, the
+    /// combinations that it holds stay held.
     pub(super) fn leave_scopes(&self) {
         if self.change_scopes(Entered::clear).is_none() {
             self.hot.scope_term.store(0, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use crate::inner;
 use crate::reproducible;
 use crate::stacks::under;
-use heapgauge::{Collector, Snapshot};
+use heapgauge::{Collector, Scope, Snapshot};
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::hint::black_box;
 use std::ops::Range;
@@ -66,6 +66,13 @@ paths! {
     "free 64 bytes while paused" 4096, |n, most| paused(|| free(n, most, SMALL));
     "allocate 64 bytes while off" 4096, |n, most| off(|| allocate(n, most, FRAMES, SMALL));
     "free 64 bytes while off" 4096, |n, most| off(|| free(n, most, SMALL));
+    "in a scope: allocate 64 bytes" 4096, in_a_scope;
+    "two scopes in turn: enter, allocate 64 bytes, leave" 4096, |n, most| two_scopes(n, most, true);
+    "one scope: enter, allocate 64 bytes, leave" 4096, |n, most| two_scopes(n, most, false);
+    "enter a scope and leave it" 4096, |n, _| enter(n, None);
+    "enter a scope in another one and leave it" 4096, |n, _| enter(n, Some(Scope::new("route", "/search")));
+    "make a scope that exists" 4096, |n, _| make_again(n);
+    "known stack in a new scope" 1_000, new_scopes;
     "new stack, 13 to 20 frames" 1_000, |n, most| new_stacks(n, most, 13..21);
     "new stack, 60 frames" 1_000, |n, most| new_stacks(n, most, 60..61);
     "first event of a thread, state made" 16 within first_event, first_of_living_threads;
@@ -198,6 +205,57 @@ fn new_stacks(count: usize, most: usize, frames: Range<u32>) {
         let depth = frames.start + stack as u32 % frames.len() as u32;
         under(depth, stack, &mut || blocks.allocate(1));
     }
+}
+
+// ── Scopes ──────────────────────────────────────────────────────────────────────────────────────
+
+fn in_a_scope(count: usize, most: usize) {
+    let mut blocks = Blocks::with_room(most, SMALL);
+    let tenant = Scope::new("tenant", "acme");
+    let _entered = tenant.enter();
+    under(FRAMES, 0, &mut || blocks.allocate(WARM + count));
+}
+
+/// Allocates in one scope after the other on one stack, or always in the first.
+fn two_scopes(count: usize, most: usize, in_turn: bool) {
+    let mut blocks = Blocks::with_room(most, SMALL);
+    let scopes = [Scope::new("tenant", "acme"), Scope::new("tenant", "globex")];
+    under(FRAMES, 0, &mut || {
+        for number in 0..WARM + count {
+            let _entered = scopes[if in_turn { number % 2 } else { 0 }].enter();
+            blocks.allocate(1);
+        }
+    });
+}
+
+fn enter(count: usize, outer: Option<Scope>) {
+    inner::begin();
+    let tenant = Scope::new("tenant", "acme");
+    let _outer = outer.as_ref().map(Scope::enter);
+    for _ in 0..WARM + count {
+        drop(black_box(&tenant).enter());
+    }
+}
+
+fn make_again(count: usize) {
+    inner::begin();
+    let tenant = Scope::new("tenant", "acme");
+    for _ in 0..WARM + count {
+        drop(Scope::new("tenant", black_box("acme")));
+    }
+    drop(tenant);
+}
+
+/// Makes each event the first of its stack in another scope.
+fn new_scopes(count: usize, most: usize) {
+    let mut blocks = Blocks::with_room(most, SMALL);
+    let scopes: Vec<Scope> = (0..WARM + most).map(|number| Scope::new("tenant", number.to_string())).collect();
+    under(FRAMES, 0, &mut || {
+        for scope in &scopes[..WARM + count] {
+            let _entered = scope.enter();
+            blocks.allocate(1);
+        }
+    });
 }
 
 // ── States of tracking ──────────────────────────────────────────────────────────────────────────────────

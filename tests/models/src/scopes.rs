@@ -83,7 +83,7 @@ fn held(passes: fn()) {
     is_right_at_the_end();
 }
 
-/// Lets threads hold a scope again that no one holds, while another one makes a pass.
+/// Lets threads hold a scope again that has no holder, while another one makes a pass.
 fn held_again(passes: fn()) {
     let passing = thread::spawn(passes);
     let holding = thread::spawn(allocate_if_present);
