@@ -1,5 +1,6 @@
 //! Checks an id against a walk, in debug builds.
 
+use crate::record::dropped::{self, Reason};
 use crate::record::scope::slots;
 use crate::record::stack_id::table;
 use crate::record::thread::OwnerState;
@@ -17,9 +18,10 @@ pub(super) fn is_stack_of_id(id: u32, owner: &OwnerState) -> bool {
     let found = owner.buffer.addresses().iter().copied();
     let scope = owner.buffer.header.scope;
     table::recorded(id).is_none_or(|recorded| {
-        // Where there was no room for the pair.
-        let is_other = recorded.scope == slots::other_of(scope);
-        if recorded.scope != scope && !is_other {
+        // Where there was no room for the stack in these scopes.
+        let is_elsewhere = dropped::events(Reason::Scopes) != 0
+            && (recorded.scope.is_none() || recorded.scope == slots::other_of(scope));
+        if recorded.scope != scope && !is_elsewhere {
             return false;
         }
         let is_cut = recorded.truncated || owner.buffer.header.truncated;

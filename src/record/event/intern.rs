@@ -2,6 +2,7 @@
 
 use super::alloc::{count_alloc, record_unattributed};
 use crate::record::dropped::{self, Reason};
+use crate::record::scope::id::ScopeId;
 use crate::record::scope::slots;
 use crate::record::stack_id::fingerprint::Fingerprint;
 use crate::record::stack_id::reclaim;
@@ -37,7 +38,9 @@ pub(super) fn intern_slow(
     let interned = {
         let _interning = state.enter(INTERNING);
         match table::intern(state, &mut owner.buffer, stack.hash(), interval) {
-            Err(Reason::Scopes) => intern_other(state, owner, stack, interval),
+            Err(Reason::Scopes | Reason::Memory) if !owner.buffer.header.scope.is_none() => {
+                intern_elsewhere(state, owner, stack, interval)
+            }
             interned => interned,
         }
     };
@@ -55,20 +58,23 @@ pub(super) fn intern_slow(
     }
 }
 
-/// Interns the stack in the buffer with `[other]` as the value of each key of its scopes, because there is no room for more
-/// pairs of stacks and scopes. Counts that.
+/// Interns the stack in the buffer with `[other]` as the value of each key of its scopes, else without a scope, because there is no room
+/// for it in these. Counts that, unless there is no room either.
 #[cold]
 #[inline(never)]
-fn intern_other(
+fn intern_elsewhere(
     state: &'static ThreadState,
     owner: &mut OwnerState,
     stack: Fingerprint,
     interval: u32,
 ) -> Result<u32, Reason> {
-    dropped::count(Reason::Scopes);
     let scope = owner.buffer.header.scope;
-    let other = slots::other_of(scope);
-    owner.buffer.header.scope = other;
-    let stack = stack.in_scope(other.term().wrapping_sub(scope.term()));
-    table::intern(state, &mut owner.buffer, stack.hash(), interval)
+    let mut intern_in = |instead: ScopeId| {
+        owner.buffer.header.scope = instead;
+        let stack = stack.in_scope(instead.term().wrapping_sub(scope.term()));
+        table::intern(state, &mut owner.buffer, stack.hash(), interval)
+    };
+    let id = intern_in(slots::other_of(scope)).or_else(|_| intern_in(ScopeId::NONE))?;
+    dropped::count(Reason::Scopes);
+    Ok(id)
 }
