@@ -3,6 +3,8 @@
 //! The data that crosses is owned by the reader: counts by stack id, and copies of the addresses of stacks. No thread is
 //! stopped.
 
+mod passing;
+
 use crate::record::count::counters::{CHUNK, Chunk, Direction, number};
 use crate::record::count::sampling;
 use crate::record::count::unsampled::{self, Unsampled};
@@ -11,7 +13,6 @@ use crate::record::epoch;
 use crate::record::memory;
 pub(crate) use crate::record::scope::id::ScopeId;
 pub(crate) use crate::record::scope::names::ScopeNames;
-use crate::record::scope::pass::Pass;
 use crate::record::scope::table as scopes;
 pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::life;
@@ -26,6 +27,8 @@ use crate::record::tag::large;
 use crate::record::tag::{self, OVERHEAD, UNTRACKED};
 use crate::record::thread::{self, Reading, SHARED, Suspension};
 use crate::record::unwind;
+pub(crate) use passing::end_scopes;
+use passing::read_epoch_and_pass;
 use std::time::{Instant, SystemTime};
 
 /// One distinct stack that has been allocated from since the last `clear`. One whose blocks were
@@ -250,50 +253,6 @@ pub(crate) fn read_side_bytes() -> u64 {
 /// Sets how much the tables of the write side may hold, in bytes.
 pub(crate) fn set_table_limit(bytes: u64) {
     memory::set_limit(bytes);
-}
-
-/// Notes the stacks that have live blocks for a pass, and hands them on.
-struct Passing<'a, S> {
-    sink: &'a mut S,
-    pass: Pass,
-}
-
-impl<S: StackSink> StackSink for Passing<'_, S> {
-    fn begin(&mut self, most: usize) {
-        self.sink.begin(most);
-    }
-
-    fn add(&mut self, stack: RawStack, packed: &[u8]) {
-        // Where its blocks are sampled, the counts are weights, and as equal as the blocks are.
-        if !stack.counts.is_drained() {
-            self.pass.note_live(stack.scope);
-        }
-        self.sink.add(stack, packed);
-    }
-
-    fn end(&mut self) {
-        self.sink.end();
-    }
-}
-
-/// Reads all stacks of the present epoch, as [`read_epoch`] does, and ends the combinations of scopes that are over. Returns how
-/// many as well.
-fn read_epoch_and_pass(sink: &mut impl StackSink) -> (u32, Counts, usize) {
-    let Some(pass) = Pass::begin() else {
-        let (base, totals) = read_epoch(sink);
-        return (base, totals, 0);
-    };
-    let mut passing = Passing { sink, pass };
-    let (base, totals) = read_epoch(&mut passing);
-    (base, totals, passing.pass.end(base))
-}
-
-/// Ends the combinations of scopes that are over, where a new one has found no slot, and gives the memory of their stacks back.
-pub(crate) fn end_scopes() {
-    let _internal = Suspension::new(thread::INTERNAL);
-    if read_epoch_and_pass(&mut ()).2 > 0 {
-        reclaim::give_back(reclaim::SCOPES);
-    }
 }
 
 /// Reads all stacks of the present epoch and its totals, whole: read again if a `clear` came between.

@@ -13,7 +13,7 @@ pub(crate) const SLOTS: usize = COMBINATIONS + OTHERS;
 
 static ALL: [Slot; SLOTS] = [const { Slot::new() }; SLOTS];
 
-/// For each slot, that of the combination with the same keys and `[other]` as values; 0 where there is none. Such a slot is never
+/// Place of the slot with the same keys and `[other]` as values, for each slot; 0 where there is none. Such a slot is never
 /// freed, and none is at 0. Relaxed: written before a number of the slot is given out.
 static OTHER: [AtomicU16; SLOTS] = [const { AtomicU16::new(0) }; SLOTS];
 
