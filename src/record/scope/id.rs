@@ -46,6 +46,7 @@ impl ScopeId {
 
     /// Makes some number, for tests.
     #[cfg(test)]
+    #[allow(dead_code, reason = "for tests of the outlets")]
     pub(crate) const fn sample(n: u64) -> ScopeId {
         ScopeId(n)
     }

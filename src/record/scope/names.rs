@@ -125,6 +125,7 @@ impl ScopeNames {
 
     /// Makes them of these, for tests.
     #[cfg(test)]
+    #[allow(dead_code, reason = "for tests of the outlets")]
     pub(crate) fn sample(all: &[(ScopeId, &[(&'static str, &str)])]) -> ScopeNames {
         let names = |pairs: &[(&'static str, &str)]| {
             let mut all = Pairs::new();
