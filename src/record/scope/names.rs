@@ -155,7 +155,7 @@ mod tests {
             "a\\b",
             "a\nb",
             "a\u{202e}",
-            concat!("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         ] {
             assert_eq!(shown_key(key), "?", "{key:?}");
         }

@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn holders_and_lives_are_bounded() {
-        let slot = Slot(AtomicU64::new(1 << LIFE | USED | MOST_HOLDERS - 1));
+        let slot = Slot(AtomicU64::new(1 << LIFE | USED | (MOST_HOLDERS - 1)));
         assert!(slot.hold(1) && !slot.hold(1));
         let last = Slot(AtomicU64::new(u64::MAX << LIFE));
         assert!(last.begin().is_none());

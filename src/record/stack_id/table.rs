@@ -393,7 +393,8 @@ fn record(stack: &StackBuffer) -> Option<Key> {
     let StackHeader { hash, scope, interval, truncated, .. } = stack.header;
     let copy = NonNull::new(memory::zeroed_bytes(layout(scope_len(scope) + len)?))?;
     debug_assert!(copy.cast::<Record>().is_aligned());
-    let flags = u8::from(truncated) * TRUNCATED | u8::from(!scope.is_none()) * IN_SCOPE;
+    let cut = if truncated { TRUNCATED } else { 0 };
+    let flags = cut | if scope.is_none() { 0 } else { IN_SCOPE };
     let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, flags, first: [0; 5] };
     // SAFETY: fresh memory, as long as the layout says: at least a record, and from its `first` bytes on those of the number of its
     // scopes and `len` packed ones.
