@@ -121,7 +121,7 @@ pub mod docs;
 
 pub use analyze::collector::budget::set_max_overhead;
 pub use analyze::collector::{
-    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes,
+    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, ScopeRow, SiteRow, UnnamedBytes,
 };
 pub use analyze::dump_counts::{DumpCounts, PreviousRun};
 pub use analyze::frame::{Frame, Traceback};
@@ -130,6 +130,7 @@ pub use analyze::memory_parts::{
     AllocatorStatistics, AllocatorUsage, MemoryParts, set_allocator_statistics, trim,
 };
 pub use analyze::profile::{Profile, ProfileValue};
+pub use analyze::scope::ScopeLabels;
 pub use analyze::snapshot::domains::{track, untrack};
 #[doc(hidden)]
 pub use analyze::snapshot::file_names::NamedFrom;
@@ -186,6 +187,7 @@ pub use {metrics, metrics_exporter_prometheus};
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}
     is_shared::<(BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, SiteRow, UnnamedBytes)>();
+    is_shared::<(ScopeLabels, ScopeRow)>();
     is_shared::<(Frame, Traceback, Live, LiveChange, Profile, ProfileValue, Snapshot, Trace)>();
     is_shared::<(Statistic, StatisticDiff, Top, Totals, Filter, DomainFilter, GroupBy, Order)>();
     is_shared::<(Error, ErrorKind, Scope, TracedMemory, TrackingAllocator, MemoryParts, AllocatorUsage)>();

@@ -80,6 +80,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         &[
             "frame",
             "live",
+            "scope",
             "memory_limit",
             "memory_parts",
             "dump_counts",

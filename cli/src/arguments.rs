@@ -29,19 +29,22 @@ top:
   --interval SECONDS   0.1 to 3600 (default 1). Without it, and where the output is no terminal, one table is printed
   --count N            ends after so many tables
   --rows N             lines of a table (default: the terminal's height, else 20)
+  --scope KEY:VALUE    only blocks allocated in such a scope, as tenant:acme
   Keys in a terminal: b by bytes, g by growth, q ends.
 
 diff:
-  --group-by KEY       file, line (the default), traceback, function, crate, nearest, via
+  --group-by KEY       file, line (the default), traceback, function, crate, nearest, via, scope
   --cumulative         counts each block at every frame of its stack
   --top N              the first rows only
+  --scope KEY:VALUE    only blocks allocated in such a scope
 
 report and page:
   --since OLD          shows growth since an older snapshot file
   --binary PATH        names frames that go by module and offset, from the executable
   --debug-file PATH    the same, from its separate debug file
 report:
-  --top N              lines and stacks shown (default 20)
+  --top N              lines, scopes and stacks shown (default 20)
+  --scope KEY:VALUE    only lines and stacks of blocks allocated in such a scope
 page:
   --addr HOST:PORT     address on loopback (default 127.0.0.1:0, a free port)
 
@@ -58,6 +61,22 @@ pub enum By {
     Growth,
 }
 
+/// Key and value of a scope.
+#[derive(Clone)]
+pub struct Scope {
+    pub key: String,
+    pub value: String,
+}
+
+impl Scope {
+    fn parse(value: &OsStr) -> Result<Scope, Failure> {
+        let pair = value.to_str().and_then(|text| text.split_once(':')).filter(|(key, _)| !key.is_empty());
+        let (key, text) =
+            pair.ok_or_else(|| wrong("--scope", value, "a key and a value such as tenant:acme"))?;
+        Ok(Scope { key: key.into(), value: text.into() })
+    }
+}
+
 /// Options of `top`.
 pub struct Top {
     pub url: Url,
@@ -65,6 +84,7 @@ pub struct Top {
     pub interval: Option<Duration>,
     pub count: Option<u64>,
     pub rows: Option<usize>,
+    pub scope: Option<Scope>,
 }
 
 /// Options of `diff`.
@@ -73,6 +93,7 @@ pub struct Diff {
     pub new: PathBuf,
     pub group_by: GroupBy,
     pub top: usize,
+    pub scope: Option<Scope>,
 }
 
 /// Snapshot file, the one it is compared with, and the files that name its frames.
@@ -105,6 +126,7 @@ pub enum Subject {
 pub struct Report {
     pub subject: Subject,
     pub top: usize,
+    pub scope: Option<Scope>,
 }
 
 /// Options of `page`.
@@ -154,6 +176,7 @@ const COMMANDS: &str = "top, diff, report, page";
 
 fn top(mut words: lexopt::Parser) -> Result<Command, Failure> {
     let (mut url, mut by, mut interval, mut count, mut rows) = (Vec::new(), By::Bytes, None, None, None);
+    let mut scope = None;
     while let Some(word) = words.next()? {
         match word {
             Long("by") => {
@@ -174,16 +197,18 @@ fn top(mut words: lexopt::Parser) -> Result<Command, Failure> {
             }
             Long("count") => count = Some(number("--count", &words.value()?, u32::MAX as usize)? as u64),
             Long("rows") => rows = Some(number("--rows", &words.value()?, 10_000)?),
+            Long("scope") => scope = Some(Scope::parse(&words.value()?)?),
             Value(value) => url.push(value),
             other => return help_or(other),
         }
     }
     let [url] = given("top", "URL", url)?;
-    Ok(Command::Top(Top { url: Url::parse(&url)?, by, interval, count, rows }))
+    Ok(Command::Top(Top { url: Url::parse(&url)?, by, interval, count, rows, scope }))
 }
 
 fn diff(mut words: lexopt::Parser) -> Result<Command, Failure> {
     let (mut files, mut group_by, mut cumulative, mut top) = (Vec::new(), GroupBy::Line, false, usize::MAX);
+    let mut scope = None;
     while let Some(word) = words.next()? {
         match word {
             Long("group-by") => {
@@ -193,6 +218,7 @@ fn diff(mut words: lexopt::Parser) -> Result<Command, Failure> {
             }
             Long("cumulative") => cumulative = true,
             Long("top") => top = number("--top", &words.value()?, usize::MAX)?,
+            Long("scope") => scope = Some(Scope::parse(&words.value()?)?),
             Value(value) => files.push(value),
             other => return help_or(other),
         }
@@ -202,14 +228,15 @@ fn diff(mut words: lexopt::Parser) -> Result<Command, Failure> {
             group_by.cumulative().map_err(|error| Failure::usage(format_args!("--cumulative: {error}")))?;
     }
     let [old, new] = given("diff", "OLD and NEW", files)?;
-    Ok(Command::Diff(Diff { old: old.into(), new: new.into(), group_by, top }))
+    Ok(Command::Diff(Diff { old: old.into(), new: new.into(), group_by, top, scope }))
 }
 
 fn report(mut words: lexopt::Parser) -> Result<Command, Failure> {
-    let (mut subject, mut files, mut top) = (Vec::new(), Files::default(), 20);
+    let (mut subject, mut files, mut top, mut scope) = (Vec::new(), Files::default(), 20, None);
     while let Some(word) = words.next()? {
         match word {
             Long("top") => top = number("--top", &words.value()?, 10_000)?,
+            Long("scope") => scope = Some(Scope::parse(&words.value()?)?),
             Value(value) => subject.push(value),
             Long(name @ ("since" | "binary" | "debug-file")) => {
                 let place = files.option(name);
@@ -231,7 +258,7 @@ fn report(mut words: lexopt::Parser) -> Result<Command, Failure> {
     } else {
         Subject::Files(Files { file: subject.into(), ..files })
     };
-    Ok(Command::Report(Report { subject, top }))
+    Ok(Command::Report(Report { subject, top, scope }))
 }
 
 fn page(mut words: lexopt::Parser) -> Result<Command, Failure> {

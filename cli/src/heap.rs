@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::arguments::Scope;
 use crate::failure::Failure;
-use crate::url::Client;
+use crate::url::{Client, encoded};
 
 /// Version of the JSON that is read.
 const VERSION: u64 = 1;
@@ -41,11 +42,35 @@ impl Heap {
         }
     }
 
-    /// Returns the first sites of the moment that a summary is about.
-    pub fn sites(&self, summary: &Summary, order: &str, top: usize) -> Result<Sites, Failure> {
-        let at = summary.number;
-        self.get(&format!("/debug/heap/sites.json?at={at}&sort={order}&top={top}&history=0"))
+    /// Returns the first sites of the moment that a summary is about, of all blocks or of one scope.
+    pub fn sites(
+        &self,
+        summary: &Summary,
+        order: &str,
+        top: usize,
+        scope: Option<&Scope>,
+    ) -> Result<Sites, Failure> {
+        let (at, scope) = (summary.number, in_query(scope));
+        self.get(&format!("/debug/heap/sites.json?at={at}&sort={order}&top={top}&history=0{scope}"))
     }
+
+    /// Returns the first stacks of that moment.
+    pub fn stacks(&self, summary: &Summary, top: usize, scope: Option<&Scope>) -> Result<Stacks, Failure> {
+        let (at, scope) = (summary.number, in_query(scope));
+        self.get(&format!("/debug/heap/stacks.json?at={at}&sort=size&top={top}{scope}"))
+    }
+
+    /// Returns the first keys and values of scopes of that moment; `None` where no scope holds memory.
+    pub fn scopes(&self, summary: &Summary, top: usize) -> Result<Option<Scopes>, Failure> {
+        let at = summary.number;
+        let path = format!("/debug/heap/scopes.json?at={at}&sort=size&top={top}");
+        summary.scopes.map(|_| self.get(&path)).transpose()
+    }
+}
+
+/// Returns a scope as a parameter behind others; nothing without one.
+fn in_query(scope: Option<&Scope>) -> String {
+    scope.map_or(String::new(), |Scope { key, value }| format!("&scope={}:{}", encoded(key), encoded(value)))
 }
 
 /// `summary.json`.
@@ -63,6 +88,8 @@ pub struct Summary {
     pub started_at: Option<f64>,
     pub sample_interval_bytes: Option<u64>,
     pub naming: Option<Naming>,
+    /// Number of scopes that hold memory.
+    pub scopes: Option<u64>,
     pub file: Option<String>,
     pub reason: Option<String>,
     pub build: Build,
@@ -155,6 +182,23 @@ impl Site {
         let via = if self.via.is_empty() { String::new() } else { format!(" via {}", self.via) };
         crate::text::one_line(&format!("{place}{}{via}", self.function))
     }
+}
+
+/// `scopes.json`.
+#[derive(Deserialize)]
+pub struct Scopes {
+    pub pairs: u64,
+    pub rows: Vec<ScopeRow>,
+    pub total: Figures,
+}
+
+/// Key and value of scopes, and the blocks allocated in them.
+#[derive(Deserialize)]
+pub struct ScopeRow {
+    pub key: String,
+    pub value: String,
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 /// `stacks.json`.

@@ -1,9 +1,9 @@
 //! Snapshot file or running program → a report as text.
 
-use crate::arguments::{Report, Subject};
+use crate::arguments::{Report, Scope, Subject};
 use crate::failure::Failure;
 use crate::file::Dump;
-use crate::heap::{Figures, Heap, Site, Sites, Stacks, Summary};
+use crate::heap::{Figures, Heap, ScopeRow, Scopes, Site, Sites, Stacks, Summary};
 use crate::text::{bytes, change, one_line, percent, print, span, time, whole};
 use crate::url::Client;
 use crate::{file, progress, table};
@@ -47,13 +47,14 @@ pub fn run(options: &Report) -> Result<(), Failure> {
     if summary.tracking == Some(false) {
         return Err(Failure::Other(format!("{of}: tracking is off there, nothing is recorded")));
     }
-    let sites = heap.sites(&summary, "size", options.top)?;
+    let scope = options.scope.as_ref();
+    let sites = heap.sites(&summary, "size", options.top, scope)?;
     let grown = match summary.growth_seconds() {
-        Some(_) => Some(heap.sites(&summary, "growth", options.top)?),
+        Some(_) => Some(heap.sites(&summary, "growth", options.top, scope)?),
         None => None,
     };
-    let stacks: Stacks =
-        heap.get(&format!("/debug/heap/stacks.json?at={}&sort=size&top={}", summary.number, options.top))?;
+    let scopes = heap.scopes(&summary, options.top)?;
+    let stacks = heap.stacks(&summary, options.top, scope)?;
     let unnamed = stacks.rows.iter().flat_map(|stack| &stack.frames).filter(|frame| frame.function.is_none());
     if notes.is_empty()
         && matches!(heap, Heap::File(_))
@@ -63,6 +64,10 @@ pub fn run(options: &Report) -> Result<(), Failure> {
     }
     let mut text = head(&of, &summary, &dump, &notes);
     text += &memory(&summary);
+    if let Some(Scope { key, value }) = scope {
+        let of = bytes(sites.total.size as f64);
+        text += &format!("\nOnly blocks allocated in {}: {of}\n", one_line(&format!("{key}={value}")));
+    }
     text += &lines("Lines that hold most", &sites, &sites.rows, &summary);
     text += &other(&sites);
     if let Some(grown) = &grown {
@@ -71,6 +76,9 @@ pub fn run(options: &Report) -> Result<(), Failure> {
             true => text += "\nNo line has grown\n",
             false => text += &lines("Lines that grew most", grown, rows, &summary),
         }
+    }
+    if let Some(scopes) = &scopes {
+        text += &self::scopes(scopes, &summary);
     }
     text += &self::stacks(&stacks, &summary);
     print(&text)
@@ -217,6 +225,32 @@ fn other(sites: &Sites) -> String {
     }
     let [other, total] = [sites.other, sites.total].map(|figures| bytes(figures.size as f64));
     format!("{other} at {} other lines, {total} in all\n", whole(hidden))
+}
+
+/// Lists keys and values of scopes.
+fn scopes(scopes: &Scopes, summary: &Summary) -> String {
+    let has_growth = summary.growth_seconds().is_some();
+    let mut head = vec!["LIVE", "SHARE", "BLOCKS"];
+    head.extend(["GROWTH"].into_iter().filter(|_| has_growth));
+    head.push("SCOPE");
+    let row = |row: &ScopeRow| {
+        let Figures { size, count, .. } = row.figures;
+        let share = percent(size as f64, scopes.total.size as f64);
+        let mut cells = vec![live(row.figures), share, whole(count)];
+        cells.extend(has_growth.then(|| grown(row.figures)));
+        cells.push(one_line(&format!("{}={}", row.key, row.value)));
+        cells
+    };
+    let cells: Vec<Vec<String>> = scopes.rows.iter().map(row).collect();
+    let mut text = format!(
+        "\nScopes that hold most; a block is in each of its keys\n{}",
+        table::format(&head, &cells, None)
+    );
+    let hidden = scopes.pairs.saturating_sub(scopes.rows.len() as u64);
+    if hidden > 0 {
+        text += &format!("and {} more\n", whole(hidden));
+    }
+    text
 }
 
 fn live(figures: Figures) -> String {

@@ -69,7 +69,7 @@ fn sample(heap: &Heap, by: By, rows: usize, options: &Top) -> Result<Sample, Fai
         return Err(Failure::Other(format!("{}: tracking is off there, nothing is recorded", options.url)));
     }
     let order = if by == By::Bytes { "size" } else { "growth" };
-    let sites = heap.sites(&summary, order, rows)?;
+    let sites = heap.sites(&summary, order, rows, options.scope.as_ref())?;
     Ok(Sample { summary, sites, by })
 }
 
@@ -78,7 +78,9 @@ fn shown(sample: &Sample, options: &Top, width: Option<u16>) -> String {
     let Sample { summary, sites, by } = sample;
     let keys = if width.is_some() { "   b bytes  g growth  q end" } else { "" };
     let order = if *by == By::Bytes { "live bytes" } else { "growth" };
-    let mut text = format!("{} at {}, by {order}{keys}\n", options.url, time(summary.taken_at));
+    let scope =
+        options.scope.as_ref().map_or(String::new(), |scope| format!(" in {}={}", scope.key, scope.value));
+    let mut text = format!("{} at {}{scope}, by {order}{keys}\n", options.url, time(summary.taken_at));
     let window = summary.growth_seconds().unwrap_or_default();
     text += &format!(
         "live {} in {} blocks, {} in {}",
@@ -203,7 +205,7 @@ fn collect(heap: Heap, options: &Top) -> Samples {
     let (ask, asked) = mpsc::channel();
     let mut wanted = (options.by, rows(options));
     let interval = options.interval.unwrap_or(Duration::from_secs(1));
-    let options = Top { url: options.url.clone(), rows: options.rows, ..*options };
+    let options = Top { url: options.url.clone(), scope: options.scope.clone(), ..*options };
     thread::spawn(move || {
         loop {
             match asked.recv_timeout(interval) {

@@ -125,6 +125,15 @@ impl Client {
     }
 }
 
+/// Encodes a text for the value of a parameter.
+pub fn encoded(text: &str) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    let one = |byte: &u8| {
+        if is_plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.as_bytes().iter().map(one).collect()
+}
+
 fn described(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -150,6 +159,12 @@ mod tests {
             Err(Failure::Usage(line)) => Err(line),
             Err(other) => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_value_is_encoded_byte_by_byte() {
+        assert_eq!(encoded("a-b.C_d~9"), "a-b.C_d~9");
+        assert_eq!(encoded("/ä &=%:"), "%2F%C3%A4%20%26%3D%25%3A");
     }
 
     #[test]

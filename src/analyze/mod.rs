@@ -14,6 +14,7 @@ pub(crate) mod memory_parts;
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 pub(crate) mod profile;
+pub(crate) mod scope;
 pub(crate) mod snapshot;
 pub(crate) mod symbols;
 pub mod testing;

@@ -6,7 +6,7 @@
 use crate::analyze::symbols::{self, Unnamed};
 use crate::base::error::Error;
 use crate::record::control;
-use crate::record::raw_snapshot::{self, Addresses, Counts, RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{self, Addresses, Counts, RawSnapshot, RawStack, ScopeNames};
 use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 #[cfg(test)]
 use {
     crate::analyze::frame::Frame, crate::analyze::symbols::Placed, crate::base::random_input::Random,
-    std::collections::HashMap,
+    crate::record::raw_snapshot::ScopeId, std::collections::HashMap,
 };
 
 /// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
@@ -110,6 +110,7 @@ pub struct Profile {
     pub(crate) stacks: Vec<RawStack>,
     /// Return addresses of the stacks, and of others: a difference shares them.
     pub(crate) addresses: Arc<Addresses>,
+    scopes: Arc<ScopeNames>,
 }
 
 impl Profile {
@@ -188,6 +189,7 @@ impl Profile {
             over: Some(self.taken.saturating_duration_since(earlier.taken)),
             stacks,
             addresses: self.addresses.clone(),
+            scopes: self.scopes.clone(),
             ..*self
         }
     }
@@ -211,6 +213,7 @@ impl Profile {
             sample_interval_bytes: raw.sample_interval_bytes,
             stacks: raw.stacks,
             addresses: raw.addresses.into(),
+            scopes: raw.scopes.into(),
         })
     }
 
@@ -227,6 +230,11 @@ impl Profile {
     /// Returns the return addresses of one of its stacks, most recent first.
     pub(crate) fn addresses(&self, stack: &RawStack) -> Vec<usize> {
         self.addresses.to_vec(stack.addresses)
+    }
+
+    /// Returns the keys and values of the scope of one of its stacks.
+    pub(crate) fn scope(&self, stack: &RawStack) -> &[(&'static str, Arc<str>)] {
+        self.scopes.of(stack.scope)
     }
 
     /// Leaves out the stacks that hold nothing.
@@ -259,8 +267,8 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
         .map(|(id, &(addresses, counts))| {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-            let (addresses, scope) = (all.push_stack(addresses), raw_snapshot::ScopeId::NONE);
-            RawStack { id, addresses, scope, truncated: false, counts, variance: 0.0 }
+            let (addresses, scope) = (all.push_stack(addresses), ScopeId::NONE);
+            RawStack { id, addresses, truncated: false, counts, variance: 0.0, scope }
         })
         .collect();
     Profile {
@@ -272,7 +280,24 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
         sample_interval_bytes: 0,
         stacks,
         addresses: all.into(),
+        scopes: Arc::default(),
     }
+}
+
+/// Builds a profile of stacks in the scope of the tenant beside them, or in none, for the tests of the outlets.
+#[cfg(test)]
+pub(crate) fn sample_in_scopes(stacks: &[(&[usize], [u64; 4], &'static str)]) -> Profile {
+    let plain: Vec<(&[usize], [u64; 4])> = stacks.iter().map(|&(stack, counts, _)| (stack, counts)).collect();
+    let mut profile = sample(&plain);
+    let pairs: Vec<[(&'static str, &str); 2]> =
+        stacks.iter().map(|&(.., tenant)| [("route", "/a;b"), ("tenant", tenant)]).collect();
+    let names: Vec<(ScopeId, &[(&'static str, &str)])> =
+        (1..).zip(&pairs).map(|(number, pairs)| (ScopeId::sample(number), &pairs[..])).collect();
+    profile.scopes = ScopeNames::sample(&names).into();
+    for (number, (stack, &(.., tenant))) in (1..).zip(profile.stacks.iter_mut().zip(stacks)) {
+        stack.scope = if tenant.is_empty() { ScopeId::NONE } else { ScopeId::sample(number) };
+    }
+    profile
 }
 
 /// Random calls of a made-up process, with unlikely names, and profiles of them, for the encoders' tests.

@@ -6,6 +6,7 @@
 //! complete example.
 #![forbid(unsafe_code)]
 
+use crate::analyze::scope::ScopeLabels;
 use crate::analyze::snapshot::group::GroupBy;
 use crate::analyze::snapshot::{Snapshot, Trace, named};
 use crate::analyze::symbols;
@@ -147,7 +148,14 @@ fn lines(stacks: AllStacks, figures: impl Fn(&Counts) -> (u64, u64)) -> String {
     let trace = |stack: RawStack| {
         let (size, count) = figures(&stack.counts);
         let traceback = named(symbols, &addresses.to_vec(stack.addresses), limit, stack.truncated);
-        (count > 0).then_some(Trace { domain: 0, size, count, stderr: 0, traceback })
+        (count > 0).then_some(Trace {
+            domain: 0,
+            size,
+            count,
+            stderr: 0,
+            traceback,
+            scope: ScopeLabels::default(),
+        })
     };
     let traces = stacks.into_iter().filter_map(trace).collect();
     let rows = Snapshot::of(SystemTime::now(), limit, traces).statistics(GroupBy::Line);

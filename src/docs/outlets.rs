@@ -1,7 +1,9 @@
 //! Choice of an outlet: the cost of each, and the lines that make it work.
 //!
 //! An outlet shows the reports of a [`Collector`](crate::Collector): names, values and sites are the same in
-//! all of them, and two outlets that ask within a second show the same snapshot.
+//! all of them, and two outlets that ask within a second show the same snapshot. Scopes are in all of them too: in metrics the 25 pairs of key and
+//! value that hold most, with the rest of a key as `[other]`; as labels of pprof's samples (`go tool pprof -tagfocus tenant=acme`); in
+//! `/debug/heap/scopes.json`, and as `group_by=scope` and `scope=tenant:acme` of `/memory/snapshots`.
 //!
 //! | your program has | take | feature | a site that is gone |
 //! |---|---|---|---|
@@ -14,7 +16,7 @@
 //! | OpenTelemetry | [`emit::OpenTelemetry`] | `opentelemetry` | is absent |
 //! | a question that totals do not answer | `GET /memory/snapshots` of the first two, or [`Snapshot`] | `http` | |
 //! | `go tool pprof`, a continuous profiler | `GET /debug/pprof/heap` and `/debug/pprof/allocs` of the first two | `pprof` | |
-//! | a flame graph | `GET /debug/heap/folded` of the first two | `pprof` | |
+//! | a flame graph | `GET /debug/heap/folded` of the first two, by scope with `?scopes=on` | `pprof` | |
 //!
 //! Features `prometheus`, `http` and `pprof` are on by default.
 //!

@@ -75,7 +75,6 @@ pub(crate) struct RawSnapshot {
     /// Return addresses of the stacks, most recent first; none for `[unrecorded]`.
     pub addresses: Addresses,
     /// Keys and values of the scopes of the stacks; none for a combination that is over, without a live block.
-    #[allow(dead_code, reason = "for the outlets")]
     pub scopes: ScopeNames,
     /// Exact, of all traced blocks.
     pub totals: Counts,
@@ -184,7 +183,6 @@ pub(crate) fn with_addresses<T>(id: u32, take: impl FnOnce(&[u8]) -> T) -> T {
 
 /// Hands over the keys and values of the scopes of a stack, ascending by key; none where they are over. Allocates nothing, for a
 /// [`StackSink`], which gets no [`ScopeNames`]. `take` must not wait.
-#[allow(dead_code, reason = "for the outlets")]
 pub(crate) fn with_scope<T>(
     id: ScopeId,
     take: impl FnOnce(&mut dyn Iterator<Item = (&str, &str)>) -> T,

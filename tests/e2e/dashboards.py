@@ -71,14 +71,14 @@ def the_dashboard_is_tidy():
     assert "__inputs" not in whole and "__requires" not in whole and "id" not in whole
     assert all(re.fullmatch(r"now(-\d+[smhd])?", whole["time"][end]) for end in ("from", "to")), whole["time"]
     variables = [variable["name"] for variable in whole["templating"]["list"]]
-    assert variables == ["datasource", "cluster", "namespace", "job", "instance", "process", "function", "site", "topn"]
+    assert variables == ["datasource", "cluster", "namespace", "job", "instance", "process", "function", "site", "scope_key", "topn"]
 
     everything = whole["panels"]
     ids = [panel["id"] for panel in everything]
     assert len(ids) == len(set(ids)), ids
     rows = [panel["title"] for panel in everything if panel["type"] == "row"]
     assert rows == ["Overview", "Heap, resident memory and limit", "Sites of one process", "Growth", "Allocation and free rate",
-                    "Fleet", "Tracker health", "Sampling"], rows
+                    "Fleet", "Tracker health", "Sampling", "Scopes"], rows
     cells = [(x, y) for panel in everything for place in [panel["gridPos"]]
              for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) == 23, "panels overlap or leave the grid"
@@ -94,7 +94,7 @@ def the_dashboard_is_tidy():
         for target in panel["targets"]:
             assert target["datasource"] == source, name
         # A point a minute: a thousand processes at the steps of a scrape are four times the work.
-        over_fleet = any("$instance" in target["expr"] or "job_function:" in target["expr"] for target in panel["targets"])
+        over_fleet = any("$instance" in target["expr"] or re.search("job_(function|scope):", target["expr"]) for target in panel["targets"])
         assert panel.get("interval") == ("1m" if over_fleet and panel["type"] == "timeseries" else None), name
     titles = [panel["title"] for panel in panels()]
     assert all(titles.count(title) <= 2 for title in titles), titles
@@ -102,11 +102,11 @@ def the_dashboard_is_tidy():
     for where, query in queries():
         # In every selector, or a panel shows processes that are not selected. Series of sites are read of one process only,
         # and of a fleet the recorded sums: a thousand processes have forty thousand sites.
-        for metric, selector in re.findall(r"\b((?:job_function:|instance:)?heap_[\w:]+)(\{[^}]*\})?", query):
+        for metric, selector in re.findall(r"\b((?:job_function:|job_scope:|instance:)?heap_[\w:]+)(\{[^}]*\})?", query):
             for label in ("cluster", "namespace", "job"):
                 assert f'{label}=~"${label}"' in selector, f"{where}: {query}"
-            if not metric.startswith("job_function:"):
-                process = "process" if metric.startswith("heap_site_") or "heap_site_" in query else "instance"
+            if not metric.startswith(("job_function:", "job_scope:")):
+                process = "process" if metric.startswith("heap_scope_") or "heap_site_" in query else "instance"
                 assert f'instance=~"${process}"' in selector, f"{where}: {query}"
         # Where all instances are chosen, the recorded sums of the jobs are read, which have no instance, and not all processes:
         # `..*` matches each instance then, and `.NAME` not the chosen one.
@@ -240,6 +240,9 @@ def every_query_is_answered_by_a_real_service():
         known.setdefault("kube_pod_container_status_last_terminated_reason", {"reason"})
         # Absent while every allocation is recorded; `sampled_panels_have_data` asks for these.
         known.setdefault("heap_site_live_stderr_bytes", {"site", "function"})
+        # Absent where no scope is entered; `scope_panels_have_data` asks for these.
+        for name in ["heap_scope_live_bytes", "heap_scope_live_blocks", "heap_scope_live_delta_bytes"]:
+            known.setdefault(name, {"scope_key", "scope_value"})
 
         def check_names(where, query, recorded=()):
             metrics, labels = names_in(query)
@@ -261,14 +264,15 @@ def every_query_is_answered_by_a_real_service():
         for _, block, line in expressions:
             metrics, labels = names_in(block or line)
             assert metrics <= set(known) | set(recorded), sorted(metrics - set(known) - set(recorded))
-            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason", "state", "release", "build_id", "history", "part"}, labels
+            assert labels <= TARGET_LABELS | {"site", "function", "file", "line", "reason", "state", "release", "build_id", "history", "part",
+                                            "scope_key", "scope_value"}, labels
             for inside in re.findall(r"\bon \(([^)]*)\)", block or line):
                 assert inside in ("cluster, namespace, job, function", "cluster, namespace, pod", PROCESS, f"{PROCESS}, site, function",
                                   f"{PROCESS}, function", f"{PROCESS}, function, release", f"{PROCESS}, reason", f"{PROCESS}, part"), inside
 
         function = exposition.info()[site]["function"]
         instance = re.escape(f"127.0.0.1:{service.port()}")
-        everything = {name: ".*" for name in ["cluster", "namespace", "job", "instance", "process", "function", "site"]}
+        everything = {name: ".*" for name in ["cluster", "namespace", "job", "instance", "process", "function", "site", "scope_key"]}
         choices = [
             everything,
             {**everything, "job": "plain", "instance": instance, "process": instance},
@@ -301,7 +305,7 @@ def every_query_is_answered_by_a_real_service():
                     where = f"{panel['title']} {target['refId']}: {query}"
                     # The memory of processes that do not tell its parts: this one does.
                     elsewhere = target.get("legendFormat") == "elsewhere"
-                    if "heap_memory_limit_bytes" in query and not limited or "heap_site_live_stderr_bytes" in query or elsewhere:
+                    if "heap_memory_limit_bytes" in query and not limited or "heap_site_live_stderr_bytes" in query or "heap_scope_" in query or elsewhere:
                         assert answer(query, instant) == [], where
                     else:  # rates want two scrapes
                         wait_for(f"data for {where}", lambda: answer(query, instant), 60)
@@ -334,7 +338,7 @@ def every_query_is_answered_by_a_real_service():
                 continue
             asks = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"])
             assert variable["definition"] == variable["query"]["query"]
-            assert variable.get("allValue", ".*") == ".*" and variable["includeAll"] == (variable["name"] != "process")
+            assert variable.get("allValue", ".*") == ".*" and variable["includeAll"] == (variable["name"] not in ("process", "scope_key"))
             selector, label = filled(asks[1], choices[0]), asks[2]
             check_names(variable["name"], selector, recorded)
             found = get(prometheus.web, "/api/v1/series?" + urllib.parse.urlencode({"match[]": selector}))
@@ -372,12 +376,58 @@ def sampled_panels_have_data():
         assert set(errors) == set(exposition.by_site("heap_site_live_bytes"))
         assert 0 < max(errors.values()) < exposition.value("heap_live_bytes")
         row, = (panel["gridPos"]["y"] for panel in board()["panels"] if panel["title"] == "Sampling")
-        sampling = [panel for panel in panels() if panel["gridPos"]["y"] > row]
+        sampling = [panel for panel in panels() if row < panel["gridPos"]["y"] < row + 9]
         assert len(sampling) == 3
         for panel in sampling:
             for target in panel["targets"]:
                 query = re.sub(r'"\$(?!topn)\w+"', '".*"', target["expr"]).replace("$topn", "10")
                 wait_for(f"data for {query}", lambda: prometheus.query(query), 60)
+
+
+
+def scope_panels_have_data():
+    """Two processes of a job: the row Scopes has the sums of one key, and the key as a choice."""
+    import http.server
+    import threading
+
+    from support import Prometheus, get, wait_for
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            text = "heap_live_bytes 1000\n" + "".join(
+                f'heap_scope_live_{name}{{scope_key="{key}",scope_value="{value}"}} {number}\n'
+                for name, factor in [("bytes", 10), ("blocks", 1), ("delta_bytes", -1)]
+                for key, value, number in [("tenant", "acme", 9 * factor), ("tenant", "[other]", factor), ("route", "/a", 10 * factor)])
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, rules_of_seconds() as rules:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Prometheus(SCRAPES.format(port=server.server_address[1], rules=rules.name)) as prometheus:
+            prometheus.ready()
+            row, = (panel["gridPos"]["y"] for panel in board()["panels"] if panel["title"] == "Scopes")
+            found = {}
+            for panel in (panel for panel in panels() if panel["gridPos"]["y"] > row):
+                for target in panel["targets"]:
+                    query = re.sub(r'"\$(?!topn)(\w+)"', lambda m: '"tenant"' if m[1] == "scope_key" else '".*"', target["expr"])
+                    query = query.replace("$topn", "10").replace(" @ end()", "")
+                    found[panel["title"], target["refId"]] = wait_for(f"data for {query}", lambda: prometheus.query(query), 60)
+            sums = {labels["scope_value"]: value for labels, value in found["Live bytes by scope", "A"]}
+            assert sums == {"acme": 180, "[other]": 20}, found  # of two jobs
+            for ref, factor in [("A", 10), ("B", 1), ("C", -1)]:
+                rows = {(labels["job"], labels["scope_value"]): value for labels, value in found["Scopes of one process", ref]}
+                assert rows == {(job, value): number * factor for job in ("plain", "labelled")
+                                for value, number in [("acme", 9), ("[other]", 1)]}, (ref, rows)
+            variable, = (one for one in board()["templating"]["list"] if one["name"] == "scope_key")
+            selector = re.sub(r'"\$\w+"', '".*"', re.fullmatch(r"label_values\((.*), scope_key\)", variable["definition"])[1])
+            series = get(prometheus.web, "/api/v1/series?" + urllib.parse.urlencode({"match[]": selector}))
+            assert {one["scope_key"] for one in json.loads(series.body)["data"]} == {"tenant", "route"}
+        server.shutdown()
 
 
 if __name__ == "__main__":
@@ -387,4 +437,4 @@ if __name__ == "__main__":
     else:
         from support import main
         main([the_dashboard_is_tidy, kubernetes_files_hold_their_sources, every_alert_has_a_runbook, no_rule_needs_its_own_evaluation,
-              every_query_is_answered_by_a_real_service, sampled_panels_have_data])
+              every_query_is_answered_by_a_real_service, sampled_panels_have_data, scope_panels_have_data])

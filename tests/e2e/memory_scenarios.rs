@@ -114,6 +114,15 @@ fn spike(mib: usize, held: Duration) {
     drop(black_box(blocks));
 }
 
+/// Holds nine MiB of one tenant and one of another, on one line.
+fn hold_of_tenants(held: Duration) {
+    for (tenant, blocks) in [("acme", 9), ("b", 1)] {
+        heapgauge::Scope::new("tenant", tenant).in_scope(|| (0..blocks).for_each(|_| leak(MIB)));
+    }
+    println!("held");
+    std::thread::sleep(held);
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let scenario = arguments.next().unwrap_or_default();
@@ -185,6 +194,8 @@ fn main() {
             println!("held");
             std::thread::sleep(Duration::from_secs(number(1) as u64));
         }
+        // tenants SECONDS: nine MiB of one tenant and one of another, on one line
+        "tenants" => hold_of_tenants(Duration::from_secs(number(0) as u64)),
         other => panic!("scenario {other:?} is unknown"),
     }
     drop((dumps, server));

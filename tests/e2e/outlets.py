@@ -120,7 +120,10 @@ def outlets_of_one_snapshot_agree():
 
     sites = sum(name == "heap_site_info" for name, _ in expected)
     assert sites == expected["heap_sites_exported", frozenset()] == 37, sites
-    assert len({name for name, _ in expected}) >= 27 and len(expected) >= 211, len(expected)
+    assert len({name for name, _ in expected}) >= 30 and len(expected) >= 286, len(expected)
+    scopes = [dict(labels) for name, labels in expected if name == "heap_scope_live_bytes"]
+    assert len(scopes) == 25 and {"scope_key": "tenant", "scope_value": "[other]"} in scopes, scopes
+    assert {"scope_key": "route", "scope_value": "/search"} in scopes and {"scope_key": "tenant", "scope_value": 't29 "é"'} in scopes, scopes
     for outlet, (found, found_types) in others.items():
         if outlet == "opentelemetry":
             found = without_code(found)

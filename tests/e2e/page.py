@@ -858,6 +858,60 @@ def estimates_show_their_error():
 
 
 @contextlib.contextmanager
+def scopes_are_a_table_and_a_filter():
+    """Keys and values are rows; a chosen one restricts sites, stacks and flame graph, is in the address, and can be given up."""
+    whole = canned([("shop::a", "src/a.rs", 1, "shop", 3_000, 300, 3, 0), ("shop::b", "src/b.rs", 2, "shop", 1_000, 0, 1, 0)], scopes=2)
+    part = canned([("shop::a", "src/a.rs", 1, "shop", 700, 70, 1, 0)])
+    row = lambda key, value, size, diff: {"key": key, "value": value, "size": size, "size_diff": diff, "count": 2, "count_diff": 0}
+    rows = [row("tenant", "acme <b>", 700, 70), row("route", "/a:b", 600, 0), row("tenant", "b", 500, -5)]
+    total = {"size": 4_000, "size_diff": 300, "count": 4, "count_diff": 0}
+    answers = dict(whole)
+    answers["/debug/heap/scopes.json"] = lambda _: {"version": 1, "number": 3, "taken_at": time.time(), "since": time.time() - 300, "pairs": 5,
+                                                    "rows": rows, "total": total}
+    for path in ["/debug/heap/sites.json", "/debug/heap/tree.json", "/debug/heap/stacks.json"]:
+        def answer(query, path=path):
+            chosen = (part if "scope" in query else whole)[path]
+            return chosen(query) if callable(chosen) else chosen
+        answers[path] = answer
+    with Canned(answers) as server, Browser(server.url) as page:
+        page.loaded()
+        shown = lambda: [[cell.text for cell in line.find_elements(By.CSS_SELECTOR, "td")] for line in page.all("#scopes-rows tbody tr")]
+        assert shown() == [["tenant=acme <b>", "700 B", "2", "+70 B", "17.5 %"], ["route=/a:b", "600 B", "2", "0 B", "15.0 %"],
+                           ["tenant=b", "500 B", "2", "−5 B", "12.5 %"]], shown()
+        assert page.one("#scopes-foot").text == "3 keys and values; 2 smaller ones are not listed"
+        page.one("#scopes-filter").send_keys("tenant B")
+        assert [line[0] for line in shown()] == ["tenant=acme <b>", "tenant=b"]
+        page.one("#scopes-filter").clear()
+        page.one("#scopes-filter").send_keys(" ")
+        assert not page.one("#scope-bar").is_displayed() and len(page.rows()) == 2
+        page.js("document.querySelector('#scopes-rows button').focus()")
+        page.press(Keys.ENTER)
+        page.wait("the scope", lambda: [row.size for row in page.rows()] == [700])
+        assert page.focused().text == "tenant=acme <b>" and page.focused().get_attribute("aria-pressed") == "true"
+        assert page.one("#scope-told").text == "Only blocks allocated in tenant=acme <b> are shown below."
+        assert page.one("#foot").text.endswith("; total of tenant=acme <b>: 700 B (+70 B)"), page.one("#foot").text
+        assert page.one("#live").text == "3.91 KiB" and page.one("#live-more").text.startswith("+300 B")
+        assert "100.0 % of tenant=acme <b>" in page.one("#told").text
+        page.one("#space .row").click()
+        page.wait("stacks", lambda: page.all("#stacks details"))
+        page.one("#stacks-close").click()
+        chosen = urllib.parse.quote("tenant:acme <b>", safe="")
+        for path in ["sites.json", "tree.json", "stacks.json"]:
+            assert any(f"/{path}?" in asked and f"&scope={chosen}" in asked for asked in server.asked), (path, server.asked)
+        assert not any("/scopes.json?" in asked and "scope=" in asked for asked in server.asked)
+        address = page.js("return location.href")
+        page.one("#scope-off").click()
+        page.wait("all blocks", lambda: len(page.rows()) == 2)
+        assert page.js("return location.hash") == "" and page.focused().get_attribute("id") == "sites"
+    with Canned(answers) as server, Browser(server.url + address[address.index("#"):], width=390) as page:
+        page.wait("the scope of the address", lambda: [row.size for row in page.rows()] == [700])
+        assert page.js("return document.documentElement.scrollWidth") <= 390 and page.js(CONTRAST) == []
+    # A program that enters no scope has no table, and is not asked for one.
+    with Canned(canned(many(3))) as server, Browser(server.url) as page:
+        page.loaded()
+        assert not page.one("#scopes").is_displayed() and not any("scopes.json" in asked for asked in server.asked)
+
+
 def page_of_file(*options):
     """Runs `heapgauge page` on a snapshot of three lines, and yields its address."""
     def trace(size, *frames):
@@ -945,4 +999,4 @@ main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, co
       in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, resident_memory_has_its_parts, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
       what_is_shown_stays_true_when_answers_fail, a_killed_run_is_told_with_its_dump, all_downloads_are_offered_where_they_are_served,
-      estimates_show_their_error, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)
+      estimates_show_their_error, scopes_are_a_table_and_a_filter, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)

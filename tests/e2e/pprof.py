@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from support import EXAMPLES, ROOT, SOURCE, Exposition, Service, fnv1a, get, leak_line, main, wait_for
+from support import EXAMPLES, ROOT, SOURCE, Exposition, Program, Service, fnv1a, get, leak_line, main, wait_for
 
 PROTO = pathlib.Path("/usr/share/gocode/src/github.com/google/pprof/proto/profile.proto")
 FLAMEGRAPH = pathlib.Path("/usr/share/perl5/Devel/NYTProf/flamegraph.pl")
@@ -319,4 +319,32 @@ def flame_graphs_are_drawn():
             assert sum(int(title.split("(")[1].split(" ")[0].replace(",", "")) for title in shown) == leak > 0, shown
 
 
-main([profilers_get_what_their_configurations_ask_for, all_outlets_show_one_heap, go_tool_pprof_names_the_leak, flame_graphs_are_drawn])
+def go_tool_pprof_chooses_by_scope():
+    """`-tagfocus` counts only the blocks of a tenant, and `-tagroot` puts tenants above the stacks; folded stacks have them on request."""
+    serve = {"SERVE": "1", "HEAPGAUGE_ADDR": "127.0.0.1:0", "HEAPGAUGE_QUIET": "off"}
+    with Program([EXAMPLES / "memory_scenarios", "tenants", 100], serve) as program:
+        port = int(program.wait_line(r"http://127\.0\.0\.1:(\d+) has the page")[1][1])
+        program.wait_line("^held$")
+        leak, mib = "memory_scenarios::leak", 1 << 20
+        whole = profile(port)
+        labels = Counter()
+        for sample in whole.message.sample:
+            labels[tuple((whole.text[label.key], whole.text[label.str]) for label in sample.label)] += sample.value[3]
+        assert labels[("tenant", "acme"),] == 9 * mib and labels[("tenant", "b"),] == mib and set(labels) == {
+            (("tenant", "acme"),), (("tenant", "b"),), ()}, labels
+        file = saved("tenants.pb.gz", whole.gzipped)
+        for tenant, bytes in [("acme", 9 * mib), ("b", mib)]:
+            top = go_pprof("-top", "-unit=B", f"-tagfocus=tenant={tenant}", file)
+            assert first_row(top) == (bytes, leak) and f"{bytes}B total" not in top, top
+        assert first_row(go_pprof("-top", "-unit=B", file)) == (10 * mib, leak)
+        tags = go_pprof("-tags", "-unit=B", file)
+        assert re.search(r"9437184B? \(90\.0+%\): acme", re.sub(r" +", " ", tags)), tags
+        rooted = go_pprof("-traces", "-unit=B", "-tagroot=tenant", file)
+        assert re.search(r"\bacme\b", rooted), rooted[:2000]
+        folded = get(port, "/debug/heap/folded?scopes=on", seconds=60).body
+        lines = {line.split(";")[0]: int(line.rsplit(" ", 1)[1]) for line in folded.splitlines() if f";{leak} " in line}
+        assert lines == {"tenant=acme": 9 * mib, "tenant=b": mib}, folded
+
+
+main([profilers_get_what_their_configurations_ask_for, all_outlets_show_one_heap, go_tool_pprof_names_the_leak, go_tool_pprof_chooses_by_scope,
+      flame_graphs_are_drawn])

@@ -132,6 +132,7 @@ CASES = [
      [one(FLAT, parts={"mappings": leak(MIB)}, allocator=False)], [(OUTSIDE, 130, 360)]),
     ("attribution dropped for half an hour", [one(FLAT, dropped=lambda t: 5 * min(max(0, t - 100), 30))],
      [(SATURATED, 117, 159)]),
+    ("scopes that find no room for an hour", [one(FLAT, no_scopes=lambda t: 5 * min(max(0, t - 100), 60))], []),
     ("attribution dropped once", [one(FLAT, dropped=lambda t: 500 if t >= 100 else 0)], []),
     # A burst of drops is over within the quarter of an hour that the alert above waits for; what it lost is not.
     ("lines lost in one burst of drops, read after an hour",
@@ -424,6 +425,26 @@ def all_cases(cases, kubernetes, rules=RULES):
     return problems
 
 
+def sums_of_scopes():
+    """Returns the test of the recorded sums by scope: over the processes of a job, by key and value."""
+    def series(cluster, job, pod, key, value, number):
+        labels = {"cluster": cluster, "namespace": "shop", "pod": pod, "job": job, "instance": f"{pod}:9898",
+                  "scope_key": key, "scope_value": value}
+        return {"series": "heap_scope_live_bytes" + braces(labels), "values": f"{number}x10"}
+
+    held = [("east", "cart", "cart-0", "tenant", "acme", 90), ("east", "cart", "cart-1", "tenant", "acme", 9),
+            ("east", "cart", "cart-1", "tenant", "[other]", 5), ("east", "cart", "cart-1", "route", "/search", 14),
+            ("west", "cart", "cart-0", "tenant", "acme", 7), ("east", "mail", "mail-0", "tenant", "acme", 3)]
+    sums = {}
+    for cluster, job, _, key, value, number in held:
+        sums[cluster, job, key, value] = sums.get((cluster, job, key, value), 0) + number
+    names = ("cluster", "job", "scope_key", "scope_value")
+    labels = lambda row: braces({**dict(zip(names, row)), "namespace": "shop"})
+    return {"interval": "1m", "input_series": [series(*row) for row in held], "promql_expr_test": [
+        {"expr": "job_scope:heap_scope_live_bytes:sum", "eval_time": "6m", "exp_samples": [
+            {"labels": "job_scope:heap_scope_live_bytes:sum" + labels(row), "value": value} for row, value in sums.items()]}]}
+
+
 def check_rules():
     """`promtool check rules` accepts the file."""
     done = subprocess.run(["promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES],
@@ -456,6 +477,8 @@ def main(words):
                 title = f"the words of {alert if isinstance(alert, str) else ', '.join(alert)}"
                 if chosen(title):
                     waiting[title + plain] = pool.submit(promtool, sentence(alert, kubernetes))
+        if chosen("sums of scopes"):
+            waiting["sums of scopes"] = pool.submit(promtool, sums_of_scopes())
         for name, result in waiting.items():
             found = result.result()
             problems |= {case + name: problem for case, problem in found.items()} if isinstance(found, dict) else {name: found}

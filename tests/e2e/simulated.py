@@ -25,13 +25,13 @@ class Process:
 
     `load`: how much it allocates. `files`: resident pages of files, which count against no limit. `parts`: of an allocator that
     is known, the parts of its memory (`PARTS`) that are not constant, instead of `unaccounted`; `allocator=False`: one that
-    says nothing. `untouched`: live bytes whose pages are not resident. `killed`: whether it tells of
+    says nothing. `no_scopes`: scopes that found no room. `untouched`: live bytes whose pages are not resident. `killed`: whether it tells of
     an earlier run that was killed. `ended`: the reason that kube-state-metrics has for the last end of a
     container of its pod, `None` where it knows of none.
     """
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
-                 until=1 << 20, tracking=lambda t: 1, dropped=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0,
+                 until=1 << 20, tracking=lambda t: 1, dropped=lambda t: 0, no_scopes=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0,
                  cluster="east", number=0, release="2.4", load=lambda t: 1, files=lambda t: 0, parts=None, allocator=True,
                  untouched=lambda t: 0, error=None, killed=lambda t: False, ended=lambda t: None):
         self.target = {"cluster": cluster, "namespace": "shop", "pod": f"cart-{number}", "job": "cart",
@@ -41,7 +41,7 @@ class Process:
         self.parts = None if parts is None else {**PARTS, **parts}
         self.unaccounted = unaccounted if parts is None else lambda t: sum(part(t) for part in self.parts.values())
         self.starts, self.seen, self.until, self.tracking = starts, seen, until, tracking
-        self.dropped, self.exported, self.lost, self.release = dropped, exported, lost, release
+        self.dropped, self.exported, self.lost, self.release = {"stacks": dropped, "scopes": no_scopes}, exported, lost, release
         self.load, self.files, self.killed, self.ended = load, files, killed, ended
         self.error = error  # standard error of a site of a sampled process
 
@@ -113,8 +113,8 @@ class Process:
                        lambda t: counted(t) - self.parts["shared"](t) - self.parts["container"](t))
         yield line("heap_build_info", lambda t: 1, version="0.1.0", build_id="77aa", release=self.release)
         yield line("heap_delta_window_seconds", lambda t: 60 * (t - baseline(t)))
-        for reason in ("stacks", "memory", "threads", "series", "reentrant"):
-            yield line("heap_dropped_events_total", self.dropped if reason == "stacks" else lambda t: 0, reason=reason)
+        for reason in ("stacks", "memory", "threads", "series", "reentrant", "scopes"):
+            yield line("heap_dropped_events_total", self.dropped.get(reason, lambda t: 0), reason=reason)
         if self.limit:
             yield line("heap_memory_limit_bytes", lambda t: self.limit * MIB)
         for site in self.sites:

@@ -300,7 +300,10 @@ fn a_hundred_answers_leave_no_trace(addr: SocketAddr) {
 fn a_bad_parameter_is_one_line(addr: SocketAddr) {
     for (query, line) in [
         ("tree.json?value=x", "parameter value is x, allowed are bytes, blocks, growth\n"),
-        ("sites.json?nodes=5", "parameter nodes is unknown, allowed are top, since, sort, at, history, by\n"),
+        (
+            "sites.json?nodes=5",
+            "parameter nodes is unknown, allowed are top, since, sort, at, history, by, scope\n",
+        ),
         ("summary.json?top=5", "parameter top is unknown, none is allowed\n"),
         ("snapshot.json?top=5", "parameter top is unknown, none is allowed\n"),
         (

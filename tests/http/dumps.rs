@@ -125,6 +125,43 @@ fn a_dump_on_request_is_listed_and_served() {
     assert_eq!(summary["previous_run"], Value::Null);
 }
 
+/// Dumps and the kept peak, whose memory was set aside before, have the scope of each stack; it may be over when they are read.
+#[test]
+fn a_dump_and_the_peak_have_scopes() {
+    own_process!();
+    let folder = Folder::new("scopes");
+    let _dumps = Dumps::builder().directory(&folder.0).start().unwrap();
+    let server = heapgauge::serve("127.0.0.1:0").unwrap();
+    let addr = server.local_addr();
+    let tenant = |name: &str, bytes| {
+        heapgauge::Scope::new("tenant", name).with("route", "/\"a\"").in_scope(|| hold(bytes))
+    };
+    let held = [tenant("acme", 9 << 20), tenant("b", 1 << 20), hold(3 << 20)];
+    let dump = Snapshot::load(folder.0.join(dump(addr))).unwrap();
+    let bytes = |tenant: Option<&str>| -> u64 {
+        let traces =
+            dump.traces().iter().filter(|trace| trace.scope.get("tenant") == tenant && trace.size >= 1 << 20);
+        traces.map(|trace| trace.size).sum()
+    };
+    assert_eq!([Some("acme"), Some("b"), None].map(bytes), [9 << 20, 1 << 20, 3 << 20]);
+    assert_eq!(dump.traces()[0].scope.get("route"), Some("/\"a\""));
+
+    drop(held);
+    drop(Snapshot::take().unwrap());
+    let begun = Instant::now();
+    loop {
+        let rows = document(&get(addr, "/debug/heap/peak?group_by=scope&format=json"))["rows"].take();
+        let of_acme = rows.as_array().unwrap().iter().find(|row| row["name"] == "tenant=acme");
+        if of_acme.is_some_and(|row| row["size"] == 9 << 20) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{rows}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let rows = document(&get(addr, "/debug/heap/peak?scope=tenant:b&format=json"))["rows"].take();
+    assert_eq!(rows[0]["size"], 1 << 20, "{rows}");
+}
+
 #[test]
 fn a_name_that_is_no_dump_is_refused() {
     let _turn = turn();

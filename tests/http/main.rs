@@ -22,6 +22,7 @@ mod negotiation;
 mod profiles;
 #[cfg(feature = "axum")]
 mod router;
+mod scopes;
 mod scrape;
 mod server;
 mod stacks;

@@ -226,7 +226,7 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
     let unknown = |id: &str| {
         format!("parameter since: snapshot {id} is not kept, kept are 1, 2, allowed are {since}\n")
     };
-    let parameters = "allowed are top, group_by, since, sort, format\n";
+    let parameters = "allowed are top, group_by, since, sort, format, scope\n";
     for (query, line) in [
         ("top=0", "parameter top is 0, allowed are 1 to 10000\n".to_owned()),
         ("top=-1", "parameter top is -1, allowed are 1 to 10000\n".to_owned()),
@@ -238,7 +238,7 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
         ("=", format!("parameter  is unknown, {parameters}")),
         (
             "group_by=lineno",
-            "parameter group_by is lineno, allowed are file, line, function, crate, traceback, nearest, via\n".to_owned(),
+            "parameter group_by is lineno, allowed are file, line, function, crate, traceback, nearest, via, scope\n".to_owned(),
         ),
         ("sort=name", "parameter sort is name, allowed are diff, growth, size, count\n".to_owned()),
         ("format=xml", "parameter format is xml, allowed are text, json\n".to_owned()),

@@ -132,7 +132,7 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr) {
         ),
         ("/debug/pprof/heap?gc=1", "parameter gc is unknown, allowed are seconds, debug\n"),
         ("/debug/heap/folded?value=kib", "parameter value is kib, allowed are bytes, blocks\n"),
-        ("/debug/heap/folded?debug=1", "parameter debug is unknown, allowed are value\n"),
+        ("/debug/heap/folded?debug=1", "parameter debug is unknown, allowed are value, scopes\n"),
     ] {
         assert_eq!(refused(addr, "GET", query), (400, line.to_owned()), "{query}");
     }

@@ -13,13 +13,13 @@ use heapgauge::{Collector, Expose, Server};
 /// The paths that the answer to an unknown path lists.
 const PATHS: &str = if cfg!(feature = "pprof") {
     "/metrics, /health, /memory/snapshots, /debug/heap, /debug/heap/summary.json, /debug/heap/sites.json, \
-     /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
+     /debug/heap/scopes.json, /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
      /debug/heap/peak, /debug/heap/allocator.json, /debug/heap/trim, /debug/heap/dump, /debug/heap/dumps, \
      /debug/heap/dumps/{name}, \
      /debug/pprof/heap, /debug/pprof/allocs"
 } else {
     "/metrics, /health, /memory/snapshots, /debug/heap, /debug/heap/summary.json, /debug/heap/sites.json, \
-     /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
+     /debug/heap/scopes.json, /debug/heap/stacks.json, /debug/heap/tree.json, /debug/heap/snapshot.json, /debug/heap/folded, \
      /debug/heap/peak, /debug/heap/allocator.json, /debug/heap/trim, /debug/heap/dump, /debug/heap/dumps, \
      /debug/heap/dumps/{name}"
 };

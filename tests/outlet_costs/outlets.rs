@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::{Router, body::Bytes, routing::post};
-use heapgauge::{Collector, Report, TrackingAllocator, emit};
+use heapgauge::{Collector, Report, Scope, TrackingAllocator, emit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
@@ -85,6 +85,15 @@ fn most_sites() -> (Collector, Vec<Vec<u8>>) {
     held.extend(SITES[29..].iter().map(|site| site(1)));
     wait_for_sites(&collector, SITES.len());
     (collector, held)
+}
+
+/// Holds blocks of thirty tenants on one route, more keys with values than have series.
+fn hold_in_scopes() -> Vec<Vec<u8>> {
+    let tenant = |number: usize| {
+        let scope = Scope::new("tenant", format!("t{number} \"\u{e9}\"")).with("route", "/search");
+        scope.in_scope(|| SITES[0](1_000 + number))
+    };
+    (0..30).map(tenant).collect()
 }
 
 /// Waits until every line has its name and is exported.
@@ -187,6 +196,7 @@ fn table(recorder: &PrometheusHandle) {
 /// Writes the output of every outlet for one snapshot.
 fn write(directory: &Path, recorder: &PrometheusHandle) -> Result<(), Box<dyn std::error::Error>> {
     let (collector, _held) = most_sites();
+    let _held_in_scopes = hold_in_scopes();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let sent: Arc<Mutex<Bytes>> = Arc::default();
     let receiver = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;

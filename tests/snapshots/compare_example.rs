@@ -94,7 +94,7 @@ fn each_error_is_one_line(directory: &Path, old: &str, new: &str) {
     );
     assert_eq!(
         error(&[old, "--group-by", "lineno"]),
-        "compare: group by: \"lineno\" is not known, allowed are file, line, function, crate, traceback, nearest, via\n"
+        "compare: group by: \"lineno\" is not known, allowed are file, line, function, crate, traceback, nearest, via, scope\n"
     );
     assert_eq!(
         error(&["no-such.json"]),

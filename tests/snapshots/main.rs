@@ -6,4 +6,5 @@ mod compare_example;
 mod file_names;
 mod files;
 mod filters;
+mod scopes;
 mod statistics;

@@ -53,7 +53,7 @@ fn case_7_no_cumulative_traceback_and_no_unknown_key() {
     let error = "lineno\n".parse::<GroupBy>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"group by: "lineno\n" is not known, allowed are file, line, function, crate, traceback, nearest, via"#
+        r#"group by: "lineno\n" is not known, allowed are file, line, function, crate, traceback, nearest, via, scope"#
     );
 }
 

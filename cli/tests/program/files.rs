@@ -73,6 +73,52 @@ fn a_diff_is_that_of_the_library() {
     assert_eq!(stdout(&["diff", &old, &new, "--top", "1"]).lines().count(), 1);
 }
 
+/// Makes a snapshot file whose first line is in two scopes, and the second in none.
+fn scoped(first: u64) -> String {
+    let mut file = snapshot("peak", [first, 50]);
+    let traces = file["traces"].as_array_mut().unwrap();
+    let mut other = traces[0].clone();
+    traces[0]["scope"] = json!({"tenant": "acme", "route": "/a b"});
+    (other["scope"], other["size"]) = (json!({"tenant": "b"}), 1_000.into());
+    traces.push(other);
+    file.to_string()
+}
+
+#[test]
+fn scopes_of_a_file_are_rows_and_choose_blocks() {
+    let directory = Directory::new();
+    let [old, new] =
+        [("old.json", 2_000), ("new.json", 9_000)].map(|(name, first)| directory.file(name, &scoped(first)));
+    let report = stdout(&["report", &new, "--since", &old]);
+    for line in [
+        "Scopes that hold most; a block is in each of its keys\n    LIVE   SHARE  BLOCKS     GROWTH  SCOPE\n",
+        "8.79 KiB  89.6 %       3  +6.84 KiB  route=/a b\n8.79 KiB  89.6 %       3  +6.84 KiB  tenant=acme\n",
+        "1000 B  10.0 %       3        0 B  tenant=b\n",
+        "9.77 KiB  99.5 %       6  +6.84 KiB",
+        "Stacks that hold most, 2 of 2\n",
+    ] {
+        assert!(report.contains(line), "{line}---\n{report}");
+    }
+    let report = stdout(&["report", &new, "--scope", "route:/a b"]);
+    for line in [
+        "Only blocks allocated in route=/a b: 8.79 KiB\n",
+        "8.79 KiB  100.0 %",
+        "Stacks that hold most, 1 of 1\n",
+    ] {
+        assert!(report.contains(line), "{line}---\n{report}");
+    }
+    assert_eq!(
+        stdout(&["diff", &old, &new, "--group-by", "scope"]),
+        "tenant=acme: size=9000 B (+7000 B), count=3 (+0), average=3000 B\n\
+         route=/a b: size=9000 B (+7000 B), count=3 (+0), average=3000 B\n\
+         tenant=b: size=1000 B (+0 B), count=3 (+0), average=333 B\n"
+    );
+    let of_b = stdout(&["diff", &old, &new, "--scope", "tenant:b"]);
+    assert_eq!(of_b, "src/cart.rs:7: size=1000 B (+0 B), count=3 (+0), average=333 B\n");
+    let line = "--scope acme: allowed are a key and a value such as tenant:acme";
+    assert_eq!(failure(&["report", &new, "--scope", "acme"], 2), line);
+}
+
 /// Frames that go by module and offset, as those of a dump that was written with no memory to read names.
 #[cfg(target_os = "linux")]
 #[test]

@@ -4,19 +4,24 @@
 //! stack with live blocks are kept, so 64 snapshots of 10,000 stacks take about 4 MB.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 #[cfg(any(feature = "http", test))]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use crate::analyze::live::Live;
-use crate::record::raw_snapshot::RawSnapshot;
+#[cfg(any(feature = "http", test))]
+use crate::analyze::scope::ScopeFilter;
+use crate::analyze::scope::{LabelsByScope, ScopeLabels};
+use crate::record::raw_snapshot::{RawSnapshot, ScopeId};
 
 /// Maximum number of snapshots kept.
 pub(crate) const CAPACITY: usize = 64;
 /// Number of steps in one `delta_window`: the ring moves at each, so no baseline is further than one from its due age.
 const STEPS: u32 = 5;
+/// Bytes that a scope of kept counts is taken for: its labels are shared, with the other counts that have it too.
+const SCOPE_BYTES: usize = 64;
 /// Pace of the ring while `delta_window` is zero, when no baseline comes from it.
 const IDLE_PACE: Duration = Duration::from_secs(60);
 
@@ -36,10 +41,12 @@ pub(crate) struct KeptCounts {
     pub taken_at: SystemTime,
     /// Live counts of all blocks, exact.
     pub live: Live,
-    /// Counts per stack with live blocks, ascending: twice the id minus the id before, plus 1 where its bytes are
-    /// an estimate; live bytes; live blocks; the standard error of an estimate. Each in LEB128: ids are
-    /// dense and most counts are small, so this is a quarter of three plain words.
+    /// Counts per stack with live blocks, ascending: four times the id minus the id before, plus 1 where its bytes are
+    /// an estimate, plus 2 where it has a scope; live bytes; live blocks; the standard error of an estimate; the place of the
+    /// scope. Each in LEB128: ids are dense and most counts are small, so this is a quarter of three plain words.
     packed: Box<[u8]>,
+    /// Scopes that the stacks have, each once.
+    pub scopes: Box<[ScopeLabels]>,
 }
 
 /// Live counts of one stack.
@@ -49,10 +56,13 @@ pub(crate) struct KeptStack {
     pub live: Live,
     /// Standard error of the bytes, 0 where they are exact.
     pub stderr: u64,
+    /// Place of its scope among those of the counts; `None`: it has none.
+    pub scope: Option<usize>,
 }
 
 impl KeptCounts {
-    pub(crate) fn new(raw: &RawSnapshot) -> KeptCounts {
+    pub(crate) fn new(raw: &RawSnapshot, labels: &mut LabelsByScope) -> KeptCounts {
+        let (mut scopes, mut places) = (Vec::new(), HashMap::new());
         let mut packed = Vec::with_capacity(raw.stacks.len() * 4);
         let mut before = 0;
         for stack in &raw.stacks {
@@ -61,11 +71,20 @@ impl KeptCounts {
                 continue;
             }
             let stderr = stack.variance.sqrt().round() as u64;
-            pack(&mut packed, u64::from(stack.id - before) << 1 | u64::from(stderr != 0));
+            let is_scoped = stack.scope != ScopeId::NONE;
+            let flags = u64::from(is_scoped) << 1 | u64::from(stderr != 0);
+            pack(&mut packed, u64::from(stack.id - before) << 2 | flags);
             pack(&mut packed, live.bytes);
             pack(&mut packed, live.blocks);
             if stderr != 0 {
                 pack(&mut packed, stderr);
+            }
+            if is_scoped {
+                let place = *places.entry(stack.scope).or_insert_with(|| {
+                    scopes.push(labels.labels(&raw.scopes, stack.scope));
+                    scopes.len() as u64 - 1
+                });
+                pack(&mut packed, place);
             }
             before = stack.id;
         }
@@ -75,6 +94,7 @@ impl KeptCounts {
             taken_at: raw.taken_at,
             live: raw.totals.into(),
             packed: packed.into(),
+            scopes: scopes.into(),
         }
     }
 
@@ -86,14 +106,32 @@ impl KeptCounts {
             let step = unpack(&mut rest)?;
             let live = Live { bytes: unpack(&mut rest)?, blocks: unpack(&mut rest)? };
             let stderr = if step & 1 == 0 { 0 } else { unpack(&mut rest)? };
-            id = id.wrapping_add((step >> 1) as u32);
-            Some(KeptStack { id, live, stderr })
+            let scope = if step & 2 == 0 { None } else { Some(unpack(&mut rest)? as usize) };
+            id = id.wrapping_add((step >> 2) as u32);
+            Some(KeptStack { id, live, stderr, scope })
+        })
+    }
+
+    /// Returns the scope of one of its stacks.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn scope(&self, stack: &KeptStack) -> ScopeLabels {
+        stack.scope.and_then(|at| self.scopes.get(at)).cloned().unwrap_or_default()
+    }
+
+    /// Iterates over the stacks whose scope the filter admits; without a filter over all.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn stacks_in(&self, filter: Option<&ScopeFilter>) -> impl Iterator<Item = KeptStack> + '_ {
+        let is_admitted: Option<Vec<bool>> =
+            filter.map(|filter| self.scopes.iter().map(|labels| filter.admits(labels)).collect());
+        self.stacks().filter(move |stack| match &is_admitted {
+            Some(is_admitted) => stack.scope.is_some_and(|at| is_admitted.get(at) == Some(&true)),
+            None => true,
         })
     }
 
     /// Returns the bytes of its counts.
     pub(crate) fn bytes(&self) -> usize {
-        self.packed.len()
+        self.packed.len() + self.scopes.len() * SCOPE_BYTES
     }
 
     #[cfg(any(feature = "http", test))]
@@ -205,9 +243,7 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{
-        Addresses, AddressesAt, Counts, Dropped, RawStack, ScopeId, ScopeNames,
-    };
+    use crate::record::raw_snapshot::{Addresses, AddressesAt, Counts, Dropped, RawStack, ScopeNames};
 
     fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
         RawSnapshot {
@@ -221,7 +257,6 @@ mod tests {
                 .map(|&(id, bytes, blocks)| RawStack {
                     id,
                     addresses: AddressesAt::default(),
-                    scope: ScopeId::NONE,
                     truncated: false,
                     counts: Counts {
                         allocated_bytes: bytes + 7,
@@ -230,6 +265,7 @@ mod tests {
                         freed_blocks: 1,
                     },
                     variance: 0.0,
+                    scope: ScopeId::NONE,
                 })
                 .collect(),
             addresses: Addresses::default(),
@@ -246,6 +282,10 @@ mod tests {
         }
     }
 
+    fn kept(raw: &RawSnapshot) -> KeptCounts {
+        KeptCounts::new(raw, &mut LabelsByScope::default())
+    }
+
     #[test]
     fn packing_gives_back_every_live_stack() {
         let stacks = [(2, 0, 1), (3, 127, 127), (4, 128, 300), (900, u64::MAX - 7, 1 << 40)];
@@ -258,16 +298,36 @@ mod tests {
             id,
             live: Live { bytes, blocks },
             stderr: stderr(id),
+            scope: None,
         });
-        assert_eq!(KeptCounts::new(&raw).stacks().collect::<Vec<_>>(), expected);
-        let kept = KeptCounts::new(&raw);
+        let kept = kept(&raw);
+        assert_eq!(kept.stacks().collect::<Vec<_>>(), expected);
         assert_eq!(kept.live, raw.totals.into());
+    }
+
+    #[test]
+    fn the_scopes_of_stacks_are_kept_with_them() {
+        let mut raw = raw(Instant::now(), &[(2, 10, 1), (3, 20, 2), (4, 30, 3), (5, 40, 4)]);
+        let [acme, other] = [1, 2].map(ScopeId::sample);
+        raw.scopes = ScopeNames::sample(&[(acme, &[("tenant", "acme")]), (other, &[("tenant", "b")])]);
+        (raw.stacks[0].scope, raw.stacks[1].scope, raw.stacks[3].scope) = (other, acme, other);
+        raw.stacks[1].variance = 49.0;
+        let kept = kept(&raw);
+        let scopes: Vec<String> = kept.stacks().map(|stack| kept.scope(&stack).to_string()).collect();
+        assert_eq!(scopes, ["tenant=b", "tenant=acme", "", "tenant=b"]);
+        assert_eq!(kept.stacks().map(|stack| stack.stderr).collect::<Vec<_>>(), [0, 7, 0, 0]);
+        let ids = |filter: &str| -> Vec<u32> {
+            let filter = filter.parse().ok();
+            kept.stacks_in(filter.as_ref()).map(|stack| stack.id).collect()
+        };
+        assert_eq!([ids("tenant:b"), ids("tenant:acme"), ids("job:b")], [vec![2, 5], vec![3], vec![]]);
+        assert_eq!((kept.stacks_in(None).count(), kept.scopes.len()), (4, 2));
     }
 
     #[test]
     fn ten_thousand_small_stacks_take_six_bytes_each_at_most() {
         let stacks: Vec<_> = (2..10_002).map(|id| (id, 48 * u64::from(id), u64::from(id))).collect();
-        assert!(KeptCounts::new(&raw(Instant::now(), &stacks)).packed.len() <= 60_000);
+        assert!(kept(&raw(Instant::now(), &stacks)).packed.len() <= 60_000);
     }
 
     fn baselines_of_ages(window: u64, ages: &[u64]) -> (Baselines, Instant) {
@@ -275,7 +335,7 @@ mod tests {
         let now = start + Duration::from_secs(100_000);
         let mut baselines = Baselines::new(Duration::from_secs(window), usize::MAX);
         for &age in ages {
-            baselines.push(Arc::new(KeptCounts::new(&raw(now - Duration::from_secs(age), &[]))));
+            baselines.push(Arc::new(kept(&raw(now - Duration::from_secs(age), &[]))));
         }
         (baselines, now)
     }
@@ -317,7 +377,7 @@ mod tests {
         let mut now = start;
         for step in 0..30 {
             now = start + Duration::from_secs(60 * step);
-            baselines.push(Arc::new(KeptCounts::new(&raw(now, &[(2, 48, 1), (3, 48, 1)]))));
+            baselines.push(Arc::new(kept(&raw(now, &[(2, 48, 1), (3, 48, 1)]))));
         }
         // Six snapshots of six bytes reach back exactly one window.
         assert_eq!(baselines.kept.len(), 6);

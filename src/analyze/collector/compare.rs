@@ -14,6 +14,7 @@ use super::estimate::total;
 use super::state::State;
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::live::Live;
+use crate::analyze::scope::ScopeLabels;
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::base::error::Error;
@@ -106,11 +107,7 @@ impl Collector {
         let _own = control::internal();
         let mut state = self.lock();
         let raw = state.take_tracked()?;
-        Ok(SavedSnapshot {
-            number: state.kept_snapshots.put(Arc::new(KeptCounts::new(&raw))),
-            taken_at: raw.taken_at,
-            live: raw.totals.into(),
-        })
+        Ok(SavedSnapshot { number: state.keep(&raw), taken_at: raw.taken_at, live: raw.totals.into() })
     }
 }
 
@@ -121,6 +118,11 @@ impl State {
             return Ok(raw);
         }
         Err(CompareError::tracking_off())
+    }
+
+    /// Keeps a snapshot on request, and returns its number.
+    fn keep(&mut self, raw: &RawSnapshot) -> u64 {
+        self.kept_snapshots.put(Arc::new(KeptCounts::new(raw, &mut self.labels)))
     }
 
     fn then(&mut self, since: Since, now: Instant) -> Option<Arc<KeptCounts>> {
@@ -150,12 +152,21 @@ impl State {
         let raw = self.take_tracked()?;
         let old = self.kept_then(since, raw.taken)?;
         // Taking one has kept one, so there always is a first; if not, then is now.
-        let old = old.unwrap_or_else(|| Arc::new(KeptCounts::new(&raw)));
+        let old = old.unwrap_or_else(|| Arc::new(KeptCounts::new(&raw, &mut self.labels)));
         // In a busy program stacks have appeared since all were named.
         self.adopt_names(&raw, Some(&old));
         if !self.unnamed.is_empty() {
             self.name_for(self.slice);
         }
+        let labels = &mut self.labels;
+        let scopes: Vec<ScopeLabels> = raw
+            .stacks
+            .iter()
+            .map(|stack| match stack.counts.live_blocks() {
+                0 => ScopeLabels::default(),
+                _ => labels.labels(&raw.scopes, stack.scope),
+            })
+            .collect();
         let mut tracebacks = Tracebacks { state: self, raw: &raw, made: vec![None; raw.stacks.len()] };
         let new: Vec<Trace> = (0..raw.stacks.len())
             .filter_map(|at| {
@@ -168,6 +179,7 @@ impl State {
                     stderr,
                     domain: 0,
                     traceback,
+                    scope: scopes[at].clone(),
                 })
             })
             .collect();
@@ -179,8 +191,9 @@ impl State {
             }
             let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
             let traceback = if is_here { tracebacks.of(at) } else { tracebacks.of_dead(then.id) };
+            let scope = old.scope(&then);
             let KeptStack { live: Live { bytes: size, blocks: count }, stderr, .. } = then;
-            Trace { size, count, stderr, domain: 0, traceback }
+            Trace { size, count, stderr, domain: 0, traceback, scope }
         });
         let limit = raw.traceback_limit;
         let then = Snapshot::of(old.taken_at, limit, then.collect());

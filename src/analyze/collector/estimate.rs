@@ -1,11 +1,13 @@
 //! Sums of live counts, exact or estimated, and the error of an estimate.
 #![forbid(unsafe_code)]
 
+use std::ops::AddAssign;
+
 use super::baselines::KeptCounts;
 use crate::analyze::live::{Live, LiveChange};
 use crate::record::raw_snapshot::RawStack;
 
-/// Live counts of a site, now and in the baseline, with their variances.
+/// Live counts of a site or of a scope, now and in the baseline, with their variances.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Estimate {
     pub now: LiveTotals,
@@ -16,7 +18,28 @@ pub(super) struct Estimate {
     pub then_variance: f64,
 }
 
+impl AddAssign for Estimate {
+    fn add_assign(&mut self, other: Estimate) {
+        self.now += other.now;
+        self.then += other.then;
+        self.variance += other.variance;
+        self.then_variance += other.then_variance;
+    }
+}
+
 impl Estimate {
+    /// Adds counts of now; `variance` is 0 where they are exact.
+    pub(super) fn add_now(&mut self, live: Live, variance: f64) {
+        self.now.add(live, variance != 0.0);
+        self.variance += variance;
+    }
+
+    /// Adds counts of the baseline.
+    pub(super) fn add_then(&mut self, live: Live, variance: f64) {
+        self.then.add(live, variance != 0.0);
+        self.then_variance += variance;
+    }
+
     pub(super) fn change(&self) -> LiveChange {
         LiveChange { now: self.now.all, since: self.then.all }
     }
@@ -55,8 +78,15 @@ pub(super) struct LiveTotals {
     pub sampled: Live,
 }
 
+impl AddAssign for LiveTotals {
+    fn add_assign(&mut self, other: LiveTotals) {
+        self.all += other.all;
+        self.sampled += other.sampled;
+    }
+}
+
 impl LiveTotals {
-    pub(super) fn add(&mut self, live: Live, is_sampled: bool) {
+    fn add(&mut self, live: Live, is_sampled: bool) {
         self.all += live;
         if is_sampled {
             self.sampled += live;

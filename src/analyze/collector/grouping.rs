@@ -1,7 +1,7 @@
 //! Groups the counts of a snapshot by site, chooses the sites that are exported and builds the report.
 #![forbid(unsafe_code)]
 
-use super::baselines::KeptCounts;
+use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{Estimate, LiveStack, fit, total};
 use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use super::site_index::SiteIndex;
@@ -31,10 +31,16 @@ impl State {
         let totals = raw.totals;
         let baseline = self.baseline(raw.taken);
         self.adopt_names(raw, baseline.as_deref());
-        let sums = sums(&self.names, raw.stacks.iter().map(LiveStack::from), baseline.as_deref());
+        let then = baseline.as_deref().into_iter().flat_map(KeptCounts::stacks);
+        let sums = sums(&self.names, raw.stacks.iter().map(LiveStack::from), then);
         let all = total(totals.into(), baseline.as_deref());
         let (sites, followed) =
             if with_sites { self.rows(raw, &sums, all) } else { (Vec::new(), Vec::new()) };
+        let (scopes, followed_scopes) = if with_sites {
+            self.scope_rows(raw, baseline.as_deref(), all)
+        } else {
+            (Vec::new(), Vec::new())
+        };
         // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it for
         // estimates, but for blocks of no bytes.
         let other = sites.iter().fold(all, |other, row| other.minus(row.live));
@@ -57,6 +63,7 @@ impl State {
             deallocations: totals.freed_blocks,
             sites,
             other,
+            scopes,
             sites_with_blocks: (self.names.sites.iter().zip(&sums))
                 .filter(|(site, sum)| site.is_final() && sum.now.all.blocks > 0)
                 .count() as u64,
@@ -79,6 +86,7 @@ impl State {
             previous_run: dump_counts::previous_run(),
             build: self.build_info(raw.capture),
             followed,
+            followed_scopes,
             forgotten: self.forgotten,
         }
     }
@@ -176,18 +184,16 @@ impl State {
 pub(super) fn sums(
     names: &SiteIndex,
     living: impl Iterator<Item = LiveStack>,
-    baseline: Option<&KeptCounts>,
+    then: impl Iterator<Item = KeptStack>,
 ) -> Vec<Estimate> {
     let mut sums = vec![Estimate::default(); names.sites.len()];
     for LiveStack { id, live, variance } in living {
         let Some(index) = names.get(id).filter(|_| !live.is_nothing()) else { continue };
-        sums[index].now.add(live, variance != 0.0);
-        sums[index].variance += variance;
+        sums[index].add_now(live, variance);
     }
-    for stack in baseline.into_iter().flat_map(KeptCounts::stacks) {
+    for stack in then {
         if let Some(index) = names.get(stack.id) {
-            sums[index].then.add(stack.live, stack.stderr != 0);
-            sums[index].then_variance += (stack.stderr as f64).powi(2);
+            sums[index].add_then(stack.live, (stack.stderr as f64).powi(2));
         }
     }
     sums

@@ -16,6 +16,7 @@ mod grouping;
 mod kept_snapshots;
 mod naming;
 mod report;
+mod scopes;
 pub(crate) mod settings;
 mod site_index;
 mod source;
@@ -37,13 +38,14 @@ pub(crate) use baselines::PastTotals;
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{CompareError, Compared, SavedSnapshot, Since};
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
+pub use scopes::ScopeRow;
 pub use settings::CollectorBuilder;
 use settings::Options;
 use source::HeapSource;
 use state::State;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
-pub(crate) use views::{Overview, SiteTotals, Sites, Stacks, Times, ViewQuery};
+pub(crate) use views::{Overview, PairTotals, Scopes, SiteTotals, Sites, Stacks, Times, ViewQuery};
 
 /// Turns the heap into [`Report`]s: which lines hold it, and which grow.
 ///
@@ -118,13 +120,13 @@ impl Collector {
         }
     }
 
-    /// Does the work of [`collect`](Collector::collect), with up to `sites` sites followed from now on: the report has
-    /// their figures even when they are no longer chosen.
+    /// Does the work of [`collect`](Collector::collect), with up to `sites` sites followed from now on, and as many pairs of scopes as
+    /// a recorder may have: the report has their figures even when they are no longer chosen.
     #[cfg(any(feature = "prometheus", test))]
     pub(crate) fn collect_following(&self, sites: usize) -> Arc<Report> {
         let _own = control::internal();
         let mut state = self.lock();
-        if state.followed.raise(sites) {
+        if state.followed.raise(sites) | state.scopes.follow() {
             // The previous report does not have them.
             state.report = None;
         }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::scopes::ScopeRow;
 use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
 use crate::analyze::memory_parts::MemoryParts;
@@ -58,6 +59,9 @@ pub struct Report {
 
     /// The chosen sites, most live bytes first; empty while tracking is off.
     pub sites: Vec<SiteRow>,
+    /// Live blocks by key and value of their scope: at most 25 rows, by key, most live bytes first. The row `[other]` of a key holds
+    /// the rest of that key. A block whose scope has several keys is in a row of each: rows of different keys do not add up.
+    pub scopes: Vec<ScopeRow>,
     /// Remainder beside the chosen sites, stacks without a name yet among it.
     pub other: LiveChange,
     /// Named sites that have live blocks, chosen or not.
@@ -104,6 +108,9 @@ pub struct Report {
     /// Every site that was followed so far, chosen now or not, for outlets that cannot drop a series.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) followed: Vec<SiteRow>,
+    /// Every pair of scopes that was followed so far, for outlets that cannot drop a series.
+    #[allow(dead_code, reason = "read by outlets that are features")]
+    pub(crate) followed_scopes: Vec<ScopeRow>,
     /// Counts before traces were last forgotten, as far as they were seen.
     #[allow(dead_code, reason = "read by outlets that are features")]
     pub(crate) forgotten: Counts,
@@ -122,11 +129,11 @@ impl Report {
         report
     }
 
-    /// Returns [`going_on`](Report::going_on) with the followed sites in place of the chosen ones, for outlets
+    /// Returns [`going_on`](Report::going_on) with the followed sites and scopes in place of the chosen ones, for outlets
     /// that cannot drop a series either.
     #[cfg(feature = "prometheus")]
     pub(crate) fn sticky(&self) -> Report {
-        Report { sites: self.followed.clone(), ..self.going_on() }
+        Report { sites: self.followed.clone(), scopes: self.followed_scopes.clone(), ..self.going_on() }
     }
 }
 
@@ -341,7 +348,7 @@ pub struct DroppedEvents {
     pub series: u64,
     /// Events inside the tracker, as in a signal handler, and those that met a lock that stayed locked.
     pub reentrant: u64,
-    /// Scopes that found no room, and stacks in one: they count as `[other]`.
+    /// Scopes, and pairs of a stack and a scope, that found no room and are counted at `[other]`.
     pub scopes: u64,
 }
 

@@ -8,11 +8,13 @@ use super::followed_sites::Followed;
 use super::kept_snapshots::KeptSnapshots;
 use super::naming::NAMING_SLICE;
 use super::report::Report;
+use super::scopes::ScopeChoice;
 use super::settings::Options;
 use super::site_index::SiteIndex;
 use super::source::HeapSource;
 #[cfg(any(feature = "http", test))]
 use super::views;
+use crate::analyze::scope::LabelsByScope;
 use crate::analyze::symbols::{self, Unnamed};
 use crate::record::control;
 use crate::record::raw_snapshot::{Counts, RawSnapshot};
@@ -63,6 +65,10 @@ pub(super) struct State {
     pub(super) tops: HashMap<u64, Instant>,
     /// Sites followed. They survive a clear of the traces: series made once are there for ever.
     pub(super) followed: Followed,
+    /// Labels of the scopes that kept counts have.
+    pub(super) labels: LabelsByScope,
+    /// Pairs of scopes that were chosen, and those that are followed.
+    pub(super) scopes: ScopeChoice,
     /// Totals last seen, and those last seen of all epochs before.
     pub(super) seen: Counts,
     pub(super) forgotten: Counts,
@@ -94,6 +100,8 @@ impl State {
             previous: None,
             tops: HashMap::new(),
             followed: Followed::default(),
+            labels: LabelsByScope::default(),
+            scopes: ScopeChoice::default(),
             seen: Counts::default(),
             forgotten: Counts::default(),
             pending: None,
@@ -141,7 +149,7 @@ impl State {
         if !raw.tracking {
             self.baselines.clear();
         } else if self.baselines.due_in(raw.taken).is_zero() {
-            self.baselines.push(Arc::new(KeptCounts::new(&raw)));
+            self.baselines.push(Arc::new(KeptCounts::new(&raw, &mut self.labels)));
         }
         self.forget_dead(&raw);
         raw
@@ -154,6 +162,7 @@ impl State {
         self.names.forget_dead(raw.stacks.len(), ids);
         #[cfg(any(feature = "http", test))]
         self.nearest.forget_dead(raw.stacks.len(), ids);
+        self.labels.forget_unused();
     }
 
     pub(super) fn tick(&mut self) -> Duration {
@@ -223,7 +232,7 @@ impl State {
         let PendingCollection { raw, spent, .. } = pending;
         let report = Arc::new(self.report(&raw, self.source.now(), spent, raw.tracking));
         if self.options.delta_window.is_zero() {
-            self.previous = Some(Arc::new(KeptCounts::new(&raw)));
+            self.previous = Some(Arc::new(KeptCounts::new(&raw, &mut self.labels)));
         }
         // From now, not from when it began: on a busy machine a slow one would be repeated at once.
         self.report = Some((self.source.now(), report.clone()));

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant, SystemTime};
 use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{LiveStack, total};
 use super::grouping::sums;
+use super::scopes::PairSums;
 use super::state::{REUSE_FOR, State};
 use super::{Collector, CompareError, PastTotals, Report, Since};
 use crate::analyze::call_tree::StackTotals;
 use crate::analyze::live::{Live, LiveChange};
+use crate::analyze::scope::{Pair, ScopeFilter};
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::{Progress, Site};
@@ -49,16 +51,20 @@ pub(crate) struct Overview {
     pub history: Vec<PastTotals>,
     /// Snapshots kept on request, with their numbers, oldest first.
     pub snapshots: Vec<(u64, PastTotals)>,
+    /// Number of scopes that hold memory.
+    pub scopes: usize,
 }
 
 /// Query: a moment, and the earlier one it is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ViewQuery {
     /// Number of the moment; `None`: now.
     pub at: Option<u64>,
     pub since: Since,
     /// True if the figures are grouped by the nearest frame of each stack, not by its site.
     pub nearest: bool,
+    /// Scope whose blocks alone the figures are of; `None`: all blocks.
+    pub scope: Option<ScopeFilter>,
 }
 
 /// Moments that an answer is about.
@@ -95,6 +101,26 @@ pub(crate) struct SiteTotals {
     pub history: Vec<u64>,
 }
 
+/// Keys and values of scopes, and the blocks that are in none of the rows.
+#[derive(Debug)]
+pub(crate) struct Scopes {
+    pub times: Times,
+    pub rows: Vec<PairTotals>,
+    /// Number of pairs that held memory then or now, in `rows` or not.
+    pub pairs: usize,
+    pub total: Totals,
+}
+
+/// Totals of the blocks whose scope has this key with this value.
+#[derive(Debug)]
+pub(crate) struct PairTotals {
+    pub pair: Pair,
+    pub totals: Totals,
+    /// Standard errors of its bytes and of their change; 0 where they are exact.
+    pub stderr: u64,
+    pub diff_stderr: u64,
+}
+
 /// Stacks, each once, while they are being read.
 #[derive(Debug)]
 pub(crate) struct Stacks {
@@ -105,6 +131,7 @@ pub(crate) struct Stacks {
     pub total: Totals,
     view: Arc<View>,
     old: Arc<KeptCounts>,
+    scope: Option<ScopeFilter>,
     /// First id that has not been looked at.
     next: u32,
     nearest: bool,
@@ -129,13 +156,19 @@ impl Collector {
         self.lock().sites(query, order, top, points)
     }
 
+    /// Returns the first `top` pairs of keys and values in that order.
+    pub(crate) fn scopes(&self, query: ViewQuery, order: Order, top: usize) -> Result<Scopes, CompareError> {
+        let _own = control::internal();
+        self.lock().scopes(query, order, top)
+    }
+
     /// Begins to read stacks; nothing is read yet.
     pub(crate) fn stacks(&self, query: ViewQuery) -> Result<Stacks, CompareError> {
         let _own = control::internal();
-        let (view, old, _) = self.lock().resolve_query(query)?;
-        let total = total(view.kept.live, Some(&old)).into();
-        let nearest = query.nearest;
-        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, next: 0, nearest })
+        let (view, old, _) = self.lock().resolve_query(&query)?;
+        let ViewQuery { nearest, scope, .. } = query;
+        let total = totals_in(scope.as_ref(), &view.kept, &old).into();
+        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, scope, next: 0, nearest })
     }
 
     /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
@@ -167,7 +200,7 @@ impl State {
         if let Some(view) = self.views.back().filter(is_fresh) {
             return view.clone();
         }
-        let kept = Arc::new(KeptCounts::new(raw));
+        let kept = Arc::new(KeptCounts::new(raw, &mut self.labels));
         let report = Arc::new(self.report(raw, begun, Duration::ZERO, false));
         let view = Arc::new(View { report, taken: raw.taken, kept });
         self.views.push_back(view.clone());
@@ -215,13 +248,14 @@ impl State {
                 .all(raw.taken)
                 .map(|(number, kept)| (*number, kept.past()))
                 .collect(),
+            scopes: view.kept.scopes.len(),
         }
     }
 
     /// Returns the moment asked for, the counts it is compared with, and the stacks there are now.
     fn resolve_query(
         &mut self,
-        query: ViewQuery,
+        query: &ViewQuery,
     ) -> Result<(Arc<View>, Arc<KeptCounts>, RawSnapshot), CompareError> {
         let begun = self.source.now();
         let raw = self.take();
@@ -246,15 +280,16 @@ impl State {
         top: usize,
         points: usize,
     ) -> Result<Sites, CompareError> {
-        let (view, old, raw) = self.resolve_query(query)?;
+        let (view, old, raw) = self.resolve_query(&query)?;
         if query.nearest {
             self.adopt_nearest(&raw);
         }
         let names = if query.nearest { &self.nearest } else { &self.names };
-        let sums = sums(names, view.kept.stacks().map(LiveStack::from), Some(&old));
+        let scope = query.scope.as_ref();
+        let sums = sums(names, view.kept.stacks_in(scope).map(LiveStack::from), old.stacks_in(scope));
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.change().into()).collect();
-        let all = total(view.kept.live, Some(&old));
+        let all = totals_in(scope, &view.kept, &old);
         let mut indices: Vec<usize> = (0..sums.len())
             .filter(|&at| sums[at] != Totals::default() && names.sites[at].is_final())
             .collect();
@@ -277,7 +312,7 @@ impl State {
         let mut row_of = vec![None; sums.len()];
         indices.iter().enumerate().for_each(|(row, &at)| row_of[at] = Some(row));
         for (point, kept) in past.iter().enumerate() {
-            for stack in kept.stacks() {
+            for stack in kept.stacks_in(scope) {
                 if let Some(row) = names.get(stack.id).and_then(|at| row_of[at]) {
                     rows[row].history[point] += stack.live.bytes;
                 }
@@ -287,6 +322,25 @@ impl State {
         let (other, total) = shown.beside(all.into());
         let history_at = past.iter().map(|kept| kept.taken_at).collect();
         Ok(Sites { times: times(&view, &old), rows, sites, other, total, history_at })
+    }
+
+    fn scopes(&mut self, query: ViewQuery, order: Order, top: usize) -> Result<Scopes, CompareError> {
+        let (view, old, _) = self.resolve_query(&query)?;
+        let sums = PairSums::between(&view.kept, &old).into_iter();
+        let mut rows: Vec<PairTotals> = sums
+            .map(|(pair, sum)| PairTotals {
+                pair,
+                totals: sum.change().into(),
+                stderr: sum.stderr(),
+                diff_stderr: sum.diff_stderr(),
+            })
+            .collect();
+        let pairs = rows.len();
+        // Stable: equal ones stay in the order of their names.
+        rows.sort_by_key(|row| Reverse(order.rank(&row.totals)));
+        rows.truncate(top);
+        let total = total(view.kept.live, Some(&old)).into();
+        Ok(Scopes { times: times(&view, &old), rows, pairs, total })
     }
 
     /// Looks up the nearest frames of the stacks whose sites are known.
@@ -318,8 +372,9 @@ impl State {
         // All three ascend by id, and a stack that was live then is one of the same epoch now.
         let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
         let (view, old) = (stacks.view.clone(), stacks.old.clone());
-        let mut new = view.kept.stacks().skip_while(|stack| stack.id < from).peekable();
-        let mut then = old.stacks().skip_while(|stack| stack.id < from).peekable();
+        let scope = stacks.scope.as_ref();
+        let mut new = view.kept.stacks_in(scope).skip_while(|stack| stack.id < from).peekable();
+        let mut then = old.stacks_in(scope).skip_while(|stack| stack.id < from).peekable();
         let mut looked_at = 0;
         while let Some(id) = [new.peek(), then.peek()].into_iter().flatten().map(|stack| stack.id).min() {
             if looked_at == STACKS_PER_SLICE {
@@ -327,7 +382,7 @@ impl State {
                 return false;
             }
             looked_at += 1;
-            let none = KeptStack { id, live: Live::default(), stderr: 0 };
+            let none = KeptStack { id, live: Live::default(), stderr: 0, scope: None };
             let now = new.next_if(|stack| stack.id == id).unwrap_or(none).live;
             let since = then.next_if(|stack| stack.id == id).unwrap_or(none).live;
             let site = names.get(id).map(|at| &*names.sites[at]).filter(|site| site.is_final());
@@ -347,9 +402,22 @@ impl State {
 
 impl From<KeptStack> for LiveStack {
     fn from(stack: KeptStack) -> LiveStack {
-        let KeptStack { id, live, stderr } = stack;
+        let KeptStack { id, live, stderr, .. } = stack;
         LiveStack { id, live, variance: (stderr as f64).powi(2) }
     }
+}
+
+/// Returns the total of the blocks whose scope the filter admits, now and then; without a filter the exact one of all blocks.
+fn totals_in(filter: Option<&ScopeFilter>, now: &KeptCounts, then: &KeptCounts) -> LiveChange {
+    if filter.is_none() {
+        return total(now.live, Some(then));
+    }
+    let [now, since] = [now, then].map(|kept| {
+        let mut sum = Live::default();
+        kept.stacks_in(filter).for_each(|stack| sum += stack.live);
+        sum
+    });
+    LiveChange { now, since }
 }
 
 fn times(view: &View, old: &KeptCounts) -> Times {

@@ -2,11 +2,12 @@
 //!
 //! Pure functions on values, for any thread, with `tracemalloc`'s numbers and order.
 
-use crate::analyze::snapshot::Snapshot;
-use crate::analyze::snapshot::group::{GroupBy, groups};
+use crate::analyze::snapshot::group::{GroupBy, Key, groups};
 use crate::analyze::snapshot::order::Order;
-use crate::analyze::snapshot::statistic::{Statistic, StatisticDiff};
+use crate::analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
+use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::record::control;
+use std::collections::HashSet;
 
 impl Snapshot {
     /// Adds traces up by group: most bytes first, then most blocks, then by name from the end.
@@ -88,6 +89,44 @@ impl Snapshot {
         }));
         Order::Diff.sort(&mut rows);
         rows
+    }
+
+    /// Returns the live blocks of the traces that `is_counted` accepts, and their change since `old`.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    fn totals_since(&self, old: &Snapshot, is_counted: impl Fn(&Trace) -> bool) -> Totals {
+        let [now, then] = [self, old].map(|snapshot| {
+            let counted = snapshot.traces().iter().filter(|trace| is_counted(trace));
+            counted.fold((0_u64, 0_u64), |(size, count), trace| {
+                (size.saturating_add(trace.size), count.saturating_add(trace.count))
+            })
+        });
+        Totals {
+            size: now.0,
+            size_diff: difference(now.0, then.0),
+            count: now.1,
+            count_diff: difference(now.1, then.1),
+        }
+    }
+
+    /// Keeps the first `n` rows of a comparison by scope, which may overlap: *other* are the blocks that are in none of them.
+    /// `total` is the exact total of all blocks, where it is known.
+    #[cfg_attr(not(feature = "http"), allow(dead_code))]
+    pub(crate) fn top_scopes(
+        &self,
+        old: &Snapshot,
+        rows: Vec<StatisticDiff>,
+        n: usize,
+        total: Option<Totals>,
+    ) -> Top {
+        let rows = Top::of(rows, n).rows;
+        let shown: HashSet<&Key> = rows.iter().map(|row| &row.key).collect();
+        let is_shown = |trace: &Trace| {
+            let mut pairs = trace.scope.pairs().iter().cloned();
+            pairs.any(|(key, value)| shown.contains(&Key::Scope(key, value)))
+        };
+        let covered = self.totals_since(old, is_shown);
+        let (other, total) = covered.beside(total.unwrap_or_else(|| self.totals_since(old, |_| true)));
+        Top { rows, other, total }
     }
 }
 

@@ -4,9 +4,10 @@
 #![forbid(unsafe_code)]
 
 use crate::analyze::frame::Frame;
+use crate::analyze::scope::ScopeFilter;
 use crate::analyze::snapshot::{Snapshot, Trace};
 
-/// Condition on a trace: by file, line and domain.
+/// Condition on a trace: by file, line, domain and scope.
 ///
 /// A trace is kept if it meets any of the inclusive filters (or there are none) and none of the exclusive ones
 /// excludes it.
@@ -31,6 +32,7 @@ pub struct Filter {
     line: Option<u32>,
     all_frames: bool,
     domain: Option<u32>,
+    scope: Option<ScopeFilter>,
 }
 
 impl Filter {
@@ -50,6 +52,7 @@ impl Filter {
             line: None,
             all_frames: false,
             domain: None,
+            scope: None,
         }
     }
 
@@ -104,12 +107,26 @@ impl Filter {
         self
     }
 
+    /// Restricts the filter to blocks whose scope has this key with this value: an exclusive filter leaves the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let filter = heapgauge::Filter::include("*").scope("tenant", "acme");
+    /// # let _ = filter;
+    /// ```
+    pub fn scope(mut self, key: &str, value: &str) -> Filter {
+        self.scope = Some(ScopeFilter { key: key.into(), value: value.into() });
+        self
+    }
+
     /// Returns whether this filter, alone, leaves the trace in.
     fn keeps(&self, trace: &Trace) -> bool {
         let frames = trace.traceback.shared_frames();
         let considered = if self.all_frames { frames } else { &frames[trace.traceback.site_index()..][..1] };
         let matched = considered.iter().any(|frame| self.matches(frame))
-            && self.domain.is_none_or(|domain| domain == trace.domain);
+            && self.domain.is_none_or(|domain| domain == trace.domain)
+            && self.scope.as_ref().is_none_or(|scope| scope.admits(&trace.scope));
         matched == self.inclusive
     }
 
@@ -169,6 +186,7 @@ impl From<DomainFilter> for Filter {
             line: None,
             all_frames: false,
             domain: Some(filter.domain),
+            scope: None,
         }
     }
 }

@@ -47,6 +47,9 @@ pub enum GroupBy {
     Nearest,
     /// The crate of the nearest frame's function.
     Via,
+    /// Each key and value of the scope. Blocks with several keys are in a row for each, and blocks allocated in no scope are in none:
+    /// rows of one key can be added up, never those of different keys.
+    Scope,
     /// The file of any frame.
     CumulativeFile,
     /// File and line of any frame.
@@ -78,7 +81,7 @@ impl GroupBy {
             GroupBy::Line | GroupBy::CumulativeLine => Ok(GroupBy::CumulativeLine),
             GroupBy::Function | GroupBy::CumulativeFunction => Ok(GroupBy::CumulativeFunction),
             GroupBy::Crate | GroupBy::CumulativeCrate => Ok(GroupBy::CumulativeCrate),
-            GroupBy::Traceback | GroupBy::Nearest | GroupBy::Via => {
+            GroupBy::Traceback | GroupBy::Nearest | GroupBy::Via | GroupBy::Scope => {
                 let name = self.name();
                 Err(Error::new(format_args!(
                     "cumulative: not for {name}, allowed are file, line, function, crate"
@@ -91,6 +94,7 @@ impl GroupBy {
         match self {
             GroupBy::Nearest => "nearest",
             GroupBy::Via => "via",
+            GroupBy::Scope => "scope",
             _ => "traceback",
         }
     }
@@ -102,7 +106,7 @@ impl GroupBy {
 }
 
 /// Allowed words, for a message.
-pub(crate) const GROUP_BY: &str = "file, line, function, crate, traceback, nearest, via";
+pub(crate) const GROUP_BY: &str = "file, line, function, crate, traceback, nearest, via, scope";
 
 impl FromStr for GroupBy {
     type Err = Error;
@@ -116,6 +120,7 @@ impl FromStr for GroupBy {
             "traceback" => Ok(GroupBy::Traceback),
             "nearest" => Ok(GroupBy::Nearest),
             "via" => Ok(GroupBy::Via),
+            "scope" => Ok(GroupBy::Scope),
             _ => Err(Error::new(format_args!("group by: {text:?} is not known, allowed are {GROUP_BY}"))),
         }
     }
@@ -128,10 +133,11 @@ pub(super) enum Key {
     Line(Arc<str>, u32),
     Name(Arc<str>),
     Traceback(Traceback),
+    Scope(Arc<str>, Arc<str>),
 }
 
 impl Key {
-    /// Returns the name of the group: `src/cache.rs:42`, a function, or a crate.
+    /// Returns the name of the group: `src/cache.rs:42`, a function, a crate, or `tenant=acme`.
     pub(super) fn name(&self) -> Cow<'_, str> {
         match self {
             Key::Name(name) => Cow::Borrowed(name),
@@ -147,6 +153,7 @@ impl fmt::Display for Key {
             Key::Line(file, line) => write!(f, "{file}:{line}"),
             Key::Name(name) => f.write_str(name),
             Key::Traceback(traceback) => traceback.fmt(f),
+            Key::Scope(key, value) => write!(f, "{key}={value}"),
         }
     }
 }
@@ -176,6 +183,12 @@ pub(super) fn groups(snapshot: &Snapshot, group_by: GroupBy) -> HashMap<Key, Gro
         let frames = trace.traceback.shared_frames();
         if group_by == GroupBy::Traceback {
             add(&mut groups, Key::Traceback(trace.traceback.clone()), trace, &frames[0]);
+            continue;
+        }
+        if group_by == GroupBy::Scope {
+            for (key, value) in trace.scope.pairs() {
+                add(&mut groups, Key::Scope(key.clone(), value.clone()), trace, &frames[0]);
+            }
             continue;
         }
         seen_frames.clear();
@@ -245,7 +258,7 @@ fn shown(key: &Key, frame: &Frame) -> Traceback {
         Key::File(file) => Frame { file: file.clone(), ..Frame::new(None, "", 0) },
         Key::Line(..) => frame.clone(),
         Key::Name(name) if **name == *frame.name() => Frame { line: 0, ..frame.clone() },
-        Key::Name(_) => Frame::new(None, UNKNOWN, 0),
+        Key::Name(_) | Key::Scope(..) => Frame::new(None, UNKNOWN, 0),
     };
     Traceback::new([frame])
 }

@@ -14,6 +14,7 @@ pub(crate) mod order;
 pub(crate) mod statistic;
 
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::scope::{LabelsByScope, ScopeLabels};
 use crate::analyze::symbols::{self, Symbols};
 use crate::base::error::Error;
 use crate::record::control;
@@ -27,7 +28,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Blocks that are alive and share a traceback.
+/// Blocks that are alive and share a traceback and a scope.
 ///
 /// # Examples
 ///
@@ -52,6 +53,8 @@ pub struct Trace {
     pub stderr: u64,
     /// Traceback of the allocations.
     pub traceback: Traceback,
+    /// Scope that they were allocated in.
+    pub scope: ScopeLabels,
 }
 
 /// Live blocks of the program at one moment, by traceback.
@@ -119,13 +122,14 @@ impl Snapshot {
             stacks.iter().map(|stack| raw.addresses.to_vec(stack.addresses)).collect();
         let tracked = domains.iter().map(|stack| &*stack.addresses);
         symbols.resolve(&mut addresses.iter().map(|stack| &**stack).chain(tracked), Duration::MAX);
-        let limit = raw.traceback_limit;
+        let (limit, mut labels) = (raw.traceback_limit, LabelsByScope::default());
         let allocated = stacks.iter().zip(&addresses).map(|(stack, addresses)| Trace {
             domain: 0,
             size: stack.counts.live_bytes(),
             count: stack.counts.live_blocks(),
             stderr: stack.variance.sqrt().round() as u64,
             traceback: named(symbols, addresses, limit, stack.truncated),
+            scope: labels.labels(&raw.scopes, stack.scope),
         });
         let tracked = domains.iter().map(|stack| Trace {
             domain: stack.domain,
@@ -133,6 +137,7 @@ impl Snapshot {
             count: stack.count,
             stderr: 0,
             traceback: named(symbols, &stack.addresses, limit, false),
+            scope: ScopeLabels::default(),
         });
         let traces = allocated.chain(tracked).collect();
         Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
@@ -294,7 +299,7 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id`, `sample_interval`, `reason`, a trace's `stderr`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
+    /// `build_id`, `sample_interval`, `reason`, a trace's `stderr` and `scope`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
     /// half a second, and as much memory as the file is long; a file above 256 MiB is read by pieces, in more than twice the time.
     ///
     /// # Examples

@@ -23,7 +23,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistic {
-    /// All frames if grouped by traceback, else one frame with the common part of the group.
+    /// All frames if grouped by traceback, else one frame with the common part of the group; of a scope an unknown one.
     pub traceback: Traceback,
     /// Live bytes.
     pub size: u64,
@@ -35,7 +35,7 @@ pub struct Statistic {
 }
 
 impl Statistic {
-    /// Returns the name of the group: `src/cache.rs:42`, a function, or a crate.
+    /// Returns the name of the group: `src/cache.rs:42`, a function, a crate, or a scope as `tenant=acme`.
     ///
     /// # Examples
     ///

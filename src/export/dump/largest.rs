@@ -3,10 +3,15 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use super::scope_texts::ScopeTexts;
+#[cfg(feature = "http")]
+use crate::analyze::scope::ScopeLabels;
 use crate::record::raw_snapshot::{self, Addresses, Counts, RawStack, StackSink, Unpacked};
 
 /// Bytes set aside for the packed addresses of a stack, on average.
 const PACKED: usize = 200;
+/// Most scopes whose keys and values memory is set aside for.
+const MOST_SCOPES: usize = 256;
 
 /// Stack in the order of its live bytes; of equal ones the older id comes first.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +52,7 @@ pub(super) struct Largest {
     /// Largest first.
     pub stacks: Vec<Reverse<BySize>>,
     addresses: Addresses,
+    scopes: ScopeTexts,
     /// Whether memory for more addresses may be allocated.
     is_growing: bool,
     pub totals: Counts,
@@ -76,6 +82,7 @@ impl StackSink for Largest {
         self.stacks = std::mem::take(&mut self.heap).into_vec();
         self.stacks.sort_unstable();
         self.addresses.clear();
+        self.scopes.clear();
         if self.is_growing {
             // The stacks have room for so many: both grow at the same time, and so as rarely.
             self.addresses.reserve(self.stacks.capacity(), PACKED);
@@ -84,6 +91,7 @@ impl StackSink for Largest {
             raw_snapshot::with_addresses(stack.id, |packed| {
                 keep(&mut self.addresses, stack, packed, self.is_growing);
             });
+            self.scopes.keep(stack.scope, self.is_growing);
         }
     }
 }
@@ -106,6 +114,7 @@ impl Largest {
             most,
             heap: BinaryHeap::with_capacity(most),
             addresses: Addresses::with_room_for(most, PACKED),
+            scopes: ScopeTexts::with_room_for(most.min(MOST_SCOPES)),
             ..Largest::default()
         }
     }
@@ -144,12 +153,24 @@ impl Largest {
         for Reverse(BySize(stack)) in &mut stacks {
             keep(&mut self.addresses, stack, other.addresses(&*stack).packed(), self.is_growing);
         }
+        self.scopes.copy_from(&other.scopes, self.is_growing);
         (self.stacks, self.totals, self.epoch) = (stacks, other.totals, other.epoch);
     }
 
     /// Iterates over the stacks, largest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &RawStack> {
         self.stacks.iter().map(|Reverse(BySize(stack))| stack)
+    }
+
+    /// Returns the scope of one of its stacks as JSON; `None` where it has none, or found no room.
+    pub(super) fn scope(&self, stack: &RawStack) -> Option<&str> {
+        self.scopes.get(stack.scope)
+    }
+
+    /// Returns the keys and values of that scope.
+    #[cfg(feature = "http")]
+    pub(super) fn scope_labels(&self, stack: &RawStack) -> ScopeLabels {
+        self.scopes.labels(stack.scope)
     }
 
     /// Returns the addresses of one of its stacks, most recent first.
@@ -161,12 +182,12 @@ impl Largest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::AddressesAt;
+    use crate::record::raw_snapshot::{AddressesAt, ScopeId};
 
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
-        let (addresses, scope) = (AddressesAt::default(), raw_snapshot::ScopeId::NONE);
-        RawStack { id, addresses, scope, truncated: false, counts, variance: 0.0 }
+        let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
+        RawStack { id, addresses, truncated: false, counts, variance: 0.0, scope }
     }
 
     #[test]

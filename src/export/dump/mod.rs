@@ -12,6 +12,7 @@ mod namer;
 pub(crate) mod peak;
 mod requests;
 mod run;
+mod scope_texts;
 pub(crate) mod settings;
 mod termination_log;
 mod text;

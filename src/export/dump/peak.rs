@@ -134,6 +134,7 @@ impl PeakStacks {
                 limit,
                 stack.truncated,
             ),
+            scope: self.largest.scope_labels(stack),
         });
         Snapshot::of(self.taken_at, limit, traces.collect())
             .sampled_every(control::sample_interval() as u64)

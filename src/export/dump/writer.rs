@@ -71,7 +71,8 @@ impl Writer {
                 frames.read(largest.addresses(stack), names.as_ref());
                 drop(names);
                 let before = buffer.len();
-                dump::add(buffer, is_first, stack, frames, control::traceback_limit());
+                let trace = dump::DumpStack { stack, frames, scope: largest.scope(stack) };
+                dump::add(buffer, is_first, &trace, control::traceback_limit());
                 if buffer.len() as u64 + END > file.left() {
                     buffer.truncate(before);
                     break;

@@ -18,12 +18,13 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
     let mut out = String::new();
     for row in &top.rows {
         out += &format!("{}\n", Figures::from(row).line());
-        // A crate has no file: its name is in the place of a function's.
+        // A crate has no file: its name is in the place of a function's. A scope has no place in the code at all.
         let lines = match group_by {
             GroupBy::Crate | GroupBy::Via => {
                 let frame = row.traceback.most_recent();
                 vec![format!("  File \"{}\", line {}, in {}", frame.file, frame.line, row.name())]
             }
+            GroupBy::Scope => vec![format!("  Scope {}", row.name().replace(char::is_control, " "))],
             _ => row.traceback.format(None, false),
         };
         for line in lines {
@@ -156,6 +157,7 @@ mod tests {
             traceback: Traceback::new(
                 frames.iter().map(|&(function, file, line)| Frame::new(Some(function), file, line)),
             ),
+            scope: Default::default(),
         });
         Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect())
     }

@@ -44,8 +44,32 @@ impl Profile {
     /// # Ok::<(), heapgauge::Error>(())
     /// ```
     pub fn to_folded(&self, value: ProfileValue) -> String {
+        self.fold(value, false)
+    }
+
+    /// Renders [`to_folded`](Profile::to_folded) with a frame for each key and value of the [scope](crate::Scope) before the thread's
+    /// first: `route=/search;tenant=acme;main;load;parse 4096`. Stacks in no scope have none.
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// use heapgauge::{Profile, ProfileValue, Scope};
+    ///
+    /// let kept = Scope::new("tenant", "acme").in_scope(|| vec![1u8; 4_096]);
+    /// let folded = Profile::take()?.to_folded_with_scopes(ProfileValue::LiveBytes);
+    /// assert!(folded.lines().any(|line| line.starts_with("tenant=acme;") && line.ends_with(" 4096")));
+    /// # drop(kept);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn to_folded_with_scopes(&self, value: ProfileValue) -> String {
+        self.fold(value, true)
+    }
+
+    fn fold(&self, value: ProfileValue, with_scopes: bool) -> String {
         let _own = control::internal();
-        let mut folder = Folder::new(value);
+        let mut folder = Folder::new(value, with_scopes);
         while folder.fold_piece(self) {}
         let mut lines = folder.finish();
         let mut out = String::new();
@@ -59,6 +83,8 @@ impl Profile {
 /// Sums of folded stacks, while they are added up.
 pub(crate) struct Folder {
     value: ProfileValue,
+    /// Keys and values of the scope are frames, the first of a line.
+    with_scopes: bool,
     /// Number of stacks that are added.
     done: usize,
     names: HashMap<Arc<str>, u32>,
@@ -67,8 +93,8 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    pub(crate) fn new(value: ProfileValue) -> Folder {
-        Folder { value, done: 0, names: HashMap::new(), sums: HashMap::new() }
+    pub(crate) fn new(value: ProfileValue, with_scopes: bool) -> Folder {
+        Folder { value, with_scopes, done: 0, names: HashMap::new(), sums: HashMap::new() }
     }
 
     /// Adds some stacks of one profile. False: there are no more.
@@ -86,9 +112,11 @@ impl Folder {
                 continue;
             }
             let frames = placed(&profile.addresses(stack));
-            let line = frames.iter().map(|placed| {
+            let scope = if self.with_scopes { profile.scope(stack) } else { &[] };
+            let roots = scope.iter().rev().map(|(key, value)| clean(&format!("{key}={value}")));
+            let line = frames.iter().map(|placed| name(&placed.frame)).chain(roots).map(|name| {
                 let next = self.names.len() as u32;
-                *self.names.entry(name(&placed.frame)).or_insert(next)
+                *self.names.entry(name).or_insert(next)
             });
             *self.sums.entry(line.collect()).or_default() += amount;
         }
@@ -137,21 +165,23 @@ fn name(frame: &Frame) -> Arc<str> {
     let unsafe_here = |c: char| c == ';' || c.is_control();
     match &frame.function {
         Some(function) if !function.contains(unsafe_here) => function.clone(),
-        _ => {
-            let clean = |c: char| match c {
-                ';' => ',',
-                c if c.is_control() => ' ',
-                c => c,
-            };
-            frame.name().chars().map(clean).collect::<String>().into()
-        }
+        _ => clean(&frame.name()),
     }
+}
+
+fn clean(name: &str) -> Arc<str> {
+    let clean = |c: char| match c {
+        ';' => ',',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    name.chars().map(clean).collect::<String>().into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyze::profile::{Calls, sample};
+    use crate::analyze::profile::{Calls, sample, sample_in_scopes};
     use crate::base::random_input::{Random, inputs};
 
     const ONE: &[usize] = &[0x1000_0001, 0x1000_0002];
@@ -170,7 +200,7 @@ mod tests {
     }
 
     fn lines(profile: &Profile, value: ProfileValue, placed: &dyn Fn(&[usize]) -> Vec<Placed>) -> Lines {
-        let mut folder = Folder::new(value);
+        let mut folder = Folder::new(value, true);
         while folder.fold(profile, placed) {}
         folder.finish()
     }
@@ -188,6 +218,22 @@ mod tests {
         assert_eq!(
             folded(ProfileValue::AllocatedBytes),
             "a,b c 500\nshop::main;shop::load;shop::inlined 108\n"
+        );
+    }
+
+    #[test]
+    fn scopes_are_the_first_frames_where_they_are_asked_for() {
+        let one = [100, 10, 40, 4];
+        let profile = sample_in_scopes(&[(ONE, one, "acme"), (ONE, one, ""), (TWO, one, "acme")]);
+        let text = |with_scopes| {
+            let mut folder = Folder::new(ProfileValue::LiveBytes, with_scopes);
+            while folder.fold(&profile, &placed) {}
+            folder.finish().next_piece().unwrap()
+        };
+        assert_eq!(text(false), "shop::main;shop::load;shop::inlined 180\n");
+        assert_eq!(
+            text(true),
+            "route=/a,b;tenant=acme;shop::main;shop::load;shop::inlined 120\nshop::main;shop::load;shop::inlined 60\n"
         );
     }
 

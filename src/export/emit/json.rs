@@ -13,7 +13,7 @@ use super::allocator_json::Parts;
 use super::diff::{Figures, Row};
 pub(crate) use super::unix_seconds;
 use crate::analyze::call_tree::{Node, NodeKind, StackTotals, Value};
-use crate::analyze::collector::{Overview, PastTotals, SiteTotals, Sites, Times};
+use crate::analyze::collector::{Overview, PairTotals, PastTotals, Scopes, SiteTotals, Sites, Times};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::symbols::LineTables;
@@ -36,7 +36,7 @@ pub(crate) fn summary(
     source_url: Option<&str>,
     dumps: Option<&[Dump]>,
 ) -> String {
-    let Overview { report, naming, history, snapshots } = overview;
+    let Overview { report, naming, history, snapshots, scopes } = overview;
     let kept_totals = |id: Option<u64>, past: &PastTotals| KeptTotals {
         id,
         taken_at: unix_seconds(past.taken_at),
@@ -70,10 +70,12 @@ pub(crate) fn summary(
         dropped_events: Dropped {
             memory: report.dropped.memory,
             reentrant: report.dropped.reentrant,
+            scopes: report.dropped.scopes,
             stacks: report.dropped.stacks,
             threads: report.dropped.threads,
         },
         naming: Naming { named: naming.named, total: naming.total },
+        scopes: Some(*scopes).filter(|scopes| *scopes > 0),
         history: history.iter().map(|past| kept_totals(None, past)).collect(),
         snapshots: snapshots.iter().map(|(id, past)| kept_totals(Some(*id), past)).collect(),
         build: Build {
@@ -124,6 +126,9 @@ struct Summary<'a> {
     sample_interval_bytes: u64,
     dropped_events: Dropped,
     naming: Naming,
+    /// Number of scopes that hold memory; absent without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scopes: Option<usize>,
     history: Vec<KeptTotals>,
     snapshots: Vec<KeptTotals>,
     build: Build<'a>,
@@ -151,8 +156,15 @@ struct Unnamed {
 struct Dropped {
     memory: u64,
     reentrant: u64,
+    /// Those alone lost a scope and no line; absent where there were none.
+    #[serde(skip_serializing_if = "is_zero")]
+    scopes: u64,
     stacks: u64,
     threads: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize)]
@@ -255,6 +267,38 @@ struct SiteRow<'a> {
     #[serde(flatten)]
     figures: Figures,
     history: &'a [u64],
+}
+
+/// Renders `scopes.json`.
+pub(crate) fn scopes(scopes: &Scopes) -> String {
+    let row = |row: &'_ PairTotals| Figures::estimated(&row.totals, row.stderr, row.diff_stderr);
+    text(&ScopesDocument {
+        head: Head::of(&scopes.times),
+        pairs: scopes.pairs,
+        rows: scopes
+            .rows
+            .iter()
+            .map(|one| ScopeRow { key: &one.pair.0, value: &one.pair.1, figures: row(one) })
+            .collect(),
+        total: (&scopes.total).into(),
+    })
+}
+
+#[derive(Serialize)]
+struct ScopesDocument<'a> {
+    #[serde(flatten)]
+    head: Head,
+    pairs: usize,
+    rows: Vec<ScopeRow<'a>>,
+    total: Figures,
+}
+
+#[derive(Serialize)]
+struct ScopeRow<'a> {
+    key: &'a str,
+    value: &'a str,
+    #[serde(flatten)]
+    figures: Figures,
 }
 
 /// Renders `stacks.json`: the stacks shown, and the rest of the total.
@@ -375,126 +419,4 @@ pub(crate) fn text(document: &impl Serialize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::analyze::call_tree;
-    use crate::analyze::collector::sample_report;
-    use crate::analyze::live::Live;
-    use crate::analyze::symbols::{Progress, Site};
-    use serde_json::{Value as Json, json};
-    use std::time::{Duration, SystemTime};
-
-    fn at(seconds: f64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
-    }
-
-    fn times() -> Times {
-        Times { number: 7, taken_at: at(20.5), since: at(10.0) }
-    }
-
-    fn totals(size: u64, count: u64, size_diff: i64, count_diff: i64) -> Totals {
-        let mut totals = Totals::default();
-        (totals.size, totals.count, totals.size_diff, totals.count_diff) =
-            (size, count, size_diff, count_diff);
-        totals
-    }
-
-    fn parsed(text: &str) -> Json {
-        assert!(text.ends_with("}\n"), "{text}");
-        serde_json::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn a_summary_has_the_words_of_metrics_and_of_snapshots() {
-        let past = PastTotals { taken_at: at(5.0), live: Live { bytes: 10, blocks: 2 } };
-        let overview = Overview {
-            report: Arc::new(sample_report()),
-            naming: Progress { named: 1_200, total: 5_000, more: true },
-            history: vec![past],
-            snapshots: vec![(3, past)],
-        };
-        let summary = parsed(&summary(&overview, &["/metrics"], Some("https://git.example/{file}"), None));
-        assert_eq!([&summary["previous_run"], &summary["dumps"]], [&Json::Null; 2]);
-        assert_eq!((&summary["size"], &summary["count"]), (&json!(600_000), &json!(12_500)));
-        assert_eq!(summary["naming"], json!({"named": 1_200, "total": 5_000}));
-        assert_eq!(summary["history"], json!([{"taken_at": 5.0, "size": 10, "count": 2}]));
-        assert_eq!(summary["snapshots"], json!([{"id": 3, "taken_at": 5.0, "size": 10, "count": 2}]));
-        assert_eq!(summary["dropped_events"]["memory"], 2);
-        assert_eq!(
-            (&summary["build"]["symbols"], &summary["paths"]),
-            (&json!("lines"), &json!(["/metrics"]))
-        );
-        assert_eq!(summary["build"]["lines"], "found");
-    }
-
-    #[test]
-    fn sites_and_stacks_and_tree() {
-        let frame = |name, line| Arc::new(Frame::new(Some(name), "src/a \"<b>\".rs", line));
-        let frames: Arc<[Arc<Frame>]> = Arc::new([frame("app::<f&g>", 2), frame("app::main", 1)]);
-        let held = [
-            StackTotals { traceback: Some(Traceback::shared(frames, 2)), totals: totals(30, 3, 5, 1) },
-            StackTotals { traceback: None, totals: totals(4, 1, 4, 1) },
-        ];
-        let site = Site {
-            id: 0xab,
-            function: "app::<f&g>".into(),
-            file: "src/a.rs".into(),
-            line: 2,
-            krate: "app".into(),
-            via: "".into(),
-            lost: None,
-        };
-        let head = json!({"version": 1, "number": 7, "taken_at": 20.5, "since": 10.0});
-        let figures = |size: u64, count: u64, size_diff: i64, count_diff: i64| json!({"size": size, "size_diff": size_diff, "count": count, "count_diff": count_diff});
-        let joined = |parts: &[&Json]| {
-            let members = parts.iter().flat_map(|part| part.as_object().unwrap().clone());
-            Json::Object(members.collect())
-        };
-
-        let found = Sites {
-            times: times(),
-            rows: vec![SiteTotals {
-                site: Arc::new(site),
-                totals: totals(30, 3, 5, 1),
-                stderr: 4,
-                diff_stderr: 6,
-                history: vec![25, 30],
-            }],
-            sites: 1,
-            other: totals(4, 1, 4, 1),
-            total: totals(34, 4, 9, 2),
-            history_at: vec![at(10.0), at(20.5)],
-        };
-        let named = json!({"site": "00000000000000ab", "function": "app::<f&g>", "file": "src/a.rs", "line": 2,
-            "crate": "app", "via": "", "history": [25, 30], "stderr": 4, "diff_stderr": 6});
-        let rest = json!({"sites": 1, "history_at": [10.0, 20.5], "rows": [joined(&[&named, &figures(30, 3, 5, 1)])],
-            "other": figures(4, 1, 4, 1), "total": figures(34, 4, 9, 2)});
-        assert_eq!(parsed(&sites(&found)), joined(&[&head, &rest]));
-
-        let shown = parsed(&stacks(&times(), &held, 2, Totals::default(), totals(34, 4, 9, 2)));
-        assert_eq!(shown["rows"][0]["frames"][0]["function"], "app::<f&g>");
-        assert_eq!(shown["rows"][0]["name"], "src/a \"<b>\".rs:2");
-        assert_eq!(shown["rows"][1]["frames"], json!([{"function": null, "file": "<unknown>", "line": 0}]));
-
-        let root = call_tree::tree(&held, Value::Growth, 10);
-        let shown = parsed(&tree(&times(), Value::Growth, &root));
-        assert_eq!((&shown["value"], &shown["number"]), (&json!("growth"), &json!(7)));
-        assert_eq!(
-            shown["frames"],
-            json!([{"function": "app::main", "file": "src/a \"<b>\".rs", "line": 1, "crate": "app"},
-                {"function": "app::<f&g>", "file": "src/a \"<b>\".rs", "line": 2, "crate": "app"}])
-        );
-        let node = |what: Json, value: u64, stacks: u64, figures: Json| {
-            joined(&[&what, &json!({"value": value, "stacks": stacks}), &figures])
-        };
-        assert_eq!(
-            shown["nodes"],
-            json!([
-                node(json!({"parent": null, "kind": "root"}), 9, 2, figures(34, 4, 9, 2)),
-                node(json!({"parent": 0, "kind": "frame", "frame": 0}), 5, 1, figures(30, 3, 5, 1)),
-                node(json!({"parent": 1, "kind": "frame", "frame": 1}), 5, 1, figures(30, 3, 5, 1)),
-                node(json!({"parent": 0, "kind": "unnamed"}), 4, 1, figures(4, 1, 4, 1)),
-            ])
-        );
-    }
-}
+mod tests;

@@ -29,7 +29,7 @@ mod prometheus_client;
 
 use std::time::SystemTime;
 
-use crate::analyze::collector::{Report, SiteRow};
+use crate::analyze::collector::{Report, ScopeRow, SiteRow};
 use crate::analyze::dump_counts::DumpReason;
 use crate::analyze::memory_parts::MemoryParts;
 use families::Family;
@@ -92,6 +92,8 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
         emit(&families::SITE_INFO, labels(&families::SITE_INFO, &values), Level(1));
     }
 
+    each_series_of_scopes(report, emit);
+
     let mut one = |family: &'static Family, value: Value| emit(family, Labels::new(), value);
     one(&families::SITES, Level(report.sites_with_blocks));
     one(&families::SITES_EXPORTED, Level(report.sites.len() as u64));
@@ -108,6 +110,7 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     for (reason, events) in [
         ("memory", dropped.memory),
         ("reentrant", dropped.reentrant),
+        ("scopes", dropped.scopes),
         ("series", dropped.series),
         ("stacks", dropped.stacks),
         ("threads", dropped.threads),
@@ -128,6 +131,18 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     let values =
         [build.version, &build.build_id, &build.release, build.site_scheme, build.capture, build.symbols];
     emit(&families::BUILD_INFO, labels(&families::BUILD_INFO, &values), Level(1));
+}
+
+/// Hands the series of scopes to `emit`, in the order of [`Report::scopes`]; none where no scope holds blocks.
+fn each_series_of_scopes(report: &Report, emit: &mut dyn FnMut(&'static Family, Labels, Value)) {
+    let mut each_scope = |family: &'static Family, value: &dyn Fn(&ScopeRow) -> Value| {
+        for scope in &report.scopes {
+            emit(family, labels(family, &[scope.key(), scope.value()]), value(scope));
+        }
+    };
+    each_scope(&families::SCOPE_LIVE_BYTES, &|scope| Value::Level(scope.live.now.bytes));
+    each_scope(&families::SCOPE_LIVE_BLOCKS, &|scope| Value::Level(scope.live.now.blocks));
+    each_scope(&families::SCOPE_LIVE_DELTA_BYTES, &|scope| Value::Change(scope.live.delta_bytes()));
 }
 
 /// Hands the series of the process's memory to `emit`, those that are known.

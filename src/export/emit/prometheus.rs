@@ -205,8 +205,9 @@ impl Cached {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyze::collector::{sample_report, sample_row};
+    use crate::analyze::collector::{ScopeRow, sample_report, sample_row};
     use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
+    use crate::analyze::live::LiveChange;
     use crate::base::random_input::{Random, inputs};
 
     /// Every family, value and label, line by line.
@@ -289,12 +290,19 @@ mod tests {
     fn what_is_absent_has_no_series() {
         let mut report = sample_report();
         report.sites.clear();
+        report.scopes.clear();
         report.tracking = false;
         report.resident_bytes = None;
         report.memory_limit_bytes = None;
         let text = render(&report);
         assert!(text.contains("\nheap_tracking 0\n"));
-        for absent in ["heap_site_live", "heap_site_info", "heap_resident_bytes", "heap_memory_limit_bytes"] {
+        for absent in [
+            "heap_site_live",
+            "heap_site_info",
+            "heap_scope_live",
+            "heap_resident_bytes",
+            "heap_memory_limit_bytes",
+        ] {
             assert!(!text.contains(absent), "{absent}");
         }
     }
@@ -326,14 +334,21 @@ mod tests {
         assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
     }
 
-    /// 37 sites of five series each and what there is once; of six where they are estimates.
+    /// 37 sites of five series each and what there is once; of six where they are estimates; and 25 pairs of scopes of three each.
     #[test]
-    fn at_most_300_series() {
-        for (mut report, sites, expected) in [(sample_report(), 37, 227), (sampled_report(), 37, 264)] {
+    fn at_most_300_series_and_460_with_scopes_and_sampling() {
+        for (mut report, sites, scopes, expected) in [
+            (sample_report(), 37, 0, 228),
+            (sampled_report(), 37, 0, 265),
+            (sample_report(), 28, 25, 258),
+            (sampled_report(), 37, 25, 340),
+        ] {
             let row = |line| crate::analyze::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0);
             report.sites = (0..sites).map(row).collect();
+            let scope = |value: i32| ScopeRow::new("tenant", &value.to_string(), LiveChange::default());
+            report.scopes = (0..scopes).map(scope).collect();
             let series = render(&report).lines().filter(|line| !line.starts_with('#')).count();
-            assert_eq!(series, expected);
+            assert_eq!(series, expected, "{sites} sites, {scopes} scopes");
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["top", "since", "sort", "at", "history", "by"];
+    let keys = ["top", "since", "sort", "at", "history", "by", "scope"];
     match asked(&outlet.collector, uri, &keys).await {
         Ok(HeapQuery { asked, order, top, history, .. }) => {
             json(|| Ok(json::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
@@ -75,8 +75,18 @@ pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
     }
 }
 
+pub(super) async fn scopes(outlet: &Outlet, uri: &Uri) -> Response {
+    match asked(&outlet.collector, uri, &["top", "since", "sort", "at"]).await {
+        Ok(HeapQuery { asked, order, top, .. }) => {
+            json(|| Ok(json::scopes(&outlet.collector.scopes(asked, order, top).map_err(refusal)?)))
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
 pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["site", "function", "file", "line", "crate", "via", "by", "top", "since", "sort", "at"];
+    let keys =
+        ["site", "function", "file", "line", "crate", "via", "by", "scope", "top", "since", "sort", "at"];
     let (query, Stacks { times, held, .. }) = match read(&outlet.collector, uri, &keys, false).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,
@@ -95,7 +105,7 @@ pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn tree(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["value", "since", "at", "nodes"];
+    let keys = ["value", "since", "at", "nodes", "scope"];
     match read(&outlet.collector, uri, &keys, true).await {
         Ok((query, Stacks { times, held, total, .. })) => json(|| {
             let root = call_tree::tree(&held, query.value, query.nodes).of_total(total, query.value);
@@ -152,7 +162,7 @@ async fn read(
     whole: bool,
 ) -> Result<(HeapQuery, Stacks), Refusal> {
     let query = asked(collector, uri, keys).await?;
-    let mut stacks = catch_panic(|| collector.stacks(query.asked))?.map_err(refusal)?;
+    let mut stacks = catch_panic(|| collector.stacks(query.asked.clone()))?.map_err(refusal)?;
     while !catch_panic(|| collector.stacks_slice(&mut stacks, whole, |site| query.filter.admits(site)))? {
         tokio::task::yield_now().await;
     }

@@ -167,7 +167,7 @@ async fn peak_rows(uri: &Uri) -> Result<Response, Refusal> {
     let response = catch_panic(|| {
         let _own = control::internal();
         let snapshot = stacks.snapshot();
-        rows(&query, &snapshot, &Snapshot::of(snapshot.taken_at(), 1, Vec::new()), None, |top| top)
+        rows(&query, &snapshot, &Snapshot::of(snapshot.taken_at(), 1, Vec::new()), None, None)
     })?;
     Ok(no_store(response))
 }
@@ -175,7 +175,7 @@ async fn peak_rows(uri: &Uri) -> Result<Response, Refusal> {
 /// Answers `GET /memory/snapshots?since=NAME`: the heap of `new` beside a dump.
 pub(super) fn since_dump(query: &Query, name: &str, new: &Snapshot) -> Response {
     match access::load(name) {
-        Ok(old) => rows(query, new, &old, None, |top| top),
+        Ok(old) => rows(query, new, &old, None, None),
         Err(error) => refuse(StatusCode::BAD_REQUEST, format_args!("parameter since: {error}")),
     }
 }

@@ -54,7 +54,7 @@ impl HeapQuery {
     /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
-            asked: ViewQuery { at: None, since: Since::Previous, nearest: false },
+            asked: ViewQuery { at: None, since: Since::Previous, nearest: false, scope: None },
             order: Order::Size,
             top: 100,
             history: 16,
@@ -86,6 +86,7 @@ impl HeapQuery {
                 "function" => asked.filter.function = Some(value.to_owned()),
                 "file" => asked.filter.file = Some(value.to_owned()),
                 "via" => asked.filter.via = Some(value.to_owned()),
+                "scope" => asked.asked.scope = Some(value.parse()?),
                 "by" => {
                     asked.asked.nearest = match value {
                         "site" => false,
@@ -149,10 +150,14 @@ mod tests {
             ("nodes=0", "parameter nodes is 0, allowed are 1 to 20000"),
             ("by=line", "parameter by is line, allowed are site, nearest"),
             ("site=12", "parameter site is 12, allowed are 16 hex digits"),
+            ("scope=:a", "parameter scope is :a, allowed are a key and a value such as tenant:acme"),
             ("line=-1", "parameter line is -1, allowed are 0 to 4294967295"),
-            ("crate=a", "parameter crate is unknown, allowed are at, history, value, nodes, site, line, by"),
+            (
+                "crate=a",
+                "parameter crate is unknown, allowed are at, history, value, nodes, site, line, by, scope",
+            ),
         ] {
-            let keys = ["at", "history", "value", "nodes", "site", "line", "by"];
+            let keys = ["at", "history", "value", "nodes", "site", "line", "by", "scope"];
             assert_eq!(HeapQuery::parse(query, &keys), Err(line.to_owned()), "{query}");
         }
         let none = HeapQuery::parse("a=b", &[]);

@@ -10,10 +10,11 @@
 //! | `GET /debug/heap` | a page for people, made from the JSON below and nothing else |
 //! | `GET /debug/heap/summary.json` | totals, history, kept snapshots, progress of naming |
 //! | `GET /debug/heap/sites.json` | lines of code, and the memory they hold: `top`, `since`, `sort`, `at`, `history` |
+//! | `GET /debug/heap/scopes.json` | keys and values of scopes, and the memory of their blocks: `top`, `since`, `sort`, `at` |
 //! | `GET /debug/heap/stacks.json` | stacks: `site`, `function`, `file`, `line`, `crate`, `top`, `since`, `sort`, `at` |
 //! | `GET /debug/heap/tree.json` | the call tree of a flame graph: `value`, `nodes`, `since`, `at` |
 //! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
-//! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks` |
+//! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks`, `?scopes=on` |
 //! | `GET /debug/heap/peak` | what held memory at the highest point so far: `group_by`, `sort`, `top`, `format` |
 //! | `GET /debug/heap/allocator.json` | where resident memory is: its parts, mappings, arenas |
 //! | `POST /debug/heap/trim` | gives free pages back, see [`trim`](crate::trim); JSON: `returned` (bytes), `seconds` |
@@ -52,6 +53,9 @@
 //!   `size_diff`;
 //!   `other` is the rest beside the `top` rows (1 to 10000, default 100), so that they add up to `total`;
 //!   `sites` says how many there are. Stacks without a name count in `other`.
+//! * **scopes.json**: `rows`, each `key`, `value`, the four figures of the blocks whose [scope](crate::Scope) has that key with that
+//!   value, and their errors as above; `pairs` says how many there are, `total` is that of all blocks. A block whose scope has several
+//!   keys is in a row of each: rows of different keys do not add up. `summary.json` has the number of `scopes` that hold memory, if any do.
 //! * **stacks.json**: `rows` as `/memory/snapshots?format=json` has them, of the sites that have all that is
 //!   asked for; `stacks` says how many there are, `other` is the rest beside the `top` rows.
 //! * **tree.json**: `nodes`, a list in which each comes after its `parent` (an index; `null` for the root).
@@ -61,6 +65,9 @@
 //!   growth, the sum over the stacks that grew, as asked for by `value`; `stacks` says how many pass through it. The root has
 //!   the four figures of the total, and each node at least the `size` and `count` of its children together. The
 //!   oldest frame comes first, and frames beyond the traceback limit are there, too.
+//!
+//! `scope=tenant:acme` restricts sites, stacks, the tree, and the rows of `/memory/snapshots` and `/debug/heap/peak`, to blocks that were
+//! allocated in such a scope; then `total` is theirs.
 //!
 //! `since` and `sort` are those of `/memory/snapshots`; here the defaults are `previous` and `size`. `at` is one of
 //! the last four `number`s of `summary.json`, for a minute: answers with the same `at` are about the same moment

@@ -135,14 +135,14 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
 }
 
 async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
-    let value = internal(|| query::folded_value(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let (value, with_scopes) = internal(|| query::folded(uri.query().unwrap_or("")))?.map_err(bad)?;
     let _asked = outlet.profile_slots.get().ask()?;
     let made = outlet.profile_slots.get().make().await?;
     let mut profile = take()?;
     // A stack without live blocks has no line, and needs no name.
     profile.retain_live();
     give_names(&outlet.collector, &profile).await?;
-    let mut folder = internal(|| folded::Folder::new(value))?;
+    let mut folder = internal(|| folded::Folder::new(value, with_scopes))?;
     while internal(|| folder.fold_piece(&profile))? {
         tokio::task::yield_now().await;
     }

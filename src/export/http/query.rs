@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::REQUEST_TIME;
 use crate::analyze::collector::Since;
 use crate::analyze::profile::ProfileValue;
+use crate::analyze::scope::ScopeFilter;
 use crate::analyze::snapshot::group::{GROUP_BY, GroupBy};
 use crate::analyze::snapshot::order::Order;
 use crate::export::dump::access;
@@ -39,6 +40,8 @@ pub(super) struct Query {
     pub dump: Option<String>,
     pub order: Order,
     pub format: Format,
+    /// Scope whose blocks alone count; `None`: all blocks.
+    pub scope: Option<ScopeFilter>,
 }
 
 /// Allowed values of `since`, for a message.
@@ -50,12 +53,12 @@ pub(super) const SINCE_OR_DUMP: &str =
 impl Query {
     /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
-        Query::parse_keys(query, &["top", "group_by", "since", "sort", "format"], Order::Diff)
+        Query::parse_keys(query, &["top", "group_by", "since", "sort", "format", "scope"], Order::Diff)
     }
 
     /// Parses the query about one snapshot, which is compared with none.
     pub(super) fn parse_of_one(query: &str) -> Result<Query, String> {
-        Query::parse_keys(query, &["top", "group_by", "sort", "format"], Order::Size)
+        Query::parse_keys(query, &["top", "group_by", "sort", "format", "scope"], Order::Size)
     }
 
     fn parse_keys(query: &str, keys: &[&str], order: Order) -> Result<Query, String> {
@@ -66,6 +69,7 @@ impl Query {
             dump: None,
             order,
             format: Format::Text,
+            scope: None,
         };
         each(query, keys, |key, value| {
             match key {
@@ -81,6 +85,7 @@ impl Query {
                         _ => return Err("text, json"),
                     }
                 }
+                "scope" => asked.scope = Some(value.parse()?),
                 _ if access::is_name(value) => asked.dump = Some(value.to_owned()),
                 _ => asked.since = since(value).ok_or(SINCE_OR_DUMP)?,
             }
@@ -123,18 +128,22 @@ impl ProfileQuery {
     }
 }
 
-/// Parses the query of `GET /debug/heap/folded`. Err: one line that names parameter, value and allowed values.
-pub(super) fn folded_value(query: &str) -> Result<ProfileValue, String> {
-    let mut asked = ProfileValue::LiveBytes;
-    each(query, &["value"], |_, value| {
-        asked = match value {
-            "bytes" => ProfileValue::LiveBytes,
-            "blocks" => ProfileValue::LiveBlocks,
-            _ => return Err("bytes, blocks"),
-        };
+/// Parses the query of `GET /debug/heap/folded`: the value, and whether scopes are root frames. Err: one line that names
+/// parameter, value and allowed values.
+pub(super) fn folded(query: &str) -> Result<(ProfileValue, bool), String> {
+    let (mut shown, mut with_scopes) = (ProfileValue::LiveBytes, false);
+    each(query, &["value", "scopes"], |key, value| {
+        match (key, value) {
+            ("value", "bytes") => shown = ProfileValue::LiveBytes,
+            ("value", "blocks") => shown = ProfileValue::LiveBlocks,
+            ("value", _) => return Err("bytes, blocks"),
+            (_, "on") => with_scopes = true,
+            (_, "off") => with_scopes = false,
+            _ => return Err("on, off"),
+        }
         Ok(())
     })?;
-    Ok(asked)
+    Ok((shown, with_scopes))
 }
 
 /// Reads each parameter, once. `read` is given only those of `keys`; its error lists the allowed values.
@@ -230,6 +239,7 @@ mod tests {
             dump: None,
             order: Order::Diff,
             format: Format::Text,
+            scope: None,
         };
         assert_eq!(Query::parse("").as_ref(), Ok(&asked));
         assert_eq!(Query::parse("&&").as_ref(), Ok(&asked));
@@ -252,6 +262,7 @@ mod tests {
             ("traceback", GroupBy::Traceback),
             ("nearest", GroupBy::Nearest),
             ("via", GroupBy::Via),
+            ("scope", GroupBy::Scope),
         ] {
             assert_eq!(parse(&format!("group_by={word}")).group_by, group_by);
         }
@@ -262,6 +273,8 @@ mod tests {
         assert_eq!(parse("since=7").since, Since::Number(7));
         assert_eq!(parse("since=5m").since, Since::Ago(Duration::from_secs(300)));
         assert_eq!(parse("since=5%20m&format=j%73on").format, Format::Json);
+        let scope = parse("scope=route:%2Fa%3Ab").scope.unwrap();
+        assert_eq!((&*scope.key, &*scope.value), ("route", "/a:b"));
     }
 
     #[test]
@@ -280,7 +293,7 @@ mod tests {
             ),
             (
                 "group_by=lines",
-                "parameter group_by is lines, allowed are file, line, function, crate, traceback, nearest, via",
+                "parameter group_by is lines, allowed are file, line, function, crate, traceback, nearest, via, scope",
             ),
             ("sort=Diff", "parameter sort is Diff, allowed are diff, growth, size, count"),
             ("format=xml", "parameter format is xml, allowed are text, json"),
@@ -294,7 +307,8 @@ mod tests {
                 "parameter since is 5y, allowed are first, previous, a duration such as 5m, the id of a snapshot, \
                  or the name of a dump",
             ),
-            ("tpo=1", "parameter tpo is unknown, allowed are top, group_by, since, sort, format"),
+            ("scope=acme", "parameter scope is acme, allowed are a key and a value such as tenant:acme"),
+            ("tpo=1", "parameter tpo is unknown, allowed are top, group_by, since, sort, format, scope"),
             ("top=1&top=2", "parameter top is 2 the second time, allowed is once"),
             ("top=%0a%ff%", "parameter top is ?\u{fffd}%, allowed are 1 to 10000"),
         ] {
@@ -337,14 +351,16 @@ mod tests {
 
     #[test]
     fn what_folded_stacks_are_asked_for() {
-        assert_eq!(folded_value(""), Ok(ProfileValue::LiveBytes));
-        assert_eq!(folded_value("value=bytes"), Ok(ProfileValue::LiveBytes));
-        assert_eq!(folded_value("value=blocks"), Ok(ProfileValue::LiveBlocks));
-        assert_eq!(
-            folded_value("value=Bytes"),
-            Err("parameter value is Bytes, allowed are bytes, blocks".into())
-        );
-        assert_eq!(folded_value("values=1"), Err("parameter values is unknown, allowed are value".into()));
+        assert_eq!(folded(""), Ok((ProfileValue::LiveBytes, false)));
+        assert_eq!(folded("value=bytes&scopes=off"), Ok((ProfileValue::LiveBytes, false)));
+        assert_eq!(folded("value=blocks&scopes=on"), Ok((ProfileValue::LiveBlocks, true)));
+        for (query, line) in [
+            ("value=Bytes", "parameter value is Bytes, allowed are bytes, blocks"),
+            ("scopes=tenant", "parameter scopes is tenant, allowed are on, off"),
+            ("values=1", "parameter values is unknown, allowed are value, scopes"),
+        ] {
+            assert_eq!(folded(query), Err(line.to_owned()));
+        }
     }
 
     /// Values inside their ranges, or one short line.

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hyper::http::request::Parts;
@@ -17,17 +17,25 @@ use super::response::{JSON, Response, TEXT, answer, refuse};
 use super::routes::Endpoint;
 use super::{debug_heap, routes};
 use crate::analyze::call_tree::{self, StackTotals};
-use crate::analyze::collector::{SiteTotals, Sites, Times};
-use crate::analyze::snapshot::Snapshot;
+use crate::analyze::collector::{PairTotals, Scopes, SiteTotals, Sites, Times};
+use crate::analyze::scope::{Pair, ScopeFilter, ScopeLabels};
 use crate::analyze::snapshot::group::GroupBy;
 use crate::analyze::snapshot::statistic::{StatisticDiff, Totals};
+use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::analyze::symbols::Site;
 use crate::export::emit::json;
 use crate::export::input::Quoted;
 
 /// Endpoints that a file has, beside the root.
-const ENDPOINTS: [Endpoint; 6] =
-    [Endpoint::Health, Endpoint::Page, Endpoint::Summary, Endpoint::Sites, Endpoint::Stacks, Endpoint::Tree];
+const ENDPOINTS: [Endpoint; 7] = [
+    Endpoint::Health,
+    Endpoint::Page,
+    Endpoint::Summary,
+    Endpoint::Sites,
+    Endpoint::Scopes,
+    Endpoint::Stacks,
+    Endpoint::Tree,
+];
 
 /// Page of a snapshot file, and the JSON it is made from: that of [`http`](crate::http), for one moment.
 #[doc(hidden)]
@@ -39,11 +47,15 @@ pub struct SnapshotPage {
     sample_interval: u64,
     times: Times,
     is_compared: bool,
+    /// By traceback and scope.
     stacks: Vec<Stack>,
+    /// Number of tracebacks, and of scopes.
+    tracebacks: usize,
+    scopes: usize,
     total: Totals,
 }
 
-/// Totals of one traceback, and the sites it belongs to.
+/// Totals of one traceback in one scope, and the sites it belongs to.
 #[derive(Debug)]
 struct Stack {
     held: StackTotals,
@@ -51,6 +63,7 @@ struct Stack {
     diff_stderr: u64,
     site: Arc<Site>,
     nearest: Arc<Site>,
+    scope: ScopeLabels,
 }
 
 impl SnapshotPage {
@@ -61,15 +74,28 @@ impl SnapshotPage {
             [snapshot, old.unwrap_or(snapshot)].map(|one| one.filtered(|trace| trace.domain == 0));
         let mut sites = HashMap::new();
         let mut shared = |site: Site| sites.entry(site.id).or_insert_with(|| Arc::new(site)).clone();
-        let stack = |row: StatisticDiff| Stack {
+        let mut stack = |row: StatisticDiff, scope: &ScopeLabels| Stack {
+            scope: scope.clone(),
             site: shared(Site::of_traceback(&row.traceback)),
             nearest: shared(Site::of(row.traceback.most_recent(), "")),
             stderr: row.stderr,
             diff_stderr: if old.is_some() { row.diff_stderr } else { 0 },
             held: StackTotals { totals: totals(&row), traceback: Some(row.traceback) },
         };
-        let stacks: Vec<Stack> =
-            snapshot.compare_to(&then, GroupBy::Traceback).into_iter().map(stack).collect();
+        let mut by_scope: BTreeMap<ScopeLabels, [Vec<Trace>; 2]> = BTreeMap::new();
+        for (at, snapshot) in [&snapshot, &then].into_iter().enumerate() {
+            for trace in snapshot.traces() {
+                by_scope.entry(trace.scope.clone()).or_default()[at].push(trace.clone());
+            }
+        }
+        let mut stacks: Vec<Stack> = Vec::new();
+        let part = |traces| Snapshot::of(snapshot.taken_at(), snapshot.traceback_limit(), traces);
+        let scopes = by_scope.keys().filter(|scope| !scope.is_empty()).count();
+        for (scope, traces) in by_scope {
+            let [now, then] = traces.map(part);
+            stacks
+                .extend(now.compare_to(&then, GroupBy::Traceback).into_iter().map(|row| stack(row, &scope)));
+        }
         SnapshotPage {
             file: file.to_owned(),
             reason: snapshot.reason().map(String::from),
@@ -78,6 +104,11 @@ impl SnapshotPage {
             times: Times { number: 1, taken_at: snapshot.taken_at(), since: then.taken_at() },
             is_compared: old.is_some(),
             total: sum(stacks.iter().map(|stack| &stack.held)),
+            tracebacks: match scopes {
+                0 => stacks.len(),
+                _ => snapshot.compare_to(&then, GroupBy::Traceback).len(),
+            },
+            scopes,
             stacks,
         }
     }
@@ -88,6 +119,7 @@ impl SnapshotPage {
         match routes::endpoint(path) {
             Some(Endpoint::Summary) => HeapQuery::parse(query, &[]).map(|_| self.summary()),
             Some(Endpoint::Sites) => self.sites(query),
+            Some(Endpoint::Scopes) => self.scopes(query),
             Some(Endpoint::Stacks) => self.stacks(query),
             Some(Endpoint::Tree) => self.tree(query),
             _ => Err(format!("path {} is unknown, allowed are {}", Quoted(path), paths().join(", "))),
@@ -131,7 +163,8 @@ impl SnapshotPage {
             count,
             size_diff,
             count_diff,
-            stacks: self.stacks.len(),
+            stacks: self.tracebacks,
+            scopes: Some(self.scopes).filter(|scopes| *scopes > 0),
             sample_interval_bytes: self.sample_interval,
             file: &self.file,
             reason: self.reason.as_deref(),
@@ -142,10 +175,10 @@ impl SnapshotPage {
 
     fn sites(&self, query: &str) -> Result<String, String> {
         let HeapQuery { asked, order, top, .. } =
-            HeapQuery::parse(query, &["top", "since", "sort", "at", "history", "by"])?;
+            HeapQuery::parse(query, &["top", "since", "sort", "at", "history", "by", "scope"])?;
         let mut rows: Vec<(SiteTotals, [f64; 2])> = Vec::new();
         let mut index = HashMap::new();
-        for stack in &self.stacks {
+        for stack in self.stacks_in(asked.scope.as_ref()) {
             let site = if asked.nearest { &stack.nearest } else { &stack.site };
             let at = *index.entry(site.id).or_insert_with(|| {
                 let site = site.clone();
@@ -172,17 +205,53 @@ impl SnapshotPage {
         rows.sort_by_key(|row| (Reverse(order.rank(&row.totals)), row.site.id));
         rows.truncate(top);
         let shown = rows.iter().fold(Totals::default(), |sum, row| sum.plus(row.totals));
-        let (other, total) = shown.beside(self.total);
+        let (other, total) = shown.beside(self.total_in(asked.scope.as_ref()));
         Ok(json::sites(&Sites { times: self.times, rows, sites, other, total, history_at: Vec::new() }))
     }
 
+    /// Iterates over the stacks whose scope the filter admits.
+    fn stacks_in(&self, filter: Option<&ScopeFilter>) -> impl Iterator<Item = &Stack> {
+        self.stacks.iter().filter(move |stack| filter.is_none_or(|filter| filter.admits(&stack.scope)))
+    }
+
+    fn total_in(&self, filter: Option<&ScopeFilter>) -> Totals {
+        match filter {
+            Some(_) => sum(self.stacks_in(filter).map(|stack| &stack.held)),
+            None => self.total,
+        }
+    }
+
+    fn scopes(&self, query: &str) -> Result<String, String> {
+        let HeapQuery { order, top, .. } = HeapQuery::parse(query, &["top", "since", "sort", "at"])?;
+        let mut sums: BTreeMap<&Pair, (Totals, [f64; 2])> = BTreeMap::new();
+        for stack in &self.stacks {
+            for pair in stack.scope.pairs() {
+                let (totals, variances) = sums.entry(pair).or_default();
+                *totals = totals.plus(stack.held.totals);
+                variances[0] += (stack.stderr as f64).powi(2);
+                variances[1] += (stack.diff_stderr as f64).powi(2);
+            }
+        }
+        let row = |(pair, (totals, variances)): (&Pair, (Totals, [f64; 2]))| {
+            let [stderr, diff_stderr] = variances.map(|variance| variance.sqrt().round() as u64);
+            PairTotals { pair: pair.clone(), totals, stderr, diff_stderr }
+        };
+        let mut rows: Vec<PairTotals> = sums.into_iter().map(row).collect();
+        let pairs = rows.len();
+        rows.sort_by_key(|row| Reverse(order.rank(&row.totals)));
+        rows.truncate(top);
+        Ok(json::scopes(&Scopes { times: self.times, rows, pairs, total: self.total }))
+    }
+
     fn stacks(&self, query: &str) -> Result<String, String> {
-        let keys = ["site", "function", "file", "line", "crate", "via", "by", "top", "since", "sort", "at"];
+        let keys =
+            ["site", "function", "file", "line", "crate", "via", "by", "scope", "top", "since", "sort", "at"];
         let query = HeapQuery::parse(query, &keys)?;
-        let wanted = self.stacks.iter().filter(|stack| {
+        let wanted = self.stacks_in(query.asked.scope.as_ref()).filter(|stack| {
             query.filter.admits(Some(if query.asked.nearest { &stack.nearest } else { &stack.site }))
         });
-        let mut held: Vec<StackTotals> = wanted.map(|stack| stack.held.clone()).collect();
+        let held: Vec<StackTotals> = wanted.map(|stack| stack.held.clone()).collect();
+        let mut held = if self.scopes > 0 { call_tree::merge_equal_stacks(held) } else { held };
         held.sort_by_key(|held| Reverse(query.order.rank(&held.totals)));
         let (stacks, total) = (held.len(), sum(&held));
         let rest = held.split_off(query.top.min(stacks));
@@ -190,9 +259,11 @@ impl SnapshotPage {
     }
 
     fn tree(&self, query: &str) -> Result<String, String> {
-        let query = HeapQuery::parse(query, &["value", "since", "at", "nodes"])?;
-        let held: Vec<StackTotals> = self.stacks.iter().map(|stack| stack.held.clone()).collect();
-        let root = call_tree::tree(&held, query.value, query.nodes).of_total(self.total, query.value);
+        let query = HeapQuery::parse(query, &["value", "since", "at", "nodes", "scope"])?;
+        let scope = query.asked.scope.as_ref();
+        let held: Vec<StackTotals> = self.stacks_in(scope).map(|stack| stack.held.clone()).collect();
+        let root =
+            call_tree::tree(&held, query.value, query.nodes).of_total(self.total_in(scope), query.value);
         Ok(json::tree(&self.times, query.value, &root))
     }
 }
@@ -226,6 +297,8 @@ struct Summary<'a> {
     size_diff: i64,
     count_diff: i64,
     stacks: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scopes: Option<usize>,
     sample_interval_bytes: u64,
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

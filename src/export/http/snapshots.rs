@@ -12,7 +12,8 @@ use super::{Outlet, dumps, name_all};
 use crate::analyze::collector::{Collector, CompareError, Compared, SavedSnapshot};
 use crate::analyze::memory_parts;
 use crate::analyze::snapshot::Snapshot;
-use crate::analyze::snapshot::statistic::Top;
+use crate::analyze::snapshot::group::GroupBy;
+use crate::analyze::snapshot::statistic::{Top, Totals};
 use crate::export::emit::{allocator_json, diff};
 use crate::record::control;
 
@@ -48,22 +49,34 @@ fn show(collector: &Collector, query: &Query) -> Response {
     if let Some(name) = &query.dump {
         return dumps::since_dump(query, name, &new);
     }
+    if query.scope.is_some() {
+        // No exact total is known of a part.
+        return rows(query, &new, &old, None, None);
+    }
     let resident = memory_parts::latest().and_then(|reading| allocator_json::line(&reading.parts));
-    rows(query, &new, &old, resident, |top| top.of_total(total))
+    rows(query, &new, &old, resident, Some(total))
 }
 
-/// Answers with the rows of a snapshot beside another one, and the line about resident memory if it is about now. `finished` may
-/// set the exact total.
+/// Answers with the rows of a snapshot beside another one, and the line about resident memory if it is about now. `total` is the
+/// exact total, where it is known.
 pub(super) fn rows(
     query: &Query,
     new: &Snapshot,
     old: &Snapshot,
     resident: Option<String>,
-    finished: impl FnOnce(Top) -> Top,
+    total: Option<Totals>,
 ) -> Response {
+    let filtered = query
+        .scope
+        .as_ref()
+        .map(|scope| [new, old].map(|snapshot| snapshot.filtered(|trace| scope.admits(&trace.scope))));
+    let [new, old] = filtered.as_ref().map_or([new, old], |[new, old]| [new, old]);
     let mut rows = new.compare_to(old, query.group_by);
     query.order.sort(&mut rows);
-    let top = finished(Top::of(rows, query.top));
+    let top = match query.group_by {
+        GroupBy::Scope => new.top_scopes(old, rows, query.top, total),
+        _ => total.into_iter().fold(Top::of(rows, query.top), Top::of_total),
+    };
     match query.format {
         Format::Text => {
             let mut text = diff::text(&top, query.group_by);

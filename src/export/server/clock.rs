@@ -40,6 +40,7 @@ struct Losses {
     tables: bool,
     names: bool,
     stacks: bool,
+    scopes: bool,
     allocator: bool,
 }
 
@@ -73,6 +74,7 @@ impl Losses {
                  see heap_unnamed_bytes",
             ),
             (&mut self.stacks, dropped.stacks, "no more stack ids: new stacks are counted at [unrecorded]"),
+            (&mut self.scopes, dropped.scopes, "no more room for scopes: new ones are counted at [other]"),
         ] {
             if count > 0 && !std::mem::replace(said, true) {
                 say(&line);

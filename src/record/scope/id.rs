@@ -46,7 +46,6 @@ impl ScopeId {
 
     /// Makes some number, for tests.
     #[cfg(test)]
-    #[allow(dead_code, reason = "for tests of the outlets")]
     pub(crate) const fn sample(n: u64) -> ScopeId {
         ScopeId(n)
     }

@@ -114,7 +114,6 @@ impl<'a> Pairs<'a> {
 
 /// Keys and values of the combinations of a reading.
 #[derive(Clone, Debug, Default)]
-#[allow(dead_code, reason = "for the outlets")]
 pub(crate) struct ScopeNames(BTreeMap<ScopeId, Names>);
 
 impl ScopeNames {
@@ -125,7 +124,6 @@ impl ScopeNames {
 
     /// Makes them of these, for tests.
     #[cfg(test)]
-    #[allow(dead_code, reason = "for tests of the outlets")]
     pub(crate) fn sample(all: &[(ScopeId, &[(&'static str, &str)])]) -> ScopeNames {
         let names = |pairs: &[(&'static str, &str)]| {
             let mut all = Pairs::new();
@@ -136,7 +134,6 @@ impl ScopeNames {
     }
 
     /// Returns the keys and values of a combination, ascending by key; none for [`ScopeId::NONE`], and for one that was over.
-    #[allow(dead_code, reason = "for the outlets")]
     pub(crate) fn of(&self, id: ScopeId) -> &[(&'static str, Arc<str>)] {
         self.0.get(&id).map_or(&[], |names| names)
     }

@@ -6,6 +6,7 @@ mod naming;
 mod reports;
 #[cfg(any(feature = "prometheus", feature = "prometheus-client"))]
 pub(crate) mod sample;
+mod scopes;
 mod views;
 
 use super::*;
@@ -26,6 +27,8 @@ pub(crate) struct Heap {
     pub(crate) tracking: bool,
     pub(crate) stacks: BTreeMap<u32, RawStack>,
     pub(crate) addresses: Addresses,
+    /// Keys and values of the scopes, in the order of their numbers, which begin at 1.
+    pub(crate) scopes: Vec<Vec<(&'static str, String)>>,
     /// Sites by first address; a stack without an entry here has no name yet.
     pub(crate) sites: HashMap<usize, Arc<Site>>,
     /// Stacks that get their name in the next `resolve`, whose budget holds one each.
@@ -59,6 +62,7 @@ impl Fake {
             tracking: true,
             stacks: BTreeMap::new(),
             addresses: Addresses::default(),
+            scopes: Vec::new(),
             sites: HashMap::new(),
             nameable: HashMap::new(),
             names_epoch: 0,
@@ -108,10 +112,10 @@ impl Fake {
         let stack = stacks.entry(id).or_insert_with(|| RawStack {
             id,
             addresses: addresses.push_stack(&[id as usize]),
-            scope: ScopeId::NONE,
             truncated: false,
             counts: Counts::default(),
             variance: 0.0,
+            scope: ScopeId::NONE,
         });
         let counts = &mut stack.counts;
         if bytes > counts.live_bytes() {
@@ -124,6 +128,18 @@ impl Fake {
         } else {
             counts.freed_blocks += counts.live_blocks() - blocks;
         }
+    }
+
+    /// Gives stack `id` these live counts, and a scope of its own with these keys and values.
+    pub(crate) fn holds_in(&self, id: u32, pairs: &[(&'static str, &str)], bytes: u64, blocks: u64) {
+        self.holds(id, id, bytes, blocks);
+        let mut heap = self.heap();
+        let pairs: Vec<_> = pairs.iter().map(|&(key, value)| (key, value.to_owned())).collect();
+        let number = heap.scopes.iter().position(|known| *known == pairs).unwrap_or_else(|| {
+            heap.scopes.push(pairs);
+            heap.scopes.len() - 1
+        });
+        heap.stacks.get_mut(&id).unwrap().scope = ScopeId::sample(number as u64 + 1);
     }
 
     /// Makes the bytes of a stack an estimate with this standard error, every 1,000 bytes.
@@ -143,6 +159,19 @@ impl Fake {
         let mut heap = self.heap();
         heap.epoch += 1;
         heap.stacks.clear();
+    }
+}
+
+impl Heap {
+    fn scopes(&self) -> ScopeNames {
+        let scopes: Vec<Vec<(&'static str, &str)>> = self
+            .scopes
+            .iter()
+            .map(|pairs| pairs.iter().map(|(key, value)| (*key, &**value)).collect())
+            .collect();
+        let numbered: Vec<(ScopeId, &[(&'static str, &str)])> =
+            (1..).zip(&scopes).map(|(number, pairs)| (ScopeId::sample(number), &**pairs)).collect();
+        ScopeNames::sample(&numbered)
     }
 }
 
@@ -193,7 +222,7 @@ impl HeapSource for Fake {
             totals: heap.totals.unwrap_or_else(|| sum(&stacks)),
             stacks,
             addresses: heap.addresses.clone(),
-            scopes: ScopeNames::default(),
+            scopes: heap.scopes(),
             untracked_bytes: 11,
             overhead_bytes: 22,
             dropped: Dropped { stacks: 1, memory: 2, threads: 3, reentrant: 4, scopes: 5 },

@@ -196,7 +196,12 @@ fn a_site_whose_line_was_lost_is_not_exported_under_another_id() {
     assert_eq!(rows(&report), [(1, 100, 1, 0, 0), (0, 10, 1, 0, 0)]);
     assert_eq!((report.sites_with_blocks, report.other.now.bytes), (2, 1_000));
     let sites = collector
-        .sites(ViewQuery { at: None, since: Since::Previous, nearest: false }, Order::Size, 10, 1)
+        .sites(
+            ViewQuery { at: None, since: Since::Previous, nearest: false, scope: None },
+            Order::Size,
+            10,
+            1,
+        )
         .unwrap();
     assert_eq!(sites.rows.iter().map(|row| row.site.line).collect::<Vec<_>>(), [1, 0]);
     // There is more room: it comes under the id that it always has.

@@ -1,9 +1,10 @@
 //! Report with every field in use, for the tests of the outlets.
 #![forbid(unsafe_code)]
 
-use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
+use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, ScopeRow, SiteRow, UnnamedBytes};
 use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::memory_parts::MemoryParts;
+use crate::analyze::scope::OTHER;
 use crate::analyze::symbols::{LineTables, Site};
 use crate::record::raw_snapshot::Counts;
 use std::sync::Arc;
@@ -28,13 +29,18 @@ pub(crate) fn sample_report() -> Report {
             sample_row(42, "app::cache::Cache::insert", 592_560, 12_345, 48, 1),
             sample_row(7, "app::load\\it", 5_000, 50, -1_000, -10),
         ],
+        scopes: vec![
+            ScopeRow::new("route", "/search", change(500_000, 12_000, 16, 1)),
+            ScopeRow::new("tenant", "acme", change(450_000, 11_000, -8, -1)),
+            ScopeRow::new("tenant", OTHER, change(50_000, 1_000, 24, 2)),
+        ],
         other: change(2_440, 105, 0, 0),
         sites_with_blocks: 17,
         delta_window: Duration::from_millis(300_500),
         untracked_bytes: 64,
         overhead_bytes: 4_096,
         unnamed: UnnamedBytes { pending: 128, lost: 256 },
-        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5, scopes: 6 },
+        dropped: DroppedEvents { stacks: 1, memory: 2, threads: 3, series: 4, reentrant: 5, scopes: 8 },
         truncated_stacks: 6,
         fallback_walks: 7,
         sample_interval_bytes: 0,
@@ -55,6 +61,7 @@ pub(crate) fn sample_report() -> Report {
             lines: LineTables::Available,
         },
         followed: Vec::new(),
+        followed_scopes: Vec::new(),
         forgotten: Counts::default(),
     }
 }

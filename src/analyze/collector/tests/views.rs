@@ -106,7 +106,7 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
 }
 
 fn now(since: Since) -> ViewQuery {
-    ViewQuery { at: None, since, nearest: false }
+    ViewQuery { at: None, since, nearest: false, scope: None }
 }
 
 fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
@@ -157,9 +157,9 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
     fake.at(101);
     fake.holds(2, 10, 9_000, 9);
     fake.holds(5, 30, 7, 7);
-    let then = ViewQuery { at: Some(number), since: Since::First, nearest: false };
+    let then = ViewQuery { at: Some(number), since: Since::First, nearest: false, scope: None };
     for _ in 0..2 {
-        let sites = collector.sites(then, Order::Growth, 10, 3).unwrap();
+        let sites = collector.sites(then.clone(), Order::Growth, 10, 3).unwrap();
         assert_eq!(
             lines(&sites),
             [
@@ -173,13 +173,13 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
         );
         let second = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
         assert_eq!(sites.history_at, [second(0), second(100), second(100)]);
-        let all = stacks(&collector, then, |_| true);
+        let all = stacks(&collector, then.clone(), |_| true);
         for times in [sites.times, all.times] {
             assert_eq!((times.number, times.taken_at, times.since), (number, second(100), second(0)));
         }
         let held: Vec<Totals> = all.held.iter().map(|held| held.totals).collect();
         assert_eq!(held, [totals(4_000, 3_000, 4, 3), totals(0, -50, 0, -5), totals(500, 500, 1, 1)]);
-        let of_ten = stacks(&collector, then, |site| site.is_some_and(|site| site.line == 10));
+        let of_ten = stacks(&collector, then.clone(), |site| site.is_some_and(|site| site.line == 10));
         assert_eq!(of_ten.held.len(), 2);
     }
     // With fewer rows, the others are in *other*.
@@ -220,7 +220,7 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.holds(2, 10, 1_000, 1);
     let collector = fake.collector(25, 300);
     let at = |number| {
-        let query = ViewQuery { at: Some(number), since: Since::First, nearest: false };
+        let query = ViewQuery { at: Some(number), since: Since::First, nearest: false, scope: None };
         collector
             .sites(query, Order::Size, 10, 1)
             .map(|sites| sites.total.size)
@@ -269,8 +269,9 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
     for look in 1..=3 {
         fake.at(2 * look);
         let overview = collector.overview();
-        let query = ViewQuery { at: Some(overview.report.number), since: Since::First, nearest: false };
-        let sites = collector.sites(query, Order::Size, 10, 1).unwrap();
+        let query =
+            ViewQuery { at: Some(overview.report.number), since: Since::First, nearest: false, scope: None };
+        let sites = collector.sites(query.clone(), Order::Size, 10, 1).unwrap();
         assert_eq!(sites.total.size, 2_701);
         seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));
         let nameless = stacks(&collector, query, |site| site.is_none()).held;

@@ -8,6 +8,7 @@ use crate::analyze::symbols::{KnownFrame, StackFrames};
 use crate::record::raw_snapshot::RawStack;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use std::ops::Range;
 
 /// Members of a dump before its stacks.
@@ -54,20 +55,23 @@ pub(crate) fn begin(buffer: &mut Vec<u8>, head: &DumpHead<'_>) {
 }
 
 /// Appends a stack, with a comma before it unless it is the first.
-pub(crate) fn add(
-    buffer: &mut Vec<u8>,
-    is_first: bool,
-    stack: &RawStack,
-    frames: &StackFrames,
-    limit: usize,
-) {
+pub(crate) fn add(buffer: &mut Vec<u8>, is_first: bool, stack: &DumpStack<'_>, limit: usize) {
     if !is_first {
         buffer.push(b',');
     }
-    let shown = frames.shown(limit);
-    let is_cut = stack.truncated || shown.end < frames.len();
-    let trace = DumpTrace { stack, frames, shown, is_cut };
+    let shown = stack.frames.shown(limit);
+    let is_cut = stack.stack.truncated || shown.end < stack.frames.len();
+    let scope = stack.scope.and_then(|text| serde_json::from_str(text).ok());
+    let trace = DumpTrace { stack: stack.stack, frames: stack.frames, scope, shown, is_cut };
     let _ = serde_json::to_writer(buffer, &trace);
+}
+
+/// Stack of a dump.
+pub(crate) struct DumpStack<'a> {
+    pub stack: &'a RawStack,
+    pub frames: &'a StackFrames,
+    /// Scope as JSON.
+    pub scope: Option<&'a str>,
 }
 
 /// Appends everything behind the stacks: the bytes and blocks of stacks that were left out.
@@ -80,21 +84,26 @@ pub(crate) fn end(buffer: &mut Vec<u8>, size: u64, count: u64) {
 struct DumpTrace<'a> {
     stack: &'a RawStack,
     frames: &'a StackFrames,
+    scope: Option<&'a RawValue>,
     shown: Range<usize>,
     is_cut: bool,
 }
 
 impl Serialize for DumpTrace<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let DumpTrace { stack, frames, shown, is_cut } = self;
+        let DumpTrace { stack, frames, scope, shown, is_cut } = self;
         let (stderr, site) = (stack.variance.sqrt().round() as u64, frames.site_index());
-        let length = 5 + usize::from(stderr != 0) + usize::from(site != 0);
+        let optional = [stderr != 0, scope.is_some(), site != 0];
+        let length = 5 + optional.into_iter().filter(|is_there| *is_there).count();
         let mut members = serializer.serialize_struct("Trace", length)?;
         members.serialize_field("domain", &0)?;
         members.serialize_field("size", &stack.counts.live_bytes())?;
         members.serialize_field("count", &stack.counts.live_blocks())?;
         if stderr != 0 {
             members.serialize_field("stderr", &stderr)?;
+        }
+        if let Some(scope) = scope {
+            members.serialize_field("scope", scope)?;
         }
         members.serialize_field("total_frames", &(shown.len() + usize::from(*is_cut)))?;
         if site != 0 {
@@ -157,13 +166,15 @@ mod tests {
         let here = &[a_dump_is_a_snapshot_file as fn() as usize + 1];
         let counts = Counts { allocated_bytes: 70, allocated_blocks: 3, freed_bytes: 20, freed_blocks: 1 };
         let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        let stack = RawStack { id: 2, addresses, scope, truncated: true, counts, variance: 16.0 };
+        let stack = RawStack { id: 2, addresses, truncated: true, counts, variance: 16.0, scope };
         let mut frames = StackFrames::new();
         frames.read(*here, None);
         let mut buffer = Vec::new();
         begin(&mut buffer, &head);
-        add(&mut buffer, true, &stack, &frames, 32);
-        add(&mut buffer, false, &stack, &frames, 32);
+        let mut trace = DumpStack { stack: &stack, frames: &frames, scope: Some(r#"{"tenant":"a\"b"}"#) };
+        add(&mut buffer, true, &trace, 32);
+        trace.scope = None;
+        add(&mut buffer, false, &trace, 32);
         end(&mut buffer, 5, 1);
         assert!(
             buffer.starts_with(b"{\"version\":1,\"taken_at\":1793000000.25,"),
@@ -178,6 +189,7 @@ mod tests {
         assert_eq!((read.reason(), read.build_id(), read.traces().len()), (Some("limit"), Some("abcd"), 2));
         let trace = &read.traces()[0];
         assert_eq!((trace.size, trace.count, trace.stderr), (50, 2, 4));
+        assert_eq!((trace.scope.get("tenant"), read.traces()[1].scope.is_empty()), (Some("a\"b"), true));
         assert!(trace.traceback.is_truncated() && trace.traceback.most_recent().module().is_some());
     }
 }

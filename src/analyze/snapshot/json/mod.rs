@@ -5,6 +5,7 @@
 
 pub(crate) mod dump;
 mod read;
+mod read_parts;
 mod shared;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,15 @@
 //! Reads a [`Snapshot`] from a JSON file of any origin, or returns the reason in one line.
 
+use super::read_parts::{Frames, OneScope, Shared, given, once};
 use super::{Bounded, IN_ONE_PIECE, MAX_BYTES, MAX_FRAMES, MAX_PROBLEM, VERSION, Watched};
-use crate::analyze::frame::{Frame, Traceback};
+use crate::analyze::frame::Traceback;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -48,16 +46,6 @@ pub(in crate::analyze::snapshot) fn read(
     })
 }
 
-/// Ways to read the frames of a trace.
-#[derive(Clone, Copy, Default)]
-pub(super) enum Frames {
-    /// Looks the text of a frame up among those that were read before, as traces repeat the same frames. Needs the whole
-    /// file in memory.
-    ByText,
-    #[default]
-    ByMember,
-}
-
 pub(super) fn parse<'de, R: serde_json::de::Read<'de>>(
     mut json: serde_json::Deserializer<R>,
     frames: Frames,
@@ -75,18 +63,6 @@ pub(super) fn short(problem: &str) -> String {
     let begin: String = problem.chars().take(MAX_PROBLEM / 2).collect();
     let end: String = problem.chars().skip(length - MAX_PROBLEM / 2).collect();
     format!("{begin}…{end}")
-}
-
-/// Stores a member of an object; a second one of that name is an error.
-fn once<T, E: de::Error>(place: &mut Option<T>, value: T, name: &'static str) -> Result<(), E> {
-    match place.replace(value) {
-        Some(_) => Err(de::Error::duplicate_field(name)),
-        None => Ok(()),
-    }
-}
-
-fn given<T, E: de::Error>(place: Option<T>, name: &'static str) -> Result<T, E> {
-    place.ok_or_else(|| de::Error::missing_field(name))
 }
 
 #[derive(Deserialize)]
@@ -191,7 +167,7 @@ impl<'de> Visitor<'de> for Traces {
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut traces: S) -> Result<Vec<Trace>, S::Error> {
         let mut read = Vec::new();
-        let mut shared = Shared { frames_are_read: self.0, ..Shared::default() };
+        let mut shared = Shared::new(self.0);
         while let Some(trace) =
             traces.next_element_seed(OneTrace { number: read.len(), shared: &mut shared })?
         {
@@ -213,6 +189,7 @@ enum TraceMember {
     Size,
     Count,
     Stderr,
+    Scope,
     TotalFrames,
     Site,
     Frames,
@@ -238,13 +215,14 @@ impl<'de> Visitor<'de> for OneTrace<'_, 'de> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Trace, M::Error> {
         let OneTrace { number, shared } = self;
         let (mut domain, mut size, mut count, mut total) = (None, None, None, None);
-        let (mut stderr, mut site, mut has_frames) = (None, None, None);
+        let (mut stderr, mut scope, mut site, mut has_frames) = (None, None, None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 TraceMember::Domain => once(&mut domain, map.next_value()?, "domain")?,
                 TraceMember::Size => once(&mut size, map.next_value()?, "size")?,
                 TraceMember::Count => once(&mut count, map.next_value()?, "count")?,
                 TraceMember::Stderr => once(&mut stderr, map.next_value()?, "stderr")?,
+                TraceMember::Scope => once(&mut scope, map.next_value_seed(OneScope(shared))?, "scope")?,
                 TraceMember::TotalFrames => once(&mut total, map.next_value()?, "total_frames")?,
                 TraceMember::Site => once(&mut site, map.next_value()?, "site")?,
                 TraceMember::Frames => {
@@ -276,6 +254,7 @@ impl<'de> Visitor<'de> for OneTrace<'_, 'de> {
             count: given(count, "count")?,
             stderr: stderr.unwrap_or(0),
             traceback: Traceback::shared(shared.traceback.as_slice(), total).with_site(site),
+            scope: scope.unwrap_or_default(),
         })
     }
 }
@@ -313,187 +292,5 @@ impl<'de> Visitor<'de> for OneTraceback<'_, 'de> {
             shared.traceback.push(frame);
         }
         Ok(())
-    }
-}
-
-struct OneFrame<'a, 'de>(&'a mut Shared<'de>);
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum FrameMember {
-    Function,
-    File,
-    Line,
-    Module,
-    Offset,
-    #[serde(other)]
-    Unknown,
-}
-
-impl<'de> DeserializeSeed<'de> for OneFrame<'_, 'de> {
-    type Value = Arc<Frame>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<Frame>, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for OneFrame<'_, 'de> {
-    type Value = Arc<Frame>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a frame")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Arc<Frame>, M::Error> {
-        let OneFrame(shared) = self;
-        let (mut function, mut file, mut line, mut module, mut offset) = (None, None, None, None, None);
-        while let Some(member) = map.next_key()? {
-            match member {
-                FrameMember::Function => {
-                    once(&mut function, map.next_value_seed(MaybeText(shared))?, "function")?
-                }
-                FrameMember::File => once(&mut file, map.next_value_seed(Text(shared))?, "file")?,
-                FrameMember::Line => once(&mut line, map.next_value()?, "line")?,
-                FrameMember::Module => once(&mut module, map.next_value_seed(MaybeText(shared))?, "module")?,
-                FrameMember::Offset => {
-                    once::<Option<u64>, _>(&mut offset, map.next_value()?, "offset")?;
-                }
-                FrameMember::Unknown => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(shared.frame(Frame {
-            function: function.flatten(),
-            file: given(file, "file")?,
-            line: given(line, "line")?,
-            module: module.flatten(),
-            offset: offset.flatten(),
-        }))
-    }
-}
-
-/// Reader of a text, kept once however often it occurs.
-struct Text<'a, 'de>(&'a mut Shared<'de>);
-
-impl<'de> DeserializeSeed<'de> for Text<'_, 'de> {
-    type Value = Arc<str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<str>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Text<'_, 'de> {
-    type Value = Arc<str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Arc<str>, E> {
-        Ok(self.0.text(text))
-    }
-}
-
-/// Reader of a text, or null.
-struct MaybeText<'a, 'de>(&'a mut Shared<'de>);
-
-impl<'de> DeserializeSeed<'de> for MaybeText<'_, 'de> {
-    type Value = Option<Arc<str>>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
-        deserializer.deserialize_option(self)
-    }
-}
-
-impl<'de> Visitor<'de> for MaybeText<'_, 'de> {
-    type Value = Option<Arc<str>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string or null")
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<Option<Arc<str>>, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Option<Arc<str>>, E> {
-        Ok(None)
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
-        Text(self.0).deserialize(deserializer).map(Some)
-    }
-}
-
-/// Texts and frames that the traces of one file share.
-#[derive(Default)]
-struct Shared<'de> {
-    frames_are_read: Frames,
-    texts: HashSet<Arc<str>>,
-    frames: HashMap<FrameKey, Arc<Frame>>,
-    /// Frames by the text they are written as.
-    written: HashMap<&'de str, Arc<Frame>>,
-    /// Frames of the trace that is being read.
-    traceback: Vec<Arc<Frame>>,
-}
-
-/// Key of a frame: the addresses of its texts. Each text is kept once, so equal texts have one address.
-#[derive(PartialEq, Eq, Hash)]
-struct FrameKey {
-    function: Option<usize>,
-    file: usize,
-    line: u32,
-    module: Option<usize>,
-    offset: Option<u64>,
-}
-
-impl<'de> Shared<'de> {
-    /// Returns the equal frame that was read before, if there is one; the texts are from [`Shared::text`].
-    fn frame(&mut self, frame: Frame) -> Arc<Frame> {
-        if matches!(self.frames_are_read, Frames::ByText) {
-            // Its text is kept instead.
-            return Arc::new(frame);
-        }
-        let place = |text: &Arc<str>| text.as_ptr() as usize;
-        let key = FrameKey {
-            function: frame.function.as_ref().map(place),
-            file: place(&frame.file),
-            line: frame.line,
-            module: frame.module.as_ref().map(place),
-            offset: frame.offset,
-        };
-        self.frames.entry(key).or_insert_with(|| Arc::new(frame)).clone()
-    }
-
-    fn next_frame<S: SeqAccess<'de>>(&mut self, frames: &mut S) -> Result<Option<Arc<Frame>>, S::Error> {
-        match self.frames_are_read {
-            Frames::ByMember => frames.next_element_seed(OneFrame(self)),
-            Frames::ByText => match frames.next_element::<&'de RawValue>()? {
-                Some(text) => self.frame_of(text.get()).map(Some).map_err(de::Error::custom),
-                None => Ok(None),
-            },
-        }
-    }
-
-    /// Returns the frame that is written like this.
-    fn frame_of(&mut self, text: &'de str) -> serde_json::Result<Arc<Frame>> {
-        if let Some(frame) = self.written.get(text) {
-            return Ok(frame.clone());
-        }
-        let frame = OneFrame(self).deserialize(&mut serde_json::Deserializer::from_str(text))?;
-        self.written.insert(text, frame.clone());
-        Ok(frame)
-    }
-
-    fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(kept) = self.texts.get(text) {
-            return kept.clone();
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(text.clone());
-        text
     }
 }

@@ -98,6 +98,7 @@ impl Serialize for WithTexts<'_, Arc<Frame>> {
 mod tests {
     use super::*;
     use crate::analyze::frame::{Frame, Traceback};
+    use crate::analyze::scope::ScopeLabels;
     use crate::analyze::snapshot::Trace;
     use std::time::SystemTime;
 
@@ -113,6 +114,9 @@ mod tests {
                     count: 1,
                     stderr: u64::from(line % 2),
                     traceback: Traceback::shared([shared.clone(), frame, shared.clone()], 4),
+                    scope: ScopeLabels::new(
+                        (0..line % 3).map(|key| (key.to_string().into(), "ä\"".into())).collect(),
+                    ),
                 }
             });
             let mut snapshot = Snapshot::of(SystemTime::UNIX_EPOCH, 32, traces.collect());

@@ -1,6 +1,7 @@
 //! Tests of files that are written, read back, cut, changed and made up.
 
-use super::read::{Frames, parse, short};
+use super::read::{parse, short};
+use super::read_parts::Frames;
 use super::*;
 use crate::analyze::snapshot::Snapshot;
 use crate::base::random_input::{Random, inputs};
@@ -37,7 +38,7 @@ fn any_file_is_a_snapshot_or_an_error() {
         {"domain": 0, "size": 30, "count": 3, "total_frames": 3, "frames": [
             {"function": "app::load", "file": "a.rs", "line": 2}, {"function": null, "file": "<unknown>", "line": 0,
             "module": "app", "offset": 17}]},
-        {"domain": 7, "size": 0, "count": 1, "total_frames": 1, "frames": [{"file": "b.rs", "line": 4}]}]}"#;
+        {"domain": 7, "size": 0, "count": 1, "total_frames": 1, "scope": {"tenant": "acme", "a": ""}, "frames": [{"file": "b.rs", "line": 4}]}]}"#;
     parse(seed).unwrap();
     let words: [&[u8]; 16] = [
         b"{",
@@ -91,7 +92,7 @@ fn any_file_is_a_snapshot_or_an_error() {
 fn frames_read_by_their_text_are_those_read_by_their_members() {
     const SEED: &str = concat!(
         r#"{"version":1,"taken_at":1793000000.25,"traceback_limit":32,"build_id":"ab","sample_interval":7,"traces":["#,
-        r#"{"domain":0,"size":30,"count":3,"stderr":2,"total_frames":3,"frames":["#,
+        r#"{"domain":0,"size":30,"count":3,"stderr":2,"scope":{"route":"/ä","tenant":"acme"},"total_frames":3,"frames":["#,
         r#"{"function":"app::{{closure}}","file":"a.rs","line":2},{"function":"ä","file":"a.rs","line":2}]},"#,
         r#"{"domain":7,"size":0,"count":1,"total_frames":2,"frames":["#,
         r#"{"function":"app::{{closure}}","file":"a.rs","line":2},"#,

@@ -3,6 +3,7 @@
 use super::shared::pieces;
 use super::{Bounded, MAX_BYTES, VERSION};
 use crate::analyze::frame::Frame;
+use crate::analyze::scope::ScopeLabels;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Serialize, Serializer};
@@ -76,7 +77,8 @@ pub(super) fn with_frames<S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let site = trace.traceback.site_index();
-    let length = 5 + usize::from(trace.stderr != 0) + usize::from(site != 0);
+    let optional = [trace.stderr != 0, !trace.scope.is_empty(), site != 0];
+    let length = 5 + optional.into_iter().filter(|is_there| *is_there).count();
     let mut members = serializer.serialize_struct("Trace", length)?;
     members.serialize_field("domain", &trace.domain)?;
     members.serialize_field("size", &trace.size)?;
@@ -84,12 +86,24 @@ pub(super) fn with_frames<S: Serializer>(
     if trace.stderr != 0 {
         members.serialize_field("stderr", &trace.stderr)?;
     }
+    if !trace.scope.is_empty() {
+        members.serialize_field("scope", &FileScope(&trace.scope))?;
+    }
     members.serialize_field("total_frames", &trace.traceback.total_frames())?;
     if site != 0 {
         members.serialize_field("site", &site)?;
     }
     members.serialize_field("frames", frames)?;
     members.end()
+}
+
+/// Scope in the form of the file: an object with its keys and values.
+struct FileScope<'a>(&'a ScopeLabels);
+
+impl Serialize for FileScope<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
 }
 
 /// Frames in the form of the file.

@@ -170,6 +170,9 @@ fn the_instruments_of_a_snapshot() {
     let absent = [
         "heap.memory_limit",
         "heap.site.live.stderr",
+        "heap.scope.live",
+        "heap.scope.live_blocks",
+        "heap.scope.live.delta",
         "heap.dumps",
         "heap.dump_failures",
         "heap.previous_run.info",
@@ -178,6 +181,32 @@ fn the_instruments_of_a_snapshot() {
     names.push("app.works");
     names.sort_unstable();
     assert_eq!(metrics.keys().map(String::as_str).collect::<Vec<_>>(), names);
+}
+
+#[test]
+fn pairs_of_scopes_are_there_as_long_as_they_hold_blocks() {
+    let fake = Fake::new();
+    let collector = fake.collector(25, 300);
+    fake.holds_in(2, &[("tenant", "acme")], 1_000, 10);
+    fake.holds_in(3, &[("tenant", "b")], 500, 5);
+    fake.at(30);
+    let sdk = Sdk::new(&collector, Temporality::Cumulative);
+    let pairs = |values: [(&'static str, f64); 2]| -> Vec<(BTreeMap<String, AttributeValue>, f64)> {
+        let attributes =
+            |value| [("scope_key".to_owned(), "tenant".into()), ("scope_value".to_owned(), value)];
+        values.into_iter().map(|(value, number)| (attributes(value.into()).into(), number)).collect()
+    };
+    let metrics = sdk.collect();
+    for (name, unit, kind, values) in [
+        ("heap.scope.live", "By", "up-down counter", [("acme", 1_000.0), ("b", 500.0)]),
+        ("heap.scope.live_blocks", "{block}", "up-down counter", [("acme", 10.0), ("b", 5.0)]),
+        ("heap.scope.live.delta", "By", "gauge", [("acme", 1_000.0), ("b", 500.0)]),
+    ] {
+        assert_eq!(metrics[name], Exported { unit: unit.to_owned(), kind, points: pairs(values) }, "{name}");
+    }
+    fake.at(60);
+    fake.holds_in(2, &[("tenant", "acme")], 0, 0);
+    assert_eq!(sdk.collect()["heap.scope.live"].points, pairs([("acme", 0.0), ("b", 500.0)])[1..]);
 }
 
 /// The clock jumps between any two looks at it, so nothing is ever reused: the instruments of one

@@ -41,6 +41,11 @@ pub(super) fn render(profile: &Profile, listed: usize, placed: &dyn Fn(&[usize])
             let _ = write!(out, " {:#x}", address(&call[0]));
         }
         out.push('\n');
+        if !profile.scope(stack).is_empty() {
+            let labels: Vec<String> =
+                profile.scope(stack).iter().map(|(key, value)| format!("{key:?}:{value:?}")).collect();
+            let _ = writeln!(out, "# labels: {{{}}}", labels.join(", "));
+        }
         for placed in &frames {
             let frame = &placed.frame;
             // A symbol may hold anything, and a line here is a line.

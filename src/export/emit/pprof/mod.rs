@@ -34,7 +34,8 @@ impl Profile {
     /// Encodes this profile in pprof's format, gzipped, as `go tool pprof` and most profile stores read it.
     ///
     /// Each sample has the four values of a Go heap profile: `alloc_objects`, `alloc_space`, `inuse_objects`,
-    /// `inuse_space`; `shown` is the one a tool shows first. Frames of the standard library and of containers above
+    /// `inuse_space`; `shown` is the one a tool shows first. The keys and values of its [scope](crate::Scope) are labels of a sample:
+    /// `go tool pprof -tagfocus tenant=acme`, `-tagroot tenant`. Frames of the standard library and of containers above
     /// the site are left out. The mappings name the files of the executable and its libraries with their paths.
     ///
     /// 10,000 stacks take some 40 ms and come to about 100 KB.
@@ -139,7 +140,8 @@ impl Encoder {
             let value = ProfileValue::ALL.iter().map(|value| value.of(&stack.counts)).collect();
             let addresses = profile.addresses(stack);
             let location_id = self.location_ids(&addresses, &placed(&addresses));
-            sample.push(proto::Sample { location_id, value });
+            let label = self.labels(profile.scope(stack));
+            sample.push(proto::Sample { location_id, value, label });
         }
         self.done = end;
         self.write(&proto::Profile { sample, ..proto::Profile::default() });
@@ -160,6 +162,15 @@ impl Encoder {
     fn write(&mut self, part: &proto::Profile) {
         // As in `finish`.
         let _ = self.gzip.write_all(&part.encode_to_vec());
+    }
+
+    /// Returns the labels of a scope, a text each.
+    fn labels(&mut self, scope: &[(&'static str, Arc<str>)]) -> Vec<proto::Label> {
+        let label = |(key, value): &(&'static str, Arc<str>)| proto::Label {
+            key: self.texts.index(&Arc::from(*key)),
+            str: self.texts.index(value),
+        };
+        scope.iter().map(label).collect()
     }
 
     /// Returns the ids of the locations, leaf first. Frames of one address, the inlined ones, are one location.

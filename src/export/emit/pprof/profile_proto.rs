@@ -35,6 +35,15 @@ message! {
     pub(super) struct Sample {
         1: location_id: Vec<u64>,
         2: value: Vec<i64>,
+        3: label: Vec<Label>,
+    }
+}
+
+message! {
+    #[derive(Copy)]
+    pub(super) struct Label {
+        1: key: i64,
+        2: str: i64,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::go_text::render;
 use super::*;
-use crate::analyze::profile::{Calls, sample};
+use crate::analyze::profile::{Calls, sample, sample_in_scopes};
 use crate::base::random_input::{Random, inputs};
 use std::io::Read as _;
 use std::time::Duration;
@@ -224,6 +224,33 @@ fn case_58_the_text_is_that_of_go() {
          \n\
          1: 1 [10: 73] @\n\
          #\t2 other stacks\n"
+    );
+}
+
+/// Encodes a stack in two scopes as two samples, each with the keys and values of its scope.
+#[test]
+fn a_sample_has_the_labels_of_its_scope() {
+    let counts = [100, 10, 40, 4];
+    let heap = sample_in_scopes(&[(FIRST, counts, "acme"), (FIRST, counts, ""), (FIRST, counts, "b")]);
+    let profile = encoded(&heap, ProfileValue::LiveBytes);
+    let labels = |sample: &proto::Sample| -> Vec<(String, String)> {
+        let label =
+            |label: &proto::Label| (text(&profile, label.key).into(), text(&profile, label.str).into());
+        sample.label.iter().map(label).collect()
+    };
+    let expected = |tenant: &str| vec![("route".into(), "/a;b".into()), ("tenant".into(), tenant.into())];
+    let shown: Vec<_> = profile.sample.iter().map(labels).collect();
+    assert_eq!(shown, [expected("acme"), vec![], expected("b")]);
+    assert_eq!(profile.sample[0].location_id, profile.sample[2].location_id);
+    let text = render(&heap, 1, &placed);
+    let lines: Vec<&str> = text.lines().skip(1).take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "6: 60 [10: 100] @ 0x10101 0x10201",
+            "# labels: {\"route\":\"/a;b\", \"tenant\":\"acme\"}",
+            "#\t0x10101\tshop::inlined\tsrc/main.rs:5"
+        ]
     );
 }
 
