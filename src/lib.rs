@@ -88,11 +88,12 @@
 //! 2. [`metrics`](docs::metrics): the meaning of each figure
 //! 3. [`outlets`](docs::outlets): the ways to serve them, with a snippet each
 //! 4. [`sampling`](docs::sampling): less cost, and the error of estimates
-//! 5. [`leak_tests`](docs::leak_tests): tests of your program that fail on a leak
-//! 6. [`limits`](docs::limits): blind spots, and the effect of each limit
-//! 7. [`after_a_kill`](docs::after_a_kill): the dumps of a process that was killed for its memory
-//! 8. [`platforms`](docs::platforms): the systems and processors it was tried on
-//! 9. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
+//! 5. [`scopes`](docs::scopes): live bytes by tenant, route or task
+//! 6. [`leak_tests`](docs::leak_tests): tests of your program that fail on a leak
+//! 7. [`limits`](docs::limits): blind spots, and the effect of each limit
+//! 8. [`after_a_kill`](docs::after_a_kill): the dumps of a process that was killed for its memory
+//! 9. [`platforms`](docs::platforms): the systems and processors it was tried on
+//! 10. [`coming_from_tracemalloc`](docs::coming_from_tracemalloc): the names of Python's module
 //!
 //! # Coming from `tracemalloc`
 //!
@@ -177,6 +178,9 @@ pub use record::control::{
 };
 pub use record::global_allocator::Traced;
 pub use record::measure::{MeasureFuture, Measurement, measure, measure_future};
+pub use record::scope::future::{InScope, ScopeFutureExt};
+#[cfg(feature = "tower")]
+pub use record::scope::layer as scope;
 pub use record::scope::{Scope, ScopeGuard};
 #[cfg(feature = "prometheus")]
 #[doc(no_inline)]

@@ -65,6 +65,8 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "allocator",
             "raw_snapshot",
             "scope",
+            "scope/future",
+            "scope/layer",
             "unlisted",
             "control",
             "measure",

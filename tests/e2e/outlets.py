@@ -325,6 +325,14 @@ def jemalloc_is_counted_like_any_other():
     assert int(live) >= 1_000 * (480 + 24)
 
 
+def spans_are_scopes():
+    """A layer of `tracing` enters scopes: two tenants on one line, 9 : 1."""
+    done = subprocess.run([EXAMPLES / "tracing_scope"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert done.stdout == "tenant=acme: size=879 KiB, count=900, average=1000 B\n" \
+                          "tenant=initech: size=97.7 KiB, count=100, average=1000 B\n", done.stdout
+
+
 def a_wrong_argument_is_one_line():
     """Each example names a wrong argument with the allowed ones, and exits."""
     for example, argument, said in [
@@ -341,4 +349,4 @@ def a_wrong_argument_is_one_line():
 if __name__ == "__main__":
     main([outlets_of_one_snapshot_agree, opentelemetry_sends_the_leak, metrics_facade_joins_its_program,
           prometheus_client_joins_its_registry, axum_router_is_part_of_its_server,
-          jemalloc_is_counted_like_any_other, a_wrong_argument_is_one_line])
+          jemalloc_is_counted_like_any_other, spans_are_scopes, a_wrong_argument_is_one_line])

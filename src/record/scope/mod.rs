@@ -15,7 +15,10 @@
 //! bytes and blocks stay those of their stacks.
 
 pub(crate) mod entered;
+pub(crate) mod future;
 pub(crate) mod id;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub(crate) mod names;
 pub(crate) mod pass;
 pub(crate) mod slot;
@@ -193,14 +196,12 @@ impl Scope {
     }
 
     /// Returns the combination of the scopes that this thread is in and this one, whose values count where both have a key.
-    #[allow(dead_code, reason = "for futures")]
     pub(crate) fn combined_with_current(&self) -> Scope {
         union(Scope::current_id(), self.id)
     }
 
     /// Enters a scope that has all keys of those that the thread is in, as of [`combined_with_current`](Scope::combined_with_current).
     /// Touches nothing that threads share.
-    #[allow(dead_code, reason = "for futures")]
     #[inline]
     pub(crate) fn enter_combined(&self) -> ScopeGuard<'_> {
         let token = |state: &ThreadState| {
