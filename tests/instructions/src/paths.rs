@@ -3,11 +3,14 @@
 use crate::inner;
 use crate::reproducible;
 use crate::stacks::under;
-use heapgauge::{Collector, Scope, Snapshot};
+use heapgauge::{Collector, Scope, ScopeFutureExt, Snapshot};
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
+use std::future::{Future, pending};
 use std::hint::black_box;
 use std::ops::Range;
+use std::pin::pin;
 use std::ptr::null_mut;
+use std::task::{Context, Waker};
 
 /// A path, with a function that runs it so many times of at most so many.
 pub struct Path {
@@ -71,6 +74,8 @@ paths! {
     "one scope: enter, allocate 64 bytes, leave" 4096, |n, most| two_scopes(n, most, false);
     "enter a scope and leave it" 4096, |n, _| enter(n, None);
     "enter a scope in another one and leave it" 4096, |n, _| enter(n, Some(Scope::new("route", "/search")));
+    "poll a future in a scope" 4096, |n, _| poll(n, None);
+    "poll a future in a scope, in another one" 4096, |n, _| poll(n, Some(Scope::new("route", "/search")));
     "make a scope that exists" 4096, |n, _| make_again(n);
     "known stack in a new scope" 1_000, new_scopes;
     "new stack, 13 to 20 frames" 1_000, |n, most| new_stacks(n, most, 13..21);
@@ -234,6 +239,16 @@ fn enter(count: usize, outer: Option<Scope>) {
     let _outer = outer.as_ref().map(Scope::enter);
     for _ in 0..WARM + count {
         drop(black_box(&tenant).enter());
+    }
+}
+
+fn poll(count: usize, outer: Option<Scope>) {
+    inner::begin();
+    let mut future = pin!(pending::<()>().in_scope(Scope::new("tenant", "acme")));
+    let _outer = outer.as_ref().map(Scope::enter);
+    for _ in 0..WARM + count {
+        let polled = black_box(future.as_mut()).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
     }
 }
 
