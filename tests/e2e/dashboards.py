@@ -411,18 +411,19 @@ def scope_panels_have_data():
         with Prometheus(SCRAPES.format(port=server.server_address[1], rules=rules.name)) as prometheus:
             prometheus.ready()
             row, = (panel["gridPos"]["y"] for panel in board()["panels"] if panel["title"] == "Scopes")
-            found = {}
+            # Of two jobs; both have to be scraped first.
+            expected = {("Live bytes by scope", "A"): {("", "acme"): 180, ("", "[other]"): 20}}
+            for ref, factor in [("A", 10), ("B", 1), ("C", -1)]:
+                expected["Scopes of one process", ref] = {
+                    (job, value): number * factor for job in ("plain", "labelled") for value, number in [("acme", 9), ("[other]", 1)]}
             for panel in (panel for panel in panels() if panel["gridPos"]["y"] > row):
                 for target in panel["targets"]:
                     query = re.sub(r'"\$(?!topn)(\w+)"', lambda m: '"tenant"' if m[1] == "scope_key" else '".*"', target["expr"])
                     query = query.replace("$topn", "10").replace(" @ end()", "")
-                    found[panel["title"], target["refId"]] = wait_for(f"data for {query}", lambda: prometheus.query(query), 60)
-            sums = {labels["scope_value"]: value for labels, value in found["Live bytes by scope", "A"]}
-            assert sums == {"acme": 180, "[other]": 20}, found  # of two jobs
-            for ref, factor in [("A", 10), ("B", 1), ("C", -1)]:
-                rows = {(labels["job"], labels["scope_value"]): value for labels, value in found["Scopes of one process", ref]}
-                assert rows == {(job, value): number * factor for job in ("plain", "labelled")
-                                for value, number in [("acme", 9), ("[other]", 1)]}, (ref, rows)
+                    wanted = expected.pop((panel["title"], target["refId"]))
+                    wait_for(f"{wanted} for {query}", lambda: wanted == {
+                        (labels.get("job", ""), labels["scope_value"]): value for labels, value in prometheus.query(query)}, 60)
+            assert not expected, expected
             variable, = (one for one in board()["templating"]["list"] if one["name"] == "scope_key")
             selector = re.sub(r'"\$\w+"', '".*"', re.fullmatch(r"label_values\((.*), scope_key\)", variable["definition"])[1])
             series = get(prometheus.web, "/api/v1/series?" + urllib.parse.urlencode({"match[]": selector}))
