@@ -857,7 +857,6 @@ def estimates_show_their_error():
             page.driver.save_screenshot(str(pictures / "page-1280-sampled.png"))
 
 
-@contextlib.contextmanager
 def scopes_are_a_table_and_a_filter():
     """Keys and values are rows; a chosen one restricts sites, stacks and flame graph, is in the address, and can be given up."""
     whole = canned([("shop::a", "src/a.rs", 1, "shop", 3_000, 300, 3, 0), ("shop::b", "src/b.rs", 2, "shop", 1_000, 0, 1, 0)], scopes=2)
@@ -912,6 +911,7 @@ def scopes_are_a_table_and_a_filter():
         assert not page.one("#scopes").is_displayed() and not any("scopes.json" in asked for asked in server.asked)
 
 
+@contextlib.contextmanager
 def page_of_file(*options):
     """Runs `heapgauge page` on a snapshot of three lines, and yields its address."""
     def trace(size, *frames):
