@@ -23,7 +23,7 @@ GAUGES = """heap_tracking heap_start_timestamp_seconds heap_live_bytes heap_live
 COUNTERS = """heap_allocated_bytes_total heap_allocations_total heap_deallocated_bytes_total
     heap_deallocations_total heap_truncated_stacks_total heap_fallback_walks_total""".split()
 PER_SITE = ["heap_site_live_bytes", "heap_site_live_blocks", "heap_site_live_delta_bytes", "heap_site_live_delta_blocks"]
-REASONS = ["stacks", "memory", "threads", "series", "reentrant"]
+REASONS = ["stacks", "memory", "threads", "series", "reentrant", "scopes"]
 
 
 def check(text):
