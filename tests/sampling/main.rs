@@ -8,6 +8,7 @@ mod random;
 
 mod estimates;
 mod interval_changes;
+mod scopes;
 
 #[global_allocator]
 static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system().sample_every(512 << 10);
