@@ -54,6 +54,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "scope/table",
             "scope/pass",
             "stack_id/sums",
+            "stack_id/record",
             "stack_id/table",
             "stack_id/unlinked",
             "stack_id/life",

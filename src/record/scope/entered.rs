@@ -14,6 +14,8 @@ pub(crate) struct Entry {
     pub given: ScopeId,
     /// The combination from here on: of the scopes before and this one.
     pub both: ScopeId,
+    /// Term of `both`.
+    pub term: u64,
     /// This entry holds `both`; otherwise a holder of `given` or the entry before does.
     pub is_holder: bool,
     /// Number that tells its guard from others of this thread.
@@ -85,6 +87,12 @@ impl Entered {
         self.entries().last().map_or(ScopeId::NONE, |entry| entry.both)
     }
 
+    /// Returns the term of that combination.
+    #[inline]
+    pub(crate) fn term(&self) -> u64 {
+        self.entries().last().map_or(0, |entry| entry.term)
+    }
+
     /// Returns the entry at this place.
     pub(crate) fn get(&self, at: usize) -> Option<Entry> {
         self.entries().get(at).copied()
@@ -95,19 +103,39 @@ impl Entered {
         at.checked_sub(1).and_then(|before| self.get(before)).map_or(ScopeId::NONE, |entry| entry.both)
     }
 
-    /// Adds a scope, and returns its token; `None`, and nothing is changed, without memory.
+    /// Adds a scope of this term whose combination with the others is itself. Returns its token; `None`, and nothing is changed, where
+    /// that may not be so, or the list is full.
     #[inline]
+    pub(crate) fn push_alone(&mut self, given: ScopeId, term: u64) -> Option<u32> {
+        let outer = self.current();
+        if outer.is_none() || outer == given { self.push_combined(given, term) } else { None }
+    }
+
+    /// Adds a scope of this term that has all keys of the others. Returns its token; `None`, and nothing is changed, where the list is
+    /// full.
+    #[inline]
+    pub(crate) fn push_combined(&mut self, given: ScopeId, term: u64) -> Option<u32> {
+        (self.len < self.capacity).then(|| self.write(given, given, term, false))
+    }
+
+    /// Adds a scope, and returns its token; `None`, and nothing is changed, without memory.
     pub(crate) fn push(&mut self, given: ScopeId, both: ScopeId, is_holder: bool) -> Option<u32> {
         if self.len == self.capacity && !self.grow() {
             return None;
         }
-        // Never 0, which a guard without an entry has.
-        self.token = self.token.wrapping_add(1).max(1);
-        debug_assert!(self.len < self.capacity);
+        Some(self.write(given, both, both.term(), is_holder))
+    }
+
+    /// Writes an entry to a list that has room, and returns its token.
+    #[inline]
+    fn write(&mut self, given: ScopeId, both: ScopeId, term: u64, is_holder: bool) -> u32 {
+        debug_assert!(self.len < self.capacity && term == both.term());
+        self.token = self.token.wrapping_add(1);
+        let entry = Entry { given, both, term, is_holder, token: self.token };
         // SAFETY: within the list, of this thread alone.
-        unsafe { self.entries.add(self.len).write(Entry { given, both, is_holder, token: self.token }) };
+        unsafe { self.entries.add(self.len).write(entry) };
         self.len += 1;
-        Some(self.token)
+        self.token
     }
 
     #[cold]
@@ -126,22 +154,16 @@ impl Entered {
         true
     }
 
-    /// Removes the scope of this token.
+    /// Removes the scope of this token if it is the last and its entry holds nothing; false, and nothing is changed, where it is not.
     #[inline]
-    pub(crate) fn remove(&mut self, token: u32) -> Removed {
-        if let Some(last) = self.entries().last()
-            && last.token == token
-        {
-            last.release();
-            self.len -= 1;
-            return Removed::Last;
-        }
-        self.remove_slow(token)
+    pub(crate) fn pop(&mut self, token: u32) -> bool {
+        let is_last = self.entries().last().is_some_and(|last| last.token == token && !last.is_holder);
+        self.len -= usize::from(is_last);
+        is_last
     }
 
-    #[cold]
-    #[inline(never)]
-    fn remove_slow(&mut self, token: u32) -> Removed {
+    /// Removes the scope of this token.
+    pub(crate) fn remove(&mut self, token: u32) -> Removed {
         let Some(at) = self.entries().iter().rposition(|entry| entry.token == token) else {
             return Removed::Last;
         };
@@ -149,7 +171,7 @@ impl Entered {
         entries[at].release();
         entries.copy_within(at + 1.., at);
         self.len -= 1;
-        Removed::Before(at)
+        if at == self.len { Removed::Last } else { Removed::Before(at) }
     }
 
     /// Gives the entry at this place another combination, if it is still this one; false where it is not.
@@ -157,7 +179,7 @@ impl Entered {
         let present = self.entries_mut().get_mut(at).filter(|present| **present == entry);
         let is_present = present.is_some();
         if let Some(present) = present {
-            (present.both, present.is_holder) = (both, is_holder);
+            (present.both, present.term, present.is_holder) = (both, both.term(), is_holder);
             entry.release();
         }
         is_present
@@ -211,7 +233,11 @@ mod tests {
         assert_eq!(entered.remove(tokens[19]), Removed::Last);
         assert_eq!(entered.entries().len(), 18);
         entered.clear();
-        assert_eq!(entered.current(), ScopeId::NONE);
+        assert_eq!((entered.current(), entered.term()), (ScopeId::NONE, 0));
+        let token = entered.push_alone(id(1), id(1).term()).unwrap();
+        assert!(entered.push_alone(id(2), id(2).term()).is_none() && entered.term() == id(1).term());
+        let again = entered.push_alone(id(1), id(1).term()).unwrap();
+        assert!(!entered.pop(token) && entered.pop(again) && entered.pop(token) && !entered.pop(token));
     }
 
     #[test]

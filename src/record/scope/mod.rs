@@ -30,7 +30,7 @@ use crate::record::epoch;
 use crate::record::raw_snapshot;
 use crate::record::scope::entered::Removed;
 use crate::record::scope::id::ScopeId;
-use crate::record::scope::names::{Pairs, shown_key, shown_value};
+use crate::record::scope::names::{Pair, Pairs, shown_key, shown_value};
 use crate::record::scope::table::Full;
 use crate::record::thread::{self, ThreadState};
 use std::fmt;
@@ -71,6 +71,7 @@ use std::time::Duration;
 pub struct Scope {
     /// Held, unless it is [`ScopeId::NONE`].
     id: ScopeId,
+    term: u64,
 }
 
 impl Scope {
@@ -84,9 +85,7 @@ impl Scope {
     /// ```
     pub fn new(key: &'static str, value: impl AsRef<str>) -> Scope {
         let value = shown_value(value.as_ref());
-        let mut pairs = Pairs::new();
-        pairs.set(shown_key(key), &value);
-        interned(&pairs)
+        interned(&[(shown_key(key), &value)])
     }
 
     /// Adds a key, or gives it another value.
@@ -105,7 +104,7 @@ impl Scope {
         if !pairs.set(shown_key(key), &value) {
             dropped::count(Reason::Scopes);
         }
-        interned(&pairs)
+        interned(pairs.as_slice())
     }
 
     /// Returns the scopes that this thread is in, as one: to take them along to another thread or task. It has no key where the
@@ -118,8 +117,7 @@ impl Scope {
     /// std::thread::spawn(move || scope.in_scope(|| vec![0u8; 100])).join().unwrap();
     /// ```
     pub fn current() -> Scope {
-        let id = Scope::current_id();
-        Scope { id: if slots::hold(id) { id } else { ScopeId::NONE } }
+        Scope::of(Scope::current_id())
     }
 
     /// Enters the scope on this thread until the guard is dropped. Scopes that the thread is in stay, but for the value of a key
@@ -140,24 +138,13 @@ impl Scope {
     #[must_use = "the scope is left as soon as the guard is dropped: `let _scope = scope.enter();` keeps it"]
     #[inline]
     pub fn enter(&self) -> ScopeGuard<'_> {
-        let Some(state) = self.state() else { return ScopeGuard::NONE };
-        let entered = state.change_scopes(|entered| {
-            let outer = entered.current();
-            if outer.is_none() || outer == self.id {
-                return Ok(entered.push(self.id, self.id, false));
-            }
-            let known = entered.union(outer, self.id).filter(|both| slots::hold(*both));
-            known.map(|both| push_held(entered, self.id, both)).ok_or(outer)
-        });
-        match entered {
-            Some(Ok(Some(token))) => ScopeGuard::new(state, token),
-            Some(Err(outer)) => self.enter_slow(state, outer),
-            Some(Ok(None)) => {
-                dropped::count(Reason::Scopes);
-                ScopeGuard::NONE
-            }
-            None => ScopeGuard::NONE,
+        if !self.id.is_none()
+            && let Some(state) = thread::idle()
+            && let Some(token) = state.change_scopes_idle(|entered| entered.push_alone(self.id, self.term))
+        {
+            return ScopeGuard::new(state, token);
         }
+        self.enter_beside()
     }
 
     /// Enters the scope as [`enter`](Scope::enter) does, by a guard that keeps it.
@@ -191,8 +178,7 @@ impl Scope {
 
     /// Returns the number of the combination that this thread is in.
     pub(crate) fn current_id() -> ScopeId {
-        let current = thread::current().and_then(|state| state.change_scopes(|entered| entered.current()));
-        current.unwrap_or(ScopeId::NONE)
+        thread::idle().map_or(ScopeId::NONE, |state| state.change_scopes_idle(|entered| entered.current()))
     }
 
     /// Returns the combination of the scopes that this thread is in and this one, whose values count where both have a key.
@@ -204,17 +190,43 @@ impl Scope {
     /// Touches nothing that threads share.
     #[inline]
     pub(crate) fn enter_combined(&self) -> ScopeGuard<'_> {
-        let token = |state: &ThreadState| {
-            state.change_scopes(|entered| entered.push(self.id, self.id, false)).flatten()
-        };
-        let entered = self.state().and_then(|state| Some((state, token(state)?)));
-        entered.map_or(ScopeGuard::NONE, |(state, token)| ScopeGuard::new(state, token))
+        if !self.id.is_none()
+            && let Some(state) = thread::idle()
+            && let Some(token) = state.change_scopes_idle(|entered| entered.push_combined(self.id, self.term))
+        {
+            return ScopeGuard::new(state, token);
+        }
+        let Some(state) = self.state() else { return ScopeGuard::NONE };
+        let token = state.change_scopes(|entered| entered.push(self.id, self.id, false));
+        token.flatten().map_or(ScopeGuard::NONE, |token| ScopeGuard::new(state, token))
     }
 
-    /// Returns the state of this thread; `None` where it has none, and for a scope without a key.
-    #[inline]
+    /// Returns the state of this thread; `None` where it can have none, and for a scope without a key.
     fn state(&self) -> Option<&'static ThreadState> {
-        if self.id.is_none() { None } else { thread::current().or_else(thread::current_or_make) }
+        if self.id.is_none() { None } else { thread::current_or_make() }
+    }
+
+    /// Enters the scope beside others, or as the first of the thread.
+    #[inline(never)]
+    fn enter_beside(&self) -> ScopeGuard<'_> {
+        let Some(state) = self.state() else { return ScopeGuard::NONE };
+        let entered = state.change_scopes(|entered| {
+            let outer = entered.current();
+            if outer.is_none() || outer == self.id {
+                return Ok(entered.push(self.id, self.id, false));
+            }
+            let known = entered.union(outer, self.id).filter(|both| slots::hold(*both));
+            known.map(|both| push_held(entered, self.id, both)).ok_or(outer)
+        });
+        match entered {
+            Some(Ok(Some(token))) => ScopeGuard::new(state, token),
+            Some(Err(outer)) => self.enter_slow(state, outer),
+            Some(Ok(None)) => {
+                dropped::count(Reason::Scopes);
+                ScopeGuard::NONE
+            }
+            None => ScopeGuard::NONE,
+        }
     }
 
     /// Enters the scope beside others, in a combination that the thread does not know.
@@ -226,10 +238,17 @@ impl Scope {
             entered.note_union(outer, self.id, both);
             push_held(entered, self.id, both)
         });
-        match token.flatten() {
-            Some(token) => ScopeGuard::new(state, token),
-            None => ScopeGuard::NONE,
-        }
+        token.flatten().map_or(ScopeGuard::NONE, |token| ScopeGuard::new(state, token))
+    }
+
+    /// Takes a hold over.
+    fn of_held(id: ScopeId) -> Scope {
+        Scope { id, term: id.term() }
+    }
+
+    /// Holds a combination, if it is not over.
+    fn of(id: ScopeId) -> Scope {
+        Scope::of_held(if slots::hold(id) { id } else { ScopeId::NONE })
     }
 
     /// Returns the number of the combination, whose hold goes to the caller.
@@ -240,7 +259,7 @@ impl Scope {
 
 impl Clone for Scope {
     fn clone(&self) -> Scope {
-        Scope { id: if slots::hold(self.id) { self.id } else { ScopeId::NONE } }
+        Scope::of(self.id)
     }
 }
 
@@ -273,18 +292,18 @@ fn push_held(entered: &mut entered::Entered, given: ScopeId, both: ScopeId) -> O
 }
 
 /// Returns the combination of these keys and values, `[other]` instead of the values where there is no room for it.
-fn interned(pairs: &Pairs<'_>) -> Scope {
+fn interned(pairs: &[Pair<'_>]) -> Scope {
     // A signal handler that has interrupted a change of the table would wait for its own thread.
     if !epoch::has_been_asked() || table::is_changing() {
-        return Scope { id: ScopeId::NONE };
+        return Scope::of_held(ScopeId::NONE);
     }
-    Scope { id: table::intern(pairs).unwrap_or_else(|full| make_room(pairs, full)) }
+    Scope::of_held(table::intern(pairs).unwrap_or_else(|full| make_room(pairs, full)))
 }
 
 /// Makes room for a combination that has found no slot, or returns that of `[other]`.
 #[cold]
 #[inline(never)]
-fn make_room(pairs: &Pairs<'_>, Full { is_pass_due }: Full) -> ScopeId {
+fn make_room(pairs: &[Pair<'_>], Full { is_pass_due }: Full) -> ScopeId {
     let mut tries = 0;
     while pass::is_under_way() && tries < MOST_WAITS {
         std::thread::sleep(WAIT);
@@ -310,11 +329,10 @@ fn union(outer: ScopeId, inner: ScopeId) -> Scope {
             dropped::count(Reason::Scopes);
         }
     }
-    interned(&pairs)
+    interned(pairs.as_slice())
 }
 
 /// Leaves the scope of a token on the calling thread, whose state this is.
-#[inline]
 fn leave(state: &ThreadState, token: u32) {
     if let Some(Removed::Before(at)) = state.change_scopes(|entered| entered.remove(token)) {
         leave_slow(state, at);
@@ -375,11 +393,23 @@ impl<'a> ScopeGuard<'a> {
 impl Drop for ScopeGuard<'_> {
     #[inline]
     fn drop(&mut self) {
+        let Some(entered) = self.state else { return slots::release(self.held) };
+        let is_left = thread::idle().is_some_and(|state| {
+            std::ptr::eq(state, entered) && state.change_scopes_idle(|entered| entered.pop(self.token))
+        });
+        if !is_left || !self.held.is_none() {
+            self.leave_slow(entered);
+        }
+    }
+}
+
+impl ScopeGuard<'_> {
+    /// Leaves the scope if the thread is still in it, and lets go of it.
+    #[inline(never)]
+    fn leave_slow(&self, entered: &'static ThreadState) {
         // Near its end the thread has given its state away.
-        if let (Some(entered), Some(state)) = (self.state, thread::current())
-            && std::ptr::eq(entered, state)
-        {
-            leave(state, self.token);
+        if thread::current().is_some_and(|state| std::ptr::eq(state, entered)) {
+            leave(entered, self.token);
         }
         slots::release(self.held);
     }

@@ -19,14 +19,30 @@ pub(crate) type Names = Arc<[(&'static str, Arc<str>)]>;
 
 /// Returns a key as it is shown: `?` for one that is empty, too long, or has a colon, a backslash or a character that is not printable.
 pub(crate) fn shown_key(key: &'static str) -> &'static str {
+    if is_plain(key) {
+        return key;
+    }
     let is_shown = |c: char| is_printable(c) && !matches!(c, ':' | '\\');
-    let is_plain = !key.is_empty() && key.chars().all(is_shown) && key.chars().nth(MOST_CHARS).is_none();
-    if is_plain { key } else { "?" }
+    let may_be_shown = !key.is_empty() && key.chars().all(is_shown) && key.chars().nth(MOST_CHARS).is_none();
+    if may_be_shown { key } else { "?" }
+}
+
+/// Returns whether a key or a value is short and of letters, digits and the like alone, as most are.
+#[inline]
+fn is_plain(text: &str) -> bool {
+    (1..=MOST_CHARS).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':' && byte != b'\\')
 }
 
 /// Returns a value as it is shown: its first 64 characters, each that is not printable as `?`; `?` for an empty one. A backslash, which
 /// metrics do not allow everywhere, is a slash.
+#[inline]
 pub(crate) fn shown_value(value: &str) -> Cow<'_, str> {
+    if is_plain(value) { value.into() } else { shown_value_slow(value) }
+}
+
+#[inline(never)]
+fn shown_value_slow(value: &str) -> Cow<'_, str> {
     if value.is_empty() {
         return "?".into();
     }
@@ -50,10 +66,23 @@ fn is_printable(c: char) -> bool {
     !c.is_control() && !is_hidden
 }
 
-/// Keys with borrowed values, ascending by key, while a combination is looked up.
-#[derive(Clone, Copy)]
+/// A key with a borrowed value.
+pub(crate) type Pair<'a> = (&'static str, &'a str);
+
+/// Returns whether these pairs, ascending by key, are the names.
+pub(crate) fn are(pairs: &[Pair<'_>], names: &Names) -> bool {
+    pairs.len() == names.len()
+        && pairs.iter().zip(names.iter()).all(|(pair, (key, value))| pair.0 == *key && pair.1 == &**value)
+}
+
+/// Copies pairs.
+pub(crate) fn to_names(pairs: &[Pair<'_>]) -> Names {
+    pairs.iter().map(|(key, value)| (*key, Arc::from(*value))).collect()
+}
+
+/// Keys with borrowed values, ascending by key, while a combination is made.
 pub(crate) struct Pairs<'a> {
-    pairs: [(&'static str, &'a str); MOST_KEYS],
+    pairs: [Pair<'a>; MOST_KEYS],
     len: usize,
 }
 
@@ -87,28 +116,17 @@ impl<'a> Pairs<'a> {
         true
     }
 
-    /// Returns the same keys with `[other]` as the value of each.
-    pub(crate) fn others(&self) -> Pairs<'static> {
+    /// Makes the same keys with `[other]` as the value of each.
+    pub(crate) fn others(pairs: &[Pair<'_>]) -> Pairs<'static> {
         let mut others = Pairs::new();
-        for (key, _) in self.as_slice() {
+        for (key, _) in pairs {
             others.set(key, OTHER);
         }
         others
     }
 
-    pub(crate) fn as_slice(&self) -> &[(&'static str, &'a str)] {
+    pub(crate) fn as_slice(&self) -> &[Pair<'a>] {
         &self.pairs[..self.len]
-    }
-
-    /// Returns whether these are the names.
-    pub(crate) fn are(&self, names: &Names) -> bool {
-        let names = names.iter().map(|(key, value)| (*key, &**value));
-        self.as_slice().iter().copied().eq(names)
-    }
-
-    /// Copies them.
-    pub(crate) fn to_names(self) -> Names {
-        self.as_slice().iter().map(|(key, value)| (*key, Arc::from(*value))).collect()
     }
 }
 
@@ -128,7 +146,7 @@ impl ScopeNames {
         let names = |pairs: &[(&'static str, &str)]| {
             let mut all = Pairs::new();
             pairs.iter().for_each(|(key, value)| assert!(all.set(key, value)));
-            all.to_names()
+            to_names(all.as_slice())
         };
         ScopeNames::new(all.iter().map(|(id, pairs)| (*id, names(pairs))))
     }
@@ -170,9 +188,11 @@ mod tests {
             assert!(pairs.set(key, value));
         }
         assert_eq!(pairs.as_slice(), [("route", "/"), ("tenant", "other"), ("zone", "a")]);
-        assert_eq!(pairs.others().as_slice(), [("route", OTHER), ("tenant", OTHER), ("zone", OTHER)]);
-        let names = pairs.to_names();
-        assert!(pairs.are(&names) && !pairs.others().are(&names) && Pairs::of(&names).are(&names));
+        let others = Pairs::others(pairs.as_slice());
+        assert_eq!(others.as_slice(), [("route", OTHER), ("tenant", OTHER), ("zone", OTHER)]);
+        let names = to_names(pairs.as_slice());
+        let is = |pairs: &Pairs<'_>| are(pairs.as_slice(), &names);
+        assert!(is(&pairs) && !is(&others) && is(&Pairs::of(&names)) && !is(&Pairs::new()));
         let all = ScopeNames::new([(ScopeId::new(1, 1), names)]);
         assert_eq!(all.of(ScopeId::new(1, 1)).len(), 3);
         assert!(all.of(ScopeId::NONE).is_empty() && all.of(ScopeId::new(1, 2)).is_empty());

@@ -11,9 +11,9 @@ use crate::record::dropped::{self, Reason};
 use crate::record::fork::Once;
 use crate::record::fork::mutex::ForkMutex;
 use crate::record::scope::id::ScopeId;
-use crate::record::scope::names::{Names, Pairs, ScopeNames};
+use crate::record::scope::names::{Names, Pair, Pairs, ScopeNames, are, to_names};
 use crate::record::scope::slot::Candidate;
-use crate::record::scope::slots::{self, COMBINATIONS, OTHERS, SLOTS};
+use crate::record::scope::slots::{self, COMBINATIONS, OTHERS};
 use crate::record::thread::{INTERNAL, Suspension};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -46,12 +46,11 @@ struct Table {
     /// Place of the slot, by hash.
     by_hash: HashMap<u64, usize, BuildHasherDefault<Ready>>,
     /// By place of the slot.
-    named: BTreeMap<usize, Named>,
+    named: Vec<Option<Named>>,
+    /// Those with `[other]` as values, by the place of the slot behind all others.
+    others: Vec<Named>,
     /// Free slots that were taken before, in the order in which they became free.
     free: VecDeque<usize>,
-    /// Number of slots for combinations, and for those of `[other]`, that were ever taken.
-    taken: usize,
-    others: usize,
     /// Combinations that were new or found no slot since the last pass in vain.
     since_pass: usize,
     /// Names of combinations that ended while there were readers.
@@ -60,10 +59,9 @@ struct Table {
 
 static TABLE: ForkMutex<Table> = ForkMutex::new(Table {
     by_hash: HashMap::with_hasher(BuildHasherDefault::new()),
-    named: BTreeMap::new(),
+    named: Vec::new(),
+    others: Vec::new(),
     free: VecDeque::new(),
-    taken: 0,
-    others: 0,
     since_pass: LEAST_BETWEEN,
     ended: BTreeMap::new(),
 });
@@ -90,22 +88,22 @@ pub(crate) fn is_changing() -> bool {
 }
 
 /// Hashes keys and values, otherwise in each process: values may be those of a client.
-fn hash(pairs: &Pairs<'_>) -> u64 {
+fn hash(pairs: &[Pair<'_>]) -> u64 {
     static SEED: Once<u64> = Once::new();
     let seed = *SEED.get_or_make(|| RandomState::new().hash_one(0));
-    let texts = pairs.as_slice().iter().flat_map(|(key, value)| [*key, *value]);
-    texts.fold(seed, |hash, text| {
+    let texts = |hash: u64, text: &str| {
         let (words, rest) = text.as_bytes().as_chunks::<8>();
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
         let words = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
         words.fold(hash ^ text.len() as u64, |hash, word| splitmix::mix(hash.wrapping_add(INCREMENT) ^ word))
-    })
+    };
+    pairs.iter().fold(seed, |hash, (key, value)| texts(texts(hash, key), value))
 }
 
-/// Returns the combination of these keys and values, held once more for the caller. [`ScopeId::NONE`] of none.
-pub(crate) fn intern(pairs: &Pairs<'_>) -> Result<ScopeId, Full> {
-    if pairs.as_slice().is_empty() {
+/// Returns the combination of these keys and values, ascending by key, held once more for the caller. [`ScopeId::NONE`] of none.
+pub(crate) fn intern(pairs: &[Pair<'_>]) -> Result<ScopeId, Full> {
+    if pairs.is_empty() {
         return Ok(ScopeId::NONE);
     }
     let hash = hash(pairs);
@@ -113,21 +111,15 @@ pub(crate) fn intern(pairs: &Pairs<'_>) -> Result<ScopeId, Full> {
     if let Some(id) = table.find(hash, pairs) {
         return Ok(if slots::hold(id) { id } else { ScopeId::NONE });
     }
-    let _internal = Suspension::new(INTERNAL);
-    table.since_pass += 1;
-    let other = table.other(&pairs.others());
-    match table.insert(hash, pairs, other) {
-        Some(id) => Ok(id),
-        None => Err(Full { is_pass_due: table.since_pass > LEAST_BETWEEN }),
-    }
+    table.intern_new(hash, pairs)
 }
 
 /// Returns the combination of the same keys with `[other]` as values, where [`intern`] has found no slot. Counts that.
-pub(crate) fn intern_other(pairs: &Pairs<'_>) -> ScopeId {
+pub(crate) fn intern_other(pairs: &[Pair<'_>]) -> ScopeId {
     dropped::count(Reason::Scopes);
     let mut table = TABLE.lock();
     let _internal = Suspension::new(INTERNAL);
-    let other = table.other(&pairs.others()).and_then(slots::id_at);
+    let other = table.other(pairs).and_then(slots::id_at);
     other.filter(|id| slots::hold(*id)).unwrap_or_default()
 }
 
@@ -147,7 +139,7 @@ pub(crate) fn names(id: ScopeId) -> Option<Names> {
 
 /// Returns the number of slots that were ever taken, those of `[other]` apart.
 pub(crate) fn taken() -> usize {
-    TABLE.lock().taken
+    TABLE.lock().named.len()
 }
 
 /// Notes that a pass would find nothing.
@@ -159,7 +151,7 @@ pub(crate) fn pass_in_vain() {
 pub(crate) fn free_unrecorded() -> usize {
     let mut table = TABLE.lock();
     let _internal = Suspension::new(INTERNAL);
-    let free = (0..table.taken).filter(|at| slots::free_unrecorded(*at)).collect::<Vec<_>>();
+    let free = (0..table.named.len()).filter(|at| slots::free_unrecorded(*at)).collect::<Vec<_>>();
     free.iter().for_each(|at| table.remove(*at));
     free.len()
 }
@@ -227,65 +219,79 @@ impl Drop for Kept {
 }
 
 impl Table {
+    /// Returns the combination in the slot at this place.
+    fn at(&self, at: usize) -> Option<&Named> {
+        match at.checked_sub(COMBINATIONS) {
+            Some(other) => self.others.get(other),
+            None => self.named.get(at)?.as_ref(),
+        }
+    }
+
     /// Finds a combination.
-    fn find(&self, hash: u64, pairs: &Pairs<'_>) -> Option<ScopeId> {
-        let named = self.named.get(self.by_hash.get(&hash)?)?;
-        pairs.are(&named.names).then_some(named.id)
+    fn find(&self, hash: u64, pairs: &[Pair<'_>]) -> Option<ScopeId> {
+        let named = self.at(*self.by_hash.get(&hash)?)?;
+        are(pairs, &named.names).then_some(named.id)
     }
 
     /// Returns the names of a combination.
     fn names(&self, id: ScopeId) -> Option<&Names> {
-        let named = self.named.get(&id.slot()).filter(|named| named.id == id);
+        let named = self.at(id.slot()).filter(|named| named.id == id);
         named.map(|named| &named.names).or_else(|| self.ended.get(&id))
     }
 
-    /// Returns the place of the combination of these keys, whose values are `[other]`; makes it if there is room.
-    fn other(&mut self, others: &Pairs<'_>) -> Option<usize> {
-        let hash = hash(others);
+    /// Makes a combination that is not there.
+    #[cold]
+    #[inline(never)]
+    fn intern_new(&mut self, hash: u64, pairs: &[Pair<'_>]) -> Result<ScopeId, Full> {
+        let _internal = Suspension::new(INTERNAL);
+        self.since_pass += 1;
+        let other = self.other(pairs);
+        self.insert(hash, pairs, other).ok_or(Full { is_pass_due: self.since_pass > LEAST_BETWEEN })
+    }
+
+    /// Returns the place of the combination of the same keys with `[other]` as values; makes it if there is room.
+    fn other(&mut self, pairs: &[Pair<'_>]) -> Option<usize> {
+        let others = Pairs::others(pairs);
+        let hash = hash(others.as_slice());
         let known = self.by_hash.get(&hash).copied();
         if let Some(at) = known.filter(|at| *at >= COMBINATIONS) {
             return Some(at);
         }
-        let at = COMBINATIONS + self.others;
-        if self.others == OTHERS {
+        let at = COMBINATIONS + self.others.len();
+        if self.others.len() == OTHERS {
             return None;
         }
         // Held for good.
         let id = slots::begin(at, at)?;
-        self.others += 1;
-        self.name(Named { id, hash, names: others.to_names() });
+        self.by_hash.insert(hash, at);
+        self.others.push(Named { id, hash, names: to_names(others.as_slice()) });
         Some(at)
     }
 
     /// Gives a combination a slot; `None` where there is none.
-    fn insert(&mut self, hash: u64, pairs: &Pairs<'_>, other: Option<usize>) -> Option<ScopeId> {
+    fn insert(&mut self, hash: u64, pairs: &[Pair<'_>], other: Option<usize>) -> Option<ScopeId> {
         // It may be the one that was just made.
         if let Some(id) = self.find(hash, pairs) {
             return slots::hold(id).then_some(id);
         }
         let at = match self.free.pop_front() {
             Some(at) => at,
-            None if self.taken < COMBINATIONS => {
-                self.taken += 1;
-                self.taken - 1
+            None if self.named.len() < COMBINATIONS => {
+                self.named.push(None);
+                self.named.len() - 1
             }
             None => return None,
         };
         // A slot whose lives are used up stays away.
         let id = slots::begin(at, other.unwrap_or(0))?;
-        self.name(Named { id, hash, names: pairs.to_names() });
+        self.by_hash.insert(hash, at);
+        self.named[at] = Some(Named { id, hash, names: to_names(pairs) });
         Some(id)
-    }
-
-    fn name(&mut self, named: Named) {
-        debug_assert!(named.id.slot() < SLOTS);
-        self.by_hash.insert(named.hash, named.id.slot());
-        self.named.insert(named.id.slot(), named);
     }
 
     /// Forgets the combination in a slot that was freed.
     fn remove(&mut self, at: usize) {
-        if let Some(Named { id, hash, names }) = self.named.remove(&at) {
+        if let Some(Named { id, hash, names }) = self.named.get_mut(at).and_then(Option::take) {
             if self.by_hash.get(&hash) == Some(&at) {
                 self.by_hash.remove(&hash);
             }

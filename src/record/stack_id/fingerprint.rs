@@ -66,7 +66,7 @@ pub(crate) const fn words_of(code: u16) -> usize {
 const BIAS: usize = 127;
 
 /// Sums words by assembler: so many bytes of code, with offsets that lie [`BIAS`] bytes before `$places`, from the register
-/// `$stack`. Leaves `$places` as it is.
+/// `$stack`; and runs the instruction `$last` on the sum in r8. Leaves `$places` as it is.
 ///
 /// Each word takes three instructions of [`WORD_CODE`] bytes. They stand in a row, those of the last word first, and the jump skips
 /// the words that the stack does not have. A loop in Rust takes a sixth more instructions, and more registers, which
@@ -75,7 +75,7 @@ const BIAS: usize = 127;
 /// `notrack`: the target is no address that has been taken, so a processor that tracks indirect jumps has to be told.
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
 macro_rules! sum_of_words {
-    ($stack:literal, $code:expr, $places:ident, $sum:ident $(, $($operand:tt)*)?) => {
+    ($stack:literal, $last:literal, $code:expr, $places:ident, $sum:ident, $($operand:tt)*) => {
         std::arch::asm!(
             "lea rax, [rip + 2f]",
             "sub rax, r8",
@@ -103,13 +103,14 @@ macro_rules! sum_of_words {
             "add r8, r9",
             "add r10, r11",
             "add r8, r10",
+            $last,
             f0 = const FACTORS[0],
             f1 = const FACTORS[1],
             f2 = const FACTORS[2],
             f3 = const FACTORS[3],
             inout("rcx") $places,
             inout("r8") u64::from($code) => $sum,
-            $($($operand)*,)?
+            $($operand)*,
             out("rax") _,
             out("r9") _,
             out("r10") _,
@@ -131,30 +132,37 @@ pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     let mut biased = places.as_ptr().wrapping_byte_add(BIAS);
     let sum: u64;
     // SAFETY: reads memory only, by the caller's duty; the jump leads to the first instruction of a word, or to the end.
-    unsafe { sum_of_words!("rdx", code_of(places.len()), biased, sum, in("rdx") stack_pointer) };
+    unsafe { sum_of_words!("rdx", "", code_of(places.len()), biased, sum, in("rdx") stack_pointer) };
     let _ = biased;
     sum
 }
 
 /// Computes the sum as [`sum_of_stack`] does, from the stack pointer of the function that this is inlined into, of the words that
-/// take so many bytes of code.
+/// take so many bytes of code, and adds the term that lies `TERM` bytes behind `base`.
 ///
-/// Returns the address of the offsets as well. The compiler, which does not know that it is the same, need not keep it twice.
+/// Returns the address of the offsets as well. The compiler, which does not know that it is the same, need not keep it twice. Nor
+/// would it make the term part of the instruction that adds it.
 ///
 /// # Safety
 ///
-/// * As for [`sum_of_stack`]; the code is [`code_of`] their number.
+/// * As for [`sum_of_stack`]; the code is [`code_of`] their number. The term can be read, and no other thread writes it.
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(miri)))]
 #[inline(always)]
-pub(crate) unsafe fn sum_of_this_stack(
+pub(crate) unsafe fn sum_of_this_stack<const TERM: usize>(
     places: *const u16,
     code: u16,
     _stack_pointer: usize,
+    base: *const u8,
 ) -> (u64, *const u16) {
     let mut biased = places.wrapping_byte_add(BIAS);
     let sum: u64;
-    // SAFETY: as in `sum_of_stack`.
-    unsafe { sum_of_words!("rsp", code, biased, sum) };
+    // SAFETY: as in `sum_of_stack`, and by the caller's duty for the term.
+    unsafe {
+        sum_of_words!(
+            "rsp", "add r8, qword ptr [{base} + {term}]", code, biased, sum,
+            base = in(reg) base, term = const TERM
+        )
+    };
     (sum, biased.wrapping_byte_sub(BIAS))
 }
 
@@ -170,20 +178,25 @@ pub(crate) unsafe fn sum_of_stack(places: &[u16], stack_pointer: usize) -> u64 {
     sum(places, |place| unsafe { read(stack_pointer + usize::from(place) * size_of::<usize>()) })
 }
 
-/// Computes the sum as [`sum_of_stack`] does, of the words that take so many bytes of code; and returns the address of the offsets.
+/// Computes the sum as [`sum_of_stack`] does, of the words that take so many bytes of code, and adds the term that lies `TERM` bytes
+/// behind `base`. Returns the address of the offsets as well.
 ///
 /// # Safety
 ///
-/// * As for [`sum_of_stack`]; the code is [`code_of`] their number.
+/// * As for [`sum_of_stack`]; the code is [`code_of`] their number. The term can be read, and no other thread writes it.
 #[cfg(all(target_os = "linux", any(target_arch = "aarch64", miri)))]
 #[inline(always)]
-pub(crate) unsafe fn sum_of_this_stack(
+pub(crate) unsafe fn sum_of_this_stack<const TERM: usize>(
     places: *const u16,
     code: u16,
     stack_pointer: usize,
+    base: *const u8,
 ) -> (u64, *const u16) {
     // SAFETY: the caller's duty.
-    unsafe { (sum_of_stack(std::slice::from_raw_parts(places, words_of(code)), stack_pointer), places) }
+    unsafe {
+        let sum = sum_of_stack(std::slice::from_raw_parts(places, words_of(code)), stack_pointer);
+        (sum.wrapping_add(base.byte_add(TERM).cast::<u64>().read()), places)
+    }
 }
 
 /// Fingerprint of a stack: shared by all threads (`sum`), and within one thread (`check`).

@@ -251,16 +251,18 @@ impl FrameLayout {
         if self.is_from_first { words.wrapping_add(first(stack_pointer, frame_pointer)) } else { words }
     }
 
-    /// Computes [`FrameLayout::words`] of the stack of the function that this is inlined into, whose stack pointer this is. Returns
-    /// the layout too: the compiler keeps the one that is returned, and has a register more.
+    /// Computes [`FrameLayout::words`] of the stack of the function that this is inlined into, whose stack pointer this is, plus the
+    /// term that lies `TERM` bytes behind `base`. Returns the layout too: the compiler keeps the one that is returned, and has a register more.
     ///
     /// # Safety
     ///
-    /// * As for [`FrameLayout::words`], and no other reference to the layout is in use.
+    /// * As for [`FrameLayout::words`], and no other reference to the layout is in use. The term can be read, and no other thread
+    ///   writes it.
     #[inline(always)]
-    pub(crate) unsafe fn words_here<'a>(
+    pub(crate) unsafe fn words_here<'a, const TERM: usize>(
         layout: *mut FrameLayout,
         stack_pointer: usize,
+        base: *const u8,
         frame_pointer: impl FnOnce() -> usize,
     ) -> (u64, &'a mut FrameLayout) {
         // SAFETY: the layout is one that `finish` has made, and its words can be read: the caller's duties. `places` comes back as it
@@ -268,7 +270,8 @@ impl FrameLayout {
         unsafe {
             debug_assert!((*layout).code != 0, "an empty layout");
             let places = (&raw const (*layout).offsets).cast::<u16>();
-            let (words, places) = fingerprint::sum_of_this_stack(places, (*layout).code, stack_pointer);
+            let (words, places) =
+                fingerprint::sum_of_this_stack::<TERM>(places, (*layout).code, stack_pointer, base);
             let layout =
                 &mut *places.byte_sub(offset_of!(FrameLayout, offsets)).cast::<FrameLayout>().cast_mut();
             if unlikely(layout.is_from_first) {

@@ -9,123 +9,29 @@
 //!
 //! An id is stale below `epoch::base`, and where it is closed or over (see `life`): its stack gets a new one when it is met again.
 
-use crate::base::atomics::{AtomicPtr, AtomicU32, Ordering};
+use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::record::bounded_wait::BoundedWait;
 use crate::record::count::counters::{CHUNK, Shared, number};
 use crate::record::dropped::{self, Reason};
-use crate::record::epoch::{self, MAX_ADDRESSES};
+use crate::record::epoch;
 use crate::record::fork;
-use crate::record::memory::{self, UNIT};
+use crate::record::memory;
 use crate::record::scope::id::ScopeId;
 use crate::record::scope::slots;
-use crate::record::stack_id::packed::{self, LONGEST, Unpacked};
+use crate::record::stack_id::packed::Unpacked;
+use crate::record::stack_id::record::{Key, record, unrecord};
 use crate::record::tag::SAMPLED;
-use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, StackHeader, ThreadState};
+use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, ThreadState};
 use dashmap::{DashMap, SharedValue};
-use std::alloc::Layout;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr::{NonNull, null_mut};
 
-/// A recorded stack. The number of its scopes, if it has any, and the packed bytes of its addresses go on behind it.
-#[repr(C)]
-struct Record {
-    /// Hash of the stack: the map asks for it when it grows.
-    hash: u64,
-    /// Latest id of the stack. Relaxed: read and written under the lock of its shard.
-    id: AtomicU32,
-    /// Average bytes between samples of its blocks; 0: all are recorded.
-    interval: u32,
-    /// Number of packed bytes.
-    len: u16,
-    /// [`TRUNCATED`] and [`IN_SCOPE`].
-    flags: u8,
-    /// The first bytes of the number of its scopes or of the packed ones.
-    first: [u8; 5],
-}
-
-/// The walk ended at its limit or at an unknown address.
-const TRUNCATED: u8 = 1;
-/// The number of the stack's scopes comes before its packed bytes.
-const IN_SCOPE: u8 = 2;
-
-/// Bytes from the beginning of a record to the bytes that go on behind it.
-const PACKED_AT: usize = std::mem::offset_of!(Record, first);
-const _: () = assert!(PACKED_AT + 5 == size_of::<Record>() && MAX_ADDRESSES * LONGEST <= u16::MAX as usize);
-
-/// Returns the bytes that the number of a stack's scopes takes in its record.
-fn scope_len(scope: ScopeId) -> usize {
-    if scope.is_none() { 0 } else { size_of::<ScopeId>() }
-}
-
-/// Pointer to a recorded stack.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Key(NonNull<Record>);
-
-// SAFETY: a recorded stack is never written again, but for its atomic id, and freed after its entry is gone.
-unsafe impl Send for Key {}
-// SAFETY: as above.
-unsafe impl Sync for Key {}
-
 impl Key {
-    /// Returns the record without its packed bytes.
-    fn record(&self) -> &Record {
-        // SAFETY: a key points to a record, see the type.
-        unsafe { self.0.as_ref() }
-    }
-
-    /// Returns the packed bytes of the addresses.
-    fn packed(&self) -> &[u8] {
-        let at = PACKED_AT + if self.is_in_scope() { size_of::<ScopeId>() } else { 0 };
-        // SAFETY: `record` writes `len` bytes there.
-        unsafe {
-            let first = self.0.byte_add(at).cast::<u8>();
-            std::slice::from_raw_parts(first.as_ptr(), self.record().len.into())
-        }
-    }
-
-    fn is_in_scope(&self) -> bool {
-        self.record().flags & IN_SCOPE != 0
-    }
-
-    fn is_truncated(&self) -> bool {
-        self.record().flags & TRUNCATED != 0
-    }
-
-    /// Returns the scopes of the stack.
-    fn scope(&self) -> ScopeId {
-        if !self.is_in_scope() {
-            return ScopeId::NONE;
-        }
-        // SAFETY: `record` writes them there, before the packed ones.
-        let bytes = unsafe { self.0.byte_add(PACKED_AT).cast::<[u8; size_of::<ScopeId>()]>().read() };
-        ScopeId::from_bytes(bytes)
-    }
-
-    /// Returns whether the stack in the buffer is this one.
-    fn is(&self, sought: &StackBuffer) -> bool {
-        let (record, header) = (self.record(), &sought.header);
-        (record.hash, record.interval, self.is_truncated())
-            == (header.hash, header.interval, header.truncated)
-            && self.scope() == header.scope
-            && Unpacked::new(self.packed()).eq(sought.addresses().iter().copied())
-    }
-
-    /// Returns the latest id of the stack.
-    fn id(&self) -> u32 {
-        self.record().id.load(Ordering::Relaxed)
-    }
-
     /// Gives the stack a new id.
     fn publish(&self) -> Result<u32, Reason> {
         let id = publish(*self)?;
         self.record().id.store(id, Ordering::Relaxed);
         Ok(id)
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.record().hash);
     }
 }
 
@@ -321,8 +227,7 @@ pub(crate) fn intern(
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
-    let scope = sought.header.scope;
-    if !scope.is_none() && !memory::may_grow_in_scope() && slots::other_of(scope) != scope {
+    if !sought.header.scope.is_none() && !has_room_in_scope(sought.header.scope) {
         return Err(Reason::Scopes);
     }
     if let Some(key) = known {
@@ -342,6 +247,13 @@ pub(crate) fn intern(
     let (recorded, id) = record_and_publish(sought)?;
     shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
     Ok(id)
+}
+
+/// Returns whether there is room for one more stack in these scopes.
+#[cold]
+#[inline(never)]
+fn has_room_in_scope(scope: ScopeId) -> bool {
+    memory::may_grow_in_scope() || slots::other_of(scope) == scope
 }
 
 /// Gives a stack an id without the map, whose lock for it stays locked: no other thread finds this id, and the stack may get
@@ -378,45 +290,6 @@ pub(crate) fn lock_all_while(act: impl FnOnce()) {
     let _inside = fork::enter();
     let _shards: Vec<_> = map().shards().iter().map(|shard| shard.write()).collect();
     act();
-}
-
-/// Returns the layout of a recorded stack that so many bytes go on behind.
-fn layout(len: usize) -> Option<Layout> {
-    // A record takes so much anyway, see `memory`.
-    let size = (PACKED_AT + len).next_multiple_of(UNIT);
-    Layout::from_size_align(size, align_of::<Record>()).ok()
-}
-
-/// Copies a stack to permanent memory. It has no id yet.
-fn record(stack: &StackBuffer) -> Option<Key> {
-    let len = packed::len(stack.addresses());
-    let StackHeader { hash, scope, interval, truncated, .. } = stack.header;
-    let copy = NonNull::new(memory::zeroed_bytes(layout(scope_len(scope) + len)?))?;
-    debug_assert!(copy.cast::<Record>().is_aligned());
-    let cut = if truncated { TRUNCATED } else { 0 };
-    let flags = cut | if scope.is_none() { 0 } else { IN_SCOPE };
-    let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, flags, first: [0; 5] };
-    // SAFETY: fresh memory, as long as the layout says: at least a record, and from its `first` bytes on those of the number of its
-    // scopes and `len` packed ones.
-    let bytes = unsafe {
-        copy.cast::<Record>().write(record);
-        std::slice::from_raw_parts_mut(copy.byte_add(PACKED_AT).as_ptr(), scope_len(scope) + len)
-    };
-    let (before, packed) = bytes.split_at_mut(scope_len(scope));
-    if !before.is_empty() {
-        before.copy_from_slice(&scope.to_bytes());
-        slots::note_recorded(scope);
-    }
-    packed::pack(stack.addresses(), packed);
-    Some(Key(copy.cast()))
-}
-
-/// Frees a copy of [`record`] that was never published.
-fn unrecord(stack: Key) {
-    if let Some(layout) = layout(scope_len(stack.scope()) + stack.packed().len()) {
-        // SAFETY: made by `record` with the same layout.
-        unsafe { memory::free_bytes(stack.0.as_ptr().cast(), layout) };
-    }
 }
 
 // ── Id → stack ──────────────────────────────────────────────────────────────────────────────────

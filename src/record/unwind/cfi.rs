@@ -91,9 +91,11 @@ pub(crate) fn lookup_last<'a>(
     );
     // SAFETY: finished by `learn`, at a depth that was not above this one: the lower halves of the two are equal. So its
     // words are between this stack pointer and the stack's end, and aligned as the stack pointer is. It is borrowed from
-    // `owner`, which is not used meanwhile.
-    let (words, layout) = unsafe { FrameLayout::words_here(layout, sp, frame_pointer) };
-    let words = words.wrapping_add(hot.scope_term());
+    // `owner`, which is not used meanwhile. The term is this thread's own.
+    let (words, layout) = unsafe {
+        let base = (&raw const *hot).cast();
+        FrameLayout::words_here::<{ HotState::SCOPE_TERM }>(layout, sp, base, frame_pointer)
+    };
     if unlikely(!layout.is_last(words)) {
         return Err(Some((NonNull::from(layout), words)));
     }

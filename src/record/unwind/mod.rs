@@ -95,12 +95,12 @@ pub(crate) fn walk(owner: &mut OwnerState, registers: Registers, entrance: Optio
     debug_assert!((1..=MAX_ADDRESSES).contains(&limit), "{limit} addresses");
     let scope = owner.entered.current();
     (owner.buffer.header.len, owner.buffer.header.scope) = (0, scope);
-    if WALKER.load(Ordering::Relaxed) == CFI
-        && let Some(fingerprint) = cfi::walk_and_learn(owner, registers, limit, entrance)
-    {
-        return fingerprint.in_scope(scope.term());
-    }
-    walk_slow(owner, limit).in_scope(scope.term())
+    let quick = match WALKER.load(Ordering::Relaxed) {
+        CFI => cfi::walk_and_learn(owner, registers, limit, entrance),
+        _ => None,
+    };
+    let stack = quick.unwrap_or_else(|| walk_slow(owner, limit));
+    if scope.is_none() { stack } else { stack.in_scope(scope.term()) }
 }
 
 /// Walks by the platform's unwinder.

@@ -1,0 +1,158 @@
+//! Memory of one recorded stack: its scopes and packed addresses, and the latest id.
+
+use crate::base::atomics::{AtomicU32, Ordering};
+use crate::record::epoch::MAX_ADDRESSES;
+use crate::record::memory::{self, UNIT};
+use crate::record::scope::id::ScopeId;
+use crate::record::scope::slots;
+use crate::record::stack_id::packed::{self, LONGEST, Unpacked};
+use crate::record::thread::{StackBuffer, StackHeader};
+use std::alloc::Layout;
+use std::hash::{Hash, Hasher};
+use std::ptr::NonNull;
+
+/// A recorded stack. The number of its scopes, if it has any, and the packed bytes of its addresses go on behind it.
+#[repr(C)]
+pub(super) struct Record {
+    /// Hash of the stack: the map asks for it when it grows.
+    pub hash: u64,
+    /// Latest id of the stack. Relaxed: read and written under the lock of its shard.
+    pub id: AtomicU32,
+    /// Average bytes between samples of its blocks; 0: all are recorded.
+    pub interval: u32,
+    /// Number of packed bytes.
+    len: u16,
+    /// [`TRUNCATED`] and [`IN_SCOPE`].
+    flags: u8,
+    /// The first bytes of the number of its scopes or of the packed ones.
+    first: [u8; 5],
+}
+
+/// The walk ended at its limit or at an unknown address.
+const TRUNCATED: u8 = 1;
+/// The number of the stack's scopes comes before its packed bytes.
+const IN_SCOPE: u8 = 2;
+
+/// Bytes from the beginning of a record to the bytes that go on behind it.
+const PACKED_AT: usize = std::mem::offset_of!(Record, first);
+const _: () = assert!(PACKED_AT + 5 == size_of::<Record>() && MAX_ADDRESSES * LONGEST <= u16::MAX as usize);
+
+/// Returns the bytes that the number of a stack's scopes takes in its record.
+fn scope_len(scope: ScopeId) -> usize {
+    if scope.is_none() { 0 } else { size_of::<ScopeId>() }
+}
+
+/// Pointer to a recorded stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key(pub NonNull<Record>);
+
+// SAFETY: a recorded stack is never written again, but for its atomic id, and freed after its entry is gone.
+unsafe impl Send for Key {}
+// SAFETY: as above.
+unsafe impl Sync for Key {}
+
+impl Key {
+    /// Returns the record without its packed bytes.
+    pub(super) fn record(&self) -> &Record {
+        // SAFETY: a key points to a record, see the type.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Returns the packed bytes of the addresses.
+    pub(super) fn packed(&self) -> &[u8] {
+        let at = PACKED_AT + if self.is_in_scope() { size_of::<ScopeId>() } else { 0 };
+        // SAFETY: `record` writes `len` bytes there.
+        unsafe {
+            let first = self.0.byte_add(at).cast::<u8>();
+            std::slice::from_raw_parts(first.as_ptr(), self.record().len.into())
+        }
+    }
+
+    fn is_in_scope(&self) -> bool {
+        self.record().flags & IN_SCOPE != 0
+    }
+
+    pub(super) fn is_truncated(&self) -> bool {
+        self.record().flags & TRUNCATED != 0
+    }
+
+    /// Returns the scopes of the stack.
+    pub(super) fn scope(&self) -> ScopeId {
+        if !self.is_in_scope() {
+            return ScopeId::NONE;
+        }
+        // SAFETY: `record` writes them there, before the packed ones.
+        let bytes = unsafe { self.0.byte_add(PACKED_AT).cast::<[u8; size_of::<ScopeId>()]>().read() };
+        ScopeId::from_bytes(bytes)
+    }
+
+    /// Returns whether the stack in the buffer is this one.
+    pub(super) fn is(&self, sought: &StackBuffer) -> bool {
+        let (record, header) = (self.record(), &sought.header);
+        (record.hash, record.interval, self.is_truncated())
+            == (header.hash, header.interval, header.truncated)
+            && self.scope() == header.scope
+            && Unpacked::new(self.packed()).eq(sought.addresses().iter().copied())
+    }
+
+    /// Returns the latest id of the stack.
+    pub(super) fn id(&self) -> u32 {
+        self.record().id.load(Ordering::Relaxed)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.record().hash);
+    }
+}
+
+/// Returns the layout of a recorded stack that so many bytes go on behind.
+fn layout(len: usize) -> Option<Layout> {
+    // A record takes so much anyway, see `memory`.
+    let size = (PACKED_AT + len).next_multiple_of(UNIT);
+    Layout::from_size_align(size, align_of::<Record>()).ok()
+}
+
+/// Copies a stack to permanent memory. It has no id yet.
+pub(super) fn record(stack: &StackBuffer) -> Option<Key> {
+    let len = packed::len(stack.addresses());
+    let StackHeader { hash, scope, interval, truncated, .. } = stack.header;
+    let copy = NonNull::new(memory::zeroed_bytes(layout(scope_len(scope) + len)?))?;
+    debug_assert!(copy.cast::<Record>().is_aligned());
+    let cut = if truncated { TRUNCATED } else { 0 };
+    let flags = cut | if scope.is_none() { 0 } else { IN_SCOPE };
+    let record = Record { hash, id: AtomicU32::new(0), interval, len: len as u16, flags, first: [0; 5] };
+    // SAFETY: fresh memory, as long as the layout says: at least a record, and from its `first` bytes on those of the number of its
+    // scopes and `len` packed ones.
+    let packed = unsafe {
+        copy.cast::<Record>().write(record);
+        if !scope.is_none() {
+            record_scope(copy.byte_add(PACKED_AT), scope);
+        }
+        std::slice::from_raw_parts_mut(copy.byte_add(PACKED_AT + scope_len(scope)).as_ptr(), len)
+    };
+    packed::pack(stack.addresses(), packed);
+    Some(Key(copy.cast()))
+}
+
+/// Writes the number of a stack's scopes to its record.
+///
+/// # Safety
+///
+/// * There are so many bytes to write to.
+#[cold]
+#[inline(never)]
+unsafe fn record_scope(place: NonNull<u8>, scope: ScopeId) {
+    // SAFETY: the caller's duty.
+    unsafe { place.cast().write(scope.to_bytes()) };
+    slots::note_recorded(scope);
+}
+
+/// Frees a copy of [`record`] that was never published.
+pub(super) fn unrecord(stack: Key) {
+    if let Some(layout) = layout(scope_len(stack.scope()) + stack.packed().len()) {
+        // SAFETY: made by `record` with the same layout.
+        unsafe { memory::free_bytes(stack.0.as_ptr().cast(), layout) };
+    }
+}
