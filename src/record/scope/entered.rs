@@ -154,12 +154,15 @@ impl Entered {
         true
     }
 
-    /// Removes the scope of this token if it is the last and its entry holds nothing; false, and nothing is changed, where it is not.
+    /// Removes the scope of this token if it is the last; false, and nothing is changed, where it is not.
     #[inline]
     pub(crate) fn pop(&mut self, token: u32) -> bool {
-        let is_last = self.entries().last().is_some_and(|last| last.token == token && !last.is_holder);
-        self.len -= usize::from(is_last);
-        is_last
+        let Some(last) = self.entries().last().filter(|last| last.token == token) else { return false };
+        if last.is_holder {
+            slots::release(last.both);
+        }
+        self.len -= 1;
+        true
     }
 
     /// Removes the scope of this token.
