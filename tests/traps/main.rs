@@ -21,6 +21,8 @@ mod life_cycle;
 mod limit;
 mod peak;
 mod reclaim;
+mod scope_life;
+mod scopes;
 mod shortage;
 mod signals;
 mod sizes;

@@ -109,6 +109,12 @@ impl Slot {
         (word & USED != 0).then_some(word >> LIFE)
     }
 
+    /// Returns whether there is a combination without a holder.
+    pub(crate) fn is_without_holder(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word & USED != 0 && word & HOLDERS == 0
+    }
+
     /// Takes note of a combination without a holder. In a pass.
     pub(crate) fn candidate(&self) -> Option<Candidate> {
         let noted = |word: u64| (word & USED != 0 && word & HOLDERS == 0).then_some(word & !HELD_AGAIN);

@@ -64,6 +64,11 @@ pub(crate) fn other_of(id: ScopeId) -> ScopeId {
     if id.is_none() || other == 0 { ScopeId::NONE } else { id_at(other.into()).unwrap_or_default() }
 }
 
+/// Returns the number of combinations without a holder, among the first so many slots.
+pub(crate) fn without_holder(slots: usize) -> usize {
+    ALL.iter().take(slots).filter(|slot| slot.is_without_holder()).count()
+}
+
 /// Takes note of the combination in the slot at this place, if it has no holder. In a pass.
 pub(crate) fn candidate(at: usize) -> Option<Candidate> {
     ALL.get(at)?.candidate()

@@ -53,6 +53,8 @@ struct Table {
     free: VecDeque<usize>,
     /// Combinations that were new or found no slot since the last pass in vain.
     since_pass: usize,
+    /// Combinations without a holder that this pass has left.
+    left: usize,
     /// Names of combinations that ended while there were readers.
     ended: BTreeMap<ScopeId, Names>,
 }
@@ -63,6 +65,7 @@ static TABLE: ForkMutex<Table> = ForkMutex::new(Table {
     others: Vec::new(),
     free: VecDeque::new(),
     since_pass: LEAST_BETWEEN,
+    left: 0,
     ended: BTreeMap::new(),
 });
 
@@ -72,8 +75,8 @@ static READINGS: AtomicUsize = AtomicUsize::new(0);
 /// Names of this many combinations are kept for readers; beyond them none ends while there are readers.
 const MOST_ENDED: usize = 4 * COMBINATIONS;
 
-/// A pass that frees fewer slots is in vain: the next one for want of a slot comes after so many combinations at least, since it reads
-/// the counts of all stacks.
+/// A pass that frees fewer slots is in vain. The next one for want of a slot comes after so many new combinations, or once so many
+/// more have no holder, since it reads the counts of all stacks.
 const LEAST_BETWEEN: usize = 64;
 
 /// Result of [`intern`] where there is no slot.
@@ -144,7 +147,7 @@ pub(crate) fn taken() -> usize {
 
 /// Notes that a pass would find nothing.
 pub(crate) fn pass_in_vain() {
-    TABLE.lock().since_pass = 0;
+    TABLE.lock().note_vain_pass();
 }
 
 /// Frees the slots of combinations without a holder that no stack was recorded in. Returns how many.
@@ -170,7 +173,7 @@ pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>) -> usiz
         }
     }
     if freed < LEAST_BETWEEN {
-        table.since_pass = 0;
+        table.note_vain_pass();
     }
     freed
 }
@@ -246,7 +249,15 @@ impl Table {
         let _internal = Suspension::new(INTERNAL);
         self.since_pass += 1;
         let other = self.other(pairs);
-        self.insert(hash, pairs, other).ok_or(Full { is_pass_due: self.since_pass > LEAST_BETWEEN })
+        self.insert(hash, pairs, other).ok_or_else(|| {
+            let is_long_ago = self.since_pass > LEAST_BETWEEN;
+            let without_holder = || slots::without_holder(self.named.len());
+            Full { is_pass_due: is_long_ago || without_holder() >= self.left + LEAST_BETWEEN }
+        })
+    }
+
+    fn note_vain_pass(&mut self) {
+        (self.since_pass, self.left) = (0, slots::without_holder(self.named.len()));
     }
 
     /// Returns the place of the combination of the same keys with `[other]` as values; makes it if there is room.
