@@ -154,15 +154,13 @@ impl Entered {
         true
     }
 
-    /// Removes the scope of this token if it is the last; false, and nothing is changed, where it is not.
+    /// Removes the scope of this token if it is the last, and returns the combination that it held, which is to be released. `None`,
+    /// and nothing is changed, where it is not.
     #[inline]
-    pub(crate) fn pop(&mut self, token: u32) -> bool {
-        let Some(last) = self.entries().last().filter(|last| last.token == token) else { return false };
-        if last.is_holder {
-            slots::release(last.both);
-        }
+    pub(crate) fn pop(&mut self, token: u32) -> Option<ScopeId> {
+        let last = *self.entries().last().filter(|last| last.token == token)?;
         self.len -= 1;
-        true
+        Some(if last.is_holder { last.both } else { ScopeId::NONE })
     }
 
     /// Removes the scope of this token.
@@ -240,7 +238,8 @@ mod tests {
         let token = entered.push_alone(id(1), id(1).term()).unwrap();
         assert!(entered.push_alone(id(2), id(2).term()).is_none() && entered.term() == id(1).term());
         let again = entered.push_alone(id(1), id(1).term()).unwrap();
-        assert!(!entered.pop(token) && entered.pop(again) && entered.pop(token) && !entered.pop(token));
+        let popped = [token, again, token, token].map(|token| entered.pop(token));
+        assert_eq!(popped, [None, Some(ScopeId::NONE), Some(ScopeId::NONE), None]);
     }
 
     #[test]

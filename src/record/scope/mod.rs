@@ -394,22 +394,25 @@ impl Drop for ScopeGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         let Some(entered) = self.state else { return slots::release(self.held) };
-        let is_left = thread::idle().is_some_and(|state| {
-            std::ptr::eq(state, entered) && state.change_scopes_idle(|entered| entered.pop(self.token))
-        });
-        if !is_left || !self.held.is_none() {
-            self.leave_slow(entered);
+        let state = thread::idle().filter(|state| std::ptr::eq(*state, entered));
+        let popped = state.and_then(|state| state.change_scopes_idle(|entered| entered.pop(self.token)));
+        if popped != Some(ScopeId::NONE) || !self.held.is_none() {
+            self.leave_slow(entered, popped);
         }
     }
 }
 
 impl ScopeGuard<'_> {
-    /// Leaves the scope if the thread is still in it, and lets go of it.
+    /// Leaves the scope if that has not been done, and releases all that was held for it.
     #[inline(never)]
-    fn leave_slow(&self, entered: &'static ThreadState) {
-        // Near its end the thread has given its state away.
-        if thread::current().is_some_and(|state| std::ptr::eq(state, entered)) {
-            leave(entered, self.token);
+    fn leave_slow(&self, entered: &'static ThreadState, popped: Option<ScopeId>) {
+        match popped {
+            Some(both) => slots::release(both),
+            // Near its end the thread has given its state away.
+            None if thread::current().is_some_and(|state| std::ptr::eq(state, entered)) => {
+                leave(entered, self.token);
+            }
+            None => {}
         }
         slots::release(self.held);
     }
