@@ -86,7 +86,9 @@ fn scopes() -> [(Scope, &'static str); 4] {
 fn work(worker: usize, scopes: &[(Scope, &'static str); 4], blocks: &Mutex<Vec<Block>>) {
     let mut random = Random(worker as u64);
     for number in 0..500 {
-        let of = |number: usize| &scopes[usize::from(number % 10 != 0) + 2 * usize::from(number % 3 == 0)];
+        let of = |number: usize| {
+            &scopes[usize::from(!number.is_multiple_of(10)) + 2 * usize::from(number.is_multiple_of(3))]
+        };
         let (scope, name) = of(number);
         let bytes = scope.in_scope(|| on_path(number % 4, 4, &mut || keep(100 + number % 7 * 300)));
         let block = Block { bytes, scope: name, function: KEEP };
