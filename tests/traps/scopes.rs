@@ -70,7 +70,7 @@ fn check<'a>(blocks: impl Iterator<Item = &'a Block>) {
     }
 }
 
-/// Two tenants, nine blocks of the second for each of the first, and combinations of them with a route.
+/// Makes two tenants, and combinations of them with a route.
 fn scopes() -> [(Scope, &'static str); 4] {
     let (acme, globex) = (Scope::new("tenant", "acme"), Scope::new("tenant", "globex"));
     let (search, index) = (acme.clone().with("route", "/search"), globex.clone().with("route", "/index"));
