@@ -45,7 +45,7 @@ pub struct ScopeRow {
 }
 
 impl ScopeRow {
-    #[cfg(test)]
+    #[cfg(all(test, any(feature = "prometheus", feature = "prometheus-client")))]
     pub(crate) fn new(key: &str, value: &str, live: LiveChange) -> ScopeRow {
         ScopeRow { pair: (key.into(), value.into()), live, live_stderr_bytes: 0 }
     }

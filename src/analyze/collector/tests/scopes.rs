@@ -182,6 +182,9 @@ fn comparisons_and_views_can_be_of_one_scope() {
     let first = &all.rows[0];
     assert_eq!((&*first.pair.0, &*first.pair.1, first.totals.size_diff), ("tenant", "acme", -300));
     assert_eq!((all.rows.len(), all.pairs, all.total.size), (1, 2, 1_320));
+    let second = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!((second(all.times.since), second(all.times.taken_at)), (0, 10));
+    assert_eq!((first.stderr, first.diff_stderr), (0, 0));
     assert_eq!(collector.overview().scopes, 2);
 }
 
