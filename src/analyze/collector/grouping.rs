@@ -4,6 +4,7 @@
 use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{Estimate, LiveStack, fit, total};
 use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
+use super::scopes::{PairSums, ScopeRow};
 use super::site_index::SiteIndex;
 use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
@@ -17,6 +18,9 @@ use std::time::{Duration, Instant};
 const TOP_DELTA: usize = 4;
 const STICKY: usize = 8;
 pub(super) const STICKY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Chosen rows, and those that are followed.
+pub(super) type Rows<T> = (Vec<T>, Vec<T>);
 
 impl State {
     /// Builds the report of a snapshot, with the names there are. `begun`, `spent`: the time at which this step began,
@@ -34,12 +38,9 @@ impl State {
         let then = baseline.as_deref().into_iter().flat_map(KeptCounts::stacks);
         let sums = sums(&self.names, raw.stacks.iter().map(LiveStack::from), then);
         let all = total(totals.into(), baseline.as_deref());
-        let (sites, followed) =
-            if with_sites { self.rows(raw, &sums, all) } else { (Vec::new(), Vec::new()) };
-        let (scopes, followed_scopes) = if with_sites {
-            self.scope_rows(raw, baseline.as_deref(), all)
-        } else {
-            (Vec::new(), Vec::new())
+        let ((sites, followed), (scopes, followed_scopes)) = match with_sites {
+            true => (self.rows(raw, &sums, all), self.scope_rows(raw, baseline.as_deref(), all)),
+            false => self.no_rows(),
         };
         // Each stack is counted at one site at most, so the bytes taken away were there; `fit` has seen to it for
         // estimates, but for blocks of no bytes.
@@ -91,13 +92,16 @@ impl State {
         }
     }
 
+    /// Returns no chosen rows, and those of everything that is followed, with nothing in them: a recorder would keep the figures of
+    /// before.
+    fn no_rows(&mut self) -> (Rows<SiteRow>, Rows<ScopeRow>) {
+        let none = LiveChange::default();
+        let followed = self.followed.rows(&[], |_| (none, 0));
+        ((Vec::new(), followed), (Vec::new(), self.scopes.followed_rows(&PairSums::default(), none)))
+    }
+
     /// Returns the rows of the chosen sites, and those of all followed sites.
-    fn rows(
-        &mut self,
-        raw: &RawSnapshot,
-        sums: &[Estimate],
-        all: LiveChange,
-    ) -> (Vec<SiteRow>, Vec<SiteRow>) {
+    fn rows(&mut self, raw: &RawSnapshot, sums: &[Estimate], all: LiveChange) -> Rows<SiteRow> {
         let sites = self.choose(raw, sums, all);
         let followed = self.followed.rows(&sites, |id| {
             let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::baselines::KeptCounts;
 use super::estimate::{Estimate, fit};
+use super::grouping::Rows;
 use super::state::State;
 use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::scope::{OTHER, Pair, ScopeLabels};
@@ -98,6 +99,7 @@ impl KeptCounts {
 }
 
 /// Sums by key and value, now and in the baseline.
+#[derive(Default)]
 pub(super) struct PairSums(BTreeMap<Pair, Estimate>);
 
 impl PairSums {
@@ -216,7 +218,7 @@ impl ScopeChoice {
     }
 
     /// Returns the chosen rows, and those of all pairs that are followed.
-    fn rows(&mut self, sums: &PairSums, total: LiveChange) -> (Vec<ScopeRow>, Vec<ScopeRow>) {
+    fn rows(&mut self, sums: &PairSums, total: LiveChange) -> Rows<ScopeRow> {
         self.chosen = sums.choose(&self.chosen);
         let mut chosen = sums.rows(&self.chosen, total, |_, rest| rest.now.all.blocks > 0);
         if chosen.len() > MOST_PAIRS {
@@ -225,8 +227,14 @@ impl ScopeChoice {
             chosen.truncate(MOST_PAIRS);
             chosen.sort_by(|one, other| one.key().cmp(other.key()));
         }
+        let followed = self.followed_rows(sums, total);
+        (chosen, followed)
+    }
+
+    /// Returns the rows of all pairs that are followed, the chosen ones among them.
+    pub(super) fn followed_rows(&mut self, sums: &PairSums, total: LiveChange) -> Vec<ScopeRow> {
         if !self.is_following {
-            return (chosen, Vec::new());
+            return Vec::new();
         }
         let mut new: Vec<&Pair> = self.chosen.difference(&self.followed).collect();
         new.sort_unstable();
@@ -234,13 +242,12 @@ impl ScopeChoice {
         let new: Vec<Pair> = new.into_iter().cloned().collect();
         self.followed.extend(new);
         let rests = &mut self.followed_rests;
-        let followed = sums.rows(&self.followed, total, |key, rest| {
+        sums.rows(&self.followed, total, |key, rest| {
             if rest.now.all.blocks > 0 && !rests.contains(key) {
                 rests.insert(key.clone());
             }
             rests.contains(key)
-        });
-        (chosen, followed)
+        })
     }
 }
 
@@ -251,7 +258,7 @@ impl State {
         raw: &RawSnapshot,
         baseline: Option<&KeptCounts>,
         total: LiveChange,
-    ) -> (Vec<ScopeRow>, Vec<ScopeRow>) {
+    ) -> Rows<ScopeRow> {
         let mut now: HashMap<ScopeId, Estimate> = HashMap::new();
         for stack in raw.stacks.iter().filter(|stack| stack.scope != ScopeId::NONE) {
             let live = Live::from(stack.counts);

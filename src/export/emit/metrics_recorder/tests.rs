@@ -131,6 +131,33 @@ fn a_pair_of_a_scope_stays_true_when_it_is_over() {
     }
 }
 
+/// A series that stays must not show the bytes of before.
+#[test]
+fn lines_and_scopes_fall_to_zero_while_tracking_is_off() {
+    let fake = Fake::new();
+    let outlet = Metrics::new(&fake.collector(25, 300));
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let values = |seconds: u64| -> Vec<f64> {
+        fake.at(seconds);
+        metrics::with_local_recorder(&recorder, || outlet.collect());
+        let text = recorder.handle().render();
+        let names = [
+            "heap_site_live_bytes{",
+            "heap_site_live_blocks{",
+            "heap_scope_live_bytes{",
+            "heap_scope_live_delta_bytes{",
+        ];
+        let rows = series(&text).into_iter();
+        rows.filter(|(name, _)| names.iter().any(|begin| name.starts_with(begin)))
+            .map(|(_, value)| value)
+            .collect()
+    };
+    fake.holds_in(2, &[("tenant", "acme")], 100, 3);
+    assert_eq!(values(10), [100.0, 100.0, 3.0, 100.0]);
+    fake.heap().tracking = false;
+    assert_eq!(values(20), [0.0; 4]);
+}
+
 /// A recorder that appends units to names finds them there already.
 #[test]
 fn names_stay_as_they_are_with_units() {
