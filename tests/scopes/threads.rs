@@ -153,6 +153,25 @@ fn scopes_around_a_poll_that_change() {
     assert_eq!(current(), NO_SCOPE);
 }
 
+/// A guard that was entered before a poll is dropped inside it.
+#[test]
+fn a_scope_around_a_poll_that_is_left_inside_it() {
+    let outer = Scope::new("outer", "left inside");
+    let mut around = Some(outer.enter());
+    let leaving = poll_fn(|_| {
+        let before = (current(), block());
+        drop(around.take());
+        Poll::Ready([before, (current(), block())])
+    });
+    let Poll::Ready([before, after]) = poll(pin!(leaving.in_scope(Scope::new("task", "leaving")))) else {
+        panic!("one poll")
+    };
+    assert_eq!(before.0, r#"Scope { outer: "left inside", task: "leaving" }"#);
+    assert_eq!((&*after.0, &*current()), (r#"Scope { task: "leaving" }"#, NO_SCOPE));
+    assert_eq!(held(FILE, LINE, "outer", "left inside"), (48, 1));
+    assert_eq!(held(FILE, LINE, "task", "leaving"), (2 * 48, 2));
+}
+
 /// Returns the scopes that six polls see.
 async fn six_polls() -> Vec<String> {
     let mut seen = Vec::new();

@@ -16,7 +16,7 @@ pub(crate) struct Entry {
     pub both: ScopeId,
     /// Term of `both`.
     pub term: u64,
-    /// This entry holds `both`; otherwise a holder of `given` or the entry before does.
+    /// This entry holds `both`; otherwise a holder of `given`, the entry before, or the future that is polled does.
     pub is_holder: bool,
     /// Number that tells its guard from others of this thread.
     pub token: u32,
@@ -108,14 +108,14 @@ impl Entered {
     #[inline]
     pub(crate) fn push_alone(&mut self, given: ScopeId, term: u64) -> Option<u32> {
         let outer = self.current();
-        if outer.is_none() || outer == given { self.push_combined(given, term) } else { None }
+        if outer.is_none() || outer == given { self.push_combined(given, given, term) } else { None }
     }
 
-    /// Adds a scope of this term that has all keys of the others. Returns its token; `None`, and nothing is changed, where the list is
-    /// full.
+    /// Adds a scope whose combination with the others is known, and is held for as long as its guard lives. Returns its token; `None`,
+    /// and nothing is changed, where the list is full.
     #[inline]
-    pub(crate) fn push_combined(&mut self, given: ScopeId, term: u64) -> Option<u32> {
-        (self.len < self.capacity).then(|| self.write(given, given, term, false))
+    pub(crate) fn push_combined(&mut self, given: ScopeId, both: ScopeId, term: u64) -> Option<u32> {
+        (self.len < self.capacity).then(|| self.write(given, both, term, false))
     }
 
     /// Adds a scope, and returns its token; `None`, and nothing is changed, without memory.

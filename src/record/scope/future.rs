@@ -114,7 +114,7 @@ impl<F: Future> Future for InScope<F> {
         let this = unsafe { self.get_unchecked_mut() };
         // SAFETY: as above; it is pinned as long as `self` is.
         let future = unsafe { Pin::new_unchecked(&mut this.future) };
-        let _entered = combined(&this.scope, &mut this.combined).enter_combined();
+        let _entered = this.scope.enter_combined(combined(&this.scope, &mut this.combined));
         future.poll(context)
     }
 }

@@ -186,18 +186,20 @@ impl Scope {
         union(Scope::current_id(), self.id)
     }
 
-    /// Enters a scope that has all keys of those that the thread is in, as of [`combined_with_current`](Scope::combined_with_current).
-    /// Touches nothing that threads share.
+    /// Enters a scope whose combination with those that the thread is in is known, as by
+    /// [`combined_with_current`](Scope::combined_with_current). Touches nothing that threads share.
     #[inline]
-    pub(crate) fn enter_combined(&self) -> ScopeGuard<'_> {
+    pub(crate) fn enter_combined<'a>(&'a self, combined: &'a Scope) -> ScopeGuard<'a> {
+        let Scope { id: both, term, .. } = *combined;
         if !self.id.is_none()
             && let Some(state) = thread::idle()
-            && let Some(token) = state.change_scopes_idle(|entered| entered.push_combined(self.id, self.term))
+            && let Some(token) =
+                state.change_scopes_idle(|entered| entered.push_combined(self.id, both, term))
         {
             return ScopeGuard::new(state, token);
         }
         let Some(state) = self.state() else { return ScopeGuard::NONE };
-        let token = state.change_scopes(|entered| entered.push(self.id, self.id, false));
+        let token = state.change_scopes(|entered| entered.push(self.id, both, false));
         token.flatten().map_or(ScopeGuard::NONE, |token| ScopeGuard::new(state, token))
     }
 
