@@ -80,6 +80,8 @@ paths! {
     "known stack in a new scope" 1_000, new_scopes;
     "new stack, 13 to 20 frames" 1_000, |n, most| new_stacks(n, most, 13..21);
     "new stack, 60 frames" 1_000, |n, most| new_stacks(n, most, 60..61);
+    "new stack, 13 to 20 frames, beside 16 threads" 1_000, |n, most| beside_threads(16, |_| first_event(), || new_stacks(n, most, 13..21));
+    "new stack, 13 to 20 frames, beside 64 threads" 1_000, |n, most| beside_threads(64, |_| first_event(), || new_stacks(n, most, 13..21));
     "first event of a thread, state made" 16 within first_event, first_of_living_threads;
     "first event of a thread, state taken over" 64 within first_event, first_of_threads_in_turn;
     "unsampled: allocate 64 bytes" 4096, |n, most| sampling(NEVER, || allocate(n, most, FRAMES, SMALL));
@@ -94,6 +96,7 @@ paths! {
     "sampled each 1024 bytes: allocate 64 bytes" 4096, |n, most| sampling(1_024, || allocate(n, most, FRAMES, SMALL));
     "sampled each 1024 bytes: free 64 bytes" 4096, |n, most| sampling(1_024, || free(n, most, SMALL));
     "snapshot of 1000 stacks" 4, snapshots;
+    "snapshot of 1000 stacks beside 64 threads" 4, |n, most| beside_threads(64, |_| first_event(), || snapshots(n, most));
     "collection of 1000 stacks" 3 within next_collection, collections;
 }
 
@@ -266,7 +269,8 @@ fn new_scopes(count: usize, most: usize) {
     // Blocks of the mapping hardly grow.
     inner::begin();
     inner::end();
-    let scopes: Vec<Scope> = (0..WARM + most).map(|number| Scope::new("tenant", number.to_string())).collect();
+    let scopes: Vec<Scope> =
+        (0..WARM + most).map(|number| Scope::new("tenant", number.to_string())).collect();
     let mut blocks = Blocks::with_room(most, SMALL);
     under(FRAMES, 0, &mut || {
         for scope in &scopes[..WARM + count] {
@@ -344,25 +348,34 @@ fn first_of_threads_in_turn(count: usize, most: usize) {
 /// Runs threads that live until the last one has started, so that a state is made for each.
 fn first_of_living_threads(count: usize, most: usize) {
     inner::begin();
+    let first = move |number| {
+        if number < 1 + count {
+            first_event();
+        }
+    };
+    beside_threads(1 + most, first, || ());
+}
+
+/// Acts while so many threads live. Each has done this first.
+fn beside_threads(threads: usize, first: impl Fn(usize) + Copy + 'static, act: impl FnOnce()) {
     let [told, heard] = pipe();
     let [over, waiting] = pipe();
-    let mut threads = Vec::with_capacity(1 + most);
+    let mut living = Vec::with_capacity(threads);
     // Boxes, because a thread keeps a reference to its closure.
-    for number in 0..1 + most {
+    for number in 0..threads {
         let work: &'static mut dyn FnMut() = Box::leak(Box::new(move || {
-            if number < 1 + count {
-                first_event();
-            }
+            first(number);
             tell(told);
             listen(waiting);
         }));
-        threads.push(begin(Box::leak(Box::new(work))));
+        living.push(begin(Box::leak(Box::new(work))));
         listen(heard);
     }
-    for _ in &threads {
+    act();
+    for _ in &living {
         tell(over);
     }
-    threads.into_iter().for_each(end);
+    living.into_iter().for_each(end);
 }
 
 /// Opens a file that is written and read.
