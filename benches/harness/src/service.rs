@@ -27,11 +27,12 @@ const fn kind(name: &'static str, base: &'static str) -> Kind {
     Kind { name, base: Some(base) }
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 14] = [
     Kind { name: "system", base: None },
     kind("heapgauge", "system"),
     kind("heapgauge-sampled", "system"),
     kind(SCRAPED, "system"),
+    kind("heapgauge-scopes", "system"),
     kind("heapgauge-paused", "system"),
     kind("heapgauge-off", "system"),
     kind("jemalloc", "system"),

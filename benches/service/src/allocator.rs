@@ -4,6 +4,7 @@
     feature = "heapgauge",
     feature = "heapgauge-off",
     feature = "heapgauge-paused",
+    feature = "heapgauge-scopes",
     feature = "heapgauge-scraped"
 ))]
 #[global_allocator]

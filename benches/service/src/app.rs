@@ -88,6 +88,19 @@ const PAGE: &str = r#"<!doctype html>
 const TABLE: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, total REAL);
     CREATE INDEX by_customer ON orders (customer)";
 
+/// Returns the service, mounted so many times, at `/0`, `/1` and so on.
+pub fn copies(number: u64) -> Router {
+    let service = router();
+    (0..number).fold(Router::new(), |router, copy| router.nest(&format!("/{copy}"), service.clone()))
+}
+
+/// Returns the scope of a request: its route.
+#[cfg(feature = "heapgauge-scopes")]
+fn route_of(request: &Request) -> heapgauge::Scope {
+    let path = request.extensions().get::<axum::extract::MatchedPath>();
+    heapgauge::Scope::new("route", path.map_or("other", axum::extract::MatchedPath::as_str))
+}
+
 pub fn router() -> Router {
     // Logs are formatted and thrown away, so that no disk is measured.
     let _ = tracing_subscriber::fmt().with_writer(std::io::sink).with_ansi(false).try_init();
@@ -106,13 +119,18 @@ pub fn router() -> Router {
         found: LruCache::new(NonZeroUsize::new(500).expect("not zero")),
     };
     let service = Service { shop: Mutex::new(shop), database: Mutex::new(database), pages, metrics };
+    // Handlers alone are in a scope.
+    #[cfg(feature = "heapgauge-scopes")]
+    let scopes = heapgauge::scope::ScopeLayer::new(route_of);
+    #[cfg(not(feature = "heapgauge-scopes"))]
+    let scopes = tower::layer::util::Identity::new();
     let router = Router::new()
         .route("/orders", post(add))
         .route("/orders/{id}", get(one))
         .route("/search", get(search))
         .route("/recent", get(recent))
         .route("/spent/{customer}", get(spent))
-        .layer(CompressionLayer::new())
+        .layer((CompressionLayer::new(), scopes))
         .layer(from_fn(measured))
         .layer(TraceLayer::new_for_http())
         .route("/metrics", get(async |State(service): State<Arc<Service>>| service.metrics.render()))

@@ -6,12 +6,16 @@ use axum::http::Request;
 use serde_json::json;
 use tower::ServiceExt;
 
-/// Answers the first requests of the mix, and returns the CPU of each as JSON.
-pub async fn answer(router: Router, requests: u64) -> serde_json::Value {
+/// Answers the first requests of the mix, by one copy of the service after the other if there are any, and returns the CPU of
+/// all as JSON.
+pub async fn answer(router: Router, requests: u64, copies: Option<u64>) -> serde_json::Value {
     let before = crate::usage::now();
     let mut bytes = 0;
     for number in 0..requests {
-        let asked = crate::requests::request(number);
+        let mut asked = crate::requests::request(number);
+        if let Some(copies) = copies {
+            asked.path = format!("/{}{}", number % copies, asked.path);
+        }
         let mut request =
             Request::builder().method(asked.method).uri(&asked.path).header("host", "shop.example");
         if asked.is_gzip {

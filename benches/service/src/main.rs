@@ -2,8 +2,9 @@
 //! metrics. Its global allocator is chosen by a feature.
 //!
 //! ```text
-//! service                 serves on a free port of 127.0.0.1, whose address is its first line, until its input ends
-//! service inside N        answers N requests without a network: for callgrind, and to see where user time goes
+//! service                  serves on a free port of 127.0.0.1, whose address is its first line, until its input ends
+//! service inside N         answers N requests without a network: for callgrind, and to see where user time goes
+//! service inside N COPIES  the same, of as many copies of the service: five routes each
 //! ```
 
 mod allocator;
@@ -35,11 +36,17 @@ fn main() {
         }
         ["inside", requests] => {
             let requests = requests.parse().expect("usage: service inside REQUESTS");
-            let answered = runtime.block_on(runtime.spawn(inside::answer(app::router(), requests)));
+            let answered = runtime.block_on(runtime.spawn(inside::answer(app::router(), requests, None)));
+            println!("{}", answered.expect("no request panics"));
+        }
+        ["inside", requests, copies] => {
+            let [requests, copies] = [requests, copies].map(|number| number.parse().expect("a number"));
+            let router = app::copies(copies);
+            let answered = runtime.block_on(runtime.spawn(inside::answer(router, requests, Some(copies))));
             println!("{}", answered.expect("no request panics"));
         }
         _ => {
-            eprintln!("usage: service [inside REQUESTS]");
+            eprintln!("usage: service [inside REQUESTS [COPIES]]");
             std::process::exit(2);
         }
     }
