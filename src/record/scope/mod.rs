@@ -305,22 +305,33 @@ fn interned(pairs: &[Pair<'_>]) -> Scope {
 /// Makes room for a combination that has found no slot, or returns that of `[other]`.
 #[cold]
 #[inline(never)]
-fn make_room(pairs: &[Pair<'_>], Full { is_pass_due }: Full) -> ScopeId {
-    let mut tries = 0;
-    while pass::is_under_way() && tries < MOST_WAITS {
-        std::thread::sleep(WAIT);
-        tries += 1;
+fn make_room(pairs: &[Pair<'_>], Full { mut is_pass_due }: Full) -> ScopeId {
+    let mut passes = 0;
+    for _ in 0..MOST_WAITS {
+        if pass::is_under_way() {
+            std::thread::sleep(WAIT);
+        } else if table::free_unrecorded() == 0 {
+            if !is_pass_due || passes == MOST_PASSES {
+                break;
+            }
+            raw_snapshot::end_scopes();
+            passes += 1;
+        }
+        match table::intern(pairs) {
+            Ok(id) => return id,
+            // Those that the pass of another thread has freed may be taken, or it began before enough had no holder.
+            Err(full) => is_pass_due = full.is_pass_due,
+        }
     }
-    if tries == 0 && table::free_unrecorded() == 0 && is_pass_due {
-        raw_snapshot::end_scopes();
-    }
-    table::intern(pairs).unwrap_or_else(|_| table::intern_other(pairs))
+    table::intern_other(pairs)
 }
 
 /// Time between two looks at a pass of another thread, which soon frees slots.
 const WAIT: Duration = Duration::from_micros(100);
 /// Looks after which it is not waited for any longer.
 const MOST_WAITS: u32 = 2_500;
+/// Passes of one thread for one combination: where the traces are cleared meanwhile, a pass is in vain.
+const MOST_PASSES: u32 = 3;
 
 /// Returns the combination of two, where the values of the inner one count for keys that both have.
 fn union(outer: ScopeId, inner: ScopeId) -> Scope {

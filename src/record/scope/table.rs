@@ -72,7 +72,8 @@ static TABLE: ForkMutex<Table> = ForkMutex::new(Table {
 /// Readings that are under way.
 static READINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// Names of this many combinations are kept for readers; beyond them none ends while there are readers.
+/// Names of this many combinations are kept for readers. Beyond them, blocks that a reader has met before they were freed are shown
+/// without a scope.
 const MOST_ENDED: usize = 4 * COMBINATIONS;
 
 /// A pass that frees fewer slots is in vain. The next one for want of a slot comes after so many new combinations, or once so many
@@ -165,9 +166,7 @@ pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>) -> usiz
     let _internal = Suspension::new(INTERNAL);
     let mut freed = 0;
     for (at, candidate) in candidates {
-        if (READINGS.load(Ordering::SeqCst) == 0 || table.ended.len() < MOST_ENDED)
-            && slots::free(at, candidate)
-        {
+        if slots::free(at, candidate) {
             table.remove(at);
             freed += 1;
         }
@@ -306,7 +305,7 @@ impl Table {
             if self.by_hash.get(&hash) == Some(&at) {
                 self.by_hash.remove(&hash);
             }
-            if READINGS.load(Ordering::SeqCst) != 0 {
+            if READINGS.load(Ordering::SeqCst) != 0 && self.ended.len() < MOST_ENDED {
                 self.ended.insert(id, names);
             }
             self.free.push_back(at);
