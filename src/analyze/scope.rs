@@ -3,7 +3,7 @@
 //! Any thread may use them. Cloning is O(1): the text behind them is shared.
 #![forbid(unsafe_code)]
 
-use crate::record::raw_snapshot::{ScopeId, ScopeNames};
+use crate::record::raw_snapshot::{ScopeId, ScopeNames, shown_value};
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -116,12 +116,18 @@ impl fmt::Debug for ScopeLabels {
 pub(crate) struct ScopeFilter {
     pub key: String,
     pub value: String,
+    /// The value as a program's scope shows it: cut, and without characters that are not printable.
+    shown: String,
 }
 
 impl ScopeFilter {
-    /// Returns whether blocks with these labels are selected.
+    pub(crate) fn new(key: &str, value: &str) -> ScopeFilter {
+        ScopeFilter { key: key.into(), value: value.into(), shown: shown_value(value).into_owned() }
+    }
+
+    /// Returns whether blocks with these labels are selected. Files may have values that no scope would show.
     pub(crate) fn admits(&self, labels: &ScopeLabels) -> bool {
-        labels.get(&self.key) == Some(&*self.value)
+        labels.get(&self.key).is_some_and(|value| value == self.value || value == self.shown)
     }
 }
 
@@ -134,7 +140,7 @@ impl FromStr for ScopeFilter {
     /// Splits at the first colon; a key has none.
     fn from_str(text: &str) -> Result<ScopeFilter, &'static str> {
         match text.split_once(':') {
-            Some((key, value)) if !key.is_empty() => Ok(ScopeFilter { key: key.into(), value: value.into() }),
+            Some((key, value)) if !key.is_empty() => Ok(ScopeFilter::new(key, value)),
             _ => Err(FILTER),
         }
     }
@@ -194,6 +200,13 @@ mod tests {
         let labels = |value: &str| ScopeLabels::new(vec![("route".into(), value.into())]);
         assert!(filter.admits(&labels("/a:b")) && !filter.admits(&labels("/a")));
         assert!(!filter.admits(&ScopeLabels::default()));
+        // As `Scope::new` shows what it is given.
+        for (given, shown) in
+            [("a\\b", "a/b"), ("", "?"), ("a\tb", "a?b"), (&"x".repeat(70), &"x".repeat(64))]
+        {
+            assert!(ScopeFilter::new("route", given).admits(&labels(shown)), "{given:?}");
+            assert!(ScopeFilter::new("route", given).admits(&labels(given)), "{given:?}");
+        }
         for text in ["", "tenant", ":acme"] {
             assert_eq!(text.parse::<ScopeFilter>(), Err(FILTER));
         }

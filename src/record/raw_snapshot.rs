@@ -12,7 +12,7 @@ use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
 use crate::record::memory;
 pub(crate) use crate::record::scope::id::ScopeId;
-pub(crate) use crate::record::scope::names::ScopeNames;
+pub(crate) use crate::record::scope::names::{ScopeNames, shown_value};
 use crate::record::scope::table as scopes;
 pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::life;

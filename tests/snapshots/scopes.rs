@@ -38,6 +38,14 @@ fn a_file_keeps_the_scope_of_each_trace() {
 }
 
 #[test]
+fn control_characters_of_a_file_are_not_printed() {
+    let mut file = scoped();
+    file["traces"][1]["scope"] = json!({"tenant": "\u{1b}[2J\u{0}b\n"});
+    let rows = rows(&load(&file.to_string()).unwrap().statistics(GroupBy::Scope), GroupBy::Scope);
+    assert_eq!(rows[1], "tenant=?[2J?b? 10/1");
+}
+
+#[test]
 fn every_other_grouping_adds_up_over_scopes() {
     let plain = load(&json(S1).to_string()).unwrap();
     for group_by in [
@@ -98,7 +106,7 @@ fn a_scope_that_is_none_is_one_line() {
             "invalid type: string \"tenant=acme\", expected a scope, keys with strings, or null",
         ),
         (json!(["tenant"]), "invalid type: sequence, expected a scope, keys with strings, or null"),
-        (json!({"tenant": 7}), "invalid type: integer `7`, expected a string"),
+        (json!({"tenant": 7}), "invalid type: integer `7`, expected a scope, keys with strings, or null"),
     ] {
         assert_eq!(error(scope), format!("not a snapshot: {said}"));
     }

@@ -17,6 +17,8 @@ use crate::record::raw_snapshot::{RawSnapshot, ScopeId};
 
 /// Most pairs of one report, those of value `[other]` among them.
 const MOST_PAIRS: usize = 25;
+/// Most keys of one report: half of the rows are left for values, where each key has a rest.
+const MOST_KEYS: usize = 12;
 /// Most pairs that are followed; those that come later are in `[other]`.
 const MOST_FOLLOWED: usize = 100;
 
@@ -126,17 +128,27 @@ impl PairSums {
         self.0.into_iter()
     }
 
-    /// Chooses the pairs that have rows of their own: those of most live bytes, as many as leave room for a row of the rest of each
-    /// key. One that was chosen the last time is preferred by a tenth, as each pair that comes and goes costs series.
-    fn choose(&self, last: &HashSet<Pair>) -> HashSet<Pair> {
+    /// Chooses the keys of most live bytes, and of those the pairs that have rows of their own: those of most bytes, as many as leave
+    /// room for a row of the rest of each key. One that was chosen the last time is preferred by a tenth, as each pair that comes and goes
+    /// costs series.
+    fn choose(&self, last: &Chosen) -> Chosen {
+        let preferred =
+            |bytes: u64, is_known: bool| bytes.saturating_add(if is_known { bytes / 10 } else { 0 });
+        let living = || self.0.iter().filter(|(_, sum)| sum.now.all.blocks > 0);
+        let mut bytes: BTreeMap<&Arc<str>, u64> = BTreeMap::new();
+        for ((key, _), sum) in living() {
+            *bytes.entry(key).or_default() += sum.now.all.bytes;
+        }
+        let mut keys: Vec<(&Arc<str>, u64)> = bytes.into_iter().collect();
+        keys.sort_by_key(|&(key, bytes)| (Reverse(preferred(bytes, last.keys.contains(key))), key));
+        let keys: BTreeSet<Arc<str>> = keys.into_iter().take(MOST_KEYS).map(|(key, _)| key.clone()).collect();
         let mut pairs = Vec::new();
         // Number of pairs without a row of their own, by key.
         let mut rest: HashMap<&str, usize> = HashMap::new();
-        for (pair, sum) in self.0.iter().filter(|(_, sum)| sum.now.all.blocks > 0) {
-            let bytes = sum.now.all.bytes;
+        for (pair, sum) in living().filter(|((key, _), _)| keys.contains(key)) {
             match *pair.1 == *OTHER {
                 true => *rest.entry(&pair.0).or_default() += 1,
-                false => pairs.push((bytes + if last.contains(pair) { bytes / 10 } else { 0 }, pair)),
+                false => pairs.push((preferred(sum.now.all.bytes, last.pairs.contains(pair)), pair)),
             }
         }
         pairs.sort_by_key(|&(weight, pair)| (Reverse(weight), pair));
@@ -151,7 +163,8 @@ impl PairSums {
         // A rest of one pair has its name, in the same row.
         let is_alone = |pair: &Pair| rest.get(&*pair.0) == Some(&1);
         let chosen = (0..).zip(&pairs).filter(|(at, (_, pair))| *at < chosen || is_alone(pair));
-        chosen.map(|(_, &(_, pair))| pair.clone()).collect()
+        let pairs = chosen.map(|(_, &(_, pair))| pair.clone()).collect();
+        Chosen { pairs, keys }
     }
 
     /// Returns the rows of these pairs, and of the rest of each key where `has_rest` says so; by key, most bytes first.
@@ -200,10 +213,17 @@ struct OfKey<'a> {
     rest: Estimate,
 }
 
+/// Pairs that have rows of their own, and keys that have a row for their rest.
+#[derive(Debug, Default)]
+struct Chosen {
+    pairs: HashSet<Pair>,
+    keys: BTreeSet<Arc<str>>,
+}
+
 /// Pairs that were chosen the last time, and those that are followed because a recorder keeps every series.
 #[derive(Debug, Default)]
 pub(super) struct ScopeChoice {
-    chosen: HashSet<Pair>,
+    chosen: Chosen,
     is_following: bool,
     followed: HashSet<Pair>,
     /// Keys whose rest had a row once.
@@ -220,13 +240,8 @@ impl ScopeChoice {
     /// Returns the chosen rows, and those of all pairs that are followed.
     fn rows(&mut self, sums: &PairSums, total: LiveChange) -> Rows<ScopeRow> {
         self.chosen = sums.choose(&self.chosen);
-        let mut chosen = sums.rows(&self.chosen, total, |_, rest| rest.now.all.blocks > 0);
-        if chosen.len() > MOST_PAIRS {
-            // More keys than there are rows.
-            chosen.sort_by_key(|row| Reverse(row.live.now.bytes));
-            chosen.truncate(MOST_PAIRS);
-            chosen.sort_by(|one, other| one.key().cmp(other.key()));
-        }
+        let Chosen { pairs, keys } = &self.chosen;
+        let chosen = sums.rows(pairs, total, |key, rest| keys.contains(key) && rest.now.all.blocks > 0);
         let followed = self.followed_rows(sums, total);
         (chosen, followed)
     }
@@ -236,14 +251,14 @@ impl ScopeChoice {
         if !self.is_following {
             return Vec::new();
         }
-        let mut new: Vec<&Pair> = self.chosen.difference(&self.followed).collect();
+        let mut new: Vec<&Pair> = self.chosen.pairs.difference(&self.followed).collect();
         new.sort_unstable();
         new.truncate(MOST_FOLLOWED.saturating_sub(self.followed.len()));
         let new: Vec<Pair> = new.into_iter().cloned().collect();
         self.followed.extend(new);
-        let rests = &mut self.followed_rests;
+        let (rests, keys) = (&mut self.followed_rests, &self.chosen.keys);
         sums.rows(&self.followed, total, |key, rest| {
-            if rest.now.all.blocks > 0 && !rests.contains(key) {
+            if keys.contains(key) && rest.now.all.blocks > 0 && !rests.contains(key) {
                 rests.insert(key.clone());
             }
             rests.contains(key)

@@ -107,7 +107,8 @@ impl Filter {
         self
     }
 
-    /// Restricts the filter to blocks whose scope has this key with this value: an exclusive filter leaves the others.
+    /// Restricts the filter to blocks whose scope has this key with this value, cut and cleaned as [`Scope`](crate::Scope) does it: an
+    /// exclusive filter leaves the others.
     ///
     /// # Examples
     ///
@@ -116,7 +117,7 @@ impl Filter {
     /// # let _ = filter;
     /// ```
     pub fn scope(mut self, key: &str, value: &str) -> Filter {
-        self.scope = Some(ScopeFilter { key: key.into(), value: value.into() });
+        self.scope = Some(ScopeFilter::new(key, value));
         self
     }
 

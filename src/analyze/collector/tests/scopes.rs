@@ -64,9 +64,9 @@ fn at_most_25_pairs_have_rows_and_the_rest_of_each_key_is_one() {
     assert_eq!(shown[23..], [("tenant", "t22", 978, 1, 0), ("tenant", "[other]", rest + 60_000, 18, 0)]);
 }
 
-/// More keys than there are rows: those whose rest holds most have one.
+/// More keys than there are rows: the twelve of most bytes have rows, and room for values.
 #[test]
-fn thirty_keys_of_two_values_are_25_rows() {
+fn of_thirty_keys_the_largest_have_rows() {
     let fake = Fake::new();
     let keys: Vec<&'static str> = (0..30).map(|key| &*format!("k{key:02}").leak()).collect();
     for (at, key) in (0..).zip(&keys) {
@@ -75,8 +75,29 @@ fn thirty_keys_of_two_values_are_25_rows() {
     }
     let report = fake.collector(25, 300).collect();
     let shown = rows(&report.scopes);
+    assert_eq!(shown.len(), 24);
+    assert_eq!(shown[..2], [("k18", "a", 118, 1, 0), ("k18", "b", 50, 1, 0)]);
+    assert_eq!(shown[22..], [("k29", "a", 129, 1, 0), ("k29", "b", 50, 1, 0)]);
+}
+
+#[test]
+fn many_small_keys_do_not_hide_the_values_of_a_large_one() {
+    let fake = Fake::new();
+    for (id, tenant, bytes) in [(2, "a", 50_000), (3, "b", 40_000), (4, "[other]", 30_000)] {
+        fake.holds_in(id, &[("tenant", tenant)], bytes, 1);
+    }
+    for key in 0..99_u32 {
+        let name: &'static str = format!("k{key:02}").leak();
+        (0..4).for_each(|value| fake.holds_in(10 + 4 * key + value, &[(name, &value.to_string())], 10, 1));
+    }
+    let collector = fake.collector(25, 300);
+    let report = collector.collect_following(200);
+    let shown = rows(&report.scopes);
     assert_eq!(shown.len(), 25);
-    assert_eq!((shown[0], shown[24]), (("k05", "[other]", 155, 2, 0), ("k29", "[other]", 179, 2, 0)));
+    let of_tenants =
+        [("tenant", "a", 50_000, 1, 0), ("tenant", "b", 40_000, 1, 0), ("tenant", "[other]", 30_000, 1, 0)];
+    assert_eq!(shown[22..], of_tenants);
+    assert_eq!(rows(&report.followed_scopes)[22..], of_tenants);
 }
 
 /// A pair of hardly more bytes does not take the place of one that has series.

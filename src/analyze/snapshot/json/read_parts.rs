@@ -114,14 +114,40 @@ impl<'de> Visitor<'de> for OneScope<'_, 'de> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<ScopeLabels, M::Error> {
         let OneScope(shared) = self;
         let mut pairs: Vec<Pair> = Vec::new();
-        while let Some(key) = map.next_key_seed(Text(shared))? {
-            let value = map.next_value_seed(Text(shared))?;
+        while let Some(key) = map.next_key_seed(ScopeText(shared))? {
+            let value = map.next_value_seed(ScopeText(shared))?;
             if pairs.iter().any(|(own, _)| *own == key) {
                 return Err(de::Error::custom(format_args!("duplicate key `{key}` of a scope")));
             }
             pairs.push((key, value));
         }
         Ok(shared.scope(ScopeLabels::new(pairs)))
+    }
+}
+
+/// Reader of a key or a value of a scope. They are printed as they are, so a control character becomes `?`, as in a program's scope.
+struct ScopeText<'a, 'de>(&'a mut Shared<'de>);
+
+impl<'de> DeserializeSeed<'de> for ScopeText<'_, 'de> {
+    type Value = Arc<str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Arc<str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ScopeText<'_, 'de> {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a scope, keys with strings, or null")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Arc<str>, E> {
+        match text.contains(char::is_control) {
+            true => Ok(self.0.text(&text.replace(char::is_control, "?"))),
+            false => Ok(self.0.text(text)),
+        }
     }
 }
 
