@@ -26,6 +26,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "scope/id",
             "scope/slot",
             "scope/slots",
+            "scope/unions",
             "scope/names",
             "thread/stack_bounds",
             "memory",

@@ -30,16 +30,6 @@ impl Entry {
     }
 }
 
-/// Combination of two that was made before.
-#[derive(Clone, Copy)]
-struct Union {
-    outer: ScopeId,
-    inner: ScopeId,
-    both: ScopeId,
-}
-
-/// Number of combinations that are remembered.
-const UNIONS: usize = 4;
 /// Entries of the smallest list.
 const SMALLEST: usize = 8;
 
@@ -50,9 +40,6 @@ pub(crate) struct Entered {
     capacity: usize,
     /// The last token that was given out.
     token: u32,
-    /// Next victim of `unions`.
-    next_victim: u32,
-    unions: [Union; UNIONS],
 }
 
 /// Result of [`Entered::remove`].
@@ -186,22 +173,6 @@ impl Entered {
         is_present
     }
 
-    /// Returns the combination of two, if it is remembered. It may be over.
-    pub(crate) fn union(&self, outer: ScopeId, inner: ScopeId) -> Option<ScopeId> {
-        let known = self.unions.iter().find(|union| (union.outer, union.inner) == (outer, inner));
-        known.map(|union| union.both).filter(|both| !both.is_none())
-    }
-
-    /// Remembers the combination of two.
-    pub(crate) fn note_union(&mut self, outer: ScopeId, inner: ScopeId, both: ScopeId) {
-        let known = self.unions.iter().position(|union| (union.outer, union.inner) == (outer, inner));
-        let at = known.unwrap_or_else(|| {
-            self.next_victim = self.next_victim.wrapping_add(1);
-            self.next_victim as usize % UNIONS
-        });
-        self.unions[at] = Union { outer, inner, both };
-    }
-
     /// Leaves all scopes.
     pub(crate) fn clear(&mut self) {
         self.entries().iter().for_each(|entry| entry.release());
@@ -240,18 +211,5 @@ mod tests {
         let again = entered.push_alone(id(1), id(1).term()).unwrap();
         let popped = [token, again, token, token].map(|token| entered.pop(token));
         assert_eq!(popped, [None, Some(ScopeId::NONE), Some(ScopeId::NONE), None]);
-    }
-
-    #[test]
-    fn unions_are_remembered() {
-        let mut entered = empty();
-        let id = |slot| ScopeId::new(slot, 1);
-        assert_eq!(entered.union(ScopeId::NONE, ScopeId::NONE), None);
-        (0..5).for_each(|n| entered.note_union(id(n), id(50), id(100 + n)));
-        assert_eq!(entered.union(id(4), id(50)), Some(id(104)));
-        assert_eq!(entered.union(id(0), id(50)), None, "the oldest goes");
-        entered.note_union(id(4), id(50), id(200));
-        assert_eq!(entered.union(id(4), id(50)), Some(id(200)));
-        assert_eq!(entered.union(id(50), id(4)), None);
     }
 }

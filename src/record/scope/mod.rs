@@ -24,6 +24,7 @@ pub(crate) mod pass;
 pub(crate) mod slot;
 pub(crate) mod slots;
 pub(crate) mod table;
+pub(crate) mod unions;
 
 use crate::record::dropped::{self, Reason};
 use crate::record::epoch;
@@ -47,11 +48,14 @@ use std::time::Duration;
 /// or has a colon, a backslash or a character that is not printable, counts as `?`. A scope has at most 16 keys; more are left out.
 ///
 /// Of distinct combinations of keys and values 4,096 can be alive at once: those that some `Scope`, guard or future has, and those
-/// of live blocks. Beyond these the values are `[other]`, which is counted in `heap_dropped_events_total{reason="scopes"}`; so it is
-/// where the limit of heapgauge's own memory is near. No byte is lost.
+/// of live blocks. Beyond these the values are `[other]`, which is counted in `heap_dropped_events_total{reason="scopes"}`. Where the limit
+/// of heapgauge's own memory is near, so are the values of a stack that is new in its scopes; and where that finds no room
+/// either, its blocks are in no scope, counted with `reason="memory"`. No byte is lost. Where all are taken, making one more looks for
+/// some that are over, which reads the counts of all stacks: it takes milliseconds where it finds many, and at most a quarter of a second.
 ///
-/// Entering does nothing where heapgauge is not the global allocator, near a thread's end, and in a signal handler that has interrupted
-/// an allocation. A forked child goes on in the scopes of the thread that forked; those that other threads had stay taken there.
+/// Entering does nothing where heapgauge is not the global allocator, and near a thread's end. Scopes are neither for signal
+/// handlers nor for an allocator that heapgauge is around: making one allocates, and so may entering one inside another. A forked child
+/// goes on in the scopes of the thread that forked; those that other threads had stay taken there.
 ///
 /// # Examples
 ///
@@ -217,7 +221,7 @@ impl Scope {
             if outer.is_none() || outer == self.id {
                 return Ok(entered.push(self.id, self.id, false));
             }
-            let known = entered.union(outer, self.id).filter(|both| slots::hold(*both));
+            let known = unions::find(outer, self.id).filter(|both| slots::hold(*both));
             known.map(|both| push_held(entered, self.id, both)).ok_or(outer)
         });
         match entered {
@@ -231,15 +235,13 @@ impl Scope {
         }
     }
 
-    /// Enters the scope beside others, in a combination that the thread does not know.
+    /// Enters the scope beside others, in a combination that is not remembered.
     #[cold]
     #[inline(never)]
     fn enter_slow(&self, state: &'static ThreadState, outer: ScopeId) -> ScopeGuard<'_> {
         let both = union(outer, self.id).into_id();
-        let token = state.change_scopes(|entered| {
-            entered.note_union(outer, self.id, both);
-            push_held(entered, self.id, both)
-        });
+        unions::note(outer, self.id, both);
+        let token = state.change_scopes(|entered| push_held(entered, self.id, both));
         token.flatten().map_or(ScopeGuard::NONE, |token| ScopeGuard::new(state, token))
     }
 

@@ -1,6 +1,6 @@
 //! All slots, by the number of a combination. No lock: these are used inside allocations and by guards.
 
-use crate::base::atomics::{AtomicU16, Ordering};
+use crate::base::atomics::{AtomicU16, AtomicU64, Ordering};
 use crate::record::scope::id::ScopeId;
 use crate::record::scope::slot::{Candidate, Slot};
 
@@ -76,10 +76,31 @@ pub(crate) fn candidate(at: usize) -> Option<Candidate> {
 
 /// Frees the slot at this place, of a candidate of which nothing is live; false where it was held meanwhile. In a pass.
 pub(crate) fn free(at: usize, candidate: Candidate) -> bool {
-    ALL.get(at).is_some_and(|slot| slot.free(candidate))
+    let is_freed = ALL.get(at).is_some_and(|slot| slot.free(candidate));
+    if is_freed {
+        count_freed();
+    }
+    is_freed
 }
 
 /// Frees the slot at this place if its combination has no holder and no stack was ever recorded in it.
 pub(crate) fn free_unrecorded(at: usize) -> bool {
-    ALL.get(at).is_some_and(Slot::free_unrecorded)
+    let is_freed = ALL.get(at).is_some_and(Slot::free_unrecorded);
+    if is_freed {
+        count_freed();
+    }
+    is_freed
+}
+
+/// Number of slots that were freed. Relaxed: a reader that is late finds a combination that had no room just before.
+static FREED: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many slots were freed.
+pub(crate) fn freed() -> u64 {
+    FREED.load(Ordering::Relaxed)
+}
+
+/// Counts a slot that was freed.
+pub(super) fn count_freed() {
+    FREED.fetch_add(1, Ordering::Relaxed);
 }
