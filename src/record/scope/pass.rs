@@ -29,6 +29,8 @@ static IS_PASSING: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Pass {
     /// Candidates by the place of their slot.
     candidates: Vec<Candidate>,
+    /// Number of candidates at the beginning.
+    noted: usize,
 }
 
 impl Pass {
@@ -38,7 +40,7 @@ impl Pass {
         if IS_PASSING.swap(true, Ordering::Acquire) {
             return None;
         }
-        let mut pass = Pass { candidates: Vec::new() };
+        let mut pass = Pass { candidates: Vec::new(), noted: 0 };
         let taken = table::taken();
         if taken == 0 {
             return None;
@@ -52,7 +54,8 @@ impl Pass {
                 *candidate = Candidate::default();
             }
         }
-        if !pass.candidates.iter().any(|candidate| candidate.is_some()) {
+        pass.noted = pass.candidates.iter().filter(|candidate| candidate.is_some()).count();
+        if pass.noted == 0 {
             table::pass_in_vain();
             return None;
         }
@@ -75,7 +78,7 @@ impl Pass {
             return 0;
         }
         let found = candidates.into_iter().enumerate().filter(|(_, candidate)| candidate.is_some());
-        table::free(found)
+        table::free(found, self.noted)
     }
 }
 

@@ -148,7 +148,7 @@ pub(crate) fn taken() -> usize {
 
 /// Notes that a pass would find nothing.
 pub(crate) fn pass_in_vain() {
-    TABLE.lock().note_vain_pass();
+    TABLE.lock().note_vain_pass(0);
 }
 
 /// Frees the slots of combinations without a holder that no stack was recorded in. Returns how many.
@@ -161,7 +161,8 @@ pub(crate) fn free_unrecorded() -> usize {
 }
 
 /// Frees the slots of candidates of which nothing is live, by their places, those apart that were held meanwhile. Returns how many.
-pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>) -> usize {
+/// The pass has begun with `noted` candidates.
+pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>, noted: usize) -> usize {
     let mut table = TABLE.lock();
     let _internal = Suspension::new(INTERNAL);
     let mut freed = 0;
@@ -172,7 +173,7 @@ pub(crate) fn free(candidates: impl Iterator<Item = (usize, Candidate)>) -> usiz
         }
     }
     if freed < LEAST_BETWEEN {
-        table.note_vain_pass();
+        table.note_vain_pass(noted - freed);
     }
     freed
 }
@@ -255,8 +256,9 @@ impl Table {
         })
     }
 
-    fn note_vain_pass(&mut self) {
-        (self.since_pass, self.left) = (0, slots::without_holder(self.named.len()));
+    /// Notes a pass that has left so many of the combinations that had no holder when it began.
+    fn note_vain_pass(&mut self, left: usize) {
+        (self.since_pass, self.left) = (0, left);
     }
 
     /// Returns the place of the combination of the same keys with `[other]` as values; makes it if there is room.
