@@ -45,7 +45,7 @@ use std::time::Duration;
 ///
 /// Values are shown where metrics are, so they should be neither secret nor personal. A value is cut after 64
 /// characters; a character that is not printable is replaced by `?`, a backslash by a slash. A key that is empty, is longer than that,
-/// or has a colon, a backslash or a character that is not printable, counts as `?`. A scope has at most 16 keys; more are left out.
+/// or has a colon, `=`, a backslash or a character that is not printable, counts as `?`. A scope has at most 16 keys; more are left out.
 ///
 /// Of distinct combinations of keys and values 4,096 can be alive at once: those that some `Scope`, guard or future has, and those
 /// of live blocks. Beyond these the values are `[other]`, which is counted in `heap_dropped_events_total{reason="scopes"}`. Where the limit

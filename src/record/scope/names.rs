@@ -17,12 +17,13 @@ pub(crate) const MOST_KEYS: usize = 16;
 /// Keys with their values, ascending by key.
 pub(crate) type Names = Arc<[(&'static str, Arc<str>)]>;
 
-/// Returns a key as it is shown: `?` for one that is empty, too long, or has a colon, a backslash or a character that is not printable.
+/// Returns a key as it is shown: `?` for one that is empty, too long, or has a colon, `=`, a backslash or a character that is not
+/// printable.
 pub(crate) fn shown_key(key: &'static str) -> &'static str {
-    if is_plain(key) {
+    if is_plain(key) && !key.contains('=') {
         return key;
     }
-    let is_shown = |c: char| is_printable(c) && !matches!(c, ':' | '\\');
+    let is_shown = |c: char| is_printable(c) && !matches!(c, ':' | '=' | '\\');
     let may_be_shown = !key.is_empty() && key.chars().all(is_shown) && key.chars().nth(MOST_CHARS).is_none();
     if may_be_shown { key } else { "?" }
 }
@@ -167,6 +168,7 @@ mod tests {
         for key in [
             "",
             "a:b",
+            "a=b",
             "a\\b",
             "a\nb",
             "a\u{202e}",
