@@ -20,7 +20,7 @@ pub(crate) type Names = Arc<[(&'static str, Arc<str>)]>;
 /// Returns a key as it is shown: `?` for one that is empty, too long, or has a colon, `=`, a backslash or a character that is not
 /// printable.
 pub(crate) fn shown_key(key: &'static str) -> &'static str {
-    if is_plain(key) && !key.contains('=') {
+    if is_plain(key, |byte| byte != b'=') {
         return key;
     }
     let is_shown = |c: char| is_printable(c) && !matches!(c, ':' | '=' | '\\');
@@ -28,18 +28,18 @@ pub(crate) fn shown_key(key: &'static str) -> &'static str {
     if may_be_shown { key } else { "?" }
 }
 
-/// Returns whether a key or a value is short and of letters, digits and the like alone, as most are.
+/// Returns whether a key or a value is short and of letters, digits and the like alone, as most are, and of bytes that may be in it.
 #[inline]
-fn is_plain(text: &str) -> bool {
-    (1..=MOST_CHARS).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':' && byte != b'\\')
+fn is_plain(text: &str, may_be: impl Fn(u8) -> bool) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b':' && byte != b'\\' && may_be(byte);
+    (1..=MOST_CHARS).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
 /// Returns a value as it is shown: its first 64 characters, each that is not printable as `?`; `?` for an empty one. A backslash, which
 /// metrics do not allow everywhere, is a slash.
 #[inline]
 pub(crate) fn shown_value(value: &str) -> Cow<'_, str> {
-    if is_plain(value) { value.into() } else { shown_value_slow(value) }
+    if is_plain(value, |_| true) { value.into() } else { shown_value_slow(value) }
 }
 
 #[inline(never)]
