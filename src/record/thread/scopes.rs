@@ -6,6 +6,7 @@ use crate::record::thread::state::{BUSY, HotState, ThreadState};
 
 impl HotState {
     /// Bytes from a state to its [`scope_term`](HotState::scope_term).
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(crate) const SCOPE_TERM: usize = std::mem::offset_of!(HotState, scope_term);
 
     /// Returns the term that the scopes of the thread add to the sum of a stack's words; 0 where it is in none.
