@@ -11,7 +11,7 @@ mod first_sentences;
 /// before it. `tag` means `tag.rs`, `tag/mod.rs` and each file of `tag/` that has no entry of its own.
 /// `record/` is listed by file where folders use one another: `unwind/` needs a thread's state, which has caches of `stack_id/`.
 const FOLDERS: &[(&str, &[&str])] = &[
-    ("base", &["atomics", "error", "hint", "splitmix", "random_input"]),
+    ("base", &["atomics", "error", "hint", "ready_hasher", "splitmix", "random_input"]),
     (
         "record",
         &[

@@ -6,6 +6,7 @@
 //! Readers keep the names of combinations that end meanwhile, see [`Kept`].
 
 use crate::base::atomics::{AtomicUsize, Ordering};
+use crate::base::ready_hasher::ReadyHasher;
 use crate::base::splitmix::{self, INCREMENT};
 use crate::record::dropped::{self, Reason};
 use crate::record::fork::Once;
@@ -16,23 +17,7 @@ use crate::record::scope::slot::Candidate;
 use crate::record::scope::slots::{self, COMBINATIONS, OTHERS};
 use crate::record::thread::{INTERNAL, Suspension};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
-
-/// Hasher that passes on a hash.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
+use std::hash::{BuildHasher, BuildHasherDefault, RandomState};
 
 /// A combination that has a slot.
 struct Named {
@@ -44,7 +29,7 @@ struct Named {
 /// The combinations.
 struct Table {
     /// Place of the slot, by hash.
-    by_hash: HashMap<u64, usize, BuildHasherDefault<Ready>>,
+    by_hash: HashMap<u64, usize, BuildHasherDefault<ReadyHasher>>,
     /// By place of the slot.
     named: Vec<Option<Named>>,
     /// Those with `[other]` as values, by the place of the slot behind all others.

@@ -10,6 +10,7 @@
 //! An id is stale below `epoch::base`, and where it is closed or over (see `life`): its stack gets a new one when it is met again.
 
 use crate::base::atomics::{AtomicPtr, Ordering};
+use crate::base::ready_hasher::ReadyHasher;
 use crate::record::bounded_wait::BoundedWait;
 use crate::record::count::counters::{CHUNK, Shared, number};
 use crate::record::dropped::{self, Reason};
@@ -23,7 +24,7 @@ use crate::record::stack_id::record::{Key, record, unrecord};
 use crate::record::tag::SAMPLED;
 use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, ThreadState};
 use dashmap::{DashMap, SharedValue};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::ptr::{NonNull, null_mut};
 
 impl Key {
@@ -35,24 +36,8 @@ impl Key {
     }
 }
 
-/// Hasher that passes on the stored hash, which is well mixed already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 /// The stacks; their ids are in the records.
-type Map = DashMap<Key, (), BuildHasherDefault<Ready>>;
+type Map = DashMap<Key, (), BuildHasherDefault<ReadyHasher>>;
 
 /// Number of shards. Fixed, so that memory does not depend on the machine.
 const SHARDS: usize = 32;
