@@ -33,10 +33,9 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 
 /// Outlet into the recorder that the program installed for the crate `metrics`, whichever it is. Cheap to clone.
 ///
-/// A recorder cannot take a series back. So a site that was shown once is shown from then on, with its bytes and blocks
-/// of now, 0 if it has none; and their number has a limit. So is a pair of a scope: the first hundred pairs have series, and the rest of a
-/// key is `[other]`. Where the recorder is
-/// `metrics-exporter-prometheus` and the program serves its text, [`Prometheus`](super::Prometheus)
+/// A recorder cannot take a series back. So a site that was shown once is shown from then on, with its present bytes and blocks,
+/// 0 if it has none. The number of such sites has a limit. The same holds for pairs of a scope's key and value: the first hundred
+/// have series, and the rest of a key is `[other]`. Where the recorder is `metrics-exporter-prometheus` and the program serves its text, [`Prometheus`](super::Prometheus)
 /// does without both.
 ///
 /// # Examples

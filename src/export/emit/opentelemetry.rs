@@ -22,8 +22,8 @@ use crate::record::fork::mutex::ForkMutex;
 /// Live bytes and blocks are `ObservableUpDownCounter`s, in all and for each site, those with most live
 /// bytes first; deltas, times and the peak are `ObservableGauge`s, totals `ObservableCounter`s. They are
 /// called `heap.live` (By), `heap.site.live` (By) and so on: translated to Prometheus they have the names
-/// of `/metrics`. Values of a site carry `site` and `function`, those of a scope `scope_key` and `scope_value`, `heap.site.info` all labels of
-/// `heap_site_info` and the conventional `code.function.name`, `code.file.path` and `code.line.number`.
+/// of `/metrics`. Values of a site carry `site` and `function`. Values of a scope carry `scope_key` and `scope_value`. `heap.site.info` carries
+/// all labels of `heap_site_info` and the conventional `code.function.name`, `code.file.path` and `code.line.number`.
 ///
 /// All instruments of one collection of the SDK show one snapshot, at most 37 sites of it. Totals do not
 /// begin again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop), because these

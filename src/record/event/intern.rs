@@ -58,8 +58,8 @@ pub(super) fn intern_slow(
     }
 }
 
-/// Interns the stack in the buffer with `[other]` as the value of each key of its scopes, else without a scope, because there is no room
-/// for it in these. Counts that, unless there is no room either.
+/// Interns a stack for which there is no room in its scopes: with `[other]` as the value of each of their keys, else without a scope.
+/// Counts a dropped scope where one of the two succeeds. The caller counts the failure of both.
 #[cold]
 #[inline(never)]
 fn intern_elsewhere(

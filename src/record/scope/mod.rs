@@ -47,11 +47,14 @@ use std::time::Duration;
 /// characters; a character that is not printable is replaced by `?`, a backslash by a slash. A key that is empty, is longer than that,
 /// or has a colon, `=`, a backslash or a character that is not printable, counts as `?`. A scope has at most 16 keys; more are left out.
 ///
-/// Of distinct combinations of keys and values 4,096 can be alive at once: those that some `Scope`, guard or future has, and those
-/// of live blocks. Beyond these the values are `[other]`, which is counted in `heap_dropped_events_total{reason="scopes"}`. Where the limit
-/// of heapgauge's own memory is near, so are the values of a stack that is new in its scopes; and where that finds no room
-/// either, its blocks are in no scope, counted with `reason="memory"`. No byte is lost. Where all are taken, making one more looks for
-/// some that are over, which reads the counts of all stacks: it takes milliseconds where it finds many, and at most a quarter of a second.
+/// At most 4,096 distinct combinations of keys and values are alive at once. A combination is alive while a `Scope`, a guard or a future
+/// has it, or a live block does. Further combinations get `[other]` as the value of each key, which is counted in
+/// `heap_dropped_events_total{reason="scopes"}`. Where the limit of heapgauge's own memory is near, a stack that is new in its scopes
+/// gets `[other]` too. If there is no room for that either, its blocks are in no scope: `reason="scopes"` counts it where the stack
+/// can still be recorded, else `reason="memory"`. No byte is lost.
+///
+/// Where all combinations are taken, making one more looks for some that are no longer alive. It reads the counts of all stacks, which
+/// takes milliseconds, or waits for another thread that does, for at most a quarter of a second.
 ///
 /// Entering does nothing where heapgauge is not the global allocator, and near a thread's end. Scopes are neither for signal
 /// handlers nor for an allocator that heapgauge is around: making one allocates, and so may entering one inside another. A forked child
