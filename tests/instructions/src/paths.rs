@@ -72,8 +72,9 @@ paths! {
     "in a scope: allocate 64 bytes" 4096, in_a_scope;
     "two scopes in turn: enter, allocate 64 bytes, leave" 4096, |n, most| two_scopes(n, most, true);
     "one scope: enter, allocate 64 bytes, leave" 4096, |n, most| two_scopes(n, most, false);
-    "enter a scope and leave it" 4096, |n, _| enter(n, None);
-    "enter a scope in another one and leave it" 4096, |n, _| enter(n, Some(Scope::new("route", "/search")));
+    "enter a scope and leave it" 4096, |n, _| enter(n, None, 1);
+    "enter a scope in another one and leave it" 4096, |n, _| enter(n, Some(Scope::new("route", "/search")), 1);
+    "enter one of 32 scopes in another one and leave it" 4096, |n, _| enter(n, Some(Scope::new("route", "/search")), 32);
     "poll a future in a scope" 4096, |n, _| poll(n, None);
     "poll a future in a scope, in another one" 4096, |n, _| poll(n, Some(Scope::new("route", "/search")));
     "make a scope that exists" 4096, |n, _| make_again(n);
@@ -236,12 +237,15 @@ fn two_scopes(count: usize, most: usize, in_turn: bool) {
     });
 }
 
-fn enter(count: usize, outer: Option<Scope>) {
+/// Enters and leaves scopes of so many tenants in turn.
+fn enter(count: usize, outer: Option<Scope>, tenants: usize) {
     inner::begin();
-    let tenant = Scope::new("tenant", "acme");
+    let tenants: Vec<Scope> = (0..tenants).map(|number| Scope::new("tenant", number.to_string())).collect();
     let _outer = outer.as_ref().map(Scope::enter);
-    for _ in 0..WARM + count {
-        drop(black_box(&tenant).enter());
+    // A remainder by a variable would be a division in each event.
+    let mask = tenants.len().next_power_of_two() - 1;
+    for number in 0..WARM + count {
+        drop(black_box(&tenants[number & mask]).enter());
     }
 }
 
