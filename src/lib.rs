@@ -174,7 +174,8 @@ pub use record::control::{
 };
 #[doc(hidden)]
 pub use record::control::{
-    end_at_reentrance, list_modules, look_for_dead_stacks, seed_samples, set_idle_time, set_reclaims,
+    end_at_reentrance, list_modules, look_for_dead_stacks, renew_stacks, seed_samples, set_idle_time,
+    set_reclaims,
 };
 pub use record::global_allocator::Traced;
 pub use record::measure::{MeasureFuture, Measurement, measure, measure_future};

@@ -59,6 +59,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "stack_id/table",
             "stack_id/unlinked",
             "stack_id/life",
+            "stack_id/renew",
             "stack_id/reclaim",
             "unwind",
             "own_frames",

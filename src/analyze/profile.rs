@@ -268,7 +268,7 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
             let (addresses, scope) = (all.push_stack(addresses), ScopeId::NONE);
-            RawStack { id, addresses, truncated: false, counts, variance: 0.0, scope }
+            RawStack { id, is_open: true, addresses, truncated: false, counts, variance: 0.0, scope }
         })
         .collect();
     Profile {

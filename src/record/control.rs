@@ -199,6 +199,19 @@ pub fn look_for_dead_stacks() {
     reclaim::give_back(reclaim::READER);
 }
 
+/// Renews the chosen ids of stacks, as ages do with some of them now and then: for tests. Returns how many were renewed; 0 where that
+/// is not possible now.
+#[doc(hidden)]
+pub fn renew_stacks(mut is_chosen: impl FnMut(u32) -> bool) -> usize {
+    let _internal = internal();
+    if !raw_snapshot::can_renew() {
+        return 0;
+    }
+    let open = raw_snapshot::take().stacks.into_iter().filter(|stack| stack.is_open);
+    let ids: Vec<u32> = open.map(|stack| stack.id).filter(|id| is_chosen(*id)).collect();
+    raw_snapshot::renew(&ids)
+}
+
 /// Sets after how many milliseconds without being met a stack is taken for dead, instead of an hour: for tests.
 #[doc(hidden)]
 pub fn set_idle_time(milliseconds: u64) {

@@ -9,7 +9,7 @@ use crate::record::count::sampling::SamplingConfig;
 use crate::record::epoch;
 use crate::record::raw_snapshot::{self, AllStacks, Counts, Dropped, RawStack};
 use crate::record::stack_id::table::{self, Recorded};
-use crate::record::thread::{self, BUSY, PAUSED, Reading, SpanBytes, ThreadState};
+use crate::record::thread::{self, BUSY, PAUSED, Reading, SHARED, SpanBytes, ThreadState};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -336,7 +336,8 @@ impl OwnStacks {
             if let Some(recorded) = table::recorded(id).filter(|_| counts != Counts::default()) {
                 let Recorded { packed, truncated, scope, .. } = recorded;
                 let addresses = all.addresses.push(packed);
-                all.stacks.push(RawStack { id, addresses, scope, truncated, counts, variance: 0.0 });
+                let is_open = SHARED.is_open(id);
+                all.stacks.push(RawStack { id, is_open, addresses, scope, truncated, counts, variance: 0.0 });
             }
         }
         all

@@ -18,6 +18,7 @@ pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::life;
 pub(crate) use crate::record::stack_id::packed::Unpacked;
 use crate::record::stack_id::reclaim;
+pub(crate) use crate::record::stack_id::renew::{can_renew, renew};
 pub(crate) use crate::record::stack_id::sums::Counts;
 use crate::record::stack_id::sums::read_chunk;
 use crate::record::stack_id::table;
@@ -31,12 +32,15 @@ pub(crate) use passing::end_scopes;
 use passing::read_epoch_and_pass;
 use std::time::{Instant, SystemTime};
 
-/// One distinct stack that has been allocated from since the last `clear`. One whose blocks were
-/// recorded in several ways (exactly, sampled at this interval, at that one) is several.
+/// Blocks of one stack that has been allocated from since the last `clear`. A stack may be several of these: where its blocks were
+/// recorded in several ways (exactly, sampled at this interval, at that one), and where its id was [renewed](renew).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RawStack {
-    /// Never reused, so equal ids of two snapshots are the same stack.
+    /// Never reused, so equal ids of two snapshots are the same blocks of the same stack.
     pub id: u32,
+    /// Blocks are still allocated at the id. False once it was renewed, or its stack was taken for dead: then its allocated counts
+    /// change no more, but for blocks that a paused thread resizes. A renewed id may open again where memory is scarce.
+    pub is_open: bool,
     /// Place of its return addresses in the [`Addresses`] beside it.
     pub addresses: AddressesAt,
     /// Scopes that its blocks were allocated in. A stack that was met in several is several, too.
@@ -284,6 +288,8 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
     sink.begin((numbers().count() * CHUNK).min(end.saturating_sub(base) as usize));
     let mut totals = read_unsampled(epoch::unsampled_id(base));
     for number in numbers() {
+        // Before the counts, which do not change after an id has been renewed.
+        let open = SHARED.chunk(number).map_or(0, |chunk| chunk.life.open());
         let Some(counts) = read_chunk(number) else { continue };
         for (place, &exact) in counts.iter().enumerate() {
             let id = (number * CHUNK + place) as u32;
@@ -306,7 +312,8 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
                 _ => estimate(&counts[place..], interval),
             };
             let addresses = AddressesAt::default();
-            let stack = RawStack { id, addresses, scope, truncated, counts, variance };
+            let is_open = open >> place & 1 != 0;
+            let stack = RawStack { id, is_open, addresses, scope, truncated, counts, variance };
             sink.add(stack, packed);
         }
     }

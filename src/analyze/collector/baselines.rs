@@ -256,6 +256,7 @@ mod tests {
                 .iter()
                 .map(|&(id, bytes, blocks)| RawStack {
                     id,
+                    is_open: true,
                     addresses: AddressesAt::default(),
                     truncated: false,
                     counts: Counts {

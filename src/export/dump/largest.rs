@@ -187,7 +187,7 @@ mod tests {
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
         let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        RawStack { id, addresses, truncated: false, counts, variance: 0.0, scope }
+        RawStack { id, is_open: true, addresses, truncated: false, counts, variance: 0.0, scope }
     }
 
     #[test]

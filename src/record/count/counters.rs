@@ -207,10 +207,12 @@ pub(crate) struct Shared {
     pub(crate) life: Life,
 }
 
-/// State of the ids of a chunk while their epoch lasts, see `stack_id::life`.
+/// State of the ids of a chunk while their epoch lasts, see `stack_id::life` and `stack_id::renew`.
 pub(crate) struct Life {
     /// No thread that begins an event now allocates at them.
     closed: AtomicBool,
+    /// Places of ids that were renewed, a bit for each: their stacks get new ids when they are met again.
+    renewed: AtomicU64,
     /// Number of blocks allocated at the last look. Only the thread that makes a round uses this and the next.
     pub(crate) met: AtomicU64,
     /// Time of the last look that found another number.
@@ -224,6 +226,7 @@ impl Life {
     const fn new() -> Life {
         Life {
             closed: AtomicBool::new(false),
+            renewed: AtomicU64::new(0),
             met: AtomicU64::new(0),
             since: AtomicU64::new(0),
             over: [const { AtomicU64::new(0) }; 2],
@@ -239,6 +242,26 @@ impl Life {
     /// Returns whether it is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Renews the id at this place; false where it was, or where the chunk is closed.
+    pub(crate) fn renew(&self, place: usize) -> bool {
+        let bit = 1 << (place % CHUNK);
+        // Release: pairs with the Acquire of `open`.
+        !self.is_closed() && self.renewed.fetch_or(bit, Ordering::Release) & bit == 0
+    }
+
+    /// Opens the renewed id at this place again; false where the chunk is closed.
+    pub(crate) fn reopen(&self, place: usize) -> bool {
+        // Relaxed: a thread that still finds it renewed takes the lock of the map, as its caller does.
+        self.renewed.fetch_and(!(1 << (place % CHUNK)), Ordering::Relaxed);
+        !self.is_closed()
+    }
+
+    /// Returns the places of ids that stacks may still be met at, a bit for each.
+    pub(crate) fn open(&self) -> u64 {
+        // Acquire: pairs with the Release of `renew`.
+        if self.is_closed() { 0 } else { !self.renewed.load(Ordering::Acquire) }
     }
 
     /// Adds bytes and blocks of ids that are over.
@@ -340,9 +363,9 @@ impl Table<Shared> {
         self.chunk(number(id)).is_some() || self.chunk_or_make(number(id), None).is_some()
     }
 
-    /// Returns whether stacks may still be met at this id: it is neither over nor about to be.
+    /// Returns whether stacks may still be met at this id: it is neither renewed nor over nor about to be.
     pub(crate) fn is_open(&self, id: u32) -> bool {
-        self.chunk(number(id)).is_some_and(|chunk| !chunk.life.is_closed())
+        self.chunk(number(id)).is_some_and(|chunk| chunk.life.open() >> (id as usize % CHUNK) & 1 != 0)
     }
 
     /// Counts a block of this id; false if no place was made for it.

@@ -1,5 +1,6 @@
 //! Ids of the present epoch whose stacks have died: no block of theirs is live, and they were not met for an hour, or the
-//! tables are nearly full, or the scopes that they were met in are over. `reclaim` gives their memory back.
+//! tables are nearly full, or the scopes that they were met in are over, or they were renewed (see `renew`). `reclaim` gives their
+//! memory back.
 //!
 //! ```text
 //! open ── all 64 ids were given out, nothing is live ──▶ closed ── every thread was seen outside, nothing is live ──▶ over
@@ -12,6 +13,9 @@
 //! * by a frame layout or its stack cache, because a generation has begun. It forgets closed ids when it refreshes, before it looks
 //!   one up;
 //! * by the map of stacks, which takes an id that is closed, or over, for stale.
+//!
+//! The bits of renewed ids decide nothing here but that a chunk is closed early. An id that opens again just then (see
+//! `table`) does so in an event that began before the barrier, or finds the chunk closed.
 //!
 //! One exception: a resize in a suspended thread counts an allocation at the block's own id. The block is live until the free of its
 //! old size is counted, which comes later, so the chunk is not drained meanwhile.
@@ -156,7 +160,8 @@ impl Looks {
                 let (bytes, blocks) = sums_of_stacks(shared, &counts);
                 return Found::Over(bytes, blocks);
             }
-        } else if is_drained && (is_idle || table::are_of_ended_scopes(shared)) {
+        } else if is_drained && (is_idle || table::are_of_ended_scopes(shared) || table::are_renewed(shared))
+        {
             life.close();
             return Found::Closed;
         }

@@ -1,13 +1,14 @@
 //! Interner: a stack → its id, and an id → the stack's addresses.
 //!
 //! A thread asks the map only after a miss in its own cache. The map compares whole stacks and their scopes, so an id is exactly one
-//! stack in one combination of scopes. It keeps their addresses packed, in a third of the bytes that they take in a walk. Readers follow ids to addresses without a lock.
+//! stack in one combination of scopes. A stack may have several ids, of which it is met at the latest. It keeps their addresses packed, in a third of the bytes that they take in a walk. Readers follow ids to addresses without a lock.
 //!
 //! A recorded stack belongs to one id, whose place in the chunks leads to it, and to an entry of the map where that has this
 //! id; it is freed with the chunk, see `reclaim`. Where a stack gets a new id, an id that is below the base hands its copy on,
 //! and one of this epoch keeps it, as it may have live blocks.
 //!
-//! An id is stale below `epoch::base`, and where it is closed or over (see `life`): its stack gets a new one when it is met again.
+//! An id is stale below `epoch::base`, and where it is renewed (see `renew`), closed or over (see `life`): its stack gets a new one
+//! when it is met again.
 
 use crate::base::atomics::{AtomicPtr, Ordering};
 use crate::base::ready_hasher::ReadyHasher;
@@ -94,7 +95,7 @@ fn full(places: usize) -> usize {
 }
 
 /// Gives a stack that is in the map a new id, as the one that it has is stale. The caller holds the lock of its part of the map.
-fn renew(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason> {
+fn hand_on(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason> {
     let stale = key.id();
     if stale >= base {
         // The counters and the copy of the old id stay: blocks of it may be live.
@@ -154,6 +155,15 @@ pub(crate) fn are_of_ended_scopes(chunk: &Shared) -> bool {
     scopes.peek().is_some() && scopes.all(slots::is_over)
 }
 
+/// Returns whether all stacks of a chunk, one at least, were renewed: none of them is met again at its id, unless that opens again.
+/// In a round.
+pub(crate) fn are_renewed(chunk: &Shared) -> bool {
+    let has_stack = |place: &usize| !chunk.stack(*place).load(Ordering::Acquire).is_null();
+    let open = chunk.life.open();
+    let mut of_stacks = (0..CHUNK).filter(has_stack).peekable();
+    of_stacks.peek().is_some() && of_stacks.all(|place| open >> place & 1 == 0)
+}
+
 /// Frees a recorded stack.
 ///
 /// # Safety
@@ -209,15 +219,15 @@ pub(crate) fn intern(
     if let Some(id) = known.as_ref().map(|key| key.id()).filter(|id| is_present(*id)) {
         return Ok(id);
     }
-    if !memory::may_grow() {
-        return Err(Reason::Memory);
-    }
-    if !sought.header.scope.is_none() && !has_room_in_scope(sought.header.scope) {
-        return Err(Reason::Scopes);
-    }
     if let Some(key) = known {
-        return renew(key, base, sought);
+        let stale = key.id();
+        let refused = match has_room(sought).and_then(|()| hand_on(key, base, sought)) {
+            Ok(id) => return Ok(id),
+            Err(refused) => refused,
+        };
+        return if reopen(stale, base) { Ok(stale) } else { Err(refused) };
     }
+    has_room(sought)?;
     let before = shard.buckets();
     // Where fewer than half of the places are taken, the rest are of stacks that were taken out, and are made free again.
     let grows = shard.len() == shard.capacity() && shard.len() >= full(before) / 2;
@@ -232,6 +242,24 @@ pub(crate) fn intern(
     let (recorded, id) = record_and_publish(sought)?;
     shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
     Ok(id)
+}
+
+/// Returns an error where there is no room for one more stack.
+fn has_room(sought: &StackBuffer) -> Result<(), Reason> {
+    if !memory::may_grow() {
+        return Err(Reason::Memory);
+    }
+    let scope = sought.header.scope;
+    if scope.is_none() || has_room_in_scope(scope) { Ok(()) } else { Err(Reason::Scopes) }
+}
+
+/// Opens the id of a stack again for which there is no room at a new one; false unless it was renewed, and is present. The caller
+/// holds the lock of its part of the map, and is in an event: a round that closes the chunk just now waits for the end of that, and
+/// then finds the block.
+#[cold]
+#[inline(never)]
+fn reopen(stale: u32, base: u32) -> bool {
+    stale >= base && SHARED.chunk(number(stale)).is_some_and(|chunk| chunk.life.reopen(stale as usize))
 }
 
 /// Returns whether there is room for one more stack in these scopes.

@@ -111,6 +111,7 @@ impl Fake {
         let Heap { stacks, addresses, .. } = &mut *heap;
         let stack = stacks.entry(id).or_insert_with(|| RawStack {
             id,
+            is_open: true,
             addresses: addresses.push_stack(&[id as usize]),
             truncated: false,
             counts: Counts::default(),

@@ -166,7 +166,8 @@ mod tests {
         let here = &[a_dump_is_a_snapshot_file as fn() as usize + 1];
         let counts = Counts { allocated_bytes: 70, allocated_blocks: 3, freed_bytes: 20, freed_blocks: 1 };
         let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        let stack = RawStack { id: 2, addresses, truncated: true, counts, variance: 16.0, scope };
+        let stack =
+            RawStack { id: 2, is_open: true, addresses, truncated: true, counts, variance: 16.0, scope };
         let mut frames = StackFrames::new();
         frames.read(*here, None);
         let mut buffer = Vec::new();
