@@ -140,6 +140,8 @@ pub use analyze::snapshot::group::GroupBy;
 pub use analyze::snapshot::order::Order;
 pub use analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 pub use analyze::snapshot::{Snapshot, Trace};
+#[doc(hidden)]
+pub use analyze::stacks_by_id::{StackById, stacks_by_id};
 pub use analyze::symbols::{LOOK_THROUGH, SiteFrame, set_look_through, set_own_crates, set_site_frame};
 pub use analyze::testing;
 pub use analyze::traceback_of::traceback_of;

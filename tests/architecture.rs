@@ -101,6 +101,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "snapshot/order",
             "snapshot/compare",
             "testing",
+            "stacks_by_id",
             "call_tree",
             "collector",
         ],

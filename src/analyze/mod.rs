@@ -16,6 +16,7 @@ pub(crate) mod memory_parts;
 pub(crate) mod profile;
 pub(crate) mod scope;
 pub(crate) mod snapshot;
+pub(crate) mod stacks_by_id;
 pub(crate) mod symbols;
 pub mod testing;
 pub(crate) mod traceback_of;

@@ -11,6 +11,7 @@ mod process;
 #[path = "../support/random.rs"]
 mod random;
 
+mod ages;
 mod bytes;
 mod differential;
 mod ends;

@@ -1,0 +1,53 @@
+//! Counts of stacks by id, with the function of each: for tests of renewed ids.
+
+use crate::analyze::snapshot::named;
+use crate::analyze::symbols;
+use crate::record::control;
+use crate::record::raw_snapshot::{self, Counts};
+use std::time::Duration;
+
+/// Blocks of one stack at one of its ids.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StackById {
+    /// Id, never used again.
+    pub id: u32,
+    /// Blocks are still allocated at the id.
+    pub is_open: bool,
+    /// Function of its site.
+    pub function: String,
+    /// Bytes allocated at the id.
+    pub allocated_bytes: u64,
+    /// Blocks allocated at it.
+    pub allocated_blocks: u64,
+    /// Bytes of these that were freed.
+    pub freed_bytes: u64,
+    /// Blocks of these that were freed.
+    pub freed_blocks: u64,
+}
+
+/// Returns the counts of all stacks now, ascending by id.
+#[must_use]
+pub fn stacks_by_id() -> Vec<StackById> {
+    let _own = control::internal();
+    let raw = raw_snapshot::take();
+    let symbols = symbols::global();
+    let addresses: Vec<Vec<usize>> =
+        raw.stacks.iter().map(|stack| raw.addresses.to_vec(stack.addresses)).collect();
+    symbols.resolve(&mut addresses.iter(), Duration::MAX);
+    let by_id = raw.stacks.iter().zip(&addresses).map(|(stack, addresses)| {
+        let traceback = named(symbols, addresses, raw.traceback_limit, stack.truncated);
+        let function = traceback.frames().next().and_then(|frame| frame.function().map(str::to_owned));
+        let Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks } = stack.counts;
+        StackById {
+            id: stack.id,
+            is_open: stack.is_open,
+            function: function.unwrap_or_default(),
+            allocated_bytes,
+            allocated_blocks,
+            freed_bytes,
+            freed_blocks,
+        }
+    });
+    by_id.collect()
+}
