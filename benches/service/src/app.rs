@@ -88,12 +88,6 @@ const PAGE: &str = r#"<!doctype html>
 const TABLE: &str = "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, total REAL);
     CREATE INDEX by_customer ON orders (customer)";
 
-/// Returns the service, mounted so many times, at `/0`, `/1` and so on.
-pub fn copies(number: u64) -> Router {
-    let service = router();
-    (0..number).fold(Router::new(), |router, copy| router.nest(&format!("/{copy}"), service.clone()))
-}
-
 /// Returns the scope of a request: its route.
 #[cfg(feature = "heapgauge-scopes")]
 fn route_of(request: &Request) -> heapgauge::Scope {
@@ -101,7 +95,54 @@ fn route_of(request: &Request) -> heapgauge::Scope {
     heapgauge::Scope::new("route", path.map_or("other", axum::extract::MatchedPath::as_str))
 }
 
+/// Returns the service.
 pub fn router() -> Router {
+    finish(routes::<0>())
+}
+
+/// Copies of the five routes in [`fifty_routes`].
+pub const COPIES: u64 = 10;
+
+/// Returns a service of fifty routes, at `/0` to `/9`: ten times the five, each with handlers of its own.
+pub fn fifty_routes() -> Router {
+    let copies: [fn() -> Router<Arc<Service>>; COPIES as usize] = [
+        routes::<0>,
+        routes::<1>,
+        routes::<2>,
+        routes::<3>,
+        routes::<4>,
+        routes::<5>,
+        routes::<6>,
+        routes::<7>,
+        routes::<8>,
+        routes::<9>,
+    ];
+    let nest = |router: Router<Arc<Service>>, (copy, routes): (usize, &fn() -> Router<Arc<Service>>)| {
+        router.nest(&format!("/{copy}"), routes())
+    };
+    finish(copies.iter().enumerate().fold(Router::new(), nest))
+}
+
+/// Returns the routes of the service, with handlers of this copy's own.
+fn routes<const COPY: usize>() -> Router<Arc<Service>> {
+    // Handlers alone are in a scope.
+    #[cfg(feature = "heapgauge-scopes")]
+    let scopes = heapgauge::scope::ScopeLayer::new(route_of);
+    #[cfg(not(feature = "heapgauge-scopes"))]
+    let scopes = tower::layer::util::Identity::new();
+    Router::new()
+        .route("/orders", post(add::<COPY>))
+        .route("/orders/{id}", get(one::<COPY>))
+        .route("/search", get(search::<COPY>))
+        .route("/recent", get(recent::<COPY>))
+        .route("/spent/{customer}", get(spent::<COPY>))
+        .layer((CompressionLayer::new(), scopes))
+        .layer(from_fn(measured))
+        .layer(TraceLayer::new_for_http())
+}
+
+/// Adds state and the routes that the harness reads.
+fn finish(router: Router<Arc<Service>>) -> Router {
     // Logs are formatted and thrown away, so that no disk is measured.
     let _ = tracing_subscriber::fmt().with_writer(std::io::sink).with_ansi(false).try_init();
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
@@ -119,20 +160,7 @@ pub fn router() -> Router {
         found: LruCache::new(NonZeroUsize::new(500).expect("not zero")),
     };
     let service = Service { shop: Mutex::new(shop), database: Mutex::new(database), pages, metrics };
-    // Handlers alone are in a scope.
-    #[cfg(feature = "heapgauge-scopes")]
-    let scopes = heapgauge::scope::ScopeLayer::new(route_of);
-    #[cfg(not(feature = "heapgauge-scopes"))]
-    let scopes = tower::layer::util::Identity::new();
-    let router = Router::new()
-        .route("/orders", post(add))
-        .route("/orders/{id}", get(one))
-        .route("/search", get(search))
-        .route("/recent", get(recent))
-        .route("/spent/{customer}", get(spent))
-        .layer((CompressionLayer::new(), scopes))
-        .layer(from_fn(measured))
-        .layer(TraceLayer::new_for_http())
+    let router = router
         .route("/metrics", get(async |State(service): State<Arc<Service>>| service.metrics.render()))
         .route("/usage", get(async || Json(crate::usage::now())))
         .with_state(Arc::new(service));
@@ -157,15 +185,22 @@ async fn measured(request: Request, next: Next) -> Response {
     response
 }
 
+/// Keeps the code of the copies of a handler apart: a compiler takes one for all that are alike.
+#[inline(always)]
+fn copy_of<const COPY: usize>() {
+    std::hint::black_box(COPY);
+}
+
 fn total(order: &Order) -> f64 {
     order.items.iter().map(|item| item.price * f64::from(item.count)).sum()
 }
 
 #[tracing::instrument(skip_all, fields(customer = %order.customer))]
-async fn add(
+async fn add<const COPY: usize>(
     State(service): State<Arc<Service>>,
     Json(mut order): Json<Order>,
 ) -> Result<Response, (StatusCode, String)> {
+    copy_of::<COPY>();
     if order.items.is_empty() {
         return Err((
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -200,12 +235,20 @@ async fn add(
 }
 
 #[tracing::instrument(skip(service))]
-async fn one(State(service): State<Arc<Service>>, Path(id): Path<u64>) -> Result<Json<Order>, StatusCode> {
+async fn one<const COPY: usize>(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<u64>,
+) -> Result<Json<Order>, StatusCode> {
+    copy_of::<COPY>();
     let order = service.shop.lock().orders.get(&id).cloned();
     order.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
 
-async fn search(State(service): State<Arc<Service>>, Query(search): Query<Search>) -> Response {
+async fn search<const COPY: usize>(
+    State(service): State<Arc<Service>>,
+    Query(search): Query<Search>,
+) -> Response {
+    copy_of::<COPY>();
     let mut shop = service.shop.lock();
     let known = shop.found.get(&search.customer).cloned();
     // The cache holds answers in the usual order.
@@ -229,7 +272,10 @@ async fn search(State(service): State<Arc<Service>>, Query(search): Query<Search
     ([("content-type", "application/json")], text.to_string()).into_response()
 }
 
-async fn recent(State(service): State<Arc<Service>>) -> Result<Html<String>, (StatusCode, String)> {
+async fn recent<const COPY: usize>(
+    State(service): State<Arc<Service>>,
+) -> Result<Html<String>, (StatusCode, String)> {
+    copy_of::<COPY>();
     let rows: Vec<Row> = {
         let shop = service.shop.lock();
         let newest = shop.recent.iter().rev().take(15).filter_map(|id| shop.orders.get(id));
@@ -250,10 +296,11 @@ async fn recent(State(service): State<Arc<Service>>) -> Result<Html<String>, (St
 }
 
 #[tracing::instrument(skip(service))]
-async fn spent(
+async fn spent<const COPY: usize>(
     State(service): State<Arc<Service>>,
     Path(customer): Path<String>,
 ) -> Result<Json<serde_json::Value>, (StatusCode, String)> {
+    copy_of::<COPY>();
     let database = service.database.lock();
     let row = database
         .prepare_cached("SELECT count(*), coalesce(sum(total), 0) FROM orders WHERE customer = ?1")

@@ -4,7 +4,7 @@
 //! ```text
 //! service                  serves on a free port of 127.0.0.1, whose address is its first line, until its input ends
 //! service inside N         answers N requests without a network: for callgrind, and to see where user time goes
-//! service inside N COPIES  the same, of as many copies of the service: five routes each
+//! service fifty N          the same, of fifty routes with a handler each, instead of five
 //! ```
 
 mod allocator;
@@ -34,19 +34,17 @@ fn main() {
             // Until the harness has no more requests, or is gone.
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
         }
-        ["inside", requests] => {
+        [routes @ ("inside" | "fifty"), requests] => {
             let requests = requests.parse().expect("usage: service inside REQUESTS");
-            let answered = runtime.block_on(runtime.spawn(inside::answer(app::router(), requests, None)));
-            println!("{}", answered.expect("no request panics"));
-        }
-        ["inside", requests, copies] => {
-            let [requests, copies] = [requests, copies].map(|number| number.parse().expect("a number"));
-            let router = app::copies(copies);
-            let answered = runtime.block_on(runtime.spawn(inside::answer(router, requests, Some(copies))));
+            let (router, copies) = match *routes {
+                "fifty" => (app::fifty_routes(), Some(app::COPIES)),
+                _ => (app::router(), None),
+            };
+            let answered = runtime.block_on(runtime.spawn(inside::answer(router, requests, copies)));
             println!("{}", answered.expect("no request panics"));
         }
         _ => {
-            eprintln!("usage: service [inside REQUESTS [COPIES]]");
+            eprintln!("usage: service [inside REQUESTS | fifty REQUESTS]");
             std::process::exit(2);
         }
     }
