@@ -120,9 +120,10 @@ mod export;
 
 pub mod docs;
 
+pub use analyze::ages::AgeBounds;
 pub use analyze::collector::budget::set_max_overhead;
 pub use analyze::collector::{
-    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Report, ScopeRow, SiteRow, UnnamedBytes,
+    BuildInfo, Collector, CollectorBuilder, DroppedEvents, Leak, Report, ScopeRow, SiteRow, UnnamedBytes,
 };
 pub use analyze::dump_counts::{DumpCounts, PreviousRun};
 pub use analyze::frame::{Frame, Traceback};

@@ -84,6 +84,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
         "analyze",
         &[
             "frame",
+            "leb128",
             "live",
             "scope",
             "memory_limit",
@@ -103,6 +104,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
             "testing",
             "stacks_by_id",
             "call_tree",
+            "ages",
             "collector",
         ],
     ),

@@ -29,6 +29,11 @@ impl Live {
         self == Live::default()
     }
 
+    /// Returns the lesser bytes and the lesser blocks of two.
+    pub(crate) fn least(self, other: Live) -> Live {
+        Live { bytes: self.bytes.min(other.bytes), blocks: self.blocks.min(other.blocks) }
+    }
+
     /// Returns what is left beside `other`, never less than nothing.
     pub(crate) fn minus(self, other: Live) -> Live {
         Live {

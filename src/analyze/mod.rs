@@ -1,11 +1,13 @@
 //! Read side: raw counts and addresses → named snapshots, statistics and reports, in ordinary safe Rust.
 #![forbid(unsafe_code)]
 
+pub(crate) mod ages;
 #[cfg(any(feature = "http", test))]
 pub(crate) mod call_tree;
 pub(crate) mod collector;
 pub(crate) mod dump_counts;
 pub(crate) mod frame;
+pub(crate) mod leb128;
 pub(crate) mod live;
 pub(crate) mod memory_limit;
 // Only the feature `http` reads arenas and mappings.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
+use crate::analyze::leb128::{pack, unpack};
 use crate::analyze::live::Live;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::scope::ScopeFilter;
@@ -60,6 +61,23 @@ pub(crate) struct KeptStack {
     pub scope: Option<usize>,
 }
 
+impl KeptStack {
+    /// Appends it to packed counts, behind the id `before`.
+    fn pack(&self, before: &mut u32, packed: &mut Vec<u8>) {
+        let flags = u64::from(self.scope.is_some()) << 1 | u64::from(self.stderr != 0);
+        pack(packed, u64::from(self.id - *before) << 2 | flags);
+        pack(packed, self.live.bytes);
+        pack(packed, self.live.blocks);
+        if self.stderr != 0 {
+            pack(packed, self.stderr);
+        }
+        if let Some(place) = self.scope {
+            pack(packed, place as u64);
+        }
+        *before = self.id;
+    }
+}
+
 impl KeptCounts {
     pub(crate) fn new(raw: &RawSnapshot, labels: &mut LabelsByScope) -> KeptCounts {
         let (mut scopes, mut places) = (Vec::new(), HashMap::new());
@@ -71,22 +89,13 @@ impl KeptCounts {
                 continue;
             }
             let stderr = stack.variance.sqrt().round() as u64;
-            let is_scoped = stack.scope != ScopeId::NONE;
-            let flags = u64::from(is_scoped) << 1 | u64::from(stderr != 0);
-            pack(&mut packed, u64::from(stack.id - before) << 2 | flags);
-            pack(&mut packed, live.bytes);
-            pack(&mut packed, live.blocks);
-            if stderr != 0 {
-                pack(&mut packed, stderr);
-            }
-            if is_scoped {
-                let place = *places.entry(stack.scope).or_insert_with(|| {
+            let scope = (stack.scope != ScopeId::NONE).then(|| {
+                *places.entry(stack.scope).or_insert_with(|| {
                     scopes.push(labels.labels(&raw.scopes, stack.scope));
-                    scopes.len() as u64 - 1
-                });
-                pack(&mut packed, place);
-            }
-            before = stack.id;
+                    scopes.len() - 1
+                })
+            });
+            KeptStack { id: stack.id, live, stderr, scope }.pack(&mut before, &mut packed);
         }
         KeptCounts {
             taken: raw.taken,
@@ -110,6 +119,19 @@ impl KeptCounts {
             id = id.wrapping_add((step >> 2) as u32);
             Some(KeptStack { id, live, stderr, scope })
         })
+    }
+
+    /// Returns counts with other figures for its stacks, in their order. The total is the sum of those.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn with_live(&self, live: impl Iterator<Item = Live>) -> KeptCounts {
+        let (mut packed, mut before, mut total) = (Vec::new(), 0, Live::default());
+        for (stack, live) in self.stacks().zip(live) {
+            if !live.is_nothing() {
+                KeptStack { live, ..stack }.pack(&mut before, &mut packed);
+                total += live;
+            }
+        }
+        KeptCounts { packed: packed.into(), live: total, scopes: self.scopes.clone(), ..*self }
     }
 
     /// Returns the scope of one of its stacks.
@@ -142,27 +164,6 @@ impl KeptCounts {
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.taken)
     }
-}
-
-fn pack(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn unpack(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    Some(value)
 }
 
 /// Snapshots kept for baselines, oldest first, all of one epoch.

@@ -26,14 +26,19 @@ fn share_of_names(limit: u64, lines_cost: u64) -> u64 {
     (lines_cost + lines_cost / 4 + limit / 16).clamp(limit / 4, limit / 2)
 }
 
-/// Returns the budget of tables, given the bytes of the read side: an eighth is for baselines, snapshots and answers.
+/// Returns the budget of tables, given the bytes of the read side: an eighth is for baselines, snapshots, ages and answers.
 fn of_tables(limit: u64, names: u64, read_side: u64) -> u64 {
     (limit - names - limit / 8).min(limit.saturating_sub(read_side.saturating_add(limit / 16)))
 }
 
-/// Returns the bytes that the baselines may hold; the snapshots kept on request may hold as much again.
+/// Returns the bytes that the baselines may hold; the snapshots kept on request may hold as much again, and so may the marks of ages.
 pub(super) fn of_baselines(limit: u64) -> usize {
-    usize::try_from(limit / 16).unwrap_or(usize::MAX)
+    usize::try_from(limit / 24).unwrap_or(usize::MAX)
+}
+
+/// Returns the bytes that the marks of ages may hold.
+pub(super) fn of_marks(limit: u64) -> usize {
+    of_baselines(limit)
 }
 
 /// Returns the limit of the process, bytes.

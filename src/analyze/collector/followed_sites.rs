@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::report::SiteRow;
-use crate::analyze::live::LiveChange;
 use crate::analyze::symbols::Site;
 
 /// Sites that were chosen once. With a limit of 0, which is the default, it is off and costs nothing.
@@ -31,12 +30,8 @@ impl Followed {
     }
 
     /// Follows the chosen sites as far as there is room, and returns the rows of all followed sites. A chosen site has
-    /// the figures of its row; for the others `sum` gives the figures, and the standard error, by their id.
-    pub(crate) fn rows(
-        &mut self,
-        chosen: &[SiteRow],
-        sum: impl Fn(u64) -> (LiveChange, u64),
-    ) -> Vec<SiteRow> {
+    /// the figures of its row; `row` makes those of the others.
+    pub(crate) fn rows(&mut self, chosen: &[SiteRow], row: impl Fn(&Arc<Site>) -> SiteRow) -> Vec<SiteRow> {
         if self.limit == 0 {
             return Vec::new();
         }
@@ -51,14 +46,11 @@ impl Followed {
                 self.refused.insert(row.id());
             }
         }
-        let row = |site: &Arc<Site>| match chosen.iter().find(|row| row.id() == site.id) {
-            Some(row) => row.clone(),
-            None => {
-                let (sum, stderr) = sum(site.id);
-                SiteRow::new(site.clone(), sum, stderr)
-            }
+        let chosen_or = |site: &Arc<Site>| {
+            let chosen = chosen.iter().find(|row| row.id() == site.id);
+            chosen.cloned().unwrap_or_else(|| row(site))
         };
-        self.sites.iter().map(row).collect()
+        self.sites.iter().map(chosen_or).collect()
     }
 
     /// Returns the number of sites that found no place.

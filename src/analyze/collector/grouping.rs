@@ -5,6 +5,7 @@ use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{Estimate, LiveStack, fit, total};
 use super::report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 use super::scopes::{PairSums, ScopeRow};
+use super::site_ages::{SiteAges, stacks_now};
 use super::site_index::SiteIndex;
 use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
@@ -33,6 +34,7 @@ impl State {
         with_sites: bool,
     ) -> Report {
         let totals = raw.totals;
+        let old_age = self.old_age();
         let baseline = self.baseline(raw.taken);
         self.adopt_names(raw, baseline.as_deref());
         let then = baseline.as_deref().into_iter().flat_map(KeptCounts::stacks);
@@ -54,6 +56,8 @@ impl State {
             number: self.number,
             taken_at: raw.taken_at,
             duration: spent + self.source.now().saturating_duration_since(begun),
+            old_age,
+            leak: None,
             started_at: self.started_at,
             tracking: raw.tracking,
             live: all,
@@ -96,16 +100,19 @@ impl State {
     /// before.
     fn no_rows(&mut self) -> (Rows<SiteRow>, Rows<ScopeRow>) {
         let none = LiveChange::default();
-        let followed = self.followed.rows(&[], |_| (none, 0));
+        let followed = self.followed.rows(&[], |site| SiteRow::new(site.clone(), none, 0));
         ((Vec::new(), followed), (Vec::new(), self.scopes.followed_rows(&PairSums::default(), none)))
     }
 
     /// Returns the rows of the chosen sites, and those of all followed sites.
     fn rows(&mut self, raw: &RawSnapshot, sums: &[Estimate], all: LiveChange) -> Rows<SiteRow> {
-        let sites = self.choose(raw, sums, all);
-        let followed = self.followed.rows(&sites, |id| {
-            let sum = self.names.index.get(&(id, true)).and_then(|&index| sums.get(index as usize));
-            sum.map_or((LiveChange::default(), 0), |sum| (sum.change(), sum.stderr()))
+        let ages = self.site_ages(&self.names, raw.taken, &stacks_now(raw));
+        let sites = self.choose(raw, sums, &ages, all);
+        let followed = self.followed.rows(&sites, |site| {
+            let index = self.names.index.get(&(site.id, true)).map(|&index| index as usize);
+            let sum = index.and_then(|index| sums.get(index)).copied().unwrap_or_default();
+            let row = SiteRow::new(site.clone(), sum.change(), sum.stderr());
+            row.with_ages(index.and_then(|index| ages.get(index)).copied().unwrap_or_default())
         });
         (sites, followed)
     }
@@ -143,7 +150,13 @@ impl State {
         unnamed
     }
 
-    fn choose(&mut self, raw: &RawSnapshot, sums: &[Estimate], total: LiveChange) -> Vec<SiteRow> {
+    fn choose(
+        &mut self,
+        raw: &RawSnapshot,
+        sums: &[Estimate],
+        ages: &[SiteAges],
+        total: LiveChange,
+    ) -> Vec<SiteRow> {
         let now = raw.taken;
         let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
         let candidates: Vec<Candidate> = self
@@ -176,7 +189,10 @@ impl State {
         let mut rows: Vec<SiteRow> = chosen
             .iter()
             .zip(rows)
-            .map(|(site, sum)| SiteRow::new(self.names.sites[site.index].clone(), sum.change(), sum.stderr()))
+            .map(|(site, sum)| {
+                let row = SiteRow::new(self.names.sites[site.index].clone(), sum.change(), sum.stderr());
+                row.with_ages(ages[site.index])
+            })
             .collect();
         // Estimates may have changed places.
         rows.sort_by_key(|row| (Reverse(row.live.now.bytes), row.id()));

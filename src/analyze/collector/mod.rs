@@ -14,14 +14,18 @@ mod followed_sites;
 mod grouping;
 #[cfg(any(feature = "http", test))]
 mod kept_snapshots;
+mod leak;
 mod naming;
 mod report;
 mod scopes;
 pub(crate) mod settings;
+mod site_ages;
 mod site_index;
 mod source;
 mod state;
 mod top_sites;
+#[cfg(any(feature = "http", test))]
+mod view;
 #[cfg(any(feature = "http", test))]
 mod views;
 
@@ -37,6 +41,7 @@ pub(crate) use baselines::PastTotals;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
 pub(crate) use compare::{CompareError, Compared, SavedSnapshot, Since};
+pub use leak::Leak;
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 pub use scopes::ScopeRow;
 pub use settings::CollectorBuilder;

@@ -8,7 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::leak::Leak;
 use super::scopes::ScopeRow;
+use super::site_ages::SiteAges;
+use crate::analyze::ages::{AGES, AgeBounds};
 use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
 use crate::analyze::memory_parts::MemoryParts;
@@ -20,7 +23,7 @@ use crate::record::raw_snapshot::Counts;
 /// One collection: totals, the chosen sites and the remainder, all from the same snapshot.
 ///
 /// Bytes are requested bytes, blocks are live allocations, deltas are live now minus live in the
-/// baseline. At most 40 sites. A report never changes; [`taken_at`](Report::taken_at) gives its time.
+/// baseline. At most 41 sites. A report never changes; [`taken_at`](Report::taken_at) gives its time.
 ///
 /// # Examples
 ///
@@ -39,6 +42,10 @@ pub struct Report {
     pub taken_at: SystemTime,
     /// Time that reading and grouping them took, without naming new stacks.
     pub duration: Duration,
+    /// Age from which blocks count as old, in [`SiteRow::old`].
+    pub old_age: Duration,
+    /// The site whose old blocks grow fastest, of those that very likely leak; `None` where no site does.
+    pub leak: Option<Leak>,
     /// Time at which heapgauge began in this program image: an `exec` begins anew, a forked child keeps it.
     pub started_at: SystemTime,
     /// True while new allocations are recorded; false while stopped, switched off or paused by configuration.
@@ -169,11 +176,36 @@ pub struct SiteRow {
     /// Standard error of the live bytes where they are an [estimate](crate::docs::sampling), 0 where they are
     /// exact.
     pub live_stderr_bytes: u64,
+    /// Live bytes in blocks older than [`Report::old_age`].
+    pub old: AgeBounds,
+    /// Live bytes in blocks older than a minute, ten minutes, an hour, six hours and a day. Looks at the counts, every 15 seconds at
+    /// most, tell ages apart: an age is known to the time between two looks or a tenth of itself, whichever is more. Nothing is
+    /// surely older than the first look.
+    pub ages: [AgeBounds; AGES.len()],
+    /// Bytes ever allocated there, as far as its stacks had names; it never falls while the process lives. Allocations that a
+    /// [`clear_traces`](crate::clear_traces) forgot before they were seen are missing.
+    pub allocated_bytes: u64,
+    /// Likelihood that the site leaks, from 0 to 1; `None` until there are enough looks, or where it holds little that is old.
+    pub leak_score: Option<f64>,
 }
 
 impl SiteRow {
     pub(crate) fn new(named: Arc<Site>, live: LiveChange, live_stderr_bytes: u64) -> SiteRow {
-        SiteRow { named, live, live_stderr_bytes }
+        SiteRow {
+            named,
+            live,
+            live_stderr_bytes,
+            old: AgeBounds::default(),
+            ages: Default::default(),
+            allocated_bytes: 0,
+            leak_score: None,
+        }
+    }
+
+    /// Returns the row with these bounds, none of them above its live bytes.
+    pub(super) fn with_ages(self, ages: SiteAges) -> SiteRow {
+        let SiteAges { old, ages } = ages.at_most(self.live.now.bytes);
+        SiteRow { old, ages, ..self }
     }
 
     pub(crate) fn named(&self) -> &Arc<Site> {
@@ -303,6 +335,10 @@ impl fmt::Debug for SiteRow {
             .field("line", &self.line())
             .field("live", &self.live)
             .field("live_stderr_bytes", &self.live_stderr_bytes)
+            .field("old", &self.old)
+            .field("ages", &self.ages)
+            .field("allocated_bytes", &self.allocated_bytes)
+            .field("leak_score", &self.leak_score)
             .finish()
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::budget;
+use crate::analyze::ages::Ages;
 #[cfg(any(feature = "http", test))]
 use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::{self, MemoryLimit};
@@ -9,6 +10,7 @@ use crate::analyze::memory_parts::{self, Reading};
 use crate::analyze::symbols::{self, Progress, Quality, Site};
 use crate::record::control;
 use crate::record::fork;
+use crate::record::fork::mutex::ForkMutex;
 use crate::record::raw_snapshot::{self, RawSnapshot, RawStack};
 use crate::record::statm::Statm;
 use std::sync::Arc;
@@ -33,7 +35,12 @@ pub(crate) trait HeapSource: Send {
     fn memory_parts(&self) -> Option<Arc<Reading>>;
     /// Returns the memory limit, `own` among the candidates, and what counts against it.
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit;
+    /// Returns what is known of the ages of the heap's blocks, for all collectors that read it.
+    fn ages(&self) -> &ForkMutex<Ages>;
 }
+
+/// Ages of this process's blocks.
+static AGES: ForkMutex<Ages> = ForkMutex::new(Ages::new());
 
 /// The heap and the clock of this process. A fork need not wait for slow operations here: between two calls nothing of
 /// a collector is half changed that a child could not go on with.
@@ -81,5 +88,8 @@ impl HeapSource for ThisProcess {
     }
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit {
         fork::outside(|| memory_limit::memory_limit(own))
+    }
+    fn ages(&self) -> &ForkMutex<Ages> {
+        &AGES
     }
 }

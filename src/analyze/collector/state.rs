@@ -151,6 +151,7 @@ impl State {
         } else if self.baselines.due_in(raw.taken).is_zero() {
             self.baselines.push(Arc::new(KeptCounts::new(&raw, &mut self.labels)));
         }
+        self.look(&raw);
         self.forget_dead(&raw);
         raw
     }
@@ -169,7 +170,8 @@ impl State {
         let _ = self.source.memory_parts();
         #[cfg(any(feature = "http", test))]
         self.forget_old_views(self.source.now());
-        if self.baselines.due_in(self.source.now()).is_zero() {
+        let now = self.source.now();
+        if self.baselines.due_in(now).is_zero() || self.look_due_in(now).is_zero() {
             let raw = self.take();
             if self.pending.is_none() {
                 // Names are read early, while there is memory for that: they may be asked for only when
@@ -179,7 +181,8 @@ impl State {
             }
         }
         // While tracking is off nothing is kept, so it is always due; look again after a pace.
-        match self.baselines.due_in(self.source.now()) {
+        let now = self.source.now();
+        match self.baselines.due_in(now).min(self.look_due_in(now)) {
             Duration::ZERO => self.baselines.pace(),
             wait => wait,
         }

@@ -15,7 +15,9 @@ use super::estimate::{LiveStack, total};
 use super::grouping::sums;
 use super::scopes::PairSums;
 use super::state::{REUSE_FOR, State};
+use super::view::View;
 use super::{Collector, CompareError, PastTotals, Report, Since};
+use crate::analyze::ages::{AGES, AgeBounds};
 use crate::analyze::call_tree::StackTotals;
 use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::scope::{Pair, ScopeFilter};
@@ -30,15 +32,6 @@ const VIEWS: usize = 4;
 const VIEWS_FOR: Duration = Duration::from_secs(60);
 /// Number of stacks read in one go, for callers with other things to do in between: some 30 ms.
 const STACKS_PER_SLICE: usize = 8_192;
-
-/// Heap at one moment.
-#[derive(Debug)]
-pub(super) struct View {
-    /// Report without sites.
-    report: Arc<Report>,
-    taken: Instant,
-    kept: Arc<KeptCounts>,
-}
 
 /// Totals, naming progress, history and kept snapshots of one moment.
 #[derive(Debug)]
@@ -65,6 +58,9 @@ pub(crate) struct ViewQuery {
     pub nearest: bool,
     /// Scope whose blocks alone the figures are of; `None`: all blocks.
     pub scope: Option<ScopeFilter>,
+    /// Age of the blocks that the figures are of: those that are surely older. `None`: all blocks. The figures of the earlier moment
+    /// are not known then, so nothing changes.
+    pub older_than: Option<Duration>,
 }
 
 /// Moments that an answer is about.
@@ -97,8 +93,23 @@ pub(crate) struct SiteTotals {
     /// Standard errors of its bytes and of their change; 0 where they are exact.
     pub stderr: u64,
     pub diff_stderr: u64,
-    /// Live bytes over time, oldest first.
+    /// Live bytes over time, oldest first. Of blocks older than an age only the last figure is known.
     pub history: Vec<u64>,
+    /// Live bytes in old blocks, and by age, as [`SiteRow`](super::SiteRow) has them.
+    #[allow(dead_code, reason = "outlets come next")]
+    pub old: AgeBounds,
+    #[allow(dead_code, reason = "outlets come next")]
+    pub ages: [AgeBounds; AGES.len()],
+    #[allow(dead_code, reason = "outlets come next")]
+    pub leak_score: Option<f64>,
+}
+
+impl SiteTotals {
+    /// Creates a row of exact figures without ages.
+    pub(crate) fn new(site: Arc<Site>, totals: Totals, history: Vec<u64>) -> SiteTotals {
+        let (old, ages) = Default::default();
+        SiteTotals { site, totals, stderr: 0, diff_stderr: 0, history, old, ages, leak_score: None }
+    }
 }
 
 /// Keys and values of scopes, and the blocks that are in none of the rows.
@@ -129,7 +140,7 @@ pub(crate) struct Stacks {
     pub held: Vec<StackTotals>,
     /// Totals of all blocks, exact also where `held` are estimates.
     pub total: Totals,
-    view: Arc<View>,
+    kept: Arc<KeptCounts>,
     old: Arc<KeptCounts>,
     scope: Option<ScopeFilter>,
     /// First id that has not been looked at.
@@ -165,10 +176,10 @@ impl Collector {
     /// Begins to read stacks; nothing is read yet.
     pub(crate) fn stacks(&self, query: ViewQuery) -> Result<Stacks, CompareError> {
         let _own = control::internal();
-        let (view, old, _) = self.lock().resolve_query(&query)?;
+        let Resolved { view, kept, old, .. } = self.lock().resolve_query(&query)?;
         let ViewQuery { nearest, scope, .. } = query;
-        let total = totals_in(scope.as_ref(), &view.kept, &old).into();
-        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, view, old, scope, next: 0, nearest })
+        let total = totals_in(scope.as_ref(), &kept, &old).into();
+        Ok(Stacks { times: times(&view, &old), held: Vec::new(), total, kept, old, scope, next: 0, nearest })
     }
 
     /// Reads some of the stacks of those sites that are wanted; `None` is the site of a stack without names.
@@ -182,6 +193,15 @@ impl Collector {
         let _own = control::internal();
         self.lock().stacks_slice(stacks, whole, is_wanted)
     }
+}
+
+/// Answer to a query: the moment, its counts of the blocks that were asked for, those they are compared with, and the stacks there are
+/// now.
+struct Resolved {
+    view: Arc<View>,
+    kept: Arc<KeptCounts>,
+    old: Arc<KeptCounts>,
+    raw: RawSnapshot,
 }
 
 /// Latest moments, oldest first.
@@ -202,7 +222,7 @@ impl State {
         }
         let kept = Arc::new(KeptCounts::new(raw, &mut self.labels));
         let report = Arc::new(self.report(raw, begun, Duration::ZERO, false));
-        let view = Arc::new(View { report, taken: raw.taken, kept });
+        let view = Arc::new(View::new(report, raw, kept));
         self.views.push_back(view.clone());
         if self.views.len() > VIEWS {
             self.views.pop_front();
@@ -252,11 +272,7 @@ impl State {
         }
     }
 
-    /// Returns the moment asked for, the counts it is compared with, and the stacks there are now.
-    fn resolve_query(
-        &mut self,
-        query: &ViewQuery,
-    ) -> Result<(Arc<View>, Arc<KeptCounts>, RawSnapshot), CompareError> {
+    fn resolve_query(&mut self, query: &ViewQuery) -> Result<Resolved, CompareError> {
         let begun = self.source.now();
         let raw = self.take();
         let view = match query.at {
@@ -270,7 +286,15 @@ impl State {
         // No baseline yet: then is now.
         let old = old.unwrap_or_else(|| view.kept.clone());
         self.name_some(&raw, Some(&old));
-        Ok((view, old, raw))
+        let (kept, old) = match query.older_than {
+            None => (view.kept.clone(), old),
+            Some(age) => {
+                let bounds = self.stack_ages(view.taken, &view.stacks_now(None), age);
+                let kept = Arc::new(view.kept.with_live(bounds.into_iter().map(|bounds| bounds.lower)));
+                (kept.clone(), kept)
+            }
+        };
+        Ok(Resolved { view, kept, old, raw })
     }
 
     fn sites(
@@ -280,16 +304,17 @@ impl State {
         top: usize,
         points: usize,
     ) -> Result<Sites, CompareError> {
-        let (view, old, raw) = self.resolve_query(&query)?;
+        let Resolved { view, kept, old, raw } = self.resolve_query(&query)?;
         if query.nearest {
             self.adopt_nearest(&raw);
         }
         let names = if query.nearest { &self.nearest } else { &self.names };
         let scope = query.scope.as_ref();
-        let sums = sums(names, view.kept.stacks_in(scope).map(LiveStack::from), old.stacks_in(scope));
+        let sums = sums(names, kept.stacks_in(scope).map(LiveStack::from), old.stacks_in(scope));
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.change().into()).collect();
-        let all = totals_in(scope, &view.kept, &old);
+        let all = totals_in(scope, &kept, &old);
+        let ages = self.site_ages(names, view.taken, &view.stacks_now(scope));
         let mut indices: Vec<usize> = (0..sums.len())
             .filter(|&at| sums[at] != Totals::default() && names.sites[at].is_final())
             .collect();
@@ -297,16 +322,19 @@ impl State {
         indices.sort_by_key(|&at| (Reverse(order.rank(&sums[at])), names.sites[at].id));
         indices.truncate(top);
 
-        let past: Vec<&Arc<KeptCounts>> = spread(self.baselines.all().collect(), points.saturating_sub(1));
-        let past: Vec<&Arc<KeptCounts>> = past.into_iter().chain([&view.kept]).take(points).collect();
+        let past: Vec<&Arc<KeptCounts>> = match query.older_than {
+            None => spread(self.baselines.all().collect(), points.saturating_sub(1)),
+            Some(_) => Vec::new(),
+        };
+        let past: Vec<&Arc<KeptCounts>> = past.into_iter().chain([&kept]).take(points).collect();
         let mut rows: Vec<SiteTotals> = indices
             .iter()
             .map(|&at| SiteTotals {
-                site: names.sites[at].clone(),
-                totals: sums[at],
                 stderr: errors[at].0,
                 diff_stderr: errors[at].1,
-                history: vec![0; past.len()],
+                old: ages[at].old,
+                ages: ages[at].ages,
+                ..SiteTotals::new(names.sites[at].clone(), sums[at], vec![0; past.len()])
             })
             .collect();
         let mut row_of = vec![None; sums.len()];
@@ -325,8 +353,8 @@ impl State {
     }
 
     fn scopes(&mut self, query: ViewQuery, order: Order, top: usize) -> Result<Scopes, CompareError> {
-        let (view, old, _) = self.resolve_query(&query)?;
-        let sums = PairSums::between(&view.kept, &old).into_iter();
+        let Resolved { view, kept, old, .. } = self.resolve_query(&query)?;
+        let sums = PairSums::between(&kept, &old).into_iter();
         let mut rows: Vec<PairTotals> = sums
             .map(|(pair, sum)| PairTotals {
                 pair,
@@ -339,7 +367,7 @@ impl State {
         // Stable: equal ones stay in the order of their names.
         rows.sort_by_key(|row| Reverse(order.rank(&row.totals)));
         rows.truncate(top);
-        let total = total(view.kept.live, Some(&old)).into();
+        let total = total(kept.live, Some(&old)).into();
         Ok(Scopes { times: times(&view, &old), rows, pairs, total })
     }
 
@@ -371,9 +399,9 @@ impl State {
         let from = stacks.next;
         // All three ascend by id, and a stack that was live then is one of the same epoch now.
         let mut known = raw.stacks.iter().skip_while(|stack| stack.id < from).peekable();
-        let (view, old) = (stacks.view.clone(), stacks.old.clone());
+        let (kept, old) = (stacks.kept.clone(), stacks.old.clone());
         let scope = stacks.scope.as_ref();
-        let mut new = view.kept.stacks_in(scope).skip_while(|stack| stack.id < from).peekable();
+        let mut new = kept.stacks_in(scope).skip_while(|stack| stack.id < from).peekable();
         let mut then = old.stacks_in(scope).skip_while(|stack| stack.id < from).peekable();
         let mut looked_at = 0;
         while let Some(id) = [new.peek(), then.peek()].into_iter().flatten().map(|stack| stack.id).min() {

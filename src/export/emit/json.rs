@@ -212,7 +212,7 @@ pub(crate) fn sites(sites: &Sites) -> String {
         rows: sites
             .rows
             .iter()
-            .map(|SiteTotals { site, totals, stderr, diff_stderr, history }| SiteRow {
+            .map(|SiteTotals { site, totals, stderr, diff_stderr, history, .. }| SiteRow {
                 site: site.label(),
                 function: &site.function,
                 file: &site.file,

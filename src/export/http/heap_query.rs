@@ -54,7 +54,13 @@ impl HeapQuery {
     /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str, keys: &[&str]) -> Result<HeapQuery, String> {
         let mut asked = HeapQuery {
-            asked: ViewQuery { at: None, since: Since::Previous, nearest: false, scope: None },
+            asked: ViewQuery {
+                at: None,
+                since: Since::Previous,
+                nearest: false,
+                scope: None,
+                older_than: None,
+            },
             order: Order::Size,
             top: 100,
             history: 16,

@@ -183,10 +183,7 @@ impl SnapshotPage {
             let at = *index.entry(site.id).or_insert_with(|| {
                 let site = site.clone();
                 let none = Totals::default();
-                rows.push((
-                    SiteTotals { site, totals: none, stderr: 0, diff_stderr: 0, history: Vec::new() },
-                    [0.0; 2],
-                ));
+                rows.push((SiteTotals::new(site, none, Vec::new()), [0.0; 2]));
                 rows.len() - 1
             });
             let (row, variances) = &mut rows[at];

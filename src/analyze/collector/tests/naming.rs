@@ -197,7 +197,7 @@ fn a_site_whose_line_was_lost_is_not_exported_under_another_id() {
     assert_eq!((report.sites_with_blocks, report.other.now.bytes), (2, 1_000));
     let sites = collector
         .sites(
-            ViewQuery { at: None, since: Since::Previous, nearest: false, scope: None },
+            ViewQuery { at: None, since: Since::Previous, nearest: false, scope: None, older_than: None },
             Order::Size,
             10,
             1,

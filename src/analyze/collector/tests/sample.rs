@@ -17,6 +17,8 @@ pub(crate) fn sample_report() -> Report {
         number: 1,
         taken_at: at(1_793_000_300.25),
         duration: Duration::from_micros(1_500),
+        old_age: Duration::from_secs(3_600),
+        leak: None,
         started_at: at(1_793_000_000.0),
         tracking: true,
         live: change(600_000, 12_500, -952, -9),

@@ -187,6 +187,7 @@ fn comparisons_and_views_can_be_of_one_scope() {
         since: Since::First,
         nearest: false,
         scope: Some(scope.parse().unwrap()),
+        older_than: None,
     };
     let of_acme = collector.sites(query("tenant:acme"), Order::Size, 10, 2).unwrap();
     let shown: Vec<_> =

@@ -106,7 +106,7 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
 }
 
 fn now(since: Since) -> ViewQuery {
-    ViewQuery { at: None, since, nearest: false, scope: None }
+    ViewQuery { at: None, since, nearest: false, scope: None, older_than: None }
 }
 
 fn totals(size: u64, size_diff: i64, count: u64, count_diff: i64) -> Totals {
@@ -157,7 +157,8 @@ fn answers_about_one_moment_add_up_whatever_happens_meanwhile() {
     fake.at(101);
     fake.holds(2, 10, 9_000, 9);
     fake.holds(5, 30, 7, 7);
-    let then = ViewQuery { at: Some(number), since: Since::First, nearest: false, scope: None };
+    let then =
+        ViewQuery { at: Some(number), since: Since::First, nearest: false, scope: None, older_than: None };
     for _ in 0..2 {
         let sites = collector.sites(then.clone(), Order::Growth, 10, 3).unwrap();
         assert_eq!(
@@ -220,7 +221,13 @@ fn moments_are_kept_for_a_minute_and_four_at_most() {
     fake.holds(2, 10, 1_000, 1);
     let collector = fake.collector(25, 300);
     let at = |number| {
-        let query = ViewQuery { at: Some(number), since: Since::First, nearest: false, scope: None };
+        let query = ViewQuery {
+            at: Some(number),
+            since: Since::First,
+            nearest: false,
+            scope: None,
+            older_than: None,
+        };
         collector
             .sites(query, Order::Size, 10, 1)
             .map(|sites| sites.total.size)
@@ -269,8 +276,13 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
     for look in 1..=3 {
         fake.at(2 * look);
         let overview = collector.overview();
-        let query =
-            ViewQuery { at: Some(overview.report.number), since: Since::First, nearest: false, scope: None };
+        let query = ViewQuery {
+            at: Some(overview.report.number),
+            since: Since::First,
+            nearest: false,
+            scope: None,
+            older_than: None,
+        };
         let sites = collector.sites(query.clone(), Order::Size, 10, 1).unwrap();
         assert_eq!(sites.total.size, 2_701);
         seen.push((overview.naming.named, overview.naming.total, sites.other.size, sites.rows.len(), 0));

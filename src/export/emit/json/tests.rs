@@ -96,11 +96,9 @@ fn sites_and_stacks_and_tree() {
     let found = Sites {
         times: times(),
         rows: vec![SiteTotals {
-            site: Arc::new(site),
-            totals: totals(30, 3, 5, 1),
             stderr: 4,
             diff_stderr: 6,
-            history: vec![25, 30],
+            ..SiteTotals::new(Arc::new(site), totals(30, 3, 5, 1), vec![25, 30])
         }],
         sites: 1,
         other: totals(4, 1, 4, 1),

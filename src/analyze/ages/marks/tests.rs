@@ -1,0 +1,144 @@
+//! Marks beside a record of the birth of each block, and the memory that they take.
+#![forbid(unsafe_code)]
+
+use super::*;
+use crate::base::random_input::Random;
+use std::collections::BTreeMap;
+
+const SPACING: Duration = Duration::from_secs(15);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Blocks of one id with their births, and its counts.
+#[derive(Default)]
+struct Twin {
+    /// Bytes and second of birth, oldest first.
+    blocks: Vec<(u64, u64)>,
+    freed: Live,
+    is_closed: bool,
+}
+
+impl Twin {
+    fn allocate(&mut self, bytes: u64, at: u64) {
+        self.blocks.push((bytes, at));
+    }
+
+    fn free(&mut self, place: usize) {
+        let (bytes, _) = self.blocks.remove(place);
+        self.freed += Live { bytes, blocks: 1 };
+    }
+
+    fn older_than(&self, age: u64, now: u64) -> Live {
+        let old = self.blocks.iter().filter(|(_, born)| now - born > age);
+        old.fold(Live::default(), |mut sum, &(bytes, _)| {
+            sum += Live { bytes, blocks: 1 };
+            sum
+        })
+    }
+
+    fn now(&self, id: u32) -> StackNow {
+        let live = self.blocks.iter().map(|(bytes, _)| bytes).sum();
+        StackNow { id, live: Live { bytes: live, blocks: self.blocks.len() as u64 }, freed: self.freed }
+    }
+}
+
+fn is_within(least: Live, value: Live, most: Live) -> bool {
+    least.bytes <= value.bytes
+        && least.blocks <= value.blocks
+        && value.bytes <= most.bytes
+        && value.blocks <= most.blocks
+}
+
+/// Random allocations, frees and renewals; stacks die and others are born; looks are late now and then.
+#[test]
+fn bounds_hold_whatever_is_freed_and_are_exact_for_ids_without_new_blocks() {
+    let mut random = Random::new();
+    let start = Instant::now();
+    let (mut checked, mut exact, mut closed_spans) = (0, 0, BTreeMap::new());
+    for round in 0..12 {
+        let mut marks = Marks::new();
+        marks.clear(Some(start));
+        let mut twins: BTreeMap<u32, Twin> = (2..12).map(|id| (id, Twin::default())).collect();
+        let (mut next, mut now, mut look) = (12, 0, 0);
+        let max_bytes = if round % 3 == 2 { 600 } else { usize::MAX };
+        for _ in 0..3_000 {
+            now += random.below(4) as u64;
+            let ids: Vec<u32> = twins.keys().copied().collect();
+            let id = random.one(&ids);
+            let twin = twins.get_mut(&id).unwrap();
+            let count = twin.blocks.len();
+            match random.below(10) {
+                0..5 if !twin.is_closed => twin.allocate(1 + random.below(1_000) as u64, now),
+                5..7 if count > 0 => twin.free(random.below(count)),
+                7 if count > 0 => twin.free(count - 1),
+                8 if count > 0 => twin.free(0),
+                9 if random.below(5) == 0 => {
+                    twin.is_closed = true;
+                    closed_spans.insert((round, id), now);
+                    twins.insert(next, Twin::default());
+                    next += 1;
+                }
+                _ => {}
+            }
+            twins.retain(|_, twin| !(twin.is_closed && twin.blocks.is_empty()));
+            let stacks: Vec<StackNow> = twins.iter().map(|(&id, twin)| twin.now(id)).collect();
+            let at = start + seconds(now);
+            if now >= look {
+                marks.push((at, at), &stacks, SPACING, max_bytes);
+                look = now + 15 + random.below(3) as u64;
+            }
+            if random.below(20) > 0 {
+                continue;
+            }
+            // Between whole seconds, at which blocks are born.
+            let mut ages =
+                [0; 4].map(|_| seconds(random.below(now as usize + 60) as u64) + Duration::from_millis(500));
+            ages.sort();
+            marks.bounds(at, &stacks, &ages, |age, place, AgeTotals { lower, upper }| {
+                let (id, twin) = (stacks[place].id, &twins[&stacks[place].id]);
+                let truth = twin.older_than(ages[age].as_secs(), now);
+                assert!(
+                    is_within(lower, truth, upper),
+                    "{id} {:?}: {lower:?} {truth:?} {upper:?}",
+                    ages[age]
+                );
+                checked += 1;
+                // A closed id is exact for ages back to its renewal, as far as there is a mark between.
+                let closed = closed_spans.get(&(round, id)).map(|closed| now - closed);
+                let precision = marks.precision(ages[age], at);
+                if let (Some(closed), Some(precision)) = (closed, precision)
+                    && ages[age] + precision < seconds(closed)
+                {
+                    assert_eq!((lower, upper), (truth, truth));
+                    exact += 1;
+                }
+            });
+        }
+        assert!(max_bytes == usize::MAX || marks.bytes() <= max_bytes || marks.count() == 2);
+    }
+    assert!(checked > 10_000 && exact > 1_000, "{checked} {exact}");
+}
+
+#[test]
+fn nothing_is_older_than_the_epoch_and_nothing_surely_older_than_the_first_mark() {
+    let start = Instant::now();
+    let at = |second| start + seconds(second);
+    let stacks = [StackNow { id: 2, live: Live { bytes: 8, blocks: 1 }, freed: Live::default() }];
+    let bounds = |marks: &Marks, age| {
+        let mut found = AgeTotals::default();
+        marks.bounds(at(100), &stacks, &[seconds(age)], |_, _, bounds| found = bounds);
+        (found.lower.bytes, found.upper.bytes)
+    };
+    let mut marks = Marks::new();
+    assert_eq!(bounds(&marks, 10), (0, 8));
+    marks.push((at(40), at(40)), &stacks, SPACING, usize::MAX);
+    assert_eq!([bounds(&marks, 60), bounds(&marks, 61)], [(8, 8), (0, 8)]);
+    marks.clear(Some(at(30)));
+    marks.push((at(40), at(40)), &stacks, SPACING, usize::MAX);
+    assert_eq!([bounds(&marks, 60), bounds(&marks, 61), bounds(&marks, 71)], [(8, 8), (0, 8), (0, 0)]);
+    // A look that another collector has made since.
+    marks.push((at(200), at(200)), &[], SPACING, usize::MAX);
+    assert_eq!([bounds(&marks, 60), bounds(&marks, 61), bounds(&marks, 71)], [(8, 8), (0, 8), (0, 0)]);
+}
