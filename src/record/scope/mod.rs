@@ -33,7 +33,7 @@ use crate::record::scope::entered::Removed;
 use crate::record::scope::id::ScopeId;
 use crate::record::scope::names::{Pair, Pairs, shown_key, shown_value};
 use crate::record::scope::table::Full;
-use crate::record::thread::{self, ThreadState};
+use crate::record::thread::{self, BUSY, ThreadState};
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -145,13 +145,14 @@ impl Scope {
     #[must_use = "the scope is left as soon as the guard is dropped: `let _scope = scope.enter();` keeps it"]
     #[inline]
     pub fn enter(&self) -> ScopeGuard<'_> {
-        if !self.id.is_none()
-            && let Some(state) = thread::idle()
-            && let Some(token) = state.change_scopes_idle(|entered| entered.push_alone(self.id, self.term))
-        {
-            return ScopeGuard::new(state, token);
+        if self.id.is_none() {
+            return ScopeGuard::NONE;
         }
-        self.enter_beside()
+        let Some(state) = thread::idle() else { return self.enter_first() };
+        match state.change_scopes_idle(|entered| entered.push_alone(self.id, self.term)) {
+            Some(token) => ScopeGuard::new(state, token),
+            None => self.enter_beside(state),
+        }
     }
 
     /// Enters the scope as [`enter`](Scope::enter) does, by a guard that keeps it.
@@ -215,11 +216,20 @@ impl Scope {
         if self.id.is_none() { None } else { thread::current_or_make() }
     }
 
-    /// Enters the scope beside others, or as the first of the thread.
+    /// Enters the scope in a thread that has no state yet; does nothing in the middle of an event.
+    #[cold]
     #[inline(never)]
-    fn enter_beside(&self) -> ScopeGuard<'_> {
-        let Some(state) = self.state() else { return ScopeGuard::NONE };
-        let entered = state.change_scopes(|entered| {
+    fn enter_first(&self) -> ScopeGuard<'_> {
+        let Some(state) = self.state().filter(|state| state.flags() & BUSY == 0) else {
+            return ScopeGuard::NONE;
+        };
+        self.enter_beside(state)
+    }
+
+    /// Enters the scope beside others, or as the first of the thread, which is not in the middle of an event.
+    #[inline(never)]
+    fn enter_beside(&self, state: &'static ThreadState) -> ScopeGuard<'_> {
+        let entered = state.change_scopes_idle(|entered| {
             let outer = entered.current();
             if outer.is_none() || outer == self.id {
                 return Ok(entered.push(self.id, self.id, false));
@@ -228,13 +238,12 @@ impl Scope {
             known.map(|both| push_held(entered, self.id, both)).ok_or(outer)
         });
         match entered {
-            Some(Ok(Some(token))) => ScopeGuard::new(state, token),
-            Some(Err(outer)) => self.enter_slow(state, outer),
-            Some(Ok(None)) => {
+            Ok(Some(token)) => ScopeGuard::new(state, token),
+            Err(outer) => self.enter_slow(state, outer),
+            Ok(None) => {
                 dropped::count(Reason::Scopes);
                 ScopeGuard::NONE
             }
-            None => ScopeGuard::NONE,
         }
     }
 

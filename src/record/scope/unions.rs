@@ -5,7 +5,7 @@
 //! combinations are never used again, so nothing here is ever wrong; the combination may be over, which its holder finds.
 
 use crate::base::atomics::{AtomicU64, Ordering};
-use crate::base::splitmix::{self, INCREMENT};
+use crate::base::splitmix;
 use crate::record::scope::id::ScopeId;
 use crate::record::scope::slots::{self, COMBINATIONS};
 
@@ -20,10 +20,13 @@ const PLACES: usize = 2 * COMBINATIONS;
 
 static ALL: [Place; PLACES] = [const { Place { check: AtomicU64::new(0), both: AtomicU64::new(0) } }; PLACES];
 
-/// Hashes two numbers.
+/// Hashes two numbers. Each is multiplied by an odd number of its own (of xxHash), so that the two products do not wait for each
+/// other.
 fn hash(outer: ScopeId, inner: ScopeId) -> u64 {
-    let inner = u64::from_ne_bytes(inner.to_bytes());
-    splitmix::mix(splitmix::mix(inner.wrapping_add(INCREMENT)) ^ u64::from_ne_bytes(outer.to_bytes()))
+    let [outer, inner] = [outer, inner].map(|id| u64::from_ne_bytes(id.to_bytes()));
+    let product =
+        outer.wrapping_mul(0x9e37_79b1_85eb_ca87).wrapping_add(inner.wrapping_mul(0xc2b2_ae3d_27d4_eb4f));
+    splitmix::mix(product)
 }
 
 /// Returns the hash for a combination that has found no room: another one once a slot is free.
