@@ -60,10 +60,14 @@ fn shown_value_slow(value: &str) -> Cow<'_, str> {
     kept.chars().map(shown).collect::<String>().into()
 }
 
-/// Returns whether a character is one that a reader sees: no control, no separator of lines, no change of direction.
+/// Returns whether a character is one that a reader sees: no control, no separator of lines, no change of direction, and none without
+/// width, with which two values would look alike.
 fn is_printable(c: char) -> bool {
-    let is_hidden =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let is_hidden = matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+    );
     !c.is_control() && !is_hidden
 }
 
@@ -179,6 +183,7 @@ mod tests {
         assert_eq!(shown_value("acme"), "acme");
         assert_eq!(shown_value(""), "?");
         assert_eq!(shown_value("a\tb\u{2028}ü\\c"), "a?b?ü/c");
+        assert_eq!(shown_value("acme\u{200b}\u{200d}\u{2060}\u{ad}"), "acme????");
         assert_eq!(shown_value(&"ü".repeat(100)), "ü".repeat(64));
         assert_eq!(shown_value(&"\0".repeat(100)), "?".repeat(64));
     }
