@@ -13,6 +13,7 @@ pub(crate) mod memory_limit;
 // Only the feature `http` reads arenas and mappings.
 #[cfg_attr(not(feature = "http"), allow(dead_code))]
 pub(crate) mod memory_parts;
+pub(crate) mod merge_ids;
 // Each of the two features reads a part of it.
 #[cfg_attr(not(all(feature = "http", feature = "pprof")), allow(dead_code))]
 pub(crate) mod profile;

@@ -3,18 +3,22 @@
 //! Any thread may use it. Taking a profile copies counters and stops no thread; naming its stacks takes the time.
 #![forbid(unsafe_code)]
 
+use crate::analyze::merge_ids::{self, StackKey};
 use crate::analyze::symbols::{self, Unnamed};
 use crate::base::error::Error;
 use crate::record::control;
 use crate::record::raw_snapshot::{self, Addresses, Counts, RawSnapshot, RawStack, ScopeNames};
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 #[cfg(test)]
 use {
-    crate::analyze::frame::Frame, crate::analyze::symbols::Placed, crate::base::random_input::Random,
-    crate::record::raw_snapshot::ScopeId, std::collections::HashMap,
+    crate::analyze::frame::Frame,
+    crate::analyze::symbols::Placed,
+    crate::base::random_input::Random,
+    crate::record::raw_snapshot::{Carried, ScopeId},
 };
 
 /// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
@@ -106,7 +110,7 @@ pub struct Profile {
     pub(crate) traceback_limit: usize,
     /// Average bytes between samples; 0: every allocation is recorded.
     pub(crate) sample_interval_bytes: u64,
-    /// Stacks, ascending by id, none with zeros alone.
+    /// Stacks, each once, none with zeros alone.
     pub(crate) stacks: Vec<RawStack>,
     /// Return addresses of the stacks, and of others: a difference shares them.
     pub(crate) addresses: Arc<Addresses>,
@@ -166,14 +170,16 @@ impl Profile {
     pub fn since(&self, earlier: &Profile) -> Profile {
         let _own = control::internal();
         let same_epoch = self.epoch == earlier.epoch;
-        let mut then = earlier.stacks.iter().filter(|_| same_epoch).peekable();
+        let before: HashMap<StackKey<'_>, Counts> = earlier
+            .stacks
+            .iter()
+            .filter(|_| same_epoch)
+            .map(|stack| (merge_ids::key(stack, &earlier.addresses), stack.counts))
+            .collect();
         let mut stacks = Vec::new();
         for stack in &self.stacks {
-            // Both ascend.
-            while then.next_if(|then| then.id < stack.id).is_some() {}
-            let before =
-                then.next_if(|then| then.id == stack.id).map_or(Counts::default(), |then| then.counts);
-            // All four only ever grow.
+            let before = before.get(&merge_ids::key(stack, &self.addresses)).copied().unwrap_or_default();
+            // All four only ever grow, but where a stack has died in between, and was met again.
             let counts = Counts {
                 allocated_bytes: stack.counts.allocated_bytes.saturating_sub(before.allocated_bytes),
                 allocated_blocks: stack.counts.allocated_blocks.saturating_sub(before.allocated_blocks),
@@ -211,7 +217,7 @@ impl Profile {
             over: None,
             traceback_limit: raw.traceback_limit,
             sample_interval_bytes: raw.sample_interval_bytes,
-            stacks: raw.stacks,
+            stacks: merge_ids::merge_ids(raw.stacks, &raw.addresses),
             addresses: raw.addresses.into(),
             scopes: raw.scopes.into(),
         })
@@ -268,7 +274,16 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
             let (addresses, scope) = (all.push_stack(addresses), ScopeId::NONE);
-            RawStack { id, is_open: true, addresses, truncated: false, counts, variance: 0.0, scope }
+            RawStack {
+                id,
+                is_open: true,
+                addresses,
+                truncated: false,
+                counts,
+                carried: Carried::default(),
+                variance: 0.0,
+                scope,
+            }
         })
         .collect();
     Profile {

@@ -24,6 +24,10 @@ pub struct StackById {
     pub freed_bytes: u64,
     /// Blocks of these that were freed.
     pub freed_blocks: u64,
+    /// Bytes that were allocated at earlier ids of the stack that are over, and freed.
+    pub carried_bytes: u64,
+    /// Blocks of these.
+    pub carried_blocks: u64,
 }
 
 /// Returns the counts of all stacks now, ascending by id.
@@ -47,6 +51,8 @@ pub fn stacks_by_id() -> Vec<StackById> {
             allocated_blocks,
             freed_bytes,
             freed_blocks,
+            carried_bytes: stack.carried.bytes,
+            carried_blocks: stack.carried.blocks,
         }
     });
     by_id.collect()

@@ -7,7 +7,7 @@ use crate::record::control;
 use crate::record::count::counters::{CHUNK, Chunk, Direction, Table};
 use crate::record::count::sampling::SamplingConfig;
 use crate::record::epoch;
-use crate::record::raw_snapshot::{self, AllStacks, Counts, Dropped, RawStack};
+use crate::record::raw_snapshot::{self, AllStacks, Carried, Counts, Dropped, RawStack};
 use crate::record::stack_id::table::{self, Recorded};
 use crate::record::thread::{self, BUSY, PAUSED, Reading, SHARED, SpanBytes, ThreadState};
 use std::future::Future;
@@ -336,8 +336,17 @@ impl OwnStacks {
             if let Some(recorded) = table::recorded(id).filter(|_| counts != Counts::default()) {
                 let Recorded { packed, truncated, scope, .. } = recorded;
                 let addresses = all.addresses.push(packed);
-                let is_open = SHARED.is_open(id);
-                all.stacks.push(RawStack { id, is_open, addresses, scope, truncated, counts, variance: 0.0 });
+                let (is_open, carried) = (SHARED.is_open(id), Carried::default());
+                all.stacks.push(RawStack {
+                    id,
+                    is_open,
+                    addresses,
+                    scope,
+                    truncated,
+                    counts,
+                    carried,
+                    variance: 0.0,
+                });
             }
         }
         all

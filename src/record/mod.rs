@@ -32,6 +32,8 @@ pub(crate) mod stack_id;
 pub(crate) mod startup;
 pub(crate) mod statm;
 pub(crate) mod tag;
+#[cfg(test)]
+pub(crate) mod test_blocks;
 pub(crate) mod thread;
 pub(crate) mod trim;
 pub(crate) mod unlisted;

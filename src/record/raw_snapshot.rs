@@ -18,9 +18,10 @@ pub(crate) use crate::record::stack_id::addresses::{Addresses, AddressesAt};
 use crate::record::stack_id::life;
 pub(crate) use crate::record::stack_id::packed::Unpacked;
 use crate::record::stack_id::reclaim;
+pub(crate) use crate::record::stack_id::record::Carried;
 pub(crate) use crate::record::stack_id::renew::{can_renew, renew};
 pub(crate) use crate::record::stack_id::sums::Counts;
-use crate::record::stack_id::sums::read_chunk;
+use crate::record::stack_id::sums::{allocated, read_chunk};
 use crate::record::stack_id::table;
 use crate::record::stack_id::table::{IDS_PER_SAMPLED_STACK, Recorded};
 use crate::record::startup;
@@ -48,6 +49,8 @@ pub(crate) struct RawStack {
     /// The walk ended at its limit, not at the thread's first frame.
     pub truncated: bool,
     pub counts: Counts,
+    /// Counts of earlier ids of the stack that are not among the others any more. Not part of `counts`.
+    pub carried: Carried,
     /// Squared standard error of the live bytes where they are an estimate, else 0.
     pub variance: f64,
 }
@@ -298,22 +301,23 @@ fn read_from(base: u32, sink: &mut impl StackSink) -> Counts {
             }
             let recorded = match table::recorded(id) {
                 Some(recorded) => recorded,
-                None if id == base => {
-                    Recorded { packed: &[], truncated: false, interval: 0, scope: ScopeId::NONE }
-                }
+                None if id == base => Recorded::default(),
                 // Blocks that were not sampled, read already; or weights of sampled blocks, which are read with the
                 // id they are counted at.
                 None => continue,
             };
             totals += exact;
-            let Recorded { packed, truncated, interval, scope } = recorded;
+            let Recorded { packed, truncated, interval, scope, carried, is_carried } = recorded;
+            if is_carried {
+                continue;
+            }
             let (counts, variance) = match interval {
                 0 => (exact, 0.0),
                 _ => estimate(&counts[place..], interval),
             };
             let addresses = AddressesAt::default();
             let is_open = open >> place & 1 != 0;
-            let stack = RawStack { id, is_open, addresses, scope, truncated, counts, variance };
+            let stack = RawStack { id, is_open, addresses, scope, truncated, counts, carried, variance };
             sink.add(stack, packed);
         }
     }
@@ -332,9 +336,10 @@ fn estimate(sums: &[Counts], interval: u32) -> (Counts, f64) {
         "the ids of a sampled stack are in one chunk"
     );
     let [_, bytes, blocks, variance, ..] = sums else { return Default::default() };
+    let (allocated_bytes, allocated_blocks) = allocated(sums, interval);
     let counts = Counts {
-        allocated_bytes: sampling::whole_bytes(bytes.allocated_bytes),
-        allocated_blocks: sampling::whole_blocks(blocks.allocated_bytes),
+        allocated_bytes,
+        allocated_blocks,
         freed_bytes: sampling::whole_bytes(bytes.freed_bytes),
         freed_blocks: sampling::whole_blocks(blocks.freed_bytes),
     };
@@ -403,28 +408,9 @@ pub(crate) fn capture() -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::allocator::TrackingAllocator;
-    use std::alloc::{GlobalAlloc, Layout};
+    use crate::record::test_blocks::{Block, allocate, free};
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
-
-    static ALLOC: TrackingAllocator = TrackingAllocator::system();
-
-    /// A block, by address so that threads can hand it on.
-    type Block = (usize, Layout);
-
-    fn allocate(size: usize) -> Block {
-        let layout = Layout::from_size_align(size, 8).unwrap();
-        // SAFETY: the size is not zero.
-        let block = unsafe { ALLOC.alloc(layout) };
-        assert!(!block.is_null());
-        (block.expose_provenance(), layout)
-    }
-
-    fn free((block, layout): Block) {
-        // SAFETY: made by `allocate` with this layout, and freed once.
-        unsafe { ALLOC.dealloc(std::ptr::with_exposed_provenance_mut(block), layout) };
-    }
 
     /// `live_bytes` would hide it, so it is the two sides that are compared.
     #[test]

@@ -117,6 +117,75 @@ fn cohorts_of_one_stack() {
     });
 }
 
+/// Blocks of ids that are given back stay in the counts of their stacks, in exact and in sampled ones, and memory stays.
+#[test]
+fn counts_are_carried_to_the_latest_id() {
+    trap("ages::counts_are_carried_to_the_latest_id", || {
+        const STACKS: usize = 300;
+        let rounds = if cfg!(debug_assertions) { 90 } else { 1_500 };
+        let mut kept: VecDeque<Block> = VecDeque::with_capacity(4 * STACKS);
+        let (mut most, mut early) = (0, 0);
+        for round in 1..=rounds {
+            if kept.len() == 3 * STACKS {
+                kept.drain(..STACKS);
+            }
+            kept.extend((0..STACKS).map(|path| on_path(path, 9, &mut || keep(path))));
+            renew();
+            let ids = ids_of(KEEP);
+            let sum = |of: fn(&StackById) -> u64| ids.iter().map(of).sum::<u64>();
+            let (blocks, bytes) = (
+                sum(|id| id.allocated_blocks + id.carried_blocks),
+                sum(|id| id.allocated_bytes + id.carried_bytes),
+            );
+            let all = (round * STACKS) as u64;
+            assert_eq!((blocks, bytes), (all, 24 * all), "round {round}");
+            assert_eq!(sum(|id| id.allocated_blocks - id.freed_blocks), kept.len() as u64);
+            most = most.max(ids.len());
+            if round == rounds / 3 {
+                early = heapgauge::tracker_memory();
+            }
+        }
+        assert_eq!(of_function(KEEP), (24 * kept.len() as u64, kept.len() as u64));
+        let traces = heapgauge::Snapshot::take().unwrap();
+        let is_kept = |trace: &&heapgauge::Trace| {
+            trace.traceback.frames().next().is_some_and(|frame| frame.function() == Some(KEEP))
+        };
+        assert_eq!(traces.traces().iter().filter(is_kept).count(), STACKS, "each stack is one trace");
+        drop(traces);
+        let late = heapgauge::tracker_memory();
+        say(format_args!(
+            "{rounds} renewals of {STACKS} stacks: {most} ids at once at most, {} and {} KiB",
+            early >> 10,
+            late >> 10
+        ));
+        assert!(most <= 16 * STACKS, "{most} ids at once");
+        assert!(late < early + (256 << 10), "{early} bytes of tables after a third, {late} at the end");
+        kept.clear();
+        assert_eq!(of_function(KEEP), (0, 0));
+
+        heapgauge::set_sample_interval(64).unwrap();
+        let sampled = |allocated: bool| -> u64 {
+            let of = |id: &StackById| {
+                if allocated { id.allocated_bytes + id.carried_bytes } else { id.allocated_bytes }
+            };
+            ids_of(KEEP).iter().map(of).sum()
+        };
+        let before = sampled(true);
+        for _ in 0..100 {
+            (0..STACKS).for_each(|path| drop(on_path(path, 10, &mut || keep(path))));
+            renew();
+        }
+        let (with, without) = (sampled(true) - before, sampled(false));
+        let estimate = with as f64 / (24 * 100 * STACKS) as f64;
+        assert!(
+            (0.9..1.1).contains(&estimate),
+            "{with} bytes with those that were carried, {without} without"
+        );
+        heapgauge::set_sample_interval(0).unwrap();
+        nothing_is_lost();
+    });
+}
+
 /// Allocates and frees in a forked child, which renews ids as well. Returns the number of the failed check.
 fn child() -> i32 {
     // A child that hangs ends by the signal.

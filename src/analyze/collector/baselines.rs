@@ -244,7 +244,9 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{Addresses, AddressesAt, Counts, Dropped, RawStack, ScopeNames};
+    use crate::record::raw_snapshot::{
+        Addresses, AddressesAt, Carried, Counts, Dropped, RawStack, ScopeNames,
+    };
 
     fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
         RawSnapshot {
@@ -266,6 +268,7 @@ mod tests {
                         freed_bytes: 7,
                         freed_blocks: 1,
                     },
+                    carried: Carried::default(),
                     variance: 0.0,
                     scope: ScopeId::NONE,
                 })

@@ -132,7 +132,7 @@ pub(crate) struct PairTotals {
     pub diff_stderr: u64,
 }
 
-/// Stacks, each once, while they are being read.
+/// Stacks while they are being read, each once for each of its ids.
 #[derive(Debug)]
 pub(crate) struct Stacks {
     pub times: Times,

@@ -14,6 +14,7 @@ pub(crate) mod order;
 pub(crate) mod statistic;
 
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
+use crate::analyze::merge_ids::merge_ids;
 use crate::analyze::scope::{LabelsByScope, ScopeLabels};
 use crate::analyze::symbols::{self, Symbols};
 use crate::base::error::Error;
@@ -114,7 +115,7 @@ impl Snapshot {
         // A process whose figures are not right gets a line on stderr.
         symbols::capture(raw.capture);
         let symbols = symbols::global();
-        let mut stacks = raw.stacks;
+        let mut stacks = merge_ids(raw.stacks, &raw.addresses);
         stacks.retain(|stack| stack.counts.live_blocks() > 0);
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.counts.live_bytes()), stack.id));
         let domains = domains::stacks();

@@ -80,6 +80,9 @@ impl StackSink for Largest {
 
     fn end(&mut self) {
         self.stacks = std::mem::take(&mut self.heap).into_vec();
+        if self.stacks.iter().any(|Reverse(BySize(stack))| !stack.is_open) {
+            merge_ids(&mut self.stacks);
+        }
         self.stacks.sort_unstable();
         self.addresses.clear();
         self.scopes.clear();
@@ -94,6 +97,27 @@ impl StackSink for Largest {
             self.scopes.keep(stack.scope, self.is_growing);
         }
     }
+}
+
+/// Adds up the ids of each stack, which has several where its id was renewed. Allocates nothing.
+fn merge_ids(stacks: &mut Vec<Reverse<BySize>>) {
+    let order = |Reverse(BySize(one)): &Reverse<BySize>, Reverse(BySize(other)): &Reverse<BySize>| {
+        let by_addresses = raw_snapshot::with_addresses(one.id, |one| {
+            raw_snapshot::with_addresses(other.id, |other| one.cmp(other))
+        });
+        by_addresses.then((one.scope, one.truncated).cmp(&(other.scope, other.truncated)))
+    };
+    // The latest of a stack first.
+    stacks.sort_unstable_by(|one, other| order(one, other).then(other.0.0.id.cmp(&one.0.0.id)));
+    stacks.dedup_by(|next, sum| {
+        let is_same = order(next, sum).is_eq();
+        if is_same {
+            let (Reverse(BySize(next)), Reverse(BySize(sum))) = (next, sum);
+            sum.counts += next.counts;
+            sum.variance += next.variance;
+        }
+        is_same
+    });
 }
 
 /// Keeps the addresses of a stack, as far as there is room. Those cut off are the first of its thread.
@@ -182,12 +206,22 @@ impl Largest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{AddressesAt, ScopeId};
+    use crate::record::raw_snapshot::{AddressesAt, Carried, ScopeId};
+    use crate::record::test_blocks::{allocate, free};
 
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
         let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        RawStack { id, is_open: true, addresses, truncated: false, counts, variance: 0.0, scope }
+        RawStack {
+            id,
+            is_open: true,
+            addresses,
+            truncated: false,
+            counts,
+            carried: Carried::default(),
+            variance: 0.0,
+            scope,
+        }
     }
 
     #[test]
@@ -213,5 +247,26 @@ mod tests {
         let mut largest = Largest::with_room_for(3);
         largest.add(RawStack { counts: Counts::default(), ..stack(1, 0) }, &[]);
         assert!(largest.heap.is_empty());
+    }
+
+    #[test]
+    fn a_stack_of_several_ids_is_one() {
+        let mut blocks = Vec::new();
+        // From one line.
+        for _ in 0..4 {
+            blocks.push(allocate(40 << 20));
+            let stacks = raw_snapshot::take().stacks;
+            let is_here = |stack: &&RawStack| stack.is_open && stack.counts.live_bytes() == 40 << 20;
+            let ids: Vec<u32> = stacks.iter().filter(is_here).map(|stack| stack.id).collect();
+            assert_eq!(raw_snapshot::renew(&ids), ids.len());
+            assert_eq!(ids.len(), 1, "one cohort");
+        }
+        let mut largest = Largest::with_room_for(4);
+        largest.read();
+        let first = largest.iter().next().unwrap();
+        assert_eq!((first.counts.live_bytes(), first.counts.live_blocks()), (160 << 20, 4));
+        let is_same = |stack: &&RawStack| largest.addresses(stack).eq(largest.addresses(first));
+        assert_eq!(largest.iter().filter(is_same).count(), 1);
+        blocks.into_iter().for_each(free);
     }
 }

@@ -1,12 +1,14 @@
 //! Largest and fastest growing sites as text, in memory that is set aside: for the termination log and for a failure.
 
 use std::fmt::{self, Write as _};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
 use super::WAIT_FOR_NAMES;
 use super::largest::Largest;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::symbols::{self, KnownFrame, StackFrames};
+use crate::record::raw_snapshot::RawStack;
 
 /// Sites listed by size, and by growth.
 const LISTED: usize = 10;
@@ -68,7 +70,7 @@ impl SiteText {
                 }
             };
             let bytes = raw.counts.live_bytes();
-            let growth = bytes as i64 - then.bytes(raw.id) as i64;
+            let growth = bytes as i64 - then.bytes(key_of_stack(largest, raw)) as i64;
             self.sums.push(SiteSum { key, bytes, growth, stack });
         }
         self.sums.sort_unstable_by_key(|sum| (sum.key, sum.stack));
@@ -166,10 +168,18 @@ impl fmt::Display for Size {
     }
 }
 
+/// Returns a hash of addresses and scope, which a stack keeps when it gets a new id.
+fn key_of_stack(largest: &Largest, stack: &RawStack) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    largest.addresses(stack).packed().hash(&mut hasher);
+    stack.scope.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Live bytes of the largest stacks some seconds ago.
 pub(super) struct Past {
-    /// By id, ascending.
-    stacks: Vec<(u32, u64)>,
+    /// By the key of the stack, ascending.
+    stacks: Vec<(u64, u64)>,
     kept: Instant,
 }
 
@@ -182,13 +192,14 @@ impl Past {
     /// Keeps the present bytes.
     pub(super) fn keep(&mut self, largest: &Largest) {
         self.stacks.clear();
-        self.stacks.extend(largest.iter().map(|stack| (stack.id, stack.counts.live_bytes())));
+        self.stacks
+            .extend(largest.iter().map(|stack| (key_of_stack(largest, stack), stack.counts.live_bytes())));
         self.stacks.sort_unstable();
         self.kept = Instant::now();
     }
 
-    fn bytes(&self, id: u32) -> u64 {
-        self.stacks.binary_search_by_key(&id, |(id, _)| *id).map_or(0, |at| self.stacks[at].1)
+    fn bytes(&self, key: u64) -> u64 {
+        self.stacks.binary_search_by_key(&key, |(key, _)| *key).map_or(0, |at| self.stacks[at].1)
     }
 }
 

@@ -108,6 +108,7 @@ pub(super) async fn tree(outlet: &Outlet, uri: &Uri) -> Response {
     let keys = ["value", "since", "at", "nodes", "scope"];
     match read(&outlet.collector, uri, &keys, true).await {
         Ok((query, Stacks { times, held, total, .. })) => json(|| {
+            let held = call_tree::merge_equal_stacks(held);
             let root = call_tree::tree(&held, query.value, query.nodes).of_total(total, query.value);
             Ok(json::tree(&times, query.value, &root))
         }),

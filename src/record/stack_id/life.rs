@@ -14,7 +14,8 @@
 //!   one up;
 //! * by the map of stacks, which takes an id that is closed, or over, for stale.
 //!
-//! The bits of renewed ids decide nothing here but that a chunk is closed early. An id that opens again just then (see
+//! The bits of renewed ids decide nothing here but that a chunk is closed early, and that only once each of its stacks was met
+//! at a new id: so no stack is forgotten earlier than others, and its counts are carried on to the new id. An id that opens again just then (see
 //! `table`) does so in an event that began before the barrier, or finds the chunk closed.
 //!
 //! One exception: a resize in a suspended thread counts an allocation at the block's own id. The block is live until the free of its
@@ -128,7 +129,7 @@ impl Looks {
                         break;
                     }
                     most_over -= 1;
-                    if !retire(base, bytes, blocks, || unlinked.unlink_shared(at)) {
+                    if !retire(base, bytes, blocks, || unlinked.unlink_shared(at, true)) {
                         break;
                     }
                     if !unlinked.unlink_own(at) {
@@ -160,7 +161,8 @@ impl Looks {
                 let (bytes, blocks) = sums_of_stacks(shared, &counts);
                 return Found::Over(bytes, blocks);
             }
-        } else if is_drained && (is_idle || table::are_of_ended_scopes(shared) || table::are_renewed(shared))
+        } else if is_drained
+            && (is_idle || table::are_of_ended_scopes(shared) || table::are_renewed(shared, at))
         {
             life.close();
             return Found::Closed;
@@ -193,8 +195,8 @@ fn sums_of_stacks(shared: &Shared, counts: &[Counts]) -> (u64, u64) {
         .fold((0, 0), |sum, (_, counts)| (sum.0 + counts.allocated_bytes, sum.1 + counts.allocated_blocks))
 }
 
-/// Adds sums of ids to the totals of the epoch of this base, and unlinks them. False, and nothing is changed, where there is
-/// no memory, or where `unlink` says so.
+/// Adds sums of ids to the totals of the epoch of this base, and unlinks them. False, and the totals are as before, where there
+/// is no memory, or where `unlink` says so.
 fn retire(base: u32, bytes: u64, blocks: u64, unlink: impl FnOnce() -> bool) -> bool {
     let id = epoch::unsampled_id(base);
     if !SHARED.make(id) {

@@ -10,7 +10,7 @@ pub(crate) mod frame_layout_cache;
 pub(crate) mod life;
 pub(crate) mod packed;
 pub(crate) mod reclaim;
-mod record;
+pub(crate) mod record;
 pub(crate) mod renew;
 #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub(crate) mod stack_word;

@@ -1,6 +1,7 @@
 //! Counts of 64 neighbouring ids, summed over all threads.
 
 use crate::record::count::counters::{CHUNK, Chunk, Direction};
+use crate::record::count::sampling;
 use crate::record::thread::{self, SHARED};
 
 /// Bytes and blocks of one stack id since the last `clear`; both directions only ever grow. Where the blocks of a
@@ -48,6 +49,18 @@ impl std::ops::AddAssign for Counts {
         self.allocated_blocks += other.allocated_blocks;
         self.freed_bytes += other.freed_bytes;
         self.freed_blocks += other.freed_blocks;
+    }
+}
+
+/// Returns bytes and blocks that were allocated at the first of these ids; where its blocks are sampled, as the ids of weights
+/// after it estimate them.
+pub(crate) fn allocated(counts: &[Counts], interval: u32) -> (u64, u64) {
+    match counts {
+        [_, bytes, blocks, ..] if interval > 0 => {
+            (sampling::whole_bytes(bytes.allocated_bytes), sampling::whole_blocks(blocks.allocated_bytes))
+        }
+        [exact, ..] => (exact.allocated_bytes, exact.allocated_blocks),
+        [] => (0, 0),
     }
 }
 

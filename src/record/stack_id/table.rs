@@ -21,21 +21,13 @@ use crate::record::memory;
 use crate::record::scope::id::ScopeId;
 use crate::record::scope::slots;
 use crate::record::stack_id::packed::Unpacked;
-use crate::record::stack_id::record::{Key, record, unrecord};
+use crate::record::stack_id::record::{CARRIED, Carried, Key, record, unrecord};
+use crate::record::stack_id::sums::{Counts, allocated};
 use crate::record::tag::SAMPLED;
 use crate::record::thread::{BUSY, INTERNING, SHARED, StackBuffer, ThreadState};
 use dashmap::{DashMap, SharedValue};
 use std::hash::BuildHasherDefault;
 use std::ptr::{NonNull, null_mut};
-
-impl Key {
-    /// Gives the stack a new id.
-    fn publish(&self) -> Result<u32, Reason> {
-        let id = publish(*self)?;
-        self.record().id.store(id, Ordering::Relaxed);
-        Ok(id)
-    }
-}
 
 /// The stacks; their ids are in the records.
 type Map = DashMap<Key, (), BuildHasherDefault<ReadyHasher>>;
@@ -99,12 +91,14 @@ fn hand_on(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason
     let stale = key.id();
     if stale >= base {
         // The counters and the copy of the old id stay: blocks of it may be live.
-        let (copy, id) = record_and_publish(sought)?;
+        let (copy, id) = record_and_publish(sought, true)?;
+        key.record().id.store(id, Ordering::Relaxed);
         *key = copy;
         return Ok(id);
     }
     // It was seen before the last `clear`.
-    let id = key.publish()?;
+    let id = publish(*key)?;
+    key.forget_carried();
     if let Some(chunk) = SHARED.chunk(number(stale)) {
         // Release: as in `publish`.
         chunk.stack(stale as usize).store(null_mut(), Ordering::Release);
@@ -115,17 +109,20 @@ fn hand_on(key: &mut Key, base: u32, sought: &StackBuffer) -> Result<u32, Reason
 /// Takes the stacks of a chunk whose ids are over out of the map. Returns their places, a bit for each; `None` where that has to
 /// wait, because a part of the map is locked. The caller is inside the fork lock, and no other thread calls this meanwhile.
 ///
+/// With the counts of the chunk, whose ids are of the present epoch: those of a stack that has a new id are carried on to it.
+///
 /// A stack that a thread is just interning may come to its place later: it has no bit, stays in the map with an id that is
 /// stale, and is handed on.
-pub(crate) fn take_out(state: &ThreadState, chunk: &Shared) -> Option<u64> {
+pub(crate) fn take_out(state: &ThreadState, chunk: &Shared, counts: Option<&[Counts; CHUNK]>) -> Option<u64> {
     const { assert!(CHUNK == u64::BITS as usize) };
     (0..CHUNK).try_fold(0, |taken, place| {
-        take_out_one(state, chunk.stack(place)).map(|is_taken| taken | u64::from(is_taken) << place)
+        let counts = counts.map(|counts| &counts[place..]);
+        take_out_one(state, chunk.stack(place), counts).map(|is_taken| taken | u64::from(is_taken) << place)
     })
 }
 
 /// Takes the stack to which this place leads out of the map, as [`take_out`] does. Returns whether it was.
-fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>) -> Option<bool> {
+fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>, counts: Option<&[Counts]>) -> Option<bool> {
     let stack = || NonNull::new(place.load(Ordering::Acquire)).map(|stack| Key(stack.cast()));
     let Some(key) = stack() else { return Some(false) };
     let (map, hash) = (map(), key.record().hash);
@@ -137,8 +134,17 @@ fn take_out_one(state: &ThreadState, place: &AtomicPtr<()>) -> Option<bool> {
         return wait.has_given_up().then_some(false);
     };
     // It may have been handed on meanwhile.
-    let Some(Key(stack)) = stack() else { return Some(false) };
-    shard.remove_entry(hash, |(Key(other), _)| *other == stack);
+    let Some(key) = stack() else { return Some(false) };
+    let removed = shard.remove_entry(hash, |(other, _)| *other == key);
+    if let Some(counts) = counts.filter(|_| removed.is_none())
+        // Once, though a lock that is taken may have the whole chunk taken out again.
+        && key.record().id.swap(CARRIED, Ordering::Relaxed) != CARRIED
+        && let Some((latest, _)) = shard.get(hash, |(other, _)| other.is_same_stack(&key))
+    {
+        let (bytes, blocks) = allocated(counts, key.record().interval);
+        latest.carry(Carried { bytes, blocks });
+        latest.carry(key.carried());
+    }
     Some(true)
 }
 
@@ -155,13 +161,19 @@ pub(crate) fn are_of_ended_scopes(chunk: &Shared) -> bool {
     scopes.peek().is_some() && scopes.all(slots::is_over)
 }
 
-/// Returns whether all stacks of a chunk, one at least, were renewed: none of them is met again at its id, unless that opens again.
-/// In a round.
-pub(crate) fn are_renewed(chunk: &Shared) -> bool {
-    let has_stack = |place: &usize| !chunk.stack(*place).load(Ordering::Acquire).is_null();
+/// Returns whether all stacks of the chunk of this number, one at least, were renewed and have new ids by now: none of them is met
+/// again at the old one. In a round.
+///
+/// A stack that was not met since it was renewed keeps its id, as if it had not been, until it is met or has died.
+pub(crate) fn are_renewed(chunk: &Shared, number: usize) -> bool {
     let open = chunk.life.open();
-    let mut of_stacks = (0..CHUNK).filter(has_stack).peekable();
-    of_stacks.peek().is_some() && of_stacks.all(|place| open >> place & 1 == 0)
+    let has_new_id = |(place, stack): (usize, NonNull<()>)| {
+        let latest = Key(stack.cast()).id();
+        open >> place & 1 == 0 && latest as usize != number * CHUNK + place
+    };
+    let stack = |place| NonNull::new(chunk.stack(place).load(Ordering::Acquire)).map(|stack| (place, stack));
+    let mut stacks = (0..CHUNK).filter_map(stack).peekable();
+    stacks.peek().is_some() && stacks.all(has_new_id)
 }
 
 /// Frees a recorded stack.
@@ -239,7 +251,7 @@ pub(crate) fn intern(
     if shard.buckets() != before {
         memory::map_grew((shard.buckets() - before) * ENTRY);
     }
-    let (recorded, id) = record_and_publish(sought)?;
+    let (recorded, id) = record_and_publish(sought, false)?;
     shard.insert_entry(hash, (recorded, SharedValue::new(())), |(key, _)| key.record().hash);
     Ok(id)
 }
@@ -277,15 +289,15 @@ fn intern_apart(sought: &StackBuffer) -> Result<u32, Reason> {
     if !memory::may_grow() {
         return Err(Reason::Memory);
     }
-    record_and_publish(sought).map(|(_, id)| id)
+    record_and_publish(sought, false).map(|(_, id)| id)
 }
 
-/// Copies a stack to memory of its own, and gives it an id.
-fn record_and_publish(sought: &StackBuffer) -> Result<(Key, u32), Reason> {
-    let recorded = record(sought).ok_or(Reason::Memory)?;
-    match recorded.publish() {
+/// Copies a stack to memory of its own, and gives it an id. `has_earlier`: it had one before.
+fn record_and_publish(sought: &StackBuffer, has_earlier: bool) -> Result<(Key, u32), Reason> {
+    let recorded = record(sought, has_earlier).ok_or(Reason::Memory)?;
+    match publish(recorded) {
         Ok(id) => {
-            if recorded.is_truncated() {
+            if recorded.is_truncated() && !has_earlier {
                 dropped::count_truncated();
             }
             Ok((recorded, id))
@@ -325,6 +337,7 @@ fn publish(stack: Key) -> Result<u32, Reason> {
         slot = place(id).ok_or(Reason::Memory)?;
     }
     debug_assert!(slot.load(Ordering::Relaxed).is_null(), "the id {id} leads to a stack already");
+    stack.record().id.store(id, Ordering::Relaxed);
     // Release: pairs with the Acquire of `recorded`.
     slot.store(stack.0.as_ptr().cast(), Ordering::Release);
     Ok(id)
@@ -338,8 +351,8 @@ fn place(id: u32) -> Option<&'static AtomicPtr<()>> {
     SHARED.make(id).then(|| SHARED.chunk(number(id))).flatten().map(|chunk| chunk.stack(id as usize))
 }
 
-/// A recorded stack.
-#[derive(Clone, Copy)]
+/// A recorded stack. The default is that of `[unrecorded]`.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Recorded {
     /// Packed return addresses, see `packed`.
     pub packed: &'static [u8],
@@ -349,6 +362,10 @@ pub(crate) struct Recorded {
     pub interval: u32,
     /// Scopes that its blocks were allocated in.
     pub scope: ScopeId,
+    /// Counts of earlier ids of the stack.
+    pub carried: Carried,
+    /// The counts of this id are among the carried ones of a later one.
+    pub is_carried: bool,
 }
 
 impl Recorded {
@@ -369,5 +386,12 @@ pub(crate) fn recorded(id: u32) -> Option<Recorded> {
     let packed = unsafe { std::mem::transmute::<&[u8], &'static [u8]>(key.packed()) };
     let interval = key.record().interval;
     debug_assert!(interval == 0 || id.is_multiple_of(IDS_PER_SAMPLED_STACK), "{id} counts a weight");
-    Some(Recorded { packed, truncated: key.is_truncated(), interval, scope: key.scope() })
+    Some(Recorded {
+        packed,
+        truncated: key.is_truncated(),
+        interval,
+        scope: key.scope(),
+        carried: key.carried(),
+        is_carried: key.id() == CARRIED,
+    })
 }

@@ -3,6 +3,7 @@
 use crate::record::count::chunk_table::Page;
 use crate::record::count::counters::{CHUNK, OwnerCounters, Shared};
 use crate::record::memory;
+use crate::record::stack_id::sums::read_chunk;
 use crate::record::stack_id::table;
 use crate::record::thread::{self, SHARED};
 use std::ptr::NonNull;
@@ -58,14 +59,16 @@ impl Unlinked {
 
     /// Unlinks the chunks of this number, those of threads after the shared one; false where some may be left.
     pub(super) fn unlink(&mut self, number: usize) -> bool {
-        self.unlink_shared(number) && self.unlink_own(number)
+        self.unlink_shared(number, false) && self.unlink_own(number)
     }
 
     /// Unlinks the shared chunk of this number and the stacks of its ids; false, and it is not unlinked, where that has to wait.
-    pub(super) fn unlink_shared(&mut self, number: usize) -> bool {
+    /// `carries`: the ids are of the present epoch, and the counts of stacks that have new ones go there.
+    pub(super) fn unlink_shared(&mut self, number: usize, carries: bool) -> bool {
         let Some(chunk) = SHARED.chunk(number) else { return true };
         let is_room = MOST - self.len > CHUNK + 1;
-        let taken_out = || thread::current().and_then(|state| table::take_out(state, chunk));
+        let counts = if carries { read_chunk(number) } else { None };
+        let taken_out = || thread::current().and_then(|state| table::take_out(state, chunk, counts.as_ref()));
         let Some(stacks) = is_room.then(taken_out).flatten() else { return false };
         // These are in the map no more, so none is handed on any more.
         self.add_all(table::stacks_of(chunk, stacks).map(Piece::Stack))

@@ -14,9 +14,9 @@ use loom::thread;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The id of the stack, in chunk 1, whose ids are all given out.
-const ID: u32 = 64;
+pub(crate) const ID: u32 = 64;
 /// The next id that is given out.
-const NEXT: u32 = 256;
+pub(crate) const NEXT: u32 = 256;
 
 pub(crate) const ALL_OF_THEM: [(&str, Model); 6] = [
     ("a stack that dies loses no block, as its thread allocates", recorded),
@@ -35,7 +35,7 @@ fn give_back() {
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns the last stack of the first thread's layout, which is forgotten with the cached one.
-fn last() -> Last {
+pub(crate) fn last() -> Last {
     let count = std::ptr::with_exposed_provenance::<Count>(COUNT.load(Ordering::Relaxed));
     // SAFETY: memory that the model frees stays, see `memory`.
     Last { id: ID, count: unsafe { &*count } }
@@ -43,17 +43,23 @@ fn last() -> Last {
 
 /// Begins with a stack of which the first thread has allocated a block, and the second has freed it.
 fn begin() {
+    memory::set_short(true);
+    life::set_idle(0);
+    begin_with_blocks(1, 1);
+}
+
+/// Begins with a stack of which the first thread has allocated blocks, and the second has freed some.
+pub(crate) fn begin_with_blocks(allocated: usize, freed: usize) {
     models::begin_with_both();
     begin_rounds();
     let _touched =
         (epoch::next_ids(128), epoch::ended(), epoch::reclaims(), epoch::closings(), life::changes());
-    life::set_idle(0);
     assert!(SHARED.make(ID) && SHARED.make(NEXT));
     // Any pointer: it is not followed.
     let stack = SHARED.chunk(1).unwrap().stack(0);
     stack.store(std::ptr::with_exposed_provenance_mut(8), crate::base::atomics::Ordering::Release);
-    assert!(FIRST.counters.add_slow(ID, Allocated, 8));
-    assert!(SECOND.counters.add_slow(ID, Freed, 8));
+    (0..allocated).for_each(|_| assert!(FIRST.counters.add_slow(ID, Allocated, 8)));
+    (0..freed).for_each(|_| assert!(SECOND.counters.add_slow(ID, Freed, 8)));
     FIRST.cached.store(ID, crate::base::atomics::Ordering::Relaxed);
     MAP.store(ID, crate::base::atomics::Ordering::Relaxed);
     let count: *const Count = FIRST.counters.count(ID, Allocated).unwrap();

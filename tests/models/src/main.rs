@@ -12,6 +12,7 @@ mod live_bytes;
 mod models;
 mod reclaim;
 mod record;
+mod renew;
 mod scopes;
 mod sources;
 mod state;
@@ -21,7 +22,7 @@ fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     let (mut passed, mut failed) = (0, 0);
     let all = models::ALL_OF_THEM.into_iter().chain(carries::ALL_OF_THEM).chain(life::ALL_OF_THEM);
-    let all = all.chain(scopes::ALL_OF_THEM);
+    let all = all.chain(renew::ALL_OF_THEM).chain(scopes::ALL_OF_THEM);
     for (name, model) in all.filter(|(name, _)| name.contains(&wanted)) {
         let begun = std::time::Instant::now();
         match std::panic::catch_unwind(model) {

@@ -15,7 +15,9 @@ use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::memory_parts::{MemoryParts, Reading, State};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
-use crate::record::raw_snapshot::{Addresses, Counts, Dropped, RawSnapshot, RawStack, ScopeId, ScopeNames};
+use crate::record::raw_snapshot::{
+    Addresses, Carried, Counts, Dropped, RawSnapshot, RawStack, ScopeId, ScopeNames,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
@@ -119,6 +121,7 @@ impl Fake {
             addresses: addresses.push_stack(&[id as usize]),
             truncated: false,
             counts: Counts::default(),
+            carried: Carried::default(),
             variance: 0.0,
             scope: ScopeId::NONE,
         });

@@ -148,7 +148,7 @@ impl Serialize for DumpFrame<'_> {
 mod tests {
     use super::*;
     use crate::analyze::snapshot::Snapshot;
-    use crate::record::raw_snapshot::{AddressesAt, Counts, ScopeId};
+    use crate::record::raw_snapshot::{AddressesAt, Carried, Counts, ScopeId};
 
     #[test]
     fn a_dump_is_a_snapshot_file() {
@@ -166,8 +166,16 @@ mod tests {
         let here = &[a_dump_is_a_snapshot_file as fn() as usize + 1];
         let counts = Counts { allocated_bytes: 70, allocated_blocks: 3, freed_bytes: 20, freed_blocks: 1 };
         let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        let stack =
-            RawStack { id: 2, is_open: true, addresses, truncated: true, counts, variance: 16.0, scope };
+        let stack = RawStack {
+            id: 2,
+            is_open: true,
+            addresses,
+            truncated: true,
+            counts,
+            carried: Carried::default(),
+            variance: 16.0,
+            scope,
+        };
         let mut frames = StackFrames::new();
         frames.read(*here, None);
         let mut buffer = Vec::new();

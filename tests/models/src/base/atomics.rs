@@ -45,6 +45,8 @@ pub(crate) fn every_order(
     let counted = runs.clone();
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
+    // Steps of one order; the rounds of some models take more than a thousand.
+    builder.max_branches = 2_000;
     builder.check(move || {
         counted.fetch_add(1, Ordering::Relaxed);
         BESIDE.with_borrow_mut(|beside| {

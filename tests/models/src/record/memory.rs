@@ -3,6 +3,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 thread_local! {
     // loom's threads take turns on one thread.
@@ -47,9 +48,16 @@ pub(crate) fn thread_may_grow(_bytes: usize) -> bool {
     true
 }
 
-/// Tables are always nearly full, so that stacks die without an hour.
+/// Tables are nearly full, so that stacks die without an hour.
+static IS_SHORT: AtomicBool = AtomicBool::new(true);
+
 pub(crate) fn is_short() -> bool {
-    true
+    IS_SHORT.load(Ordering::Relaxed)
+}
+
+/// Sets whether they are, before a run.
+pub(crate) fn set_short(is_short: bool) {
+    IS_SHORT.store(is_short, Ordering::Relaxed);
 }
 
 pub(crate) fn always(_bytes: usize) -> bool {

@@ -4,17 +4,27 @@
 pub(crate) mod life;
 #[path = "../../../../../src/record/stack_id/reclaim.rs"]
 pub(crate) mod reclaim;
+#[path = "../../../../../src/record/stack_id/renew.rs"]
+pub(crate) mod renew;
 #[path = "../../../../../src/record/stack_id/unlinked.rs"]
 mod unlinked;
 
 /// Replaces `table.rs`: the stack of a model is a number.
 pub(crate) mod table {
-    use crate::record::count::counters::Shared;
-    use crate::state::State;
+    use super::sums::Counts;
+    use crate::base::atomics::Ordering;
+    use crate::record::count::counters::{CHUNK, Shared};
+    use crate::state::{MAP, State};
     use std::ptr::NonNull;
 
-    pub(crate) fn take_out(_state: &State, _chunk: &Shared) -> Option<u64> {
+    pub(crate) fn take_out(_state: &State, _chunk: &Shared, _counts: Option<&[Counts; 1]>) -> Option<u64> {
         Some(0)
+    }
+
+    /// Returns whether the stack of a model, which has an id of this chunk or a later one, was renewed and met since.
+    pub(crate) fn are_renewed(chunk: &Shared, number: usize) -> bool {
+        let latest = MAP.load(Ordering::Acquire) as usize;
+        chunk.life.open() & 1 == 0 && latest != number * CHUNK
     }
 
     pub(crate) fn stacks_of(_chunk: &Shared, _places: u64) -> impl Iterator<Item = NonNull<()>> {
