@@ -7,7 +7,7 @@ import time
 
 from support import EXAMPLES, Service, get, main, wait_for
 
-VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_FRAMES",
+VARIABLES = ["HEAPGAUGE", "HEAPGAUGE_ADDR", "HEAPGAUGE_TOP_N", "HEAPGAUGE_DELTA_WINDOW", "HEAPGAUGE_OLD_AGE", "HEAPGAUGE_FRAMES",
              "HEAPGAUGE_SAMPLE", "HEAPGAUGE_MAX_OVERHEAD", "HEAPGAUGE_RECLAIM", "HEAPGAUGE_MEMORY_LIMIT", "HEAPGAUGE_RELEASE",
              "HEAPGAUGE_SITE", "HEAPGAUGE_OWN_CRATES", "HEAPGAUGE_LOOK_THROUGH",
              "HEAPGAUGE_EXPOSE", "HEAPGAUGE_DEBUG_ADDR", "HEAPGAUGE_QUIET"]
@@ -68,7 +68,7 @@ def unknown_variables():
 def malformed_values():
     """An invalid value is named with its variable and the allowed values."""
     cases = [("HEAPGAUGE", "maybe", "on"), ("HEAPGAUGE_TOP_N", "many", ""), ("HEAPGAUGE_TOP_N", "-1", ""),
-             ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_FRAMES", "65", "64"),
+             ("HEAPGAUGE_DELTA_WINDOW", "5 parsecs", "5m"), ("HEAPGAUGE_OLD_AGE", "8d", "1s to 7d"), ("HEAPGAUGE_FRAMES", "65", "64"),
              ("HEAPGAUGE_FRAMES", "0", "1"), ("HEAPGAUGE_MAX_OVERHEAD", "lots", "MiB"),
              ("HEAPGAUGE_SITE", "mine", "own and nearest"), ("HEAPGAUGE_OWN_CRATES", "shop", "-common::cache"),
              ("HEAPGAUGE_LOOK_THROUGH", "bytes", "+arena"),

@@ -120,6 +120,11 @@ impl Marks {
         self.marks.back().map(|mark| mark.begun)
     }
 
+    /// Returns the time at which the oldest mark had been read.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.marks.front().map(|mark| mark.read)
+    }
+
     /// Returns the bytes of all marks.
     pub(crate) fn bytes(&self) -> usize {
         self.marks.iter().map(|mark| mark.packed.0.len() + size_of::<Mark>()).sum()

@@ -3,6 +3,8 @@
 //! Used under a lock. A look costs one pass over the stacks; see [`Marks`] for the memory.
 #![forbid(unsafe_code)]
 
+mod cohorts;
+pub(crate) mod leak_score;
 mod marks;
 
 use std::ops::AddAssign;
@@ -10,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::analyze::live::Live;
 use crate::record::raw_snapshot::{RawSnapshot, RawStack};
+use cohorts::Cohorts;
+pub(crate) use marks::HORIZON;
 use marks::Marks;
 
 /// Ages by which the live bytes of a site are told apart.
@@ -118,6 +122,7 @@ impl AgeSettings {
 pub(crate) struct Ages {
     pub settings: AgeSettings,
     marks: Marks,
+    cohorts: Cohorts,
     epoch: Option<u32>,
     /// Time of the latest snapshot.
     seen: Option<Instant>,
@@ -126,7 +131,7 @@ pub(crate) struct Ages {
 impl Ages {
     pub(crate) const fn new() -> Ages {
         let settings = AgeSettings { old_age: DEFAULT_OLD_AGE, cohorts: true };
-        Ages { settings, marks: Marks::new(), epoch: None, seen: None }
+        Ages { settings, marks: Marks::new(), cohorts: Cohorts::new(), epoch: None, seen: None }
     }
 
     /// Returns the time until the next look; zero: now.
@@ -143,13 +148,29 @@ impl Ages {
         let (before, seen) = (self.epoch.replace(raw.epoch), self.seen.replace(raw.taken));
         if before != Some(raw.epoch) {
             self.marks.clear(if before.is_none() { began } else { seen });
+            self.cohorts.clear();
         }
     }
 
-    /// Keeps a look of the present epoch, which was read until `read`.
-    pub(crate) fn look(&mut self, raw: &RawSnapshot, read: Instant, max_bytes: usize) {
+    /// Keeps a look of the present epoch, which was read until `read`, and returns the ids to renew. Marks hold up to `max_bytes`, of the
+    /// `limit` of heapgauge.
+    #[must_use]
+    pub(crate) fn look(
+        &mut self,
+        raw: &RawSnapshot,
+        read: Instant,
+        max_bytes: usize,
+        limit: u64,
+    ) -> Vec<u32> {
         let stacks: Vec<StackNow> = raw.stacks.iter().map(StackNow::from).collect();
-        self.marks.push((raw.taken, read), &stacks, self.settings.spacing(), max_bytes);
+        let spacing = self.settings.spacing();
+        self.marks.push((raw.taken, read), &stacks, spacing, max_bytes);
+        if self.settings.cohorts { self.cohorts.choose(raw, spacing, limit) } else { Vec::new() }
+    }
+
+    /// Returns whether there was a look so long before that all older blocks were seen.
+    pub(crate) fn reaches(&self, age: Duration, now: Instant) -> bool {
+        self.marks.oldest().is_some_and(|oldest| now.saturating_duration_since(oldest) >= age)
     }
 
     /// Passes the bounds of each stack at each age to `each`, by the places of the age and of the stack. Both ascend. Costs one pass over

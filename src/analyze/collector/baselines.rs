@@ -35,7 +35,7 @@ pub(crate) struct PastTotals {
 }
 
 /// Live counts by stack id at one moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct KeptCounts {
     pub taken: Instant,
     #[cfg(any(feature = "http", test))]

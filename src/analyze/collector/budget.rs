@@ -41,6 +41,11 @@ pub(super) fn of_marks(limit: u64) -> usize {
     of_baselines(limit)
 }
 
+/// Returns the number of sites whose old bytes are remembered over time, for about a hundredth of the limit.
+pub(super) fn scored_sites(limit: u64) -> usize {
+    (limit >> 16).clamp(16, 1_024) as usize
+}
+
 /// Returns the limit of the process, bytes.
 pub(crate) fn limit() -> u64 {
     match LIMIT.load(Ordering::Relaxed) {

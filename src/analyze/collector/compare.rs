@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Collector;
 use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::total;
+use super::site_ages::stacks_now;
 use super::state::State;
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::live::Live;
@@ -96,10 +97,15 @@ impl Collector {
         state.unnamed.is_empty() || !state.name_for(slice) || state.unnamed.is_empty()
     }
 
-    /// Compares the heap of now with that of then.
-    pub(crate) fn compare(&self, since: Since) -> Result<Compared, CompareError> {
+    /// Compares the heap of now with that of then. With an age, of the blocks that are surely older alone, which are not known of then: so
+    /// nothing changes.
+    pub(crate) fn compare(
+        &self,
+        since: Since,
+        older_than: Option<Duration>,
+    ) -> Result<Compared, CompareError> {
         let _own = control::internal();
-        self.lock().compare(since)
+        self.lock().compare(since, older_than)
     }
 
     /// Takes a snapshot and keeps it for [`Since::Number`].
@@ -148,39 +154,31 @@ impl State {
         }
     }
 
-    fn compare(&mut self, since: Since) -> Result<Compared, CompareError> {
+    fn compare(&mut self, since: Since, older_than: Option<Duration>) -> Result<Compared, CompareError> {
         let raw = self.take_tracked()?;
+        let mut now = KeptCounts::new(&raw, &mut self.labels);
         let old = self.kept_then(since, raw.taken)?;
         // Taking one has kept one, so there always is a first; if not, then is now.
-        let old = old.unwrap_or_else(|| Arc::new(KeptCounts::new(&raw, &mut self.labels)));
+        let mut old = old.unwrap_or_else(|| Arc::new(KeptCounts::new(&raw, &mut self.labels)));
+        if let Some(age) = older_than {
+            let bounds = self.stack_ages(raw.taken, &stacks_now(&raw), age);
+            now = now.with_live(bounds.into_iter().map(|bounds| bounds.lower));
+            old = Arc::new(now.clone());
+        }
         // In a busy program stacks have appeared since all were named.
         self.adopt_names(&raw, Some(&old));
         if !self.unnamed.is_empty() {
             self.name_for(self.slice);
         }
-        let labels = &mut self.labels;
-        let scopes: Vec<ScopeLabels> = raw
-            .stacks
-            .iter()
-            .map(|stack| match stack.counts.live_blocks() {
-                0 => ScopeLabels::default(),
-                _ => labels.labels(&raw.scopes, stack.scope),
-            })
-            .collect();
         let mut tracebacks = Tracebacks { state: self, raw: &raw, made: vec![None; raw.stacks.len()] };
-        let new: Vec<Trace> = (0..raw.stacks.len())
-            .filter_map(|at| {
-                let RawStack { counts, variance, .. } = raw.stacks[at];
-                let traceback = (counts.live_blocks() > 0).then(|| tracebacks.of(at))?;
-                let stderr = variance.sqrt().round() as u64;
-                Some(Trace {
-                    size: counts.live_bytes(),
-                    count: counts.live_blocks(),
-                    stderr,
-                    domain: 0,
-                    traceback,
-                    scope: scopes[at].clone(),
-                })
+        let mut at = 0;
+        let new: Vec<Trace> = now
+            .stacks()
+            .map(|kept| {
+                while raw.stacks[at].id < kept.id {
+                    at += 1;
+                }
+                kept.trace(now.scope(&kept), tracebacks.of(at))
             })
             .collect();
         // Both ascend by id. A stack that was live then has died where it is not among those of now.
@@ -191,17 +189,22 @@ impl State {
             }
             let is_here = raw.stacks.get(at).is_some_and(|stack| stack.id == then.id);
             let traceback = if is_here { tracebacks.of(at) } else { tracebacks.of_dead(then.id) };
-            let scope = old.scope(&then);
-            let KeptStack { live: Live { bytes: size, blocks: count }, stderr, .. } = then;
-            Trace { size, count, stderr, domain: 0, traceback, scope }
+            then.trace(old.scope(&then), traceback)
         });
         let limit = raw.traceback_limit;
         let then = Snapshot::of(old.taken_at, limit, then.collect());
         Ok(Compared {
             new: Snapshot::of(raw.taken_at, limit, new).sampled_every(raw.sample_interval_bytes),
             old: then,
-            total: total(raw.totals.into(), Some(&old)).into(),
+            total: total(now.live, Some(&old)).into(),
         })
+    }
+}
+
+impl KeptStack {
+    fn trace(&self, scope: ScopeLabels, traceback: Traceback) -> Trace {
+        let KeptStack { live: Live { bytes: size, blocks: count }, stderr, .. } = *self;
+        Trace { size, count, stderr, domain: 0, traceback, scope }
     }
 }
 

@@ -17,6 +17,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 const TOP_DELTA: usize = 4;
+const TOP_OLD_GROWTH: usize = 4;
 const STICKY: usize = 8;
 pub(super) const STICKY_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -57,7 +58,7 @@ impl State {
             taken_at: raw.taken_at,
             duration: spent + self.source.now().saturating_duration_since(begun),
             old_age,
-            leak: None,
+            leak: self.leak(&memory_limit),
             started_at: self.started_at,
             tracking: raw.tracking,
             live: all,
@@ -100,18 +101,22 @@ impl State {
     /// before.
     fn no_rows(&mut self) -> (Rows<SiteRow>, Rows<ScopeRow>) {
         let none = LiveChange::default();
-        let followed = self.followed.rows(&[], |site| SiteRow::new(site.clone(), none, 0));
+        let followed = self
+            .followed
+            .rows(&[], |site| SiteRow::new(site.clone(), none, 0).with_past(&self.allocated, &self.scores));
         ((Vec::new(), followed), (Vec::new(), self.scopes.followed_rows(&PairSums::default(), none)))
     }
 
     /// Returns the rows of the chosen sites, and those of all followed sites.
     fn rows(&mut self, raw: &RawSnapshot, sums: &[Estimate], all: LiveChange) -> Rows<SiteRow> {
+        self.allocated.look(&self.names, &raw.stacks);
         let ages = self.site_ages(&self.names, raw.taken, &stacks_now(raw));
         let sites = self.choose(raw, sums, &ages, all);
         let followed = self.followed.rows(&sites, |site| {
             let index = self.names.index.get(&(site.id, true)).map(|&index| index as usize);
             let sum = index.and_then(|index| sums.get(index)).copied().unwrap_or_default();
-            let row = SiteRow::new(site.clone(), sum.change(), sum.stderr());
+            let row = SiteRow::new(site.clone(), sum.change(), sum.stderr())
+                .with_past(&self.allocated, &self.scores);
             row.with_ages(index.and_then(|index| ages.get(index)).copied().unwrap_or_default())
         });
         (sites, followed)
@@ -168,7 +173,8 @@ impl State {
                 // One that would have another id with more memory is never chosen.
                 let live = if site.is_final() { estimate.change() } else { LiveChange::default() };
                 let (delta_bytes, top_ago) = (live.delta_bytes(), ago(&site.id));
-                Candidate { id: site.id, live: live.now, delta_bytes, top_ago }
+                let old_growth = self.scores.growth(site.id, raw.totals.live_bytes());
+                Candidate { id: site.id, live: live.now, delta_bytes, old_growth, top_ago }
             })
             .collect();
         let chosen = choose(
@@ -176,6 +182,7 @@ impl State {
             Limits {
                 by_live: self.options.top_n,
                 by_delta: TOP_DELTA,
+                by_old_growth: TOP_OLD_GROWTH,
                 sticky: STICKY,
                 sticky_for: STICKY_FOR,
             },
@@ -191,6 +198,7 @@ impl State {
             .zip(rows)
             .map(|(site, sum)| {
                 let row = SiteRow::new(self.names.sites[site.index].clone(), sum.change(), sum.stderr());
+                let row = row.with_past(&self.allocated, &self.scores);
                 row.with_ages(ages[site.index])
             })
             .collect();

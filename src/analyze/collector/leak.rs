@@ -30,7 +30,6 @@ pub struct Leak {
 }
 
 impl Leak {
-    #[allow(dead_code, reason = "scores of leaks come next")]
     pub(crate) fn new(named: Arc<Site>, bytes_per_second: f64, until_limit: Option<Duration>) -> Leak {
         Leak { named, bytes_per_second, until_limit }
     }

@@ -8,9 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::allocated::AllocatedBySite;
 use super::leak::Leak;
 use super::scopes::ScopeRow;
 use super::site_ages::SiteAges;
+use crate::analyze::ages::leak_score::LeakScores;
 use crate::analyze::ages::{AGES, AgeBounds};
 use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
@@ -206,6 +208,12 @@ impl SiteRow {
     pub(super) fn with_ages(self, ages: SiteAges) -> SiteRow {
         let SiteAges { old, ages } = ages.at_most(self.live.now.bytes);
         SiteRow { old, ages, ..self }
+    }
+
+    /// Returns the row with what is known of its site over time.
+    pub(super) fn with_past(self, allocated: &AllocatedBySite, scores: &LeakScores) -> SiteRow {
+        let leak_score = scores.judge(self.named.id).map(|judged| judged.score);
+        SiteRow { allocated_bytes: allocated.of(self.named.id), leak_score, ..self }
     }
 
     pub(crate) fn named(&self) -> &Arc<Site> {

@@ -4,6 +4,7 @@
 use super::Collector;
 use super::budget;
 use super::source::ThisProcess;
+use crate::analyze::ages::{AgeSettings, HORIZON, MIN_OLD_AGE};
 use crate::analyze::memory_parts::{self, AllocatorStatistics, SharedStatistics};
 use crate::base::error::Error;
 use crate::record::control;
@@ -44,10 +45,20 @@ pub(super) struct Options {
     pub(super) memory_limit: Option<u64>,
     pub(super) release: Arc<str>,
     pub(super) statistics: Option<SharedStatistics>,
+    /// `None` keeps what another collector has set.
+    pub(super) old_age: Option<Duration>,
+    pub(super) cohorts: Option<bool>,
     #[cfg(any(feature = "http", test))]
     pub(super) snapshots: usize,
     #[cfg(any(feature = "http", test))]
     pub(super) snapshots_for: Duration,
+}
+
+impl Options {
+    pub(super) fn set_ages(&self, settings: &mut AgeSettings) {
+        settings.old_age = self.old_age.unwrap_or(settings.old_age);
+        settings.cohorts = self.cohorts.unwrap_or(settings.cohorts);
+    }
 }
 
 impl Default for CollectorBuilder {
@@ -59,6 +70,8 @@ impl Default for CollectorBuilder {
                 memory_limit: None,
                 release: Arc::default(),
                 statistics: None,
+                old_age: None,
+                cohorts: None,
                 #[cfg(any(feature = "http", test))]
                 snapshots: SNAPSHOTS,
                 #[cfg(any(feature = "http", test))]
@@ -71,7 +84,7 @@ impl Default for CollectorBuilder {
 impl CollectorBuilder {
     /// Sets the number of sites that are chosen by live bytes: 1 to 25, default 16.
     ///
-    /// On top come up to 4 by growth and up to 8 that were chosen within the last day. A site that was not has to beat one
+    /// On top come up to 4 by growth, up to 4 by growth of their old blocks, and up to 8 that were chosen within the last day. A site that was not has to beat one
     /// that was by a tenth.
     ///
     /// # Examples
@@ -130,6 +143,41 @@ impl CollectorBuilder {
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> CollectorBuilder {
         self.options.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Sets the age from which blocks count as old, in [`SiteRow::old`](crate::SiteRow::old): 1 second to 7 days, default one hour. One for the
+    /// process, the latest counts.
+    ///
+    /// Counts are looked at every tenth of it, every second at most and every 15 seconds at least.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// let collector = heapgauge::Collector::builder().old_age(Duration::from_secs(600)).build()?;
+    /// assert_eq!(collector.collect().old_age, Duration::from_secs(600));
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn old_age(mut self, age: Duration) -> CollectorBuilder {
+        self.options.old_age = Some(age);
+        self
+    }
+
+    /// Sets whether stacks get new ids from time to time, so that their old blocks are told from their young ones: true by default. One for the
+    /// process, the latest counts.
+    ///
+    /// Without it only bounds are known for stacks that allocate and free all the time: [`AgeBounds`](crate::AgeBounds).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let collector = heapgauge::Collector::builder().cohorts(false).build()?;
+    /// # drop(collector);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn cohorts(mut self, cohorts: bool) -> CollectorBuilder {
+        self.options.cohorts = Some(cohorts);
         self
     }
 
@@ -200,7 +248,7 @@ impl CollectorBuilder {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let Options { top_n, delta_window, .. } = self.options;
+        let Options { top_n, delta_window, old_age, .. } = self.options;
         if !(1..=MAX_TOP_N).contains(&top_n) {
             return Err(Error::new(format_args!(
                 "collector: top_n {top_n} is out of range, allowed are 1 to {MAX_TOP_N}"
@@ -210,6 +258,12 @@ impl CollectorBuilder {
             return Err(Error::new(format_args!(
                 "collector: delta_window {}s is out of range, allowed are 0s to 7d",
                 delta_window.as_secs()
+            )));
+        }
+        if let Some(age) = old_age.filter(|age| !(MIN_OLD_AGE..=HORIZON).contains(age)) {
+            return Err(Error::new(format_args!(
+                "collector: old_age {}ms is out of range, allowed are 1s to 7d",
+                age.as_millis()
             )));
         }
         Ok(())

@@ -3,10 +3,14 @@
 //! Used under the collector's lock; costs one pass over the stacks and the marks.
 #![forbid(unsafe_code)]
 
+use super::budget;
+use super::leak::Leak;
 use super::site_index::SiteIndex;
 use super::state::State;
+use crate::analyze::ages::leak_score::{Judged, OLD_LOOKS};
 use crate::analyze::ages::{AGES, AgeBounds, AgeTotals, StackNow};
 use crate::analyze::live::Live;
+use crate::analyze::memory_limit::MemoryLimit;
 use crate::record::raw_snapshot::RawSnapshot;
 use std::time::{Duration, Instant};
 
@@ -38,17 +42,65 @@ impl State {
     pub(super) fn look(&mut self, raw: &RawSnapshot) {
         let began = raw.taken_at.duration_since(self.started_at).ok();
         let began = began.and_then(|ago| raw.taken.checked_sub(ago));
-        let mut ages = self.source.ages().lock();
-        ages.begin(raw, began);
-        if raw.tracking && ages.due_in(raw.taken).is_zero() {
-            let read = self.source.now();
-            ages.look(raw, read, super::budget::of_marks(super::budget::limit()));
+        let (spacing, renewed) = {
+            let mut ages = self.source.ages().lock();
+            ages.begin(raw, began);
+            let mut renewed = Vec::new();
+            if raw.tracking && ages.due_in(raw.taken).is_zero() {
+                let (read, limit) = (self.source.now(), budget::limit());
+                renewed = ages.look(raw, read, budget::of_marks(limit), limit);
+            }
+            (ages.settings.spacing(), renewed)
+        };
+        if !renewed.is_empty() {
+            self.source.renew(&renewed);
         }
+        if raw.tracking && self.scores.due_in(raw.taken, spacing).is_zero() {
+            self.look_at_sites(raw, spacing);
+        }
+    }
+
+    /// Adds the old bytes of each site to those known before, where blocks are known to be old.
+    fn look_at_sites(&mut self, raw: &RawSnapshot, spacing: Duration) {
+        self.adopt_names(raw, None);
+        self.allocated.look(&self.names, &raw.stacks);
+        let (stacks, age) = (stacks_now(raw), spacing * OLD_LOOKS);
+        let names = &self.names;
+        let mut sums = vec![(0, 0); names.sites.len()];
+        {
+            let ages = self.source.ages().lock();
+            if !ages.reaches(age, raw.taken) {
+                return;
+            }
+            ages.bounds(raw.taken, &stacks, &[age], |_, at, bounds| {
+                if let Some(index) = names.get(stacks[at].id) {
+                    sums[index].0 += bounds.lower.bytes;
+                    sums[index].1 += stacks[at].live.bytes;
+                }
+            });
+        }
+        let sites = names.sites.iter().zip(sums).filter(|(site, _)| site.is_final());
+        let sites = sites.map(|(site, (old, live))| (site.id, old, live));
+        self.scores.look(raw.taken, sites, budget::scored_sites(budget::limit()));
     }
 
     /// Returns the time until the next look.
     pub(super) fn look_due_in(&self, now: Instant) -> Duration {
-        self.source.ages().lock().due_in(now)
+        let ages = self.source.ages().lock();
+        ages.due_in(now).min(self.scores.due_in(now, ages.settings.spacing()))
+    }
+
+    /// Returns the site whose old blocks grow fastest, of those that very likely leak.
+    pub(super) fn leak(&self, limit: &MemoryLimit) -> Option<Leak> {
+        let likely: Vec<(u64, Judged)> = self.scores.likely().collect();
+        let (id, fastest) =
+            likely.iter().max_by(|(_, a), (_, b)| a.bytes_per_second.total_cmp(&b.bytes_per_second))?;
+        let &index = self.names.index.get(&(*id, true))?;
+        let all: f64 = likely.iter().map(|(_, judged)| judged.bytes_per_second).sum();
+        let left =
+            limit.limit.zip(limit.usage).map(|(limit, usage)| limit.saturating_sub(usage) as f64 / all);
+        let until_limit = left.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        Some(Leak::new(self.names.sites[index as usize].clone(), fastest.bytes_per_second, until_limit))
     }
 
     pub(super) fn old_age(&self) -> Duration {

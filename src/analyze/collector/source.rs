@@ -37,6 +37,8 @@ pub(crate) trait HeapSource: Send {
     fn memory_limit(&self, own: Option<u64>) -> MemoryLimit;
     /// Returns what is known of the ages of the heap's blocks, for all collectors that read it.
     fn ages(&self) -> &ForkMutex<Ages>;
+    /// Gives the stacks of these ids new ones, where that is possible.
+    fn renew(&self, ids: &[u32]);
 }
 
 /// Ages of this process's blocks.
@@ -91,5 +93,8 @@ impl HeapSource for ThisProcess {
     }
     fn ages(&self) -> &ForkMutex<Ages> {
         &AGES
+    }
+    fn renew(&self, ids: &[u32]) {
+        raw_snapshot::renew(ids);
     }
 }

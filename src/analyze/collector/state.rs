@@ -1,6 +1,7 @@
 //! State of a collector, and the steps of a collection.
 #![forbid(unsafe_code)]
 
+use super::allocated::AllocatedBySite;
 use super::baselines::{Baselines, KeptCounts};
 use super::budget;
 use super::followed_sites::Followed;
@@ -14,6 +15,7 @@ use super::site_index::SiteIndex;
 use super::source::HeapSource;
 #[cfg(any(feature = "http", test))]
 use super::views;
+use crate::analyze::ages::leak_score::LeakScores;
 use crate::analyze::scope::LabelsByScope;
 use crate::analyze::symbols::{self, Unnamed};
 use crate::record::control;
@@ -72,6 +74,10 @@ pub(super) struct State {
     /// Totals last seen, and those last seen of all epochs before.
     pub(super) seen: Counts,
     pub(super) forgotten: Counts,
+    /// Bytes ever allocated by each site; they survive a clear of the traces.
+    pub(super) allocated: AllocatedBySite,
+    /// Old bytes of each site over time.
+    pub(super) scores: LeakScores,
     pub(super) pending: Option<PendingCollection>,
     pub(super) report: Option<(Instant, Arc<Report>)>,
     pub(super) number: u64,
@@ -79,6 +85,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(options: Options, source: Box<dyn HeapSource>) -> State {
+        options.set_ages(&mut source.ages().lock().settings);
         let kept_bytes = budget::of_baselines(budget::limit());
         State {
             baselines: Baselines::new(options.delta_window, kept_bytes),
@@ -104,6 +111,8 @@ impl State {
             scopes: ScopeChoice::default(),
             seen: Counts::default(),
             forgotten: Counts::default(),
+            allocated: AllocatedBySite::default(),
+            scores: LeakScores::default(),
             pending: None,
             report: None,
             number: 0,
@@ -121,6 +130,7 @@ impl State {
         self.unnamed.clear();
         self.previous = None;
         self.tops.clear();
+        self.scores.clear();
         self.pending = None;
         self.report = None;
     }

@@ -334,6 +334,7 @@ impl State {
                 diff_stderr: errors[at].1,
                 old: ages[at].old,
                 ages: ages[at].ages,
+                leak_score: self.scores.judge(names.sites[at].id).map(|judged| judged.score),
                 ..SiteTotals::new(names.sites[at].clone(), sums[at], vec![0; past.len()])
             })
             .collect();

@@ -36,7 +36,7 @@ pub(super) async fn compare(outlet: &Outlet, uri: &Uri) -> Response {
 
 /// Answers with the rows asked for, or with the reason why there are none.
 fn show(collector: &Collector, query: &Query) -> Response {
-    let Compared { new, old, total } = match collector.compare(query.since) {
+    let Compared { new, old, total } = match collector.compare(query.since, None) {
         Ok(compared) => compared,
         Err(CompareError::TrackingOff(off)) => {
             return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));

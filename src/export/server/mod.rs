@@ -97,6 +97,7 @@ pub fn serve(addr: impl ToSocketAddrs) -> Result<Server, Error> {
 /// | `HEAPGAUGE_ADDR` | `HOST:PORT` to listen on; port 0 takes a free one | `127.0.0.1:9898` |
 /// | `HEAPGAUGE_TOP_N` | sites chosen by live bytes, 1 to 25 | 16 |
 /// | `HEAPGAUGE_DELTA_WINDOW` | how far back deltas reach, such as `90s`, `5m`, `1h`, up to `7d`; `0s`: the previous collection | `5m` |
+/// | `HEAPGAUGE_OLD_AGE` | age from which blocks count as old, such as `90s`, `1h`, from `1s` to `7d`; `off`: one hour, and ids of stacks are not renewed to tell ages | the program's, else `1h` |
 /// | `HEAPGAUGE_FRAMES` | frames of a traceback from now on, 1 to 64 | the program's |
 /// | `HEAPGAUGE_SAMPLE` | `exact`, or record one stack per so many bytes from now on, such as `512KiB` (see [`sampling`](crate::docs::sampling)) | the program's, else `exact` |
 /// | `HEAPGAUGE_MAX_OVERHEAD` | limit of heapgauge's own memory, such as `64MiB`, at least `1MiB` | the program's, else `64MiB` or a quarter to half of what a cgroup leaves |

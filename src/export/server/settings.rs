@@ -33,6 +33,12 @@ pub(super) fn collector(config: &Config) -> CollectorBuilder {
     if let Some(bytes) = config.dumps.memory_limit {
         builder = builder.memory_limit(bytes);
     }
+    if let Some(age) = config.old_age {
+        builder = builder.old_age(age);
+    }
+    if let Some(cohorts) = config.cohorts {
+        builder = builder.cohorts(cohorts);
+    }
     builder.release(config.release.as_str())
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Heap {
     pub(crate) naming_takes: Duration,
     pub(crate) budgets: Vec<Duration>,
     pub(crate) allocator_state: State,
+    /// Ids that were to be renewed.
+    pub(crate) renewed: Vec<u32>,
 }
 
 #[derive(Clone)]
@@ -79,6 +81,7 @@ impl Fake {
                 naming_takes: Duration::ZERO,
                 budgets: Vec::new(),
                 allocator_state: State::Read,
+                renewed: Vec::new(),
             })),
             Arc::new(ForkMutex::new(Ages::new())),
         )
@@ -95,6 +98,8 @@ impl Fake {
             memory_limit: None,
             release: "2.4".into(),
             statistics: None,
+            old_age: None,
+            cohorts: None,
             snapshots: 3,
             snapshots_for: Duration::from_secs(600),
         };
@@ -287,6 +292,9 @@ impl HeapSource for Fake {
     fn ages(&self) -> &ForkMutex<Ages> {
         &self.1
     }
+    fn renew(&self, ids: &[u32]) {
+        self.heap().renewed.extend(ids);
+    }
 }
 
 /// Returns line, live bytes, live blocks, delta bytes, delta blocks.
@@ -327,7 +335,7 @@ fn check(report: &Report) {
 
 /// Returns line, bytes and blocks with their changes, by line.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
-    let Compared { new, old, .. } = collector.compare(since).unwrap();
+    let Compared { new, old, .. } = collector.compare(since, None).unwrap();
     let rows = new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line);
     rows.iter()
         .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))
