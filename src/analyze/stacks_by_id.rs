@@ -3,7 +3,9 @@
 use crate::analyze::snapshot::named;
 use crate::analyze::symbols;
 use crate::record::control;
-use crate::record::raw_snapshot::{self, Counts};
+use crate::record::raw_snapshot::{self, Counts, RawStack};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Blocks of one stack at one of its ids.
@@ -15,7 +17,7 @@ pub struct StackById {
     /// Blocks are still allocated at the id.
     pub is_open: bool,
     /// Function of its site.
-    pub function: String,
+    pub function: Arc<str>,
     /// Bytes allocated at the id.
     pub allocated_bytes: u64,
     /// Blocks allocated at it.
@@ -30,23 +32,27 @@ pub struct StackById {
     pub carried_blocks: u64,
 }
 
-/// Returns the counts of all stacks now, ascending by id.
+/// Returns the counts of all stacks now, ascending by id. Functions that are known by id are taken from `functions`, and others added.
 #[must_use]
-pub fn stacks_by_id() -> Vec<StackById> {
+pub fn stacks_by_id(functions: &mut HashMap<u32, Arc<str>>) -> Vec<StackById> {
     let _own = control::internal();
     let raw = raw_snapshot::take();
+    let unknown = raw.stacks.iter().filter(|stack| !functions.contains_key(&stack.id));
+    let unknown: Vec<(&RawStack, Vec<usize>)> =
+        unknown.map(|stack| (stack, raw.addresses.to_vec(stack.addresses))).collect();
     let symbols = symbols::global();
-    let addresses: Vec<Vec<usize>> =
-        raw.stacks.iter().map(|stack| raw.addresses.to_vec(stack.addresses)).collect();
-    symbols.resolve(&mut addresses.iter(), Duration::MAX);
-    let by_id = raw.stacks.iter().zip(&addresses).map(|(stack, addresses)| {
-        let traceback = named(symbols, addresses, raw.traceback_limit, stack.truncated);
-        let function = traceback.frames().next().and_then(|frame| frame.function().map(str::to_owned));
+    symbols.resolve(&mut unknown.iter().map(|(_, addresses)| addresses), Duration::MAX);
+    for (stack, addresses) in unknown {
+        let traceback = named(symbols, &addresses, raw.traceback_limit, stack.truncated);
+        let function = traceback.frames().next().and_then(|frame| frame.function());
+        functions.insert(stack.id, function.unwrap_or_default().into());
+    }
+    let by_id = raw.stacks.iter().map(|stack| {
         let Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks } = stack.counts;
         StackById {
             id: stack.id,
             is_open: stack.is_open,
-            function: function.unwrap_or_default(),
+            function: functions[&stack.id].clone(),
             allocated_bytes,
             allocated_blocks,
             freed_bytes,

@@ -6,7 +6,7 @@ use crate::reclaim::{fork, handler, live_shortly, read, read_stacks, sleep_and_w
 use crate::signals::set_handler;
 use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
 use heapgauge::{Scope, StackById};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -30,7 +30,10 @@ fn keep_all(blocks: &mut Vec<Block>, count: usize) {
 
 /// Returns the ids of the stacks of a function, the oldest first.
 fn ids_of(function: &str) -> Vec<StackById> {
-    heapgauge::stacks_by_id().into_iter().filter(|stack| stack.function == function).collect()
+    heapgauge::stacks_by_id(&mut HashMap::new())
+        .into_iter()
+        .filter(|stack| *stack.function == *function)
+        .collect()
 }
 
 /// Returns blocks allocated and freed of each id of [`keep`], and whether it is open.

@@ -1,11 +1,16 @@
 //! Compares random operations on four threads with a map of the live blocks: equal to the byte while no thread works. The
 //! peak differs from that of plain sums by at most 64 KiB a thread.
 //!
-//! In every other round threads take turns, so that the plain sums know each heap there was. In the last four of sixteen
+//! In every other round threads take turns, so that the plain sums know each heap there was. In two of four they are paused now and then. In the last four of sixteen
 //! rounds blocks are sampled; then totals and the peak are compared, and no rows.
+//!
+//! Ids of stacks are renewed all the time, and the ages of blocks compared as well: see `ages`.
 //!
 //! `DIFFERENTIAL_OPERATIONS` is their number and `DIFFERENTIAL_SEED` their seed; `tests/README.md` has results.
 
+mod ages;
+
+use self::ages::{Born, Looks, note_resized};
 use crate::random::Random;
 use crate::{ALLOC, on_path, say, trap};
 use heapgauge::{Collector, DroppedEvents, GroupBy, Snapshot};
@@ -105,6 +110,7 @@ type Place = Option<(usize, &'static str)>;
 struct Held {
     layout: Layout,
     place: Place,
+    born: Born,
 }
 
 impl Held {
@@ -233,13 +239,14 @@ fn work(
     mut model: Model,
     mut random: Random,
     operations: usize,
-    has_turns: bool,
+    round: usize,
     inbox: &Receiver<(usize, Held)>,
     posts: &[SyncSender<(usize, Held)>],
 ) -> Model {
     let mut silence = None;
+    let (has_turns, has_pauses) = (round % 2 == 1, round % 4 < 2);
     for _ in 0..operations {
-        if random.below(100) == 0 {
+        if has_pauses && random.below(100) == 0 {
             silence = match silence {
                 None => Some(heapgauge::pause()),
                 Some(_) => None,
@@ -254,10 +261,13 @@ fn work(
                 let zeroed = random.below(4) == 0;
                 let Site { get, get_zeroed, .. } = &SITES[site];
                 let place = (site, if zeroed { "get_zeroed" } else { "get" });
-                let held = Held { layout, place: silence.is_none().then_some(place) };
+                let place = silence.is_none().then_some(place);
+                let traced = if place.is_some() { layout.size() as i64 } else { 0 };
                 let get = if zeroed { get_zeroed } else { get };
-                let block =
-                    SUMS.around(held.traced(), has_turns, || on_path(path, depth, &mut || get(layout)));
+                let (block, born) = Born::around(|| {
+                    SUMS.around(traced, has_turns, || on_path(path, depth, &mut || get(layout)))
+                });
+                let held = Held { layout, place, born };
                 assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()));
                 if zeroed {
                     // SAFETY: within the block.
@@ -279,10 +289,16 @@ fn work(
                 let layout = Layout::from_size_align(size, held.layout.align()).unwrap();
                 // A paused thread leaves a block at its line.
                 let place = if silence.is_some() { held.place } else { Some((site, "resize")) };
-                let now = Held { layout, place };
-                let block = SUMS.around(now.traced() - held.traced(), has_turns, || {
-                    on_path(path, depth, &mut || resize(block, held.layout, size))
+                if silence.is_some() {
+                    note_resized(place);
+                }
+                let traced = if place.is_some() { size as i64 } else { 0 };
+                let (block, born) = Born::around(|| {
+                    SUMS.around(traced - held.traced(), has_turns, || {
+                        on_path(path, depth, &mut || resize(block, held.layout, size))
+                    })
                 });
+                let now = Held { layout, place, born };
                 assert!(!block.is_null());
                 check(block, home, before, size.min(before));
                 fill(block, size);
@@ -340,8 +356,8 @@ fn round(
     models: Vec<Model>,
     random: &mut Random,
     share: usize,
-    seed: usize,
-    round: usize,
+    (seed, round): (usize, usize),
+    looks: &mut Looks,
 ) -> (Vec<Model>, u64) {
     let (posts, boxes): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| sync_channel(1_000)).unzip();
     // All threads meet when the round is prepared, when they may begin, when their work is done, and when it has
@@ -355,7 +371,7 @@ fn round(
             std::thread::spawn(move || {
                 meeting.wait();
                 meeting.wait();
-                let work = || work(model, random, share, round % 2 == 1, &inbox, &posts);
+                let work = || work(model, random, share, round, &inbox, &posts);
                 let model = catch_unwind(AssertUnwindSafe(work));
                 meeting.wait();
                 meeting.wait();
@@ -367,6 +383,9 @@ fn round(
     heapgauge::reset_peak();
     SUMS.reset(heapgauge::traced_memory().current as i64);
     meeting.wait();
+    for _ in 0..random.below(3) {
+        looks.look_and_renew(random, false);
+    }
     meeting.wait();
     let off = SUMS.compare((seed, round));
     meeting.wait();
@@ -383,7 +402,7 @@ fn round(
 }
 
 /// Clears, or stops and starts, after some rounds: live blocks are not tracked any more then.
-fn forget_after(round: usize, models: &mut [Model]) {
+fn forget_after(round: usize, models: &mut [Model], looks: &mut Looks) {
     match round % 16 {
         7 | 15 => heapgauge::clear_traces(),
         11 => {
@@ -392,6 +411,7 @@ fn forget_after(round: usize, models: &mut [Model]) {
         }
         _ => return,
     }
+    looks.clear();
     models.iter_mut().flat_map(|model| model.live.values_mut()).for_each(|held| held.place = None);
 }
 
@@ -419,20 +439,23 @@ fn case_40_random_operations_against_a_map() {
         let begun = Instant::now();
         let mut random = Random(seed as u64);
         let mut models: Vec<Model> = (0..THREADS).map(|_| Model::with_room()).collect();
-        let (mut most, mut compared, mut off) = (0, 0, 0);
+        let (mut most, mut compared, mut off, mut looks) = (0, 0, 0, Looks::default());
         for number in 0..rounds {
             let interval = SAMPLED.contains(&(number % 16)).then(|| INTERVALS[number % 4]);
             heapgauge::set_sample_interval(interval.unwrap_or(0)).unwrap();
             let off_by;
-            (models, off_by) = round(models, &mut random, operations / rounds / THREADS, seed, number);
+            (models, off_by) =
+                round(models, &mut random, operations / rounds / THREADS, (seed, number), &mut looks);
             off = off.max(off_by);
             let expected = expected(&models);
             if interval.is_none() {
                 assert_eq!(expected, found(), "seed {seed}, round {number}");
+                looks.compare(&models, (seed, number));
             }
+            looks.look_and_renew(&mut random, true);
             compared += expected.len();
             most = most.max(expected.values().map(|(bytes, _)| bytes).sum());
-            forget_after(number, &mut models);
+            forget_after(number, &mut models, &mut looks);
         }
         heapgauge::set_sample_interval(0).unwrap();
         heapgauge::clear_traces();
@@ -444,10 +467,13 @@ fn case_40_random_operations_against_a_map() {
         assert_eq!(report.live.now.bytes, report.allocated_bytes - report.deallocated_bytes);
         say(format_args!(
             "{operations} operations, seed {seed}, {rounds} comparisons of {compared} rows in all, at most {} KiB live, \
-             the peak off by {} KiB at most, {} MiB of tables, {:.1} s",
+             the peak off by {} KiB at most, {} MiB of tables, {} renewals, {} bounds of ages, {} of them exact, {:.1} s",
             most >> 10,
             off >> 10,
             heapgauge::tracker_memory() >> 20,
+            looks.renewals,
+            looks.bounds,
+            looks.exact,
             begun.elapsed().as_secs_f64()
         ));
     });
