@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::analyze::frame::Frame;
     use crate::analyze::symbols::Site;
-    use crate::record::raw_snapshot::{AddressesAt, Counts, ScopeId};
+    use crate::record::raw_snapshot::{AddressesAt, Carried, Counts, ScopeId};
     use std::sync::Arc;
 
     fn stack(id: u32, allocated_bytes: u64) -> RawStack {
@@ -71,6 +71,7 @@ mod tests {
             truncated: false,
             counts: Counts { allocated_bytes, ..Counts::default() },
             variance: 0.0,
+            carried: Carried::default(),
         }
     }
 

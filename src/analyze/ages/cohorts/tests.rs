@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::record::raw_snapshot::{Addresses, Counts, Dropped, ScopeId, ScopeNames};
+use crate::record::raw_snapshot::{Addresses, Carried, Counts, Dropped, ScopeId, ScopeNames};
 use std::time::SystemTime;
 
 const SPACING: Duration = Duration::from_secs(15);
@@ -60,6 +60,7 @@ impl Program {
                 truncated: false,
                 counts,
                 variance: 0.0,
+                carried: Carried::default(),
             })
             .collect();
         RawSnapshot {
