@@ -206,7 +206,8 @@ impl Profile {
         Profile::of(raw_snapshot::take())
     }
 
-    fn of(raw: RawSnapshot) -> Result<Profile, Error> {
+    /// Returns the profile of a raw snapshot. It names nothing.
+    pub(crate) fn of(raw: RawSnapshot) -> Result<Profile, Error> {
         if !raw.tracking {
             return Err(Error::tracking_off(format_args!("profile: {}", control::off_reason())));
         }

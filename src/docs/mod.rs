@@ -6,11 +6,12 @@
 //! 4. [`outlets`]: the ways to serve them, with a snippet each
 //! 5. [`sampling`]: less cost, and the error of estimates
 //! 6. [`scopes`]: live bytes by tenant, route or task
-//! 7. [`leak_tests`]: tests of your program that fail on a leak
-//! 8. [`limits`]: blind spots, and the effect of each limit
-//! 9. [`after_a_kill`]: the dumps of a process that was killed for its memory
-//! 10. [`platforms`]: the systems and processors it was tried on
-//! 11. [`coming_from_tracemalloc`]: the names of Python's module
+//! 7. [`ages`]: live bytes by age, and leaks told from caches
+//! 8. [`leak_tests`]: tests of your program that fail on a leak
+//! 9. [`limits`]: blind spots, and the effect of each limit
+//! 10. [`after_a_kill`]: the dumps of a process that was killed for its memory
+//! 11. [`platforms`]: the systems and processors it was tried on
+//! 12. [`coming_from_tracemalloc`]: the names of Python's module
 
 #[doc = include_str!("production.md")]
 pub mod production {}
@@ -29,6 +30,9 @@ pub mod sampling {}
 // Its code needs libraries that only the package `test-scopes` has, which tests it.
 #[cfg_attr(not(doctest), doc = include_str!("scopes.md"))]
 pub mod scopes {}
+
+#[doc = include_str!("ages.md")]
+pub mod ages {}
 
 #[doc = include_str!("leak_tests.md")]
 pub mod leak_tests {}

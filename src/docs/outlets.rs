@@ -16,7 +16,7 @@
 //! | OpenTelemetry | [`emit::OpenTelemetry`] | `opentelemetry` | is absent |
 //! | a question that totals do not answer | `GET /memory/snapshots` of the first two, or [`Snapshot`] | `http` | |
 //! | `go tool pprof`, a continuous profiler | `GET /debug/pprof/heap` and `/debug/pprof/allocs` of the first two | `pprof` | |
-//! | a flame graph | `GET /debug/heap/folded` of the first two, by scope with `?scopes=on` | `pprof` | |
+//! | a flame graph | `GET /debug/heap/folded` of the first two, by scope with `?scopes=on`, of old blocks with `?older_than=1h` | `pprof` | |
 //!
 //! Features `prometheus`, `http` and `pprof` are on by default.
 //!
@@ -50,7 +50,7 @@
 //! | the same, and rendered by it | 650 | 2.9 | 34 |
 //! | [`emit::OpenTelemetry`], aggregated by the SDK, not yet sent | 360–450 | 1.6–2.0 | 16.6 |
 //!
-//! Medians of 200 with 226 series, printed by `cargo bench -p outlet-costs` on an Intel Xeon
+//! Medians of 200 with 226 series (a process has up to 268, or 331 with the largest N), printed by `cargo bench -p outlet-costs` on an Intel Xeon
 //! (model 207) with two busy cores, rustc 1.95.
 //!
 //! A server of heapgauge's own renders a snapshot once, however many scrape it. Memory that heapgauge allocates in

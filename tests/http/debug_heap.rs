@@ -302,10 +302,10 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr) {
         ("tree.json?value=x", "parameter value is x, allowed are bytes, blocks, growth\n"),
         (
             "sites.json?nodes=5",
-            "parameter nodes is unknown, allowed are top, since, sort, at, history, by, scope\n",
+            "parameter nodes is unknown, allowed are top, since, sort, at, history, by, scope, older_than\n",
         ),
         ("summary.json?top=5", "parameter top is unknown, none is allowed\n"),
-        ("snapshot.json?top=5", "parameter top is unknown, none is allowed\n"),
+        ("snapshot.json?top=5", "parameter top is unknown, allowed are older_than\n"),
         (
             "sites.json?since=99",
             "parameter since: snapshot 99 is not kept, kept are 1, allowed are first, previous, \

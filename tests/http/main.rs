@@ -8,6 +8,7 @@ mod client;
 #[path = "../support/process.rs"]
 mod process;
 
+mod ages;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocator;
 mod debug_heap;

@@ -226,7 +226,7 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr, [one, two]: [u64; 2]) {
     let unknown = |id: &str| {
         format!("parameter since: snapshot {id} is not kept, kept are 1, 2, allowed are {since}\n")
     };
-    let parameters = "allowed are top, group_by, since, sort, format, scope\n";
+    let parameters = "allowed are top, group_by, since, sort, format, scope, older_than\n";
     for (query, line) in [
         ("top=0", "parameter top is 0, allowed are 1 to 10000\n".to_owned()),
         ("top=-1", "parameter top is -1, allowed are 1 to 10000\n".to_owned()),

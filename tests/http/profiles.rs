@@ -130,9 +130,10 @@ fn a_bad_parameter_is_one_line(addr: SocketAddr) {
             "/debug/pprof/heap?seconds=1&debug=1",
             "parameter debug is 1 and seconds 1, allowed is one of them\n",
         ),
-        ("/debug/pprof/heap?gc=1", "parameter gc is unknown, allowed are seconds, debug\n"),
+        ("/debug/pprof/heap?gc=1", "parameter gc is unknown, allowed are seconds, debug, older_than\n"),
+        ("/debug/pprof/allocs?gc=1", "parameter gc is unknown, allowed are seconds, debug\n"),
         ("/debug/heap/folded?value=kib", "parameter value is kib, allowed are bytes, blocks\n"),
-        ("/debug/heap/folded?debug=1", "parameter debug is unknown, allowed are value, scopes\n"),
+        ("/debug/heap/folded?debug=1", "parameter debug is unknown, allowed are value, scopes, older_than\n"),
     ] {
         assert_eq!(refused(addr, "GET", query), (400, line.to_owned()), "{query}");
     }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Collector;
 use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::total;
-use super::site_ages::stacks_now;
+use super::site_ages::{RowAges, stacks_now};
 use super::state::State;
+use crate::analyze::ages::{AgeTotals, StackNow};
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::live::Live;
 use crate::analyze::scope::ScopeLabels;
@@ -20,7 +21,7 @@ use crate::analyze::snapshot::statistic::Totals;
 use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::base::error::Error;
 use crate::record::control;
-use crate::record::raw_snapshot::{RawSnapshot, RawStack};
+use crate::record::raw_snapshot::{Carried, Counts, RawSnapshot, RawStack};
 
 /// Earlier snapshot that the heap of now is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,22 @@ pub(crate) enum Since {
     Number(u64),
 }
 
+/// Query: the earlier snapshot, and the blocks that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CompareQuery {
+    pub since: Since,
+    /// Only blocks that are certain to be older count. Those of then are not known, so that nothing changes.
+    pub older_than: Option<Duration>,
+    /// The ages of all blocks are asked for, too.
+    pub with_ages: bool,
+}
+
+impl From<Since> for CompareQuery {
+    fn from(since: Since) -> CompareQuery {
+        CompareQuery { since, older_than: None, with_ages: false }
+    }
+}
+
 /// Heap of now, and the snapshot it is compared with.
 #[derive(Debug)]
 pub(crate) struct Compared {
@@ -42,6 +59,8 @@ pub(crate) struct Compared {
     pub old: Snapshot,
     /// Totals of all blocks, exact.
     pub total: Totals,
+    /// Ages of the traces of `new`, in their order; empty where nobody asked for them.
+    pub ages: Vec<RowAges>,
 }
 
 /// Snapshot that is kept.
@@ -97,15 +116,30 @@ impl Collector {
         state.unnamed.is_empty() || !state.name_for(slice) || state.unnamed.is_empty()
     }
 
-    /// Compares the heap of now with that of then. With an age, of the blocks that are surely older alone, which are not known of then: so
-    /// nothing changes.
-    pub(crate) fn compare(
-        &self,
-        since: Since,
-        older_than: Option<Duration>,
-    ) -> Result<Compared, CompareError> {
+    /// Compares the heap of now with that of then.
+    pub(crate) fn compare(&self, query: impl Into<CompareQuery>) -> Result<Compared, CompareError> {
         let _own = control::internal();
-        self.lock().compare(since, older_than)
+        self.lock().compare(query.into())
+    }
+
+    /// Returns the counts of now of the blocks that are certain to be older than `age`, as if there had never been others.
+    pub(crate) fn old_blocks(&self, age: Duration) -> Result<RawSnapshot, CompareError> {
+        let _own = control::internal();
+        let mut state = self.lock();
+        let mut raw = state.take_tracked()?;
+        let stacks: Vec<StackNow> = raw.stacks.iter().map(StackNow::from).collect();
+        let bounds = state.stack_ages(raw.taken, &stacks, age);
+        raw.totals = Counts::default();
+        for (stack, AgeTotals { lower, .. }) in raw.stacks.iter_mut().zip(bounds) {
+            // Bytes are in a block at least, also where each of the blocks may be a young one.
+            let (allocated_bytes, allocated_blocks) =
+                (lower.bytes, lower.blocks.max(u64::from(lower.bytes > 0)));
+            stack.counts = Counts { allocated_bytes, allocated_blocks, ..Counts::default() };
+            stack.carried = Carried::default();
+            raw.totals += stack.counts;
+        }
+        raw.stacks.retain(|stack| stack.counts != Counts::default());
+        Ok(raw)
     }
 
     /// Takes a snapshot and keeps it for [`Since::Number`].
@@ -154,7 +188,8 @@ impl State {
         }
     }
 
-    fn compare(&mut self, since: Since, older_than: Option<Duration>) -> Result<Compared, CompareError> {
+    fn compare(&mut self, query: CompareQuery) -> Result<Compared, CompareError> {
+        let CompareQuery { since, older_than, with_ages } = query;
         let raw = self.take_tracked()?;
         let mut now = KeptCounts::new(&raw, &mut self.labels);
         let old = self.kept_then(since, raw.taken)?;
@@ -193,11 +228,22 @@ impl State {
         });
         let limit = raw.traceback_limit;
         let then = Snapshot::of(old.taken_at, limit, then.collect());
+        let ages = if with_ages { self.ages_of(&now, &raw) } else { Vec::new() };
         Ok(Compared {
             new: Snapshot::of(raw.taken_at, limit, new).sampled_every(raw.sample_interval_bytes),
             old: then,
             total: total(now.live, Some(&old)).into(),
+            ages,
         })
+    }
+
+    /// Returns the ages of the stacks that counts have, in their order.
+    fn ages_of(&self, counts: &KeptCounts, raw: &RawSnapshot) -> Vec<RowAges> {
+        let stacks = stacks_now(raw);
+        let mut ages = stacks.iter().zip(self.ages_of_stacks(raw.taken, &stacks));
+        // Both ascend by id, and each stack of the counts is among the others.
+        let of = |kept: KeptStack| ages.find(|(stack, _)| stack.id == kept.id).map(|(_, ages)| ages);
+        counts.stacks().map(of).map(Option::unwrap_or_default).collect()
     }
 }
 

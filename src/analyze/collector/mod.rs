@@ -41,12 +41,15 @@ use crate::record::fork::mutex::{ForkGuard, ForkMutex};
 pub(crate) use baselines::PastTotals;
 #[cfg(any(feature = "http", test))]
 #[cfg_attr(not(feature = "http"), allow(unused_imports))]
-pub(crate) use compare::{CompareError, Compared, SavedSnapshot, Since};
+pub(crate) use compare::{CompareError, CompareQuery, Compared, SavedSnapshot, Since};
 pub use leak::Leak;
 pub use report::{BuildInfo, DroppedEvents, Report, SiteRow, UnnamedBytes};
 pub use scopes::ScopeRow;
 pub use settings::CollectorBuilder;
 use settings::Options;
+#[cfg(any(feature = "http", test))]
+#[cfg_attr(not(feature = "http"), allow(unused_imports))]
+pub(crate) use site_ages::RowAges;
 use source::HeapSource;
 use state::State;
 #[cfg(any(feature = "http", test))]
@@ -82,7 +85,7 @@ impl Collector {
     ///
     /// ```
     /// let collector = heapgauge::Collector::new();
-    /// assert!(collector.collect().sites.len() <= 40);
+    /// assert!(collector.collect().sites.len() <= 32);
     /// ```
     pub fn new() -> Collector {
         CollectorBuilder::default().build_unchecked()

@@ -31,6 +31,17 @@ impl SiteAges {
     }
 }
 
+/// Ages of the live bytes of a row, and the likelihood that it leaks.
+#[cfg(any(feature = "http", test))]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct RowAges {
+    /// Live bytes of all ages.
+    pub live_bytes: u64,
+    pub old: AgeBounds,
+    pub ages: [AgeBounds; AGES.len()],
+    pub leak_score: Option<f64>,
+}
+
 /// Returns the counts of the stacks that have live blocks.
 pub(super) fn stacks_now(raw: &RawSnapshot) -> Vec<StackNow> {
     let live = |stack: &StackNow| stack.live != Live::default();
@@ -109,6 +120,18 @@ impl State {
 
     /// Returns the bounds of the sites of stacks, in the order of `names`. The stacks ascend by id.
     pub(super) fn site_ages(&self, names: &SiteIndex, now: Instant, stacks: &[StackNow]) -> Vec<SiteAges> {
+        let index: Vec<Option<usize>> = stacks.iter().map(|stack| names.get(stack.id)).collect();
+        self.summed_ages(now, stacks, names.sites.len(), |at| index[at])
+    }
+
+    /// Adds the bounds of stacks up: those of the stack at a place go to the sum that `sum_of` chooses. The stacks ascend by id.
+    fn summed_ages(
+        &self,
+        now: Instant,
+        stacks: &[StackNow],
+        count: usize,
+        sum_of: impl Fn(usize) -> Option<usize>,
+    ) -> Vec<SiteAges> {
         let ages = self.source.ages().lock();
         let old_age = ages.settings.old_age;
         let at_old = AGES.partition_point(|&age| age < old_age);
@@ -116,11 +139,10 @@ impl State {
         for (at, &age) in AGES.iter().enumerate() {
             sought[at + usize::from(at >= at_old)] = age;
         }
-        let index: Vec<Option<usize>> = stacks.iter().map(|stack| names.get(stack.id)).collect();
-        let mut sums = vec![[AgeTotals::default(); COUNT]; names.sites.len()];
+        let mut sums = vec![[AgeTotals::default(); COUNT]; count];
         ages.bounds(now, stacks, &sought, |age, at, bounds| {
-            if let Some(index) = index[at] {
-                sums[index][age] += bounds;
+            if let Some(sum) = sum_of(at) {
+                sums[sum][age] += bounds;
             }
         });
         let bounds = |sums: [AgeTotals; COUNT]| SiteAges {
@@ -128,6 +150,25 @@ impl State {
             ages: std::array::from_fn(|at| AgeBounds::from(sums[at + usize::from(at >= at_old)])),
         };
         sums.into_iter().map(bounds).collect()
+    }
+
+    /// Returns the ages of each stack. The stacks ascend by id.
+    #[cfg(any(feature = "http", test))]
+    pub(super) fn ages_of_stacks(&self, now: Instant, stacks: &[StackNow]) -> Vec<RowAges> {
+        let ages = self.summed_ages(now, stacks, stacks.len(), Some);
+        let row = |(stack, SiteAges { old, ages }): (&StackNow, SiteAges)| RowAges {
+            live_bytes: stack.live.bytes,
+            old,
+            ages,
+            leak_score: self.names.get(stack.id).and_then(|at| self.leak_score(self.names.sites[at].id)),
+        };
+        stacks.iter().zip(ages).map(row).collect()
+    }
+
+    /// Returns the likelihood that a site leaks, once there were enough looks.
+    #[cfg(any(feature = "http", test))]
+    pub(super) fn leak_score(&self, site: u64) -> Option<f64> {
+        self.scores.judge(site).map(|judged| judged.score)
     }
 
     /// Returns the bounds of each stack at one age. The stacks ascend by id.

@@ -14,10 +14,10 @@ use super::baselines::{KeptCounts, KeptStack};
 use super::estimate::{LiveStack, total};
 use super::grouping::sums;
 use super::scopes::PairSums;
+use super::site_ages::RowAges;
 use super::state::{REUSE_FOR, State};
 use super::view::View;
 use super::{Collector, CompareError, PastTotals, Report, Since};
-use crate::analyze::ages::{AGES, AgeBounds};
 use crate::analyze::call_tree::StackTotals;
 use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::scope::{Pair, ScopeFilter};
@@ -95,20 +95,14 @@ pub(crate) struct SiteTotals {
     pub diff_stderr: u64,
     /// Live bytes over time, oldest first. Of blocks older than an age only the last figure is known.
     pub history: Vec<u64>,
-    /// Live bytes in old blocks, and by age, as [`SiteRow`](super::SiteRow) has them.
-    #[allow(dead_code, reason = "outlets come next")]
-    pub old: AgeBounds,
-    #[allow(dead_code, reason = "outlets come next")]
-    pub ages: [AgeBounds; AGES.len()],
-    #[allow(dead_code, reason = "outlets come next")]
-    pub leak_score: Option<f64>,
+    /// Ages of its live bytes; `None` where they are not known, as in a file.
+    pub ages: Option<RowAges>,
 }
 
 impl SiteTotals {
     /// Creates a row of exact figures without ages.
     pub(crate) fn new(site: Arc<Site>, totals: Totals, history: Vec<u64>) -> SiteTotals {
-        let (old, ages) = Default::default();
-        SiteTotals { site, totals, stderr: 0, diff_stderr: 0, history, old, ages, leak_score: None }
+        SiteTotals { site, totals, stderr: 0, diff_stderr: 0, history, ages: None }
     }
 }
 
@@ -314,7 +308,14 @@ impl State {
         let errors: Vec<(u64, u64)> = sums.iter().map(|sum| (sum.stderr(), sum.diff_stderr())).collect();
         let sums: Vec<Totals> = sums.into_iter().map(|sum| sum.change().into()).collect();
         let all = totals_in(scope, &kept, &old);
-        let ages = self.site_ages(names, view.taken, &view.stacks_now(scope));
+        let stacks = view.stacks_now(scope);
+        let ages = self.site_ages(names, view.taken, &stacks);
+        let mut live_bytes = vec![0; names.sites.len()];
+        for stack in &stacks {
+            if let Some(at) = names.get(stack.id) {
+                live_bytes[at] += stack.live.bytes;
+            }
+        }
         let mut indices: Vec<usize> = (0..sums.len())
             .filter(|&at| sums[at] != Totals::default() && names.sites[at].is_final())
             .collect();
@@ -332,9 +333,12 @@ impl State {
             .map(|&at| SiteTotals {
                 stderr: errors[at].0,
                 diff_stderr: errors[at].1,
-                old: ages[at].old,
-                ages: ages[at].ages,
-                leak_score: self.scores.judge(names.sites[at].id).map(|judged| judged.score),
+                ages: Some(RowAges {
+                    live_bytes: live_bytes[at],
+                    old: ages[at].old,
+                    ages: ages[at].ages,
+                    leak_score: self.leak_score(names.sites[at].id),
+                }),
                 ..SiteTotals::new(names.sites[at].clone(), sums[at], vec![0; past.len()])
             })
             .collect();

@@ -7,6 +7,8 @@ use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::{Statistic, StatisticDiff, Top, Totals};
 use crate::analyze::snapshot::{Snapshot, Trace};
 use crate::record::control;
+#[cfg(any(feature = "http", test))]
+use std::collections::HashMap;
 use std::collections::HashSet;
 
 impl Snapshot {
@@ -130,8 +132,72 @@ impl Snapshot {
     }
 }
 
+/// Values of traces, by the rows that these are added up to.
+#[cfg(any(feature = "http", test))]
+impl Snapshot {
+    /// Returns the sums of two values of each trace, by row. `values` are in the order of the traces.
+    pub(crate) fn sums_of_rows(
+        &self,
+        rows: &[StatisticDiff],
+        group_by: GroupBy,
+        values: impl Iterator<Item = (u64, u64)>,
+    ) -> Vec<(u64, u64)> {
+        let traces = self.traces().iter().zip(values).filter(|(_, values)| *values != (0, 0));
+        let traces = traces.map(|(trace, (size, count))| Trace { size, count, ..trace.clone() }).collect();
+        let sums = groups(&Snapshot::of(self.taken_at(), self.traceback_limit(), traces), group_by);
+        let sum = |row: &StatisticDiff| sums.get(&row.key).map_or((0, 0), |group| (group.size, group.count));
+        rows.iter().map(sum).collect()
+    }
+
+    /// Returns the largest value of the traces of each row. `values` are in the order of the traces.
+    pub(crate) fn largest_of_rows(
+        &self,
+        rows: &[StatisticDiff],
+        group_by: GroupBy,
+        values: impl Iterator<Item = Option<f64>>,
+    ) -> Vec<Option<f64>> {
+        let mut largest: HashMap<Key, f64> = HashMap::new();
+        for (trace, value) in self.traces().iter().zip(values) {
+            let Some(value) = value else { continue };
+            let one = Snapshot::of(self.taken_at(), self.traceback_limit(), vec![trace.clone()]);
+            for key in groups(&one, group_by).into_keys() {
+                let most = largest.entry(key).or_insert(value);
+                *most = most.max(value);
+            }
+        }
+        rows.iter().map(|row| largest.get(&row.key).copied()).collect()
+    }
+}
+
 /// Returns the difference of two 64-bit numbers. Files may hold any, and the difference may need a 65th bit.
 fn difference(new: u64, old: u64) -> i64 {
     let difference = i128::from(new) - i128::from(old);
     difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::frame::{Frame, Traceback};
+    use std::time::SystemTime;
+
+    #[test]
+    fn values_of_traces_are_added_up_by_row() {
+        let trace = |line, size| Trace {
+            domain: 0,
+            size,
+            count: 1,
+            stderr: 0,
+            traceback: Traceback::new([Frame::new(Some("app::load"), "a.rs", line)]),
+            scope: Default::default(),
+        };
+        let snapshot =
+            Snapshot::of(SystemTime::UNIX_EPOCH, 32, vec![trace(1, 10), trace(2, 20), trace(1, 40)]);
+        let rows = snapshot.compare_to(&Snapshot::of(SystemTime::UNIX_EPOCH, 32, Vec::new()), GroupBy::Line);
+        assert_eq!(rows.iter().map(|row| row.name().into_owned()).collect::<Vec<_>>(), ["a.rs:1", "a.rs:2"]);
+        let values = [(1, 2), (0, 0), (4, 8)];
+        assert_eq!(snapshot.sums_of_rows(&rows, GroupBy::Line, values.into_iter()), [(5, 10), (0, 0)]);
+        let scores = [Some(0.5), None, Some(0.75)];
+        assert_eq!(snapshot.largest_of_rows(&rows, GroupBy::Line, scores.into_iter()), [Some(0.75), None]);
+    }
 }

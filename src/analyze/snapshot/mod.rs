@@ -16,10 +16,11 @@ pub(crate) mod statistic;
 use crate::analyze::frame::{Frame, Traceback, UNKNOWN};
 use crate::analyze::merge_ids::merge_ids;
 use crate::analyze::scope::{LabelsByScope, ScopeLabels};
+use crate::analyze::snapshot::domains::DomainStack;
 use crate::analyze::symbols::{self, Symbols};
 use crate::base::error::Error;
 use crate::record::control;
-use crate::record::raw_snapshot;
+use crate::record::raw_snapshot::{self, RawSnapshot};
 #[cfg(feature = "http")]
 pub(crate) use json::FileFrames;
 pub(crate) use json::dump;
@@ -82,6 +83,8 @@ pub struct Snapshot {
     build_id: Option<String>,
     sample_interval: u64,
     reason: Option<String>,
+    /// Least age in seconds of the blocks that it has; `None`: it has all.
+    older_than: Option<f64>,
     traces: Vec<Trace>,
 }
 
@@ -112,13 +115,17 @@ impl Snapshot {
         if !raw.tracking {
             return Err(Error::tracking_off(format_args!("Snapshot::take: {}", control::off_reason())));
         }
+        Ok(Snapshot::of_raw(raw, domains::stacks()))
+    }
+
+    /// Builds a snapshot of what was read now, with every name final, and of blocks of other domains.
+    pub(crate) fn of_raw(raw: RawSnapshot, domains: Vec<DomainStack>) -> Snapshot {
         // A process whose figures are not right gets a line on stderr.
         symbols::capture(raw.capture);
         let symbols = symbols::global();
         let mut stacks = merge_ids(raw.stacks, &raw.addresses);
         stacks.retain(|stack| stack.counts.live_blocks() > 0);
         stacks.sort_by_key(|stack| (std::cmp::Reverse(stack.counts.live_bytes()), stack.id));
-        let domains = domains::stacks();
         let addresses: Vec<Vec<usize>> =
             stacks.iter().map(|stack| raw.addresses.to_vec(stack.addresses)).collect();
         let tracked = domains.iter().map(|stack| &*stack.addresses);
@@ -141,7 +148,7 @@ impl Snapshot {
             scope: ScopeLabels::default(),
         });
         let traces = allocated.chain(tracked).collect();
-        Ok(Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes))
+        Snapshot::of(raw.taken_at, limit, traces).sampled_every(raw.sample_interval_bytes)
     }
 
     /// Builds a snapshot of traces that were put together elsewhere, of this process.
@@ -152,6 +159,7 @@ impl Snapshot {
             build_id: symbols::build_id(),
             sample_interval: 0,
             reason: None,
+            older_than: None,
             traces,
         }
     }
@@ -165,6 +173,12 @@ impl Snapshot {
     #[cfg(any(feature = "http", test))]
     pub(crate) fn with_reason(self, reason: &str) -> Snapshot {
         Snapshot { reason: Some(reason.to_owned()), ..self }
+    }
+
+    /// Says that it has only the blocks that are certain to be older than `age`.
+    #[cfg(any(feature = "http", test))]
+    pub(crate) fn of_older_than(self, age: Duration) -> Snapshot {
+        Snapshot { older_than: Some(age.as_secs_f64()), ..self }
     }
 
     /// Returns every traceback that holds live blocks; the allocator's first, most bytes first. While blocks are
@@ -257,6 +271,21 @@ impl Snapshot {
         self.reason.as_deref()
     }
 
+    /// Returns the age that every block in it is certain to have, where younger blocks were left out; `None`: it has all live blocks.
+    /// A server writes such files, at `/debug/heap/snapshot.json?older_than=1h`; see [`ages`](crate::docs::ages).
+    ///
+    /// # Examples
+    ///
+    /// ```standalone_crate
+    /// # #[global_allocator]
+    /// # static ALLOC: heapgauge::TrackingAllocator = heapgauge::TrackingAllocator::system();
+    /// assert_eq!(heapgauge::Snapshot::take()?.older_than(), None);
+    /// # Ok::<(), heapgauge::Error>(())
+    /// ```
+    pub fn older_than(&self) -> Option<Duration> {
+        self.older_than.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    }
+
     /// Returns the snapshot with only those traces that `keep` accepts.
     pub(crate) fn filtered(&self, keep: impl Fn(&Trace) -> bool) -> Snapshot {
         let _own = control::internal();
@@ -300,7 +329,7 @@ impl Snapshot {
     /// Reads a file that [`Snapshot::save`] wrote, or anything of that form.
     ///
     /// Members that are not known are ignored; all that are known must be there with their types, except
-    /// `build_id`, `sample_interval`, `reason`, a trace's `stderr` and `scope`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
+    /// `build_id`, `sample_interval`, `reason`, `older_than`, a trace's `stderr` and `scope`, and a frame's `function`, `module` and `offset`. 100,000 tracebacks take
     /// half a second, and as much memory as the file is long; a file above 256 MiB is read by pieces, in more than twice the time.
     ///
     /// # Examples

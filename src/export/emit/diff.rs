@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::ages_json::AgesOfRow;
 use super::unix_seconds;
+use crate::analyze::collector::RowAges;
 use crate::analyze::frame::Traceback;
 use crate::analyze::snapshot::FileFrames;
 use crate::analyze::snapshot::group::GroupBy;
@@ -37,11 +39,23 @@ pub(crate) fn text(top: &Top, group_by: GroupBy) -> String {
 }
 
 /// Renders the rows as JSON, with the words of the snapshot file.
-pub(crate) fn json(top: &Top, taken_at: SystemTime, since: SystemTime, sample_interval: u64) -> String {
+///
+/// `ages` are those of the rows, in their order, where they are known.
+pub(crate) fn json(
+    top: &Top,
+    ages: &[RowAges],
+    taken_at: SystemTime,
+    since: SystemTime,
+    sample_interval: u64,
+) -> String {
     let rows: Vec<Row<'_>> = top
         .rows
         .iter()
-        .map(|row| Row::new(row.name().into_owned(), Figures::from(row), &row.traceback))
+        .enumerate()
+        .map(|(at, row)| Row {
+            ages: ages.get(at).map(|ages| AgesOfRow::of(ages, row.size)),
+            ..Row::new(row.name().into_owned(), Figures::from(row), &row.traceback)
+        })
         .collect();
     let document = Document {
         version: 1,
@@ -73,6 +87,8 @@ pub(super) struct Row<'a> {
     name: String,
     #[serde(flatten)]
     figures: Figures,
+    #[serde(flatten)]
+    ages: Option<AgesOfRow>,
     total_frames: usize,
     frames: FileFrames<'a>,
 }
@@ -80,7 +96,7 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     pub(super) fn new(name: String, figures: Figures, traceback: &'a Traceback) -> Row<'a> {
         let (total_frames, frames) = (traceback.total_frames(), FileFrames(traceback.shared_frames()));
-        Row { name, figures, total_frames, frames }
+        Row { name, figures, ages: None, total_frames, frames }
     }
 }
 
@@ -241,7 +257,7 @@ mod tests {
              # total: 1024.00 new KiB, 5120.00 total KiB, 7 new blocks, 100 total blocks\n"
         );
         let at = SystemTime::UNIX_EPOCH;
-        let json: serde_json::Value = serde_json::from_str(&json(&shown, at, at, 524_288)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json(&shown, &[], at, at, 524_288)).unwrap();
         assert_eq!((&json["sample_interval"], &json["rows"][0]["stderr"]), (&524_288.into(), &4_096.into()));
         assert_eq!(json["rows"][0]["diff_stderr"], 5_120);
         assert!(json["other"].get("stderr").is_none());
@@ -255,7 +271,7 @@ mod tests {
     fn json_has_the_words_of_the_file() {
         let at = |millis| SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
         assert_eq!(
-            json(&compared(GroupBy::Line, 1), at(1_793_000_000_250), at(1_792_999_700_000), 0),
+            json(&compared(GroupBy::Line, 1), &[], at(1_793_000_000_250), at(1_792_999_700_000), 0),
             "{\"version\":1,\"taken_at\":1793000000.25,\"since\":1792999700.0,\"rows\":[{\"name\":\"src/cache.rs:42\",\"size\":616765,\"size_diff\":0,\
              \"count\":6161,\"count_diff\":0,\"total_frames\":1,\"frames\":[{\"function\":\
              \"my_service::cache::Cache::insert\",\"file\":\"src/cache.rs\",\"line\":42}]}],\

@@ -157,6 +157,22 @@ pub(crate) static SITE_LIVE_STDERR_BYTES: Family = family(
     &["site", "function"],
     "Standard error of heap_site_live_bytes; absent while every allocation is recorded.",
 );
+pub(crate) static SITE_OLD_BYTES: Family = family(
+    "heap_site_old_bytes",
+    "heap.site.old",
+    Sum,
+    Bytes,
+    &["site", "function"],
+    "Live bytes of this line of code in blocks that are certain to be older than heap_old_age_seconds.",
+);
+pub(crate) static SITE_ALLOCATED_BYTES: Family = family(
+    "heap_site_allocated_bytes_total",
+    "heap.site.allocated",
+    Counter,
+    Bytes,
+    &["site", "function"],
+    "Requested bytes allocated at this line of code.",
+);
 pub(crate) static SITE_INFO: Family = family(
     "heap_site_info",
     "heap.site.info",
@@ -206,6 +222,14 @@ pub(crate) static DELTA_WINDOW: Family = family(
     Seconds,
     &[],
     "Age of the baseline the deltas are measured against.",
+);
+pub(crate) static OLD_AGE: Family = family(
+    "heap_old_age_seconds",
+    "heap.old_age",
+    Gauge,
+    Seconds,
+    &[],
+    "Age from which heap_site_old_bytes counts a block (HEAPGAUGE_OLD_AGE).",
 );
 pub(crate) static SNAPSHOT_TIMESTAMP: Family = family(
     "heap_snapshot_timestamp_seconds",
@@ -410,7 +434,7 @@ pub(crate) static BUILD_INFO: Family = family(
 
 /// Lists all families in the order in which they are exposed.
 #[allow(dead_code, reason = "not every outlet needs those without series")]
-pub(crate) static ALL: [&Family; 49] = [
+pub(crate) static ALL: [&Family; 52] = [
     &TRACKING,
     &START,
     &LIVE_BYTES,
@@ -425,6 +449,8 @@ pub(crate) static ALL: [&Family; 49] = [
     &SITE_LIVE_DELTA_BYTES,
     &SITE_LIVE_DELTA_BLOCKS,
     &SITE_LIVE_STDERR_BYTES,
+    &SITE_OLD_BYTES,
+    &SITE_ALLOCATED_BYTES,
     &SITE_INFO,
     &SCOPE_LIVE_BYTES,
     &SCOPE_LIVE_BLOCKS,
@@ -432,6 +458,7 @@ pub(crate) static ALL: [&Family; 49] = [
     &SITES,
     &SITES_EXPORTED,
     &DELTA_WINDOW,
+    &OLD_AGE,
     &SNAPSHOT_TIMESTAMP,
     &SNAPSHOT_DURATION,
     &UNTRACKED_BYTES,

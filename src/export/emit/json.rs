@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::ages_json::AgesOfRow;
 use super::allocator_json::Parts;
 use super::diff::{Figures, Row};
 pub(crate) use super::unix_seconds;
@@ -54,6 +55,16 @@ pub(crate) fn summary(
         size_diff: report.live.delta_bytes(),
         count_diff: report.live.delta_blocks(),
         delta_window_seconds: report.delta_window.as_secs_f64(),
+        old_age_seconds: report.old_age.as_secs_f64(),
+        leak: report.leak.as_ref().map(|leak| LeakingSite {
+            site: leak.site(),
+            function: leak.function(),
+            file: leak.file(),
+            line: leak.line(),
+            bytes_per_second: leak.bytes_per_second,
+            until_limit_seconds: leak.until_limit.map(|left| left.as_secs_f64()),
+            text: leak.to_string(),
+        }),
         peak_bytes: report.peak_bytes,
         allocated_bytes: report.allocated_bytes,
         allocations: report.allocations,
@@ -111,6 +122,8 @@ struct Summary<'a> {
     size_diff: i64,
     count_diff: i64,
     delta_window_seconds: f64,
+    old_age_seconds: f64,
+    leak: Option<LeakingSite<'a>>,
     peak_bytes: u64,
     allocated_bytes: u64,
     allocations: u64,
@@ -136,6 +149,18 @@ struct Summary<'a> {
     source_url: Option<&'a str>,
     previous_run: Option<EarlierRun<'a>>,
     dumps: Option<&'a [Dump]>,
+}
+
+#[derive(Serialize)]
+struct LeakingSite<'a> {
+    site: String,
+    function: &'a str,
+    file: &'a str,
+    line: u32,
+    bytes_per_second: f64,
+    until_limit_seconds: Option<f64>,
+    /// Place, function, rate and time left in one line.
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -212,7 +237,7 @@ pub(crate) fn sites(sites: &Sites) -> String {
         rows: sites
             .rows
             .iter()
-            .map(|SiteTotals { site, totals, stderr, diff_stderr, history, .. }| SiteRow {
+            .map(|row @ SiteTotals { site, totals, stderr, diff_stderr, history, .. }| SiteRow {
                 site: site.label(),
                 function: &site.function,
                 file: &site.file,
@@ -220,6 +245,7 @@ pub(crate) fn sites(sites: &Sites) -> String {
                 krate: &site.krate,
                 via: &site.via,
                 figures: Figures::estimated(totals, *stderr, *diff_stderr),
+                ages: row.ages.as_ref().map(|ages| AgesOfRow::of(ages, totals.size)),
                 history,
             })
             .collect(),
@@ -266,6 +292,8 @@ struct SiteRow<'a> {
     via: &'a str,
     #[serde(flatten)]
     figures: Figures,
+    #[serde(flatten)]
+    ages: Option<AgesOfRow>,
     history: &'a [u64],
 }
 

@@ -21,7 +21,7 @@ use crate::export::short_life::say_if_short;
 use crate::record::control;
 use crate::record::fork::{self, mutex, mutex::ForkMutex};
 
-/// Default number of sites, of five series each; more than a process shows in a day of ordinary work.
+/// Default number of sites, of seven series each; more than a process shows in a day of ordinary work.
 const MAX_SITES: usize = 200;
 /// Shortest interval of reports. A collection is given out again for a second, so a shorter interval would show nothing new.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ impl Metrics {
         Metrics { collector: collector.clone(), max_sites: MAX_SITES, turn: Arc::default() }
     }
 
-    /// Limits the sites that are shown in the life of the process, five series each; default: 200.
+    /// Limits the sites that are shown in the life of the process, seven series each; default: 200.
     ///
     /// Sites that come when there is no room count in `heap_dropped_events_total{reason="series"}`, each
     /// once; their bytes are in *other*. Among several outlets of one collector the highest limit

@@ -7,6 +7,8 @@
 #![cfg_attr(not(feature = "prometheus"), allow(dead_code))]
 
 #[cfg(feature = "http")]
+pub(crate) mod ages_json;
+#[cfg(feature = "http")]
 pub(crate) mod allocator_json;
 #[cfg(feature = "http")]
 pub(crate) mod diff;
@@ -85,6 +87,8 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     if report.is_estimated() {
         each_site(&families::SITE_LIVE_STDERR_BYTES, &|site| Level(site.live_stderr_bytes));
     }
+    each_site(&families::SITE_OLD_BYTES, &|site| Level(site.old.lower_bytes));
+    each_site(&families::SITE_ALLOCATED_BYTES, &|site| Count(site.allocated_bytes));
     for site in &report.sites {
         let line = site.line().to_string();
         let values: [&str; 6] =
@@ -98,6 +102,7 @@ pub(crate) fn each_series(report: &Report, emit: &mut dyn FnMut(&'static Family,
     one(&families::SITES, Level(report.sites_with_blocks));
     one(&families::SITES_EXPORTED, Level(report.sites.len() as u64));
     one(&families::DELTA_WINDOW, Seconds(report.delta_window.as_secs_f64()));
+    one(&families::OLD_AGE, Seconds(report.old_age.as_secs_f64()));
     one(&families::SNAPSHOT_TIMESTAMP, Seconds(unix_seconds(report.taken_at)));
     one(&families::SNAPSHOT_DURATION, Seconds(report.duration.as_secs_f64()));
     one(&families::UNTRACKED_BYTES, Level(report.untracked_bytes));

@@ -25,7 +25,7 @@ use crate::record::fork::mutex::ForkMutex;
 /// of `/metrics`. Values of a site carry `site` and `function`. Values of a scope carry `scope_key` and `scope_value`. `heap.site.info` carries
 /// all labels of `heap_site_info` and the conventional `code.function.name`, `code.file.path` and `code.line.number`.
 ///
-/// All instruments of one collection of the SDK show one snapshot, at most 37 sites of it. Totals do not
+/// All instruments of one collection of the SDK show one snapshot, at most 41 sites of it. Totals do not
 /// begin again after [`clear_traces`](crate::clear_traces) or [`stop`](crate::stop), because these
 /// counters must not fall. If a collection of ours fails, its values are missing once; the panic goes no
 /// further.

@@ -334,14 +334,16 @@ mod tests {
         assert!(text.contains("\nheap_live_bytes 9007199254740992\n"));
     }
 
-    /// 37 sites of five series each and what there is once; of six where they are estimates; and 25 pairs of scopes of three each.
+    /// 32 sites of seven series each, 41 with the largest N, and what there is once; of eight where they are estimates; and 25 pairs of
+    /// scopes of three each.
     #[test]
     fn at_most_300_series_and_460_with_scopes_and_sampling() {
         for (mut report, sites, scopes, expected) in [
-            (sample_report(), 37, 0, 228),
-            (sampled_report(), 37, 0, 265),
-            (sample_report(), 28, 25, 258),
-            (sampled_report(), 37, 25, 340),
+            (sample_report(), 32, 0, 268),
+            (sample_report(), 41, 0, 331),
+            (sampled_report(), 41, 0, 372),
+            (sample_report(), 32, 25, 343),
+            (sampled_report(), 41, 25, 447),
         ] {
             let row = |line| crate::analyze::collector::sample_row(line, &format!("f{line}"), 1, 1, 0, 0);
             report.sites = (0..sites).map(row).collect();
@@ -458,14 +460,14 @@ mod tests {
             report.allocated_bytes = random.edge();
             let text = render(&report);
             let lines = || text.lines().filter(|line| !line.starts_with('#'));
-            // 26 and five for each site.
+            // Seven for each site, beside what there is once.
             assert_eq!(
                 lines().count(),
                 render(&Report { sites: vec![], ..report.clone() })
                     .lines()
                     .filter(|line| !line.starts_with('#'))
                     .count()
-                    + 5 * report.sites.len()
+                    + 7 * report.sites.len()
             );
             let mut infos = Vec::new();
             for line in lines() {

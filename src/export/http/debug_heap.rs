@@ -20,7 +20,7 @@ use hyper::header::{
 use hyper::{StatusCode, Uri};
 
 use super::heap_query::HeapQuery;
-use super::query::SINCE;
+use super::query::{self, SINCE};
 use super::response::{JSON, Refusal, Response, answer, catch_panic, refuse};
 use super::{NAMED_LATE, Outlet, name_all};
 use crate::analyze::call_tree;
@@ -66,7 +66,7 @@ pub(super) async fn summary(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["top", "since", "sort", "at", "history", "by", "scope"];
+    let keys = ["top", "since", "sort", "at", "history", "by", "scope", "older_than"];
     match asked(&outlet.collector, uri, &keys).await {
         Ok(HeapQuery { asked, order, top, history, .. }) => {
             json(|| Ok(json::sites(&outlet.collector.sites(asked, order, top, history).map_err(refusal)?)))
@@ -76,7 +76,7 @@ pub(super) async fn sites(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn scopes(outlet: &Outlet, uri: &Uri) -> Response {
-    match asked(&outlet.collector, uri, &["top", "since", "sort", "at"]).await {
+    match asked(&outlet.collector, uri, &["top", "since", "sort", "at", "older_than"]).await {
         Ok(HeapQuery { asked, order, top, .. }) => {
             json(|| Ok(json::scopes(&outlet.collector.scopes(asked, order, top).map_err(refusal)?)))
         }
@@ -85,8 +85,21 @@ pub(super) async fn scopes(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys =
-        ["site", "function", "file", "line", "crate", "via", "by", "scope", "top", "since", "sort", "at"];
+    let keys = [
+        "site",
+        "function",
+        "file",
+        "line",
+        "crate",
+        "via",
+        "by",
+        "scope",
+        "older_than",
+        "top",
+        "since",
+        "sort",
+        "at",
+    ];
     let (query, Stacks { times, held, .. }) = match read(&outlet.collector, uri, &keys, false).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,
@@ -105,7 +118,7 @@ pub(super) async fn stacks(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 pub(super) async fn tree(outlet: &Outlet, uri: &Uri) -> Response {
-    let keys = ["value", "since", "at", "nodes", "scope"];
+    let keys = ["value", "since", "at", "nodes", "scope", "older_than"];
     match read(&outlet.collector, uri, &keys, true).await {
         Ok((query, Stacks { times, held, total, .. })) => json(|| {
             let held = call_tree::merge_equal_stacks(held);
@@ -118,9 +131,15 @@ pub(super) async fn tree(outlet: &Outlet, uri: &Uri) -> Response {
 
 /// Answers with the file that `Snapshot::save` writes.
 pub(super) async fn snapshot(outlet: &Outlet, uri: &Uri) -> Response {
-    if let Err(refusal) = asked(&outlet.collector, uri, &[]).await {
-        return *refusal;
-    }
+    let parsed = catch_panic(|| {
+        let _own = control::internal();
+        query::snapshot_file(uri.query().unwrap_or(""))
+    });
+    let older_than = match parsed {
+        Ok(Ok(older_than)) => older_than,
+        Ok(Err(line)) => return refuse(StatusCode::BAD_REQUEST, format_args!("{line}")),
+        Err(failed) => return *failed,
+    };
     match name_all(&outlet.collector, Since::Previous).await {
         Ok(true) => {}
         Ok(false) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{NAMED_LATE}")),
@@ -128,7 +147,14 @@ pub(super) async fn snapshot(outlet: &Outlet, uri: &Uri) -> Response {
     }
     let made = catch_panic(|| {
         let _own = control::internal();
-        let snapshot = match Snapshot::take() {
+        let taken = match older_than {
+            None => Snapshot::take().map_err(CompareError::TrackingOff),
+            Some(age) => {
+                let old = outlet.collector.old_blocks(age);
+                old.map(|raw| Snapshot::of_raw(raw, Vec::new()).of_older_than(age))
+            }
+        };
+        let snapshot = match taken {
             Ok(snapshot) => snapshot,
             Err(off) => return refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")),
         };
@@ -136,7 +162,8 @@ pub(super) async fn snapshot(outlet: &Outlet, uri: &Uri) -> Response {
             snapshot.taken_at().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let mut response = Response::new(Pieces(Box::new(snapshot::pieces(snapshot).map(Ok))).boxed_unsync());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-        with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap-{seconds}.json\""))
+        let age = older_than.map_or("", |_| "-old");
+        with(response, CONTENT_DISPOSITION, &format!("attachment; filename=\"heap{age}-{seconds}.json\""))
     });
     made.unwrap_or_else(|failed| *failed)
 }

@@ -14,7 +14,7 @@ use hyper::{StatusCode, Uri};
 use super::debug_heap::Pieces;
 use super::query::{self, Query};
 use super::response::{JSON, Refusal, Response, TEXT, answer, catch_panic, refuse};
-use super::snapshots::rows;
+use super::snapshots::{Shown, rows};
 use super::{NAMED_LATE, NAMING_TIME};
 use crate::analyze::snapshot::Snapshot;
 use crate::export::dump::{access, peak};
@@ -167,7 +167,8 @@ async fn peak_rows(uri: &Uri) -> Result<Response, Refusal> {
     let response = catch_panic(|| {
         let _own = control::internal();
         let snapshot = stacks.snapshot();
-        rows(&query, &snapshot, &Snapshot::of(snapshot.taken_at(), 1, Vec::new()), None, None)
+        let none = Snapshot::of(snapshot.taken_at(), 1, Vec::new());
+        rows(&query, Shown { new: &snapshot, old: &none, ages: &[], resident: None, total: None })
     })?;
     Ok(no_store(response))
 }
@@ -175,7 +176,7 @@ async fn peak_rows(uri: &Uri) -> Result<Response, Refusal> {
 /// Answers `GET /memory/snapshots?since=NAME`: the heap of `new` beside a dump.
 pub(super) fn since_dump(query: &Query, name: &str, new: &Snapshot) -> Response {
     match access::load(name) {
-        Ok(old) => rows(query, new, &old, None, None),
+        Ok(old) => rows(query, Shown { new, old: &old, ages: &[], resident: None, total: None }),
         Err(error) => refuse(StatusCode::BAD_REQUEST, format_args!("parameter since: {error}")),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pure; the query is as long as a request's head may be at most.
 
-use super::query::{MAX_TOP, SINCE, SORT, each, since};
+use super::query::{MAX_TOP, SINCE, SORT, age, each, since};
 use crate::analyze::call_tree::Value;
 use crate::analyze::collector::{Since, ViewQuery};
 use crate::analyze::snapshot::order::Order;
@@ -93,6 +93,7 @@ impl HeapQuery {
                 "file" => asked.filter.file = Some(value.to_owned()),
                 "via" => asked.filter.via = Some(value.to_owned()),
                 "scope" => asked.asked.scope = Some(value.parse()?),
+                "older_than" => asked.asked.older_than = Some(age(value)?),
                 "by" => {
                     asked.asked.nearest = match value {
                         "site" => false,
@@ -157,13 +158,14 @@ mod tests {
             ("by=line", "parameter by is line, allowed are site, nearest"),
             ("site=12", "parameter site is 12, allowed are 16 hex digits"),
             ("scope=:a", "parameter scope is :a, allowed are a key and a value such as tenant:acme"),
+            ("older_than=1", "parameter older_than is 1, allowed are durations from 1s to 7d, such as 1h"),
             ("line=-1", "parameter line is -1, allowed are 0 to 4294967295"),
             (
                 "crate=a",
-                "parameter crate is unknown, allowed are at, history, value, nodes, site, line, by, scope",
+                "parameter crate is unknown, allowed are at, history, value, nodes, site, line, by, scope, older_than",
             ),
         ] {
-            let keys = ["at", "history", "value", "nodes", "site", "line", "by", "scope"];
+            let keys = ["at", "history", "value", "nodes", "site", "line", "by", "scope", "older_than"];
             assert_eq!(HeapQuery::parse(query, &keys), Err(line.to_owned()), "{query}");
         }
         let none = HeapQuery::parse("a=b", &[]);

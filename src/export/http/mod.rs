@@ -13,14 +13,14 @@
 //! | `GET /debug/heap/scopes.json` | keys and values of scopes, and the memory of their blocks: `top`, `since`, `sort`, `at` |
 //! | `GET /debug/heap/stacks.json` | stacks: `site`, `function`, `file`, `line`, `crate`, `top`, `since`, `sort`, `at` |
 //! | `GET /debug/heap/tree.json` | the call tree of a flame graph: `value`, `nodes`, `since`, `at` |
-//! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes |
-//! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks`, `?scopes=on` |
+//! | `GET /debug/heap/snapshot.json` | the file that [`Snapshot::save`](crate::Snapshot::save) writes, `?older_than=1h` |
+//! | `GET /debug/heap/folded` | folded stacks for flame graphs, `?value=bytes` or `blocks`, `?scopes=on`, `?older_than=1h` |
 //! | `GET /debug/heap/peak` | what held memory at the highest point so far: `group_by`, `sort`, `top`, `format` |
 //! | `GET /debug/heap/allocator.json` | where resident memory is: its parts, mappings, arenas |
 //! | `POST /debug/heap/trim` | gives free pages back, see [`trim`](crate::trim); JSON: `returned` (bytes), `seconds` |
 //! | `POST /debug/heap/dump` | writes a dump, see [`Dumps`](crate::Dumps); JSON: `name` |
 //! | `GET /debug/heap/dumps`, `/debug/heap/dumps/NAME` | the dumps as JSON, newest first, and one of them |
-//! | `GET /debug/pprof/heap`, `/debug/pprof/allocs` | profiles (feature `pprof`), `?seconds=1` to 59 or `?debug=1` |
+//! | `GET /debug/pprof/heap`, `/debug/pprof/allocs` | profiles (feature `pprof`), `?seconds=1` to 59 or `?debug=1`; `heap` also `?older_than=1h` |
 //!
 //! # The JSON of `/debug/heap`
 //!
@@ -37,7 +37,9 @@
 //!   `source_url`: the template of links to sources, or null; `previous_run`: null, or `reason`, `function`, `site` and `dump` (its
 //!   name) of the last dump of an earlier run that was killed or crashed; `dumps`: null without a directory for them, or the
 //!   list of `/debug/heap/dumps`: `name`, `reason`, `bytes`, `modified`; `parts`: null before the first reading, or as in
-//!   `allocator.json`.
+//!   `allocator.json`; `old_age_seconds`: the age from which blocks count as old; `leak`: null, or the site that very likely leaks and
+//!   grows fastest: `site`, `function`, `file`, `line`, `bytes_per_second`, `until_limit_seconds` (null without a limit), and all of it
+//!   as `text`.
 //! * **allocator.json**: the last reading, at most 10 s old: `parts`, the fields of [`MemoryParts`](crate::MemoryParts) and
 //!   `resident`, null where not known; `allocator`, the label of `heap_allocator_info`; `state`: `read`, `rare` (a call took
 //!   more than 5 ms, the next ones come later), `skipped` (glibc would have held a lock for longer, so it was not asked) or
@@ -50,7 +52,9 @@
 //! * **sites.json**: `rows`, each `site`, `function`, `file`, `line`, `crate`, the four figures and `history`
 //!   (live bytes at the moments `history_at`, of which there are at most `history`, 0 to 64, default 16), and
 //!   where they are [estimates](crate::docs::sampling) `stderr` and `diff_stderr`, the standard errors of `size` and
-//!   `size_diff`;
+//!   `size_diff`; `ages`: live bytes by [age](crate::docs::ages), `<1m`, `<10m`, `<1h`, `<6h`, `<1d` and `>=1d`, each the least and the
+//!   most that is possible, as are `old_bytes`, those older than `old_age_seconds`; `leak_score`: the likelihood of a leak, from 0
+//!   to 1, or null;
 //!   `other` is the rest beside the `top` rows (1 to 10000, default 100), so that they add up to `total`;
 //!   `sites` says how many there are. Stacks without a name count in `other`.
 //! * **scopes.json**: `rows`, each `key`, `value`, the four figures of the blocks whose [scope](crate::Scope) has that key with that
@@ -69,7 +73,11 @@
 //! `scope=tenant:acme` restricts sites, stacks, the tree, and the rows of `/memory/snapshots` and `/debug/heap/peak`, to blocks that were
 //! allocated in such a scope; then `total` is theirs.
 //!
-//! `since` and `sort` are those of `/memory/snapshots`; here the defaults are `previous` and `size`. `at` is one of
+//! `older_than=1h`, an age from `1s` to `7d`, restricts sites, scopes, stacks, the tree and the rows of `/memory/snapshots` to blocks
+//! that are certain to be older; then `total` is theirs, and no change of them is known, so that each `…_diff` is 0 and the default
+//! `sort` of `/memory/snapshots` is `size`. `ages` are still those of all blocks, whose bytes are in `live_bytes`.
+//!
+//! `since` and `sort` are those of `/memory/snapshots`, whose rows as JSON have `ages`, `old_bytes` and `leak_score`, too; here the defaults are `previous` and `size`. `at` is one of
 //! the last four `number`s of `summary.json`, for a minute: answers with the same `at` are about the same moment
 //! and add up, and do not wait for names. Without it they are of now, and wait up to 20 s until every stack has one.
 //!

@@ -4,11 +4,12 @@
 //! leaves the thread to others meanwhile.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Bytes, Frame, SizeHint};
@@ -83,12 +84,15 @@ fn busy(line: std::fmt::Arguments<'_>) -> Refusal {
 
 #[cfg(feature = "pprof")]
 pub(super) async fn heap(outlet: &Outlet, uri: &Uri) -> Response {
-    profile(outlet, uri, "heap", ProfileValue::LiveBytes).await.unwrap_or_else(|refusal| *refusal)
+    let keys = ["seconds", "debug", "older_than"];
+    profile(outlet, uri, "heap", &keys, ProfileValue::LiveBytes).await.unwrap_or_else(|refusal| *refusal)
 }
 
 #[cfg(feature = "pprof")]
 pub(super) async fn allocs(outlet: &Outlet, uri: &Uri) -> Response {
-    profile(outlet, uri, "allocs", ProfileValue::AllocatedBytes).await.unwrap_or_else(|refusal| *refusal)
+    profile(outlet, uri, "allocs", &["seconds", "debug"], ProfileValue::AllocatedBytes)
+        .await
+        .unwrap_or_else(|refusal| *refusal)
 }
 
 pub(super) async fn folded(outlet: &Outlet, uri: &Uri) -> Response {
@@ -96,20 +100,26 @@ pub(super) async fn folded(outlet: &Outlet, uri: &Uri) -> Response {
 }
 
 #[cfg(feature = "pprof")]
-async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) -> Result<Response, Refusal> {
-    let asked = internal(|| ProfileQuery::parse(uri.query().unwrap_or("")))?.map_err(bad)?;
+async fn profile(
+    outlet: &Outlet,
+    uri: &Uri,
+    name: &str,
+    keys: &[&str],
+    shown: ProfileValue,
+) -> Result<Response, Refusal> {
+    let asked = internal(|| ProfileQuery::parse(uri.query().unwrap_or(""), keys))?.map_err(bad)?;
     let _asked = outlet.profile_slots.get().ask()?;
     let (profile, made) = match asked.seconds {
         None => {
             let made = outlet.profile_slots.get().make().await?;
-            (take()?, made)
+            (take(&outlet.collector, asked.older_than)?, made)
         }
         Some(seconds) => {
             let _waiting = outlet.profile_slots.get().wait()?;
-            let before = take()?;
+            let before = take(&outlet.collector, None)?;
             // In a runtime without a clock this panics when it is made, not when it is awaited.
             internal(|| tokio::time::sleep(seconds))?.await;
-            let after = take()?;
+            let after = take(&outlet.collector, None)?;
             let profile = internal(|| after.since(&before))?;
             drop((before, after));
             (profile, outlet.profile_slots.get().make().await?)
@@ -127,7 +137,11 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
     let bytes = internal(|| Bytes::from(encoder.finish()))?;
     let mut response = send("application/octet-stream", Unsent::Whole(bytes), made)?;
     internal(|| {
-        let difference = if asked.seconds.is_some() { "-delta" } else { "" };
+        let difference = match asked {
+            ProfileQuery { seconds: Some(_), .. } => "-delta",
+            ProfileQuery { older_than: Some(_), .. } => "-old",
+            _ => "",
+        };
         let file = HeaderValue::try_from(format!("attachment; filename=\"{name}{difference}.pb.gz\""));
         response.headers_mut().extend(file.map(|file| (CONTENT_DISPOSITION, file)));
         response
@@ -135,14 +149,14 @@ async fn profile(outlet: &Outlet, uri: &Uri, name: &str, shown: ProfileValue) ->
 }
 
 async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
-    let (value, with_scopes) = internal(|| query::folded(uri.query().unwrap_or("")))?.map_err(bad)?;
+    let asked = internal(|| query::folded(uri.query().unwrap_or("")))?.map_err(bad)?;
     let _asked = outlet.profile_slots.get().ask()?;
     let made = outlet.profile_slots.get().make().await?;
-    let mut profile = take()?;
+    let mut profile = take(&outlet.collector, asked.older_than)?;
     // A stack without live blocks has no line, and needs no name.
     profile.retain_live();
     give_names(&outlet.collector, &profile).await?;
-    let mut folder = internal(|| folded::Folder::new(value, with_scopes))?;
+    let mut folder = internal(|| folded::Folder::new(asked.value, asked.with_scopes))?;
     while internal(|| folder.fold_piece(&profile))? {
         tokio::task::yield_now().await;
     }
@@ -150,9 +164,16 @@ async fn folded_lines(outlet: &Outlet, uri: &Uri) -> Result<Response, Refusal> {
     send(TEXT, Unsent::Lines(lines), made)
 }
 
-fn take() -> Result<Profile, Refusal> {
-    let off = |off| Box::new(refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}")));
-    internal(Profile::unnamed)?.map_err(off)
+/// Takes a profile, of the blocks that are certain to be older than an age or of all.
+fn take(collector: &Collector, older_than: Option<Duration>) -> Result<Profile, Refusal> {
+    let off = |off: &dyn fmt::Display| refuse(StatusCode::SERVICE_UNAVAILABLE, format_args!("{off}"));
+    match older_than {
+        None => internal(Profile::unnamed)?.map_err(|error| Box::new(off(&error))),
+        Some(age) => {
+            let old = internal(|| collector.old_blocks(age))?.map_err(|error| Box::new(off(&error)))?;
+            internal(|| Profile::of(old))?.map_err(|error| Box::new(off(&error)))
+        }
+    }
 }
 
 fn bad(line: String) -> Refusal {

@@ -3,7 +3,6 @@
 //! Pure; the query is as long as a request's head may be at most.
 #![forbid(unsafe_code)]
 
-#[cfg(feature = "pprof")]
 use std::time::Duration;
 
 #[cfg(feature = "pprof")]
@@ -19,6 +18,9 @@ use crate::export::input::{self, Quoted, number};
 /// Most rows of one answer.
 pub(super) const MAX_TOP: usize = 10_000;
 pub(super) const SORT: &str = "diff, growth, size, count";
+/// Ages that can be asked for. Older counts are not kept.
+const LEAST_AGE: Duration = Duration::from_secs(1);
+const MOST_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Longest time of a profile over seconds: a longer one would not be there before the connection is given up.
 #[cfg(feature = "pprof")]
 const MAX_SECONDS: usize = REQUEST_TIME.as_secs() as usize - 1;
@@ -42,6 +44,8 @@ pub(super) struct Query {
     pub format: Format,
     /// Scope whose blocks alone count; `None`: all blocks.
     pub scope: Option<ScopeFilter>,
+    /// Least age of the blocks that count; `None`: all blocks.
+    pub older_than: Option<Duration>,
 }
 
 /// Allowed values of `since`, for a message.
@@ -53,7 +57,17 @@ pub(super) const SINCE_OR_DUMP: &str =
 impl Query {
     /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
-        Query::parse_keys(query, &["top", "group_by", "since", "sort", "format", "scope"], Order::Diff)
+        let keys = ["top", "group_by", "since", "sort", "format", "scope", "older_than"];
+        // Of old blocks no change is known.
+        let is_of_old = pairs(query).iter().any(|(key, _)| key == "older_than");
+        let order = if is_of_old { Order::Size } else { Order::Diff };
+        let asked = Query::parse_keys(query, &keys, order)?;
+        match (&asked.older_than, &asked.dump) {
+            (Some(_), Some(dump)) => Err(format!(
+                "parameter since is {dump} beside older_than, allowed are {SINCE}: a dump has no ages"
+            )),
+            _ => Ok(asked),
+        }
     }
 
     /// Parses the query about one snapshot, which is compared with none.
@@ -70,6 +84,7 @@ impl Query {
             order,
             format: Format::Text,
             scope: None,
+            older_than: None,
         };
         each(query, keys, |key, value| {
             match key {
@@ -86,6 +101,7 @@ impl Query {
                     }
                 }
                 "scope" => asked.scope = Some(value.parse()?),
+                "older_than" => asked.older_than = Some(age(value)?),
                 _ if access::is_name(value) => asked.dump = Some(value.to_owned()),
                 _ => asked.since = since(value).ok_or(SINCE_OR_DUMP)?,
             }
@@ -102,16 +118,19 @@ pub(super) struct ProfileQuery {
     /// Time from now that the profile covers; `None`: everything so far.
     pub seconds: Option<Duration>,
     pub text: bool,
+    /// Least age of the blocks that count; `None`: all blocks.
+    pub older_than: Option<Duration>,
 }
 
 #[cfg(feature = "pprof")]
 impl ProfileQuery {
-    /// Parses the query. Err: one line that names parameter, value and allowed values.
-    pub(super) fn parse(query: &str) -> Result<ProfileQuery, String> {
+    /// Parses the parameters in `keys` and no others. Err: one line that names parameter, value and allowed values.
+    pub(super) fn parse(query: &str, keys: &[&str]) -> Result<ProfileQuery, String> {
         let mut asked = ProfileQuery::default();
-        each(query, &["seconds", "debug"], |key, value| {
+        each(query, keys, |key, value| {
             match key {
                 "debug" => asked.text = number(value, 0, 1).ok_or("0, 1")? == 1,
+                "older_than" => asked.older_than = Some(age(value)?),
                 _ => {
                     let seconds = number(value, 1, MAX_SECONDS).ok_or("1 to 59, in seconds")?;
                     asked.seconds = Some(Duration::from_secs(seconds as u64));
@@ -120,20 +139,35 @@ impl ProfileQuery {
             Ok(())
         })?;
         match asked {
-            ProfileQuery { seconds: Some(seconds), text: true } => {
+            ProfileQuery { seconds: Some(seconds), text: true, .. } => {
                 Err(format!("parameter debug is 1 and seconds {}, allowed is one of them", seconds.as_secs()))
             }
+            ProfileQuery { seconds: Some(seconds), older_than: Some(age), .. } => Err(format!(
+                "parameter older_than is {}s and seconds {}, allowed is one of them",
+                age.as_secs(),
+                seconds.as_secs()
+            )),
             _ => Ok(asked),
         }
     }
 }
 
-/// Parses the query of `GET /debug/heap/folded`: the value, and whether scopes are root frames. Err: one line that names
-/// parameter, value and allowed values.
-pub(super) fn folded(query: &str) -> Result<(ProfileValue, bool), String> {
-    let (mut shown, mut with_scopes) = (ProfileValue::LiveBytes, false);
-    each(query, &["value", "scopes"], |key, value| {
+/// Query of `GET /debug/heap/folded`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FoldedQuery {
+    pub value: ProfileValue,
+    /// Scopes are root frames.
+    pub with_scopes: bool,
+    /// Least age of the blocks that count; `None`: all blocks.
+    pub older_than: Option<Duration>,
+}
+
+/// Parses the query of `GET /debug/heap/folded`. Err: one line that names parameter, value and allowed values.
+pub(super) fn folded(query: &str) -> Result<FoldedQuery, String> {
+    let (mut shown, mut with_scopes, mut older_than) = (ProfileValue::LiveBytes, false, None);
+    each(query, &["value", "scopes", "older_than"], |key, value| {
         match (key, value) {
+            ("older_than", _) => older_than = Some(age(value)?),
             ("value", "bytes") => shown = ProfileValue::LiveBytes,
             ("value", "blocks") => shown = ProfileValue::LiveBlocks,
             ("value", _) => return Err("bytes, blocks"),
@@ -143,7 +177,18 @@ pub(super) fn folded(query: &str) -> Result<(ProfileValue, bool), String> {
         }
         Ok(())
     })?;
-    Ok((shown, with_scopes))
+    Ok(FoldedQuery { value: shown, with_scopes, older_than })
+}
+
+/// Parses the query of `GET /debug/heap/snapshot.json`: the least age of the blocks in it. Err: one line that names parameter,
+/// value and allowed values.
+pub(super) fn snapshot_file(query: &str) -> Result<Option<Duration>, String> {
+    let mut older_than = None;
+    each(query, &["older_than"], |_, value| {
+        older_than = Some(age(value)?);
+        Ok(())
+    })?;
+    Ok(older_than)
 }
 
 /// Reads each parameter, once. `read` is given only those of `keys`; its error lists the allowed values.
@@ -191,6 +236,12 @@ pub(super) fn since(value: &str) -> Option<Since> {
     }
 }
 
+/// Parses `older_than`: the least age of blocks. Err: the allowed values.
+pub(super) fn age(value: &str) -> Result<Duration, &'static str> {
+    let age = input::duration(value).filter(|age| (LEAST_AGE..=MOST_AGE).contains(age));
+    age.ok_or("durations from 1s to 7d, such as 1h")
+}
+
 /// Splits `a=b&c=d` and decodes percent signs; bytes that are not UTF-8 become replacement characters.
 fn pairs(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| {
@@ -225,192 +276,4 @@ fn pairs(query: &str) -> Vec<(String, String)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::random_input::{Random, inputs};
-    use std::time::Duration;
-
-    #[test]
-    fn the_defaults_are_those_of_the_post() {
-        let asked = Query {
-            top: 10,
-            group_by: GroupBy::File,
-            since: Since::First,
-            dump: None,
-            order: Order::Diff,
-            format: Format::Text,
-            scope: None,
-        };
-        assert_eq!(Query::parse("").as_ref(), Ok(&asked));
-        assert_eq!(Query::parse("&&").as_ref(), Ok(&asked));
-        assert_eq!(
-            Query::parse("top=10&group_by=file&since=first&sort=diff&format=text").as_ref(),
-            Ok(&asked)
-        );
-    }
-
-    #[test]
-    fn every_value_is_read() {
-        fn parse(query: &str) -> Query {
-            Query::parse(query).unwrap()
-        }
-        assert_eq!((parse("top=1").top, parse("top=10000").top, parse("top=007").top), (1, 10_000, 7));
-        for (word, group_by) in [
-            ("line", GroupBy::Line),
-            ("function", GroupBy::Function),
-            ("crate", GroupBy::Crate),
-            ("traceback", GroupBy::Traceback),
-            ("nearest", GroupBy::Nearest),
-            ("via", GroupBy::Via),
-            ("scope", GroupBy::Scope),
-        ] {
-            assert_eq!(parse(&format!("group_by={word}")).group_by, group_by);
-        }
-        for (word, order) in [("growth", Order::Growth), ("size", Order::Size), ("count", Order::Count)] {
-            assert_eq!(parse(&format!("sort={word}")).order, order);
-        }
-        assert_eq!(parse("since=previous").since, Since::Previous);
-        assert_eq!(parse("since=7").since, Since::Number(7));
-        assert_eq!(parse("since=5m").since, Since::Ago(Duration::from_secs(300)));
-        assert_eq!(parse("since=5%20m&format=j%73on").format, Format::Json);
-        let scope = parse("scope=route:%2Fa%3Ab").scope.unwrap();
-        assert_eq!((&*scope.key, &*scope.value), ("route", "/a:b"));
-    }
-
-    #[test]
-    fn what_is_wrong_names_parameter_value_and_what_is_allowed() {
-        for (query, line) in [
-            ("top=0", "parameter top is 0, allowed are 1 to 10000"),
-            ("top=-1", "parameter top is -1, allowed are 1 to 10000"),
-            ("top=%2B1", "parameter top is +1, allowed are 1 to 10000"),
-            ("top=abc", "parameter top is abc, allowed are 1 to 10000"),
-            ("top=", "parameter top is , allowed are 1 to 10000"),
-            ("top", "parameter top is , allowed are 1 to 10000"),
-            ("top=10001", "parameter top is 10001, allowed are 1 to 10000"),
-            (
-                "top=99999999999999999999999",
-                "parameter top is 99999999999999999999999, allowed are 1 to 10000",
-            ),
-            (
-                "group_by=lines",
-                "parameter group_by is lines, allowed are file, line, function, crate, traceback, nearest, via, scope",
-            ),
-            ("sort=Diff", "parameter sort is Diff, allowed are diff, growth, size, count"),
-            ("format=xml", "parameter format is xml, allowed are text, json"),
-            (
-                "since=",
-                "parameter since is , allowed are first, previous, a duration such as 5m, the id of a snapshot, \
-                 or the name of a dump",
-            ),
-            (
-                "since=5y",
-                "parameter since is 5y, allowed are first, previous, a duration such as 5m, the id of a snapshot, \
-                 or the name of a dump",
-            ),
-            ("scope=acme", "parameter scope is acme, allowed are a key and a value such as tenant:acme"),
-            ("tpo=1", "parameter tpo is unknown, allowed are top, group_by, since, sort, format, scope"),
-            ("top=1&top=2", "parameter top is 2 the second time, allowed is once"),
-            ("top=%0a%ff%", "parameter top is ?\u{fffd}%, allowed are 1 to 10000"),
-        ] {
-            assert_eq!(Query::parse(query), Err(line.to_owned()), "{query}");
-        }
-        let long = Query::parse(&format!("top={}", "x".repeat(9_000))).unwrap_err();
-        assert_eq!(long.chars().count(), 80 + 1 + "parameter top is , allowed are 1 to 10000".len());
-    }
-
-    #[cfg(feature = "pprof")]
-    #[test]
-    fn case_57_what_a_profile_is_asked_for() {
-        let asked =
-            |seconds: Option<u64>, text| Ok(ProfileQuery { seconds: seconds.map(Duration::from_secs), text });
-        for (query, expected) in [
-            ("", asked(None, false)),
-            ("debug=0", asked(None, false)),
-            ("debug=1", asked(None, true)),
-            ("seconds=1", asked(Some(1), false)),
-            ("seconds=59&debug=0", asked(Some(59), false)),
-        ] {
-            assert_eq!(ProfileQuery::parse(query), expected, "{query}");
-        }
-        for (query, line) in [
-            ("seconds=0", "parameter seconds is 0, allowed are 1 to 59, in seconds"),
-            ("seconds=60", "parameter seconds is 60, allowed are 1 to 59, in seconds"),
-            ("seconds=-1", "parameter seconds is -1, allowed are 1 to 59, in seconds"),
-            ("seconds=1.5", "parameter seconds is 1.5, allowed are 1 to 59, in seconds"),
-            ("seconds=", "parameter seconds is , allowed are 1 to 59, in seconds"),
-            ("debug=2", "parameter debug is 2, allowed are 0, 1"),
-            ("debug=yes", "parameter debug is yes, allowed are 0, 1"),
-            ("gc=1", "parameter gc is unknown, allowed are seconds, debug"),
-            ("seconds=5&debug=1", "parameter debug is 1 and seconds 5, allowed is one of them"),
-            ("debug=1&seconds=5", "parameter debug is 1 and seconds 5, allowed is one of them"),
-            ("seconds=5&seconds=5", "parameter seconds is 5 the second time, allowed is once"),
-        ] {
-            assert_eq!(ProfileQuery::parse(query), Err(line.to_owned()), "{query}");
-        }
-    }
-
-    #[test]
-    fn what_folded_stacks_are_asked_for() {
-        assert_eq!(folded(""), Ok((ProfileValue::LiveBytes, false)));
-        assert_eq!(folded("value=bytes&scopes=off"), Ok((ProfileValue::LiveBytes, false)));
-        assert_eq!(folded("value=blocks&scopes=on"), Ok((ProfileValue::LiveBlocks, true)));
-        for (query, line) in [
-            ("value=Bytes", "parameter value is Bytes, allowed are bytes, blocks"),
-            ("scopes=tenant", "parameter scopes is tenant, allowed are on, off"),
-            ("values=1", "parameter values is unknown, allowed are value, scopes"),
-        ] {
-            assert_eq!(folded(query), Err(line.to_owned()));
-        }
-    }
-
-    /// Values inside their ranges, or one short line.
-    #[test]
-    fn any_query_is_read_or_refused_in_one_line() {
-        let words = [
-            "top=",
-            "group_by=",
-            "since=",
-            "sort=",
-            "format=",
-            "&",
-            "=",
-            "%",
-            "%2",
-            "%zz",
-            "%00",
-            "+",
-            "file",
-            "line",
-            "traceback",
-            "first",
-            "previous",
-            "5m",
-            "0s",
-            "10",
-            "10000",
-            "99999999999999999999",
-            "growth",
-            "json",
-            "ms",
-        ];
-        let mut random = Random::new();
-        let mut read = 0;
-        for _ in 0..inputs(100_000) {
-            let query = random.text(&words);
-            match Query::parse(&query) {
-                Ok(asked) => {
-                    assert!((1..=MAX_TOP).contains(&asked.top), "{query:?}");
-                    read += 1;
-                }
-                Err(line) => {
-                    assert!(
-                        !line.contains(char::is_control) && line.chars().count() < 400,
-                        "{query:?}: {line:?}"
-                    );
-                    assert!(line.contains("allowed"), "{query:?}: {line:?}");
-                }
-            }
-        }
-        assert!(read > 0);
-    }
-}
+mod tests;

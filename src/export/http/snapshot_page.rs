@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
@@ -43,6 +44,7 @@ const ENDPOINTS: [Endpoint; 7] = [
 pub struct SnapshotPage {
     file: String,
     reason: Option<String>,
+    older_than: Option<Duration>,
     build_id: Option<String>,
     sample_interval: u64,
     times: Times,
@@ -99,6 +101,7 @@ impl SnapshotPage {
         SnapshotPage {
             file: file.to_owned(),
             reason: snapshot.reason().map(String::from),
+            older_than: snapshot.older_than(),
             build_id: snapshot.build_id().map(String::from),
             sample_interval: snapshot.sample_interval(),
             times: Times { number: 1, taken_at: snapshot.taken_at(), since: then.taken_at() },
@@ -168,6 +171,7 @@ impl SnapshotPage {
             sample_interval_bytes: self.sample_interval,
             file: &self.file,
             reason: self.reason.as_deref(),
+            older_than_seconds: self.older_than.map(|age| age.as_secs_f64()),
             build: Build { version: env!("CARGO_PKG_VERSION"), build_id: self.build_id.as_deref() },
             paths: paths(),
         })
@@ -300,6 +304,9 @@ struct Summary<'a> {
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    /// Least age of the blocks in the file, where it has no others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older_than_seconds: Option<f64>,
     build: Build<'a>,
     paths: Vec<&'static str>,
 }

@@ -335,7 +335,7 @@ fn check(report: &Report) {
 
 /// Returns line, bytes and blocks with their changes, by line.
 fn compared(collector: &Collector, since: Since) -> Vec<(u32, u64, i64, u64, i64)> {
-    let Compared { new, old, .. } = collector.compare(since, None).unwrap();
+    let Compared { new, old, .. } = collector.compare(since).unwrap();
     let rows = new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line);
     rows.iter()
         .map(|row| (row.traceback.most_recent().line, row.size, row.size_diff, row.count, row.count_diff))

@@ -1,6 +1,7 @@
 //! Report with every field in use, for the tests of the outlets.
 #![forbid(unsafe_code)]
 
+use crate::analyze::ages::AgeBounds;
 use crate::analyze::collector::{BuildInfo, DroppedEvents, Report, ScopeRow, SiteRow, UnnamedBytes};
 use crate::analyze::live::{Live, LiveChange};
 use crate::analyze::memory_parts::MemoryParts;
@@ -85,7 +86,11 @@ pub(crate) fn sample_row(
         via: "".into(),
         lost: None,
     };
-    SiteRow::new(Arc::new(site), change(live_bytes, live_blocks, delta_bytes, delta_blocks), 0)
+    let change = change(live_bytes, live_blocks, delta_bytes, delta_blocks);
+    let mut row = SiteRow::new(Arc::new(site), change, 0);
+    row.old = AgeBounds { lower_bytes: live_bytes / 2, upper_bytes: live_bytes };
+    row.allocated_bytes = live_bytes.wrapping_mul(3);
+    row
 }
 
 fn change(bytes: u64, blocks: u64, delta_bytes: i64, delta_blocks: i64) -> LiveChange {

@@ -175,7 +175,7 @@ fn comparisons_and_views_can_be_of_one_scope() {
     fake.holds_in(3, &[("tenant", "acme")], 300, 3);
     fake.holds_in(5, &[("tenant", "b")], 20, 2);
 
-    let Compared { new, old, total } = collector.compare(Since::First, None).unwrap();
+    let Compared { new, old, total, .. } = collector.compare(Since::First).unwrap();
     let by_scope = new.compare_to(&old, GroupBy::Scope);
     let shown: Vec<_> = by_scope.iter().map(|row| (row.name(), row.size, row.size_diff, row.count)).collect();
     assert_eq!(shown, [("tenant=acme".into(), 300, -300, 3), ("tenant=b".into(), 20, 20, 2)]);

@@ -18,7 +18,7 @@ fn a_comparison_shows_both_errors_and_the_exact_total() {
     fake.is_sampled(2, 4_000.0);
     fake.truly_holds(45_000, 401);
     collector.name_all_slice(Since::First);
-    let Compared { new, old, total } = collector.compare(Since::First, None).unwrap();
+    let Compared { new, old, total, .. } = collector.compare(Since::First).unwrap();
     let row = &new.compare_to(&old, crate::analyze::snapshot::group::GroupBy::Line)[0];
     assert_eq!((row.size, row.stderr, row.size_diff, row.diff_stderr), (50_000, 4_000, 20_000, 5_000));
     assert_eq!((total.size, total.size_diff, total.count, total.count_diff), (45_000, 5_000, 401, 1));
@@ -89,7 +89,7 @@ fn snapshots_on_request_are_kept_by_number_and_age() {
         assert_eq!((posted.number, posted.live.bytes, posted.live.blocks), (number, 1_000 * number, 1));
     }
     // Three are kept, so the first is gone.
-    let gone = |number| collector.compare(Since::Number(number), None).unwrap_err().to_string();
+    let gone = |number| collector.compare(Since::Number(number)).unwrap_err().to_string();
     assert_eq!(gone(1), "snapshot 1 is not kept, kept are 2, 3, 4");
     assert_eq!(compared(&collector, Since::Number(2)), [(10, 4_000, 2_000, 1, 0)]);
     // Ten minutes are over for the second at 801.

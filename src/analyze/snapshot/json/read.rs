@@ -74,6 +74,7 @@ enum SnapshotMember {
     BuildId,
     SampleInterval,
     Reason,
+    OlderThan,
     Traces,
     #[serde(other)]
     Unknown,
@@ -98,7 +99,7 @@ impl<'de> Visitor<'de> for SnapshotReader {
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Snapshot, M::Error> {
         let (mut version, mut taken_at, mut limit, mut build_id, mut traces) = (None, None, None, None, None);
-        let (mut interval, mut reason) = (None, None);
+        let (mut interval, mut reason, mut older_than) = (None, None, None);
         while let Some(member) = map.next_key()? {
             match member {
                 SnapshotMember::Version => {
@@ -111,11 +112,7 @@ impl<'de> Visitor<'de> for SnapshotReader {
                     once(&mut version, found, "version")?;
                 }
                 SnapshotMember::TakenAt => {
-                    let seconds: f64 = map.next_value()?;
-                    Duration::try_from_secs_f64(seconds).map_err(|_| {
-                        de::Error::invalid_value(de::Unexpected::Float(seconds), &"seconds since 1970")
-                    })?;
-                    once(&mut taken_at, seconds, "taken_at")?;
+                    once(&mut taken_at, seconds(map.next_value()?, "seconds since 1970")?, "taken_at")?;
                 }
                 SnapshotMember::TracebackLimit => once(&mut limit, map.next_value()?, "traceback_limit")?,
                 SnapshotMember::BuildId => {
@@ -124,6 +121,11 @@ impl<'de> Visitor<'de> for SnapshotReader {
                 SnapshotMember::SampleInterval => once(&mut interval, map.next_value()?, "sample_interval")?,
                 SnapshotMember::Reason => {
                     once::<Option<String>, _>(&mut reason, map.next_value()?, "reason")?;
+                }
+                SnapshotMember::OlderThan => {
+                    let age = map.next_value::<Option<f64>>()?;
+                    let age = age.map(|age| seconds(age, "seconds of an age")).transpose()?;
+                    once(&mut older_than, age, "older_than")?;
                 }
                 // Said before it is read: two would take twice the memory.
                 SnapshotMember::Traces if traces.is_some() => {
@@ -142,8 +144,17 @@ impl<'de> Visitor<'de> for SnapshotReader {
             build_id: build_id.flatten(),
             sample_interval: interval.unwrap_or(0),
             reason: reason.flatten(),
+            older_than: older_than.flatten(),
             traces: given(traces, "traces")?,
         })
+    }
+}
+
+/// Checks that a number is of seconds as they are known here: neither negative nor beyond all times.
+fn seconds<E: de::Error>(seconds: f64, expected: &'static str) -> Result<f64, E> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(_) => Ok(seconds),
+        Err(_) => Err(de::Error::invalid_value(de::Unexpected::Float(seconds), &expected)),
     }
 }
 

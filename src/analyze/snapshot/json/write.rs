@@ -47,7 +47,8 @@ fn write_to(snapshot: &Snapshot, file: File) -> io::Result<()> {
 
 impl Serialize for Snapshot {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let length = 5 + usize::from(self.sample_interval != 0) + usize::from(self.reason.is_some());
+        let optional = [self.sample_interval != 0, self.reason.is_some(), self.older_than.is_some()];
+        let length = 5 + optional.into_iter().filter(|is_there| *is_there).count();
         let mut file = serializer.serialize_struct("Snapshot", length)?;
         file.serialize_field("version", &VERSION)?;
         file.serialize_field("taken_at", &self.taken_at)?;
@@ -58,6 +59,9 @@ impl Serialize for Snapshot {
         }
         if let Some(reason) = &self.reason {
             file.serialize_field("reason", reason)?;
+        }
+        if let Some(seconds) = &self.older_than {
+            file.serialize_field("older_than", seconds)?;
         }
         file.serialize_field("traces", &self.traces)?;
         file.end()
