@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::Scope;
 use crate::failure::Failure;
+use crate::text::bytes;
 use crate::url::{Client, encoded};
 
 /// Version of the JSON that is read.
@@ -88,6 +89,9 @@ pub struct Summary {
     pub started_at: Option<f64>,
     pub sample_interval_bytes: Option<u64>,
     pub naming: Option<Naming>,
+    pub leak: Option<Leak>,
+    /// Least age of the blocks in a file that has no others.
+    pub older_than_seconds: Option<f64>,
     /// Number of scopes that hold memory.
     pub scopes: Option<u64>,
     pub file: Option<String>,
@@ -169,10 +173,28 @@ pub struct Site {
     pub via: String,
     #[serde(flatten)]
     pub figures: Figures,
-    /// Live bytes by age.
+    /// Live bytes by age, and those that count as old: each as the least and the most that is possible.
     #[serde(default)]
     pub ages: Map<String, Value>,
+    pub old_bytes: Option<Value>,
     pub leak_score: Option<f64>,
+}
+
+/// Formats bytes between two bounds: one figure where both are the same.
+pub fn bounds(value: Option<&Value>) -> String {
+    let figure = |at: usize| value.and_then(|value| value.get(at)).and_then(Value::as_f64);
+    match (figure(0), figure(1)) {
+        (Some(least), Some(most)) if least < most => format!("{}–{}", bytes(least), bytes(most)),
+        (Some(least), _) => bytes(least),
+        _ => "-".into(),
+    }
+}
+
+/// Site that very likely leaks.
+#[derive(Deserialize)]
+pub struct Leak {
+    /// Place, function, rate and the time until the memory limit.
+    pub text: String,
 }
 
 impl Site {

@@ -3,7 +3,7 @@
 use crate::arguments::{Report, Scope, Subject};
 use crate::failure::Failure;
 use crate::file::Dump;
-use crate::heap::{Figures, Heap, ScopeRow, Scopes, Site, Sites, Stacks, Summary};
+use crate::heap::{Figures, Heap, ScopeRow, Scopes, Site, Sites, Stacks, Summary, bounds};
 use crate::text::{bytes, change, one_line, percent, print, span, time, whole};
 use crate::url::Client;
 use crate::{file, progress, table};
@@ -147,6 +147,12 @@ fn head(of: &str, summary: &Summary, dump: &Dump, notes: &[String]) -> String {
             format!("{size} in {} blocks of stacks that found no room in the dump", whole(rest.count)),
         ));
     }
+    if let Some(seconds) = summary.older_than_seconds {
+        facts.push(("ages", format!("only blocks older than {}", span(seconds))));
+    }
+    if let Some(leak) = &summary.leak {
+        facts.push(("leak", leak.text.clone()));
+    }
     if let Some(interval) = summary.sample_interval_bytes.filter(|interval| *interval > 0) {
         let interval = bytes(interval as f64);
         facts.push(("sampled", format!("one stack per {interval}: bytes of lines and stacks are estimates")));
@@ -204,9 +210,7 @@ fn lines<'a>(
             cells.push(grown(row.figures));
             cells.push(sites.a_minute(size_diff).map_or("-".into(), change));
         }
-        let age =
-            |age: &&str| row.ages.get(*age).and_then(serde_json::Value::as_f64).map_or("-".into(), bytes);
-        cells.extend(ages.iter().map(age));
+        cells.extend(ages.iter().map(|age| bounds(row.ages.get(*age))));
         if has_scores {
             cells.push(row.leak_score.map_or("-".into(), |score| format!("{score:.2}")));
         }

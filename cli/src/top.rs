@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::terminal;
+use serde_json::Value;
 #[cfg(unix)]
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -104,24 +105,36 @@ fn shown(sample: &Sample, options: &Top, width: Option<u16>) -> String {
     if let Some(naming) = summary.naming.as_ref().filter(|naming| naming.named < naming.total) {
         more.push(format!("{} of {} stacks have names so far", whole(naming.named), whole(naming.total)));
     }
+    if let Some(age) = summary.bytes("old_age_seconds") {
+        more.push(format!("old is older than {}", span(age)));
+    }
     if sites.other.size > 0 {
         more.push(format!("{} at other lines", bytes(sites.other.size as f64)));
     }
     text += &(more.join(", ") + "\n\n");
+    // A program of an older version tells no ages.
+    let has_ages = sites.rows.iter().any(|row| row.old_bytes.is_some());
     let rows: Vec<Vec<String>> = sites
         .rows
         .iter()
         .map(|row| {
-            vec![
+            let mut cells = vec![
                 bytes(row.figures.size as f64),
                 whole(row.figures.count),
                 change(row.figures.size_diff as f64),
                 sites.a_minute(row.figures.size_diff).map_or("-".into(), change),
-                row.name(),
-            ]
+            ];
+            // The least of them, as in the metrics.
+            let least = row.old_bytes.as_ref().and_then(|old| old.get(0)).and_then(Value::as_f64);
+            cells.extend(has_ages.then(|| least.map_or("-".into(), bytes)));
+            cells.push(row.name());
+            cells
         })
         .collect();
-    text + &table::format(&["LIVE", "BLOCKS", "GROWTH", "A MINUTE", "SITE"], &rows, width)
+    let mut head = vec!["LIVE", "BLOCKS", "GROWTH", "A MINUTE"];
+    head.extend(has_ages.then_some("OLD"));
+    head.push("SITE");
+    text + &table::format(&head, &rows, width)
 }
 
 /// Event of the terminal that the table follows.

@@ -84,7 +84,7 @@ class Browser:
             return [...document.querySelectorAll('#space .row')].sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).map(row =>
                 [row.querySelector('.fn').textContent, row.querySelector('.place').textContent,
                  ...['.size', '.count', '.diff'].map(cell => row.querySelector(cell).title),
-                 row.querySelector('.count').textContent])""")
+                 row.querySelector('.count').textContent, row.querySelector('.old').title])""")
         return [Row(*row) for row in rows]
 
     def total(self):
@@ -97,8 +97,9 @@ class Browser:
 
 
 class Row:
-    def __init__(self, name, place, size, blocks, diff, count):
+    def __init__(self, name, place, size, blocks, diff, count, old):
         self.name, self.place = name, place
+        self.old = number(old) if old else None
         self.size, self.count = number(size), number(count)
         self.diff = number(diff.split(",  ")[0].split(" bytes")[0])
 
@@ -225,6 +226,45 @@ def canned(sites, naming=None, paths=(), **more):
             "/debug/heap/stacks.json": stacks}
 
 
+def aged(answers, ages, leak=None, old_age=3600.0):
+    """Gives the rows of made-up answers their ages: by `ages(row)`, the least and most bytes of each, and a score."""
+    listed = json.loads(answers["/debug/heap/sites.json"])
+    for row in listed["rows"]:
+        row["ages"], row["leak_score"] = ages(row)
+        old, young = (sum(row["ages"][age][0] for age in some) for some in (AGES[3:], AGES[:3]))
+        row["old_bytes"] = [old, row["size"] - young]
+    summary, trees = (answers[f"/debug/heap/{name}.json"] for name in ["summary", "tree"])
+
+    def sites(query):
+        if "older_than" not in query:
+            return json.dumps(listed).encode()
+        # Only what is in the two oldest bands is certain to be that old.
+        rows = [{**row, "live_bytes": row["size"], "size": sum(row["ages"][age][0] for age in AGES[4:])} for row in listed["rows"]]
+        rows = [row for row in rows if row["size"]]
+        return {**listed, "sites": len(rows), "rows": rows, "total": {**listed["total"], "size": sum(row["size"] for row in rows)}}
+
+    def tree(query):
+        made = json.loads(trees(query))
+        if "older_than" in query:
+            made["nodes"][0]["value"] = made["nodes"][0]["size"] = 64 << 20
+        return made
+
+    more = {"old_age_seconds": old_age, **({"leak": leak} if leak else {})}
+    return {**answers, "/debug/heap/summary.json": lambda query: {**summary(query), **more},
+            "/debug/heap/sites.json": sites, "/debug/heap/tree.json": tree}
+
+
+AGES = ["<1m", "<10m", "<1h", "<6h", "<1d", ">=1d"]
+
+
+def half_old(row):
+    """Half of its bytes are between an hour and a day old, a quarter is younger than a minute, of the rest nothing is known."""
+    size = row["size"]
+    rest = size - size // 2 - size // 4
+    return {"<1m": [size // 4, size // 4 + rest], "<10m": [0, rest], "<1h": [0, rest], "<6h": [size // 4, size // 4],
+            "<1d": [size // 2 - size // 4] * 2, ">=1d": [0, 0]}, 0.5
+
+
 def many(count):
     return [(f"shop::module_{at % 97}::Type{at % 13}::function_{at}", f"src/module_{at % 97}.rs", at + 1, f"shop_{at % 7}",
              (at * 7919) % 100_000 + 1, (at * 104_729) % 2_000 - 1_000, at % 50 + 1, at % 7 - 3) for at in range(count)]
@@ -276,7 +316,8 @@ def sorting_filtering_and_grouping():
         page.loaded()
         page.one("#auto").click()
         figures = {"Live": lambda row: row.size, "Blocks": lambda row: row.count, "Change": lambda row: row.diff,
-                   "A": lambda row: row.diff, "Share": lambda row: row.size, "Site": lambda row: row.name}
+                   "A": lambda row: row.diff, "Share": lambda row: row.size, "Old": lambda row: row.old,
+                   "Site": lambda row: row.name}
         for header in page.all("#head button"):
             title = header.text.split()[0]
             orders = []
@@ -393,8 +434,8 @@ def the_keyboard_reaches_everything():
                 unseen.append(stop)
         links = ["button"] * len([link for link in page.all("#downloads a") if link.is_displayed()])
         parts = ["Allocator and mappings"] * page.one("#allocator").is_displayed()
-        assert stops == ["button", "auto", "elsewhere", *parts, "plot", "since", "take", *links, "group", "by", "filter", "Site", "Live", "Blocks",
-                         "Change", "A minute", "Share", "site", "value", "fold", "find", "node"], stops
+        assert stops == ["button", "auto", "elsewhere", *parts, "plot", "since", "take", *links, "group", "by", "older", "filter", "Site", "Live", "Blocks",
+                         "Change", "A minute", "Share", "Old", "site", "value", "fold", "find", "node"], stops
         assert unseen == [], unseen
 
         # Rows: arrows move, Enter opens, Escape closes and returns.
@@ -912,6 +953,96 @@ def scopes_are_a_table_and_a_filter():
 
 
 @contextlib.contextmanager
+def ages_are_a_bar_and_a_filter():
+    """Each row has a bar of its ages that adds up; the filter leaves the old bytes in table and flame graph, and is in the address."""
+    mib = 1 << 20
+    sites = [("app::Cache::insert", "src/cache.rs", 42, "app", 64 * mib, 2 * mib, 640, 20),
+             ("app::parse", "src/parse.rs", 7, "app", 256 * mib, 4 * mib, 2560, 40)]
+
+    def ages(row):
+        if row["function"] == "app::parse":
+            return {age: [256 * mib] * 2 if age == "<1m" else [0, 0] for age in AGES}, 0.04
+        return {"<1m": [4 * mib, 16 * mib], "<10m": [0, 12 * mib], "<1h": [0, 12 * mib], "<6h": [16 * mib] * 2,
+                "<1d": [32 * mib] * 2, ">=1d": [0, 0]}, 0.97
+
+    leak = {"site": f"{0:016x}", "function": "app::Cache::insert", "file": "src/cache.rs", "line": 42,
+            "bytes_per_second": 54_000.0, "until_limit_seconds": 9_600.0,
+            "text": "src/cache.rs:42 Cache::insert +3.1 MiB/min, limit in 2 h 40 min"}
+    with Canned(aged(canned(sites), ages, leak)) as server:
+        with Browser(server.url) as page:
+            page.loaded()
+            assert [row.name for row in page.rows()] == ["app::parse", "app::Cache::insert"]
+            parts = """return [...arguments[0].querySelectorAll('.ages span')].map(part => [part.className, part.style.width])"""
+            young, old = page.all("#space .row .old")
+            if number(young.get_attribute("title")):
+                young, old = old, young
+            assert page.js(parts, young) == [["age0", "100%"]]
+            assert page.js(parts, old) == [["age4", "50%"], ["age3", "25%"], ["unsure", "18.75%"], ["age0", "6.25%"]]
+            assert old.text.split() == ["leak", "48.0", "MiB"] and young.text == "0 B", (old.text, young.text)
+            lines = old.get_attribute("title").splitlines()
+            assert lines[:2] == [f"{48 * mib:,} to {60 * mib:,} bytes older than 1 h", "leak score 0.97"], lines
+            assert lines[2:] == ["at least 6 h: 32.0 MiB", "at least 1 h: 16.0 MiB", "of unknown age: 12.0 MiB",
+                                 "younger than 1 min: 4.00 MiB"], lines
+            label = old.find_element(By.CSS_SELECTOR, ".ages").get_attribute("aria-label")
+            assert label.startswith("Ages: at least 6 h 50.0 %, at least 1 h 25.0 %"), label
+
+            # The sentence about the leak leads to its stacks, which have a larger bar with a legend.
+            assert page.one("#leak").text == "leak: " + leak["text"]
+            page.one("#leak button").click()
+            page.wait("stacks", lambda: page.all("#stacks details"))
+            assert page.one("#stacks-name").text == "app::Cache::insert"
+            assert "at least 6 h 32.0 MiB" in page.one("#site-ages .legend").text and "leak score 0.97" in page.one("#site-ages").text
+            page.one("#stacks-close").click()
+
+            # Sorted by old bytes, and back.
+            page.one("#head [data-key=old] button").click()
+            assert [row.name for row in page.rows()] == ["app::Cache::insert", "app::parse"]
+
+            choices = [option.get_attribute("value") for option in Select(page.one("#older")).options]
+            assert choices == ["", "1m", "10m", "1h", "6h", "1d"], choices
+            Select(page.one("#older")).select_by_value("6h")
+            page.wait("old bytes alone", lambda: [row.size for row in page.rows()] == [32 * mib])
+            assert [row.name for row in page.rows()] == ["app::Cache::insert"]
+            assert number(page.one(".node").get_attribute("aria-label").split(", ", 1)[1]) == 64 * mib
+            assert page.one("#older-told").text == "Only blocks older than 6 h are shown below: the bytes that are certain to be."
+            assert "; total older than 6 h: 32.0 MiB" in page.one("#foot").text, page.one("#foot").text
+            # Its ages are still those of all its blocks.
+            assert page.js(parts, page.one("#space .row .old"))[0] == ["age4", "50%"]
+            assert "older=6h" in page.driver.current_url and "sort=old" in page.driver.current_url
+            links = [link.get_attribute("href").split("/debug/")[1] for link in page.all("#downloads a")]
+            assert links == ["pprof/heap?older_than=6h", "heap/folded?value=bytes&older_than=6h", "heap/snapshot.json?older_than=6h"], links
+            asked = [path for path in server.asked if "older_than=6h" in path]
+            assert {urllib.parse.urlsplit(path).path for path in asked} >= {"/debug/heap/sites.json", "/debug/heap/tree.json"}, asked
+            page.one("#space .row").click()
+            page.wait("stacks", lambda: page.all("#stacks details"))
+            assert any("/debug/heap/stacks.json" in path and "older_than=6h" in path for path in server.asked), server.asked
+            page.one("#stacks-close").click()
+            address = page.driver.current_url
+            page.one("#older-off").click()
+            page.wait("all blocks", lambda: len(page.rows()) == 2)
+            assert page.all("#downloads a")[0].get_attribute("href").endswith("/debug/pprof/heap")
+            assert not page.one("#older-bar").is_displayed() and "older" not in page.driver.current_url
+
+            # The address shows the same; one that no program would answer is ignored.
+            page.driver.get(address)
+            page.driver.refresh()
+            page.wait("old bytes alone", lambda: [row.size for row in page.rows()] == [32 * mib])
+            page.driver.get(server.url + "#older=9d")
+            page.driver.refresh()
+            page.wait("all blocks", lambda: len(page.rows()) == 2)
+        assert not [path for path in server.asked if "9d" in path]
+    # The age that counts as old is offered beside the usual ones.
+    with Canned(aged(canned(sites), ages, old_age=90.0)) as server, Browser(server.url) as page:
+        page.loaded()
+        assert [option.text for option in Select(page.one("#older")).options][:4] == ["any age", "1 min", "90 s", "10 min"]
+        assert not page.one("#leak").is_displayed()
+    # A program of an older version tells no ages: there is neither a column nor a filter.
+    with Canned(canned(sites)) as server, Browser(server.url + "#older=1h") as page:
+        page.loaded()
+        assert not page.one("#older-field").is_displayed() and not page.one("#head .old").is_displayed()
+        assert not [path for path in server.asked if "older_than" in path]
+
+
 def page_of_file(*options):
     """Runs `heapgauge page` on a snapshot of three lines, and yields its address."""
     def trace(size, *frames):
@@ -975,7 +1106,7 @@ def light_dark_wide_and_narrow():
     pictures.mkdir(parents=True, exist_ok=True)
     sites = many(400) + [("std::io::read", "library/std/src/io/mod.rs", 5, "std", 90_000, -900, 9, -1),
                          ("serde::de::read", "serde-1.0.1/src/de.rs", 5, "serde", 99_000, 900, 9, 1)]
-    with Canned(canned(sites, naming={"named": 400, "total": 402})) as server:
+    with Canned(aged(canned(sites, naming={"named": 400, "total": 402}), half_old)) as server:
         for width, dark in [(1280, False), (1280, True), (390, False), (390, True)]:
             with Browser(server.url, width=width, height=1600, dark=dark) as page:
                 page.loaded()
@@ -999,4 +1130,4 @@ main([the_leak_is_first_and_opens_its_stacks, sorting_filtering_and_grouping, co
       in_the_first_minute_growth_is_no_alarm, what_is_not_obvious_is_explained, resident_memory_has_its_parts, a_link_shows_the_same,
       progress_and_trouble_are_visible, another_process_begins_anew,
       what_is_shown_stays_true_when_answers_fail, a_killed_run_is_told_with_its_dump, all_downloads_are_offered_where_they_are_served,
-      estimates_show_their_error, scopes_are_a_table_and_a_filter, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)
+      estimates_show_their_error, scopes_are_a_table_and_a_filter, ages_are_a_bar_and_a_filter, a_file_has_a_page_without_what_only_a_program_has, light_dark_wide_and_narrow], at_once=False)

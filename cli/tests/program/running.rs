@@ -22,8 +22,9 @@ fn top_of_a_running_program_is_a_table() {
         );
         assert_eq!(
             rows[4].split_whitespace().collect::<Vec<_>>(),
-            ["LIVE", "BLOCKS", "GROWTH", "A", "MINUTE", "SITE"]
+            ["LIVE", "BLOCKS", "GROWTH", "A", "MINUTE", "OLD", "SITE"]
         );
+        assert!(rows[2].contains("old is older than 60 min"), "{table}");
         assert!(rows[5].contains("47.7 MiB       1") && rows[5].ends_with(&site()), "{table}");
         let two = stdout(&["top", url, "--interval", "0.1", "--count", "2", "--rows", "3", "--by", "growth"]);
         assert_eq!(two.matches(", by growth\n").count(), 2, "{two}");
@@ -52,7 +53,9 @@ fn a_report_of_a_running_program_has_its_memory_lines_and_stacks() {
         ] {
             assert!(report.contains(&part), "{part}\n---\n{report}");
         }
-        assert!(!report.contains("reason") && !report.contains("<1m"), "{report}");
+        // All that was planted a moment ago is younger than a minute.
+        assert!(report.contains("  LEAK  SITE\n") || report.contains("     <1m  "), "{report}");
+        assert!(!report.contains("reason") && report.contains("\n  old from  "), "{report}");
         drop(kept);
     });
 }
@@ -65,9 +68,11 @@ fn ages_and_parts_of_memory_are_shown_where_they_are_given() {
         "build": {"version": "9"}, "delta_window_seconds": 60.0, "resident_bytes": 10_240, "foreign_bytes": 1_024,
         "thread_stack_bytes": 512, "process_threads": 5, "unaccounted_bytes": -100, "other": figures, "total": figures});
     let mut row = json!({"function": "shop::cart::add", "file": "src/cart.rs", "line": 7, "via": "tokio", "frames": [],
-        "total_frames": 0, "ages": {">=1d": 2_048, "<1m": 952}, "leak_score": 0.75});
+        "total_frames": 0, "ages": {">=1d": [2_048, 2_048], "<1m": [0, 952]}, "old_bytes": [2_048, 3_000], "leak_score": 0.75});
     row.as_object_mut().unwrap().extend(figures.as_object().unwrap().clone());
     all["rows"] = json!([row]);
+    all["old_age_seconds"] = json!(4_500.0);
+    all["leak"] = json!({"text": "src/cart.rs:7 cart::add +3.1 MiB/min, limit in 2 h 40 min"});
     all.as_object_mut().unwrap().extend(figures.as_object().unwrap().clone());
     let body = all.to_string();
     let answer =
@@ -75,13 +80,19 @@ fn ages_and_parts_of_memory_are_shown_where_they_are_given() {
     with_answers(&answer, |url| {
         let report = stdout(&["report", url]);
         for part in [
-            "    LIVE    SHARE  BLOCKS  GROWTH  A MINUTE    <1m      >=1d  LEAK  SITE\n",
-            "2.93 KiB  100.0 %       3   +10 B     +10 B  952 B  2.00 KiB  0.75  src/cart.rs:7 shop::cart::add via tokio\n",
+            "    LIVE    SHARE  BLOCKS  GROWTH  A MINUTE        <1m      >=1d  LEAK  SITE\n",
+            "2.93 KiB  100.0 %       3   +10 B     +10 B  0 B–952 B  2.00 KiB  0.75  src/cart.rs:7 shop::cart::add via tokio\n",
+            "\n  leak       src/cart.rs:7 cart::add +3.1 MiB/min, limit in 2 h 40 min\n",
+            "\n  old from                       75 min\n",
             "  C and C++ libraries          1.00 KiB  10.0 % of resident\n",
             "  threads                             5\n",
             "  unaccounted                    -100 B  -1.0 % of resident\n",
         ] {
             assert!(report.contains(part), "{part}\n---\n{report}");
         }
+        // The table of `top` has the bytes that are certain to be old.
+        let table = stdout(&["top", url]);
+        assert!(table.contains("    LIVE  BLOCKS  GROWTH  A MINUTE       OLD  SITE\n"), "{table}");
+        assert!(table.contains("2.93 KiB       3   +10 B     +10 B  2.00 KiB  src/cart.rs:7"), "{table}");
     });
 }
