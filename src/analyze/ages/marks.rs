@@ -26,7 +26,7 @@ use crate::analyze::live::Live;
 pub(crate) const HORIZON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Steps by which marks become rarer: the time between two neighbours is at most their age times these tenths. The first one that
 /// fits into the budget is used.
-const COARSENESS: [u32; 5] = [1, 2, 5, 10, 30];
+const COARSENESS: [u32; 7] = [1, 2, 5, 10, 30, 100, 1_000];
 
 /// Counts of one id in a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ const SNAPSHOTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing before `build`"]
 pub struct CollectorBuilder {
-    options: Options,
+    pub(super) options: Options,
 }
 
 #[derive(Clone, Debug)]

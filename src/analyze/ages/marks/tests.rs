@@ -142,3 +142,69 @@ fn nothing_is_older_than_the_epoch_and_nothing_surely_older_than_the_first_mark(
     marks.push((at(200), at(200)), &[], SPACING, usize::MAX);
     assert_eq!([bounds(&marks, 60), bounds(&marks, 61), bounds(&marks, 71)], [(8, 8), (0, 8), (0, 0)]);
 }
+
+/// The share of marks in the default limit of 64 MiB.
+const MAX_BYTES: usize = (64 << 20) / 24;
+
+/// Returns the marks of so many stacks, of which one in `busy` turns over between two looks, and the time of the last.
+fn filled(count: u32, busy: u32, looks: u64) -> (Marks, Instant) {
+    let (mut marks, start) = (Marks::new(), Instant::now());
+    let mut stacks: Vec<StackNow> = (0..count)
+        .map(|at| StackNow {
+            id: 2 + at,
+            live: Live { bytes: 48 * u64::from(at % 500), blocks: 1 + u64::from(at % 50) },
+            freed: Live::default(),
+        })
+        .collect();
+    let mut now = start;
+    for look in 0..looks {
+        now = start + SPACING * look as u32;
+        for (at, stack) in stacks.iter_mut().enumerate() {
+            if at as u32 % busy == 0 {
+                stack.freed += Live { bytes: 480, blocks: 10 };
+                stack.live.bytes = 1_000 + (look * 7 + at as u64) % 300;
+            }
+        }
+        marks.push((now, now), &stacks, SPACING, MAX_BYTES);
+    }
+    (marks, now)
+}
+
+/// Returns the widest time between marks around an age, as a share of that age, over all ages from five minutes on.
+fn coarsest(marks: &Marks, now: Instant) -> f64 {
+    let ages = (0..1_000).map(|step| 300.0 * 1.01_f64.powi(step));
+    let shares = ages.map_while(|age| {
+        let precision = marks.precision(Duration::from_secs_f64(age), now)?;
+        Some(precision.as_secs_f64() / age)
+    });
+    shares.fold(0.0, f64::max)
+}
+
+/// The table in the documentation of `ages`.
+#[test]
+fn memory_and_precision_by_the_number_of_stacks() {
+    let is_fast = !cfg!(debug_assertions);
+    for (count, busy, looks, share) in [
+        (100, 1, if is_fast { 40_320 } else { 5_760 }, 0.11),
+        (10_000, 10, if is_fast { 40_320 } else { 120 }, 0.25),
+        (10_000, 1, if is_fast { 40_320 } else { 80 }, 1.0),
+        (100_000, 100, if is_fast { 5_760 } else { 20 }, 0.25),
+        (100_000, 1, if is_fast { 1_000 } else { 10 }, 100.0),
+    ] {
+        let begun = Instant::now();
+        let (marks, now) = filled(count, busy, looks);
+        let spent = begun.elapsed() / looks as u32;
+        let found = coarsest(&marks, now);
+        let reach = now.saturating_duration_since(marks.marks.front().unwrap().begun);
+        println!(
+            "{count} stacks, one in {busy} busy, {looks} looks: {} marks reach {:.1} h, {} bytes, coarsest {found:.2}, {spent:?} a look",
+            marks.count(),
+            reach.as_secs_f64() / 3_600.0,
+            marks.bytes()
+        );
+        assert!(marks.bytes() <= MAX_BYTES && found <= share, "{count} {busy}: {found}");
+        // Younger ages are known to a look or two.
+        let young = marks.precision(Duration::from_secs(60), now).unwrap();
+        assert!(young <= SPACING * 2 || busy == 1 && count == 100_000, "{young:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The collector with a heap and a clock of its own.
 #![forbid(unsafe_code)]
 
+mod ages;
 mod estimates;
 mod naming;
 mod reports;
@@ -50,8 +51,8 @@ pub(crate) struct Heap {
     pub(crate) naming_takes: Duration,
     pub(crate) budgets: Vec<Duration>,
     pub(crate) allocator_state: State,
-    /// Ids that were to be renewed.
-    pub(crate) renewed: Vec<u32>,
+    /// Number of ids that were renewed.
+    pub(crate) renewed: usize,
 }
 
 #[derive(Clone)]
@@ -81,7 +82,7 @@ impl Fake {
                 naming_takes: Duration::ZERO,
                 budgets: Vec::new(),
                 allocator_state: State::Read,
-                renewed: Vec::new(),
+                renewed: 0,
             })),
             Arc::new(ForkMutex::new(Ages::new())),
         )
@@ -293,7 +294,11 @@ impl HeapSource for Fake {
         &self.1
     }
     fn renew(&self, ids: &[u32]) {
-        self.heap().renewed.extend(ids);
+        let mut heap = self.heap();
+        for id in ids {
+            heap.stacks.get_mut(id).unwrap().is_open = false;
+        }
+        heap.renewed += ids.len();
     }
 }
 
