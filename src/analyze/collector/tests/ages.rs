@@ -161,7 +161,8 @@ fn a_leak_of_a_kibibyte_a_second_is_named_beside_100_mib_that_turn_over() {
     assert_eq!((leak.allocated_bytes, churn.allocated_bytes), (300 * 1024, 3_000 * MIB));
     let found = report.leak.as_ref().unwrap();
     assert_eq!(found.to_string(), "src/app.rs:10 app::line_10 +60.0 KiB/min");
-    let compared = program.collector.compare(Since::First, Some(Duration::from_secs(60))).unwrap();
+    let query = CompareQuery { older_than: Some(Duration::from_secs(60)), ..Since::First.into() };
+    let compared = program.collector.compare(query).unwrap();
     let sizes = |snapshot: &crate::Snapshot| snapshot.traces().iter().map(|trace| trace.size).sum::<u64>();
     assert_eq!((sizes(&compared.new), sizes(&compared.old), compared.total.size), (bytes, bytes, bytes));
 }
