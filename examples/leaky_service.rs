@@ -228,7 +228,8 @@ fn invent(number: u64) -> Document {
     }
 }
 
-/// Watches the sites and prints a sentence for each that leaks, again every half minute.
+/// Watches the sites and prints a sentence for each that leaks, again every half minute: the collector's own, once it has looked at
+/// the ages of blocks for long enough to tell a leak, and until then that of a site that only grows.
 fn watch(collector: heapgauge::Collector) {
     let mut courses: HashMap<u64, Course> = HashMap::new();
     loop {
@@ -240,14 +241,33 @@ fn watch(collector: heapgauge::Collector) {
             course.live.rotate_left(1);
             course.live[3] = site.live.now.bytes;
             let rate = site.live.delta_bytes() as f64 / report.delta_window.as_secs_f64();
+            let sentence = match (&report.leak, site.leak_score) {
+                (Some(leak), _) if leak.site() == site.site() => Some(leak.to_string()),
+                (_, score) if score.is_none_or(|score| score > 0.9) => {
+                    let leaks = course.leaks(site.live.delta_bytes(), rate);
+                    leaks.then(|| growing(&report, site, rate))
+                }
+                _ => None,
+            };
             let is_news = course.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30));
-            if course.leaks(site.live.delta_bytes(), rate) && is_news {
+            if let Some(sentence) = sentence.filter(|_| is_news) {
                 course.said = Some(Instant::now());
-                let (file, line, function) = (site.file(), site.line(), short(site.function()));
-                println!("leak: {file}:{line} {function} {}/min", signed(rate * 60.0));
+                println!("leak: {sentence}");
             }
         }
     }
+}
+
+/// Formats the place and the rate of a site, and the time until the memory limit, where there is one.
+fn growing(report: &heapgauge::Report, site: &heapgauge::SiteRow, bytes_per_second: f64) -> String {
+    let (file, line, function) = (site.file(), site.line(), short(site.function()));
+    let left = report.memory_limit_bytes.zip(report.memory_limit_usage_bytes);
+    let left = left.map(|(limit, usage)| limit.saturating_sub(usage) as f64 / bytes_per_second / 60.0);
+    let left = left.map_or(String::new(), |left| match left as u64 {
+        minutes @ 0..60 => format!(", limit in {minutes} min"),
+        minutes => format!(", limit in {} h {} min", minutes / 60, minutes % 60),
+    });
+    format!("{file}:{line} {function} {}/min{left}", signed(bytes_per_second * 60.0))
 }
 
 /// The live bytes of a site at the last four collections, and the time of its last report.

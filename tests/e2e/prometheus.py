@@ -65,7 +65,7 @@ def the_service_says_which_line_leaks():
     """Within half a minute the service prints the sentence, with a rate close to the requested one."""
     rate = 200_000
     with Service("--leak-rate", rate) as service:
-        sentence = rf"^leak: {re.escape(SOURCE)}:{leak_line()} Cache::insert \+(\d+\.\d) (KiB|MiB)/min$"
+        sentence = rf"^leak: {re.escape(SOURCE)}:{leak_line()} Cache::insert \+(\d+\.\d) (KiB|MiB)/min(, limit in .+)?$"
         at, match = service.wait_line(sentence, 40)
         assert at < 30, f"only after {at:.1f} s"
         per_minute = float(match[1]) * {"KiB": 2**10, "MiB": 2**20}[match[2]]
