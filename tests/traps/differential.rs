@@ -116,8 +116,13 @@ struct Held {
 impl Held {
     /// Returns its size in the live bytes.
     fn traced(self) -> i64 {
-        if self.place.is_some() { self.layout.size() as i64 } else { 0 }
+        traced(self.place, self.layout.size())
     }
+}
+
+/// Returns the size of a block of this place in the live bytes.
+fn traced(place: Place, size: usize) -> i64 {
+    if place.is_some() { size as i64 } else { 0 }
 }
 
 /// Live bytes and their peak as plain sums: from below, where a change counts when it is certain to have been counted, and
@@ -247,32 +252,28 @@ fn work(
     let (has_turns, has_pauses) = (round % 2 == 1, round % 4 < 2);
     for _ in 0..operations {
         if has_pauses && random.below(100) == 0 {
-            silence = match silence {
-                None => Some(heapgauge::pause()),
-                Some(_) => None,
-            };
+            silence = if silence.is_none() { Some(heapgauge::pause()) } else { None };
         }
         let site = random.below(SITES.len());
         let (path, depth) = (random.next() as usize, random.below(8));
         // Up to some hundreds of live blocks.
         match random.below(100) {
             0..44 if model.order.len() < 600 => {
-                let layout = Layout::from_size_align(random.size(), random.align()).unwrap();
+                let size = random.size();
+                let layout = Layout::from_size_align(size, random.align()).unwrap();
                 let zeroed = random.below(4) == 0;
                 let Site { get, get_zeroed, .. } = &SITES[site];
                 let place = (site, if zeroed { "get_zeroed" } else { "get" });
                 let place = silence.is_none().then_some(place);
-                let traced = if place.is_some() { layout.size() as i64 } else { 0 };
+                let traced = traced(place, size);
                 let get = if zeroed { get_zeroed } else { get };
                 let (block, born) = Born::around(|| {
                     SUMS.around(traced, has_turns, || on_path(path, depth, &mut || get(layout)))
                 });
                 let held = Held { layout, place, born };
                 assert!(!block.is_null() && block.addr().is_multiple_of(layout.align()));
-                if zeroed {
-                    // SAFETY: within the block.
-                    assert!(ends(layout.size()).all(|at| unsafe { block.add(at).read() } == 0));
-                }
+                // SAFETY: within the block.
+                assert!(!zeroed || ends(size).all(|at| unsafe { block.add(at).read() } == 0));
                 fill(block, layout.size());
                 model.add(block, held);
             }
@@ -285,19 +286,17 @@ fn work(
             84..95 if !model.order.is_empty() => {
                 let (block, held) = model.remove(random.below(model.order.len()));
                 let (home, before, size) = (block.addr(), held.layout.size(), random.size());
-                let resize = SITES[site].resize;
+                let Site { resize, .. } = SITES[site];
                 let layout = Layout::from_size_align(size, held.layout.align()).unwrap();
                 // A paused thread leaves a block at its line.
                 let place = if silence.is_some() { held.place } else { Some((site, "resize")) };
                 if silence.is_some() {
                     note_resized(place);
                 }
-                let traced = if place.is_some() { size as i64 } else { 0 };
-                let (block, born) = Born::around(|| {
-                    SUMS.around(traced - held.traced(), has_turns, || {
-                        on_path(path, depth, &mut || resize(block, held.layout, size))
-                    })
-                });
+                let change = traced(place, size) - held.traced();
+                let mut resize = || resize(block, held.layout, size);
+                let (block, born) =
+                    Born::around(|| SUMS.around(change, has_turns, || on_path(path, depth, &mut resize)));
                 let now = Held { layout, place, born };
                 assert!(!block.is_null());
                 check(block, home, before, size.min(before));
