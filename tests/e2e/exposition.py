@@ -190,7 +190,7 @@ def a_restart_keeps_the_names():
             assert site == fnv1a("leaky_service::Cache::insert", SOURCE, leak_line())
             time.sleep(3)
             info = service.metrics().info()
-            seen.append({tuple(labels[key] for key in ("function", "file", "line")): s for s, labels in info.items()})
+            seen.append({tuple(labels[key] for key in ("function", "file", "line", "via")): s for s, labels in info.items()})
     both = set(seen[0]) & set(seen[1])
     assert len(both) >= 5, seen
     assert all(seen[0][name] == seen[1][name] for name in both), seen

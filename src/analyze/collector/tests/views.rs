@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::analyze::ages::AgeBounds;
 use crate::analyze::live::Live;
 use crate::analyze::snapshot::order::Order;
 use crate::analyze::snapshot::statistic::Totals;
@@ -292,4 +293,51 @@ fn naming_goes_on_from_look_to_look_and_says_how_far_it_is() {
     }
     // Each of the three answers names one more, the hottest first.
     assert_eq!(seen, [(2, 7, 1_400, 3, 3), (5, 7, 200, 6, 0), (7, 7, 0, 7, 0)]);
+}
+
+/// Ten blocks of a line, of two ids, are older than the first look; three of another line are not.
+#[test]
+fn a_comparison_of_old_blocks_leaves_out_the_young_and_has_all_ages() {
+    let fake = Fake::new();
+    fake.holds(2, 10, 700, 7);
+    fake.holds(5, 10, 300, 3);
+    let collector = fake.collector(25, 300);
+    fake.at(70);
+    fake.holds(3, 20, 90, 3);
+    let asked =
+        CompareQuery { since: Since::First, older_than: Some(Duration::from_secs(60)), with_ages: true };
+    collector.name_all_slice(Since::First);
+    let Compared { new, old, total, ages } = collector.compare(asked).unwrap();
+    assert_eq!(
+        new.traces().iter().map(|trace| (trace.size, trace.count)).collect::<Vec<_>>(),
+        [(700, 7), (300, 3)]
+    );
+    assert_eq!((new.traces(), total), (old.traces(), totals(1_000, 0, 10, 0)));
+    let older_than_a_minute = |ages: &RowAges| {
+        let AgeBounds { lower_bytes, upper_bytes } = ages.ages[0];
+        (ages.live_bytes, lower_bytes, upper_bytes)
+    };
+    assert_eq!(ages.iter().map(older_than_a_minute).collect::<Vec<_>>(), [(700, 700, 700), (300, 300, 300)]);
+
+    // Of all blocks, each trace has its ages. Between the looks nobody knows when the young ones came; nobody gets ages without asking.
+    let Compared { new, ages, .. } = collector.compare(CompareQuery { older_than: None, ..asked }).unwrap();
+    assert_eq!(new.traces().iter().map(|trace| trace.size).collect::<Vec<_>>(), [700, 90, 300]);
+    assert_eq!(
+        ages.iter().map(older_than_a_minute).collect::<Vec<_>>(),
+        [(700, 700, 700), (90, 0, 90), (300, 300, 300)]
+    );
+    assert_eq!(collector.compare(Since::First).unwrap().ages, []);
+
+    // The blocks behind profiles and files: as if there had never been others.
+    let raw = collector.old_blocks(Duration::from_secs(60)).unwrap();
+    let counts: Vec<_> = raw.stacks.iter().map(|stack| (stack.id, stack.counts.allocated_bytes)).collect();
+    assert_eq!((counts, raw.totals.live_bytes()), (vec![(2, 700), (5, 300)], 1_000));
+
+    // A row of old blocks says the bytes of all beside its own.
+    let query = ViewQuery { older_than: Some(Duration::from_secs(60)), ..now(Since::First) };
+    fake.holds(2, 10, 950, 9);
+    fake.at(75);
+    let Sites { rows, .. } = collector.sites(query, Order::Size, 10, 1).unwrap();
+    assert_eq!(rows.iter().map(|row| (row.site.line, row.totals.size)).collect::<Vec<_>>(), [(10, 1_000)]);
+    assert_eq!(rows[0].ages.map(|ages| ages.live_bytes), Some(1_250));
 }
