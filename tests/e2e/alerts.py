@@ -100,7 +100,10 @@ def the_webhook_gets_function_file_and_line():
         alerting = faster((DASHBOARDS / "alertmanager.yml").read_text(), SPEED)
         alerting = replaced(alerting, "    # webhook_configs:\n    #   - url: http://127.0.0.1:8080/\n",
                             f"    webhook_configs:\n      - url: http://127.0.0.1:{webhook.port}/\n")
-        env = {"HEAPGAUGE_DELTA_WINDOW": "3s", "HEAPGAUGE_RELEASE": "2.3"}  # five minutes, as fast as that
+        # A leak is an `info` at first.
+        alerting = replaced(alerting, 'severity="info"]\n      receiver: nobody\n', 'severity="info"]\n      receiver: on-call\n')
+        # Five minutes and an hour, as fast as that.
+        env = {"HEAPGAUGE_DELTA_WINDOW": "3s", "HEAPGAUGE_OLD_AGE": "30s", "HEAPGAUGE_RELEASE": "2.3"}
         with Service("--leak-rate", LEAK_RATE, env={**env, "HEAPGAUGE_RELEASE": "2.4"}) as leaking, \
                 Service("--leak-rate", "0", env=env) as one, \
                 Service("--leak-rate", "0", env=env) as two, Alertmanager(alerting, directory) as alertmanager:
@@ -127,7 +130,7 @@ def the_webhook_gets_function_file_and_line():
                 labels, annotations = alert["labels"], alert["annotations"]
                 assert alert["status"] == "firing", alert
                 assert labels == {"alertname": "HeapFunctionGrowing", "function": "leaky_service::Cache::insert",
-                                  "job": "leaky_service", "severity": "warning"}, labels
+                                  "job": "leaky_service", "severity": "info"}, labels
                 said = re.match(
                     r"leaky_service::Cache::insert grows in 1 of 3 processes of leaky_service that can be judged; by release:"
                     r" 0 of 2 of 2\.3, 1 of 1 of 2\.4\. It gains ([\d.]+)(Ki|Mi)B a minute in all, since about \d\d:\d\d UTC"

@@ -3,14 +3,14 @@
 A process is simulated minute by minute (live bytes of its sites, restarts, exported sites) and written as the series that
 heapgauge exports. `promtool test rules` evaluates the rules once a minute, and for each minute of a case the
 firing alerts, with all their labels, must be exactly those listed here. Every case runs with the labels cluster,
-namespace and pod, and without. Simulated time: nothing here waits.
+namespace and pod, and without; and of processes that export the age of blocks, and of such that do not. Simulated time: nothing
+here waits.
 
     tests/e2e/rules.py           all cases
     tests/e2e/rules.py saw       the cases with `saw` in their name
 """
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -20,8 +20,8 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-from simulated import (DAY, HOUR, LEAK, LINES_OF_LEAK, MIB, NAMES, OTHER, SMALL, Process, braces, day, leak, level, plus, ramp,
-                       sampled, saw, sessions, steps, wobble)
+from simulated import (DAY, HOUR, LEAK, LINES_OF_LEAK, MIB, NAMES, OTHER, SMALL, Process, braces, day, evicting, kept, leak, level, plus,
+                       ramp, sampled, saw, sessions, steps, wobble)
 
 RULES = pathlib.Path(__file__).resolve().parents[2] / "dashboards" / "rules" / "heapgauge.rules.yml"
 
@@ -29,6 +29,9 @@ GROWING, EXHAUSTS, EXCEEDS = "HeapFunctionGrowing", "HeapFunctionExhaustsMemory"
 OUTSIDE, SATURATED, OFF = "HeapGrowsOutsideTracker", "HeapTrackerSaturated", "HeapTrackerOff"
 LINES, KILLED = "HeapLinesLost", "HeapKilledAtLimit"
 FLAT = level(60 * MIB)
+SEVERITIES = {EXHAUSTS: "critical", EXCEEDS: "critical", OUTSIDE: "info", SATURATED: "warning", OFF: "warning", LINES: "warning",
+              KILLED: "info"}
+WARNED = (GROWING, "warning")  # where ages are known, it is `info` at first
 
 
 def one(leak_site, minutes=6 * HOUR, **about):
@@ -189,7 +192,7 @@ CASES = [
     ("leak under the load of a day",
      [Process(12 * HOUR, {LEAK: leak(MIB), OTHER: day(100 * MIB)}, load=day(1))], [(GROWING, 130, 720)]),
     ("sessions of two hours under the load of a day",
-     [one(functools.cache(lambda t: sum(day(MIB)(t - ago) for ago in range(120))), load=day(1), minutes=DAY)], []),
+     [one(kept(day(MIB), 120), load=day(1), minutes=DAY)], []),
     ("the release of a cache that fills for five hours, beside processes that have filled theirs",
      [one(level(300 * MIB), number=number, until=200 + 40 * number, release="2.3") for number in range(4)]
      + [one(ramp(300, 300 * MIB, at=180 + 40 * number), number=10 + number, starts=(180 + 40 * number,),
@@ -230,7 +233,7 @@ UNEVALUATED = [
      [one(lambda t: leak(18 * MIB)(t % 40), starts=tuple(range(0, 361, 40)), limit=1024)], [(EXHAUSTS, 220, 360)], (0, 200)),
     # It follows the load three hours late, by an eighth in two hours, and the rules know the load of two hours only.
     ("rules loaded onto a cache of six hours under the load of a day",
-     [one(functools.cache(lambda t: sum(day(MIB)(t - ago) for ago in range(360)) // 2), load=day(1), base=20,
+     [one(kept(day(MIB // 2), 360), load=day(1), base=20,
           minutes=16 * HOUR)], [], (0, 700)),
     ("no evaluation for an hour, sawteeth",
      [one(saw(period, 200 * MIB), number=period, minutes=8 * HOUR) for period in (20, 35, 50, 70, 90, 110, 120)], [],
@@ -239,7 +242,8 @@ UNEVALUATED = [
      [one(lambda t: (20 if t < 230 else 150) * MIB, minutes=8 * HOUR)], [], (200, 260)),
     # The processes before the release were never judged by their growth, but were seen two hours apart.
     ("no evaluation for an hour and a half, then the release of sessions under rising load",
-     [one(day(60 * MIB), load=day(1), until=180 + 10 * number, number=number, release="2.3") for number in range(3)]
+     [one(sessions(day(60 * MIB), 90, at=-DAY), load=day(1), until=180 + 10 * number, number=number, release="2.3")
+      for number in range(3)]
      + [one(sessions(day(60 * MIB), 90, at=at), load=day(1), starts=(at,), seen=at, number=at, minutes=8 * HOUR)
         for at in (180, 190, 200)], [], (60, 150)),
     ("no evaluation for an hour and a half, then the release of a cache that fills for five hours",
@@ -253,17 +257,68 @@ UNEVALUATED = [
 ]
 
 
+# Alerts of processes with ages, where they differ from those above.
+OTHERWISE = {
+    # Of a leak in steps of an hour the second one has to be old. A line that is new in an old process is named within two hours.
+    "leak in steps of ten minutes": [(GROWING, 141, 360)],
+    "leak in steps of twenty minutes": [(GROWING, 130, 360)],
+    "leak in steps of an hour": [(GROWING, 205, 360)],
+    "site that first appears in the fourth hour": [(GROWING, 286, 360)],
+    "site that first appears in the fourth hour of a sampled process": [(GROWING, 304, 360)],
+    "leak that leaves the exported set now and then": [(GROWING, 142, 360)],
+    "leak that leaves the exported set for half an hour": [(GROWING, 145, 360)],
+    "leak that is exported eight minutes of fourteen": [(GROWING, 131, 360)],
+    "steady leak in a sampled process": [(GROWING, 136, 360)],
+    "slow leak in a sampled process, beyond three errors from minute 182 on": [(GROWING, 262, 360)],
+    "the same growth in an exact process": [(GROWING, 196, 360)],
+    "fast leak in a large limit": [(GROWING, 130, 272), (WARNED, 273, 343), (EXHAUSTS, 343, 390)],
+    "leak of one release in three of seven processes, one of them young": [(GROWING, 130, 257), (WARNED, 258, 300)],
+    "leak under the load of a day": [(GROWING, 130, 489), (WARNED, 490, 720)],
+    # Its old bytes have to be a tenth above the level that the function kept.
+    "no evaluation for an hour and a half, then the release of a leak": [(GROWING, 352, 480)],
+}
+
+# As above, for processes with ages alone.
+AGES = [
+    # A hundred processes that follow the load of a day, each at an hour of its own: requests, sessions, and caches with a time to live.
+    ("load of a day in a hundred processes",
+     [Process(10 * HOUR, {LEAK: day(100 * MIB, ahead=15 * number), OTHER: FLAT,
+                    SMALL[0]: sessions(day(60 * MIB, ahead=15 * number), 45), SMALL[1]: kept(day(MIB // 3, ahead=15 * number), 180)},
+              load=day(1, ahead=15 * number), number=number, base=60) for number in range(100)], []),
+    ("cache that takes six hours to fill", [one(ramp(360, 300 * MIB), minutes=14 * HOUR, limit=1024)], [(GROWING, 130, 404)]),
+    ("cache that takes six hours to fill, in a process of a day",
+     [one(ramp(360, 300 * MIB, at=300), minutes=16 * HOUR, limit=1024)], [(GROWING, 418, 704)]),
+    ("cache that takes six hours to fill and then evicts the oldest",
+     [one(evicting(360, 300 * MIB), minutes=14 * HOUR, limit=1024)], [(GROWING, 130, 398)]),
+    ("leak of 1 % of the heap an hour", [one(leak(4 * MIB / 60, begin=0), base=340)], [(GROWING, 144, 360)]),
+    ("leak of 1 % of the heap an hour that begins in the fourth hour",
+     [one(leak(4 * MIB / 60, begin=0, at=180), base=340, minutes=8 * HOUR)], [(GROWING, 324, 480)]),
+    ("leak of 1 % of the heap an hour on a line that turns over 100 MiB, under falling load",
+     [one(plus(leak(5 * MIB / 60, begin=0), day(100 * MIB, ahead=DAY // 2)), load=day(1, ahead=DAY // 2), base=340)], [(GROWING, 144, 360)]),
+    ("leak that reaches the limit within the hour, in a process of four hours",
+     [one(leak(12 * MIB, at=240), limit=1024, until=293)], [(EXHAUSTS, 265, 323)]),
+    ("leak of twelve hours", [one(leak(MIB // 2), minutes=12 * HOUR)], [(GROWING, 130, 489), (WARNED, 490, 720)]),
+    ("tables of the start, which become old all at once", [one(ramp(10, 250 * MIB))], []),
+    # Half an hour of the young bytes follows the old ones for as long.
+    ("leak that stops", [one(ramp(300, 300 * MIB), minutes=10 * HOUR)], [(GROWING, 130, 344)]),
+    ("leak where old are the bytes of six hours", [one(leak(MIB), old_age=6 * HOUR)], [(WARNED, 130, 360)]),
+    ("leak in two processes, one of them without ages", [one(leak(MIB)), one(leak(MIB), number=1, ages=False)], [(WARNED, 130, 360)]),
+]
+
 GROUPS = re.findall(r"^  - name: (\w+)$", RULES.read_text(), re.M)
 
 
-def labels_of(alert, job, process, kubernetes):
-    """Returns the expected labels of an alert, without its severity."""
+def labels_of(alert, job, process, kubernetes, ages):
+    """Returns the expected labels of an alert."""
     target = {**process.target, "job": job}
     where = {name: target[name] for name in (("cluster", "namespace", "job") if kubernetes else ("job",))}
-    if isinstance(alert, tuple):
-        return {**where, "part": alert[1]}
-    function = {"function": NAMES[LEAK]["function"]} if alert in (GROWING, EXHAUSTS, KILLED) else {}
-    return {**where, **function, **({"reason": "stacks"} if alert == SATURATED else {})}
+    name, value = alert if isinstance(alert, tuple) else (alert, None)
+    where["severity"] = (value or ("info" if ages else "warning")) if name == GROWING else SEVERITIES[name]
+    if name in (GROWING, EXHAUSTS, KILLED):
+        where["function"] = NAMES[LEAK]["function"]
+    if name == OUTSIDE and value:
+        where["part"] = value
+    return {**where, **({"reason": "stacks"} if name == SATURATED else {})}
 
 
 def name_of(alert):
@@ -271,16 +326,16 @@ def name_of(alert):
     return alert[0] if isinstance(alert, tuple) else alert
 
 
-def case(job, processes, fires, kubernetes):
+def case(job, processes, fires, kubernetes, ages):
     """Makes the series of a case, a job of its own, and the expected alerts of every minute."""
     def firing(t):
         now = {alert for alert, first, last in fires if first <= t <= last}
-        return [{"labels": braces({"alertname": name_of(alert), **labels_of(alert, job, processes[0], kubernetes)}), "value": 1}
+        return [{"labels": braces({"alertname": name_of(alert), **labels_of(alert, job, processes[0], kubernetes, ages)}), "value": 1}
                 for alert in now]
 
-    # Every label but the severity, so that one too many is seen, such as that of a process.
-    query = f'count without (__name__, alertstate, severity) (ALERTS{{alertstate="firing",job="{job}"}})'
-    return [series for process in processes for series in process.series(kubernetes, job)], [
+    # Every label, so that one too many is seen, such as that of a process.
+    query = f'count without (__name__, alertstate) (ALERTS{{alertstate="firing",job="{job}"}})'
+    return [series for process in processes for series in process.series(kubernetes, job, ages)], [
         {"expr": query, "eval_time": f"{t}m", "exp_samples": firing(t)} for t in range(processes[0].minutes + 1)]
 
 
@@ -356,23 +411,34 @@ SENTENCES = {
 }
 
 
+# As above, of processes with ages.
+WORDS_WITH_AGES = {
+    GROWING: (
+        "leak of one release in three of seven processes, one of them young", 290, "warning",
+        "Heap leak: shop::Cache::insert in cart (processes: 3)",
+        "shop::Cache::insert grows in 3 of 6 processes of cart that can be judged; by release: 0 of 3 of 2.3, 3 of 3 of 2.4."
+        " It gains 3.5MiB a minute in all, since about 23:58 UTC; the first process reaches its limit in 1h 27m 19s. Most at"
+        " src/cache.rs:42 in cart-0: kubectl -n shop port-forward cart-0 9899"),
+}
+
+
 def plain(description):
     """Returns the description of an alert whose targets have neither pod nor namespace."""
     description = re.sub(r" in cart-(\d+): kubectl.*", lambda pod: f" in 10.0.0.{int(pod[1]) + 7}:9898", description)
     return description.replace(" cart-0 ", " 10.0.0.7:9898 ")
 
 
-def sentence(alert, kubernetes):
+def sentence(alert, kubernetes, ages):
     """Makes one test of promtool: the whole alert, word by word."""
-    name, minute, severity, summary, description = SENTENCES[alert]
+    name, minute, severity, summary, description = (WORDS_WITH_AGES if ages else SENTENCES)[alert]
     processes, = (processes for other, processes, _ in CASES if other == name)
     return {
         "interval": "1m",
-        "input_series": [series for process in processes for series in process.series(kubernetes, "cart")],
+        "input_series": [series for process in processes for series in process.series(kubernetes, "cart", ages)],
         "alert_rule_test": [{
             "eval_time": f"{minute}m", "alertname": name_of(alert),
             "exp_alerts": [{
-                "exp_labels": {**labels_of(alert, "cart", processes[0], kubernetes), "severity": severity},
+                "exp_labels": {**labels_of(alert, "cart", processes[0], kubernetes, ages), "severity": severity},
                 "exp_annotations": {
                     "summary": summary, "description": description if kubernetes else plain(description),
                     "runbook_url": f"https://runbooks.example.com/heapgauge/{name_of(alert)}.md"}}]}],
@@ -408,12 +474,12 @@ def unevaluated(begin, end):
     return file
 
 
-def all_cases(cases, kubernetes, rules=RULES):
+def all_cases(cases, kubernetes, ages, rules=RULES):
     """Tries all cases in one run of promtool, each as a job of its own. Returns the complaints by case."""
     jobs = {f"cart{number}": name for number, (name, _, _) in enumerate(cases)}
     test = {"interval": "1m", "input_series": [], "promql_expr_test": []}
     for job, (_, processes, fires) in zip(jobs, cases):
-        series, queries = case(job, processes, fires, kubernetes)
+        series, queries = case(job, processes, fires, kubernetes, ages)
         test["input_series"] += series
         test["promql_expr_test"] += queries
     said = promtool(test, rules)
@@ -458,25 +524,28 @@ def main(words):
 
     with contextlib.ExitStack() as files, ThreadPoolExecutor(os.cpu_count()) as pool:
         problems, waiting = {"promtool check rules": check_rules()}, {}
-        for kubernetes in (True, False):
-            plain = "" if kubernetes else ", plain labels"
+        for kubernetes, ages in ((True, True), (True, False), (False, True), (False, False)):
+            plain = ("" if kubernetes else ", plain labels") + ("" if ages else ", no ages")
             # Without the labels that tell them apart, two processes at one address would be one.
-            cases = [case for case in CASES + (ENDED if kubernetes else []) if chosen(case[0])
+            cases = [case for case in CASES + (AGES if ages else []) + (ENDED if kubernetes else []) if chosen(case[0])
                      and (kubernetes or len({process.target["cluster"] for process in case[1]}) == 1)]
+            if ages:
+                cases = [(name, processes, OTHERWISE.get(name, fires)) for name, processes, fires in cases]
             # The long ones by themselves: a run is as long as its longest case.
             for number, part in enumerate(([case for case in cases if case[1][0].minutes <= 8 * HOUR],
                                            [case for case in cases if case[1][0].minutes > 8 * HOUR])):
                 if part:
-                    waiting[plain + " " * number] = pool.submit(all_cases, part, kubernetes)
+                    waiting[plain + " " * number] = pool.submit(all_cases, part, kubernetes, ages)
             for outage in sorted({outage for *_, outage in UNEVALUATED}) if kubernetes else []:
-                cases = [tuple(case) for *case, when in UNEVALUATED if when == outage and chosen(case[0])]
+                cases = [(name, processes, OTHERWISE.get(name, fires) if ages else fires)
+                         for name, processes, fires, when in UNEVALUATED if when == outage and chosen(name)]
                 if cases:
                     rules = files.enter_context(unevaluated(*outage))
-                    waiting[f", minutes {outage[0]} to {outage[1]}"] = pool.submit(all_cases, cases, kubernetes, rules.name)
-            for alert in SENTENCES:
+                    waiting[f", minutes {outage[0]} to {outage[1]}{plain}"] = pool.submit(all_cases, cases, kubernetes, ages, rules.name)
+            for alert in WORDS_WITH_AGES if ages else SENTENCES:
                 title = f"the words of {alert if isinstance(alert, str) else ', '.join(alert)}"
                 if chosen(title):
-                    waiting[title + plain] = pool.submit(promtool, sentence(alert, kubernetes))
+                    waiting[title + plain] = pool.submit(promtool, sentence(alert, kubernetes, ages))
         if chosen("sums of scopes"):
             waiting["sums of scopes"] = pool.submit(promtool, sums_of_scopes())
         for name, result in waiting.items():

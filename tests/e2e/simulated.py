@@ -1,11 +1,13 @@
 """A process, minute by minute, as the series that heapgauge and kube-state-metrics export of it, for promtool."""
 
+import functools
 import math
 import random
 
 MIB = 1 << 20
 HOUR, DAY = 60, 1440
 DELTA_WINDOW = 5  # minutes
+OLD_AGE = 60  # minutes
 LEAK, OTHER = "00000000000000aa", "00000000000000bb"
 LINES_OF_LEAK = [LEAK] + [f"00000000000000a{number}" for number in range(4)]  # five lines of one function
 SMALL = [f"00000000000000c{number}" for number in range(9)]
@@ -26,14 +28,14 @@ class Process:
     `load`: how much it allocates. `files`: resident pages of files, which count against no limit. `parts`: of an allocator that
     is known, the parts of its memory (`PARTS`) that are not constant, instead of `unaccounted`; `allocator=False`: one that
     says nothing. `no_scopes`: scopes that found no room. `untouched`: live bytes whose pages are not resident. `killed`: whether it tells of
-    an earlier run that was killed. `ended`: the reason that kube-state-metrics has for the last end of a
+    an earlier run that was killed. `ages`: whether it exports old bytes, those in blocks older than `old_age` minutes. `ended`: the reason that kube-state-metrics has for the last end of a
     container of its pod, `None` where it knows of none.
     """
 
     def __init__(self, minutes, sites, *, base=200, limit=None, unaccounted=lambda t: 50 * MIB, starts=(0,), seen=0,
                  until=1 << 20, tracking=lambda t: 1, dropped=lambda t: 0, no_scopes=lambda t: 0, exported=lambda site, t: True, lost=lambda t: 0,
                  cluster="east", number=0, release="2.4", load=lambda t: 1, files=lambda t: 0, parts=None, allocator=True,
-                 untouched=lambda t: 0, error=None, killed=lambda t: False, ended=lambda t: None):
+                 untouched=lambda t: 0, error=None, ages=True, old_age=OLD_AGE, killed=lambda t: False, ended=lambda t: None):
         self.target = {"cluster": cluster, "namespace": "shop", "pod": f"cart-{number}", "job": "cart",
                        "instance": f"10.0.0.{number + 7}:9898"}
         self.minutes, self.sites, self.base, self.limit = minutes, sites, base * MIB, limit
@@ -43,10 +45,11 @@ class Process:
         self.starts, self.seen, self.until, self.tracking = starts, seen, until, tracking
         self.dropped, self.exported, self.lost, self.release = {"stacks": dropped, "scopes": no_scopes}, exported, lost, release
         self.load, self.files, self.killed, self.ended = load, files, killed, ended
+        self.ages, self.old_age = ages, old_age
         self.error = error  # standard error of a site of a sampled process
 
-    def series(self, kubernetes, job):
-        """Returns the exported series for promtool, with or without the labels of Kubernetes."""
+    def series(self, kubernetes, job, ages):
+        """Returns the exported series for promtool, with or without the labels of Kubernetes, and those of ages."""
         target = {**self.target, "job": job}
         if not kubernetes:
             target = {name: target[name] for name in ("job", "instance")}
@@ -60,6 +63,8 @@ class Process:
                 there = v is not None
             return {"series": name + braces({**target, **labels}), "values": " ".join(text)}
 
+        ages = ages and self.ages
+
         def start(t):
             return max(s for s in self.starts if s <= t)
 
@@ -68,6 +73,11 @@ class Process:
 
         def held(site, t):
             return int(self.sites[site](t) or 0)
+
+        @functools.cache
+        def old(site, t):
+            # Marks of the past are a tenth of the age apart: a block is old up to so much later.
+            return min(held(site, t), int(old_bytes(self.sites[site], t, start(t), self.old_age + t % (self.old_age // 10))))
 
         def live(t):
             return self.base + sum(held(site, t) for site in self.sites)
@@ -92,6 +102,8 @@ class Process:
         yield line("heap_live_bytes", live)
         yield line("heap_peak_bytes", lambda t: peaks[t])
         yield line("heap_allocated_bytes_total", lambda t: allocated[t])
+        if ages:
+            yield line("heap_old_age_seconds", lambda t: 60 * self.old_age)
         yield line("heap_untracked_bytes", lambda t: 0)
         yield line("heap_overhead_bytes", lambda t: 4 * MIB)
         yield line("heap_unnamed_bytes", self.lost, state="lost")
@@ -124,6 +136,8 @@ class Process:
             name = {"site": site, "function": NAMES[site]["function"]}
             yield line("heap_site_live_bytes", exported(lambda t: held(site, t)), **name)
             yield line("heap_site_live_delta_bytes", exported(lambda t: held(site, t) - held(site, baseline(t))), **name)
+            if ages:
+                yield line("heap_site_old_bytes", exported(functools.partial(old, site)), **name)
             yield line("heap_site_info", exported(lambda t: 1), site=site, crate="shop", **NAMES[site])
             if self.error:
                 yield line("heap_site_live_stderr_bytes", exported(lambda t: self.error(held(site, t))), **name)
@@ -131,6 +145,27 @@ class Process:
 
 def braces(labels):
     return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
+def old_bytes(shape, t, start, age):
+    """Returns the bytes of a shape at a minute in blocks older than `age`, in a process that started at `start`.
+
+    A shape that knows its lifetimes has a function `old`. Of others the youngest blocks are freed first: old are as many bytes as were
+    live all the time since.
+    """
+    if hasattr(shape, "parts"):
+        return sum(old_bytes(part, t, start, age) for part in shape.parts)
+    if t - age < start:
+        return 0
+    if hasattr(shape, "old"):
+        return shape.old(t, age)
+    return min(shape(minute) or 0 for minute in range(t - age, t + 1))
+
+
+def lives(shape, old):
+    """Gives a shape its lifetimes: `old` returns the bytes at a minute in blocks older than an age."""
+    shape.old = old
+    return shape
 
 
 def leak(per_minute, at=0, begin=20 * MIB):
@@ -158,7 +193,21 @@ def ramp(until, top, at=0, begin=0):
 
 def sessions(value, mean, at=0):
     """Memory of requests or users that stay for `mean` minutes on average: fills ever more slowly from minute `at` on."""
-    return lambda t: int(value(t) * (1 - math.exp(-max(0, t - at) / mean)))
+    def stay(minutes):
+        return math.exp(-max(0, minutes) / mean)
+    return lives(lambda t: int(value(t) * (1 - stay(t - at))), lambda t, age: max(0, value(t - age) * (stay(age) - stay(t - at))))
+
+
+def kept(arrives, minutes):
+    """Each minute's bytes are kept for `minutes`, by a cache with a time to live; `arrives` says how many come, before minute 0 as well."""
+    return lives(functools.cache(lambda t: sum(arrives(t - ago) for ago in range(minutes))),
+                 lambda t, age: sum(arrives(t - ago) for ago in range(age, minutes)))
+
+
+def evicting(until, top, at=0):
+    """A cache that fills from minute `at` for `until` minutes, and then evicts the oldest for each new block."""
+    return lives(ramp(until, top, at=at),
+                 lambda t, age: min(max(0, t - age - at) * top // until, max(0, top - age * top // until)))
 
 
 def wobble(value, share, seed=1):
@@ -168,9 +217,9 @@ def wobble(value, share, seed=1):
     return lambda t: int(value * factors[t])
 
 
-def day(value):
-    """Follows the load of a day: a third less and more, lowest at the beginning."""
-    return lambda t: value * (1 - 0.3 * math.cos(2 * math.pi * t / DAY))
+def day(value, ahead=0):
+    """Follows the load of a day: a third less and more, lowest at the beginning, `ahead` minutes earlier. Its blocks live for minutes."""
+    return lives(lambda t: value * (1 - 0.3 * math.cos(2 * math.pi * (t + ahead) / DAY)), lambda t, age: 0)
 
 
 def sampled(interval):
@@ -179,4 +228,7 @@ def sampled(interval):
 
 
 def plus(*parts):
-    return lambda t: sum(part(t) for part in parts)
+    def whole(t):
+        return sum(part(t) for part in parts)
+    whole.parts = parts
+    return whole

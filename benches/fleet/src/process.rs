@@ -8,6 +8,10 @@ use crate::site::Site;
 
 /// Minutes of the baseline.
 const WINDOW: usize = 5;
+/// Minutes from which on a block is old.
+const OLD_AGE: usize = 60;
+/// Minutes between the marks of so long ago: a block is seen to be old so much later.
+const PRECISION: usize = 6;
 
 pub struct Process<'a> {
     pub service: &'a Service,
@@ -88,7 +92,7 @@ impl<'a> Process<'a> {
         }
         if service.kind == Kind::Jump && self.minute >= service.jump_at && self.jumped == 0 {
             self.jumped = 60 * MIB / service.sites[2].block;
-            self.sites[2].leaked = self.jumped;
+            self.sites[2].load(self.jumped);
         }
         self.history.push_front(self.sites.iter().map(Site::blocks).collect());
         self.history.truncate(WINDOW + 1);
@@ -128,6 +132,9 @@ impl<'a> Process<'a> {
             emit("heap_site_live_blocks", &names, site.blocks() as f64);
             emit("heap_site_live_delta_bytes", &names, delta * block);
             emit("heap_site_live_delta_blocks", &names, delta);
+            let old = site.blocks_older_than(OLD_AGE + (self.minute - self.started) as usize % PRECISION);
+            emit("heap_site_old_bytes", &names, old as f64 * block);
+            emit("heap_site_allocated_bytes_total", &names, site.allocated as f64 * block);
             let (function, file, line) = (&spec.function, &spec.file, spec.line);
             let labels = format!(
                 "{{site=\"{}\",function=\"{function}\",file=\"{file}\",line=\"{line}\",crate=\"service\",via=\"\"}}",
@@ -137,6 +144,7 @@ impl<'a> Process<'a> {
         }
         emit("heap_sites", "", 600.0);
         emit("heap_sites_exported", "", self.sites.len() as f64);
+        emit("heap_old_age_seconds", "", OLD_AGE as f64 * minute_length);
         emit("heap_delta_window_seconds", "", window as f64 * minute_length);
         emit("heap_snapshot_timestamp_seconds", "", seconds(self.minute - 1));
         emit("heap_snapshot_duration_seconds", "", 0.001);

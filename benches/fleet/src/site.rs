@@ -10,6 +10,9 @@ use crate::random::Random;
 /// Parts of the births of a minute; each part has one lifetime, a quantile of the distribution.
 const PARTS: u64 = 8;
 
+/// Minutes back to which the age of a leaked block is known.
+const OLDEST: usize = 70;
+
 /// How long the blocks of a site live.
 #[derive(Clone, Debug)]
 pub enum Lifetime {
@@ -51,8 +54,12 @@ pub struct Site {
     /// Births of the latest minutes, the present one first.
     births: VecDeque<u64>,
     clear_every: usize,
-    pub live: u64,
-    pub leaked: u64,
+    live: u64,
+    leaked: u64,
+    /// Blocks that were ever born.
+    pub allocated: u64,
+    /// Leaked blocks at the end of the latest minutes, the present one first.
+    leaked_then: VecDeque<u64>,
 }
 
 impl Site {
@@ -70,7 +77,15 @@ impl Site {
                 }
             };
         }
-        Site { lifetimes, births: VecDeque::new(), clear_every, live: 0, leaked: 0 }
+        Site {
+            lifetimes,
+            births: VecDeque::new(),
+            clear_every,
+            live: 0,
+            leaked: 0,
+            allocated: 0,
+            leaked_then: VecDeque::new(),
+        }
     }
 
     /// Lives one minute. Returns the blocks that were born and that died.
@@ -105,11 +120,38 @@ impl Site {
             leaked = random.poisson(leak.blocks * leak.every as f64 * load);
             self.leaked += leaked;
         }
+        self.allocated += born + leaked;
+        self.leaked_then.push_front(self.leaked);
+        self.leaked_then.truncate(1 + OLDEST);
         (born + leaked, died)
+    }
+
+    /// Loads blocks that stay.
+    pub fn load(&mut self, blocks: u64) {
+        self.leaked += blocks;
+        self.allocated += blocks;
     }
 
     pub fn blocks(&self) -> u64 {
         self.live + self.leaked
+    }
+
+    /// Returns the live blocks that were born more than `age` minutes ago, at most `OLDEST`.
+    pub fn blocks_older_than(&self, age: usize) -> u64 {
+        let part_of = |part: u64, born: &u64| (born + part) / PARTS;
+        let living: u64 = if self.clear_every > 0 {
+            self.births.iter().skip(age).sum()
+        } else {
+            // A part that was born so many minutes ago lives for its lifetime.
+            (0..PARTS)
+                .zip(self.lifetimes)
+                .map(|(part, lifetime)| {
+                    let minutes = lifetime.saturating_sub(age);
+                    self.births.iter().skip(age).take(minutes).map(|born| part_of(part, born)).sum::<u64>()
+                })
+                .sum()
+        };
+        living + self.leaked_then.get(age).unwrap_or(&0)
     }
 }
 
@@ -140,6 +182,24 @@ mod tests {
         near(live_after(1000, Lifetime::Fixed(60), None), 60_000.0);
         near(live_after(30, Lifetime::Fixed(60), None), 30_000.0);
         near(live_after(1000, Lifetime::Mean(20.0), None), 20_000.0);
+    }
+
+    #[test]
+    fn old_blocks_are_those_that_lived_so_long() {
+        let at = |minutes, lifetime, leak: Option<Leak>, age| {
+            let (spec, mut random) = (spec(lifetime), Random::new(7, 7));
+            let mut site = Site::new(&spec);
+            for minute in 1..=minutes {
+                site.step(&spec, leak.as_ref(), minute, 1.0, &mut random);
+            }
+            assert_eq!(site.blocks_older_than(0), site.blocks());
+            site.blocks_older_than(age)
+        };
+        near(at(1000, Lifetime::Fixed(180), None, 60), 120_000.0);
+        assert_eq!(at(1000, Lifetime::Fixed(50), None, 60), 0);
+        near(at(110, Lifetime::UntilCleared(120), None, 60), 50_000.0);
+        let leak = Some(Leak { blocks: 10.0, every: 1 });
+        near(at(300, Lifetime::Fixed(1), leak, 60), 2_400.0);
     }
 
     #[test]
