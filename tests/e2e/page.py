@@ -952,7 +952,6 @@ def scopes_are_a_table_and_a_filter():
         assert not page.one("#scopes").is_displayed() and not any("scopes.json" in asked for asked in server.asked)
 
 
-@contextlib.contextmanager
 def ages_are_a_bar_and_a_filter():
     """Each row has a bar of its ages that adds up; the filter leaves the old bytes in table and flame graph, and is in the address."""
     mib = 1 << 20
@@ -1043,6 +1042,7 @@ def ages_are_a_bar_and_a_filter():
         assert not [path for path in server.asked if "older_than" in path]
 
 
+@contextlib.contextmanager
 def page_of_file(*options):
     """Runs `heapgauge page` on a snapshot of three lines, and yields its address."""
     def trace(size, *frames):
