@@ -172,6 +172,7 @@ impl State {
     }
 
     /// Returns the bounds of each stack at one age. The stacks ascend by id.
+    #[cfg(any(feature = "http", test))]
     pub(super) fn stack_ages(&self, now: Instant, stacks: &[StackNow], age: Duration) -> Vec<AgeTotals> {
         let mut all = vec![AgeTotals::default(); stacks.len()];
         self.source.ages().lock().bounds(now, stacks, &[age], |_, at, bounds| all[at] = bounds);
