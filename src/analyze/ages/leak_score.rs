@@ -11,19 +11,20 @@
 //!   rises as often as it falls;
 //! * they have risen by more than the largest loss that is remembered at all: a cache that is emptied every few hours rises as a leak does, until
 //!   it is emptied once;
+//! * its live bytes have risen by half as much above their least: the blocks of a cache become older where the load falls, and no more;
 //! * they rise still: once they have been level for more than twice as long as ever between two steps that succeeded, they have levelled.
 //!
 //! The same is tried at four scales: each look, and the least of every 8, 64 and 512 looks, 32 of each. With looks every 15 seconds these reach
 //! back 8 minutes, one hour, 8 hours and 3 days. A slow leak, or one that goes on in bursts, shows at a coarse scale first. The highest score counts.
 //!
-//! Used under the collector's lock; costs some hundred bytes a site.
+//! Used under the collector's lock; costs about a kilobyte a site.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Number of looks that a block has survived before it is old here.
-pub(crate) const OLD_LOOKS: u32 = 4;
+pub(crate) const OLD_LOOKS: usize = 4;
 /// Number of scales, of looks in one step of the next scale, and of steps remembered at each.
 const SCALES: usize = 4;
 const STEP: u64 = 8;
@@ -32,6 +33,8 @@ const RING: usize = 32;
 const TRIALS: usize = 9;
 /// Share of the old bytes that they have to have risen by.
 const LEAST_RISE: f32 = 0.005;
+/// Number of looks of which the one with most live bytes stands for the present: blocks that turn over may be gone at a look.
+const RECENT: usize = 3;
 /// Score from which a site very likely leaks.
 pub(crate) const LIKELY: f64 = 0.9;
 
@@ -46,21 +49,32 @@ pub(crate) struct Judged {
     pub rise: f64,
 }
 
-/// Old bytes of one site at each scale, the latest last.
+/// The least old bytes and the least live bytes of a step.
+#[derive(Clone, Copy, Debug)]
+struct Least {
+    old: f32,
+    live: f32,
+}
+
+/// Bytes of one site at each scale, the latest last.
 #[derive(Debug, Default)]
 struct Series {
-    rings: [Vec<f32>; SCALES],
+    rings: [Vec<Least>; SCALES],
     /// The least since the last step of each scale but the first.
-    least: [Option<f32>; SCALES],
+    least: [Option<Least>; SCALES],
 }
 
 impl Series {
-    fn push(&mut self, bytes: u64, look: u64) {
-        push(&mut self.rings[0], bytes as f32);
+    fn push(&mut self, old: u64, live: u64, look: u64) {
+        let bytes = Least { old: old as f32, live: live as f32 };
+        push(&mut self.rings[0], bytes);
         let mut step = 1;
         for (ring, least) in self.rings.iter_mut().zip(&mut self.least).skip(1) {
             step *= STEP;
-            let value = least.map_or(bytes as f32, |least| least.min(bytes as f32));
+            let value = least.map_or(bytes, |least| Least {
+                old: least.old.min(bytes.old),
+                live: least.live.min(bytes.live),
+            });
             *least = Some(value);
             if look.is_multiple_of(step) {
                 push(ring, value);
@@ -71,7 +85,7 @@ impl Series {
 
     /// Returns the score and the rise at one scale; `None`: there are too few steps.
     fn judge(&self, scale: usize) -> Option<(f64, f32)> {
-        let values = &self.rings[scale];
+        let values: Vec<f32> = self.rings[scale].iter().map(|least| least.old).collect();
         let steps = values.len().checked_sub(1).filter(|steps| *steps >= TRIALS)?;
         // The least from each value on.
         let mut least = values.clone();
@@ -81,7 +95,10 @@ impl Series {
         }
         let rise = least[steps] - least[0];
         let remembered = (scale + 1..SCALES).map(|scale| self.loss(scale)).fold(0.0, f32::max);
-        let is_more = rise > values[steps] * LEAST_RISE && rise > 2.0 * self.loss(scale) && rise > remembered;
+        let is_more = rise > values[steps] * LEAST_RISE
+            && rise > 2.0 * self.loss(scale)
+            && rise > remembered
+            && self.live_rise(scale) >= rise / 2.0;
         let successes = if is_more && !has_levelled(&least) {
             least.windows(2).filter(|pair| pair[1] > pair[0]).count()
         } else {
@@ -93,13 +110,19 @@ impl Series {
 
     /// Returns the least since the last step of a scale, where there was a look since.
     fn since(&self, scale: usize) -> impl Iterator<Item = f32> {
-        self.least[scale].into_iter()
+        self.least[scale].iter().map(|least| least.old)
+    }
+
+    /// Returns by how much the most live bytes of the last looks are above the least of a scale.
+    fn live_rise(&self, scale: usize) -> f32 {
+        let recent = self.rings[0].iter().rev().take(RECENT).map(|least| least.live).fold(0.0, f32::max);
+        recent - self.rings[scale].iter().map(|least| least.live).fold(f32::MAX, f32::min)
     }
 
     /// Returns the largest fall from a value of a scale to a later one.
     fn loss(&self, scale: usize) -> f32 {
         let (mut most, mut loss) = (f32::MIN, 0.0_f32);
-        for value in self.rings[scale].iter().copied().chain(self.since(scale)) {
+        for value in self.rings[scale].iter().map(|least| least.old).chain(self.since(scale)) {
             most = most.max(value);
             loss = loss.max(most - value);
         }
@@ -107,7 +130,7 @@ impl Series {
     }
 }
 
-fn push(ring: &mut Vec<f32>, value: f32) {
+fn push(ring: &mut Vec<Least>, value: Least) {
     if ring.len() == RING {
         ring.remove(0);
     }
@@ -144,6 +167,11 @@ impl LeakScores {
         self.last.map_or(Duration::ZERO, |last| spacing.saturating_sub(now.saturating_duration_since(last)))
     }
 
+    /// Leaves a look out: too little is known yet.
+    pub(crate) fn leave_out(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         *self = LeakScores::default();
@@ -178,8 +206,8 @@ impl LeakScores {
             ranked[most..].iter().for_each(|(_, _, id)| drop(self.series.remove(id)));
             ranked.truncate(most);
         }
-        for (old, _, id) in ranked {
-            self.series.entry(id).or_default().push(old, self.looks);
+        for (old, live, id) in ranked {
+            self.series.entry(id).or_default().push(old, live, self.looks);
         }
     }
 

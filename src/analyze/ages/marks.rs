@@ -120,9 +120,9 @@ impl Marks {
         self.marks.back().map(|mark| mark.begun)
     }
 
-    /// Returns the time at which the oldest mark had been read.
-    pub(crate) fn oldest(&self) -> Option<Instant> {
-        self.marks.front().map(|mark| mark.read)
+    /// Returns the time at which the mark so many marks before the newest had been read.
+    pub(crate) fn read_before(&self, before: usize) -> Option<Instant> {
+        self.marks.iter().rev().nth(before).map(|mark| mark.read)
     }
 
     /// Returns the bytes of all marks.

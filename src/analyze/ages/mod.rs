@@ -168,9 +168,11 @@ impl Ages {
         if self.settings.cohorts { self.cohorts.choose(raw, spacing, limit) } else { Vec::new() }
     }
 
-    /// Returns whether there was a look so long before that all older blocks were seen.
-    pub(crate) fn reaches(&self, age: Duration, now: Instant) -> bool {
-        self.marks.oldest().is_some_and(|oldest| now.saturating_duration_since(oldest) >= age)
+    /// Returns the age of the mark so many marks before the newest; `None`: there are fewer.
+    ///
+    /// Looks are early or late. From one look to the next this goes on by one mark, where a fixed age may be that of the same mark again.
+    pub(crate) fn age_of_mark(&self, before: usize, now: Instant) -> Option<Duration> {
+        now.checked_duration_since(self.marks.read_before(before)?)
     }
 
     /// Passes the bounds of each stack at each age to `each`, by the places of the age and of the stack. Both ascend. Costs one pass over

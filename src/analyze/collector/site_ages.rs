@@ -67,22 +67,23 @@ impl State {
             self.source.renew(&renewed);
         }
         if raw.tracking && self.scores.due_in(raw.taken, spacing).is_zero() {
-            self.look_at_sites(raw, spacing);
+            self.look_at_sites(raw);
         }
     }
 
     /// Adds the old bytes of each site to those known before, where blocks are known to be old.
-    fn look_at_sites(&mut self, raw: &RawSnapshot, spacing: Duration) {
+    fn look_at_sites(&mut self, raw: &RawSnapshot) {
         self.adopt_names(raw, None);
         self.allocated.look(&self.names, &raw.stacks);
-        let (stacks, age) = (stacks_now(raw), spacing * OLD_LOOKS);
+        let stacks = stacks_now(raw);
         let names = &self.names;
         let mut sums = vec![(0, 0); names.sites.len()];
         {
             let ages = self.source.ages().lock();
-            if !ages.reaches(age, raw.taken) {
+            let Some(age) = ages.age_of_mark(OLD_LOOKS, raw.taken) else {
+                self.scores.leave_out(raw.taken);
                 return;
-            }
+            };
             ages.bounds(raw.taken, &stacks, &[age], |_, at, bounds| {
                 if let Some(index) = names.get(stacks[at].id) {
                     sums[index].0 += bounds.lower.bytes;

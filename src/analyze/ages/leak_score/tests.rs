@@ -12,7 +12,11 @@ fn judged(looks: u64, old: impl FnMut(u64) -> u64) -> Option<Judged> {
     let mut old = old;
     let (mut scores, start) = (LeakScores::default(), Instant::now());
     for look in 0..looks {
-        scores.look(start + SPACING * look as u32, [(7, old(look), MIB)].into_iter(), 16);
+        scores.look(
+            start + SPACING * look as u32,
+            [old(look)].map(|old| (7, old, old + MIB)).into_iter(),
+            16,
+        );
     }
     scores.judge(7)
 }
@@ -100,11 +104,26 @@ fn a_load_that_follows_the_day_is_no_leak_after_its_first_day() {
     assert!(score(5_760 * 3, |look| day(look) + look * 100_000) > 0.5);
 }
 
+/// The load falls: the blocks of a full cache become older, and no more. Beside a leak, live bytes that turn over hide nothing.
+#[test]
+fn a_cache_that_turns_over_more_slowly_is_no_leak() {
+    let (mut scores, start) = (LeakScores::default(), Instant::now());
+    let mut random = Random::new();
+    for look in 0..40_u64 {
+        let slower = (7, 20 * MIB + look * MIB / 4, 40 * MIB);
+        let leaks = (8, look * 15_000, look * 15_000 + random.below(100 << 20) as u64);
+        scores.look(start + SPACING * look as u32, [slower, leaks].into_iter(), 16);
+    }
+    let score = |id| scores.judge(id).unwrap().score;
+    assert!(score(7) < 0.1 && score(8) > 0.9, "{} {}", score(7), score(8));
+}
+
 #[test]
 fn growth_counts_where_it_is_likely_a_leak_and_large() {
     let (mut scores, start) = (LeakScores::default(), Instant::now());
     for look in 0..20 {
-        let sites = [(7, 15_000 * look, 1), (8, 15_000 * (look % 2), 1)];
+        let sites = [15_000 * look, 15_000 * (look % 2)];
+        let sites = [(7, sites[0], sites[0] + 1), (8, sites[1], sites[1] + 1)];
         scores.look(start + SPACING * look as u32, sites.into_iter(), 16);
     }
     let rise = 19 * 15_000;

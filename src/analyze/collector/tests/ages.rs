@@ -256,6 +256,24 @@ fn cohorts_tell_the_ages_of_what_turns_over() {
     assert!(without > 0.1 && two == 2, "{without} {two}");
 }
 
+/// The server's clock is late now and then: no step of a leak is missed for that.
+#[test]
+fn a_leak_is_found_where_looks_are_late() {
+    let (mut program, mut random) = (Program::new(), Random::new());
+    let mut next = 0;
+    while program.second < 500 {
+        program.second += 1;
+        program.fake.at(program.second);
+        program.allocate(LEAK, 1024);
+        if program.second >= next {
+            program.collector.tick();
+            next = program.second + 15 + random.below(16) as u64;
+        }
+    }
+    let score = Program::row(&program.report(), LEAK).leak_score;
+    assert!(score > Some(0.9), "{score:?}");
+}
+
 #[test]
 fn without_cohorts_there_are_bounds_alone() {
     let mut program = Program::new();
