@@ -17,6 +17,7 @@ mod differential;
 mod ends;
 mod fork;
 mod inner;
+mod leaks;
 mod life;
 mod life_cycle;
 mod limit;
