@@ -62,6 +62,9 @@ pub(crate) fn changes() -> Option<usize> {
     changes.is_multiple_of(2).then_some(changes)
 }
 
+/// Numbers without a chunk that cost as much as a look at one. Where ids are renewed, most chunks of a page are soon given back.
+const STEPS: usize = 32;
+
 /// Result of a look at a chunk.
 enum Found {
     /// Nothing to do.
@@ -86,7 +89,8 @@ impl Looks {
         Looks { next: 0, begun: None, rest: None }
     }
 
-    /// Looks at so many chunks at most, and unlinks those whose ids are over, so many at most. Returns whether a chunk was closed.
+    /// Looks at so many chunks at most, passing numbers without one by, and unlinks those whose ids are over, so many at most. Returns
+    /// whether a chunk was closed.
     pub(super) fn look(&mut self, most: usize, mut most_over: usize, unlinked: &mut Unlinked) -> bool {
         if let Some(at) = self.rest {
             if !unlinked.unlink_own(at) {
@@ -105,10 +109,8 @@ impl Looks {
         let mut has_closed = false;
         // Once around at most: a chunk that is closed is looked at again in another round, after a barrier.
         let mut rest = end.saturating_sub(begin);
-        for _ in 0..most {
-            if rest == 0 {
-                break;
-            }
+        let mut steps = most * STEPS;
+        while steps > 0 && rest > 0 {
             if !(begin..end).contains(&self.next) {
                 self.next = begin;
             }
@@ -119,8 +121,11 @@ impl Looks {
                 }
                 self.next += PAGE;
                 rest = rest.saturating_sub(PAGE);
+                steps = steps.saturating_sub(STEPS);
                 continue;
             }
+            let is_there = SHARED.chunk(at).is_some();
+            steps = steps.saturating_sub(if is_there { STEPS } else { 1 });
             match self.look_at(at, now) {
                 Found::Nothing => {}
                 Found::Closed => has_closed = true,
