@@ -9,7 +9,8 @@
 //! are freed, and for an hour more at most: the next cohort is renewed before any of it has been freed, or cohorts of a cache would be as
 //! wide as the time for which it holds its entries.
 //!
-//! A cohort whose blocks leak is never empty. So rounds become rarer by the number of cohorts that are held: their number grows with the
+//! A cohort whose blocks leak is never empty, and neighbours of it are not given back, see `stack_id::life`. So rounds become rarer by the number of
+//! cohorts that are held, empty or not: their number grows with the
 //! logarithm of time, and ends at a fixed one.
 #![forbid(unsafe_code)]
 
@@ -83,7 +84,7 @@ impl Cohorts {
             if holds_much {
                 candidates.push(Candidate { stack, key });
             } else {
-                held += u64::from(counts.live_blocks() > 0);
+                held += 1;
             }
         }
         candidates.retain(|candidate| self.is_turning(candidate, much, raw.taken));

@@ -1,27 +1,37 @@
 //! Judges from the old bytes of each site over time how likely it leaks.
 //!
-//! A site's *old bytes* are those in blocks that have surely survived four looks. A leak is growth of old bytes that is never lost again. So each step
+//! A site's *old bytes* are here the most that may be in blocks that have survived four looks. A leak is growth of old bytes that is never lost again. So each step
 //! between two looks is a trial: it succeeds where the least of all later old bytes is more than the least of those from the step's
 //! beginning on; it fails where nothing grew, or where the growth was lost again. The score is the chance that the next step succeeds, too,
 //! by Laplace's rule of succession: `(successes + 1) / (trials + 2)`. With nine steps that all succeed it is 0.91, with none 0.09.
+//!
+//! Why the upper bound: it falls only where memory is freed. The lower one falls to nothing where one block is replaced by a larger one, as when a map
+//! grows, and where most blocks of a line are freed and some leak.
 //!
 //! Noise must not succeed by chance. No step of a site does unless
 //!
 //! * its old bytes have risen by half a percent in all, and by more than twice the largest loss among these looks: a level that varies
 //!   rises as often as it falls;
-//! * they have risen by more than the largest loss that is remembered at all: a cache that is emptied every few hours rises as a leak does, until
-//!   it is emptied once;
+//! * they have risen by half as much again as the largest loss that is remembered at all: a cache that is emptied every few hours rises as a leak
+//!   does, until it is emptied once;
+//! * a quarter of that is surely old: blocks that live shortly may be old for all that the bounds say, and become more with the load;
 //! * its live bytes have risen by half as much above their least: the blocks of a cache become older where the load falls, and no more;
+//! * half of all steps succeed: a level that settles rises now and then;
 //! * they rise still: once they have been level for more than twice as long as ever between two steps that succeeded, they have levelled.
 //!
 //! The same is tried at four scales: each look, and the least of every 8, 64 and 512 looks, 32 of each. With looks every 15 seconds these reach
 //! back 8 minutes, one hour, 8 hours and 3 days. A slow leak, or one that goes on in bursts, shows at a coarse scale first. The highest score counts.
 //!
-//! Used under the collector's lock; costs about a kilobyte a site.
+//! Where nothing else is missing than that a quarter is surely old, a low score would say more than is known: there is none.
+//!
+//! Used under a lock; costs about a kilobyte a site.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use super::AgeBounds;
 
 /// Number of looks that a block has survived before it is old here.
 pub(crate) const OLD_LOOKS: usize = 4;
@@ -62,11 +72,32 @@ struct Series {
     rings: [Vec<Least>; SCALES],
     /// The least since the last step of each scale but the first.
     least: [Option<Least>; SCALES],
+    /// Bytes that were surely old at the last look.
+    surely_old: f32,
+}
+
+/// Judgement at one scale.
+struct Steps {
+    score: f64,
+    rise: f32,
+    /// The site may leak as well: what grows is not surely old.
+    is_unsure: bool,
+}
+
+/// One site at a look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SiteLook {
+    pub id: u64,
+    /// Bounds of its old bytes.
+    pub old: AgeBounds,
+    pub live_bytes: u64,
 }
 
 impl Series {
-    fn push(&mut self, old: u64, live: u64, look: u64) {
-        let bytes = Least { old: old as f32, live: live as f32 };
+    fn push(&mut self, SiteLook { old, live_bytes, .. }: SiteLook, look: u64) {
+        let AgeBounds { lower_bytes, upper_bytes } = old;
+        self.surely_old = lower_bytes as f32;
+        let bytes = Least { old: upper_bytes as f32, live: live_bytes as f32 };
         push(&mut self.rings[0], bytes);
         let mut step = 1;
         for (ring, least) in self.rings.iter_mut().zip(&mut self.least).skip(1) {
@@ -83,8 +114,8 @@ impl Series {
         }
     }
 
-    /// Returns the score and the rise at one scale; `None`: there are too few steps.
-    fn judge(&self, scale: usize) -> Option<(f64, f32)> {
+    /// Judges one scale; `None`: there are too few steps.
+    fn judge(&self, scale: usize) -> Option<Steps> {
         let values: Vec<f32> = self.rings[scale].iter().map(|least| least.old).collect();
         let steps = values.len().checked_sub(1).filter(|steps| *steps >= TRIALS)?;
         // The least from each value on.
@@ -97,15 +128,14 @@ impl Series {
         let remembered = (scale + 1..SCALES).map(|scale| self.loss(scale)).fold(0.0, f32::max);
         let is_more = rise > values[steps] * LEAST_RISE
             && rise > 2.0 * self.loss(scale)
-            && rise > remembered
+            && rise > 1.5 * remembered
             && self.live_rise(scale) >= rise / 2.0;
-        let successes = if is_more && !has_levelled(&least) {
-            least.windows(2).filter(|pair| pair[1] > pair[0]).count()
-        } else {
-            0
-        };
+        let rises = least.windows(2).filter(|pair| pair[1] > pair[0]).count();
+        let goes_on = is_more && rises * 2 >= steps && !has_levelled(&least);
+        let is_sure = self.surely_old >= rise / 4.0;
+        let successes = if goes_on && is_sure { rises } else { 0 };
         let score = (successes + 1) as f64 / (steps + 2) as f64;
-        Some((score, if successes > 0 { rise } else { 0.0 }))
+        Some(Steps { score, rise: if successes > 0 { rise } else { 0.0 }, is_unsure: goes_on && !is_sure })
     }
 
     /// Returns the least since the last step of a scale, where there was a look since.
@@ -152,9 +182,9 @@ fn has_levelled(values: &[f32]) -> bool {
 }
 
 /// Old bytes of the sites that hold most of them, over time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LeakScores {
-    series: HashMap<u64, Series>,
+    series: BTreeMap<u64, Series>,
     /// Times of the steps of each scale.
     times: [VecDeque<Instant>; SCALES],
     looks: u64,
@@ -162,6 +192,11 @@ pub(crate) struct LeakScores {
 }
 
 impl LeakScores {
+    pub(crate) const fn new() -> LeakScores {
+        let times = [const { VecDeque::new() }; SCALES];
+        LeakScores { series: BTreeMap::new(), times, looks: 0, last: None }
+    }
+
     /// Returns the time until the next look; zero: now.
     pub(crate) fn due_in(&self, now: Instant, spacing: Duration) -> Duration {
         self.last.map_or(Duration::ZERO, |last| spacing.saturating_sub(now.saturating_duration_since(last)))
@@ -174,11 +209,11 @@ impl LeakScores {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        *self = LeakScores::default();
+        *self = LeakScores::new();
     }
 
-    /// Adds a look: sites with their old and live bytes, each once. Remembers as many sites as `most`, those with most old bytes first.
-    pub(crate) fn look(&mut self, now: Instant, sites: impl Iterator<Item = (u64, u64, u64)>, most: usize) {
+    /// Adds a look at sites, each once. Remembers as many sites as `most`, those with most old bytes first.
+    pub(crate) fn look(&mut self, now: Instant, sites: impl Iterator<Item = SiteLook>, most: usize) {
         self.last = Some(now);
         self.looks += 1;
         let mut step = 1;
@@ -191,29 +226,33 @@ impl LeakScores {
             }
             step *= STEP;
         }
-        let mut held: HashMap<u64, (u64, u64)> = HashMap::new();
-        for (id, old, live) in sites {
-            if live > 0 || self.series.contains_key(&id) {
-                held.insert(id, (old, live));
-            }
+        let is_followed = |site: &SiteLook| site.live_bytes > 0 || self.series.contains_key(&site.id);
+        let mut held: BTreeMap<u64, SiteLook> =
+            sites.filter(is_followed).map(|site| (site.id, site)).collect();
+        for &id in self.series.keys() {
+            held.entry(id).or_insert(SiteLook { id, old: AgeBounds::default(), live_bytes: 0 });
         }
-        let missing: Vec<u64> = self.series.keys().filter(|id| !held.contains_key(id)).copied().collect();
-        held.extend(missing.into_iter().map(|id| (id, (0, 0))));
-        let mut ranked: Vec<(u64, u64, u64)> =
-            held.into_iter().map(|(id, (old, live))| (old, live, id)).collect();
+        let mut ranked: Vec<SiteLook> = held.into_values().collect();
         if ranked.len() > most {
-            ranked.select_nth_unstable_by(most, |a, b| b.cmp(a));
-            ranked[most..].iter().for_each(|(_, _, id)| drop(self.series.remove(id)));
+            ranked.select_nth_unstable_by_key(most, |site| {
+                Reverse((site.old.upper_bytes, site.live_bytes, site.id))
+            });
+            ranked[most..].iter().for_each(|site| drop(self.series.remove(&site.id)));
             ranked.truncate(most);
         }
-        for (old, live, id) in ranked {
-            self.series.entry(id).or_default().push(old, live, self.looks);
+        for site in ranked {
+            self.series.entry(site.id).or_default().push(site, self.looks);
         }
     }
 
-    /// Judges a site; `None` where too little is known of it.
+    /// Judges a site; `None` where too little is known of it: before nine steps, or where what grows may be old or not.
     pub(crate) fn judge(&self, id: u64) -> Option<Judged> {
         self.judge_series(self.series.get(&id)?)
+    }
+
+    /// Returns the likelihood that a site leaks; `None` as for [`judge`](LeakScores::judge).
+    pub(crate) fn score(&self, id: u64) -> Option<f64> {
+        self.judge(id).map(|judged| judged.score)
     }
 
     /// Iterates over the sites that very likely leak.
@@ -232,9 +271,10 @@ impl LeakScores {
     }
 
     fn judge_series(&self, series: &Series) -> Option<Judged> {
-        let mut best: Option<Judged> = None;
+        let (mut best, mut may_leak) = (None::<Judged>, false);
         for (scale, times) in self.times.iter().enumerate() {
-            let Some((score, rise)) = series.judge(scale) else { continue };
+            let Some(Steps { score, rise, is_unsure }) = series.judge(scale) else { continue };
+            may_leak |= is_unsure;
             let steps = series.rings[scale].len() - 1;
             let first = times.len().checked_sub(steps + 1).and_then(|first| times.get(first));
             let seconds = match (first, times.back()) {
@@ -247,7 +287,7 @@ impl LeakScores {
                 best = Some(Judged { score, bytes_per_second, rise: f64::from(rise) });
             }
         }
-        best
+        best.filter(|judged| judged.score > LIKELY || !may_leak)
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::analyze::live::Live;
 use crate::record::raw_snapshot::{RawSnapshot, RawStack};
 use cohorts::Cohorts;
+use leak_score::LeakScores;
 pub(crate) use marks::HORIZON;
 use marks::Marks;
 
@@ -121,6 +122,8 @@ impl AgeSettings {
 #[derive(Debug)]
 pub(crate) struct Ages {
     pub settings: AgeSettings,
+    /// Scores of the sites, by the looks of all collectors.
+    pub scores: LeakScores,
     marks: Marks,
     cohorts: Cohorts,
     epoch: Option<u32>,
@@ -131,7 +134,14 @@ pub(crate) struct Ages {
 impl Ages {
     pub(crate) const fn new() -> Ages {
         let settings = AgeSettings { old_age: DEFAULT_OLD_AGE, cohorts: true };
-        Ages { settings, marks: Marks::new(), cohorts: Cohorts::new(), epoch: None, seen: None }
+        Ages {
+            settings,
+            scores: LeakScores::new(),
+            marks: Marks::new(),
+            cohorts: Cohorts::new(),
+            epoch: None,
+            seen: None,
+        }
     }
 
     /// Returns the time until the next look; zero: now.
@@ -149,6 +159,7 @@ impl Ages {
         if before != Some(raw.epoch) {
             self.marks.clear(if before.is_none() { began } else { seen });
             self.cohorts.clear();
+            self.scores.clear();
         }
     }
 

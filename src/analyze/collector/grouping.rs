@@ -11,9 +11,10 @@ use super::state::State;
 use super::top_sites::{Candidate, Limits, choose};
 use crate::analyze::dump_counts;
 use crate::analyze::live::LiveChange;
-use crate::analyze::symbols;
+use crate::analyze::symbols::{self, Site};
 use crate::record::raw_snapshot::{Dropped, RawSnapshot, RawStack};
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const TOP_DELTA: usize = 4;
@@ -101,9 +102,11 @@ impl State {
     /// before.
     fn no_rows(&mut self) -> (Rows<SiteRow>, Rows<ScopeRow>) {
         let none = LiveChange::default();
-        let followed = self
-            .followed
-            .rows(&[], |site| SiteRow::new(site.clone(), none, 0).with_past(&self.allocated, &self.scores));
+        let ages = self.source.ages().lock();
+        let row = |site: &Arc<Site>| {
+            SiteRow::new(site.clone(), none, 0).with_past(&self.allocated, ages.scores.score(site.id))
+        };
+        let followed = self.followed.rows(&[], row);
         ((Vec::new(), followed), (Vec::new(), self.scopes.followed_rows(&PairSums::default(), none)))
     }
 
@@ -116,7 +119,7 @@ impl State {
             let index = self.names.index.get(&(site.id, true)).map(|&index| index as usize);
             let sum = index.and_then(|index| sums.get(index)).copied().unwrap_or_default();
             let row = SiteRow::new(site.clone(), sum.change(), sum.stderr())
-                .with_past(&self.allocated, &self.scores);
+                .with_past(&self.allocated, self.source.ages().lock().scores.score(site.id));
             row.with_ages(index.and_then(|index| ages.get(index)).copied().unwrap_or_default())
         });
         (sites, followed)
@@ -164,6 +167,7 @@ impl State {
     ) -> Vec<SiteRow> {
         let now = raw.taken;
         let ago = |id: &u64| self.tops.get(id).map(|&at| now.saturating_duration_since(at));
+        let looked = self.source.ages().lock();
         let candidates: Vec<Candidate> = self
             .names
             .sites
@@ -173,7 +177,7 @@ impl State {
                 // One that would have another id with more memory is never chosen.
                 let live = if site.is_final() { estimate.change() } else { LiveChange::default() };
                 let (delta_bytes, top_ago) = (live.delta_bytes(), ago(&site.id));
-                let old_growth = self.scores.growth(site.id, raw.totals.live_bytes());
+                let old_growth = looked.scores.growth(site.id, raw.totals.live_bytes());
                 Candidate { id: site.id, live: live.now, delta_bytes, old_growth, top_ago }
             })
             .collect();
@@ -198,7 +202,8 @@ impl State {
             .zip(rows)
             .map(|(site, sum)| {
                 let row = SiteRow::new(self.names.sites[site.index].clone(), sum.change(), sum.stderr());
-                let row = row.with_past(&self.allocated, &self.scores);
+                let score = looked.scores.score(self.names.sites[site.index].id);
+                let row = row.with_past(&self.allocated, score);
                 row.with_ages(ages[site.index])
             })
             .collect();

@@ -20,6 +20,8 @@ fn recent(addresses: &[usize]) -> [usize; CALLS] {
     std::array::from_fn(|at| addresses.get(at).copied().unwrap_or(0))
 }
 const CALLS: usize = 8;
+/// One in so many bytes ever allocated is much: no more stacks than this can have so many.
+const MUCH: u64 = 1_000;
 
 impl State {
     #[cfg(any(feature = "prometheus", test))]
@@ -53,18 +55,20 @@ impl State {
     }
 
     /// Looks up the names of stacks that have none here yet, and lists those that have none at all. A
-    /// stack needs one that holds memory now, or did `then`: else its site's delta would lack it.
+    /// stack needs one that holds memory now, or did `then`: else its site's delta would lack it. So does one that has allocated much and
+    /// holds nothing, for the bytes that its site has ever allocated.
     pub(super) fn adopt_names(&mut self, raw: &RawSnapshot, then: Option<&KeptCounts>) {
         let mut then = then.into_iter().flat_map(KeptCounts::stacks).map(|stack| stack.id).peekable();
         let mut unnamed = Vec::new();
         // A leak may come from very many stacks, none of them large: those that share their most recent calls are named
         // together, one of each group first.
         let mut groups: HashMap<[usize; CALLS], u64> = HashMap::new();
+        let much = (raw.totals.allocated_bytes / MUCH).max(1);
         for stack in &raw.stacks {
             // Both ascend.
             while then.next_if(|id| *id < stack.id).is_some() {}
             let is_live = stack.counts.live_blocks() > 0 || stack.counts.live_bytes() > 0;
-            let is_wanted = is_live || then.peek() == Some(&stack.id);
+            let is_wanted = is_live || stack.counts.allocated_bytes >= much || then.peek() == Some(&stack.id);
             if !is_wanted || self.names.get(stack.id).is_some() {
                 continue;
             }

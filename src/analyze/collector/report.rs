@@ -12,7 +12,6 @@ use super::allocated::AllocatedBySite;
 use super::leak::Leak;
 use super::scopes::ScopeRow;
 use super::site_ages::SiteAges;
-use crate::analyze::ages::leak_score::LeakScores;
 use crate::analyze::ages::{AGES, AgeBounds};
 use crate::analyze::dump_counts::{DumpCounts, PreviousRun};
 use crate::analyze::live::LiveChange;
@@ -211,8 +210,7 @@ impl SiteRow {
     }
 
     /// Returns the row with what is known of its site over time.
-    pub(super) fn with_past(self, allocated: &AllocatedBySite, scores: &LeakScores) -> SiteRow {
-        let leak_score = scores.judge(self.named.id).map(|judged| judged.score);
+    pub(super) fn with_past(self, allocated: &AllocatedBySite, leak_score: Option<f64>) -> SiteRow {
         SiteRow { allocated_bytes: allocated.of(self.named.id), leak_score, ..self }
     }
 

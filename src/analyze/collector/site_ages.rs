@@ -7,7 +7,7 @@ use super::budget;
 use super::leak::Leak;
 use super::site_index::SiteIndex;
 use super::state::State;
-use crate::analyze::ages::leak_score::{Judged, OLD_LOOKS};
+use crate::analyze::ages::leak_score::{Judged, OLD_LOOKS, SiteLook};
 use crate::analyze::ages::{AGES, AgeBounds, AgeTotals, StackNow};
 use crate::analyze::live::Live;
 use crate::analyze::memory_limit::MemoryLimit;
@@ -53,7 +53,7 @@ impl State {
     pub(super) fn look(&mut self, raw: &RawSnapshot) {
         let began = raw.taken_at.duration_since(self.started_at).ok();
         let began = began.and_then(|ago| raw.taken.checked_sub(ago));
-        let (spacing, renewed) = {
+        let (is_look_due, renewed) = {
             let mut ages = self.source.ages().lock();
             ages.begin(raw, began);
             let mut renewed = Vec::new();
@@ -61,12 +61,12 @@ impl State {
                 let (read, limit) = (self.source.now(), budget::limit());
                 renewed = ages.look(raw, read, budget::of_marks(limit), limit);
             }
-            (ages.settings.spacing(), renewed)
+            (ages.scores.due_in(raw.taken, ages.settings.spacing()).is_zero(), renewed)
         };
         if !renewed.is_empty() {
             self.source.renew(&renewed);
         }
-        if raw.tracking && self.scores.due_in(raw.taken, spacing).is_zero() {
+        if raw.tracking && is_look_due {
             self.look_at_sites(raw);
         }
     }
@@ -75,36 +75,33 @@ impl State {
     fn look_at_sites(&mut self, raw: &RawSnapshot) {
         self.adopt_names(raw, None);
         self.allocated.look(&self.names, &raw.stacks);
-        let stacks = stacks_now(raw);
-        let names = &self.names;
-        let mut sums = vec![(0, 0); names.sites.len()];
-        {
-            let ages = self.source.ages().lock();
-            let Some(age) = ages.age_of_mark(OLD_LOOKS, raw.taken) else {
-                self.scores.leave_out(raw.taken);
-                return;
-            };
-            ages.bounds(raw.taken, &stacks, &[age], |_, at, bounds| {
-                if let Some(index) = names.get(stacks[at].id) {
-                    sums[index].0 += bounds.lower.bytes;
-                    sums[index].1 += stacks[at].live.bytes;
-                }
-            });
-        }
+        let (stacks, names) = (stacks_now(raw), &self.names);
+        let mut sums = vec![(AgeTotals::default(), 0); names.sites.len()];
+        let mut ages = self.source.ages().lock();
+        let Some(age) = ages.age_of_mark(OLD_LOOKS, raw.taken) else {
+            return ages.scores.leave_out(raw.taken);
+        };
+        ages.bounds(raw.taken, &stacks, &[age], |_, at, bounds| {
+            if let Some(index) = names.get(stacks[at].id) {
+                sums[index].0 += bounds;
+                sums[index].1 += stacks[at].live.bytes;
+            }
+        });
         let sites = names.sites.iter().zip(sums).filter(|(site, _)| site.is_final());
-        let sites = sites.map(|(site, (old, live))| (site.id, old, live));
-        self.scores.look(raw.taken, sites, budget::scored_sites(budget::limit()));
+        let sites =
+            sites.map(|(site, (old, live_bytes))| SiteLook { id: site.id, old: old.into(), live_bytes });
+        ages.scores.look(raw.taken, sites, budget::scored_sites(budget::limit()));
     }
 
     /// Returns the time until the next look.
     pub(super) fn look_due_in(&self, now: Instant) -> Duration {
         let ages = self.source.ages().lock();
-        ages.due_in(now).min(self.scores.due_in(now, ages.settings.spacing()))
+        ages.due_in(now).min(ages.scores.due_in(now, ages.settings.spacing()))
     }
 
     /// Returns the site whose old blocks grow fastest, of those that very likely leak.
     pub(super) fn leak(&self, limit: &MemoryLimit) -> Option<Leak> {
-        let likely: Vec<(u64, Judged)> = self.scores.likely().collect();
+        let likely: Vec<(u64, Judged)> = self.source.ages().lock().scores.likely().collect();
         let (id, fastest) =
             likely.iter().max_by(|(_, a), (_, b)| a.bytes_per_second.total_cmp(&b.bytes_per_second))?;
         let &index = self.names.index.get(&(*id, true))?;
@@ -169,7 +166,7 @@ impl State {
     /// Returns the likelihood that a site leaks, once there were enough looks.
     #[cfg(any(feature = "http", test))]
     pub(super) fn leak_score(&self, site: u64) -> Option<f64> {
-        self.scores.judge(site).map(|judged| judged.score)
+        self.source.ages().lock().scores.score(site)
     }
 
     /// Returns the bounds of each stack at one age. The stacks ascend by id.

@@ -15,7 +15,6 @@ use super::site_index::SiteIndex;
 use super::source::HeapSource;
 #[cfg(any(feature = "http", test))]
 use super::views;
-use crate::analyze::ages::leak_score::LeakScores;
 use crate::analyze::scope::LabelsByScope;
 use crate::analyze::symbols::{self, Unnamed};
 use crate::record::control;
@@ -76,8 +75,6 @@ pub(super) struct State {
     pub(super) forgotten: Counts,
     /// Bytes ever allocated by each site; they survive a clear of the traces.
     pub(super) allocated: AllocatedBySite,
-    /// Old bytes of each site over time.
-    pub(super) scores: LeakScores,
     pub(super) pending: Option<PendingCollection>,
     pub(super) report: Option<(Instant, Arc<Report>)>,
     pub(super) number: u64,
@@ -112,7 +109,6 @@ impl State {
             seen: Counts::default(),
             forgotten: Counts::default(),
             allocated: AllocatedBySite::default(),
-            scores: LeakScores::default(),
             pending: None,
             report: None,
             number: 0,
@@ -130,7 +126,6 @@ impl State {
         self.unnamed.clear();
         self.previous = None;
         self.tops.clear();
-        self.scores.clear();
         self.pending = None;
         self.report = None;
     }

@@ -101,7 +101,8 @@ fn first<K: Ord>(mut indices: Vec<usize>, count: usize, key: impl Fn(usize) -> K
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyze::ages::leak_score::LeakScores;
+    use crate::analyze::ages::AgeBounds;
+    use crate::analyze::ages::leak_score::{LeakScores, SiteLook};
     use std::collections::BTreeSet;
     use std::time::Instant;
 
@@ -210,7 +211,7 @@ mod tests {
         let mut state = 0x1234_5678_9abc_def1;
         let mut unit = move || (next(&mut state) >> 11) as f64 / (1u64 << 53) as f64 - 0.5;
         let mut noise = vec![0.0; 600];
-        let (mut scores, start) = (LeakScores::default(), Instant::now());
+        let (mut scores, start) = (LeakScores::new(), Instant::now());
         let mut past: Vec<Vec<u64>> = Vec::new();
         let (mut chosen_at, mut seen, mut newcomers) = (vec![None; 600], BTreeSet::new(), 0);
         for minute in 0..1440u64 {
@@ -226,7 +227,9 @@ mod tests {
             let recent = &past[past.len().saturating_sub(5)..];
             let old = |site: usize| recent.iter().map(|live| live[site]).min().unwrap_or(0).min(live[site]);
             let now = start + Duration::from_secs(60 * minute);
-            scores.look(now, (0..600).map(|site| (site as u64, old(site), live[site])), 1_024);
+            let exact = |bytes| AgeBounds { lower_bytes: bytes, upper_bytes: bytes };
+            let look = |site| SiteLook { id: site as u64, old: exact(old(site)), live_bytes: live[site] };
+            scores.look(now, (0..600).map(look), 1_024);
             let candidates: Vec<Candidate> = (0..600)
                 .map(|site| Candidate {
                     id: site as u64,

@@ -7,16 +7,18 @@ use crate::base::random_input::Random;
 const SPACING: Duration = Duration::from_secs(15);
 const MIB: u64 = 1 << 20;
 
+/// Returns a site whose old bytes are known exactly.
+fn exact(id: u64, old: u64, live_bytes: u64) -> SiteLook {
+    SiteLook { id, old: AgeBounds { lower_bytes: old, upper_bytes: old }, live_bytes }
+}
+
 /// Returns the judgement about a site after so many looks at its old bytes.
 fn judged(looks: u64, old: impl FnMut(u64) -> u64) -> Option<Judged> {
     let mut old = old;
-    let (mut scores, start) = (LeakScores::default(), Instant::now());
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
     for look in 0..looks {
-        scores.look(
-            start + SPACING * look as u32,
-            [old(look)].map(|old| (7, old, old + MIB)).into_iter(),
-            16,
-        );
+        let old = old(look);
+        scores.look(start + SPACING * look as u32, [exact(7, old, old + MIB)].into_iter(), 16);
     }
     scores.judge(7)
 }
@@ -107,23 +109,58 @@ fn a_load_that_follows_the_day_is_no_leak_after_its_first_day() {
 /// The load falls: the blocks of a full cache become older, and no more. Beside a leak, live bytes that turn over hide nothing.
 #[test]
 fn a_cache_that_turns_over_more_slowly_is_no_leak() {
-    let (mut scores, start) = (LeakScores::default(), Instant::now());
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
     let mut random = Random::new();
     for look in 0..40_u64 {
-        let slower = (7, 20 * MIB + look * MIB / 4, 40 * MIB);
-        let leaks = (8, look * 15_000, look * 15_000 + random.below(100 << 20) as u64);
+        let slower = exact(7, 20 * MIB + look * MIB / 4, 40 * MIB);
+        let leaks = exact(8, look * 15_000, look * 15_000 + random.below(100 << 20) as u64);
         scores.look(start + SPACING * look as u32, [slower, leaks].into_iter(), 16);
     }
     let score = |id| scores.judge(id).unwrap().score;
     assert!(score(7) < 0.1 && score(8) > 0.9, "{} {}", score(7), score(8));
 }
 
+/// Returns the judgement about a site of which so many bytes are surely old, and so many may be.
+fn judged_between(bounds: impl Fn(u64) -> (u64, u64)) -> Option<f64> {
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
+    for look in 0..28 {
+        let (lower_bytes, upper_bytes) = bounds(look);
+        let site = SiteLook { id: 7, old: AgeBounds { lower_bytes, upper_bytes }, live_bytes: upper_bytes };
+        scores.look(start + SPACING * look as u32, [site].into_iter(), 16);
+    }
+    scores.judge(7).map(|judged| judged.score)
+}
+
+/// A line that frees nine of ten blocks, where nothing tells which: as far as its leak is not seen, nothing is said.
+#[test]
+fn bounds_that_are_far_apart() {
+    let level = judged_between(|look| (0, 100_000 + look % 3 * 1_000)).unwrap();
+    assert!(level < 0.1, "{level}: no more can be old than before");
+    assert_eq!(judged_between(|look| (0, 100_000 + look * 1_000)), None, "the load may have grown");
+    // More is freed in four looks than leaks.
+    let leaks = judged_between(|look| ((look * 10_000).saturating_sub(100_000), look * 10_000));
+    assert!(leaks > Some(0.9), "{leaks:?}");
+    // A map of texts: its table doubles, and the blocks of the new one are young.
+    let map = judged_between(|look| (look * 1_000 - if look % 9 < 4 { look * 500 } else { 0 }, look * 1_500));
+    assert!(map > Some(0.9), "{map:?}");
+}
+
+/// An LRU cache whose hot entries grow old one by one.
+#[test]
+fn a_level_that_settles_is_no_leak() {
+    let settles =
+        |look: u64| MIB + [0, 0, 40, 40, 40, 70, 70, 70, 70, 90][(look / 16).min(9) as usize] * 1_000;
+    for looks in 80..400 {
+        assert!(score(looks, settles) < 0.1, "{looks}");
+    }
+}
+
 #[test]
 fn growth_counts_where_it_is_likely_a_leak_and_large() {
-    let (mut scores, start) = (LeakScores::default(), Instant::now());
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
     for look in 0..20 {
         let sites = [15_000 * look, 15_000 * (look % 2)];
-        let sites = [(7, sites[0], sites[0] + 1), (8, sites[1], sites[1] + 1)];
+        let sites = [exact(7, sites[0], sites[0] + 1), exact(8, sites[1], sites[1] + 1)];
         scores.look(start + SPACING * look as u32, sites.into_iter(), 16);
     }
     let rise = 19 * 15_000;
@@ -133,13 +170,13 @@ fn growth_counts_where_it_is_likely_a_leak_and_large() {
 
 #[test]
 fn the_sites_with_most_old_bytes_are_remembered() {
-    let (mut scores, start) = (LeakScores::default(), Instant::now());
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
     for look in 0..12 {
-        let sites = (0..100).map(|site| (site, site * 1_000 + look, 1));
+        let sites = (0..100).map(|site| exact(site, site * 1_000 + look, 1));
         scores.look(start + SPACING * look as u32, sites, 16);
     }
     assert_eq!(scores.series.len(), 16);
     assert_eq!((scores.judge(83), scores.judge(84).is_some()), (None, true));
-    scores.look(start, [(0, 5, 5)].into_iter(), 16);
+    scores.look(start, [exact(0, 5, 5)].into_iter(), 16);
     assert_eq!((scores.series.len(), scores.series.contains_key(&0)), (16, true));
 }
