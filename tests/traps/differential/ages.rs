@@ -144,7 +144,7 @@ impl Looks {
                     upper[part] += least[id][part];
                 }
             }
-            for site in 0..SITES.len() {
+            for (site, resized) in RESIZED.iter().enumerate().take(SITES.len()) {
                 for (kind, name) in KINDS.iter().enumerate() {
                     let of_place = |held: &&&Held| held.place == Some((site, *name));
                     let sum = |is_older: &dyn Fn(&Born) -> bool| {
@@ -157,7 +157,7 @@ impl Looks {
                         [sum(&|born| born.end < look.begin), sum(&|born| born.begin < look.end)];
                     let [lower, upper] = bounds.get(&(site, kind)).copied().unwrap_or_default();
                     let is_exact = look.renewed.contains(&(site, kind))
-                        && RESIZED[site][kind].load(Ordering::SeqCst) < look.begin;
+                        && resized[kind].load(Ordering::SeqCst) < look.begin;
                     for part in 0..2 {
                         assert!(
                             lower[part] <= most[part] && fewest[part] <= upper[part],

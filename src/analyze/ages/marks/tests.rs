@@ -160,7 +160,7 @@ fn filled(count: u32, busy: u32, looks: u64) -> (Marks, Instant) {
     for look in 0..looks {
         now = start + SPACING * look as u32;
         for (at, stack) in stacks.iter_mut().enumerate() {
-            if at as u32 % busy == 0 {
+            if (at as u32).is_multiple_of(busy) {
                 stack.freed += Live { bytes: 480, blocks: 10 };
                 stack.live.bytes = 1_000 + (look * 7 + at as u64) % 300;
             }

@@ -134,7 +134,7 @@ const TABLES: u32 = 60;
 
 /// Allocates 10 MiB, and frees all of it every tenth second.
 fn churn(program: &mut Program, second: u64) {
-    if second % 10 == 0 {
+    if second.is_multiple_of(10) {
         program.free_all(CHURN);
     }
     program.allocate(CHURN, 10 * MIB);
@@ -180,7 +180,7 @@ fn caches_sawteeth_rings_and_tables_do_not_leak() {
         while program.blocks[&CACHE].iter().map(|block| block.0).sum::<u64>() > 64 * MIB {
             program.free(CACHE, 0);
         }
-        if second % 70 == 0 {
+        if second.is_multiple_of(70) {
             program.free_all(SAWTOOTH);
         }
         program.allocate(SAWTOOTH, MIB);
@@ -222,7 +222,7 @@ fn widest_gap(cohorts: bool) -> (f64, usize) {
             program.free(CACHE, place);
         }
         program.allocate(MIXED, 1_000);
-        if program.count(MIXED) > 5 && second % 5 != 0 {
+        if program.count(MIXED) > 5 && !second.is_multiple_of(5) {
             let place = program.count(MIXED) - 5;
             program.free(MIXED, place);
         }
