@@ -121,8 +121,10 @@ fn promised() -> [usize; 3] {
         .map(|number| number.parse().unwrap())
 }
 
-/// Exported sites at most: 25 by live bytes, 4 by growth, and 8 of the last day.
-const MOST: usize = 37;
+/// Exported sites at most: 25 by live bytes, 4 by growth, 4 that very likely leak, and 8 of the last day.
+const MOST: usize = 41;
+/// Those of them that very likely leak. None here, as there are too few looks.
+const LEAKS: usize = 4;
 
 #[test]
 fn series_stay_bounded_when_ten_thousand_sites_come_and_go() {
@@ -168,7 +170,7 @@ fn series_stay_bounded_when_ten_thousand_sites_come_and_go() {
         exported.push(scrape_until(phase, sites_so_far, sites_so_far + 50));
         drop(large);
     }
-    assert_eq!(exported[4..], [MOST; 6], "{exported:?}");
+    assert_eq!(exported[4..], [MOST - LEAKS; 6], "{exported:?}");
     drop((held, kept));
     scrape_until(10, 0, 50);
 }

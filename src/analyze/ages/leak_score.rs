@@ -5,8 +5,9 @@
 //! beginning on; it fails where nothing grew, or where the growth was lost again. The score is the chance that the next step succeeds, too,
 //! by Laplace's rule of succession: `(successes + 1) / (trials + 2)`. With nine steps that all succeed it is 0.91, with none 0.09.
 //!
-//! Why the upper bound: it falls only where memory is freed. The lower one falls to nothing where one block is replaced by a larger one, as when a map
-//! grows, and where most blocks of a line are freed and some leak.
+//! Why the upper bound: the lower one falls to nothing where most blocks of a line are freed and some leak. Old bytes are lost as well where one
+//! block is replaced by a larger one, as when a map grows. So the trough of live bytes over four looks is judged in the same way, which is not lost then; and the
+//! higher score counts. Old bytes show a leak beside blocks of the same line that come and go.
 //!
 //! Noise must not succeed by chance. No step of a site does unless
 //!
@@ -59,12 +60,29 @@ pub(crate) struct Judged {
     pub rise: f64,
 }
 
-/// The least old bytes and the least live bytes of a step.
+/// The least bytes of a step.
 #[derive(Clone, Copy, Debug)]
 struct Least {
+    /// Old bytes.
     old: f32,
+    /// Live bytes.
     live: f32,
+    /// The least live bytes of the looks that a block has to survive: the trough.
+    trough: f32,
 }
+
+impl Least {
+    fn least(self, other: Least) -> Least {
+        Least {
+            old: self.old.min(other.old),
+            live: self.live.min(other.live),
+            trough: self.trough.min(other.trough),
+        }
+    }
+}
+
+/// What is judged of a step: old bytes, or the trough of live bytes.
+type Judge = fn(&Least) -> f32;
 
 /// Bytes of one site at each scale, the latest last.
 #[derive(Debug, Default)]
@@ -97,15 +115,15 @@ impl Series {
     fn push(&mut self, SiteLook { old, live_bytes, .. }: SiteLook, look: u64) {
         let AgeBounds { lower_bytes, upper_bytes } = old;
         self.surely_old = lower_bytes as f32;
-        let bytes = Least { old: upper_bytes as f32, live: live_bytes as f32 };
+        let live = live_bytes as f32;
+        let survived = self.rings[0].iter().rev().take(OLD_LOOKS);
+        let trough = survived.map(|least| least.live).fold(live, f32::min);
+        let bytes = Least { old: upper_bytes as f32, live, trough };
         push(&mut self.rings[0], bytes);
         let mut step = 1;
         for (ring, least) in self.rings.iter_mut().zip(&mut self.least).skip(1) {
             step *= STEP;
-            let value = least.map_or(bytes, |least| Least {
-                old: least.old.min(bytes.old),
-                live: least.live.min(bytes.live),
-            });
+            let value = least.map_or(bytes, |least| least.least(bytes));
             *least = Some(value);
             if look.is_multiple_of(step) {
                 push(ring, value);
@@ -115,19 +133,19 @@ impl Series {
     }
 
     /// Judges one scale; `None`: there are too few steps.
-    fn judge(&self, scale: usize) -> Option<Steps> {
-        let values: Vec<f32> = self.rings[scale].iter().map(|least| least.old).collect();
+    fn judge(&self, scale: usize, judged: Judge) -> Option<Steps> {
+        let values: Vec<f32> = self.rings[scale].iter().map(judged).collect();
         let steps = values.len().checked_sub(1).filter(|steps| *steps >= TRIALS)?;
         // The least from each value on.
         let mut least = values.clone();
-        least[steps] = self.since(scale).fold(least[steps], f32::min);
+        least[steps] = self.since(scale, judged).fold(least[steps], f32::min);
         for at in (0..steps).rev() {
             least[at] = least[at].min(least[at + 1]);
         }
         let rise = least[steps] - least[0];
-        let remembered = (scale + 1..SCALES).map(|scale| self.loss(scale)).fold(0.0, f32::max);
+        let remembered = (scale + 1..SCALES).map(|scale| self.loss(scale, judged)).fold(0.0, f32::max);
         let is_more = rise > values[steps] * LEAST_RISE
-            && rise > 2.0 * self.loss(scale)
+            && rise > 2.0 * self.loss(scale, judged)
             && rise > 1.5 * remembered
             && self.live_rise(scale) >= rise / 2.0;
         let rises = least.windows(2).filter(|pair| pair[1] > pair[0]).count();
@@ -139,8 +157,8 @@ impl Series {
     }
 
     /// Returns the least since the last step of a scale, where there was a look since.
-    fn since(&self, scale: usize) -> impl Iterator<Item = f32> {
-        self.least[scale].iter().map(|least| least.old)
+    fn since(&self, scale: usize, judged: Judge) -> impl Iterator<Item = f32> {
+        self.least[scale].iter().map(judged)
     }
 
     /// Returns by how much the most live bytes of the last looks are above the least of a scale.
@@ -150,9 +168,9 @@ impl Series {
     }
 
     /// Returns the largest fall from a value of a scale to a later one.
-    fn loss(&self, scale: usize) -> f32 {
+    fn loss(&self, scale: usize, judged: Judge) -> f32 {
         let (mut most, mut loss) = (f32::MIN, 0.0_f32);
-        for value in self.rings[scale].iter().map(|least| least.old).chain(self.since(scale)) {
+        for value in self.rings[scale].iter().map(judged).chain(self.since(scale, judged)) {
             most = most.max(value);
             loss = loss.max(most - value);
         }
@@ -272,8 +290,12 @@ impl LeakScores {
 
     fn judge_series(&self, series: &Series) -> Option<Judged> {
         let (mut best, mut may_leak) = (None::<Judged>, false);
-        for (scale, times) in self.times.iter().enumerate() {
-            let Some(Steps { score, rise, is_unsure }) = series.judge(scale) else { continue };
+        let both: [Judge; 2] = [|least| least.old, |least| least.trough];
+        let scales = || self.times.iter().enumerate();
+        for (judged, (scale, times)) in
+            both.into_iter().flat_map(|judged| scales().map(move |at| (judged, at)))
+        {
+            let Some(Steps { score, rise, is_unsure }) = series.judge(scale, judged) else { continue };
             may_leak |= is_unsure;
             let steps = series.rings[scale].len() - 1;
             let first = times.len().checked_sub(steps + 1).and_then(|first| times.get(first));

@@ -145,6 +145,21 @@ fn bounds_that_are_far_apart() {
     assert!(map > Some(0.9), "{map:?}");
 }
 
+/// A map whose texts leak: its table doubles, and what was old of it is gone.
+#[test]
+fn a_map_that_grows_leaks() {
+    let (mut scores, start) = (LeakScores::new(), Instant::now());
+    for look in 0..60_u64 {
+        let (texts, doublings) = (look * 1_300, (look + 1).ilog2());
+        let is_young = (0..4).any(|ago| look > ago && (look + 1 - ago).ilog2() < doublings);
+        let table = 3_200 << doublings;
+        let old = texts + if is_young { 0 } else { table };
+        scores.look(start + SPACING * look as u32, [exact(7, old, texts + table)].into_iter(), 16);
+        let score = scores.judge(7).map_or(1.0, |judged| judged.score);
+        assert!(look < 40 || score > 0.9, "{look}: {score}");
+    }
+}
+
 /// An LRU cache whose hot entries grow old one by one.
 #[test]
 fn a_level_that_settles_is_no_leak() {
