@@ -28,6 +28,15 @@ pub(crate) const HORIZON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// fits into the budget is used.
 const COARSENESS: [u32; 7] = [1, 2, 5, 10, 30, 100, 1_000];
 
+/// Times by which marks are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Time between two looks.
+    pub spacing: Duration,
+    /// Age from which blocks count as old.
+    pub old_age: Duration,
+}
+
 /// Counts of one id in a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
@@ -150,7 +159,7 @@ impl Marks {
         &mut self,
         (begun, read): (Instant, Instant),
         stacks: &[StackNow],
-        spacing: Duration,
+        pace: Pace,
         max_bytes: usize,
     ) {
         let entries = || {
@@ -161,11 +170,11 @@ impl Marks {
             before.packed = Packed::new(differences(before.packed.entries(), entries()));
         }
         self.marks.push_back(Mark { begun, read, packed: Packed::new(entries()) });
-        self.thin(spacing);
+        self.thin(pace);
         let fits = |marks: &Marks, share: usize| marks.bytes() <= max_bytes / share;
         while !fits(self, 1) && self.coarseness + 1 < COARSENESS.len() {
             self.coarseness += 1;
-            self.thin(spacing);
+            self.thin(pace);
         }
         while !fits(self, 1) && self.marks.len() > 2 {
             self.marks.pop_front();
@@ -177,8 +186,9 @@ impl Marks {
     }
 
     /// Drops marks whose neighbours are close to each other: at most two looks, or a tenth of their age, whichever is more. Its least
-    /// goes to the mark before it.
-    fn thin(&mut self, spacing: Duration) {
+    /// goes to the mark before it. Up to the age of old blocks they stay a tenth of that apart even where they have to be rare, as the age
+    /// that metrics and alerts go by; unless a few marks fill the budget.
+    fn thin(&mut self, Pace { spacing, old_age }: Pace) {
         let Some(now) = self.newest() else { return };
         while self.marks.get(1).is_some_and(|second| since(now, second.begun) >= Some(HORIZON)) {
             self.marks.pop_front();
@@ -190,7 +200,9 @@ impl Marks {
             let age = now.saturating_duration_since(younger);
             // A look is never dropped for being a little early.
             let closest = spacing + spacing / 2;
-            let longest = closest.max(age.saturating_mul(tenths) / 10);
+            let by_age = age.saturating_mul(tenths) / 10;
+            let is_capped = age < old_age && self.coarseness + 1 < COARSENESS.len();
+            let longest = closest.max(if is_capped { by_age.min(old_age / 10) } else { by_age });
             if younger.saturating_duration_since(older) > longest {
                 at += 1;
                 continue;

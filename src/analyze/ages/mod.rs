@@ -15,7 +15,7 @@ use crate::record::raw_snapshot::{RawSnapshot, RawStack};
 use cohorts::Cohorts;
 use leak_score::LeakScores;
 pub(crate) use marks::HORIZON;
-use marks::Marks;
+use marks::{Marks, Pace};
 
 /// Ages by which the live bytes of a site are told apart.
 pub(crate) const AGES: [Duration; 5] = [
@@ -175,7 +175,8 @@ impl Ages {
     ) -> Vec<u32> {
         let stacks: Vec<StackNow> = raw.stacks.iter().map(StackNow::from).collect();
         let spacing = self.settings.spacing();
-        self.marks.push((raw.taken, read), &stacks, spacing, max_bytes);
+        let pace = Pace { spacing, old_age: self.settings.old_age };
+        self.marks.push((raw.taken, read), &stacks, pace, max_bytes);
         if self.settings.cohorts { self.cohorts.choose(raw, spacing, limit) } else { Vec::new() }
     }
 
