@@ -11,22 +11,23 @@ const KIB: usize = 1024;
 
 type Block = Box<[u8]>;
 
-/// Returns a block of this line's caller: one function a pattern, so that each is a site.
+/// Returns a block of this line's caller: one function a pattern, so that each is a site. Each fills it with a byte of its own: a release build would make
+/// one function of those that are alike.
 macro_rules! pattern {
-    ($name:ident) => {
+    ($name:ident, $byte:literal) => {
         #[inline(never)]
         fn $name(bytes: usize) -> Block {
-            black_box(vec![1; bytes].into_boxed_slice())
+            black_box(vec![$byte; bytes].into_boxed_slice())
         }
     };
 }
 
-pattern!(leak);
-pattern!(churn);
-pattern!(cache);
-pattern!(sawtooth);
-pattern!(ring);
-pattern!(tables);
+pattern!(leak, 1);
+pattern!(churn, 2);
+pattern!(cache, 3);
+pattern!(sawtooth, 4);
+pattern!(ring, 5);
+pattern!(tables, 6);
 
 const PATTERNS: [&str; 6] = ["leak", "churn", "cache", "sawtooth", "ring", "tables"];
 
