@@ -28,6 +28,9 @@ pub(crate) const HORIZON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// fits into the budget is used.
 const COARSENESS: [u32; 7] = [1, 2, 5, 10, 30, 100, 1_000];
 
+/// Number of looks that are always kept: what has survived them is old to leak scores.
+const YOUNG: u32 = 4;
+
 /// Times by which marks are kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -186,8 +189,8 @@ impl Marks {
     }
 
     /// Drops marks whose neighbours are close to each other: at most two looks, or a tenth of their age, whichever is more. Its least
-    /// goes to the mark before it. Up to the age of old blocks they stay a tenth of that apart even where they have to be rare, as the age
-    /// that metrics and alerts go by; unless a few marks fill the budget.
+    /// goes to the mark before it. Up to the age of old blocks they stay a fifth of that apart even where they have to be rare, as the age
+    /// that metrics and alerts go by, and the latest looks stay; unless a few marks fill the budget.
     fn thin(&mut self, Pace { spacing, old_age }: Pace) {
         let Some(now) = self.newest() else { return };
         while self.marks.get(1).is_some_and(|second| since(now, second.begun) >= Some(HORIZON)) {
@@ -200,9 +203,13 @@ impl Marks {
             let age = now.saturating_duration_since(younger);
             // A look is never dropped for being a little early.
             let closest = spacing + spacing / 2;
-            let by_age = age.saturating_mul(tenths) / 10;
-            let is_capped = age < old_age && self.coarseness + 1 < COARSENESS.len();
-            let longest = closest.max(if is_capped { by_age.min(old_age / 10) } else { by_age });
+            let most = match age {
+                _ if self.coarseness + 1 == COARSENESS.len() => Duration::MAX,
+                age if age < spacing * YOUNG => closest,
+                age if age < old_age => old_age / 5,
+                _ => Duration::MAX,
+            };
+            let longest = closest.max((age.saturating_mul(tenths) / 10).min(most));
             if younger.saturating_duration_since(older) > longest {
                 at += 1;
                 continue;
