@@ -81,7 +81,7 @@ impl Least {
     }
 }
 
-/// What is judged of a step: old bytes, or the trough of live bytes.
+/// Chooses the bytes of a step that are judged: old ones, or the trough of live ones.
 type Judge = fn(&Least) -> f32;
 
 /// Bytes of one site at each scale, the latest last.
