@@ -50,14 +50,12 @@ mod tests {
         let mut addresses = Addresses::default();
         let mut stack =
             |id, calls: &[usize], scope, [allocated_bytes, freed_bytes, carried]: [u64; 3]| RawStack {
-                id,
                 is_open: id > 9,
                 addresses: addresses.push_stack(calls),
                 scope,
-                truncated: false,
-                counts: Counts { allocated_bytes, freed_bytes, ..Counts::default() },
                 carried: Carried { bytes: carried, blocks: 0 },
                 variance: 2.0,
+                ..RawStack::sample(id, Counts { allocated_bytes, freed_bytes, ..Counts::default() })
             };
         let (none, some) = (ScopeId::NONE, ScopeId::sample(1));
         let stacks = vec![

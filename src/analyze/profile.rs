@@ -15,10 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 #[cfg(test)]
 use {
-    crate::analyze::frame::Frame,
-    crate::analyze::symbols::Placed,
-    crate::base::random_input::Random,
-    crate::record::raw_snapshot::{Carried, ScopeId},
+    crate::analyze::frame::Frame, crate::analyze::symbols::Placed, crate::base::random_input::Random,
+    crate::record::raw_snapshot::ScopeId,
 };
 
 /// Selects one of a stack's four counts. Bytes are requested bytes, blocks are allocations.
@@ -274,17 +272,7 @@ pub(crate) fn sample(stacks: &[(&[usize], [u64; 4])]) -> Profile {
         .map(|(id, &(addresses, counts))| {
             let [allocated_bytes, allocated_blocks, freed_bytes, freed_blocks] = counts;
             let counts = Counts { allocated_bytes, allocated_blocks, freed_bytes, freed_blocks };
-            let (addresses, scope) = (all.push_stack(addresses), ScopeId::NONE);
-            RawStack {
-                id,
-                is_open: true,
-                addresses,
-                truncated: false,
-                counts,
-                carried: Carried::default(),
-                variance: 0.0,
-                scope,
-            }
+            RawStack { addresses: all.push_stack(addresses), ..RawStack::sample(id, counts) }
         })
         .collect();
     Profile {

@@ -4,6 +4,8 @@
 //! stopped.
 
 mod passing;
+#[cfg(test)]
+mod sample;
 
 use crate::record::count::counters::{CHUNK, Chunk, Direction, number};
 use crate::record::count::sampling;

@@ -4,7 +4,7 @@ use crate::at_end::SetAtEnd;
 use crate::random::Random;
 use crate::reclaim::{fork, handler, live_shortly, read, read_stacks, sleep_and_work, spawn_signalled};
 use crate::signals::set_handler;
-use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
+use crate::{are_counted, inner, nothing_is_lost, of_function, on_path, say, trap};
 use heapgauge::Collector;
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -261,10 +261,7 @@ fn stacks_die_while_everything_goes_on() {
         });
         heapgauge::set_sample_interval(0).unwrap();
         heapgauge::clear_traces();
-        let kept: Vec<_> = (0..300).map(|number| on_path(number, 4, &mut || keep(number))).collect();
-        assert_eq!(of_function(KEEP), (24 * 300, 300));
-        drop(kept);
-        assert_eq!(of_function(KEEP), (0, 0));
+        are_counted(KEEP, keep);
         say(format_args!(
             "{} events, {reads} reads, {forks} forks, {changes} intervals",
             events.into_inner()

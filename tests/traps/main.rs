@@ -107,6 +107,14 @@ fn of_function(path: &str) -> (u64, u64) {
     row.map_or((0, 0), |row| (row.size, row.count))
 }
 
+/// Checks that blocks of many stacks are counted, and their frees. `keep` returns a block of three words, from the function of this path.
+fn are_counted<T>(path: &str, keep: fn(usize) -> T) {
+    let kept: Vec<T> = (0..300).map(|number| on_path(number, 4, &mut || keep(number))).collect();
+    assert_eq!(of_function(path), (24 * 300, 300));
+    drop(kept);
+    assert_eq!(of_function(path), (0, 0));
+}
+
 /// Checks that nothing was dropped, and that live totals are allocations minus frees.
 #[track_caller]
 fn nothing_is_lost() {

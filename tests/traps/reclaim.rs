@@ -2,7 +2,7 @@
 
 use crate::at_end::SetAtEnd;
 use crate::signals::set_handler;
-use crate::{inner, nothing_is_lost, of_function, on_path, say, trap};
+use crate::{are_counted, inner, nothing_is_lost, on_path, say, trap};
 use heapgauge::{Collector, Snapshot};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -83,10 +83,7 @@ fn clears_without_end() {
             at_rest.iter().all(|memory| *memory < flat) && last < flat,
             "{at_rest:?} bytes of tables, {last} at the end"
         );
-        let kept: Vec<_> = (0..300).map(|number| on_path(number, 4, &mut || keep(number))).collect();
-        assert_eq!(of_function(KEEP), (24 * 300, 300));
-        drop(kept);
-        assert_eq!(of_function(KEEP), (0, 0));
+        are_counted(KEEP, keep);
         nothing_is_lost();
     });
 }
@@ -244,10 +241,7 @@ fn ids_end_while_everything_goes_on() {
         heapgauge::start(20).unwrap();
         heapgauge::set_sample_interval(0).unwrap();
         heapgauge::clear_traces();
-        let kept: Vec<_> = (0..300).map(|number| on_path(number, 4, &mut || keep(number))).collect();
-        assert_eq!(of_function(KEEP), (24 * 300, 300));
-        drop(kept);
-        assert_eq!(of_function(KEEP), (0, 0));
+        are_counted(KEEP, keep);
         say(format_args!("{} events, {reads} reads, {forks} forks", events.into_inner()));
     });
 }

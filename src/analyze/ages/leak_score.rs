@@ -20,8 +20,8 @@
 //! * half of all steps succeed: a level that settles rises now and then;
 //! * they rise still: once they have been level for more than twice as long as ever between two steps that succeeded, they have levelled.
 //!
-//! The same is tried at four scales: each look, and the least of every 8, 64 and 512 looks, 32 of each. With looks every 15 seconds these reach
-//! back 8 minutes, one hour, 8 hours and 3 days. A slow leak, or one that goes on in bursts, shows at a coarse scale first. The highest score counts.
+//! Steps are judged at four scales: from look to look, and between the least of every 8, 64 and 512 looks. The latest 32 values of each scale are
+//! kept: with looks every 15 seconds these reach back 8 minutes, one hour, 8 hours and 3 days. A slow leak, or one that goes on in bursts, shows at a coarse scale first. The highest score counts.
 //!
 //! Where nothing else is missing than that a quarter is surely old, a low score would say more than is known: there is none.
 //!
@@ -304,7 +304,7 @@ impl LeakScores {
                 _ => 0.0,
             };
             let bytes_per_second = if seconds > 0.0 { f64::from(rise) / seconds } else { 0.0 };
-            // Of equal scores that of the finer scale: its rate is the present one.
+            // Where scores are equal the finer scale counts: its rate is the present one.
             if best.is_none_or(|best| score > best.score) {
                 best = Some(Judged { score, bytes_per_second, rise: f64::from(rise) });
             }

@@ -1,6 +1,6 @@
 //! Keeps allocated counts by stack id over time, and bounds the blocks of an id that are older than an age.
 //!
-//! For each id, `A(t)` and `F(t)` are the bytes and blocks ever allocated and freed. At time `t`, of the blocks older than `T`
+//! Let `A(t)` and `F(t)` be the bytes and blocks of an id that were ever allocated and freed until the time `t`. Then of its blocks that are older than `T`
 //!
 //! ```text
 //! at least  max(0, A(t - T) - F(t))            are live: each free took one of them, at worst

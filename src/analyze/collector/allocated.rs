@@ -59,20 +59,11 @@ mod tests {
     use super::*;
     use crate::analyze::frame::Frame;
     use crate::analyze::symbols::Site;
-    use crate::record::raw_snapshot::{AddressesAt, Carried, Counts, ScopeId};
+    use crate::record::raw_snapshot::Counts;
     use std::sync::Arc;
 
     fn stack(id: u32, allocated_bytes: u64) -> RawStack {
-        RawStack {
-            id,
-            is_open: true,
-            addresses: AddressesAt::default(),
-            scope: ScopeId::NONE,
-            truncated: false,
-            counts: Counts { allocated_bytes, ..Counts::default() },
-            variance: 0.0,
-            carried: Carried::default(),
-        }
+        RawStack::sample(id, Counts { allocated_bytes, ..Counts::default() })
     }
 
     #[test]

@@ -244,47 +244,17 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{
-        Addresses, AddressesAt, Carried, Counts, Dropped, RawStack, ScopeNames,
-    };
+    use crate::record::raw_snapshot::{Counts, RawStack, ScopeNames};
 
     fn raw(taken: Instant, stacks: &[(u32, u64, u64)]) -> RawSnapshot {
-        RawSnapshot {
-            taken_at: SystemTime::UNIX_EPOCH,
-            taken,
-            tracking: true,
-            traceback_limit: 32,
-            epoch: 0,
-            stacks: stacks
-                .iter()
-                .map(|&(id, bytes, blocks)| RawStack {
-                    id,
-                    is_open: true,
-                    addresses: AddressesAt::default(),
-                    truncated: false,
-                    counts: Counts {
-                        allocated_bytes: bytes + 7,
-                        allocated_blocks: blocks + 1,
-                        freed_bytes: 7,
-                        freed_blocks: 1,
-                    },
-                    carried: Carried::default(),
-                    variance: 0.0,
-                    scope: ScopeId::NONE,
-                })
-                .collect(),
-            addresses: Addresses::default(),
-            scopes: ScopeNames::default(),
-            totals: Counts::default(),
-            untracked_bytes: 0,
-            overhead_bytes: 0,
-            peak_bytes: 0,
-            dropped: Dropped::default(),
-            truncated_stacks: 0,
-            fallback_walks: 0,
-            sample_interval_bytes: 0,
-            capture: "cfi",
-        }
+        let counts = |bytes, blocks| Counts {
+            allocated_bytes: bytes + 7,
+            allocated_blocks: blocks + 1,
+            freed_bytes: 7,
+            freed_blocks: 1,
+        };
+        let stacks = stacks.iter().map(|&(id, bytes, blocks)| RawStack::sample(id, counts(bytes, blocks)));
+        RawSnapshot::sample(taken, stacks.collect())
     }
 
     fn kept(raw: &RawSnapshot) -> KeptCounts {

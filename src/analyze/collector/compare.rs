@@ -59,7 +59,7 @@ pub(crate) struct Compared {
     pub old: Snapshot,
     /// Totals of all blocks, exact.
     pub total: Totals,
-    /// Ages of the traces of `new`, in their order; empty where nobody asked for them.
+    /// Ages of the traces of `new`, in their order; empty where they were not asked for.
     pub ages: Vec<RowAges>,
 }
 

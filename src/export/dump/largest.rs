@@ -206,22 +206,11 @@ impl Largest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::raw_snapshot::{AddressesAt, Carried, ScopeId};
     use crate::record::test_blocks::{allocate, free};
 
     fn stack(id: u32, bytes: u64) -> RawStack {
         let counts = Counts { allocated_bytes: bytes, allocated_blocks: 1, ..Counts::default() };
-        let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        RawStack {
-            id,
-            is_open: true,
-            addresses,
-            truncated: false,
-            counts,
-            carried: Carried::default(),
-            variance: 0.0,
-            scope,
-        }
+        RawStack::sample(id, counts)
     }
 
     #[test]

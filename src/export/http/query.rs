@@ -58,7 +58,7 @@ impl Query {
     /// Parses the query. Err: one line that names parameter, value and allowed values.
     pub(super) fn parse(query: &str) -> Result<Query, String> {
         let keys = ["top", "group_by", "since", "sort", "format", "scope", "older_than"];
-        // Of old blocks no change is known.
+        // It is not known how old blocks have changed.
         let is_of_old = pairs(query).iter().any(|(key, _)| key == "older_than");
         let order = if is_of_old { Order::Size } else { Order::Diff };
         let asked = Query::parse_keys(query, &keys, order)?;

@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::record::raw_snapshot::{Addresses, Carried, Counts, Dropped, ScopeId, ScopeNames};
-use std::time::SystemTime;
+use crate::record::raw_snapshot::{Addresses, Counts};
 
 const SPACING: Duration = Duration::from_secs(15);
 
@@ -53,35 +52,13 @@ impl Program {
             .ids
             .iter()
             .map(|(&id, &(stack, counts, is_open))| RawStack {
-                id,
                 is_open,
                 addresses: addresses.push_stack(&[stack, 77]),
-                scope: ScopeId::NONE,
-                truncated: false,
-                counts,
-                variance: 0.0,
-                carried: Carried::default(),
+                ..RawStack::sample(id, counts)
             })
             .collect();
-        RawSnapshot {
-            taken_at: SystemTime::UNIX_EPOCH,
-            taken: self.start + Duration::from_secs(second),
-            tracking: true,
-            traceback_limit: 32,
-            epoch: 0,
-            stacks,
-            addresses: self.addresses.clone(),
-            scopes: ScopeNames::default(),
-            totals: Counts::default(),
-            untracked_bytes: 0,
-            overhead_bytes: 0,
-            peak_bytes: 0,
-            dropped: Dropped::default(),
-            truncated_stacks: 0,
-            fallback_walks: 0,
-            sample_interval_bytes: 0,
-            capture: "cfi",
-        }
+        let taken = self.start + Duration::from_secs(second);
+        RawSnapshot { addresses: self.addresses.clone(), ..RawSnapshot::sample(taken, stacks) }
     }
 
     fn renew(&mut self, ids: &[u32]) {

@@ -38,16 +38,8 @@ impl Program {
         self.next = self.next.max(id + 1);
         let stack = stacks.entry(id).or_insert_with(|| {
             sites.insert(line as usize, site(line));
-            RawStack {
-                id,
-                is_open: true,
-                addresses: addresses.push_stack(&[line as usize]),
-                truncated: false,
-                counts: Counts::default(),
-                carried: Carried::default(),
-                variance: 0.0,
-                scope: ScopeId::NONE,
-            }
+            let addresses = addresses.push_stack(&[line as usize]);
+            RawStack { addresses, ..RawStack::sample(id, Counts::default()) }
         });
         stack.counts.allocated_bytes += bytes;
         stack.counts.allocated_blocks += 1;

@@ -16,9 +16,7 @@ use crate::analyze::frame::Traceback;
 use crate::analyze::memory_limit::MemoryLimit;
 use crate::analyze::memory_parts::{MemoryParts, Reading, State};
 use crate::analyze::symbols::{LineTables, Progress, Quality, Site};
-use crate::record::raw_snapshot::{
-    Addresses, Carried, Counts, Dropped, RawSnapshot, RawStack, ScopeId, ScopeNames,
-};
+use crate::record::raw_snapshot::{Addresses, Counts, Dropped, RawSnapshot, RawStack, ScopeId, ScopeNames};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
@@ -122,14 +120,8 @@ impl Fake {
         let mut heap = self.heap();
         let Heap { stacks, addresses, .. } = &mut *heap;
         let stack = stacks.entry(id).or_insert_with(|| RawStack {
-            id,
-            is_open: true,
             addresses: addresses.push_stack(&[id as usize]),
-            truncated: false,
-            counts: Counts::default(),
-            carried: Carried::default(),
-            variance: 0.0,
-            scope: ScopeId::NONE,
+            ..RawStack::sample(id, Counts::default())
         });
         let counts = &mut stack.counts;
         if bytes > counts.live_bytes() {

@@ -319,7 +319,7 @@ fn a_comparison_of_old_blocks_leaves_out_the_young_and_has_all_ages() {
     };
     assert_eq!(ages.iter().map(older_than_a_minute).collect::<Vec<_>>(), [(700, 700, 700), (300, 300, 300)]);
 
-    // Of all blocks, each trace has its ages. Between the looks nobody knows when the young ones came; nobody gets ages without asking.
+    // Without `older_than` each trace has its ages, if they are asked for. The young blocks came between two looks, so their bounds differ.
     let Compared { new, ages, .. } = collector.compare(CompareQuery { older_than: None, ..asked }).unwrap();
     assert_eq!(new.traces().iter().map(|trace| trace.size).collect::<Vec<_>>(), [700, 90, 300]);
     assert_eq!(

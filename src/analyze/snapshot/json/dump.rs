@@ -148,7 +148,7 @@ impl Serialize for DumpFrame<'_> {
 mod tests {
     use super::*;
     use crate::analyze::snapshot::Snapshot;
-    use crate::record::raw_snapshot::{AddressesAt, Carried, Counts, ScopeId};
+    use crate::record::raw_snapshot::Counts;
 
     #[test]
     fn a_dump_is_a_snapshot_file() {
@@ -165,17 +165,7 @@ mod tests {
         };
         let here = &[a_dump_is_a_snapshot_file as fn() as usize + 1];
         let counts = Counts { allocated_bytes: 70, allocated_blocks: 3, freed_bytes: 20, freed_blocks: 1 };
-        let (addresses, scope) = (AddressesAt::default(), ScopeId::NONE);
-        let stack = RawStack {
-            id: 2,
-            is_open: true,
-            addresses,
-            truncated: true,
-            counts,
-            carried: Carried::default(),
-            variance: 16.0,
-            scope,
-        };
+        let stack = RawStack { truncated: true, variance: 16.0, ..RawStack::sample(2, counts) };
         let mut frames = StackFrames::new();
         frames.read(*here, None);
         let mut buffer = Vec::new();
